@@ -1,0 +1,77 @@
+"""Trains the embedded pair from nothing and writes it as two diffusers folders.
+
+    python scripts/train_shapes_pair.py --out ecdiff_core/shapes
+
+Stages: autoencoder, text encoder, cloud UNet, edge UNet (distilled), export. Every stage keeps a checkpoint
+in --work, so that a stopped run goes on where it was; delete that folder to start again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from shapes_pair import models
+from shapes_pair.data import training_pictures, training_scenes
+from shapes_pair.train_text import train_text
+from shapes_pair.train_unets import train_cloud, train_edge
+from shapes_pair.train_vae import encode, reconstruction_psnr, train_vae
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("outputs/shapes_pair"), help="checkpoints live here")
+    parser.add_argument("--out", type=Path, default=Path("outputs/shapes_pair/trained"), help="cloud/ and edge/ go here")
+    parser.add_argument("--scenes", type=int, default=60_000, help="number of training scenes")
+    parser.add_argument("--vae-steps", type=int, default=2000)
+    parser.add_argument("--text-steps", type=int, default=1000)
+    parser.add_argument("--cloud-steps", type=int, default=3000)
+    parser.add_argument("--edge-steps", type=int, default=1200)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+
+    scene_list = training_scenes(args.scenes)
+    captions = [scene.caption() for scene in scene_list]
+    pictures = training_pictures(args.work, scene_list)
+    tokenizer = models.tokenizer(captions)
+
+    def tokens(texts: list[str]) -> torch.Tensor:
+        return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+    vae = models.vae().to(device)
+    train_vae(vae, pictures, folder=args.work, steps=args.vae_steps)
+    print(f"vae: {reconstruction_psnr(vae, pictures[:512]):.2f} dB on training pictures", flush=True)
+
+    token_ids = tokens(captions)
+    encoder = models.text_encoder(tokenizer).to(device)
+    train_text(encoder, token_ids, pictures, folder=args.work, steps=args.text_steps)
+
+    latents = encode(vae, pictures) * vae.config.scaling_factor
+    data = (latents.half(), token_ids, tokens([""]))
+    scheduler = models.scheduler()
+    cloud = models.cloud_unet().to(device)
+    train_cloud(cloud, encoder, scheduler, data, folder=args.work, steps=args.cloud_steps)
+    edge = models.edge_unet().to(device)
+    train_edge(edge, cloud, encoder, scheduler, data, folder=args.work, steps=args.edge_steps)
+
+    def export(unet: UNet2DConditionModel, name: str) -> None:
+        parts = (vae.half(), encoder.half(), tokenizer, unet.half(), scheduler, None, None)
+        pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
+        pipeline.save_pretrained(args.out / name)
+        print(f"wrote {args.out / name}", flush=True)
+
+    export(cloud, "cloud")
+    export(edge, "edge")
+
+
+if __name__ == "__main__":
+    main()
