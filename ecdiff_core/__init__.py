@@ -1,0 +1,42 @@
+"""EC-Diff inference: a cloud and an edge diffusion model sharing one generation (arXiv 2507.11980)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ecdiff_core.errors import ECDiffError
+    from ecdiff_core.params import ECDiffParams
+    from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
+    from ecdiff_core.plan import Action, Plan, plan
+    from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ECDiffError": "errors",
+    "ECDiffParams": "params",
+    "ECDiffOutput": "pipeline",
+    "ECDiffPipeline": "pipeline",
+    "Action": "plan",
+    "Plan": "plan",
+    "plan": "plan",
+    "ModelRef": "tuned_config",
+    "PairSpec": "tuned_config",
+    "Sampling": "tuned_config",
+    "TunedConfig": "tuned_config",
+}
+"""Where each public name lives; imported when first used, since torch and diffusers take seconds."""
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -67,6 +67,9 @@ def main() -> None:
         parts = (vae.half(), encoder.half(), tokenizer, unet.half(), scheduler, None, None)
         pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
         pipeline.save_pretrained(args.out / name)
+        # transformers loads in the dtype that the config names, diffusers in float32: name float32 in both.
+        config = args.out / name / "text_encoder" / "config.json"
+        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
         print(f"wrote {args.out / name}", flush=True)
 
     export(cloud, "cloud")

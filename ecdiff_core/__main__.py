@@ -1,0 +1,128 @@
+"""``python -m ecdiff_core generate``: pictures from a tuned config."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ecdiff_core import __version__
+from ecdiff_core.console import quiet_libraries, run_command
+from ecdiff_core.errors import ParamsError
+
+if TYPE_CHECKING:
+    from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
+
+MODES = ("ecdiff", "hybrid", "cloud", "edge")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ecdiff", description="Pictures from a tuned EC-Diff config.")
+    parser.add_argument("--version", action="version", version=f"ecdiff {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    generate = commands.add_parser("generate", help="write one PNG a prompt", description="Write one PNG a prompt.")
+    add = generate.add_argument
+    add("--config", required=True, metavar="YAML", help="tuned config, as `ecdiff-tune` writes it")
+    add("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
+    add("--prompts-file", type=Path, metavar="TXT", help="one prompt a line")
+    add("--negative-prompt", metavar="TEXT", help="for all prompts")
+    add("--seed", type=int, default=0, help="of the first prompt; each next one takes the next seed (default 0)")
+    add("--out", type=Path, default=Path("outputs/generated"), metavar="DIR", help="default outputs/generated")
+    add("--mode", choices=MODES, default="ecdiff", help="as tuned, or a baseline (default ecdiff)")
+    add("--batch-size", type=int, default=1, metavar="N", help="prompts at a time (default 1)")
+    add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
+    add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
+    add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
+    return parser
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    prompts = [prompt for prompt in args.prompt if prompt.strip()]
+    if args.prompts_file is not None:
+        try:
+            lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
+        prompts += [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ParamsError("No prompt: give --prompt TEXT or a --prompts-file with at least one line.")
+    return prompts
+
+
+def _save(output: ECDiffOutput, pipe: ECDiffPipeline, prompts: list[str], seeds: list[int], out: Path) -> None:
+    """PNGs named by seed, each with its prompt, seed, plan and config in the metadata."""
+    from PIL.PngImagePlugin import PngInfo
+
+    for image, prompt, seed in zip(output.images, prompts, seeds, strict=True):
+        info = PngInfo()
+        entries = {"prompt": prompt, "seed": str(seed), "plan": output.plan.schedule}
+        for key, value in {**entries, "config": pipe.config.to_yaml()}.items():
+            info.add_itxt(f"ecdiff:{key}", value)
+        path = out / f"{seed:05d}.png"
+        part = path.with_suffix(".part")
+        image.save(part, format="PNG", pnginfo=info)
+        part.replace(path)
+        print(f"{path}  {prompt}", flush=True)
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Run the command; prints a line a picture and a closing line with calls and seconds."""
+    # Torch and diffusers take seconds to import: --help and a mistyped option should not wait for them.
+    quiet_libraries()
+    import torch
+    from tqdm import tqdm
+
+    from ecdiff_core.pipeline import ECDiffPipeline
+
+    if args.batch_size < 1:
+        raise ParamsError(f"Expected --batch-size >= 1, got {args.batch_size}.")
+    if not 0 <= args.seed < 2**63:
+        raise ParamsError(f"Expected --seed >= 0, got {args.seed}.")
+    prompts = _prompts(args)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / ".writable").touch()
+        (args.out / ".writable").unlink()
+    except OSError as error:
+        raise ParamsError(f"Cannot write to --out {args.out}: {error.strerror}.") from error
+    pipe = ECDiffPipeline.from_config(
+        args.config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights
+    )
+    seconds, cloud_seconds, fixed_seconds = 0.0, 0.0, 0.0
+    plan = pipe.plan(args.mode)
+    bar = tqdm(total=len(prompts) * plan.num_steps, unit="step", disable=not sys.stderr.isatty(), leave=False)
+    for first in range(0, len(prompts), args.batch_size):
+        chunk = prompts[first : first + args.batch_size]
+        seeds = list(range(args.seed + first, args.seed + first + len(chunk)))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        output = pipe(
+            chunk,
+            negative_prompt=args.negative_prompt,
+            generator=generators,
+            mode=args.mode,
+            on_step=lambda *_, count=len(chunk): bar.update(count),
+        )
+        bar.clear()
+        _save(output, pipe, chunk, seeds, args.out)
+        seconds += output.seconds.total
+        cloud_seconds += output.seconds.cloud
+        fixed_seconds += output.seconds.encode + output.seconds.decode
+    bar.close()
+    closing = f"{plan} · {seconds / len(prompts):.2f} s"
+    if plan.cloud_calls and args.mode != "cloud":
+        alone = (fixed_seconds + cloud_seconds * plan.num_steps / plan.cloud_calls) / len(prompts)
+        closing += f" (cloud only about {alone:.2f} s)"
+    print(closing + (" a picture" if len(prompts) > 1 else ""))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``ecdiff``; returns the exit status."""
+    args = _parser().parse_args(argv)
+    return run_command(lambda: generate(args), "; pictures that are listed above are complete")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Where and in which precision to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from ecdiff_core.errors import ParamsError, nearest
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def get_device(name: str | torch.device | None) -> torch.device:
+    """The device of that name; for None or "auto" the machine's accelerator, else the CPU.
+
+    Raises:
+        ParamsError: this machine has no such device.
+    """
+    if name in (None, "auto"):
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)  # type: ignore[arg-type]
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ParamsError(f"Cannot use device {str(name)!r} here. Try device=cpu or device=auto.") from error
+    return device
+
+
+def get_dtype(name: str) -> torch.dtype:
+    """The torch dtype of that name.
+
+    Raises:
+        ParamsError: it is none that models run in.
+    """
+    if name not in DTYPES:
+        raise ParamsError(f"Unknown dtype {name!r}: {nearest(str(name), DTYPES)}.")
+    return DTYPES[name]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything queued, so that a clock can be read."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,38 @@
+"""Errors that a user can act on. A command prints one as a single line and exits with status 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ECDiffError(Exception):
+    """Root of every error that the user can mend; anything else is a bug and keeps its traceback."""
+
+
+class ParamsError(ECDiffError, ValueError):
+    """(p, k, alpha, s), the number of steps or a sampling setting is out of range."""
+
+
+class ConfigError(ECDiffError, ValueError):
+    """A tuned config cannot be read, or asks for something that does not exist."""
+
+
+class PairError(ECDiffError):
+    """The two models cannot be loaded, or do not fit together."""
+
+
+class NonFiniteLatentsError(ECDiffError):
+    """A denoising step left the finite numbers, so that no picture can be decoded."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choices, and the one that was probably meant.
+
+    >>> nearest("greddy", ["greedy", "exhaustive"])
+    'choose from exhaustive, greedy (did you mean greedy?)'
+    """
+    known = sorted(choices)
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"choose from {', '.join(known)}{hint}"

@@ -1,0 +1,38 @@
+"""What crosses from cloud to edge at the handoff, and how long that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ecdiff_core.errors import ParamsError
+
+BYTES_PER_VALUE = 2
+"""Latents and embeddings travel in half precision, as in the paper (A.6.1)."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network link.
+
+    Args:
+        mbps: bandwidth in 10^6 bits a second; None is one machine, where nothing is sent.
+        round_trip_seconds: fixed cost of a transfer.
+
+    >>> round(Link(mbps=18.88).transfer_seconds(4 * 64 * 64 + 2 * 77 * 768), 2)  # SD-v1.4 (the paper's 0.11 s)
+    0.11
+    """
+
+    mbps: float | None = None
+    round_trip_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mbps is not None and not self.mbps > 0:
+            raise ParamsError(f"Expected link.mbps > 0, got {self.mbps}. Use link=none for one machine.")
+        if not self.round_trip_seconds >= 0:
+            raise ParamsError(f"Expected link.round_trip_seconds >= 0, got {self.round_trip_seconds}.")
+
+    def transfer_seconds(self, values: int) -> float:
+        """Seconds to send that many half-precision numbers."""
+        if self.mbps is None:
+            return 0.0
+        return values * BYTES_PER_VALUE * 8 / (self.mbps * 1e6) + self.round_trip_seconds

@@ -1,0 +1,130 @@
+"""Two models that fit together: found, loaded, checked against each other, fingerprinted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+from torch import nn
+
+from ecdiff_core.errors import PairError, nearest
+from ecdiff_core.families import FAMILIES, Family
+from ecdiff_core.tuned_config import ModelRef, PairSpec
+
+T = TypeVar("T")
+
+EMBEDDED = "embedded:"
+"""Prefix of a model id that ships with the package, as in ``embedded:shapes/cloud``."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A loaded pair. ``spec`` carries the fingerprints of the weights that were loaded."""
+
+    spec: PairSpec
+    family: Family
+    edge: nn.Module
+
+    @property
+    def cloud(self) -> nn.Module:
+        """The cloud's denoiser."""
+        return self.family.denoiser
+
+
+def find_model(ref: ModelRef) -> Path:
+    """The diffusers folder of a model, fetched from the hub when it is a hub id that is not cached.
+
+    Raises:
+        PairError: there is no such folder, embedded model or reachable hub repository.
+    """
+    if ref.id.startswith(EMBEDDED):
+        folder = Path(str(resources.files("ecdiff_core"))) / ref.id.removeprefix(EMBEDDED)
+    else:
+        folder = Path(ref.id).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise PairError(f"{folder} is no diffusers folder: it has no model_index.json.")
+        return folder
+    if ref.id.startswith((EMBEDDED, "/", ".", "~")) or ref.id.count("/") != 1:
+        raise PairError(f"No model folder at {folder}. Give a diffusers folder or a hub id (owner/name).")
+    try:
+        return Path(DiffusionPipeline.download(ref.id, revision=ref.revision))
+    except (OSError, ValueError) as error:
+        raise PairError(
+            f"Cannot get {ref.id}: it is neither a folder here, nor in the hub's cache, nor could it be fetched. "
+            f"Run `hf download {ref.id}` where there is a network, or give a folder."
+        ) from error
+
+
+def _family_of(folder: Path) -> type[Family]:
+    try:
+        name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PairError(f"{folder / 'model_index.json'} is damaged: it names no pipeline class.") from error
+    if name not in FAMILIES:
+        raise PairError(f"{folder}: pipelines of class {name} are not supported: {nearest(str(name), FAMILIES)}.")
+    return FAMILIES[name]
+
+
+def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:
+    """The first 16 hex digits of the SHA-256 over configs and weights of those parts of a folder.
+
+    Raises:
+        PairError: a part has no weights.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        weights = sorted((folder / part).glob("*.safetensors")) or sorted((folder / part).glob("*.bin"))
+        if not weights:
+            raise PairError(f"No weights in {folder / part}: expected a .safetensors file there.")
+        for path in [folder / part / "config.json", *weights]:
+            if not path.is_file():
+                raise PairError(f"Missing {path}: the model folder is not complete.")
+            with path.open("rb") as file:
+                digest.update(f"{part}/{path.name}".encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pair:
+    """Load both models; both folders are looked at before any weights are read.
+
+    Raises:
+        PairError: a model is missing, damaged, of an unknown or another family, does not fit the other one,
+            or is not the one whose fingerprint ``spec`` asks for.
+    """
+    cloud_folder, edge_folder = find_model(spec.cloud), find_model(spec.edge)
+    family_class = _family_of(cloud_folder)
+    if _family_of(edge_folder) is not family_class:
+        raise PairError(f"Cloud and edge are of different families: {cloud_folder} and {edge_folder}.")
+    denoiser = family_class.parts[:1]
+    found = (fingerprint(cloud_folder, family_class.parts), fingerprint(edge_folder, denoiser))
+    for side, ref, got in (("cloud", spec.cloud, found[0]), ("edge", spec.edge, found[1])):
+        if ref.fingerprint not in (None, got):
+            raise PairError(
+                f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned for "
+                f"({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
+            )
+    family = _load(family_class.load, cloud_folder, dtype).to(device)
+    edge = _load(family_class.load_denoiser, edge_folder, dtype).to(device)
+    wrong = family.mismatches(edge)
+    if wrong:
+        raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
+    refs = (replace(spec.cloud, fingerprint=found[0]), replace(spec.edge, fingerprint=found[1]))
+    return Pair(PairSpec(spec.name, *refs), family, edge)
+
+
+def _load(load: Callable[[Path, torch.dtype], T], folder: Path, dtype: torch.dtype) -> T:
+    """``load(folder, dtype)``, with what damaged files raise told as one line."""
+    try:
+        return load(folder, dtype)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PairError(f"Cannot load the model in {folder}: {first}") from error

@@ -1,0 +1,194 @@
+"""Inference with a tuned config, called the way a diffusers pipeline is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from ecdiff_core.devices import get_device, get_dtype, synchronize
+from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
+from ecdiff_core.noise import get_estimator
+from ecdiff_core.pair import Pair, load_pair
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import Plan, plan
+from ecdiff_core.sampler import OnStep, advance, start
+from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.tuned_config import ModelRef, PairSpec, TunedConfig
+
+Mode = Literal["ecdiff", "hybrid", "cloud", "edge"]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of a generation went; the cloud's part includes its approximated steps."""
+
+    encode: float
+    cloud: float
+    edge: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        """All four together."""
+        return self.encode + self.cloud + self.edge + self.decode
+
+
+@dataclass(frozen=True)
+class ECDiffOutput:
+    """``images``: PIL pictures; ``latents``: what they were decoded from, (batch, channels, …)."""
+
+    images: list[Image]
+    plan: Plan
+    seconds: Seconds
+    latents: Tensor
+
+
+class ECDiffPipeline:
+    """Cloud and edge model sharing one generation as a ``TunedConfig`` says.
+
+    >>> from ecdiff_core import ECDiffPipeline
+    >>> pipe = ECDiffPipeline.from_config("ecdiff.yaml")  # doctest: +SKIP
+    >>> pipe("a large red circle", generator=torch.Generator().manual_seed(0)).images[0]  # doctest: +SKIP
+    """
+
+    def __init__(self, pair: Pair, config: TunedConfig) -> None:
+        self.pair = pair
+        self.config = config
+        self._scheduler = build_scheduler(config.sampling.scheduler, pair.family.scheduler)
+        self._estimator = get_estimator(config.sampling.estimator)
+        default = pair.family.default_size
+        self.height = config.sampling.height or default[0]
+        self.width = config.sampling.width or default[1]
+        pair.family.check_size(self.height, self.width)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TunedConfig | Path | str,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | None = None,
+        check_weights: bool = True,
+    ) -> ECDiffPipeline:
+        """Load the pair that a config (or the YAML file at a path) names.
+
+        Args:
+            device: where to run; None takes the accelerator if there is one.
+            dtype: in place of the config's.
+            check_weights: refuse weights whose fingerprint is not the config's.
+
+        Raises:
+            ConfigError, ParamsError, PairError: the config, a setting or a model is not usable.
+        """
+        if not isinstance(config, TunedConfig):
+            config = TunedConfig.load(config)
+        if dtype is not None:
+            config = replace(config, sampling=replace(config.sampling, dtype=dtype))
+        spec = config.pair if check_weights else _without_fingerprints(config.pair)
+        pair = load_pair(spec, device=get_device(device), dtype=get_dtype(config.sampling.dtype))
+        return cls(pair, config)
+
+    def plan(self, mode: Mode = "ecdiff") -> Plan:
+        """What every step does in a mode: as tuned, or one of the baselines.
+
+        Raises:
+            ParamsError: the mode is unknown.
+        """
+        num_steps = self.config.sampling.num_inference_steps
+        tuned = self.config.plan()
+        if mode == "ecdiff":
+            return tuned
+        baselines = {
+            "hybrid": ECDiffParams.hybrid(tuned.handoff_step),
+            "cloud": ECDiffParams.cloud_only(num_steps),
+            "edge": ECDiffParams.edge_only(),
+        }
+        if mode not in baselines:
+            raise ParamsError(f"Unknown mode {mode!r}: {nearest(str(mode), get_args(Mode))}.")
+        return plan(baselines[mode], num_steps)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        mode: Mode = "ecdiff",
+        on_step: OnStep | None = None,
+    ) -> ECDiffOutput:
+        """Generate one picture a prompt.
+
+        Args:
+            prompt: one or several.
+            negative_prompt: one for all, or one a prompt.
+            generator: one, or one a prompt (then a picture does not depend on its batch).
+            mode: as tuned (``ecdiff``), or a baseline with the same settings.
+            on_step: called after every step with its index, action and noise.
+
+        Raises:
+            ParamsError: no prompt, as many generators as there are not prompts, or an unknown mode.
+            NonFiniteLatentsError: the result is not finite.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
+        _check_call(prompts, negatives, generator)
+        steps, sampling, family = self.plan(mode), self.config.sampling, self.pair.family
+        clock = _Clock(family.pipeline.device)
+        conditioning = family.encode(prompts, sampling.guidance_scale, negatives)
+        encode_seconds = clock.lap()
+
+        latents = family.initial_latents(len(prompts), self.height, self.width, self._scheduler, generator)
+        state = start(latents, self._scheduler, steps.num_steps)
+        cloud = family.bind(self.pair.cloud, conditioning, sampling.guidance_scale)
+        edge = family.bind(self.pair.edge, conditioning, sampling.guidance_scale)
+        loop = (steps, cloud, edge, self._estimator, self.config.params.alpha)
+        state = advance(state, *loop, until=steps.handoff_step, on_step=on_step)
+        cloud_seconds = clock.lap()
+        state = advance(state, *loop, on_step=on_step)
+        edge_seconds = clock.lap()
+
+        if not torch.isfinite(state.latents).all():
+            raise NonFiniteLatentsError(
+                f"The latents are not finite after {steps} in {sampling.dtype}. "
+                "Try dtype float32, a smaller alpha or a smaller k."
+            )
+        pictures = family.decode(state.latents)
+        seconds = Seconds(encode_seconds, cloud_seconds, edge_seconds, clock.lap())
+        return ECDiffOutput(family.to_pil(pictures), steps, seconds, state.latents)
+
+
+class _Clock:
+    """Seconds since the last lap, with the device's queue emptied."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.lap()
+
+    def lap(self) -> float:
+        synchronize(self._device)
+        now = time.perf_counter()
+        passed, self._last = now - getattr(self, "_last", now), now
+        return passed
+
+
+def _without_fingerprints(spec: PairSpec) -> PairSpec:
+    def bare(ref: ModelRef) -> ModelRef:
+        return replace(ref, fingerprint=None)
+
+    return replace(spec, cloud=bare(spec.cloud), edge=bare(spec.edge))
+
+
+def _check_call(prompts: list[str], negatives: Sequence[str] | None, generator: object) -> None:
+    if not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ParamsError("Expected a prompt or a list of at least one prompt.")
+    if negatives is not None and len(negatives) != len(prompts):
+        raise ParamsError(f"Expected one negative prompt or {len(prompts)}, got {len(negatives)}.")
+    if isinstance(generator, list) and len(generator) != len(prompts):
+        raise ParamsError(f"Expected one generator or {len(prompts)}, got {len(generator)}.")

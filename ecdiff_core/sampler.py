@@ -1,0 +1,89 @@
+"""What: the denoising loop. It obeys a plan and knows neither a model family nor a search.
+
+A denoiser maps latents (batch, channels, …) and a timestep to the guided noise of the same shape. The
+scheduler is a diffusers scheduler with its timesteps set; its history (multistep schedulers) is part of the
+state, so that a state can be kept, forked and resumed, and every continuation equals the uncut run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from ecdiff_core import noise
+from ecdiff_core.errors import ParamsError
+from ecdiff_core.noise import Alpha, Estimator, NoiseState
+from ecdiff_core.plan import Action, Plan
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+OnStep = Callable[[int, Action, Tensor], None]
+"""Called after every step with its index, its action and the noise that it used (float32)."""
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """A point of a trajectory. A value: ``advance`` never changes the one that it is given.
+
+    Args:
+        step: steps done, 0 … T.
+        latents: (batch, channels, …).
+        noise: what the estimator remembers.
+        scheduler: a diffusers scheduler with its history; not to be stepped by anybody else.
+    """
+
+    step: int
+    latents: Tensor
+    noise: NoiseState
+    scheduler: SchedulerMixin
+
+
+def start(latents: Tensor, scheduler: SchedulerMixin, num_steps: int) -> SamplerState:
+    """The state before step 0; latents are the initial noise, scaled by the scheduler's init_noise_sigma.
+
+    Raises:
+        ParamsError: the scheduler does not make one timestep a step, so that steps could not be counted.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(num_steps, device=latents.device)
+    if len(scheduler.timesteps) != num_steps:
+        raise ParamsError(
+            f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_steps} steps from "
+            f"{type(scheduler).__name__}. Choose a scheduler of one call a step, such as DDIMScheduler."
+        )
+    return SamplerState(0, latents, noise.init(), scheduler)
+
+
+@torch.no_grad()
+def advance(
+    state: SamplerState,
+    plan: Plan,
+    cloud: Denoiser,
+    edge: Denoiser,
+    estimator: Estimator,
+    alpha: Alpha,
+    until: int | None = None,
+    on_step: OnStep | None = None,
+) -> SamplerState:
+    """Do the plan's steps from ``state.step`` up to, not including, ``until`` (default: all that are left)."""
+    scheduler = copy.deepcopy(state.scheduler)
+    latents, history = state.latents, state.noise
+    end = plan.num_steps if until is None else until
+    for step in range(state.step, end):
+        action, timestep = plan.steps[step], scheduler.timesteps[step]
+        if action is Action.APPROX:
+            history = estimator.estimate(history)
+        else:
+            model_input = scheduler.scale_model_input(latents, timestep)
+            model = cloud if action is Action.CLOUD else edge
+            eps = model(model_input, timestep)
+            history = estimator.observe(history, eps, alpha)
+        assert history.eps is not None
+        latents = scheduler.step(history.eps.to(latents.dtype), timestep, latents, return_dict=False)[0]
+        if on_step is not None:
+            on_step(step, action, history.eps)
+    return SamplerState(max(end, state.step), latents, history, scheduler)

@@ -1,0 +1,41 @@
+"""diffusers schedulers by class name, on a model's own noise schedule."""
+
+from __future__ import annotations
+
+import diffusers
+from diffusers import SchedulerMixin
+
+from ecdiff_core.errors import ParamsError, nearest
+
+_STOCHASTIC = {
+    "DDPMScheduler",
+    "DPMSolverSDEScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+}
+
+
+def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
+    """A scheduler of class ``name`` with the noise schedule (betas, prediction type) of ``like``.
+
+    Raises:
+        ParamsError: diffusers has no such class, or it draws fresh noise while sampling, which makes two
+            trajectories incomparable.
+    """
+    known = [n for n in dir(diffusers) if n.endswith("Scheduler") and n not in _STOCHASTIC]
+    if name in _STOCHASTIC:
+        raise ParamsError(
+            f"{name} draws fresh noise at every step, so that pictures cannot be compared with the cloud's. "
+            "Use a deterministic one, such as DDIMScheduler or DPMSolverMultistepScheduler."
+        )
+    if name not in known:
+        raise ParamsError(f"diffusers has no scheduler {name!r}: {nearest(name, known)}.")
+    scheduler = getattr(diffusers, name).from_config(like.config)
+    if str(scheduler.config.get("algorithm_type", "")).startswith("sde"):
+        raise ParamsError(
+            f"{name} with algorithm_type={scheduler.config.algorithm_type} draws fresh noise at every step. "
+            "Choose a model whose scheduler is deterministic, or another scheduler."
+        )
+    return scheduler

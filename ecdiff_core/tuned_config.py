@@ -1,0 +1,222 @@
+"""The YAML that the tuner writes and inference loads: checked, versioned, written in one piece."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+
+from ecdiff_core.devices import get_dtype
+from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError, nearest
+from ecdiff_core.noise import get_estimator
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import Handoff, Plan, plan
+
+FORMAT_VERSION = 1
+
+_COMMENTS = {
+    "format_version": "of this file's layout",
+    "pair": "the two models",
+    "id": "hub id, folder, or embedded:NAME",
+    "revision": "of the hub repository; null is its newest",
+    "fingerprint": "of the weights; null is not checked",
+    "p": "warm-up steps with real cloud calls",
+    "k": "approximated steps between two real cloud calls; 0 is none",
+    "alpha": "factor of the noise gradient, 0 < alpha <= 1",
+    "s": "steps on the cloud side, 0 … T",
+    "num_inference_steps": "T",
+    "scheduler": "diffusers class",
+    "guidance_scale": "classifier-free guidance; 1 is none",
+    "height": "pixels",
+    "width": "pixels",
+    "dtype": "float32, float16 or bfloat16",
+    "handoff": "aligned (after a correcting call) or exact (cut at s)",
+    "estimator": "gradient (the paper's) or reuse",
+    "quality": "mean SSIM to the cloud's pictures, -1 … 1",
+    "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
+    "burden": "(T - s) / (T - s'), eq. 11; null where there is no s",
+    "objective": "eq. 12",
+    "quality_ci95": "95% interval of quality over prompts",
+}
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which weights: a hub id (with revision), a diffusers folder, or ``embedded:NAME``."""
+
+    id: str
+    revision: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """The two models by name."""
+
+    name: str
+    cloud: ModelRef
+    edge: ModelRef
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Everything about a generation but (p, k, alpha, s).
+
+    Args:
+        num_inference_steps: T, at least 1.
+        scheduler: a diffusers scheduler class; deterministic.
+        guidance_scale: classifier-free guidance; 1 or less runs none.
+        height, width: pixels; None is the model's own size.
+        dtype: of the models: float32, float16, bfloat16.
+        handoff: ``aligned`` or ``exact``.
+        estimator: how approximated steps get their noise.
+
+    Raises:
+        ParamsError, ConfigError: a value is out of range or unknown.
+    """
+
+    num_inference_steps: int = 50
+    scheduler: str = "DDIMScheduler"
+    guidance_scale: float = 7.5
+    height: int | None = None
+    width: int | None = None
+    dtype: str = "float32"
+    handoff: Handoff = "aligned"
+    estimator: str = "gradient"
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ParamsError(f"Expected num_inference_steps >= 1, got {self.num_inference_steps}.")
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise ParamsError(f"Expected guidance_scale >= 0, got {self.guidance_scale}.")
+        if self.handoff not in get_args(Handoff):
+            raise ParamsError(f"Unknown handoff {self.handoff!r}: {nearest(self.handoff, get_args(Handoff))}.")
+        get_dtype(self.dtype)
+        get_estimator(self.estimator)
+
+
+@dataclass(frozen=True)
+class TunedConfig:
+    """A Table 5 row and where it came from; ``score`` and ``provenance`` may be left out."""
+
+    pair: PairSpec
+    params: ECDiffParams
+    sampling: Sampling
+    score: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] | None = None
+    format_version: int = FORMAT_VERSION
+
+    def plan(self) -> Plan:
+        """What every step does.
+
+        Raises:
+            ParamsError: params do not fit num_inference_steps.
+        """
+        return plan(self.params, self.sampling.num_inference_steps, self.sampling.handoff)
+
+    def to_yaml(self) -> str:
+        """The YAML text, every key with its comment."""
+        tree = {"format_version": self.format_version, **asdict(self)}
+        tree = {key: value for key, value in tree.items() if value is not None}
+        lines = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).splitlines()
+        return "\n".join(map(_with_comment, lines)) + "\n"
+
+    def save(self, path: Path | str) -> None:
+        """Write the YAML, whole or not at all."""
+        write_text(Path(path), self.to_yaml())
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str = "the config") -> TunedConfig:
+        """Read the YAML text; ``source`` names it in errors.
+
+        Raises:
+            ConfigError: it is no YAML mapping, has unknown or missing keys, or a newer format_version.
+            ParamsError: a value is out of range.
+        """
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            where = str(error).replace("\n", " ")
+            raise ConfigError(f"{source} is not valid YAML: {where}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{source}: expected a mapping with pair, params and sampling, got {tree!r}.")
+        version = tree.get("format_version")
+        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+            raise ConfigError(
+                f"{source}: expected format_version 1 … {FORMAT_VERSION}, got {version!r}. "
+                "A newer file needs a newer ecdiff."
+            )
+        try:
+            config = _build(cls, tree, source, "")
+            config.plan()
+        except ECDiffError as error:
+            prefix = "" if str(error).startswith(source) else f"{source}: "
+            raise type(error)(prefix + str(error)) from error
+        return config
+
+    @classmethod
+    def load(cls, path: Path | str) -> TunedConfig:
+        """Read a YAML file; raises as ``from_yaml``, and ConfigError when it cannot be opened."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise ConfigError(f"Cannot read the config {path}: {reason}.") from error
+        return cls.from_yaml(text, str(path))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``path`` under a temporary name beside it, then rename; its folder is made if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _with_comment(line: str) -> str:
+    key = line.strip().partition(":")[0]
+    return f"{line}  # {_COMMENTS[key]}" if key in _COMMENTS else line
+
+
+_NESTED = {"pair": PairSpec, "params": ECDiffParams, "sampling": Sampling, "cloud": ModelRef, "edge": ModelRef}
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "Handoff": (str,),
+    "str | None": (str, type(None)),
+    "int | None": (int, type(None)),
+}
+T = TypeVar("T")
+
+
+def _build(cls: type[T], tree: object, source: str, where: str) -> T:
+    """``cls`` from a mapping, every key known, every required one there, every scalar of its type."""
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{source}: expected {where or 'a mapping'} to hold keys, got {tree!r}.")
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key {path}: {nearest(str(key), known)}.")
+        if key in _NESTED:
+            values[key] = _build(_NESTED[key], value, source, path)
+            continue
+        kind = str(known[key].type)
+        expected = _SCALARS.get(kind)
+        if expected and (not isinstance(value, expected) or isinstance(value, bool)):
+            raise ConfigError(f"{source}: expected {path} to be {kind}, got {value!r}.")
+        values[key] = value
+    required = [name for name, field in known.items() if field.default is MISSING]
+    missing = [f"{where}.{name}" if where else name for name in required if name not in values]
+    if missing:
+        raise ConfigError(f"{source}: missing {', '.join(missing)}.")
+    return cls(**values)
