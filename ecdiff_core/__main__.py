@@ -22,14 +22,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ecdiff", description="Pictures from a tuned EC-Diff config.")
     parser.add_argument("--version", action="version", version=f"ecdiff {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    generate = commands.add_parser("generate", help="write one PNG a prompt", description="Write one PNG a prompt.")
+    generate = commands.add_parser(
+        "generate", help="write one PNG a prompt", description="Write one PNG a prompt."
+    )
     add = generate.add_argument
     add("--config", required=True, metavar="YAML", help="tuned config, as `ecdiff-tune` writes it")
     add("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
     add("--prompts-file", type=Path, metavar="TXT", help="one prompt a line")
     add("--negative-prompt", metavar="TEXT", help="for all prompts")
-    add("--seed", type=int, default=0, help="of the first prompt; each next one takes the next seed (default 0)")
-    add("--out", type=Path, default=Path("outputs/generated"), metavar="DIR", help="default outputs/generated")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the first prompt; each next one takes the next seed (default 0)",
+    )
+    add(
+        "--out", type=Path, default=Path("outputs/generated"), metavar="DIR", help="default outputs/generated"
+    )
     add("--mode", choices=MODES, default="ecdiff", help="as tuned, or a baseline (default ecdiff)")
     add("--batch-size", type=int, default=1, metavar="N", help="prompts at a time (default 1)")
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
@@ -52,7 +61,9 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     return prompts
 
 
-def _save(output: ECDiffOutput, pipe: ECDiffPipeline, prompts: list[str], seeds: list[int], out: Path) -> None:
+def _save(
+    output: ECDiffOutput, pipe: ECDiffPipeline, prompts: list[str], seeds: list[int], out: Path
+) -> None:
     """PNGs named by seed, each with its prompt, seed, plan and config in the metadata."""
     from PIL.PngImagePlugin import PngInfo
 

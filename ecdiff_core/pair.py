@@ -70,7 +70,9 @@ def _family_of(folder: Path) -> type[Family]:
     except (ValueError, KeyError, TypeError) as error:
         raise PairError(f"{folder / 'model_index.json'} is damaged: it names no pipeline class.") from error
     if name not in FAMILIES:
-        raise PairError(f"{folder}: pipelines of class {name} are not supported: {nearest(str(name), FAMILIES)}.")
+        raise PairError(
+            f"{folder}: pipelines of class {name} are not supported: {nearest(str(name), FAMILIES)}."
+        )
     return FAMILIES[name]
 
 

@@ -61,7 +61,7 @@ class ECDiffPipeline:
     def __init__(self, pair: Pair, config: TunedConfig) -> None:
         self.pair = pair
         self.config = config
-        self._scheduler = build_scheduler(config.sampling.scheduler, pair.family.scheduler)
+        self.scheduler = build_scheduler(config.sampling.scheduler, pair.family.scheduler)
         self._estimator = get_estimator(config.sampling.estimator)
         default = pair.family.default_size
         self.height = config.sampling.height or default[0]
@@ -144,8 +144,8 @@ class ECDiffPipeline:
         conditioning = family.encode(prompts, sampling.guidance_scale, negatives)
         encode_seconds = clock.lap()
 
-        latents = family.initial_latents(len(prompts), self.height, self.width, self._scheduler, generator)
-        state = start(latents, self._scheduler, steps.num_steps)
+        latents = family.initial_latents(len(prompts), self.height, self.width, self.scheduler, generator)
+        state = start(latents, self.scheduler, steps.num_steps)
         cloud = family.bind(self.pair.cloud, conditioning, sampling.guidance_scale)
         edge = family.bind(self.pair.edge, conditioning, sampling.guidance_scale)
         loop = (steps, cloud, edge, self._estimator, self.config.params.alpha)

@@ -94,7 +94,9 @@ class Sampling:
         if not 0 <= self.guidance_scale < float("inf"):
             raise ParamsError(f"Expected guidance_scale >= 0, got {self.guidance_scale}.")
         if self.handoff not in get_args(Handoff):
-            raise ParamsError(f"Unknown handoff {self.handoff!r}: {nearest(self.handoff, get_args(Handoff))}.")
+            raise ParamsError(
+                f"Unknown handoff {self.handoff!r}: {nearest(self.handoff, get_args(Handoff))}."
+            )
         get_dtype(self.dtype)
         get_estimator(self.estimator)
 
@@ -185,7 +187,13 @@ def _with_comment(line: str) -> str:
     return f"{line}  # {_COMMENTS[key]}" if key in _COMMENTS else line
 
 
-_NESTED = {"pair": PairSpec, "params": ECDiffParams, "sampling": Sampling, "cloud": ModelRef, "edge": ModelRef}
+_NESTED = {
+    "pair": PairSpec,
+    "params": ECDiffParams,
+    "sampling": Sampling,
+    "cloud": ModelRef,
+    "edge": ModelRef,
+}
 _SCALARS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),

@@ -11,8 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from numpy.typing import NDArray
+
 from shapes_pair import models
 from shapes_pair.data import training_pictures, training_scenes
 from shapes_pair.train_text import train_text
@@ -21,16 +24,32 @@ from shapes_pair.train_vae import encode, reconstruction_psnr, train_vae
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("outputs/shapes_pair"), help="checkpoints live here")
-    parser.add_argument("--out", type=Path, default=Path("outputs/shapes_pair/trained"), help="cloud/ and edge/ go here")
-    parser.add_argument("--scenes", type=int, default=60_000, help="number of training scenes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("outputs/shapes_pair"), help="checkpoints live here"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/shapes_pair/trained"), help="cloud/ and edge/ go here"
+    )
+    parser.add_argument("--scenes", type=int, default=30_000, help="number of training scenes")
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--text-steps", type=int, default=1000)
     parser.add_argument("--cloud-steps", type=int, default=3000)
     parser.add_argument("--edge-steps", type=int, default=1200)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
+
+
+def latents_of(vae: AutoencoderKL, pictures: NDArray[np.uint8], folder: Path) -> torch.Tensor:
+    """Scaled latents of the pictures, half precision, shape (n, 4, 16, 16); encoded once."""
+    path = folder / f"latents_{len(pictures)}.pt"
+    if not path.exists():
+        part = path.with_suffix(".part")
+        torch.save((encode(vae, pictures) * vae.config.scaling_factor).half(), part)
+        part.rename(path)
+    return torch.load(path, weights_only=True)
 
 
 def main() -> None:
@@ -55,8 +74,7 @@ def main() -> None:
     encoder = models.text_encoder(tokenizer).to(device)
     train_text(encoder, token_ids, pictures, folder=args.work, steps=args.text_steps)
 
-    latents = encode(vae, pictures) * vae.config.scaling_factor
-    data = (latents.half(), token_ids, tokens([""]))
+    data = (latents_of(vae, pictures, args.work), token_ids, tokens([""]))
     scheduler = models.scheduler()
     cloud = models.cloud_unet().to(device)
     train_cloud(cloud, encoder, scheduler, data, folder=args.work, steps=args.cloud_steps)

@@ -57,7 +57,9 @@ class StableDiffusion(Family):
 
     def check_size(self, height: int, width: int) -> None:
         # Every level of the U-Net halves the latents once, and the way up must meet the way down.
-        factor = self._pipeline.vae_scale_factor * 2 ** (len(self._pipeline.unet.config.block_out_channels) - 1)
+        factor = self._pipeline.vae_scale_factor * 2 ** (
+            len(self._pipeline.unet.config.block_out_channels) - 1
+        )
         if height < factor or width < factor or height % factor or width % factor:
             raise ParamsError(
                 f"Expected height and width to be multiples of {factor} pixels, got {height}x{width}. "

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from shapes_pair.draw import SIZE, draw
 from tqdm import tqdm
 
 from ecdiff_core.shapes.grammar import Scene, scenes
+from shapes_pair.draw import SIZE, draw
 
 SCENE_SEED = 0
 DRAWING_SEED = 1

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from shapes_pair.fit import fit
-from shapes_pair.models import TEXT_WIDTH
-from shapes_pair.train_vae import to_input
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel
+
+from shapes_pair.fit import fit
+from shapes_pair.models import TEXT_WIDTH
+from shapes_pair.train_vae import to_input
 
 
 class SketchHead(nn.Module):

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
-from shapes_pair.fit import fit
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel
+
+from shapes_pair.fit import fit
 
 CAPTION_DROP = 0.1
 MIN_SNR_GAMMA = 5.0
@@ -114,11 +115,17 @@ def train_edge(
             output = edge(noisy, timesteps, text).sample
             triples = zip(bridges, student_blocks, teacher_blocks, strict=True)
             features = sum(
-                functional.mse_loss(bridge(s).float(), t.float()) / t.float().square().mean() for bridge, s, t in triples
+                functional.mse_loss(bridge(s).float(), t.float()) / t.float().square().mean()
+                for bridge, s, t in triples
             )
         task, distilled = _weighted(output - noise, weights), _weighted(output - taught, weights)
         return task + distilled + FEATURE_WEIGHT * features
 
-    fit("edge", nn.ModuleDict({"edge": edge, "bridges": bridges}), loss, folder=folder, steps=steps, peak_lr=1e-3)
-
-
+    fit(
+        "edge",
+        nn.ModuleDict({"edge": edge, "bridges": bridges}),
+        loss,
+        folder=folder,
+        steps=steps,
+        peak_lr=1e-3,
+    )

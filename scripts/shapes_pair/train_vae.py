@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from shapes_pair.fit import fit
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
+
+from shapes_pair.fit import fit
 
 KL_WEIGHT = 1e-6
 
@@ -50,7 +51,9 @@ def encode(vae: AutoencoderKL, pictures: NDArray[np.uint8]) -> Tensor:
     parts = []
     for start in tqdm(range(0, len(pictures), 128), desc="encode", mininterval=5):
         with torch.autocast(device.type, torch.bfloat16):
-            parts.append(vae.encode(to_input(pictures[start : start + 128], device)).latent_dist.mean.float().cpu())
+            parts.append(
+                vae.encode(to_input(pictures[start : start + 128], device)).latent_dist.mean.float().cpu()
+            )
     return torch.cat(parts)
 
 

@@ -1,0 +1,59 @@
+# `make` lists the targets.
+VENV   := .venv
+BIN    := $(VENV)/bin
+# use-pep517: builds the one dependency that ships no wheel in isolation, whatever the venv holds.
+# -qq: errors only.
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --use-pep517 -c constraints.txt
+# 3.11 first: CPU builds of the pinned torch exist for it wherever they exist at all.
+PYTHON ?= python3.11 python3.12 python3.13 python3
+EXTRAS := dev,optuna
+
+.DEFAULT_GOAL := help
+.PHONY: help tune test lint format wheel lock clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo 'Settings: ARGS="search.k=[1,2,3]" (tune), ARGS="-k plan" (test), PYTHON=/path/to/python3.11'
+
+tune: $(VENV)/.installed  ## install, then tune the embedded pair (ARGS="..." overrides settings)
+	$(BIN)/python -m ecdiff_tune tune $(ARGS)
+
+test: lint  ## install, lint, check types, run the tests (ARGS="..." goes to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy, changing nothing
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.installed-dev  ## let ruff fix and format the code
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+wheel: $(VENV)/.installed-dev  ## build the wheel and the sdist into dist/
+	$(BIN)/python -m build
+
+lock: $(VENV)/.created  ## resolve constraints.txt anew, keeping the pinned torch
+	rm -rf build/lock && $(BIN)/python -m venv build/lock
+	build/lock/bin/python -m pip install -q --use-pep517 "$$(grep ^torch== constraints.txt)" -e '.[$(EXTRAS)]'
+	{ head -n 1 constraints.txt; build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'; } > build/new.txt
+	mv build/new.txt constraints.txt && rm -rf build/lock
+
+clean:  ## remove the environment, builds and caches; outputs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps below are why a second `make tune` or `make test` installs nothing.
+$(VENV)/.created:
+	@for python in $(PYTHON); do \
+	  if $$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	  then echo "Creating $(VENV) with $$python"; $$python -m venv $(VENV) && touch $@; exit; fi; \
+	done; echo 'No Python 3.11, 3.12 or 3.13 with venv found. Name one: make PYTHON=/path/to/python3.11' >&2; exit 1
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo 'Installing into $(VENV) (minutes the first time)'
+	@$(PIP) -e . && touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo 'Installing into $(VENV), with what the tests need (minutes the first time)'
+	@$(PIP) -e '.[$(EXTRAS)]' && touch $(VENV)/.installed $@

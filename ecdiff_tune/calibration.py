@@ -1,0 +1,115 @@
+"""Prompts to tune on and prompts to check on: where they come from, their seeds, their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+
+from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.shapes.grammar import scenes
+from ecdiff_tune.settings import Settings
+
+COLUMNS = ("prompt", "caption", "text")
+"""Looked for, in this order, where no column is named."""
+
+
+class CalibrationError(ECDiffError):
+    """The prompts cannot be read, or are too few."""
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Prompts, each with the seed of its initial noise."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """One key a prompt, from its text and seed."""
+        return tuple(_digest(f"{s}\n{p}") for p, s in zip(self.prompts, self.seeds, strict=True))
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that change with any prompt, seed or the order."""
+        return _digest("\n".join(self.keys))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(settings: Settings) -> tuple[CalibrationSet, CalibrationSet]:
+    """The calibration set and a held-out set that shares no prompt with it.
+
+    A file's prompts are sampled without repetition by ``seed``. Without a file both sets are captions of
+    the embedded pair's grammar that its training never saw.
+
+    Raises:
+        CalibrationError: the file cannot be read, has no such column, or holds too few distinct prompts.
+    """
+    count, spare = settings.calibration.num_prompts, settings.heldout.num_prompts
+    if settings.calibration.file is None:
+        drawn = [scene.caption() for scene in islice(scenes(settings.seed, held_out=True), count + spare)]
+    else:
+        path = Path(settings.calibration.file).expanduser()
+        known = list(dict.fromkeys(read_prompts(path, settings.calibration.column)))
+        if len(known) < count + spare:
+            raise CalibrationError(
+                f"Expected at least {count + spare} distinct prompts in {path} "
+                f"({count} to tune on, {spare} held out), got {len(known)}. "
+                "Lower calibration.num_prompts or heldout.num_prompts."
+            )
+        drawn = random.Random(settings.seed).sample(known, count + spare)
+    seeds = range(settings.seed, settings.seed + count + spare)
+    return _take(drawn[:count], seeds[:count]), _take(drawn[count:], seeds[count:])
+
+
+def _take(prompts: Sequence[str], seeds: Sequence[int]) -> CalibrationSet:
+    return CalibrationSet(tuple(prompts), tuple(seeds))
+
+
+def read_prompts(path: Path, column: str | None = None) -> list[str]:
+    """The prompts of a txt (one a line), csv or jsonl file, blank ones left out.
+
+    Raises:
+        CalibrationError: the file cannot be read or parsed, or lacks the column.
+    """
+    try:
+        if path.suffix == ".csv":
+            prompts = _column(pd.read_csv(path, dtype=str, keep_default_na=False), column, path)
+        elif path.suffix in (".jsonl", ".ndjson"):
+            prompts = _column(pd.read_json(path, lines=True, dtype=False), column, path)
+        else:
+            prompts = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise CalibrationError(f"Cannot read the prompts file {path}: {error.strerror}.") from error
+    except ValueError as error:  # not UTF-8, not csv, not JSON
+        reason = str(error).strip().splitlines()[0]
+        raise CalibrationError(f"Cannot read the prompts file {path}: {reason}") from error
+    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
+    if not prompts:
+        raise CalibrationError(f"The prompts file {path} holds no prompt.")
+    return prompts
+
+
+def _column(table: pd.DataFrame, column: str | None, path: Path) -> list[str]:
+    names = [str(name) for name in table.columns]
+    chosen = column or next((name for name in COLUMNS if name in names), None)
+    if chosen is None:
+        raise CalibrationError(
+            f"{path} has none of the columns {', '.join(COLUMNS)}: {nearest('prompt', names)}; "
+            "name it with calibration.column."
+        )
+    if chosen not in names:
+        raise CalibrationError(f"{path} has no column {chosen!r}: {nearest(chosen, names)}.")
+    return [str(value) for value in table[chosen]]

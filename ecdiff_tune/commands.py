@@ -1,0 +1,290 @@
+"""The commands: reference, stage1, stage2, tune."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.tuned_config import TunedConfig, write_text
+from ecdiff_tune.report import pictures, tables
+from ecdiff_tune.search import Space, get_search
+from ecdiff_tune.search.base import Stage1Space, Stage2Space
+from ecdiff_tune.settings import Settings, SettingsError
+from ecdiff_tune.study import Trial, run
+from ecdiff_tune.workbench import Workbench, prepare
+
+SAMPLES = 8
+"""Prompts in samples.png."""
+BOOTSTRAP_RESAMPLES = 2000
+
+
+def reference(settings: Settings) -> None:
+    """Pictures, noise profile and latency profile."""
+    with prepare(settings) as bench:
+        _write_noise_profile(bench)
+        _say_paths(bench, "latency.json", "noise_profile.csv", "noise_profile.png")
+
+
+def stage1(settings: Settings) -> None:
+    """The reference, then (k, alpha)."""
+    with prepare(settings) as bench:
+        _write_noise_profile(bench)
+        _print_result(bench, _run_stage1(bench)[1])
+        _say_paths(bench, "stage1.yaml", "trials.csv")
+
+
+def stage2(settings: Settings) -> None:
+    """s, for the study's stage1.yaml or for (k, alpha) by hand."""
+    by_hand = (settings.params.k is not None, settings.params.alpha is not None)
+    if any(by_hand) and not all(by_hand):
+        raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
+    with prepare(settings) as bench:
+        if all(by_hand):
+            winner = ECDiffParams(bench.p(), settings.params.k, settings.params.alpha, settings.num_steps)
+        else:
+            winner = _stage1_winner(bench)
+        _finish(bench, *_run_stage2(bench, winner))
+
+
+def tune(settings: Settings) -> None:
+    """The reference, stage 1, stage 2, then the winner on held-out prompts."""
+    with prepare(settings) as bench:
+        _write_noise_profile(bench)
+        winner, _ = _run_stage1(bench)
+        _finish(bench, *_run_stage2(bench, winner.params))
+
+
+COMMANDS: dict[str, Callable[[Settings], None]] = {
+    "tune": tune,
+    "stage1": stage1,
+    "stage2": stage2,
+    "reference": reference,
+}
+
+
+def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
+    search = bench.settings.search
+    space = Stage1Space(bench.p(), tuple(search.k), tuple(search.alpha), bench.settings.num_steps)
+    winner = _search(bench, 1, space)
+    config = _tuned(bench, winner)
+    config.save(bench.path / "stage1.yaml")
+    _point_out_edge(bench, "k", winner.params.k, search.k)
+    _point_out_edge(bench, "alpha", winner.params.alpha, search.alpha)
+    return winner, config
+
+
+def _run_stage2(bench: Workbench, stage1_winner: ECDiffParams) -> tuple[Trial, TunedConfig]:
+    settings = bench.settings
+    handoff = settings.core_sampling().handoff
+    space = Stage2Space.of(stage1_winner, settings.s_values, settings.num_steps, handoff)
+    winner = _search(bench, 2, space)
+    _point_out_edge(bench, "s", winner.params.s, space.s_values)
+    return winner, _tuned(bench, winner)
+
+
+def _stage1_winner(bench: Workbench) -> ECDiffParams:
+    path = bench.path / "stage1.yaml"
+    if not path.is_file():
+        raise SettingsError(
+            f"No stage 1 in {bench.path}: run stage1 with the same settings first, or give params.k and params.alpha."
+        )
+    return TunedConfig.load(path).params
+
+
+def _search(bench: Workbench, stage: int, space: Space) -> Trial:
+    """Run one stage; trials.csv grows with every trial and keeps the stages before."""
+    bench.progress.say(_forecast(bench, stage, space))
+    bench.progress.start_stage(stage, len(space.grid), len(bench.prompts))
+    path = bench.path / "trials.csv"
+    earlier = _earlier_trials(path, stage)
+    trials: list[Trial] = []
+
+    def keep(trial: Trial) -> None:
+        trials.append(trial)
+        table = (
+            pd.concat([earlier, tables.trials_table(trials)]) if len(earlier) else tables.trials_table(trials)
+        )
+        write_text(path, table.to_csv(index=False))
+
+    search = get_search(bench.settings.search.name, space)
+    winner = run(stage, search, bench.evaluator(), bench.scorer(), bench.progress, keep)
+    bench.progress.end_stage()
+    return winner
+
+
+def _earlier_trials(path: Path, stage: int) -> pd.DataFrame:
+    if stage == 1 or not path.is_file():
+        return pd.DataFrame()
+    table = pd.read_csv(path, float_precision="round_trip").astype({"s": "Int64"})
+    return table[table["stage"] < stage]
+
+
+def _forecast(bench: Workbench, stage: int, space: Space) -> str:
+    """How many trials and calls at most, and about how long at the reference's pace."""
+    evaluator = bench.evaluator()
+    plans = [evaluator.plan(params) for params in space.grid]
+    shared = 0 if bench.wallclock else space.p
+    prompts, steps = len(bench.prompts), bench.settings.num_steps
+    cloud = (sum(plan.cloud_calls - shared for plan in plans) + shared) * prompts
+    edge = sum(plan.edge_calls for plan in plans) * prompts
+    cloud_pace, edge_pace = (seconds / steps for seconds in bench.reference.seconds())
+    minutes = (cloud * cloud_pace + edge * edge_pace) / 60
+    return (
+        f"stage {stage}: at most {len(plans)} trials, {cloud:,} cloud and {edge:,} edge calls, "
+        f"about {minutes:.1f} min at most (p = {space.p})"
+    )
+
+
+def _point_out_edge(bench: Workbench, name: str, value: float, grid: Any) -> None:
+    values = sorted(grid)
+    if len(values) > 1 and value in (values[0], values[-1]):
+        bench.progress.say(
+            f"note: the best {name} = {value:g} lies on the edge of search.{name}; a wider grid may hold a better one."
+        )
+
+
+def _quality_interval(ssims: list[float], seed: int) -> list[float]:
+    """Bootstrap 95% interval of the mean over prompts."""
+    values = np.asarray(ssims)
+    draws = np.random.default_rng(seed).integers(len(values), size=(BOOTSTRAP_RESAMPLES, len(values)))
+    return [round(float(q), 6) for q in np.quantile(values[draws].mean(axis=1), [0.025, 0.975])]
+
+
+def _scores(bench: Workbench, trial: Trial) -> dict[str, Any]:
+    """The score section of the YAML."""
+    assert trial.score is not None
+    ssims = [one.ssim for one in trial.measurements if one.ssim is not None]
+    psnrs = [one.psnr for one in trial.measurements if one.psnr is not None]
+    scores: dict[str, Any] = {
+        key: None if value is None else round(value, 6) for key, value in asdict(trial.score).items()
+    }
+    plan = trial.plan
+    return {
+        **scores,
+        "quality_ci95": _quality_interval(ssims, bench.settings.seed),
+        "psnr": round(float(np.median(psnrs)), 3),
+        "seconds": round(trial.seconds, 6),
+        "calls": {"cloud": plan.cloud_calls, "approximated": plan.approximated, "edge": plan.edge_calls},
+    }
+
+
+def _tuned(bench: Workbench, trial: Trial) -> TunedConfig:
+    """The YAML of a winner, without held-out scores."""
+    settings, pipe = bench.settings, bench.generation.pipe
+    latency = bench.latency
+    provenance = {
+        "study": settings.study,
+        "search": settings.search.name,
+        "created": bench.created,
+        "calibration": {
+            "file": settings.calibration.file,
+            "num_prompts": len(bench.prompts),
+            "digest": bench.prompts.digest,
+            "first_seed": bench.prompts.seeds[0],
+        },
+        "objective": {**asdict(settings.objective), "earliest_s": settings.earliest_s},
+        "latency": {
+            "source": settings.latency,
+            "cloud_call_seconds": round(latency.cloud_call.median, 6),
+            "edge_call_seconds": round(latency.edge_call.median, 6),
+            "encode_seconds": round(latency.encode.median, 6),
+            "decode_seconds": round(latency.decode.median, 6),
+            "transfer_seconds": round(latency.transfer_seconds, 6),
+        },
+        "device": _device_name(bench.generation.device),
+        "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
+    }
+    return TunedConfig(pipe.pair.spec, trial.params, pipe.config.sampling, _scores(bench, trial), provenance)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
+    """Held-out score, YAML, table and pictures; the last lines that a command prints."""
+    scores = dict(config.score or {})
+    if len(bench.heldout):
+        scores["heldout"] = _heldout_scores(bench, winner)
+    config = TunedConfig(config.pair, config.params, config.sampling, scores, config.provenance)
+    config.save(bench.path / "ecdiff.yaml")
+    write_text(bench.path / "table5.md", tables.table5([config]))
+    _write_samples(bench, winner)
+    _print_result(bench, config)
+    _say_paths(bench, "ecdiff.yaml", "trials.csv", "table5.md", "samples.png")
+    prompt = bench.prompts.prompts[0]
+    yaml_path = bench.path / "ecdiff.yaml"
+    bench.progress.say(f'next: python -m ecdiff_core generate --config {yaml_path} --prompt "{prompt}"')
+
+
+def _heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:
+    evaluator = bench.heldout_evaluator()
+    bench.progress.start_task("winner on held-out prompts", len(bench.heldout))
+    found = tuple(evaluator.measure(winner.params, bench.progress.prompts_done))
+    ssims = [one.ssim for one in found if one.ssim is not None]
+    psnrs = [one.psnr for one in found if one.psnr is not None]
+    score = bench.scorer().score(winner.plan, found, with_burden=True)
+    bench.progress.end_stage()
+    return {
+        "quality": round(score.quality, 6) if score else None,
+        "objective": round(score.objective, 6) if score else None,
+        "quality_ci95": _quality_interval(ssims, bench.settings.seed) if score else None,
+        "psnr": round(float(np.median(psnrs)), 3) if score else None,
+        "num_prompts": len(bench.heldout),
+        "digest": bench.heldout.digest,
+    }
+
+
+def _write_noise_profile(bench: Workbench) -> None:
+    profile = bench.reference.noise_profile()
+    write_text(bench.path / "noise_profile.csv", profile.to_csv(index=False))
+    pictures.noise_profile(bench.path / "noise_profile.png", profile, bench.p())
+
+
+def _write_samples(bench: Workbench, winner: Trial) -> None:
+    """samples.png: cloud, edge, HybridSD and EC-Diff, the prompts with the lowest SSIM first."""
+    ssims = [one.ssim if one.ssim is not None else 1.0 for one in winner.measurements]
+    worst = sorted(range(len(ssims)), key=lambda i: ssims[i])[:SAMPLES]
+    evaluator = bench.evaluator()
+    cloud = torch.stack([bench.reference.prompts[i].cloud for i in worst])
+    edge = torch.stack([bench.reference.prompts[i].edge for i in worst])
+    hybrid = evaluator.pictures(ECDiffParams.hybrid(winner.plan.handoff_step), worst)
+    tuned = evaluator.pictures(winner.params, worst)
+    plan = winner.plan
+    rows = [
+        (f"cloud\n{plan.num_steps} calls", cloud),
+        (f"edge\n{plan.num_steps} calls", edge),
+        (f"HybridSD\n{plan.handoff_step} + {plan.edge_calls}", hybrid),
+        (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}", tuned),
+    ]
+    headings = [f"SSIM {ssims[i]:.3f}\n{bench.prompts.prompts[i]}" for i in worst]
+    pictures.samples(bench.path / "samples.png", rows, headings)
+
+
+def _print_result(bench: Workbench, config: TunedConfig) -> None:
+    for line in (*tables.TABLE5_HEADER, tables.table5_row(config)):
+        bench.progress.say(line)
+    score = config.score or {}
+    low, high = score["quality_ci95"]
+    line = f"quality {score['quality']:.4f} (95% {low:.4f} … {high:.4f}) on {len(bench.prompts)} calibration prompts"
+    if "heldout" in score and score["heldout"]["quality"] is not None:
+        held = score["heldout"]
+        line += f", {held['quality']:.4f} on {held['num_prompts']} held-out ones (objective {held['objective']:.4f})"
+    bench.progress.say(line)
+    cloud, _ = bench.scorer().cloud_and_edge_seconds(bench.settings.num_steps)
+    bench.progress.say(f"{config.plan()} · {score['seconds']:.2f} s a picture (cloud only {cloud:.2f} s)")
+
+
+def _say_paths(bench: Workbench, *names: str) -> None:
+    bench.progress.say("wrote " + ", ".join(str(bench.path / name) for name in names))

@@ -1,0 +1,119 @@
+"""(params, prompts) -> measurements, paying for nothing twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ecdiff_core.devices import synchronize
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import Plan, plan
+from ecdiff_core.sampler import SamplerState, advance
+from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.generation import Batch, Generation
+from ecdiff_tune.ledger import ConfigKey, Ledger, Measurement
+from ecdiff_tune.metrics import psnr, ssim
+from ecdiff_tune.reference import Reference
+
+
+class Evaluator:
+    """Measures configs on one prompt set against its reference.
+
+    What the ledger holds is not generated again. Configs with the same warm-up share its p cloud calls: the
+    state after them is kept, batch by batch. With ``share_warm_up=False`` every generation runs whole, so
+    that its seconds mean something.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        prompts: CalibrationSet,
+        reference: Reference,
+        ledger: Ledger,
+        *,
+        batch_size: int,
+        share_warm_up: bool = True,
+    ) -> None:
+        self._generation = generation
+        self._prompts = prompts
+        self._reference = reference
+        self._ledger = ledger
+        self._share_warm_up = share_warm_up
+        rows = range(len(prompts))
+        self._chunks = [rows[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
+        self._batches: dict[range, Batch] = {}
+        self._warm: dict[tuple[range, int], SamplerState] = {}
+
+    def plan(self, params: ECDiffParams) -> Plan:
+        """What every step of a config does."""
+        sampling = self._generation.pipe.config.sampling
+        return plan(params, sampling.num_inference_steps, sampling.handoff)
+
+    def measure(self, params: ECDiffParams, on_prompts: Callable[[int], None]) -> list[Measurement]:
+        """The config's measurements in the order of the prompts; ``on_prompts`` hears how many became ready."""
+        steps = self.plan(params)
+        key = ConfigKey.of(params, steps, self._generation.pipe.config.sampling.estimator)
+        keys = self._prompts.keys
+        known = self._ledger.read(key)
+        for rows in self._chunks:
+            if not all(keys[i] in known for i in rows):
+                found = self._generate(params, steps, rows)
+                fresh = {keys[i]: one for i, one in zip(rows, found, strict=True)}
+                self._ledger.append(key, fresh.items())
+                known = {**fresh, **known}
+            on_prompts(len(rows))
+        return [known[one] for one in keys]
+
+    def pictures(self, params: ECDiffParams, rows: list[int]) -> Tensor:
+        """The config's pictures of some prompts, float32 RGB in 0 … 1, shape (rows, 3, height, width)."""
+        batch = self._generation.batch(
+            [self._prompts.prompts[i] for i in rows], [self._prompts.seeds[i] for i in rows]
+        )
+        state = self._finish(batch.start, batch, params, self.plan(params))
+        return self._generation.decode(state.latents).cpu()
+
+    def _generate(self, params: ECDiffParams, steps: Plan, rows: range) -> list[Measurement]:
+        batch = self._batch(rows)
+        state = self._after_warm_up(rows, params) if self._share_warm_up else batch.start
+        synchronize(self._generation.device)
+        started = time.perf_counter()
+        state = self._finish(state, batch, params, steps)
+        decoded = self._generation.decode(state.latents)
+        synchronize(self._generation.device)
+        seconds = (time.perf_counter() - started) / len(rows)
+
+        pictures = torch.nan_to_num(decoded.cpu())
+        cloud = torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
+        finite = torch.isfinite(state.latents).flatten(1).all(dim=1).tolist()
+        values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
+        return [Measurement(s, p, seconds) if ok else Measurement(None, None, seconds) for ok, s, p in values]
+
+    def _finish(self, state: SamplerState, batch: Batch, params: ECDiffParams, steps: Plan) -> SamplerState:
+        return advance(state, steps, batch.cloud, batch.edge, self._generation.estimator, params.alpha)
+
+    def _batch(self, rows: range) -> Batch:
+        if rows not in self._batches:
+            prompts, seeds = self._prompts.prompts, self._prompts.seeds
+            self._batches[rows] = self._generation.batch(
+                prompts[rows.start : rows.stop], seeds[rows.start : rows.stop]
+            )
+        return self._batches[rows]
+
+    def _after_warm_up(self, rows: range, params: ECDiffParams) -> SamplerState:
+        """The state after p real cloud calls, which every config with that p goes through."""
+        if (rows, params.p) not in self._warm:
+            batch, steps = self._batch(rows), self._generation.num_steps
+            cloud_only = plan(ECDiffParams.cloud_only(steps), steps)
+            self._warm[rows, params.p] = advance(
+                batch.start,
+                cloud_only,
+                batch.cloud,
+                batch.edge,
+                self._generation.estimator,
+                1.0,
+                until=params.p,
+            )
+        return self._warm[rows, params.p]

@@ -1,0 +1,95 @@
+"""What a model call costs on this machine, and from it what any plan costs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ecdiff_core.devices import synchronize
+from ecdiff_core.link import Link
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.plan import Plan
+from ecdiff_core.tuned_config import write_text
+
+WARM_UP_CALLS = 3
+TIMED_CALLS = 15
+PROMPT = "a photo of a red circle"
+"""Only its length could matter, and tokenizers pad."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one operation at batch 1: median and quartiles over ``TIMED_CALLS``."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Seconds of a cloud call, an edge call (both with guidance), encoding, decoding, and the transfer."""
+
+    cloud_call: Timing
+    edge_call: Timing
+    encode: Timing
+    decode: Timing
+    transfer_seconds: float
+
+    def seconds(self, plan: Plan) -> float:
+        """Estimated seconds of a generation by ``plan``, the transfer included where it hands over."""
+        calls = plan.cloud_calls * self.cloud_call.median + plan.edge_calls * self.edge_call.median
+        transfer = self.transfer_seconds if plan.hands_over else 0.0
+        return self.encode.median + calls + self.decode.median + transfer
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyProfile:
+        """Read what ``save`` wrote."""
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        transfer = tree.pop("transfer_seconds")
+        return cls(**{name: Timing(**values) for name, values in tree.items()}, transfer_seconds=transfer)
+
+
+def measure(pipe: ECDiffPipeline, link: Link) -> LatencyProfile:
+    """Time the pair at batch 1: warmed up, synchronised, the operations taking turns."""
+    family, guidance = pipe.pair.family, pipe.config.sampling.guidance_scale
+    conditioning = family.encode([PROMPT], guidance)
+    generator = torch.Generator().manual_seed(0)
+    latents = family.initial_latents(1, pipe.height, pipe.width, family.scheduler, generator)
+    timestep = torch.tensor(500, device=latents.device)
+    cloud = family.bind(pipe.pair.cloud, conditioning, guidance)
+    edge = family.bind(pipe.pair.edge, conditioning, guidance)
+    operations: dict[str, Callable[[], object]] = {
+        "cloud_call": lambda: cloud(latents, timestep),
+        "edge_call": lambda: edge(latents, timestep),
+        "encode": lambda: family.encode([PROMPT], guidance),
+        "decode": lambda: family.decode(latents),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in operations}
+    with torch.no_grad():
+        for turn in range(WARM_UP_CALLS + TIMED_CALLS):
+            for name, operation in operations.items():
+                synchronize(latents.device)
+                started = time.perf_counter()
+                operation()
+                synchronize(latents.device)
+                if turn >= WARM_UP_CALLS:
+                    seconds[name].append(time.perf_counter() - started)
+    timings = {name: _timing(values) for name, values in seconds.items()}
+    transfer = link.transfer_seconds(family.payload_values(conditioning, latents))
+    return LatencyProfile(**timings, transfer_seconds=transfer)
+
+
+def _timing(values: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(values, n=4)
+    return Timing(median, low, high)

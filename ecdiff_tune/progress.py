@@ -1,0 +1,111 @@
+"""What a person sees while a command runs: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from ecdiff_core.params import ECDiffParams
+
+if TYPE_CHECKING:
+    from ecdiff_tune.study import Trial
+
+LINE_SECONDS = 15.0
+"""The least time between two lines about one task where there is no terminal."""
+
+
+def describe(params: ECDiffParams, stage: int) -> str:
+    """The part of a config that its stage varies."""
+    return f"k={params.k} alpha={params.alpha:g}" if stage == 1 else f"s={params.s}"
+
+
+class Progress:
+    """Progress of one command; a context manager."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live = self._console.is_terminal
+        columns = (
+            "{task.description}",
+            BarColumn(30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._bars = Bars(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+        self._prompts = self._bars.add_task("", visible=False, total=1, note="")
+        self._trials = self._bars.add_task("", visible=False, total=1, note="")
+        self._best: Trial | None = None
+        self._done = self._total = 0
+        self._label = ""
+        self._said = 0.0
+        self._started = 0.0
+        self._most_trials = 1
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._console.print(line, markup=False)
+
+    def start_task(self, label: str, prompts: int) -> None:
+        """Begin something that is done prompt by prompt."""
+        self._label, self._done, self._total, self._said = label, 0, prompts, time.monotonic()
+        self._bars.reset(self._prompts, total=prompts, description=label, visible=True, note="prompts")
+
+    def prompts_done(self, count: int) -> None:
+        """That many more prompts are done."""
+        self._done += count
+        self._bars.advance(self._prompts, count)
+        now = time.monotonic()
+        if not self._live and self._done < self._total and now - self._said > LINE_SECONDS:
+            self.say(f"  {self._label}: {self._done} of {self._total} prompts")
+            self._said = now
+
+    def start_stage(self, stage: int, most_trials: int, prompts: int) -> None:
+        """Begin a search stage of at most that many trials."""
+        self._best, self._most_trials, self._total = None, most_trials, prompts
+        self._started = time.monotonic()
+        self._bars.reset(
+            self._trials, total=most_trials, description=f"stage {stage}", visible=True, note="trials at most"
+        )
+
+    def start_trial(self, stage: int, number: int, params: ECDiffParams) -> None:
+        """Begin a trial."""
+        self.start_task(f"trial {number}  {describe(params, stage)}", self._total)
+
+    def end_trial(self, trial: Trial) -> None:
+        """One line about a finished trial, the best so far and the time left at most."""
+        if trial.score is not None and (self._best is None or trial.value > self._best.value):
+            self._best = trial
+        self._bars.advance(self._trials)
+        passed = time.monotonic() - self._started
+        left = passed / trial.number * (self._most_trials - trial.number)
+        best = f"best {describe(self._best.params, trial.stage)}" if self._best else "no winner yet"
+        self._bars.update(self._trials, note=f"trials at most, {best}")
+        self.say(f"{_trial_line(trial)}   {best}, at most {left / 60:.1f} min left")
+
+    def end_stage(self) -> None:
+        """Take the stage's bars away."""
+        self._bars.update(self._trials, visible=False)
+        self._bars.update(self._prompts, visible=False)
+
+
+def _trial_line(trial: Trial) -> str:
+    head = f"stage {trial.stage}  trial {trial.number:>2}  {describe(trial.params, trial.stage):<13}"
+    if trial.score is None:
+        return f"{head}  infeasible: latents not finite"
+    score = trial.score
+    parts = f"quality {score.quality:.4f}  efficiency {score.efficiency:.3f}"
+    if score.burden is not None:
+        parts += f"  burden {score.burden:.3f}"
+    return f"{head}  {parts}  objective {score.objective:.4f}"

@@ -1,0 +1,167 @@
+"""What every config is compared with: the cloud's and the edge's pictures, made once and kept.
+
+A prompt's file holds its two pictures, how much the cloud's noise changes from step to step (the paper's
+Figure 3), and the Gram matrix of the cloud's noises, from which later searches predict errors.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ecdiff_core.devices import synchronize
+from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import plan
+from ecdiff_core.sampler import advance
+from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.generation import Generation
+
+
+class DamagedReferenceError(ECDiffError):
+    """A reference file is damaged."""
+
+
+@dataclass(frozen=True)
+class PromptReference:
+    """One prompt's reference.
+
+    Args:
+        cloud, edge: pictures, RGB in 0 … 1, float16, shape (3, height, width).
+        noise_change: mean |eps_i - eps_{i-1}| over the elements of the guided noise, shape (T - 1,).
+        gram: <eps_i, eps_j> of the guided noises of the cloud's run, float64, shape (T, T).
+        seconds: of the cloud's and the edge's denoising, a prompt's share of its batch, shape (2,).
+    """
+
+    cloud: Tensor
+    edge: Tensor
+    noise_change: Tensor
+    gram: Tensor
+    seconds: Tensor
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The references of a prompt set, in its order."""
+
+    prompts: tuple[PromptReference, ...]
+
+    @cached_property
+    def noise_change(self) -> NDArray[np.float64]:
+        """Mean |eps_i - eps_{i-1}|, shape (prompts, T - 1)."""
+        return torch.stack([one.noise_change for one in self.prompts]).double().numpy()
+
+    def noise_profile(self) -> pd.DataFrame:
+        """The data of Figure 3: mean and variance over prompts of |eps_i - eps_{i-1}|, a row a step i >= 1."""
+        change = self.noise_change
+        steps = np.arange(1, change.shape[1] + 1)
+        return pd.DataFrame({"step": steps, "mean": change.mean(axis=0), "variance": change.var(axis=0)})
+
+    def seconds(self) -> tuple[float, float]:
+        """Median seconds a prompt of the cloud's and of the edge's denoising."""
+        cloud, edge = torch.stack([one.seconds for one in self.prompts]).median(dim=0).values.tolist()
+        return cloud, edge
+
+
+def auto_p(noise_change: NDArray[np.float64], at_most: int) -> int:
+    """p off the noise profile: the first step at which 90% of the initial fall is over, 2 … ``at_most``.
+
+    The paper reads p off its Figure 3, where the noise stops changing fast. Here: with d_i the mean change at
+    step i and d_mid its median over the middle half of the steps, the first i with
+    d_i <= d_mid + 0.1 (d_1 - d_mid).
+    """
+    profile = noise_change.mean(axis=0)
+    quarter = len(profile) // 4
+    middle = float(np.median(profile[quarter : max(quarter + 1, 3 * quarter)]))
+    settled = np.flatnonzero(profile <= middle + 0.1 * max(0.0, profile[0] - middle))
+    return int(np.clip(settled[0] + 1 if len(settled) else 2, 2, max(2, at_most)))
+
+
+def make(
+    generation: Generation,
+    prompts: CalibrationSet,
+    folder: Path,
+    *,
+    batch_size: int,
+    on_prompts: Callable[[int], None],
+) -> Reference:
+    """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
+
+    ``on_prompts`` is told how many prompts became ready. Stopped at any moment, at most a batch is lost.
+
+    Raises:
+        NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{key}.safetensors" for key in prompts.keys]
+    missing = [i for i, path in enumerate(paths) if not path.is_file()]
+    on_prompts(len(prompts) - len(missing))
+    for first in range(0, len(missing), batch_size):
+        rows = missing[first : first + batch_size]
+        for row, tensors in zip(rows, _generate(generation, prompts, rows), strict=True):
+            part = paths[row].with_suffix(f".{os.getpid()}.part")
+            save_file(tensors, part)
+            part.replace(paths[row])
+        on_prompts(len(rows))
+    return Reference(tuple(_read(path) for path in paths))
+
+
+def _read(path: Path) -> PromptReference:
+    try:
+        return PromptReference(**load_file(path))
+    except Exception as error:  # safetensors raises several kinds
+        raise DamagedReferenceError(
+            f"The reference {path} is damaged ({error}). Delete it; it is made again."
+        ) from error
+
+
+def _generate(
+    generation: Generation, prompts: CalibrationSet, rows: Sequence[int]
+) -> list[dict[str, Tensor]]:
+    batch = generation.batch([prompts.prompts[i] for i in rows], [prompts.seeds[i] for i in rows])
+    steps = generation.num_steps
+    noises: list[Tensor] = []
+    pictures, seconds = {}, []
+    for name, params in (("cloud", ECDiffParams.cloud_only(steps)), ("edge", ECDiffParams.edge_only())):
+        synchronize(generation.device)
+        started = time.perf_counter()
+        record = (lambda _step, _action, eps: noises.append(eps)) if name == "cloud" else None
+        state = advance(
+            batch.start,
+            plan(params, steps),
+            batch.cloud,
+            batch.edge,
+            generation.estimator,
+            1.0,
+            on_step=record,
+        )
+        synchronize(generation.device)
+        seconds.append((time.perf_counter() - started) / len(rows))
+        if not torch.isfinite(state.latents).all():
+            raise NonFiniteLatentsError(f"The {name} model's own latents are not finite. Try dtype=float32.")
+        pictures[name] = generation.decode(state.latents)
+    flat = torch.stack([eps.flatten(1) for eps in noises], dim=1)
+    change = flat.diff(dim=1).abs().mean(dim=2).cpu()
+    flat = flat.cpu().double()
+    gram = flat @ flat.transpose(1, 2)
+    return [
+        {
+            "cloud": pictures["cloud"][i].half().cpu().contiguous(),
+            "edge": pictures["edge"][i].half().cpu().contiguous(),
+            "noise_change": change[i].contiguous(),
+            "gram": gram[i].contiguous(),
+            "seconds": torch.tensor(seconds, dtype=torch.float64),
+        }
+        for i in range(len(rows))
+    ]

@@ -1,0 +1,68 @@
+"""samples.png and noise_profile.png."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def _save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    part = path.with_suffix(f".{os.getpid()}.part")
+    figure.savefig(part, dpi=dpi, format=path.suffix[1:], bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    part.replace(path)
+
+
+def samples(path: Path, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str]) -> None:
+    """A grid of pictures.
+
+    Args:
+        path: of the PNG.
+        rows: a label and pictures, RGB in 0 … 1, shape (columns, 3, height, width), a row of the grid.
+        columns: a heading a column.
+    """
+    figure, axes = plt.subplots(
+        len(rows), len(columns), figsize=(1.5 * len(columns) + 0.8, 1.55 * len(rows) + 0.8), squeeze=False
+    )
+    for line, (label, pictures) in zip(axes, rows, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture.float().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(label, fontsize=9)
+    for axis, heading in zip(axes[0], columns, strict=True):
+        axis.set_title(heading, fontsize=6.5, wrap=True)
+    figure.subplots_adjust(wspace=0.04, hspace=0.04)
+    _save(figure, path)
+
+
+def noise_profile(path: Path, profile: pd.DataFrame, p: int) -> None:
+    """How much the cloud's noise changes from step to step (the paper's Figure 3), with p marked.
+
+    Args:
+        path: of the PNG.
+        profile: columns step, mean, variance.
+        p: warm-up steps.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.2))
+    spread = profile["variance"] ** 0.5
+    axis.fill_between(profile["step"], profile["mean"] - spread, profile["mean"] + spread, alpha=0.25, lw=0)
+    axis.plot(profile["step"], profile["mean"], label="mean over prompts, ± standard deviation")
+    axis.axvline(p, color="black", lw=1, ls="--", label=f"p = {p}")
+    axis.set_yscale("log")
+    axis.set_xlabel("step i")
+    axis.set_ylabel(r"mean $|\epsilon_i - \epsilon_{i-1}|$")
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)

@@ -1,0 +1,79 @@
+"""trials.csv and table5.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ecdiff_core.tuned_config import TunedConfig, write_text
+from ecdiff_tune.study import Trial
+
+COLUMNS = (
+    "stage",
+    "trial",
+    "p",
+    "k",
+    "alpha",
+    "s",
+    "quality",
+    "efficiency",
+    "burden",
+    "objective",
+    "cloud_calls",
+    "approximated",
+    "edge_calls",
+    "seconds",
+    "state",
+)
+
+
+def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
+    """One row a trial in the order of evaluation; scores of infeasible trials, and s and burden of stage 1, are empty."""
+    rows = []
+    for trial in trials:
+        params, plan, score = trial.params, trial.plan, trial.score
+        scores = (score.quality, score.efficiency, score.burden, score.objective) if score else (None,) * 4
+        s = params.s if trial.stage == 2 else None
+        head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
+        calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
+        rows.append((*head, *scores, *calls, trial.seconds, trial.state))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"s": "Int64"})
+
+
+def write_trials(path: Path, trials: Iterable[Trial]) -> None:
+    """Write ``trials_table`` as csv, whole or not at all."""
+    write_text(path, trials_table(trials).to_csv(index=False))
+
+
+TABLE5_HEADER = (
+    "| pair | p | k | alpha | s | cloud calls | approximated | edge calls | quality | efficiency | burden | objective |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def table5_row(config: TunedConfig) -> str:
+    """One row in the manner of the paper's Table 5, with the calls and scores behind it."""
+    params, plan, score = config.params, config.plan(), config.score or {}
+    cells: Sequence[object] = (
+        config.pair.name,
+        params.p,
+        params.k,
+        f"{params.alpha:g}",
+        params.s,
+        plan.cloud_calls,
+        plan.approximated,
+        plan.edge_calls,
+        *(_number(score.get(name)) for name in ("quality", "efficiency", "burden", "objective")),
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table5(configs: Iterable[TunedConfig]) -> str:
+    """A markdown table, a row a config."""
+    return "\n".join([*TABLE5_HEADER, *map(table5_row, configs)]) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,113 @@
+"""The paper's two-stage greedy search, written as the paper writes it (EC-Diff Algorithms 2 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TypeVar
+
+from ecdiff_core.params import ECDiffParams
+from ecdiff_tune.search.base import Space, Stage1Space, Stage2Space, nearest_value
+
+N = TypeVar("N", int, float)
+PATIENCE = 3
+"""Changes without improvement, in a row, that end a walk."""
+
+Walk = Generator[N, float, tuple[N, float]]
+"""Yields a value to evaluate, is sent its objective, returns the best value and its objective."""
+
+Stage = Generator[ECDiffParams, float, ECDiffParams | None]
+"""Yields a config, is sent its objective, returns the winner."""
+
+
+def next_unvisited(values: Sequence[N], current: N, direction: int, visited: Sequence[N]) -> N | None:
+    """The nearest value beyond ``current`` in a direction that was not visited; None if there is none."""
+    beyond = [v for v in values if (v - current) * direction > 0 and v not in visited]
+    return min(beyond, key=lambda v: abs(v - current)) if beyond else None
+
+
+def walk(values: Sequence[N], start: N) -> Walk[N]:
+    """The inner loop of Algorithm 2 and the whole of Algorithm 3.
+
+    It goes on from the current value, not from the best one; a direction with nothing left ends it.
+    """
+    visited, current, direction, worse = [start], start, 1, 0
+    best, best_value = start, (yield start)
+    while worse < PATIENCE and len(visited) < len(values):
+        following = next_unvisited(values, current, direction, visited)
+        if following is None:
+            break
+        current = following
+        visited.append(current)
+        value = yield current
+        if value > best_value:
+            best, best_value, worse = current, value, 0
+        else:
+            worse, direction = worse + 1, -direction
+    return best, best_value
+
+
+def stage1(space: Stage1Space) -> Stage:
+    """Algorithm 2: for every k a walk over alpha from 0.5; three k in a row without improvement end it.
+
+    The paper's best value starts at 0, so that a config must score above 0 to win.
+    """
+    best, best_value, worse_k = None, 0.0, 0
+    start = nearest_value(space.alphas, 0.5)
+    for k in space.ks:
+        inner = walk(space.alphas, start)
+        alpha = next(inner)
+        while True:
+            value = yield space.at(k, alpha)
+            try:
+                alpha = inner.send(value)
+            except StopIteration as finished:
+                best_alpha, value = finished.value
+                break
+        if value > best_value:
+            best, best_value, worse_k = space.at(k, best_alpha), value, 0
+        else:
+            worse_k += 1
+        if worse_k >= PATIENCE:
+            break
+    return best
+
+
+def stage2(space: Stage2Space) -> Stage:
+    """Algorithm 3: a walk over s."""
+    inner = walk(space.s_values, space.start)
+    s = next(inner)
+    while True:
+        value = yield space.at(s)
+        try:
+            s = inner.send(value)
+        except StopIteration as finished:
+            best, best_value = finished.value
+            return space.at(best) if best_value > float("-inf") else None
+
+
+class Greedy:
+    """``Search`` over one stage's walk."""
+
+    def __init__(self, space: Space) -> None:
+        self._stage = stage1(space) if isinstance(space, Stage1Space) else stage2(space)
+        self._asked: ECDiffParams | None = next(self._stage)
+        self._best: ECDiffParams | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._asked is None
+
+    def ask(self) -> ECDiffParams:
+        if self._asked is None:
+            raise RuntimeError("The search is done; read best.")
+        return self._asked
+
+    def tell(self, value: float) -> None:
+        try:
+            self._asked = self._stage.send(value)
+        except StopIteration as finished:
+            self._asked, self._best = None, finished.value
+
+    @property
+    def best(self) -> ECDiffParams | None:
+        return self._best

@@ -1,0 +1,222 @@
+"""Typed settings of every command. Hydra composes them from conf/; its DictConfig ends here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from ecdiff_core.errors import ECDiffError, ParamsError, nearest
+from ecdiff_core.link import Link
+from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+
+
+class SettingsError(ECDiffError):
+    """A setting is out of range, or settings contradict each other."""
+
+
+@dataclass
+class PairSettings:
+    """conf/pair/."""
+
+    name: str = "???"
+    cloud: str = "???"
+    edge: str = "???"
+    cloud_revision: str | None = None
+    edge_revision: str | None = None
+
+
+@dataclass
+class ParamsSettings:
+    """What is not searched: p always, k and alpha when stage2 gets them by hand."""
+
+    p: Any = "auto"
+    k: int | None = None
+    alpha: float | None = None
+
+
+@dataclass
+class SamplingSettings:
+    """ecdiff_core.Sampling without the dtype."""
+
+    num_inference_steps: int = 50
+    scheduler: str = "DDIMScheduler"
+    guidance_scale: float = 7.5
+    height: int | None = None
+    width: int | None = None
+    handoff: str = "aligned"
+    estimator: str = "gradient"
+
+
+@dataclass
+class SearchSettings:
+    """conf/search/."""
+
+    name: str = "???"
+    k: list[int] = field(default_factory=list)
+    alpha: list[float] = field(default_factory=list)
+    s: list[int] | None = None
+
+
+@dataclass
+class CalibrationSettings:
+    """conf/calibration/."""
+
+    num_prompts: int = 100
+    file: str | None = None
+    column: str | None = None
+
+
+@dataclass
+class HeldoutSettings:
+    """Prompts that only the winner is measured on."""
+
+    num_prompts: int = 50
+
+
+@dataclass
+class ObjectiveSettings:
+    """conf/objective/."""
+
+    w1: float = 0.3
+    w2: float = 0.3
+    w3: float = 0.4
+    earliest_s: int | None = None
+
+
+@dataclass
+class LinkSettings:
+    """conf/link/."""
+
+    mbps: float | None = None
+    round_trip_seconds: float = 0.0
+
+
+@dataclass
+class Settings:
+    """Everything that a command is told."""
+
+    pair: PairSettings = field(default_factory=PairSettings)
+    params: ParamsSettings = field(default_factory=ParamsSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    link: LinkSettings = field(default_factory=LinkSettings)
+    latency: str = "profile"
+    study: str = "default"
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int = 25
+    seed: int = 0
+    resume: bool = True
+    output_dir: str = "outputs"
+
+    def pair_spec(self) -> PairSpec:
+        """The two models by name."""
+        pair = self.pair
+        cloud, edge = ModelRef(pair.cloud, pair.cloud_revision), ModelRef(pair.edge, pair.edge_revision)
+        return PairSpec(pair.name, cloud, edge)
+
+    def core_sampling(self) -> Sampling:
+        """The sampling settings as inference knows them."""
+        return Sampling(**asdict(self.sampling), dtype=self.dtype)
+
+    def core_link(self) -> Link:
+        """The link between cloud and edge."""
+        return Link(**asdict(self.link))
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.sampling.num_inference_steps
+
+    @property
+    def earliest_s(self) -> int:
+        """s' of eq. 11: as set, or 0.6 T (the paper's 30 at T = 50)."""
+        given = self.objective.earliest_s
+        return round(0.6 * self.num_steps) if given is None else given
+
+    @property
+    def s_values(self) -> tuple[int, ...]:
+        """The values of s to search: as set, or 0.6 T … 0.8 T (the paper's 30 … 40 at T = 50)."""
+        if self.search.s is not None:
+            return tuple(self.search.s)
+        return tuple(range(round(0.6 * self.num_steps), round(0.8 * self.num_steps) + 1))
+
+
+def register() -> None:
+    """Make ``Settings`` the schema that conf/base.yaml starts from."""
+    ConfigStore.instance().store(name="settings", node=Settings)
+
+
+def from_config(config: DictConfig) -> Settings:
+    """The checked settings of a composed config.
+
+    Raises:
+        SettingsError, ParamsError, ConfigError: a value is out of range.
+    """
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, Settings)
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    settings.core_sampling()
+    settings.core_link()
+    if settings.latency not in ("profile", "wallclock"):
+        raise SettingsError(f"Unknown latency {settings.latency!r}: {nearest(settings.latency, LATENCIES)}.")
+    for name, value, least in (
+        ("calibration.num_prompts", settings.calibration.num_prompts, 1),
+        ("heldout.num_prompts", settings.heldout.num_prompts, 0),
+        ("batch_size", settings.batch_size, 1),
+        ("seed", settings.seed, 0),
+    ):
+        if value < least:
+            raise SettingsError(f"Expected {name} >= {least}, got {value}.")
+    if not settings.study or settings.study != settings.study.strip("./ ") or "/" in settings.study:
+        raise SettingsError(f"Expected study to be a plain folder name, got {settings.study!r}.")
+    _check_p(settings.params.p)
+    _check_grids(settings)
+
+
+LATENCIES = ("profile", "wallclock")
+
+
+def _check_p(p: object) -> None:
+    if p != "auto" and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
+        raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
+
+
+def _check_grids(settings: Settings) -> None:
+    steps, search = settings.num_steps, settings.search
+    for name, values in (("k", search.k), ("alpha", search.alpha), ("s", settings.s_values)):
+        if not values:
+            raise SettingsError(f"Expected search.{name} to hold at least one value, got none.")
+        if len(set(values)) < len(values):
+            raise SettingsError(f"Expected the values of search.{name} to differ, got {list(values)}.")
+    if min(search.k) < 0 or max(search.k) >= steps:
+        raise ParamsError(f"Expected search.k within 0 … {steps - 1}, got {search.k}.")
+    if min(search.alpha) <= 0 or max(search.alpha) > 1:
+        raise ParamsError(f"Expected search.alpha within 0 < alpha <= 1, got {search.alpha}.")
+    if min(settings.s_values) < 0 or max(settings.s_values) > steps:
+        raise ParamsError(
+            f"Expected search.s within 0 … {steps} (sampling.num_inference_steps), got {list(settings.s_values)}."
+        )
+    if not 0 <= settings.earliest_s < steps:
+        raise ParamsError(
+            f"Expected objective.earliest_s within 0 … {steps - 1} (s' of eq. 11), got {settings.earliest_s}."
+        )
+    p = settings.params.p
+    if isinstance(p, int) and p > min(settings.s_values):
+        raise ParamsError(
+            f"Expected params.p <= every s, got p={p} with s from {min(settings.s_values)}. Lower p or raise search.s."
+        )
+    if isinstance(p, int) and p < 2 and max(search.k) >= 1:
+        raise ParamsError(
+            f"Expected params.p >= 2 when k >= 1 is searched (eq. 3 needs two noises), got p={p}."
+        )

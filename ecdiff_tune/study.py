@@ -1,0 +1,134 @@
+"""Runs a search: ask, evaluate, score, tell, until done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import Plan
+from ecdiff_tune.evaluator import Evaluator
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.objective import Score, Weights, burden, efficiency, quality, score
+from ecdiff_tune.progress import Progress
+from ecdiff_tune.reference import Reference
+from ecdiff_tune.search import Search
+
+
+class NoWinnerError(ECDiffError):
+    """No config of the space can be used."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluated config. ``score`` is None where a picture could not be made (state ``infeasible``)."""
+
+    stage: int
+    number: int
+    params: ECDiffParams
+    plan: Plan
+    measurements: tuple[Measurement, ...]
+    seconds: float
+    score: Score | None
+
+    @property
+    def state(self) -> str:
+        """``complete`` or ``infeasible``."""
+        return "infeasible" if self.score is None else "complete"
+
+    @property
+    def value(self) -> float:
+        """The objective; minus infinity where infeasible."""
+        return float("-inf") if self.score is None else self.score.objective
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Measurements to a score (eq. 9-12); seconds from the latency profile, or from the clock.
+
+    Args:
+        latency: the machine's profile.
+        weights: w1, w2, w3.
+        earliest_s: s' of eq. 11.
+        wallclock: seconds of (cloud alone, edge alone) where trials are timed one by one, else None.
+    """
+
+    latency: LatencyProfile
+    weights: Weights
+    earliest_s: int
+    wallclock: tuple[float, float] | None = None
+
+    @classmethod
+    def of(
+        cls, latency: LatencyProfile, weights: Weights, earliest_s: int, reference: Reference | None
+    ) -> Scorer:
+        """With a reference whose seconds were timed like the trials' the scorer goes by the clock."""
+        if reference is None:
+            return cls(latency, weights, earliest_s)
+        fixed = latency.decode.median
+        cloud, edge = reference.seconds()
+        return cls(latency, weights, earliest_s, (cloud + fixed, edge + fixed))
+
+    def seconds(self, plan: Plan, measurements: tuple[Measurement, ...]) -> float:
+        """Seconds a picture."""
+        if self.wallclock is None:
+            return self.latency.seconds(plan)
+        transfer = self.latency.transfer_seconds if plan.hands_over else 0.0
+        ordered = sorted(one.seconds for one in measurements)
+        return ordered[len(ordered) // 2] + transfer
+
+    def cloud_and_edge_seconds(self, num_steps: int) -> tuple[float, float]:
+        """t_cloud and t_edge of eq. 10."""
+        if self.wallclock is not None:
+            return self.wallclock
+        latency = self.latency
+        fixed = latency.encode.median + latency.decode.median
+        return fixed + num_steps * latency.cloud_call.median, fixed + num_steps * latency.edge_call.median
+
+    def score(self, plan: Plan, measurements: tuple[Measurement, ...], with_burden: bool) -> Score | None:
+        """The score; None when a prompt has no finite picture."""
+        ssims = [one.ssim for one in measurements if one.ssim is not None]
+        if len(ssims) < len(measurements):
+            return None
+        seconds = self.seconds(plan, measurements)
+        gained = efficiency(seconds, *self.cloud_and_edge_seconds(plan.num_steps))
+        taken = burden(plan.handoff_step, plan.num_steps, self.earliest_s) if with_burden else None
+        return score(quality(ssims), gained, taken, self.weights)
+
+
+def run(
+    stage: int,
+    search: Search,
+    evaluator: Evaluator,
+    scorer: Scorer,
+    progress: Progress,
+    on_trial: Callable[[Trial], None],
+) -> Trial:
+    """Evaluate what the search asks for until it is done; the winning trial.
+
+    Stage 1 has no s, so its burden is a constant and is left out. A search that is run again over the same
+    ledger replays its trials without generating anything.
+
+    Raises:
+        NoWinnerError: no config won.
+    """
+    trials: dict[ECDiffParams, Trial] = {}
+    while not search.done:
+        params = search.ask()
+        plan = evaluator.plan(params)
+        progress.start_trial(stage, len(trials) + 1, params)
+        found = tuple(evaluator.measure(params, progress.prompts_done))
+        value = scorer.score(plan, found, with_burden=stage == 2)
+        trial = Trial(stage, len(trials) + 1, params, plan, found, scorer.seconds(plan, found), value)
+        trials[params] = trial
+        search.tell(trial.value)
+        progress.end_trial(trial)
+        on_trial(trial)
+    if search.best is None:
+        raise NoWinnerError(
+            f"Stage {stage} has no winner: none of its {len(trials)} configs scored above 0 with finite pictures. "
+            "Try dtype=float32, other search.k and search.alpha, or a larger objective.w1."
+        )
+    return trials[search.best]

@@ -1,0 +1,116 @@
+"""A study's folder: which settings it belongs to, and who is working in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.tuned_config import PairSpec, write_text
+from ecdiff_tune.settings import Settings
+
+STATE_FILE = "study.json"
+_FREE_TO_CHANGE = {"resume", "output_dir", "study", "device", "batch_size", "params.k", "params.alpha"}
+"""Settings that change no row of the ledger and no decision of a search."""
+
+
+class StudyError(ECDiffError):
+    """The study's folder cannot be used with these settings."""
+
+
+class StudyFolder:
+    """``outputs/<pair>/<study>/``, locked for one process; a context manager.
+
+    Raises:
+        StudyError: another process works in it, it cannot be written, or it belongs to other settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.path = Path(settings.output_dir) / settings.pair.name / settings.study
+        self._settings = settings
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StudyError(
+                f"Another process works on {self.path}. Wait for it, or choose another study=NAME."
+            ) from error
+        except OSError as error:
+            raise StudyError(
+                f"Cannot write to {self.path}: {error.strerror}. Set output_dir to a writable folder."
+            ) from error
+
+    def __enter__(self) -> StudyFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def claim(self, spec: PairSpec, prompts_digest: str) -> str:
+        """Bind the folder to these settings, weights and prompts; the date when it was first bound.
+
+        With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
+        """
+        fingerprint = _flat(
+            {**asdict(self._settings), "weights": asdict(spec), "prompts_digest": prompts_digest}
+        )
+        fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
+        state_path = self.path / STATE_FILE
+        if not self._settings.resume:
+            self._set_aside()
+        if state_path.is_file():
+            state = _read_state(state_path)
+            _refuse_differences(self.path, state["settings"], fingerprint)
+            return state["created"]
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        write_text(state_path, json.dumps({"created": created, "settings": fingerprint}, indent=2) + "\n")
+        return created
+
+    def _set_aside(self) -> None:
+        keep = {".lock", "runs"}
+        found = [p for p in self.path.iterdir() if p.name not in keep and not p.name.startswith("old-")]
+        if not found:
+            return
+        target = self.path / f"old-{datetime.now(UTC):%Y-%m-%d_%H-%M-%S_%f}"
+        target.mkdir()
+        for path in found:
+            path.rename(target / path.name)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return {"created": str(state["created"]), "settings": dict(state["settings"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} is damaged. Set resume=false to start the study anew.") from error
+
+
+def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    differences = [
+        f"{key} {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+    if differences:
+        raise StudyError(
+            f"The study in {path} has other settings ({'; '.join(differences)}). "
+            "Choose another study=NAME, or resume=false to set this one aside."
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; tuples as lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return flat

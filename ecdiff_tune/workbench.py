@@ -1,0 +1,197 @@
+"""Everything that a command works with, made ready in one order: prompts, folder, models, latency, reference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ecdiff_core.devices import get_device, get_dtype
+from ecdiff_core.pair import load_pair
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import calibration, latency, reference
+from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.evaluator import Evaluator
+from ecdiff_tune.generation import Generation
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.ledger import Ledger
+from ecdiff_tune.objective import Weights
+from ecdiff_tune.progress import Progress
+from ecdiff_tune.reference import Reference
+from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import Scorer
+from ecdiff_tune.study_folder import StudyFolder
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A study that is ready to be worked on."""
+
+    settings: Settings
+    path: Path
+    created: str
+    generation: Generation
+    prompts: CalibrationSet
+    heldout: CalibrationSet
+    latency: LatencyProfile
+    ledger: Ledger
+    progress: Progress
+    reference: Reference
+    reference_folder: Path
+
+    @property
+    def wallclock(self) -> bool:
+        """Whether trials are timed instead of estimated."""
+        return self.settings.latency == "wallclock"
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts at a time; timed trials run one by one."""
+        return _batch_size(self.settings)
+
+    def p(self) -> int:
+        """The warm-up as set, or read off the noise profile; at most the smallest s."""
+        if self.settings.params.p != "auto":
+            return int(self.settings.params.p)
+        return reference.auto_p(self.reference.noise_change, min(self.settings.s_values))
+
+    def scorer(self) -> Scorer:
+        """Measurements to scores, by this study's weights and latency."""
+        objective = self.settings.objective
+        weights = Weights(objective.w1, objective.w2, objective.w3)
+        timed = self.reference if self.wallclock else None
+        return Scorer.of(self.latency, weights, self.settings.earliest_s, timed)
+
+    def evaluator(self) -> Evaluator:
+        """Measures configs on the calibration set."""
+        return self._evaluator(self.prompts, self.reference)
+
+    def heldout_evaluator(self) -> Evaluator:
+        """Measures configs on the held-out set, whose reference is made now if need be."""
+        made = make_reference(
+            self.generation, self.heldout, self.reference_folder, self.settings, self.progress
+        )
+        return self._evaluator(self.heldout, made)
+
+    def _evaluator(self, prompts: CalibrationSet, made: Reference) -> Evaluator:
+        return Evaluator(
+            self.generation,
+            prompts,
+            made,
+            self.ledger,
+            batch_size=self.batch_size,
+            share_warm_up=not self.wallclock,
+        )
+
+
+@contextmanager
+def prepare(settings: Settings) -> Iterator[Workbench]:
+    """Make a study ready, from the cheapest check to the dearest step; the folder is locked meanwhile.
+
+    Raises:
+        ECDiffError: something that the user can mend.
+    """
+    prompts, heldout = calibration.load(settings)
+    with StudyFolder(settings) as folder, Progress() as progress:
+        generation = Generation(_load_pipe(settings))
+        spec = generation.pipe.pair.spec
+        created = folder.claim(spec, prompts.digest)
+        progress.say(_opening(settings, generation, len(prompts), len(heldout)))
+        profile = _latency_profile(folder.path / "latency.json", generation, settings, progress)
+        weights = Weights()
+        Scorer.of(profile, weights, settings.earliest_s, None)
+        where = (
+            Path(settings.output_dir)
+            / settings.pair.name
+            / "reference"
+            / _reference_digest(settings, generation)
+        )
+        made = make_reference(generation, prompts, where, settings, progress)
+        ledger = Ledger(folder.path / "ledger.sqlite")
+        try:
+            yield Workbench(
+                settings,
+                folder.path,
+                created,
+                generation,
+                prompts,
+                heldout,
+                profile,
+                ledger,
+                progress,
+                made,
+                where,
+            )
+        finally:
+            ledger.close()
+
+
+def _batch_size(settings: Settings) -> int:
+    return 1 if settings.latency == "wallclock" else settings.batch_size
+
+
+def make_reference(
+    generation: Generation, prompts: CalibrationSet, where: Path, settings: Settings, progress: Progress
+) -> Reference:
+    """The reference of a prompt set, with progress."""
+    progress.start_task("reference pictures (cloud and edge)", len(prompts))
+    return reference.make(
+        generation, prompts, where, batch_size=_batch_size(settings), on_prompts=progress.prompts_done
+    )
+
+
+def _load_pipe(settings: Settings) -> ECDiffPipeline:
+    sampling = settings.core_sampling()
+    pair = load_pair(
+        settings.pair_spec(), device=get_device(settings.device), dtype=get_dtype(settings.dtype)
+    )
+    whole = ECDiffParams.cloud_only(sampling.num_inference_steps)
+    return ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
+
+
+def _opening(settings: Settings, generation: Generation, prompts: int, heldout: int) -> str:
+    pair = generation.pipe.pair
+    cloud, edge = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (pair.cloud, pair.edge))
+    return (
+        f"pair {settings.pair.name}: cloud {cloud:.1f} M, edge {edge:.1f} M parameters; {prompts} prompts to tune on, "
+        f"{heldout} held out; {settings.num_steps} {settings.sampling.scheduler} steps on {generation.device}"
+    )
+
+
+def _latency_profile(
+    path: Path, generation: Generation, settings: Settings, progress: Progress
+) -> LatencyProfile:
+    """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
+    if path.is_file():
+        profile = LatencyProfile.load(path)
+    else:
+        profile = latency.measure(generation.pipe, settings.core_link())
+        profile.save(path)
+    cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
+    progress.say(
+        f"latency: cloud call {cloud:.1f} ms, edge call {edge:.1f} ms ({edge / cloud:.2f} of it), "
+        f"encode {profile.encode.median * 1e3:.1f} ms, decode {profile.decode.median * 1e3:.1f} ms, "
+        f"transfer {profile.transfer_seconds * 1e3:.1f} ms"
+    )
+    return profile
+
+
+def _reference_digest(settings: Settings, generation: Generation) -> str:
+    """The folder name under which references of these weights and sampling settings are shared by studies."""
+    pipe = generation.pipe
+    sampling = {**asdict(pipe.config.sampling), "height": pipe.height, "width": pipe.width}
+    for unused in ("handoff", "estimator"):
+        sampling.pop(unused)
+    spec = pipe.pair.spec
+    told = {
+        "weights": [spec.cloud.fingerprint, spec.edge.fingerprint],
+        "sampling": sampling,
+        "device": generation.device.type,
+        "timed": settings.latency == "wallclock",
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

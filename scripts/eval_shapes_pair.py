@@ -1,0 +1,146 @@
+"""Measures the embedded pair on captions that training never saw.
+
+    python scripts/eval_shapes_pair.py
+
+Generates every caption by the cloud, the edge and HybridSD (the cloud, then the edge for the last 10 or 25
+steps), reads the pictures back against their captions, and compares them with the cloud's. Prints a table;
+writes it as JSON (--out) and a picture grid beside it (rows: cloud, edge, HybridSD with 10 edge steps).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from ecdiff_core.shapes.grammar import Scene, scenes
+from shapes_pair import evaluate
+from shapes_pair.draw import draw
+
+GRID_PROMPTS = 10
+GRID_ROWS = ("cloud", "edge", "hybrid_10")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cloud", type=Path, default=Path("ecdiff_core/shapes/cloud"), help="a diffusers folder"
+    )
+    parser.add_argument(
+        "--edge", type=Path, default=Path("ecdiff_core/shapes/edge"), help="a diffusers folder"
+    )
+    parser.add_argument("--prompts", type=int, default=100, help="number of held-out captions")
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
+    parser.add_argument("--guidance-scale", type=float, default=5.0)
+    parser.add_argument("--batch", type=int, default=25, help="prompts generated at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the captions, the drawings and the noise")
+    parser.add_argument("--out", type=Path, default=Path("outputs/shapes_eval.json"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    if args.prompts < 1 or args.batch < 1:
+        parser.error(f"Expected --prompts and --batch of at least 1, got {args.prompts} and {args.batch}.")
+    if args.steps < max(evaluate.HYBRID_EDGE_STEPS):
+        parser.error(f"Expected --steps of at least {max(evaluate.HYBRID_EDGE_STEPS)}, got {args.steps}.")
+    for folder in (args.cloud, args.edge):
+        if not (folder / "model_index.json").is_file():
+            parser.error(f"No diffusers pipeline in {folder}. Train one with scripts/train_shapes_pair.py.")
+    return args
+
+
+def measure(
+    cloud: StableDiffusionPipeline,
+    edge: StableDiffusionPipeline,
+    scene_list: list[Scene],
+    sampling: evaluate.Sampling,
+) -> tuple[dict[str, Any], dict[str, evaluate.Pictures]]:
+    """All figures, and the generated pictures by name."""
+    cloud_seconds, edge_seconds = evaluate.call_seconds([cloud, edge])
+    rng = np.random.default_rng(sampling.seed)
+    drawn = np.stack([draw(scene, rng) for scene in scene_list])
+    decoded = evaluate.reconstruct(cloud.vae, drawn, sampling.batch)
+    generated = evaluate.generate(cloud, edge, [scene.caption() for scene in scene_list], sampling)
+    compared = {
+        name: evaluate.ssim(p, generated["cloud"]) for name, p in generated.items() if name != "cloud"
+    }
+    # The first two rows tell what the reader and the autoencoder leave of a picture that is right.
+    to_read = {"drawn": drawn, "autoencoder": decoded, **generated}
+    figures = {
+        "parameters": {
+            "cloud_unet": evaluate.count_parameters(cloud.unet),
+            "edge_unet": evaluate.count_parameters(edge.unet),
+            "vae": evaluate.count_parameters(cloud.vae),
+            "text_encoder": evaluate.count_parameters(cloud.text_encoder),
+        },
+        "seconds_per_call": {
+            "cloud": cloud_seconds,
+            "edge": edge_seconds,
+            "edge_over_cloud": edge_seconds / cloud_seconds,
+        },
+        "vae_psnr_db": float(evaluate.psnr(decoded, drawn).mean()),
+        "right": {name: evaluate.shares_right(pictures, scene_list) for name, pictures in to_read.items()},
+        "ssim_to_cloud": {
+            name: {"mean": float(v.mean()), "std": float(v.std()), "min": float(v.min())}
+            for name, v in compared.items()
+        },
+    }
+    return figures, generated
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    """The figures, as rows of pictures' origins and columns of shares."""
+    parameters, seconds = figures["parameters"], figures["seconds_per_call"]
+    print("parameters  " + "  ".join(f"{name} {count:,}" for name, count in parameters.items()))
+    print(
+        f"one call    cloud {seconds['cloud'] * 1e3:.2f} ms  edge {seconds['edge'] * 1e3:.2f} ms  "
+        f"edge/cloud {seconds['edge_over_cloud']:.3f}  (batch 1 with guidance)"
+    )
+    print(f"autoencoder {figures['vae_psnr_db']:.2f} dB PSNR\n")
+    columns = list(figures["right"]["drawn"])
+    print(" " * 12 + "  ".join(columns) + "  ssim to cloud: mean (min)")
+    for name, shares in figures["right"].items():
+        row = "  ".join(f"{shares[column]:{len(column)}.3f}" for column in columns)
+        close = figures["ssim_to_cloud"].get(name)
+        print(f"{name:12}{row}" + (f"  {close['mean']:.4f} ({close['min']:.4f})" if close else ""))
+
+
+def write_json(figures: dict[str, Any], path: Path) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(figures, indent=2) + "\n")
+    part.replace(path)
+
+
+def write_grid(generated: dict[str, evaluate.Pictures], path: Path) -> None:
+    """The first prompts' pictures, a row for each of GRID_ROWS, at twice their size."""
+    rows = [np.pad(generated[name][:GRID_PROMPTS], [(0, 0), (1, 1), (1, 1), (0, 0)]) for name in GRID_ROWS]
+    grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    image = Image.fromarray(np.round(np.nan_to_num(grid) * 255).astype(np.uint8))
+    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
+
+
+def main() -> None:
+    args = parse_args()
+    device = torch.device(args.device)
+    cloud, edge = evaluate.load(args.cloud, device), evaluate.load(args.edge, device)
+    scene_list = list(itertools.islice(scenes(args.seed, held_out=True), args.prompts))
+    sampling = evaluate.Sampling(args.steps, args.guidance_scale, args.batch, args.seed)
+    figures, generated = measure(cloud, edge, scene_list, sampling)
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    print_table(figures)
+    write_json({"settings": settings, **figures}, args.out)
+    write_grid(generated, args.out.with_suffix(".png"))
+    print(f"\nwrote {args.out} and {args.out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
