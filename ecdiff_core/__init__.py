@@ -29,7 +29,19 @@ _HOME = {
 }
 """Where each public name lives; imported when first used, since torch and diffusers take seconds."""
 
-__all__ = [*_HOME]
+__all__ = [
+    "Action",
+    "ECDiffError",
+    "ECDiffOutput",
+    "ECDiffParams",
+    "ECDiffPipeline",
+    "ModelRef",
+    "PairSpec",
+    "Plan",
+    "Sampling",
+    "TunedConfig",
+    "plan",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -114,7 +114,7 @@ def generate(args: argparse.Namespace) -> None:
             negative_prompt=args.negative_prompt,
             generator=generators,
             mode=args.mode,
-            on_step=lambda *_, count=len(chunk): bar.update(count),
+            on_step=lambda *_, chunk=chunk: bar.update(len(chunk)),
         )
         bar.clear()
         _save(output, pipe, chunk, seeds, args.out)

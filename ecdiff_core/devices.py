@@ -19,7 +19,7 @@ def get_device(name: str | torch.device | None) -> torch.device:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
     try:
-        device = torch.device(name)  # type: ignore[arg-type]
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ParamsError(f"Cannot use device {str(name)!r} here. Try device=cpu or device=auto.") from error

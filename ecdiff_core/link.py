@@ -18,7 +18,9 @@ class Link:
         mbps: bandwidth in 10^6 bits a second; None is one machine, where nothing is sent.
         round_trip_seconds: fixed cost of a transfer.
 
-    >>> round(Link(mbps=18.88).transfer_seconds(4 * 64 * 64 + 2 * 77 * 768), 2)  # SD-v1.4 (the paper's 0.11 s)
+    The paper's SD-v1.4, 0.11 s:
+
+    >>> round(Link(mbps=18.88).transfer_seconds(4 * 64 * 64 + 2 * 77 * 768), 2)
     0.11
     """
 

@@ -59,7 +59,7 @@ def find_model(ref: ModelRef) -> Path:
         return Path(DiffusionPipeline.download(ref.id, revision=ref.revision))
     except (OSError, ValueError) as error:
         raise PairError(
-            f"Cannot get {ref.id}: it is neither a folder here, nor in the hub's cache, nor could it be fetched. "
+            f"Cannot get {ref.id}: it is no folder here, not in the hub's cache, and could not be fetched. "
             f"Run `hf download {ref.id}` where there is a network, or give a folder."
         ) from error
 
@@ -111,8 +111,8 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     for side, ref, got in (("cloud", spec.cloud, found[0]), ("edge", spec.edge, found[1])):
         if ref.fingerprint not in (None, got):
             raise PairError(
-                f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned for "
-                f"({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
+                f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned "
+                f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
             )
     family = _load(family_class.load, cloud_folder, dtype).to(device)
     edge = _load(family_class.load_denoiser, edge_folder, dtype).to(device)

@@ -42,7 +42,8 @@ class ECDiffParams:
             raise ParamsError(f"Expected 0 < alpha <= 1, got alpha={alpha}. The paper searches 0.1 … 0.9.")
         if self.p > self.s:
             raise ParamsError(
-                f"Expected p <= s, got p={self.p}, s={self.s}. Lower p or raise s (steps count from the start)."
+                f"Expected p <= s, got p={self.p}, s={self.s}. Lower p or raise s "
+                "(steps count from the start)."
             )
         if self.k >= 1 and self.p < 2:
             raise ParamsError(

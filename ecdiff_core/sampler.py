@@ -69,7 +69,7 @@ def advance(
     until: int | None = None,
     on_step: OnStep | None = None,
 ) -> SamplerState:
-    """Do the plan's steps from ``state.step`` up to, not including, ``until`` (default: all that are left)."""
+    """Do the plan's steps from ``state.step`` up to, not including, ``until`` (default: T)."""
     scheduler = copy.deepcopy(state.scheduler)
     latents, history = state.latents, state.noise
     end = plan.num_steps if until is None else until

@@ -33,7 +33,7 @@ def config_folder() -> Path:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    commands = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             USAGE,
@@ -41,10 +41,11 @@ def _help() -> str:
             "Tunes (p, k, alpha, s) of EC-Diff for a cloud and an edge diffusion model.",
             "",
             "commands:",
+            *commands,
+            "",
+            "`ecdiff-tune COMMAND --help` lists a command's settings. Example:",
+            "  ecdiff-tune tune pair=shapes search.k=[1,2,3] calibration.num_prompts=20",
         ]
-        + lines
-        + ["", "`ecdiff-tune COMMAND --help` lists a command's settings. Example:"]
-        + ["  ecdiff-tune tune pair=shapes search.k=[1,2,3] calibration.num_prompts=20"]
     )
 
 
@@ -102,7 +103,7 @@ def _setting_names() -> list[str]:
     assert isinstance(tree, dict)
     names: list[str] = []
     for key, value in tree.items():
-        names += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [str(key)]
+        names += [f"{key!s}.{inner!s}" for inner in value] if isinstance(value, dict) else [str(key)]
     return names
 
 

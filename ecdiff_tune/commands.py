@@ -44,12 +44,12 @@ def stage1(settings: Settings) -> None:
 
 def stage2(settings: Settings) -> None:
     """s, for the study's stage1.yaml or for (k, alpha) by hand."""
-    by_hand = (settings.params.k is not None, settings.params.alpha is not None)
-    if any(by_hand) and not all(by_hand):
+    k, alpha = settings.params.k, settings.params.alpha
+    if (k is None) != (alpha is None):
         raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
     with prepare(settings) as bench:
-        if all(by_hand):
-            winner = ECDiffParams(bench.p(), settings.params.k, settings.params.alpha, settings.num_steps)
+        if k is not None and alpha is not None:
+            winner = ECDiffParams(bench.p(), k, alpha, settings.num_steps)
         else:
             winner = _stage1_winner(bench)
         _finish(bench, *_run_stage2(bench, winner))
@@ -95,7 +95,8 @@ def _stage1_winner(bench: Workbench) -> ECDiffParams:
     path = bench.path / "stage1.yaml"
     if not path.is_file():
         raise SettingsError(
-            f"No stage 1 in {bench.path}: run stage1 with the same settings first, or give params.k and params.alpha."
+            f"No stage 1 in {bench.path}: run stage1 with the same settings first, "
+            "or give params.k and params.alpha."
         )
     return TunedConfig.load(path).params
 
@@ -148,7 +149,8 @@ def _point_out_edge(bench: Workbench, name: str, value: float, grid: Any) -> Non
     values = sorted(grid)
     if len(values) > 1 and value in (values[0], values[-1]):
         bench.progress.say(
-            f"note: the best {name} = {value:g} lies on the edge of search.{name}; a wider grid may hold a better one."
+            f"note: the best {name} = {value:g} lies on the edge of search.{name}; "
+            "a wider grid may hold a better one."
         )
 
 
@@ -277,10 +279,11 @@ def _print_result(bench: Workbench, config: TunedConfig) -> None:
         bench.progress.say(line)
     score = config.score or {}
     low, high = score["quality_ci95"]
-    line = f"quality {score['quality']:.4f} (95% {low:.4f} … {high:.4f}) on {len(bench.prompts)} calibration prompts"
+    line = f"quality {score['quality']:.4f} (95% {low:.4f} … {high:.4f}) on {len(bench.prompts)} prompts"
     if "heldout" in score and score["heldout"]["quality"] is not None:
         held = score["heldout"]
-        line += f", {held['quality']:.4f} on {held['num_prompts']} held-out ones (objective {held['objective']:.4f})"
+        line += f", {held['quality']:.4f} on {held['num_prompts']} held-out ones"
+        line += f" (objective {held['objective']:.4f})"
     bench.progress.say(line)
     cloud, _ = bench.scorer().cloud_and_edge_seconds(bench.settings.num_steps)
     bench.progress.say(f"{config.plan()} · {score['seconds']:.2f} s a picture (cloud only {cloud:.2f} s)")

@@ -53,7 +53,7 @@ class Evaluator:
         return plan(params, sampling.num_inference_steps, sampling.handoff)
 
     def measure(self, params: ECDiffParams, on_prompts: Callable[[int], None]) -> list[Measurement]:
-        """The config's measurements in the order of the prompts; ``on_prompts`` hears how many became ready."""
+        """The config's measurements, prompt by prompt; ``on_prompts`` hears how many became ready."""
         steps = self.plan(params)
         key = ConfigKey.of(params, steps, self._generation.pipe.config.sampling.estimator)
         keys = self._prompts.keys

@@ -48,8 +48,9 @@ def efficiency(seconds: float, cloud_seconds: float, edge_seconds: float) -> flo
     """
     if cloud_seconds <= edge_seconds:
         raise ObjectiveError(
-            f"Efficiency has no meaning: the cloud model alone takes {cloud_seconds:.3g} s and the edge model alone "
-            f"{edge_seconds:.3g} s. Expected the cloud to be slower; are the two swapped, or the machine busy?"
+            f"Efficiency has no meaning: the cloud model alone takes {cloud_seconds:.3g} s, the edge "
+            f"model alone {edge_seconds:.3g} s. "
+            "Expected a slower cloud; are they swapped, or is the machine busy?"
         )
     return (cloud_seconds - seconds) / (cloud_seconds - edge_seconds)
 

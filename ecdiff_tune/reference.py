@@ -63,7 +63,7 @@ class Reference:
         return torch.stack([one.noise_change for one in self.prompts]).double().numpy()
 
     def noise_profile(self) -> pd.DataFrame:
-        """The data of Figure 3: mean and variance over prompts of |eps_i - eps_{i-1}|, a row a step i >= 1."""
+        """The data of Figure 3: mean and variance over prompts of |eps_i - eps_{i-1}|, a row a step."""
         change = self.noise_change
         steps = np.arange(1, change.shape[1] + 1)
         return pd.DataFrame({"step": steps, "mean": change.mean(axis=0), "variance": change.var(axis=0)})

@@ -205,7 +205,8 @@ def _check_grids(settings: Settings) -> None:
         raise ParamsError(f"Expected search.alpha within 0 < alpha <= 1, got {search.alpha}.")
     if min(settings.s_values) < 0 or max(settings.s_values) > steps:
         raise ParamsError(
-            f"Expected search.s within 0 … {steps} (sampling.num_inference_steps), got {list(settings.s_values)}."
+            f"Expected search.s within 0 … {steps} (sampling.num_inference_steps), "
+            f"got {list(settings.s_values)}."
         )
     if not 0 <= settings.earliest_s < steps:
         raise ParamsError(
@@ -214,7 +215,8 @@ def _check_grids(settings: Settings) -> None:
     p = settings.params.p
     if isinstance(p, int) and p > min(settings.s_values):
         raise ParamsError(
-            f"Expected params.p <= every s, got p={p} with s from {min(settings.s_values)}. Lower p or raise search.s."
+            f"Expected params.p <= every s, got p={p} with s from {min(settings.s_values)}. "
+            "Lower params.p or raise search.s."
         )
     if isinstance(p, int) and p < 2 and max(search.k) >= 1:
         raise ParamsError(

@@ -128,7 +128,7 @@ def run(
         on_trial(trial)
     if search.best is None:
         raise NoWinnerError(
-            f"Stage {stage} has no winner: none of its {len(trials)} configs scored above 0 with finite pictures. "
+            f"Stage {stage} has no winner: none of {len(trials)} configs scored above 0 (or finite). "
             "Try dtype=float32, other search.k and search.alpha, or a larger objective.w1."
         )
     return trials[search.best]

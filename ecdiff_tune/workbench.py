@@ -1,4 +1,4 @@
-"""Everything that a command works with, made ready in one order: prompts, folder, models, latency, reference."""
+"""Everything that a command works with: prompts, folder, models, latency profile, reference."""
 
 from __future__ import annotations
 
@@ -103,8 +103,6 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         created = folder.claim(spec, prompts.digest)
         progress.say(_opening(settings, generation, len(prompts), len(heldout)))
         profile = _latency_profile(folder.path / "latency.json", generation, settings, progress)
-        weights = Weights()
-        Scorer.of(profile, weights, settings.earliest_s, None)
         where = (
             Path(settings.output_dir)
             / settings.pair.name
@@ -158,8 +156,9 @@ def _opening(settings: Settings, generation: Generation, prompts: int, heldout: 
     pair = generation.pipe.pair
     cloud, edge = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (pair.cloud, pair.edge))
     return (
-        f"pair {settings.pair.name}: cloud {cloud:.1f} M, edge {edge:.1f} M parameters; {prompts} prompts to tune on, "
-        f"{heldout} held out; {settings.num_steps} {settings.sampling.scheduler} steps on {generation.device}"
+        f"pair {settings.pair.name}: cloud {cloud:.1f} M, edge {edge:.1f} M parameters; "
+        f"{prompts} prompts to tune on, {heldout} held out; "
+        f"{settings.num_steps} {settings.sampling.scheduler} steps on {generation.device}"
     )
 
 

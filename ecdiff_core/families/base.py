@@ -62,7 +62,7 @@ class Family(ABC):
 
     @abstractmethod
     def mismatches(self, edge: nn.Module) -> list[str]:
-        """What keeps ``edge`` from going on with the cloud's latents and embeddings; empty if nothing does."""
+        """What keeps ``edge`` from going on with the cloud's latents and embeddings; empty if nothing."""
 
     @abstractmethod
     def check_size(self, height: int, width: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
@@ -16,7 +17,7 @@ from ecdiff_core.sampler import Denoiser
 
 
 class StableDiffusion(Family):
-    """Adapter over ``StableDiffusionPipeline``; text, latents, decoding and postprocessing stay diffusers' own."""
+    """Adapter over ``StableDiffusionPipeline``; text, latents and decoding stay diffusers' own."""
 
     parts = ("unet", "vae", "text_encoder")
 
@@ -52,7 +53,8 @@ class StableDiffusion(Family):
 
     def mismatches(self, edge: nn.Module) -> list[str]:
         names = ("in_channels", "out_channels", "cross_attention_dim")
-        ours, theirs = self._pipeline.unet.config, edge.config
+        ours: dict[str, Any] = self._pipeline.unet.config
+        theirs: dict[str, Any] = edge.config  # type: ignore[assignment]
         return [f"{name} {ours[name]} | {theirs[name]}" for name in names if ours[name] != theirs[name]]
 
     def check_size(self, height: int, width: int) -> None:

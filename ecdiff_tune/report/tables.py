@@ -30,7 +30,10 @@ COLUMNS = (
 
 
 def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
-    """One row a trial in the order of evaluation; scores of infeasible trials, and s and burden of stage 1, are empty."""
+    """One row a trial in the order of evaluation.
+
+    Empty are the scores of infeasible trials, and s and burden in stage 1.
+    """
     rows = []
     for trial in trials:
         params, plan, score = trial.params, trial.plan, trial.score
@@ -48,7 +51,8 @@ def write_trials(path: Path, trials: Iterable[Trial]) -> None:
 
 
 TABLE5_HEADER = (
-    "| pair | p | k | alpha | s | cloud calls | approximated | edge calls | quality | efficiency | burden | objective |",
+    "| pair | p | k | alpha | s | cloud calls | approximated | edge calls "
+    "| quality | efficiency | burden | objective |",
     "|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ecdiff_core.errors import ConfigError, nearest
 from ecdiff_tune.search import exhaustive, greedy
 from ecdiff_tune.search.base import Search, Space
 
-SEARCHES = {"greedy": greedy.Greedy, "exhaustive": exhaustive.Exhaustive}
+SEARCHES: dict[str, Callable[[Space], Search]] = {
+    "greedy": greedy.Greedy,
+    "exhaustive": exhaustive.Exhaustive,
+}
 
 
 def get_search(name: str, space: Space) -> Search:

@@ -44,7 +44,7 @@ def tokenizer(captions: list[str]) -> CLIPTokenizer:
     bpe.train_from_iterator(captions, learner)
     learnt = json.loads(bpe.to_str())["model"]["merges"]
     tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(pair) for pair in learnt]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
         merges=[tuple(pair) for pair in learnt],

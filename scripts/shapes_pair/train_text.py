@@ -43,7 +43,7 @@ def train_text(
     *,
     folder: Path,
     steps: int,
-    batch: int = 192,
+    batch: int = 96,
 ) -> None:
     """Train the encoder and a sketch head on (n, 32) token ids and their pictures."""
     device = next(encoder.parameters()).device

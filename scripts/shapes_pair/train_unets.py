@@ -21,7 +21,7 @@ FEATURE_WEIGHT = 0.1
 def _noisy_batch(
     latents: Tensor, token_ids: Tensor, empty_ids: Tensor, scheduler: DDIMScheduler, seed: int, batch: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Noisy latents, the noise, timesteps, token ids and min-SNR weights (arXiv 2303.09556), by seed alone."""
+    """Noisy latents, noise, timesteps, token ids and min-SNR weights (arXiv 2303.09556), by seed."""
     rng = torch.Generator().manual_seed(seed)
     rows = torch.randint(len(latents), (batch,), generator=rng)
     # One timestep from each of `batch` equal ranges: lower variance than independent draws.

@@ -25,7 +25,7 @@ def to_input(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
 def train_vae(
     vae: AutoencoderKL, pictures: NDArray[np.uint8], *, folder: Path, steps: int, batch: int = 32
 ) -> None:
-    """Reconstruct the pictures (mean squared and absolute error, and a small KL term); then set the scaling."""
+    """Reconstruct the pictures (squared and absolute error, a small KL term); then set the scaling."""
     device = next(vae.parameters()).device
 
     def loss(step: int) -> Tensor:
