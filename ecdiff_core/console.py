@@ -14,7 +14,7 @@ from ecdiff_core.errors import ECDiffError
 def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
     """Run a command and return its exit status.
 
-    0 done; 2 an error that the user can mend, told as one line on stderr; 130 stopped by Ctrl-C. Any other
+    0 done (also when whoever read the output stopped reading); 2 an error that the user can mend, told as one line on stderr; 130 stopped by Ctrl-C. Any other
     exception is a bug and passes through with its traceback.
     """
     try:
@@ -22,6 +22,8 @@ def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
     except ECDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at exit
     except KeyboardInterrupt:
         print(f"\nstopped{when_stopped}", file=sys.stderr)
         return 130

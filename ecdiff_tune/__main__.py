@@ -54,7 +54,9 @@ def _run(command: str) -> None:
     # Hydra prints and exits on its own unless it is asked for whole errors; then they can be told our way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
@@ -62,13 +64,20 @@ def _run(command: str) -> None:
 
     settings.register()
 
+    failures: list[ECDiffError] = []
+
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def job(config: DictConfig) -> None:
-        chosen = settings.from_config(config)
-        quiet_libraries()
-        from ecdiff_tune import commands
+        try:
+            chosen = settings.from_config(config)
+            quiet_libraries()
+            from ecdiff_tune import commands
 
-        commands.COMMANDS[command](chosen)
+            commands.COMMANDS[command](chosen)
+        except ECDiffError as error:
+            if HydraConfig.get().mode is not RunMode.RUN:
+                raise  # of a sweep's jobs Hydra names the one that failed
+            failures.append(error)
 
     try:
         job()
@@ -78,33 +87,40 @@ def _run(command: str) -> None:
         raise CommandLineError(
             f"Cannot write to {error.filename}. Set output_dir to a writable folder."
         ) from error
+    if failures:
+        raise failures[0]
 
 
 def _hydra_message(error: Exception) -> str:
-    """Hydra's or OmegaConf's words on one line, with the nearest name for a key that does not exist."""
+    """What Hydra or OmegaConf found wrong, on one line, with the nearest name where one was mistyped."""
+    from hydra.errors import MissingConfigException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else None
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"Unknown {group} {choice!r}: {nearest(choice, error.options)}."
+    cause = error.__cause__
     for one in (error, cause):
-        key = getattr(one, "full_key", None) or getattr(one, "key", None)
+        key = str(getattr(one, "full_key", None) or getattr(one, "key", None) or "")
         if isinstance(one, ConfigAttributeError | ConfigKeyError) and key:
-            names = _setting_names()
-            return f"Unknown setting {key}: {nearest(str(key), names)}."
-    text = str(cause or error) if "Could not override" in str(error) else str(error)
-    return " ".join(text.split())
+            return f"Unknown setting {key}: {nearest(key, _sibling_settings(key))}; --help lists all."
+    first = [
+        str(one).strip().splitlines()[0] for one in (error, cause) if one is not None and str(one).strip()
+    ]
+    return ": ".join(dict.fromkeys(line.rstrip(".") for line in first)) + "."
 
 
-def _setting_names() -> list[str]:
-    from omegaconf import OmegaConf
+def _sibling_settings(key: str) -> list[str]:
+    """The settings of the group that ``key`` is in, or the outermost ones."""
+    from dataclasses import fields, is_dataclass
 
     from ecdiff_tune.settings import Settings
 
-    tree = OmegaConf.to_container(OmegaConf.structured(Settings))
-    assert isinstance(tree, dict)
-    names: list[str] = []
-    for key, value in tree.items():
-        names += [f"{key!s}.{inner!s}" for inner in value] if isinstance(value, dict) else [str(key)]
-    return names
+    group, dot, _ = key.rpartition(".")
+    inside = getattr(Settings(), group, None) if dot else None
+    if is_dataclass(inside):
+        return [f"{group}.{field.name}" for field in fields(inside)]
+    return [field.name for field in fields(Settings)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
