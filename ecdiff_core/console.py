@@ -14,8 +14,8 @@ from ecdiff_core.errors import ECDiffError
 def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
     """Run a command and return its exit status.
 
-    0 done (also when whoever read the output stopped reading); 2 an error that the user can mend, told as one line on stderr; 130 stopped by Ctrl-C. Any other
-    exception is a bug and passes through with its traceback.
+    0 done, also when whoever read the output stopped reading; 2 an error that the user can mend, told as one
+    line on stderr; 130 stopped by Ctrl-C. Any other exception is a bug and passes through with its traceback.
     """
     try:
         command()

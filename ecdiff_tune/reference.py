@@ -88,6 +88,15 @@ def auto_p(noise_change: NDArray[np.float64], at_most: int) -> int:
     return int(np.clip(settled[0] + 1 if len(settled) else 2, 2, max(2, at_most)))
 
 
+def missing(prompts: CalibrationSet, folder: Path) -> list[int]:
+    """The prompts, by index, whose reference is not in ``folder``."""
+    return [i for i, key in enumerate(prompts.keys) if not _path(folder, key).is_file()]
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.safetensors"
+
+
 def make(
     generation: Generation,
     prompts: CalibrationSet,
@@ -104,11 +113,11 @@ def make(
         NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{key}.safetensors" for key in prompts.keys]
-    missing = [i for i, path in enumerate(paths) if not path.is_file()]
-    on_prompts(len(prompts) - len(missing))
-    for first in range(0, len(missing), batch_size):
-        rows = missing[first : first + batch_size]
+    paths = [_path(folder, key) for key in prompts.keys]
+    wanted = missing(prompts, folder)
+    on_prompts(len(prompts) - len(wanted))
+    for first in range(0, len(wanted), batch_size):
+        rows = wanted[first : first + batch_size]
         for row, tensors in zip(rows, _generate(generation, prompts, rows), strict=True):
             part = paths[row].with_suffix(f".{os.getpid()}.part")
             save_file(tensors, part)

@@ -74,7 +74,7 @@ class Workbench:
     def heldout_evaluator(self) -> Evaluator:
         """Measures configs on the held-out set, whose reference is made now if need be."""
         made = make_reference(
-            self.generation, self.heldout, self.reference_folder, self.settings, self.progress
+            self.generation, self.heldout, self.reference_folder, self.settings, self.latency, self.progress
         )
         return self._evaluator(self.heldout, made)
 
@@ -109,7 +109,7 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
             / "reference"
             / _reference_digest(settings, generation)
         )
-        made = make_reference(generation, prompts, where, settings, progress)
+        made = make_reference(generation, prompts, where, settings, profile, progress)
         ledger = Ledger(folder.path / "ledger.sqlite")
         try:
             yield Workbench(
@@ -134,9 +134,18 @@ def _batch_size(settings: Settings) -> int:
 
 
 def make_reference(
-    generation: Generation, prompts: CalibrationSet, where: Path, settings: Settings, progress: Progress
+    generation: Generation,
+    prompts: CalibrationSet,
+    where: Path,
+    settings: Settings,
+    profile: LatencyProfile,
+    progress: Progress,
 ) -> Reference:
-    """The reference of a prompt set, with progress."""
+    """The reference of a prompt set, with how much there is to do and progress."""
+    calls = len(reference.missing(prompts, where)) * settings.num_steps
+    if calls:
+        minutes = calls * (profile.cloud_call.median + profile.edge_call.median) / 60
+        progress.say(f"reference: {calls:,} cloud and {calls:,} edge calls, about {minutes:.1f} min")
     progress.start_task("reference pictures (cloud and edge)", len(prompts))
     return reference.make(
         generation, prompts, where, batch_size=_batch_size(settings), on_prompts=progress.prompts_done

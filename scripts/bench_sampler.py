@@ -2,8 +2,8 @@
 
     python scripts/bench_sampler.py [--config YAML] [--runs 20]
 
-Every call of the text encoder, the two denoisers and the decoder is timed by forward hooks, synchronised; what
-is left is ours and diffusers': the plan, the noise history, scheduler steps, guidance, pre- and postprocessing.
+Every call of the text encoder, the two denoisers and the decoder is timed by forward hooks, synchronised;
+what is left is ours and diffusers': plan, noise history, scheduler steps, guidance, pre- and postprocessing.
 """
 
 from __future__ import annotations

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries read it: a test that downloads fails at once
 
 import pytest
 import torch
@@ -14,23 +17,13 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.console import quiet_libraries
 from ecdiff_core.shapes.grammar import scenes
 from shapes_pair import models
 
 LATENT_SIDE = 8
 TEXT_WIDTH = 32
 
-quiet_libraries()
-torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _offline() -> None:
-    """Nothing may be downloaded: a test that tries fails at once, whatever the machine's network."""
-    import huggingface_hub.constants
-
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
+torch.set_num_threads(1)  # faster for models this small, and results that do not depend on the machine
 
 
 @pytest.fixture(scope="session")
