@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ParamsError
+from ecdiff_core.files import replacing
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
@@ -73,9 +74,8 @@ def _save(
         for key, value in {**entries, "config": pipe.config.to_yaml()}.items():
             info.add_itxt(f"ecdiff:{key}", value)
         path = out / f"{seed:05d}.png"
-        part = path.with_suffix(".part")
-        image.save(part, format="PNG", pnginfo=info)
-        part.replace(path)
+        with replacing(path) as part:
+            image.save(part, format="PNG", pnginfo=info)
         print(f"{path}  {prompt}", flush=True)
 
 

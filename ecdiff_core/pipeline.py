@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ecdiff_core.devices import get_device, get_dtype, synchronize
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
-from ecdiff_core.noise import get_estimator
+from ecdiff_core.noise import Estimator, get_estimator
 from ecdiff_core.pair import Pair, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Plan, plan
-from ecdiff_core.sampler import OnStep, advance, start
+from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
 from ecdiff_core.schedulers import build_scheduler
 from ecdiff_core.tuned_config import ModelRef, PairSpec, TunedConfig
 
@@ -38,6 +38,15 @@ class Seconds:
     def total(self) -> float:
         """All four together."""
         return self.encode + self.cloud + self.edge + self.decode
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Encoded prompts: the state before step 0, and the two models bound to the prompts."""
+
+    start: SamplerState
+    cloud: Denoiser
+    edge: Denoiser
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,6 @@ class ECDiffPipeline:
         self.pair = pair
         self.config = config
         self.scheduler = build_scheduler(config.sampling.scheduler, pair.family.scheduler)
-        self._estimator = get_estimator(config.sampling.estimator)
         default = pair.family.default_size
         self.height = config.sampling.height or default[0]
         self.width = config.sampling.width or default[1]
@@ -95,24 +103,55 @@ class ECDiffPipeline:
         pair = load_pair(spec, device=get_device(device), dtype=get_dtype(config.sampling.dtype))
         return cls(pair, config)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self.pair.family.pipeline.device
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.config.sampling.num_inference_steps
+
+    @property
+    def estimator(self) -> Estimator:
+        """How approximated steps get their noise."""
+        return get_estimator(self.config.sampling.estimator)
+
+    def prepare(
+        self,
+        prompts: Sequence[str],
+        *,
+        negative_prompts: Sequence[str] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Prepared:
+        """Encode the prompts and draw their initial noise: all that a trajectory starts from."""
+        family, guidance = self.pair.family, self.config.sampling.guidance_scale
+        conditioning = family.encode(prompts, guidance, negative_prompts)
+        latents = family.initial_latents(len(prompts), self.height, self.width, self.scheduler, generator)
+        return Prepared(
+            start(latents, self.scheduler, self.num_steps),
+            family.bind(self.pair.cloud, conditioning, guidance),
+            family.bind(self.pair.edge, conditioning, guidance),
+        )
+
     def plan(self, mode: Mode = "ecdiff") -> Plan:
         """What every step does in a mode: as tuned, or one of the baselines.
 
         Raises:
             ParamsError: the mode is unknown.
         """
-        num_steps = self.config.sampling.num_inference_steps
         tuned = self.config.plan()
         if mode == "ecdiff":
             return tuned
         baselines = {
             "hybrid": ECDiffParams.hybrid(tuned.handoff_step),
-            "cloud": ECDiffParams.cloud_only(num_steps),
+            "cloud": ECDiffParams.cloud_only(self.num_steps),
             "edge": ECDiffParams.edge_only(),
         }
         if mode not in baselines:
             raise ParamsError(f"Unknown mode {mode!r}: {nearest(str(mode), get_args(Mode))}.")
-        return plan(baselines[mode], num_steps)
+        return plan(baselines[mode], self.num_steps)
 
     def __call__(
         self,
@@ -139,24 +178,19 @@ class ECDiffPipeline:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
         _check_call(prompts, negatives, generator)
-        steps, sampling, family = self.plan(mode), self.config.sampling, self.pair.family
-        clock = _Clock(family.pipeline.device)
-        conditioning = family.encode(prompts, sampling.guidance_scale, negatives)
+        steps, family = self.plan(mode), self.pair.family
+        clock = _Clock(self.device)
+        begun = self.prepare(prompts, negative_prompts=negatives, generator=generator)
         encode_seconds = clock.lap()
-
-        latents = family.initial_latents(len(prompts), self.height, self.width, self.scheduler, generator)
-        state = start(latents, self.scheduler, steps.num_steps)
-        cloud = family.bind(self.pair.cloud, conditioning, sampling.guidance_scale)
-        edge = family.bind(self.pair.edge, conditioning, sampling.guidance_scale)
-        loop = (steps, cloud, edge, self._estimator, self.config.params.alpha)
-        state = advance(state, *loop, until=steps.handoff_step, on_step=on_step)
+        loop = (steps, begun.cloud, begun.edge, self.estimator, self.config.params.alpha)
+        state = advance(begun.start, *loop, until=steps.handoff_step, on_step=on_step)
         cloud_seconds = clock.lap()
         state = advance(state, *loop, on_step=on_step)
         edge_seconds = clock.lap()
 
         if not torch.isfinite(state.latents).all():
             raise NonFiniteLatentsError(
-                f"The latents are not finite after {steps} in {sampling.dtype}. "
+                f"The latents are not finite after {steps} in {self.config.sampling.dtype}. "
                 "Try dtype float32, a smaller alpha or a smaller k."
             )
         pictures = family.decode(state.latents)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
+from ecdiff_core.files import write_text
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.tuned_config import TunedConfig, write_text
+from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.search import Space, get_search
 from ecdiff_tune.search.base import Stage1Space, Stage2Space
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
+from ecdiff_tune.winner import heldout_scores, tuned_config
 from ecdiff_tune.workbench import Workbench, prepare
 
 SAMPLES = 8
 """Prompts in samples.png."""
-BOOTSTRAP_RESAMPLES = 2000
 
 
 def reference(settings: Settings) -> None:
@@ -75,7 +72,7 @@ def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
     search = bench.settings.search
     space = Stage1Space(bench.p(), tuple(search.k), tuple(search.alpha), bench.settings.num_steps)
     winner = _search(bench, 1, space)
-    config = _tuned(bench, winner)
+    config = tuned_config(bench, winner)
     config.save(bench.path / "stage1.yaml")
     _point_out_edge(bench, "k", winner.params.k, search.k)
     _point_out_edge(bench, "alpha", winner.params.alpha, search.alpha)
@@ -88,7 +85,7 @@ def _run_stage2(bench: Workbench, stage1_winner: ECDiffParams) -> tuple[Trial, T
     space = Stage2Space.of(stage1_winner, settings.s_values, settings.num_steps, handoff)
     winner = _search(bench, 2, space)
     _point_out_edge(bench, "s", winner.params.s, space.s_values)
-    return winner, _tuned(bench, winner)
+    return winner, tuned_config(bench, winner)
 
 
 def _stage1_winner(bench: Workbench) -> ECDiffParams:
@@ -154,71 +151,11 @@ def _point_out_edge(bench: Workbench, name: str, value: float, grid: Any) -> Non
         )
 
 
-def _quality_interval(ssims: list[float], seed: int) -> list[float]:
-    """Bootstrap 95% interval of the mean over prompts."""
-    values = np.asarray(ssims)
-    draws = np.random.default_rng(seed).integers(len(values), size=(BOOTSTRAP_RESAMPLES, len(values)))
-    return [round(float(q), 6) for q in np.quantile(values[draws].mean(axis=1), [0.025, 0.975])]
-
-
-def _scores(bench: Workbench, trial: Trial) -> dict[str, Any]:
-    """The score section of the YAML."""
-    assert trial.score is not None
-    ssims = [one.ssim for one in trial.measurements if one.ssim is not None]
-    psnrs = [one.psnr for one in trial.measurements if one.psnr is not None]
-    scores: dict[str, Any] = {
-        key: None if value is None else round(value, 6) for key, value in asdict(trial.score).items()
-    }
-    plan = trial.plan
-    return {
-        **scores,
-        "quality_ci95": _quality_interval(ssims, bench.settings.seed),
-        "psnr": round(float(np.median(psnrs)), 3),
-        "seconds": round(trial.seconds, 6),
-        "calls": {"cloud": plan.cloud_calls, "approximated": plan.approximated, "edge": plan.edge_calls},
-    }
-
-
-def _tuned(bench: Workbench, trial: Trial) -> TunedConfig:
-    """The YAML of a winner, without held-out scores."""
-    settings, pipe = bench.settings, bench.generation.pipe
-    latency = bench.latency
-    provenance = {
-        "study": settings.study,
-        "search": settings.search.name,
-        "created": bench.created,
-        "calibration": {
-            "file": settings.calibration.file,
-            "num_prompts": len(bench.prompts),
-            "digest": bench.prompts.digest,
-            "first_seed": bench.prompts.seeds[0],
-        },
-        "objective": {**asdict(settings.objective), "earliest_s": settings.earliest_s},
-        "latency": {
-            "source": settings.latency,
-            "cloud_call_seconds": round(latency.cloud_call.median, 6),
-            "edge_call_seconds": round(latency.edge_call.median, 6),
-            "encode_seconds": round(latency.encode.median, 6),
-            "decode_seconds": round(latency.decode.median, 6),
-            "transfer_seconds": round(latency.transfer_seconds, 6),
-        },
-        "device": _device_name(bench.generation.device),
-        "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
-    }
-    return TunedConfig(pipe.pair.spec, trial.params, pipe.config.sampling, _scores(bench, trial), provenance)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
 def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     """Held-out score, YAML, table and pictures; the last lines that a command prints."""
     scores = dict(config.score or {})
     if len(bench.heldout):
-        scores["heldout"] = _heldout_scores(bench, winner)
+        scores["heldout"] = heldout_scores(bench, winner)
     config = TunedConfig(config.pair, config.params, config.sampling, scores, config.provenance)
     config.save(bench.path / "ecdiff.yaml")
     write_text(bench.path / "table5.md", tables.table5([config]))
@@ -228,24 +165,6 @@ def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     prompt = bench.prompts.prompts[0]
     yaml_path = bench.path / "ecdiff.yaml"
     bench.progress.say(f'next: python -m ecdiff_core generate --config {yaml_path} --prompt "{prompt}"')
-
-
-def _heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:
-    evaluator = bench.heldout_evaluator()
-    bench.progress.start_task("winner on held-out prompts", len(bench.heldout))
-    found = tuple(evaluator.measure(winner.params, bench.progress.prompts_done))
-    ssims = [one.ssim for one in found if one.ssim is not None]
-    psnrs = [one.psnr for one in found if one.psnr is not None]
-    score = bench.scorer().score(winner.plan, found, with_burden=True)
-    bench.progress.end_stage()
-    return {
-        "quality": round(score.quality, 6) if score else None,
-        "objective": round(score.objective, 6) if score else None,
-        "quality_ci95": _quality_interval(ssims, bench.settings.seed) if score else None,
-        "psnr": round(float(np.median(psnrs)), 3) if score else None,
-        "num_prompts": len(bench.heldout),
-        "digest": bench.heldout.digest,
-    }
 
 
 def _write_noise_profile(bench: Workbench) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ecdiff_core.devices import synchronize
 from ecdiff_core.params import ECDiffParams
+from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.plan import Plan, plan
 from ecdiff_core.sampler import SamplerState, advance
 from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.generation import Batch, Generation
 from ecdiff_tune.ledger import ConfigKey, Ledger, Measurement
 from ecdiff_tune.metrics import psnr, ssim
-from ecdiff_tune.reference import Reference
+from ecdiff_tune.reference import Reference, prepare
 
 
 class Evaluator:
@@ -29,7 +29,7 @@ class Evaluator:
 
     def __init__(
         self,
-        generation: Generation,
+        pipe: ECDiffPipeline,
         prompts: CalibrationSet,
         reference: Reference,
         ledger: Ledger,
@@ -37,25 +37,25 @@ class Evaluator:
         batch_size: int,
         share_warm_up: bool = True,
     ) -> None:
-        self._generation = generation
+        self._pipe = pipe
         self._prompts = prompts
         self._reference = reference
         self._ledger = ledger
         self._share_warm_up = share_warm_up
         rows = range(len(prompts))
         self._chunks = [rows[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
-        self._batches: dict[range, Batch] = {}
+        self._batches: dict[range, Prepared] = {}
         self._warm: dict[tuple[range, int], SamplerState] = {}
 
     def plan(self, params: ECDiffParams) -> Plan:
         """What every step of a config does."""
-        sampling = self._generation.pipe.config.sampling
+        sampling = self._pipe.config.sampling
         return plan(params, sampling.num_inference_steps, sampling.handoff)
 
     def measure(self, params: ECDiffParams, on_prompts: Callable[[int], None]) -> list[Measurement]:
         """The config's measurements, prompt by prompt; ``on_prompts`` hears how many became ready."""
         steps = self.plan(params)
-        key = ConfigKey.of(params, steps, self._generation.pipe.config.sampling.estimator)
+        key = ConfigKey.of(params, steps, self._pipe.config.sampling.estimator)
         keys = self._prompts.keys
         known = self._ledger.read(key)
         for rows in self._chunks:
@@ -67,22 +67,20 @@ class Evaluator:
             on_prompts(len(rows))
         return [known[one] for one in keys]
 
-    def pictures(self, params: ECDiffParams, rows: list[int]) -> Tensor:
+    def pictures(self, params: ECDiffParams, rows: Sequence[int]) -> Tensor:
         """The config's pictures of some prompts, float32 RGB in 0 … 1, shape (rows, 3, height, width)."""
-        batch = self._generation.batch(
-            [self._prompts.prompts[i] for i in rows], [self._prompts.seeds[i] for i in rows]
-        )
+        batch = prepare(self._pipe, self._prompts, rows)
         state = self._finish(batch.start, batch, params, self.plan(params))
-        return self._generation.decode(state.latents).cpu()
+        return self._pipe.pair.family.decode(state.latents).cpu()
 
     def _generate(self, params: ECDiffParams, steps: Plan, rows: range) -> list[Measurement]:
         batch = self._batch(rows)
         state = self._after_warm_up(rows, params) if self._share_warm_up else batch.start
-        synchronize(self._generation.device)
+        synchronize(self._pipe.device)
         started = time.perf_counter()
         state = self._finish(state, batch, params, steps)
-        decoded = self._generation.decode(state.latents)
-        synchronize(self._generation.device)
+        decoded = self._pipe.pair.family.decode(state.latents)
+        synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / len(rows)
 
         pictures = torch.nan_to_num(decoded.cpu())
@@ -91,28 +89,27 @@ class Evaluator:
         values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
         return [Measurement(s, p, seconds) if ok else Measurement(None, None, seconds) for ok, s, p in values]
 
-    def _finish(self, state: SamplerState, batch: Batch, params: ECDiffParams, steps: Plan) -> SamplerState:
-        return advance(state, steps, batch.cloud, batch.edge, self._generation.estimator, params.alpha)
+    def _finish(
+        self, state: SamplerState, batch: Prepared, params: ECDiffParams, steps: Plan
+    ) -> SamplerState:
+        return advance(state, steps, batch.cloud, batch.edge, self._pipe.estimator, params.alpha)
 
-    def _batch(self, rows: range) -> Batch:
+    def _batch(self, rows: range) -> Prepared:
         if rows not in self._batches:
-            prompts, seeds = self._prompts.prompts, self._prompts.seeds
-            self._batches[rows] = self._generation.batch(
-                prompts[rows.start : rows.stop], seeds[rows.start : rows.stop]
-            )
+            self._batches[rows] = prepare(self._pipe, self._prompts, rows)
         return self._batches[rows]
 
     def _after_warm_up(self, rows: range, params: ECDiffParams) -> SamplerState:
         """The state after p real cloud calls, which every config with that p goes through."""
         if (rows, params.p) not in self._warm:
-            batch, steps = self._batch(rows), self._generation.num_steps
+            batch, steps = self._batch(rows), self._pipe.num_steps
             cloud_only = plan(ECDiffParams.cloud_only(steps), steps)
             self._warm[rows, params.p] = advance(
                 batch.start,
                 cloud_only,
                 batch.cloud,
                 batch.edge,
-                self._generation.estimator,
+                self._pipe.estimator,
                 1.0,
                 until=params.p,
             )

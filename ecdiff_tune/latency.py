@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from ecdiff_core.devices import synchronize
+from ecdiff_core.files import write_text
 from ecdiff_core.link import Link
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import Plan
-from ecdiff_core.tuned_config import write_text
 
 WARM_UP_CALLS = 3
 TIMED_CALLS = 15

@@ -6,7 +6,6 @@ Figure 3), and the Gram matrix of the cloud's noises, from which later searches 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ from torch import Tensor
 
 from ecdiff_core.devices import synchronize
 from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
+from ecdiff_core.files import replacing
 from ecdiff_core.params import ECDiffParams
+from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.plan import plan
 from ecdiff_core.sampler import advance
 from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.generation import Generation
 
 
 class DamagedReferenceError(ECDiffError):
@@ -88,6 +88,12 @@ def auto_p(noise_change: NDArray[np.float64], at_most: int) -> int:
     return int(np.clip(settled[0] + 1 if len(settled) else 2, 2, max(2, at_most)))
 
 
+def prepare(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> Prepared:
+    """Some prompts of a set, ready to run, each one's initial noise from its own seed."""
+    generators = [torch.Generator().manual_seed(prompts.seeds[i]) for i in rows]
+    return pipe.prepare([prompts.prompts[i] for i in rows], generator=generators)
+
+
 def missing(prompts: CalibrationSet, folder: Path) -> list[int]:
     """The prompts, by index, whose reference is not in ``folder``."""
     return [i for i, key in enumerate(prompts.keys) if not _path(folder, key).is_file()]
@@ -98,7 +104,7 @@ def _path(folder: Path, key: str) -> Path:
 
 
 def make(
-    generation: Generation,
+    pipe: ECDiffPipeline,
     prompts: CalibrationSet,
     folder: Path,
     *,
@@ -118,10 +124,9 @@ def make(
     on_prompts(len(prompts) - len(wanted))
     for first in range(0, len(wanted), batch_size):
         rows = wanted[first : first + batch_size]
-        for row, tensors in zip(rows, _generate(generation, prompts, rows), strict=True):
-            part = paths[row].with_suffix(f".{os.getpid()}.part")
-            save_file(tensors, part)
-            part.replace(paths[row])
+        for row, tensors in zip(rows, _generate(pipe, prompts, rows), strict=True):
+            with replacing(paths[row]) as part:
+                save_file(tensors, part)
         on_prompts(len(rows))
     return Reference(tuple(_read(path) for path in paths))
 
@@ -135,15 +140,13 @@ def _read(path: Path) -> PromptReference:
         ) from error
 
 
-def _generate(
-    generation: Generation, prompts: CalibrationSet, rows: Sequence[int]
-) -> list[dict[str, Tensor]]:
-    batch = generation.batch([prompts.prompts[i] for i in rows], [prompts.seeds[i] for i in rows])
-    steps = generation.num_steps
+def _generate(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> list[dict[str, Tensor]]:
+    batch = prepare(pipe, prompts, rows)
+    steps = pipe.num_steps
     noises: list[Tensor] = []
     pictures, seconds = {}, []
     for name, params in (("cloud", ECDiffParams.cloud_only(steps)), ("edge", ECDiffParams.edge_only())):
-        synchronize(generation.device)
+        synchronize(pipe.device)
         started = time.perf_counter()
         record = (lambda _step, _action, eps: noises.append(eps)) if name == "cloud" else None
         state = advance(
@@ -151,15 +154,15 @@ def _generate(
             plan(params, steps),
             batch.cloud,
             batch.edge,
-            generation.estimator,
+            pipe.estimator,
             1.0,
             on_step=record,
         )
-        synchronize(generation.device)
+        synchronize(pipe.device)
         seconds.append((time.perf_counter() - started) / len(rows))
         if not torch.isfinite(state.latents).all():
             raise NonFiniteLatentsError(f"The {name} model's own latents are not finite. Try dtype=float32.")
-        pictures[name] = generation.decode(state.latents)
+        pictures[name] = pipe.pair.family.decode(state.latents)
     flat = torch.stack([eps.flatten(1) for eps in noises], dim=1)
     change = flat.diff(dim=1).abs().mean(dim=2).cpu()
     flat = flat.cpu().double()

@@ -12,7 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.tuned_config import PairSpec, write_text
+from ecdiff_core.files import write_text
+from ecdiff_core.tuned_config import PairSpec
 from ecdiff_tune.settings import Settings
 
 STATE_FILE = "study.json"

@@ -17,7 +17,6 @@ from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import calibration, latency, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.evaluator import Evaluator
-from ecdiff_tune.generation import Generation
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.objective import Weights
@@ -35,7 +34,7 @@ class Workbench:
     settings: Settings
     path: Path
     created: str
-    generation: Generation
+    pipe: ECDiffPipeline
     prompts: CalibrationSet
     heldout: CalibrationSet
     latency: LatencyProfile
@@ -74,13 +73,13 @@ class Workbench:
     def heldout_evaluator(self) -> Evaluator:
         """Measures configs on the held-out set, whose reference is made now if need be."""
         made = make_reference(
-            self.generation, self.heldout, self.reference_folder, self.settings, self.latency, self.progress
+            self.pipe, self.heldout, self.reference_folder, self.settings, self.latency, self.progress
         )
         return self._evaluator(self.heldout, made)
 
     def _evaluator(self, prompts: CalibrationSet, made: Reference) -> Evaluator:
         return Evaluator(
-            self.generation,
+            self.pipe,
             prompts,
             made,
             self.ledger,
@@ -98,25 +97,22 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
     """
     prompts, heldout = calibration.load(settings)
     with StudyFolder(settings) as folder, Progress() as progress:
-        generation = Generation(_load_pipe(settings))
-        spec = generation.pipe.pair.spec
+        pipe = _load_pipe(settings)
+        spec = pipe.pair.spec
         created = folder.claim(spec, prompts.digest)
-        progress.say(_opening(settings, generation, len(prompts), len(heldout)))
-        profile = _latency_profile(folder.path / "latency.json", generation, settings, progress)
+        progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
+        profile = _latency_profile(folder.path / "latency.json", pipe, settings, progress)
         where = (
-            Path(settings.output_dir)
-            / settings.pair.name
-            / "reference"
-            / _reference_digest(settings, generation)
+            Path(settings.output_dir) / settings.pair.name / "reference" / _reference_digest(settings, pipe)
         )
-        made = make_reference(generation, prompts, where, settings, profile, progress)
+        made = make_reference(pipe, prompts, where, settings, profile, progress)
         ledger = Ledger(folder.path / "ledger.sqlite")
         try:
             yield Workbench(
                 settings,
                 folder.path,
                 created,
-                generation,
+                pipe,
                 prompts,
                 heldout,
                 profile,
@@ -134,7 +130,7 @@ def _batch_size(settings: Settings) -> int:
 
 
 def make_reference(
-    generation: Generation,
+    pipe: ECDiffPipeline,
     prompts: CalibrationSet,
     where: Path,
     settings: Settings,
@@ -148,7 +144,7 @@ def make_reference(
         progress.say(f"reference: {calls:,} cloud and {calls:,} edge calls, about {minutes:.1f} min")
     progress.start_task("reference pictures (cloud and edge)", len(prompts))
     return reference.make(
-        generation, prompts, where, batch_size=_batch_size(settings), on_prompts=progress.prompts_done
+        pipe, prompts, where, batch_size=_batch_size(settings), on_prompts=progress.prompts_done
     )
 
 
@@ -161,24 +157,24 @@ def _load_pipe(settings: Settings) -> ECDiffPipeline:
     return ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
 
 
-def _opening(settings: Settings, generation: Generation, prompts: int, heldout: int) -> str:
-    pair = generation.pipe.pair
+def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: int) -> str:
+    pair = pipe.pair
     cloud, edge = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (pair.cloud, pair.edge))
     return (
         f"pair {settings.pair.name}: cloud {cloud:.1f} M, edge {edge:.1f} M parameters; "
         f"{prompts} prompts to tune on, {heldout} held out; "
-        f"{settings.num_steps} {settings.sampling.scheduler} steps on {generation.device}"
+        f"{settings.num_steps} {settings.sampling.scheduler} steps on {pipe.device}"
     )
 
 
 def _latency_profile(
-    path: Path, generation: Generation, settings: Settings, progress: Progress
+    path: Path, pipe: ECDiffPipeline, settings: Settings, progress: Progress
 ) -> LatencyProfile:
     """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
     if path.is_file():
         profile = LatencyProfile.load(path)
     else:
-        profile = latency.measure(generation.pipe, settings.core_link())
+        profile = latency.measure(pipe, settings.core_link())
         profile.save(path)
     cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
     progress.say(
@@ -189,9 +185,8 @@ def _latency_profile(
     return profile
 
 
-def _reference_digest(settings: Settings, generation: Generation) -> str:
+def _reference_digest(settings: Settings, pipe: ECDiffPipeline) -> str:
     """The folder name under which references of these weights and sampling settings are shared by studies."""
-    pipe = generation.pipe
     sampling = {**asdict(pipe.config.sampling), "height": pipe.height, "width": pipe.width}
     for unused in ("handoff", "estimator"):
         sampling.pop(unused)
@@ -199,7 +194,7 @@ def _reference_digest(settings: Settings, generation: Generation) -> str:
     told = {
         "weights": [spec.cloud.fingerprint, spec.edge.fingerprint],
         "sampling": sampling,
-        "device": generation.device.type,
+        "device": pipe.device.type,
         "timed": settings.latency == "wallclock",
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

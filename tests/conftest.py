@@ -68,7 +68,7 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(tiny_pair: Path) -> TunedConfig:
     """A config of the tiny pair whose plan is ``3C2A1C2A1C3E``: every action, and alpha matters."""
     return TunedConfig(

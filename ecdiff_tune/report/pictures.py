@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,12 +14,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ecdiff_core.files import replacing
+
 
 def _save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    figure.savefig(part, dpi=dpi, format=path.suffix[1:], bbox_inches="tight", facecolor="white")
+    with replacing(path) as part:
+        figure.savefig(part, dpi=dpi, format=path.suffix[1:], bbox_inches="tight", facecolor="white")
     plt.close(figure)
-    part.replace(path)
 
 
 def samples(path: Path, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_core.tuned_config import TunedConfig, write_text
+from ecdiff_core.files import write_text
+from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.study import Trial
 
 COLUMNS = (

@@ -47,7 +47,7 @@ def train_cloud(
     *,
     folder: Path,
     steps: int,
-    batch: int = 64,
+    batch: int = 40,
 ) -> None:
     """Epsilon-prediction on scaled latents; ``data`` is (latents, token ids, token ids of "")."""
     device = next(unet.parameters()).device
@@ -89,7 +89,7 @@ def train_edge(
     *,
     folder: Path,
     steps: int,
-    batch: int = 64,
+    batch: int = 40,
 ) -> None:
     """Distil as BK-SDM does (arXiv 2305.15798): the task's loss, the teacher's output, its blocks' outputs.
 
