@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ecdiff_core.errors import ECDiffError
     from ecdiff_core.params import ECDiffParams
     from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
-    from ecdiff_core.plan import Action, Plan, plan
+    from ecdiff_core.plan import Action, Plan
     from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 
 __version__ = "0.1.0"
@@ -21,7 +21,6 @@ _HOME = {
     "ECDiffPipeline": "pipeline",
     "Action": "plan",
     "Plan": "plan",
-    "plan": "plan",
     "ModelRef": "tuned_config",
     "PairSpec": "tuned_config",
     "Sampling": "tuned_config",
@@ -40,7 +39,6 @@ __all__ = [
     "Plan",
     "Sampling",
     "TunedConfig",
-    "plan",
 ]
 
 

@@ -64,10 +64,12 @@ def _run(command: str) -> None:
 
     settings.register()
 
+    begun: list[str] = []
     failures: list[ECDiffError] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def job(config: DictConfig) -> None:
+        begun.append(command)
         try:
             chosen = settings.from_config(config)
             quiet_libraries()
@@ -83,9 +85,12 @@ def _run(command: str) -> None:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandLineError(_hydra_message(error)) from error
-    except PermissionError as error:
+    except OSError as error:
+        if begun:
+            raise
+        # Hydra makes its run folder before the command begins.
         raise CommandLineError(
-            f"Cannot write to {error.filename}. Set output_dir to a writable folder."
+            f"Cannot write to {error.filename}: {error.strerror}. Set output_dir to a writable folder."
         ) from error
     if failures:
         raise failures[0]

@@ -48,6 +48,11 @@ class LatencyProfile:
         transfer = self.transfer_seconds if plan.hands_over else 0.0
         return self.encode.median + calls + self.decode.median + transfer
 
+    def alone(self, num_steps: int) -> tuple[float, float]:
+        """t_cloud and t_edge of eq. 10: seconds of a generation by the cloud alone and by the edge alone."""
+        fixed = self.encode.median + self.decode.median
+        return fixed + num_steps * self.cloud_call.median, fixed + num_steps * self.edge_call.median
+
     def save(self, path: Path) -> None:
         """Write it as JSON."""
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")

@@ -83,9 +83,7 @@ class Scorer:
         """t_cloud and t_edge of eq. 10."""
         if self.wallclock is not None:
             return self.wallclock
-        latency = self.latency
-        fixed = latency.encode.median + latency.decode.median
-        return fixed + num_steps * latency.cloud_call.median, fixed + num_steps * latency.edge_call.median
+        return self.latency.alone(num_steps)
 
     def score(self, plan: Plan, measurements: tuple[Measurement, ...], with_burden: bool) -> Score | None:
         """The score; None when a prompt has no finite picture."""

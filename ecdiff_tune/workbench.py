@@ -19,7 +19,7 @@ from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger
-from ecdiff_tune.objective import Weights
+from ecdiff_tune.objective import Weights, efficiency
 from ecdiff_tune.progress import Progress
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.settings import Settings
@@ -176,6 +176,7 @@ def _latency_profile(
     else:
         profile = latency.measure(pipe, settings.core_link())
         profile.save(path)
+    efficiency(0.0, *profile.alone(settings.num_steps))  # a pair that eq. 10 has no meaning for ends here
     cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
     progress.say(
         f"latency: cloud call {cloud:.1f} ms, edge call {edge:.1f} ms ({edge / cloud:.2f} of it), "
