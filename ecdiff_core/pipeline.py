@@ -71,9 +71,10 @@ class ECDiffPipeline:
         self.pair = pair
         self.config = config
         self.scheduler = build_scheduler(config.sampling.scheduler, pair.family.scheduler)
+        self.scheduler.set_timesteps(self.num_steps)  # the scale of the initial noise may depend on them
         default = pair.family.default_size
-        self.height = config.sampling.height or default[0]
-        self.width = config.sampling.width or default[1]
+        self.height = default[0] if config.sampling.height is None else config.sampling.height
+        self.width = default[1] if config.sampling.width is None else config.sampling.width
         pair.family.check_size(self.height, self.width)
 
     @classmethod
@@ -175,7 +176,7 @@ class ECDiffPipeline:
             ParamsError: no prompt, as many generators as there are not prompts, or an unknown mode.
             NonFiniteLatentsError: the result is not finite.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
         _check_call(prompts, negatives, generator)
         steps, family = self.plan(mode), self.pair.family

@@ -128,7 +128,8 @@ class TunedConfig:
         """The YAML text, every key with its comment."""
         tree = {"format_version": self.format_version, **asdict(self)}
         tree = {key: value for key, value in tree.items() if value is not None}
-        lines = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).splitlines()
+        # One line a value, however long: a comment inside a folded one would break it.
+        lines = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=float("inf")).splitlines()
         return "\n".join(map(_with_comment, lines)) + "\n"
 
     def save(self, path: Path | str) -> None:
@@ -194,6 +195,7 @@ _SCALARS: dict[str, tuple[type, ...]] = {
     "Handoff": (str,),
     "str | None": (str, type(None)),
     "int | None": (int, type(None)),
+    "Mapping[str, Any] | None": (dict, type(None)),
 }
 T = TypeVar("T")
 

@@ -114,7 +114,7 @@ def _search(bench: Workbench, stage: int, space: Space) -> Trial:
         write_text(path, table.to_csv(index=False))
 
     search = get_search(bench.settings.search.name, space)
-    winner = run(stage, search, bench.evaluator(), bench.scorer(), bench.progress, keep)
+    winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
     return winner
 
@@ -128,7 +128,7 @@ def _earlier_trials(path: Path, stage: int) -> pd.DataFrame:
 
 def _forecast(bench: Workbench, stage: int, space: Space) -> str:
     """How many trials and calls at most, and about how long at the reference's pace."""
-    evaluator = bench.evaluator()
+    evaluator = bench.evaluator
     plans = [evaluator.plan(params) for params in space.grid]
     shared = 0 if bench.wallclock else space.p
     prompts, steps = len(bench.prompts), bench.settings.num_steps
@@ -177,7 +177,7 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
     """samples.png: cloud, edge, HybridSD and EC-Diff, the prompts with the lowest SSIM first."""
     ssims = [one.ssim if one.ssim is not None else 1.0 for one in winner.measurements]
     worst = sorted(range(len(ssims)), key=lambda i: ssims[i])[:SAMPLES]
-    evaluator = bench.evaluator()
+    evaluator = bench.evaluator
     cloud = torch.stack([bench.reference.prompts[i].cloud for i in worst])
     edge = torch.stack([bench.reference.prompts[i].edge for i in worst])
     hybrid = evaluator.pictures(ECDiffParams.hybrid(winner.plan.handoff_step), worst)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ecdiff_core.devices import get_device, get_dtype
@@ -66,8 +67,9 @@ class Workbench:
         timed = self.reference if self.wallclock else None
         return Scorer.of(self.latency, weights, self.settings.earliest_s, timed)
 
+    @cached_property
     def evaluator(self) -> Evaluator:
-        """Measures configs on the calibration set."""
+        """Measures configs on the calibration set; one for all stages, so that they share the warm-up."""
         return self._evaluator(self.prompts, self.reference)
 
     def heldout_evaluator(self) -> Evaluator:

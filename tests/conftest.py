@@ -10,6 +10,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries read it: a test that downloads fails at once
 
+import hypothesis
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -23,6 +24,8 @@ from shapes_pair import models
 LATENT_SIDE = 8
 TEXT_WIDTH = 32
 
+hypothesis.settings.register_profile("ecdiff", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("ecdiff")
 torch.set_num_threads(1)  # faster for models this small, and results that do not depend on the machine
 
 

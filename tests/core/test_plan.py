@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_schedule_says_every_step(run: tuple[ECDiffParams, int], handoff: Handof
     pieces = re.findall(r"(\d+)([CAE])", steps.schedule)
     assert "".join(count + action for count, action in pieces) == steps.schedule
     assert Plan(tuple(Action(action) for count, action in pieces for _ in range(int(count)))) == steps
-    assert all(one != other for (_, one), (_, other) in zip(pieces, pieces[1:], strict=False))
+    assert all(one != other for (_, one), (_, other) in pairwise(pieces))
 
 
 def _noises(steps: Plan, alpha: float) -> Tensor:
@@ -162,7 +163,7 @@ def _noises(steps: Plan, alpha: float) -> Tensor:
     return torch.stack(used)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(run=runs(most_steps=20), handoff=st.sampled_from(HANDOFFS))
 def test_uses_alpha_means_that_another_alpha_gives_another_trajectory(
     run: tuple[ECDiffParams, int], handoff: Handoff

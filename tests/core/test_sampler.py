@@ -99,21 +99,28 @@ def test_obeys_the_plan() -> None:
     assert calls == real
 
 
+def noted(
+    state: SamplerState, estimator: noise.Estimator, until: int = T
+) -> tuple[SamplerState, list[Tensor]]:
+    """The state at ``until``, and the noises of the steps until there."""
+    noises: list[Tensor] = []
+    state = advance(
+        state, PLAN, cloud, edge, estimator, 0.3, until=until, on_step=lambda *step: noises.append(step[2])
+    )
+    return state, noises
+
+
 @pytest.mark.parametrize("estimator", [GRADIENT, REUSE], ids=["gradient", "reuse"])
 def test_stops_anywhere_and_resumes(scheduler: SchedulerMixin, estimator: noise.Estimator) -> None:
     begun = start(latents() * scheduler.init_noise_sigma, scheduler, T)
-    uncut_noises: list[Tensor] = []
-    uncut = advance(begun, PLAN, cloud, edge, estimator, 0.3, on_step=lambda *s: uncut_noises.append(s[2]))
+    uncut, uncut_noises = noted(begun, estimator)
     assert uncut.latents.isfinite().all()
     for cut in range(T + 1):
-        noises: list[Tensor] = []
-        half = advance(
-            begun, PLAN, cloud, edge, estimator, 0.3, until=cut, on_step=lambda *s: noises.append(s[2])
-        )
-        assert half.step == cut == len(noises)
-        whole = advance(half, PLAN, cloud, edge, estimator, 0.3, on_step=lambda *s: noises.append(s[2]))
+        half, first_noises = noted(begun, estimator, until=cut)
+        assert half.step == cut == len(first_noises)
+        whole, last_noises = noted(half, estimator)
         assert same(whole, uncut)
-        assert same(noises, uncut_noises)
+        assert same(first_noises + last_noises, uncut_noises)
 
 
 def test_one_step_at_a_time_equals_straight_through(scheduler: SchedulerMixin) -> None:
@@ -141,7 +148,7 @@ def test_forks_leave_the_state_and_equal_uncut_runs(scheduler: SchedulerMixin, a
         for steps in (PLAN, *schedules):
             fork = run(steps, alpha, kept)
             assert same(kept, before)
-            if steps.steps[:at] == PLAN.steps[:at] and at <= 3:
+            if steps.steps[:at] == PLAN.steps[:at] and at <= 5:  # alpha acts after step 5
                 assert same(fork, run(steps, alpha, begun))
     assert same(run(PLAN, 0.3, kept), run(PLAN, 0.3, begun))
 

@@ -52,7 +52,7 @@ def _share_of_right_objects(pipe: ECDiffPipeline, held_out: list[Scene], mode: s
     images = pipe([s.caption() for s in held_out], generator=generators, mode=mode).images  # type: ignore[arg-type]
     right: list[bool] = []
     for image, scene in zip(images, held_out, strict=True):
-        right += [bool(o.right) for o in read(np.asarray(image, np.float32) / 255, scene).objects]
+        right += [o.color_right for o in read(np.asarray(image, np.float32) / 255, scene).objects]
     return sum(right) / len(right)
 
 

@@ -1,0 +1,337 @@
+"""``python -m ecdiff_core generate``: files, metadata, the closing line, and errors as one line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
+from ecdiff_core.__main__ import main
+from ecdiff_core.pair import load_pair
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def config_path(tiny_config: TunedConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "ecdiff.yaml"
+    tiny_config.save(path)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "pictures"
+
+
+def generate(config: Path, out: Path, *arguments: str) -> int:
+    return main(["generate", "--config", str(config), "--out", str(out), "--device", "cpu", *arguments])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_a_picture_with_its_story(
+    tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture
+) -> None:
+    prompt = "a large red ring, “quoted”, on a dark background"
+    assert generate(config_path, out, "--prompt", prompt, "--seed", "7") == 0
+    assert names(out) == ["00007.png"]
+
+    picture = Image.open(out / "00007.png")
+    alone = ECDiffPipeline.from_config(tiny_config, device="cpu")(
+        prompt, generator=torch.Generator().manual_seed(7)
+    )
+    assert np.array_equal(np.asarray(picture), np.asarray(alone.images[0]))
+    assert picture.text["ecdiff:prompt"] == prompt
+    assert picture.text["ecdiff:seed"] == "7"
+    assert picture.text["ecdiff:plan"] == "3C2A1C2A1C3E"
+    assert TunedConfig.from_yaml(picture.text["ecdiff:config"]) == tiny_config
+
+    stdout, stderr = capsys.readouterr()
+    first, closing = stdout.splitlines()
+    assert first == f"{out / '00007.png'}  {prompt}"
+    assert re.fullmatch(
+        r"12 steps = 5 cloud \+ 4 approximated \+ 3 edge · \d+\.\d\d s \(cloud only about \d+\.\d\d s\)",
+        closing,
+    )
+    assert stderr == ""
+
+
+def test_a_picture_can_be_made_again_from_its_metadata(config_path: Path, out: Path, tmp_path: Path) -> None:
+    assert generate(config_path, out, "--prompt", "a small blue star", "--seed", "3") == 0
+    first = Image.open(out / "00003.png")
+    again = tmp_path / "again.yaml"
+    again.write_text(first.text["ecdiff:config"], encoding="utf-8")
+    story = ("--prompt", first.text["ecdiff:prompt"], "--seed", first.text["ecdiff:seed"])
+    assert generate(again, tmp_path / "again", *story) == 0
+    assert (tmp_path / "again" / "00003.png").read_bytes() == (out / "00003.png").read_bytes()
+
+
+def test_prompts_of_options_and_file_take_the_next_seeds(
+    config_path: Path, out: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    prompts_file = tmp_path / "prompts.txt"
+    prompts_file.write_text("\n  a small green cross  \n\na large pink square\n", encoding="utf-8")
+    arguments = ("--prompt", "one", "--prompt", "two", "--prompts-file", str(prompts_file), "--seed", "41")
+    assert generate(config_path, out, *arguments) == 0
+    story = {path.name: Image.open(path).text["ecdiff:prompt"] for path in out.iterdir()}
+    assert story == {
+        "00041.png": "one",
+        "00042.png": "two",
+        "00043.png": "a small green cross",
+        "00044.png": "a large pink square",
+    }
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[-1].endswith(" a picture")
+
+
+def test_batches_give_the_same_pictures(config_path: Path, out: Path, tmp_path: Path) -> None:
+    prompts = ("--prompt", "a", "--prompt", "b", "--prompt", "c")
+    assert generate(config_path, out, *prompts) == 0
+    assert generate(config_path, tmp_path / "batches", *prompts, "--batch-size", "2") == 0
+    assert names(out) == names(tmp_path / "batches") == ["00000.png", "00001.png", "00002.png"]
+    for path in out.iterdir():
+        one, other = (np.asarray(Image.open(p)).astype(int) for p in (path, tmp_path / "batches" / path.name))
+        assert np.abs(one - other).max() <= 1  # a batch is summed in another order
+        assert Image.open(path).text == Image.open(tmp_path / "batches" / path.name).text
+
+
+@pytest.mark.parametrize(
+    ("mode", "schedule", "closing"),
+    [
+        (
+            "ecdiff",
+            "3C2A1C2A1C3E",
+            r"12 steps = 5 cloud \+ 4 approximated \+ 3 edge · .* \(cloud only about .*\)",
+        ),
+        ("hybrid", "9C3E", r"12 steps = 9 cloud \+ 0 approximated \+ 3 edge · .* \(cloud only about .*\)"),
+        ("cloud", "12C", r"12 steps = 12 cloud \+ 0 approximated \+ 0 edge · \d+\.\d\d s"),
+        ("edge", "12E", r"12 steps = 0 cloud \+ 0 approximated \+ 12 edge · \d+\.\d\d s"),
+    ],
+)
+def test_modes(config_path: Path, out: Path, capsys: Capture, mode: str, schedule: str, closing: str) -> None:
+    assert generate(config_path, out, "--prompt", "a", "--mode", mode) == 0
+    assert Image.open(out / "00000.png").text["ecdiff:plan"] == schedule
+    assert re.fullmatch(closing, capsys.readouterr().out.splitlines()[-1])
+
+
+def test_negative_prompt_changes_the_picture(config_path: Path, out: Path) -> None:
+    seen = []
+    for negative in ([], ["--negative-prompt", "a large purple triangle"]):
+        assert generate(config_path, out, "--prompt", "a", *negative) == 0
+        seen.append(np.asarray(Image.open(out / "00000.png")))
+    assert not np.array_equal(*seen)
+
+
+def test_weights_that_the_config_was_not_tuned_for(
+    tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture
+) -> None:
+    pair = replace(tiny_config.pair, edge=replace(tiny_config.pair.edge, fingerprint="0123456789abcdef"))
+    replace(tiny_config, pair=pair).save(config_path)
+    assert generate(config_path, out, "--prompt", "a") == 2
+    assert re.search(r"edge model .* other weights .*tuned for \(0123456789abcdef\)", one_error_line(capsys))
+    assert nothing_written(out)
+    assert generate(config_path, out, "--prompt", "a", "--any-weights") == 0
+    assert names(out) == ["00000.png"]
+
+
+def one_error_line(capsys: Capture) -> str:
+    """What stands on stderr: one line, and nothing on stdout."""
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("error: ")
+    assert stderr.endswith("\n")
+    assert stderr.count("\n") == 1
+    return stderr
+
+
+def nothing_written(out: Path) -> bool:
+    return not out.is_dir() or not names(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"No prompt: give --prompt TEXT or a --prompts-file"),
+        (["--prompt", "  "], r"No prompt"),
+        (["--prompts-file", "empty.txt"], r"No prompt"),
+        (["--prompts-file", "missing.txt"], r"Cannot read the prompts file missing\.txt: No such file"),
+        (["--prompts-file", "binary.txt"], r"Cannot read the prompts file binary\.txt: it is not text"),
+        (["--prompts-file", "."], r"Cannot read the prompts file \.: Is a directory"),
+        (["--prompt", "a", "--batch-size", "0"], r"--batch-size >= 1, got 0"),
+        (["--prompt", "a", "--seed", "-1"], r"--seed >= 0, got -1"),
+        (["--prompt", "a", "--seed", str(2**64)], r"--seed"),
+        (["--prompt", "a", "--device", "cuda:99"], r"Cannot use device 'cuda:99'"),
+        (["--prompt", "a", "--dtype", "int8"], r"Unknown dtype 'int8'"),
+        (
+            ["--prompt", "a", "--config", "missing.yaml"],
+            r"Cannot read the config missing\.yaml: No such file",
+        ),
+        (["--prompt", "a", "--config", "empty.txt"], r"empty\.txt: expected a mapping"),
+    ],
+)
+def test_wrong_arguments(
+    config_path: Path,
+    out: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n \n", encoding="utf-8")
+    Path("binary.txt").write_bytes(b"\xff\xfe\x00")
+    assert generate(config_path, out, *arguments) == 2
+    assert re.search(message, one_error_line(capsys))
+    assert nothing_written(out)
+
+
+Change = Callable[[TunedConfig], TunedConfig]
+
+
+def sampling(**changes: object) -> Change:
+    return lambda config: replace(config, sampling=replace(config.sampling, **changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (sampling(scheduler="PNDMScheduler"), r"one timestep a step.*PNDMScheduler"),
+        (sampling(scheduler="DDPMScheduler"), r"DDPMScheduler draws fresh noise"),
+        (sampling(height=20), r"multiples of 8 pixels, got 20x32"),
+        (sampling(num_inference_steps=1001), r"1001"),
+        (
+            lambda config: replace(config, pair=replace(config.pair, edge=ModelRef("/nowhere"))),
+            r"No model folder at /nowhere",
+        ),
+        (
+            lambda config: replace(config, pair=replace(config.pair, cloud=ModelRef("nobody/nothing"))),
+            r"Cannot get nobody/nothing",
+        ),
+    ],
+)
+def test_configs_that_cannot_run(
+    tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture, change: Change, message: str
+) -> None:
+    change(tiny_config).save(config_path)
+    assert generate(config_path, out, "--prompt", "a") == 2
+    assert re.search(message, one_error_line(capsys))
+    assert nothing_written(out)
+
+
+def test_a_yaml_of_a_newer_version_or_with_unknown_keys(
+    config_path: Path, out: Path, capsys: Capture
+) -> None:
+    text = config_path.read_text(encoding="utf-8")
+    for wrong, message in (
+        (text.replace("format_version: 1", "format_version: 2"), "needs a newer ecdiff"),
+        (text.replace("alpha:", "aplha:"), "unknown key params.aplha"),
+    ):
+        config_path.write_text(wrong, encoding="utf-8")
+        assert generate(config_path, out, "--prompt", "a") == 2
+        error = one_error_line(capsys)
+        assert message in error
+        assert str(config_path) in error
+        assert nothing_written(out)
+
+
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_out_that_cannot_be_written(config_path: Path, tmp_path: Path, capsys: Capture, below: str) -> None:
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    assert generate(config_path, tmp_path / "file" / below, "--prompt", "a") == 2
+    assert f"Cannot write to --out {tmp_path / 'file' / below}" in one_error_line(capsys)
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "kept"
+
+
+def broken_pair(config: TunedConfig, folder: Path) -> TunedConfig:
+    """The config on a copy of its pair whose cloud weights are not numbers."""
+    shutil.copytree(Path(config.pair.cloud.id), folder)
+    path = next((folder / "unet").glob("*.safetensors"))
+    tensors = {name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    return replace(config, pair=replace(config.pair, cloud=ModelRef(str(folder))))
+
+
+def test_latents_that_are_not_finite(
+    tiny_config: TunedConfig, config_path: Path, out: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    broken_pair(tiny_config, tmp_path / "nan").save(config_path)
+    assert generate(config_path, out, "--prompt", "a") == 2
+    assert "not finite" in one_error_line(capsys)
+    assert nothing_written(out)
+
+
+@pytest.mark.parametrize(
+    ("argv", "last_line"),
+    [
+        ([], r"error: .*required"),
+        (["generte"], r"error: .*invalid choice: 'generte'"),
+        (["generate", "--prompt", "a"], r"error: .*required: --config"),
+        (["generate", "--config", "x", "--mode", "hybird"], r"error: .*--mode: invalid choice: 'hybird'"),
+        (["generate", "--config", "x", "--seed", "one"], r"error: .*--seed: invalid int value: 'one'"),
+        (["generate", "--config", "x", "--sed", "1"], r"error: unrecognized arguments: --sed 1"),
+    ],
+)
+def test_mistyped_options(capsys: Capture, argv: list[str], last_line: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert re.search(last_line, stderr.splitlines()[-1])
+
+
+def test_the_tuned_params_are_used(tiny_config: TunedConfig, config_path: Path, out: Path) -> None:
+    replace(tiny_config, params=ECDiffParams(p=2, k=1, alpha=0.5, s=6)).save(config_path)
+    assert generate(config_path, out, "--prompt", "a") == 0
+    assert Image.open(out / "00000.png").text["ecdiff:plan"] == "2C1A1C1A1C6E"
+
+
+def test_fingerprints_of_the_tuner_are_accepted(
+    tiny_config: TunedConfig, config_path: Path, out: Path
+) -> None:
+    pair = load_pair(tiny_config.pair, device=torch.device("cpu"), dtype=torch.float32)
+    replace(tiny_config, pair=pair.spec).save(config_path)
+    assert generate(config_path, out, "--prompt", "a") == 0
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, where libraries write to a stderr that nobody watches here."""
+    return subprocess.run(
+        [sys.executable, "-m", "ecdiff_core", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_needs_no_torch_and_names_every_option() -> None:
+    done = run("generate", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for option in ("--config", "--prompt", "--prompts-file", "--seed", "--out", "--mode", "--dtype"):
+        assert option in done.stdout
+
+
+def test_in_a_process_of_its_own_the_error_is_one_line(
+    tiny_config: TunedConfig, config_path: Path, out: Path, tmp_path: Path
+) -> None:
+    """Both models are loaded and run before this error, so all that libraries would say has been said."""
+    broken_pair(tiny_config, tmp_path / "nan").save(config_path)
+    done = run(
+        "generate", "--config", str(config_path), "--prompt", "a", "--out", str(out), "--device", "cpu"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: The latents are not finite .*\n", done.stderr)
+    assert nothing_written(out)

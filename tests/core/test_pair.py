@@ -1,0 +1,253 @@
+"""Two models that fit together: every way in which they do not is one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from ecdiff_core import ModelRef, PairSpec
+from ecdiff_core.errors import PairError
+from ecdiff_core.pair import Pair, find_model, fingerprint, load_pair
+
+Damage = Callable[[Path], object]
+"""Something done to a folder that holds cloud/ and edge/."""
+
+
+def spec_of(folder: Path) -> PairSpec:
+    return PairSpec("tiny", ModelRef(str(folder / "cloud")), ModelRef(str(folder / "edge")))
+
+
+def load(spec: PairSpec) -> Pair:
+    return load_pair(spec, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture
+def own_pair(tiny_pair: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny pair to damage."""
+    return Path(shutil.copytree(tiny_pair, tmp_path / "pair"))
+
+
+def weights_of(part: Path) -> Path:
+    return next(part.glob("*.safetensors"))
+
+
+def halve_weights(part: str) -> Damage:
+    def damage(folder: Path) -> None:
+        path = weights_of(folder / part)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return damage
+
+
+def drop_a_tensor(part: str) -> Damage:
+    def damage(folder: Path) -> None:
+        path = weights_of(folder / part)
+        tensors = load_file(path)
+        del tensors[min(tensors)]
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    return damage
+
+
+def write(path: str, text: str) -> Damage:
+    return lambda folder: (folder / path).write_text(text, encoding="utf-8")
+
+
+def set_keys(path: str, **values: object) -> Damage:
+    def damage(folder: Path) -> None:
+        old = json.loads((folder / path).read_text(encoding="utf-8"))
+        write(path, json.dumps({**old, **values}))(folder)
+
+    return damage
+
+
+def remove(path: str) -> Damage:
+    def damage(folder: Path) -> None:
+        shutil.rmtree(folder / path) if (folder / path).is_dir() else (folder / path).unlink()
+
+    return damage
+
+
+def other_edge(**changes: int) -> Damage:
+    def damage(folder: Path) -> None:
+        config = UNet2DConditionModel.load_config(folder / "edge" / "unet")
+        UNet2DConditionModel.from_config({**config, **changes}).save_pretrained(folder / "edge" / "unet")
+
+    return damage
+
+
+def test_loads_and_says_what_it_loaded(tiny_pair: Path) -> None:
+    pair = load(spec_of(tiny_pair))
+    refs = (pair.spec.cloud, pair.spec.edge)
+    assert [ref.id for ref in refs] == [str(tiny_pair / "cloud"), str(tiny_pair / "edge")]
+    assert pair.spec.cloud.fingerprint == fingerprint(tiny_pair / "cloud", ("unet", "vae", "text_encoder"))
+    assert pair.spec.edge.fingerprint == fingerprint(tiny_pair / "edge", ("unet",))
+    assert pair.cloud.num_parameters() > pair.edge.num_parameters() > 0
+    assert not any(model.training for model in (pair.cloud, pair.edge))
+    assert load(pair.spec).spec == pair.spec
+
+
+def test_edge_needs_nothing_but_its_denoiser(own_pair: Path) -> None:
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.rmtree(own_pair / "edge" / part)
+    assert load(spec_of(own_pair)).edge.config.mid_block_type is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        # not there
+        (remove("cloud"), r"No model folder at .*cloud\."),
+        (remove("edge"), r"No model folder at .*edge\."),
+        (remove("cloud/model_index.json"), r"cloud is no diffusers folder: it has no model_index\.json"),
+        (remove("edge/model_index.json"), r"edge is no diffusers folder: it has no model_index\.json"),
+        (remove("cloud/unet"), r"No weights in .*cloud/unet: expected a \.safetensors file"),
+        (remove("edge/unet"), r"No weights in .*edge/unet"),
+        (remove("cloud/text_encoder"), r"No weights in .*cloud/text_encoder"),
+        (remove("cloud/vae/config.json"), r"Missing .*cloud/vae/config\.json: .* not complete"),
+        (remove("cloud/tokenizer"), r".*cloud.*tokenizer"),
+        (remove("cloud/scheduler"), r"Cannot load the model in .*cloud: .*scheduler"),
+        # damaged
+        (halve_weights("cloud/unet"), r"Cannot load the model in .*cloud: .*cloud/unet"),
+        (halve_weights("cloud/vae"), r"Cannot load the model in .*cloud: .*cloud/vae"),
+        (halve_weights("cloud/text_encoder"), r"Cannot load the model in .*cloud: "),
+        (halve_weights("edge/unet"), r"Cannot load the model in .*edge: .*edge/unet"),
+        (drop_a_tensor("cloud/unet"), r"Cannot load the model in .*cloud: "),
+        (drop_a_tensor("cloud/vae"), r"Cannot load the model in .*cloud: "),
+        (drop_a_tensor("cloud/text_encoder"), r"Cannot load the model in .*cloud: "),
+        (drop_a_tensor("edge/unet"), r"Cannot load the model in .*edge: "),
+        (write("cloud/unet/config.json", "{"), r"Cannot load the model in .*cloud: .*valid JSON"),
+        (write("cloud/text_encoder/config.json", "[]"), r"Cannot load the model in .*cloud: "),
+        (write("cloud/tokenizer/tokenizer.json", "{"), r"Cannot load the model in .*cloud: "),
+        (set_keys("edge/unet/config.json", block_out_channels=[32, 32]), r"in .*edge: .*shape"),
+        (set_keys("edge/unet/config.json", down_block_types=["A", "B"]), r"in .*edge: A "),
+        (write("cloud/model_index.json", "{"), r"cloud/model_index\.json is damaged"),
+        (write("cloud/model_index.json", "[]"), r"cloud/model_index\.json is damaged"),
+        (write("edge/model_index.json", "{}"), r"edge/model_index\.json is damaged"),
+        (set_keys("cloud/model_index.json", _class_name=["x"]), r"cloud.*pipelines of class .*not supported"),
+        # not made for each other
+        (
+            set_keys("cloud/model_index.json", _class_name="FluxPipeline"),
+            r"pipelines of class FluxPipeline are not supported: choose from .*StableDiffusionPipeline",
+        ),
+        (
+            set_keys("edge/model_index.json", _class_name="StableDiffusionXLPipeline"),
+            r"edge: pipelines of class StableDiffusionXLPipeline are not supported",
+        ),
+        (other_edge(cross_attention_dim=48), r"do not fit together .*: cross_attention_dim 32 \| 48\."),
+        (
+            other_edge(in_channels=8, out_channels=8),
+            r"do not fit together \(cloud \| edge\): in_channels 4 \| 8; out_channels 4 \| 8\.",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(own_pair: Path, damage: Damage, message: str) -> None:
+    damage(own_pair)
+    with pytest.raises(PairError, match=message) as caught:
+        load(spec_of(own_pair))
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_of_two_families_are_refused(own_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ecdiff_core import pair
+    from ecdiff_core.families import StableDiffusion
+
+    class Other(StableDiffusion):
+        """Another family."""
+
+    monkeypatch.setitem(pair.FAMILIES, "OtherPipeline", Other)
+    set_keys("edge/model_index.json", _class_name="OtherPipeline")(own_pair)
+    with pytest.raises(PairError, match=r"different families: .*cloud and .*edge"):
+        load(spec_of(own_pair))
+
+
+@pytest.mark.parametrize("side", ["cloud", "edge"])
+def test_other_fingerprints_are_told_before_weights_are_read(own_pair: Path, side: str) -> None:
+    spec = load(spec_of(own_pair)).spec
+    tuned_for = replace(getattr(spec, side), fingerprint="0123456789abcdef")
+    halve_weights(f"{side}/unet")(own_pair)
+    with pytest.raises(PairError) as caught:
+        load(replace(spec, **{side: tuned_for}))
+    now = fingerprint(own_pair / side, ("unet", "vae", "text_encoder") if side == "cloud" else ("unet",))
+    assert f"The {side} model {own_pair / side} has other weights (fingerprint {now})" in str(caught.value)
+    assert "(0123456789abcdef)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fingerprint_follows_content_alone(tiny_pair: Path, own_pair: Path) -> None:
+    parts = ("unet", "vae", "text_encoder")
+    first = fingerprint(tiny_pair / "cloud", parts)
+    assert len(first) == 16
+    assert int(first, 16) >= 0
+    assert fingerprint(own_pair / "cloud", parts) == first
+    assert fingerprint(own_pair / "edge", parts) != first
+    assert fingerprint(own_pair / "cloud", parts[:1]) != first
+    for part in parts:
+        before = fingerprint(own_pair / "cloud", parts)
+        set_keys(f"cloud/{part}/config.json", note="changed")(own_pair)
+        assert fingerprint(own_pair / "cloud", parts) != before
+
+
+@pytest.mark.parametrize("error", [OSError("no network\nand more"), ValueError("no such repository")])
+def test_a_hub_id_that_cannot_be_fetched_is_one_line(
+    tiny_pair: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    spec = replace(spec_of(tiny_pair), cloud=ModelRef("nobody/nothing"))
+    with pytest.raises(
+        PairError, match=r"Cannot get nobody/nothing: .*`hf download nobody/nothing`"
+    ) as caught:
+        load(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_is_fetched_at_its_revision(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def download(name: str, revision: str | None = None, **_: object) -> str:
+        asked.append((name, revision))
+        return str(tiny_pair / "cloud")
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    assert find_model(ModelRef("owner/name", revision="v1")) == tiny_pair / "cloud"
+    assert asked == [("owner/name", "v1")]
+
+
+@pytest.mark.parametrize(
+    "name", ["embedded:shapes/nothing", "nothing", "./owner/nothing", "/owner/nothing", "~/x", "a/b/c"]
+)
+def test_what_is_no_hub_id_is_not_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    with pytest.raises(PairError, match=r"No model folder at .*Give a diffusers folder or a hub id"):
+        find_model(ModelRef(name))
+
+
+def test_embedded_models_are_found_in_the_package() -> None:
+    import ecdiff_core
+
+    package = Path(ecdiff_core.__file__).parent
+    with pytest.raises(PairError, match=rf"^{package / 'shapes'} is no diffusers folder"):
+        find_model(ModelRef("embedded:shapes"))
+
+
+def test_a_relative_folder_wins_over_the_hub(
+    own_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_model(ModelRef("pair/cloud")) == Path("pair/cloud")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_model(ModelRef("~/pair/cloud")) == own_pair / "cloud"

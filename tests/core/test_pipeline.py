@@ -1,0 +1,299 @@
+"""Inference: equal to diffusers where it must be, called as diffusers is, with clear errors."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL.Image import Image
+from torch import Tensor
+
+from ecdiff_core import ECDiffOutput, ECDiffParams, ECDiffPipeline, TunedConfig
+from ecdiff_core.errors import NonFiniteLatentsError, PairError, ParamsError
+from ecdiff_core.plan import Action
+from ecdiff_core.schedulers import build_scheduler
+
+PROMPT = "a large red circle left of a small blue star, on a dark plain background"
+PROMPTS = [PROMPT, "a small green ring", "two words"]
+SCHEDULERS = [
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def with_sampling(config: TunedConfig, **changes: object) -> TunedConfig:
+    return replace(config, sampling=replace(config.sampling, **changes))
+
+
+def load(config: TunedConfig) -> ECDiffPipeline:
+    return ECDiffPipeline.from_config(config, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_config: TunedConfig) -> ECDiffPipeline:
+    """Shared: a pipeline keeps nothing from call to call."""
+    return load(tiny_config)
+
+
+def from_diffusers(
+    folder: Path,
+    config: TunedConfig,
+    prompt: str | list[str],
+    generator: torch.Generator | list[torch.Generator],
+    negative_prompt: str | list[str] | None = None,
+) -> tuple[Tensor, list[Image]]:
+    """Latents and pictures of diffusers' own pipeline with the settings of a config."""
+    own = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    own.scheduler = build_scheduler(config.sampling.scheduler, own.scheduler)
+    own.set_progress_bar_config(disable=True)
+    latents = own(
+        prompt,
+        negative_prompt=negative_prompt,
+        num_inference_steps=config.sampling.num_inference_steps,
+        guidance_scale=config.sampling.guidance_scale,
+        height=config.sampling.height,
+        width=config.sampling.width,
+        generator=generator,
+        output_type="latent",
+    ).images
+    with torch.no_grad():
+        decoded = own.vae.decode(latents / own.vae.config.scaling_factor).sample
+    return latents, own.image_processor.postprocess(decoded)
+
+
+def assert_same_pictures(ours: list[Image], theirs: list[Image]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize("guidance_scale", [3.0, 1.0])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_cloud_only_equals_diffusers(
+    tiny_pair: Path, tiny_config: TunedConfig, scheduler: str, guidance_scale: float
+) -> None:
+    config = with_sampling(tiny_config, scheduler=scheduler, guidance_scale=guidance_scale)
+    config = replace(config, params=ECDiffParams.cloud_only(12))
+    output = load(config)(PROMPT, generator=seeded())
+    latents, images = from_diffusers(tiny_pair / "cloud", config, PROMPT, seeded())
+    assert output.plan.schedule == "12C"
+    assert output.latents.std() > 0.1
+    assert (output.latents - latents).abs().max() <= 1e-5
+    assert_same_pictures(output.images, images)
+
+
+def test_equals_diffusers_with_negative_prompts_a_batch_and_another_size(
+    tiny_pair: Path, tiny_config: TunedConfig
+) -> None:
+    config = with_sampling(tiny_config, height=64, width=48)
+    negatives = ["a dark background", "", "blue"]
+    output = load(config)(PROMPTS, negative_prompt=negatives, generator=seeded(), mode="cloud")
+    latents, images = from_diffusers(tiny_pair / "cloud", config, PROMPTS, seeded(), negatives)
+    assert [image.size for image in output.images] == [(48, 64)] * 3
+    assert (output.latents - latents).abs().max() <= 1e-5
+    assert_same_pictures(output.images, images)
+
+
+def test_edge_only_equals_diffusers_with_the_edge_model(
+    tiny_pair: Path, tiny_config: TunedConfig, pipe: ECDiffPipeline
+) -> None:
+    output = pipe(PROMPT, generator=seeded(), mode="edge")
+    latents, images = from_diffusers(tiny_pair / "edge", tiny_config, PROMPT, seeded())
+    assert (output.latents - latents).abs().max() <= 1e-5
+    assert_same_pictures(output.images, images)
+
+
+def test_modes(pipe: ECDiffPipeline) -> None:
+    schedules = {"ecdiff": "3C2A1C2A1C3E", "hybrid": "9C3E", "cloud": "12C", "edge": "12E"}
+    outputs = {mode: pipe(PROMPT, generator=seeded(), mode=mode) for mode in schedules}
+    assert {mode: output.plan.schedule for mode, output in outputs.items()} == schedules
+    assert {mode: pipe.plan(mode).schedule for mode in schedules} == schedules
+    for one, other in itertools.combinations(outputs.values(), 2):
+        assert (one.latents - other.latents).abs().max() > 1e-3
+    assert torch.equal(pipe(PROMPT, generator=seeded()).latents, outputs["ecdiff"].latents)
+
+
+@pytest.mark.parametrize("mode", ["ecdiff", "hybrid", "cloud", "edge"])
+def test_calls_the_models_as_planned(pipe: ECDiffPipeline, mode: str) -> None:
+    calls: list[str] = []
+    hooks = [
+        model.register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name, model in (("C", pipe.pair.cloud), ("E", pipe.pair.edge))
+    ]
+    seen: list[tuple[int, Action]] = []
+    try:
+        output = pipe(PROMPT, generator=seeded(), mode=mode, on_step=lambda *step: seen.append(step[:2]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == list(enumerate(output.plan.steps))
+    assert calls == [action.value for action in output.plan.steps if action is not Action.APPROX]
+
+
+def test_a_list_equals_one_by_one(pipe: ECDiffPipeline) -> None:
+    together = pipe(PROMPTS, generator=[seeded(i) for i in range(3)])
+    assert together.latents.shape == (3, 4, 8, 8)
+    assert [image.size for image in together.images] == [(32, 32)] * 3
+    rounding = 1e-5 * together.latents.abs().max()  # a batch is summed in another order
+    for i, prompt in enumerate(PROMPTS):
+        alone = pipe(prompt, generator=seeded(i))
+        assert (alone.latents[0] - together.latents[i]).abs().max() <= rounding
+        pixels = [np.asarray(picture).astype(int) for picture in (alone.images[0], together.images[i])]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+
+def test_seed_and_prompt_matter_and_nothing_is_kept(pipe: ECDiffPipeline) -> None:
+    first = pipe(PROMPT, generator=seeded()).latents
+    assert (pipe(PROMPT, generator=seeded(1)).latents - first).abs().max() > 0.1
+    assert (pipe(PROMPTS[1], generator=seeded()).latents - first).abs().max() > 1e-3
+    assert torch.equal(pipe(PROMPT, generator=seeded()).latents, first)
+
+
+def test_alpha_and_estimator_matter(tiny_config: TunedConfig, pipe: ECDiffPipeline) -> None:
+    tuned = pipe(PROMPT, generator=seeded()).latents
+    other_alpha = replace(tiny_config, params=replace(tiny_config.params, alpha=0.9))
+    for config in (other_alpha, with_sampling(tiny_config, estimator="reuse")):
+        assert (load(config)(PROMPT, generator=seeded()).latents - tuned).abs().max() > 1e-3
+
+
+def test_negative_prompts(tiny_config: TunedConfig, pipe: ECDiffPipeline) -> None:
+    def run(pipe: ECDiffPipeline, negative: str | list[str] | None) -> Tensor:
+        generators = [seeded(0), seeded(1)]
+        return pipe(PROMPTS[:2], negative_prompt=negative, generator=generators).latents
+
+    bare, one_for_all = run(pipe, None), run(pipe, "a blue star")
+    assert (one_for_all - bare).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+    assert torch.equal(run(pipe, ["a blue star", "a blue star"]), one_for_all)
+    assert torch.equal(run(pipe, ["", ""]), bare)
+    mixed = run(pipe, ["", "a blue star"])
+    assert (mixed[0] - bare[0]).abs().max() <= 1e-5
+    assert (mixed[1] - one_for_all[1]).abs().max() <= 1e-5
+    unguided = load(with_sampling(tiny_config, guidance_scale=1.0))
+    assert torch.equal(run(unguided, "a blue star"), run(unguided, None))
+
+
+def test_seconds(pipe: ECDiffPipeline) -> None:
+    seconds = pipe(PROMPT, generator=seeded()).seconds
+    parts = (seconds.encode, seconds.cloud, seconds.edge, seconds.decode)
+    assert min(parts) >= 0
+    assert seconds.total == pytest.approx(sum(parts))
+    assert seconds.cloud > seconds.decode / 100
+    assert pipe(PROMPT, generator=seeded(), mode="edge").seconds.cloud < seconds.cloud
+    assert pipe(PROMPT, generator=seeded(), mode="cloud").seconds.edge < seconds.edge
+
+
+@pytest.mark.parametrize("as_path", [Path, str])
+def test_loads_from_a_file(
+    tiny_config: TunedConfig, pipe: ECDiffPipeline, tmp_path: Path, as_path: Callable[[Path], Path | str]
+) -> None:
+    tiny_config.save(tmp_path / "ecdiff.yaml")
+    loaded = ECDiffPipeline.from_config(as_path(tmp_path / "ecdiff.yaml"), device="cpu")
+    assert loaded.config == tiny_config
+    assert torch.equal(loaded(PROMPT, generator=seeded()).latents, pipe(PROMPT, generator=seeded()).latents)
+
+
+def test_another_dtype(tiny_config: TunedConfig, pipe: ECDiffPipeline) -> None:
+    half = ECDiffPipeline.from_config(tiny_config, device="cpu", dtype="bfloat16")
+    assert half.config.sampling.dtype == "bfloat16"
+    assert {p.dtype for model in (half.pair.cloud, half.pair.edge) for p in model.parameters()} == {
+        torch.bfloat16
+    }
+    output: ECDiffOutput = half(PROMPT, generator=seeded())
+    assert output.latents.dtype is torch.bfloat16
+    error = output.latents.float() - pipe(PROMPT, generator=seeded()).latents
+    assert 0 < error.square().mean().sqrt() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"height": 20}, r"height and width to be multiples of 8 pixels, got 20x32.*trained for 32x32"),
+        ({"width": 4}, r"multiples of 8 pixels, got 32x4"),
+        ({"height": -32}, r"got -32"),
+        ({"height": 0}, r"got 0"),
+        ({"scheduler": "PNDMScheduler"}, r"one timestep a step.*PNDMScheduler"),
+        (
+            {"scheduler": "EulerAncestralDiscreteScheduler"},
+            r"EulerAncestralDiscreteScheduler draws fresh noise",
+        ),
+        ({"scheduler": "DDIMSheduler"}, r"no scheduler 'DDIMSheduler'.*did you mean DDIM\w*Scheduler\?"),
+        ({"num_inference_steps": 1001}, r"1001"),
+    ],
+)
+def test_settings_that_the_models_cannot_do(
+    tiny_config: TunedConfig, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ParamsError, match=message):
+        load(with_sampling(tiny_config, **changes))(PROMPT, generator=seeded())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": []}, r"at least one prompt"),
+        ({"prompt": [3]}, r"a prompt or a list"),
+        ({"prompt": None}, r"a prompt or a list"),
+        ({"negative_prompt": ["a", "b"]}, r"one negative prompt or 3, got 2"),
+        ({"generator": [torch.Generator()]}, r"one generator or 3, got 1"),
+        ({"mode": "hybird"}, r"Unknown mode 'hybird'.*did you mean hybrid\?"),
+    ],
+)
+def test_wrong_calls(pipe: ECDiffPipeline, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamsError, match=message) as caught:
+        pipe(**{"prompt": PROMPTS, **arguments})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_device(tiny_config: TunedConfig) -> None:
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(ParamsError, match=rf"Cannot use device '{device}'.*device=cpu"):
+            ECDiffPipeline.from_config(tiny_config, device=device)
+    with pytest.raises(ParamsError, match=r"Unknown dtype 'float61'.*did you mean float16\?"):
+        ECDiffPipeline.from_config(tiny_config, dtype="float61")
+
+
+@pytest.mark.parametrize("side", ["cloud", "edge"])
+def test_latents_that_are_not_finite(tiny_config: TunedConfig, side: str) -> None:
+    broken = load(tiny_config)
+    next(getattr(broken.pair, side).parameters()).data.fill_(float("nan"))
+    with pytest.raises(NonFiniteLatentsError, match=r"not finite after 12 steps = 5 cloud .* in float32"):
+        broken(PROMPT, generator=seeded())
+
+
+@pytest.mark.parametrize(("side", "part"), [("cloud", "unet"), ("cloud", "vae"), ("edge", "unet")])
+def test_other_weights_than_tuned_for(
+    tiny_pair: Path, pipe: ECDiffPipeline, tmp_path: Path, side: str, part: str
+) -> None:
+    shutil.copytree(tiny_pair, tmp_path / "pair")
+    spec = pipe.pair.spec
+    moved = replace(
+        spec,
+        cloud=replace(spec.cloud, id=str(tmp_path / "pair" / "cloud")),
+        edge=replace(spec.edge, id=str(tmp_path / "pair" / "edge")),
+    )
+    config = replace(pipe.config, pair=moved)
+    assert load(config).pair.spec == moved  # the fingerprint is of the weights, not of the place
+
+    path = next((tmp_path / "pair" / side / part).glob("*.safetensors"))
+    weights = bytearray(path.read_bytes())
+    weights[-1] ^= 1
+    path.write_bytes(weights)
+    tuned_for = getattr(spec, side).fingerprint
+    with pytest.raises(PairError, match=rf"The {side} model .* \(fingerprint [0-9a-f]{{16}}\).*{tuned_for}"):
+        load(config)
+    unchecked = ECDiffPipeline.from_config(config, device="cpu", check_weights=False)
+    assert getattr(unchecked.pair.spec, side).fingerprint != tuned_for
+    assert unchecked(PROMPT, generator=seeded()).images

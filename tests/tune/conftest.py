@@ -1,0 +1,123 @@
+"""What the tuner's tests share: a loaded tiny pair with its reference, and the command line in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import reference
+from ecdiff_tune.__main__ import main
+from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.latency import LatencyProfile, Timing
+from ecdiff_tune.reference import Reference
+
+
+@pytest.fixture(scope="session")
+def pipe(tiny_config: TunedConfig) -> ECDiffPipeline:
+    """The tiny pair, 12 steps; its tuned plan is ``3C2A1C2A1C3E``."""
+    return ECDiffPipeline.from_config(tiny_config, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def prompts() -> CalibrationSet:
+    """Three prompts: with a batch size of two, a whole batch and a rest."""
+    return CalibrationSet(("a red circle", "two blue stars", "a small green ring"), (5, 6, 7))
+
+
+@pytest.fixture(scope="session")
+def reference_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where ``made`` lies."""
+    return tmp_path_factory.mktemp("reference")
+
+
+@pytest.fixture(scope="session")
+def made(pipe: ECDiffPipeline, prompts: CalibrationSet, reference_folder: Path) -> Reference:
+    """The reference of ``prompts``."""
+    return reference.make(pipe, prompts, reference_folder, batch_size=2, on_prompts=lambda _: None)
+
+
+@pytest.fixture
+def latency() -> LatencyProfile:
+    """A profile with round numbers, the edge at 0.4 of the cloud."""
+    return LatencyProfile(
+        cloud_call=Timing(0.020, 0.019, 0.022),
+        edge_call=Timing(0.008, 0.007, 0.009),
+        encode=Timing(0.003, 0.002, 0.004),
+        decode=Timing(0.005, 0.004, 0.006),
+        transfer_seconds=0.010,
+    )
+
+
+@dataclass
+class Calls:
+    """Model calls since ``reset``."""
+
+    cloud: int = 0
+    edge: int = 0
+
+    def reset(self) -> None:
+        self.cloud = self.edge = 0
+
+    @property
+    def both(self) -> tuple[int, int]:
+        return self.cloud, self.edge
+
+
+@pytest.fixture
+def calls(pipe: ECDiffPipeline) -> Iterator[Calls]:
+    """Counts the real calls of both models of ``pipe``."""
+    counted = Calls()
+
+    def count(name: str) -> Callable[[nn.Module, object, object], None]:
+        return lambda *_: setattr(counted, name, getattr(counted, name) + 1)
+
+    hooks = [
+        pipe.pair.cloud.register_forward_hook(count("cloud")),
+        pipe.pair.edge.register_forward_hook(count("edge")),
+    ]
+    yield counted
+    for hook in hooks:
+        hook.remove()
+
+
+class Outcome(NamedTuple):
+    """What a command left."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """``ecdiff-tune ARGUMENTS…`` in this process, which saves the seconds that importing torch takes."""
+
+    def call(*arguments: str) -> Outcome:
+        out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+        before = os.environ.get("HYDRA_FULL_ERROR")
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = main(arguments)
+        finally:
+            sys.argv = argv
+            if before is None:
+                os.environ.pop("HYDRA_FULL_ERROR", None)
+        return Outcome(status, out.getvalue(), err.getvalue())
+
+    torch.set_num_threads(1)
+    return call

@@ -1,0 +1,216 @@
+"""The reference run: pictures, noise profile, Gram matrix, p off the profile, and the files that keep it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune import reference
+from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.reference import DamagedReferenceError, PromptReference, Reference, auto_p
+
+from .conftest import Calls
+
+STEPS = 12
+
+
+def make(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, folder: Path, batch_size: int = 2
+) -> tuple[Reference, list[int]]:
+    """The reference, and the numbers of prompts that were reported ready."""
+    ready: list[int] = []
+    made = reference.make(pipe, prompts, folder, batch_size=batch_size, on_prompts=ready.append)
+    return made, ready
+
+
+def same(one: PromptReference, other: PromptReference) -> bool:
+    return all(torch.equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+
+
+def alone(pipe: ECDiffPipeline, prompt: str, seed: int, mode: str) -> tuple[Tensor, Tensor]:
+    """Picture and guided noises, shape (T, elements), of an ordinary call of the pipeline."""
+    noises: list[Tensor] = []
+    output = pipe(
+        prompt,
+        generator=torch.Generator().manual_seed(seed),
+        mode=mode,  # type: ignore[arg-type]
+        on_step=lambda _step, _action, eps: noises.append(eps.flatten()),
+    )
+    return pipe.pair.family.decode(output.latents)[0], torch.stack(noises).double()
+
+
+def test_pictures_are_those_of_the_pipeline(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference
+) -> None:
+    assert len(made.prompts) == len(prompts)
+    for one, prompt, seed in zip(made.prompts, prompts.prompts, prompts.seeds, strict=True):
+        for found, mode in ((one.cloud, "cloud"), (one.edge, "edge")):
+            expected, _ = alone(pipe, prompt, seed, mode)
+            assert found.dtype == torch.float16
+            assert found.shape == (3, 32, 32)
+            torch.testing.assert_close(found.float(), expected, atol=1e-3, rtol=0)
+        assert (one.cloud.float() - one.edge.float()).abs().max() > 0.01
+
+
+def test_the_gram_matrix_is_that_of_the_clouds_noises(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference
+) -> None:
+    for one, prompt, seed in zip(made.prompts, prompts.prompts, prompts.seeds, strict=True):
+        _, noises = alone(pipe, prompt, seed, "cloud")
+        assert one.gram.shape == (STEPS, STEPS)
+        assert one.gram.dtype == torch.float64
+        torch.testing.assert_close(one.gram, one.gram.T, rtol=1e-12, atol=0)
+        torch.testing.assert_close(one.gram.diagonal(), noises.square().sum(dim=1), rtol=1e-4, atol=0)
+        torch.testing.assert_close(one.gram, noises @ noises.T, rtol=1e-4, atol=1e-3)
+
+
+def test_the_noise_profile_is_figure_3(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference
+) -> None:
+    changes = []
+    for prompt, seed in zip(prompts.prompts, prompts.seeds, strict=True):
+        noises = alone(pipe, prompt, seed, "cloud")[1].numpy()
+        changes.append([np.abs(noises[i] - noises[i - 1]).mean() for i in range(1, STEPS)])
+    np.testing.assert_allclose(made.noise_change, changes, rtol=1e-4)
+    profile = made.noise_profile()
+    assert list(profile.columns) == ["step", "mean", "variance"]
+    assert profile["step"].tolist() == list(range(1, STEPS))
+    np.testing.assert_allclose(profile["mean"], np.mean(changes, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(profile["variance"], np.var(changes, axis=0), rtol=1e-2)
+
+
+def test_seconds_are_the_median_prompts(made: Reference) -> None:
+    cloud, edge = made.seconds()
+    assert cloud == sorted(one.seconds[0].item() for one in made.prompts)[1]
+    assert edge == sorted(one.seconds[1].item() for one in made.prompts)[1]
+    assert 0 < cloud < 60
+
+
+def test_the_batch_size_changes_nothing_that_matters(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path: Path
+) -> None:
+    other, _ = make(pipe, prompts, tmp_path, batch_size=3)
+    for one, two in zip(made.prompts, other.prompts, strict=True):
+        torch.testing.assert_close(one.cloud, two.cloud, atol=1e-3, rtol=0)
+        torch.testing.assert_close(one.gram, two.gram, rtol=1e-4, atol=1e-3)
+
+
+# Kept in files.
+
+
+def test_made_once(pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, calls: Calls) -> None:
+    first, ready = make(pipe, prompts, tmp_path)
+    assert calls.both == (2 * STEPS, 2 * STEPS)  # two batches
+    assert ready == [0, 2, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{key}.safetensors" for key in prompts.keys
+    )
+
+    calls.reset()
+    again, ready = make(pipe, prompts, tmp_path)
+    assert calls.both == (0, 0)
+    assert ready == [3]
+    assert all(map(same, first.prompts, again.prompts))
+
+
+def test_only_what_is_missing_is_made(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, calls: Calls
+) -> None:
+    first, _ = make(pipe, prompts, tmp_path, batch_size=1)
+    lost = tmp_path / f"{prompts.keys[1]}.safetensors"
+    lost.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert reference.missing(prompts, tmp_path) == [1]
+
+    calls.reset()
+    again, _ = make(pipe, prompts, tmp_path, batch_size=1)
+    assert calls.both == (STEPS, STEPS)
+    assert lost.is_file()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    torch.testing.assert_close(again.prompts[1].cloud, first.prompts[1].cloud)
+
+
+def test_another_set_uses_what_is_there(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, reference_folder: Path, calls: Calls
+) -> None:
+    some = CalibrationSet(prompts.prompts[::-2], prompts.seeds[::-2])
+    again, _ = make(pipe, some, reference_folder)
+    assert calls.both == (0, 0)
+    assert all(map(same, again.prompts, made.prompts[::-2]))
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", None], ids=["empty", "text", "cut short"])
+def test_a_damaged_file_is_named(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, reference_folder: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    for key in prompts.keys:
+        whole = (reference_folder / f"{key}.safetensors").read_bytes()
+        (tmp_path / f"{key}.safetensors").write_bytes(whole)
+    broken = tmp_path / f"{prompts.keys[2]}.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(DamagedReferenceError, match=f"{prompts.keys[2]}.* Delete it; it is made again") as caught:
+        make(pipe, prompts, tmp_path)
+    assert isinstance(caught.value, ECDiffError)
+    assert "\n" not in str(caught.value)
+
+    broken.unlink()
+    make(pipe, prompts, tmp_path)
+
+
+@pytest.mark.parametrize("side", ["cloud", "edge"])
+def test_a_model_that_leaves_the_finite_numbers(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, side: str
+) -> None:
+    def spoil(_module: nn.Module, _inputs: object, output: tuple[Tensor]) -> tuple[Tensor]:
+        return (output[0] * float("nan"),)
+
+    hook = getattr(pipe.pair, side).register_forward_hook(spoil)
+    with pytest.raises(NonFiniteLatentsError, match=f"The {side} model's own latents .* dtype=float32"):
+        make(pipe, prompts, tmp_path)
+    hook.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+# p off the profile.
+
+FLAT = [1.0] * 30
+
+
+@pytest.mark.parametrize(
+    ("profile", "p"),
+    [
+        # Threshold 1 + 0.1 * (11 - 1) = 2: first reached at step 5.
+        pytest.param([11, 6, 4, 3, 2, *FLAT], 5, id="falls and is flat"),
+        pytest.param([11, 6, 4, 3, 2.01, 1.9, *FLAT], 6, id="a little above the threshold"),
+        pytest.param([11, 6, 4, 3, 2, *FLAT, 20, 40], 5, id="rises in the last steps"),
+        pytest.param(FLAT, 2, id="flat: p is at least 2"),
+        pytest.param([0.5, 0.7, *FLAT], 2, id="rising"),
+        pytest.param([11, 1.5, *FLAT], 2, id="falls at once"),
+        pytest.param([11, 1.5, 8, *FLAT], 2, id="the first step counts"),
+        pytest.param([3, 2, 1], 3, id="few steps: threshold 2 + 0.1 is above 2 at step 2"),
+        pytest.param([1.0], 2, id="one difference"),
+    ],
+)
+def test_p_off_the_profile(profile: list[float], p: int) -> None:
+    assert auto_p(np.asarray([profile]), at_most=30) == p
+
+
+def test_p_follows_the_mean_over_prompts() -> None:
+    early, late = [11, 1, 1, 1, 1, *FLAT], [11, 11, 11, 11, 1, *FLAT]
+    assert auto_p(np.asarray([early]), 30) == 2
+    assert auto_p(np.asarray([late]), 30) == 5
+    assert auto_p(np.asarray([early, late]), 30) == 5
+
+
+def test_p_is_at_most_the_smallest_s() -> None:
+    falling = np.linspace(100, 1, 40)[None]
+    assert auto_p(falling, at_most=30) > 10
+    assert auto_p(falling, at_most=10) == 10
+    assert auto_p(falling, at_most=1) == 2
