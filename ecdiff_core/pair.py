@@ -66,13 +66,11 @@ def find_model(ref: ModelRef) -> Path:
 
 def _family_of(folder: Path) -> type[Family]:
     try:
-        name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+        name = str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise PairError(f"{folder / 'model_index.json'} is damaged: it names no pipeline class.") from error
     if name not in FAMILIES:
-        raise PairError(
-            f"{folder}: pipelines of class {name} are not supported: {nearest(str(name), FAMILIES)}."
-        )
+        raise PairError(f"{folder}: pipelines of class {name} are not supported: {nearest(name, FAMILIES)}.")
     return FAMILIES[name]
 
 
@@ -127,6 +125,6 @@ def _load(load: Callable[[Path, torch.dtype], T], folder: Path, dtype: torch.dty
     """``load(folder, dtype)``, with what damaged files raise told as one line."""
     try:
         return load(folder, dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PairError(f"Cannot load the model in {folder}: {first}") from error

@@ -24,14 +24,14 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
         ParamsError: diffusers has no such class, or it draws fresh noise while sampling, which makes two
             trajectories incomparable.
     """
-    known = [n for n in dir(diffusers) if n.endswith("Scheduler") and n not in _STOCHASTIC]
+    known = [c.__name__ for c in like.compatibles if c.__name__ not in _STOCHASTIC]
     if name in _STOCHASTIC:
         raise ParamsError(
             f"{name} draws fresh noise at every step, so that pictures cannot be compared with the cloud's. "
             "Use a deterministic one, such as DDIMScheduler or DPMSolverMultistepScheduler."
         )
     if name not in known:
-        raise ParamsError(f"diffusers has no scheduler {name!r}: {nearest(name, known)}.")
+        raise ParamsError(f"diffusers has no scheduler {name!r} for this model: {nearest(name, known)}.")
     scheduler = getattr(diffusers, name).from_config(like.config)
     if str(scheduler.config.get("algorithm_type", "")).startswith("sde"):
         raise ParamsError(

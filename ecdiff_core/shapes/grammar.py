@@ -1,4 +1,4 @@
-"""The scene grammar of the embedded pair: scenes, their captions, and which captions training never saw.
+"""The scene grammar of the embedded pair: scenes, their captions, and which ones training never saw.
 
 A scene is one to three coloured shapes on a patterned background; its caption says everything that a
 viewer could check. Scenes are drawn by ``scripts/shapes_pair/draw.py``, which only training needs.
@@ -24,7 +24,7 @@ LAYOUTS = {
 """How the objects of a scene are placed, by the number of objects."""
 
 HELD_OUT_SHARE = 0.1
-"""Share of all captions that training never sees, chosen by the caption's hash."""
+"""Share of all scenes that training never sees."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class SceneObject:
     size: str
 
     def __str__(self) -> str:
-        article = "an" if self.size[0] in "aeiou" else "a"
-        return f"{article} {self.size} {self.color} {self.shape}"
+        return f"a {self.size} {self.color} {self.shape}"
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,30 @@ class Scene:
     pattern: str
 
     def caption(self) -> str:
-        """The caption.
+        """The caption. A layout of one or three objects comes first: CLIP's text encoder reads forwards only.
 
         >>> square, star = SceneObject("square", "red", "large"), SceneObject("star", "blue", "small")
         >>> Scene((square, star), "left of", "dark", "striped").caption()
         'a large red square left of a small blue star, on a dark striped background'
+        >>> Scene((star,), "at the top", "light", "plain").caption()
+        'at the top a small blue star, on a light plain background'
         """
         names = [str(o) for o in self.objects]
         if len(names) == 1:
-            body = f"{names[0]} {self.layout}"
+            body = f"{self.layout} {names[0]}"
         elif len(names) == 2:
             body = f"{names[0]} {self.layout} {names[1]}"
         else:
-            body = f"{names[0]}, {names[1]} and {names[2]} {self.layout}"
+            body = f"{self.layout} {names[0]}, {names[1]} and {names[2]}"
+        return f"{body}, on a {self.tone} {self.pattern} background"
+
+    def key(self) -> str:
+        """What the scene holds, whatever the wording of captions: the split of scenes goes by it."""
+        names = [str(o) for o in self.objects]
+        if len(names) == 2:
+            body = f"{names[0]} {self.layout} {names[1]}"
+        else:
+            body = f"{', '.join(names[:-1])} and {names[-1]} {self.layout}".removeprefix(" and ")
         return f"{body}, on a {self.tone} {self.pattern} background"
 
 
@@ -74,19 +84,18 @@ def sample_scene(rng: random.Random) -> Scene:
     return Scene(objects, rng.choice(LAYOUTS[count]), rng.choice(TONES), rng.choice(PATTERNS))
 
 
-def is_held_out(caption: str) -> bool:
-    """Whether training must never see this caption (decided by its SHA-256, so by nothing else)."""
-    digest = hashlib.sha256(caption.encode()).digest()
+def is_held_out(scene: Scene) -> bool:
+    """Whether training must never see this scene (decided by the SHA-256 of its key, so by nothing else)."""
+    digest = hashlib.sha256(scene.key().encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
 def scenes(seed: int, held_out: bool = False) -> Iterator[Scene]:
     """Endless distinct scenes of one side of the split, the same ones for the same seed."""
     rng = random.Random(seed)
-    seen: set[str] = set()
+    seen: set[Scene] = set()
     while True:
         scene = sample_scene(rng)
-        caption = scene.caption()
-        if caption not in seen and is_held_out(caption) == held_out:
-            seen.add(caption)
+        if scene not in seen and is_held_out(scene) == held_out:
+            seen.add(scene)
             yield scene

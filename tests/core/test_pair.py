@@ -39,12 +39,18 @@ def weights_of(part: Path) -> Path:
     return next(part.glob("*.safetensors"))
 
 
+def named(name: str, damage: Damage) -> Damage:
+    """For the tests' ids."""
+    damage.__name__ = name
+    return damage
+
+
 def halve_weights(part: str) -> Damage:
     def damage(folder: Path) -> None:
         path = weights_of(folder / part)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
-    return damage
+    return named(f"half of {part}", damage)
 
 
 def drop_a_tensor(part: str) -> Damage:
@@ -54,26 +60,26 @@ def drop_a_tensor(part: str) -> Damage:
         del tensors[min(tensors)]
         save_file(tensors, path, metadata={"format": "pt"})
 
-    return damage
+    return named(f"a tensor less in {part}", damage)
 
 
 def write(path: str, text: str) -> Damage:
-    return lambda folder: (folder / path).write_text(text, encoding="utf-8")
+    return named(f"{text} in {path}", lambda folder: (folder / path).write_text(text, encoding="utf-8"))
 
 
 def set_keys(path: str, **values: object) -> Damage:
     def damage(folder: Path) -> None:
         old = json.loads((folder / path).read_text(encoding="utf-8"))
-        write(path, json.dumps({**old, **values}))(folder)
+        (folder / path).write_text(json.dumps({**old, **values}), encoding="utf-8")
 
-    return damage
+    return named(f"{values} in {path}", damage)
 
 
 def remove(path: str) -> Damage:
     def damage(folder: Path) -> None:
         shutil.rmtree(folder / path) if (folder / path).is_dir() else (folder / path).unlink()
 
-    return damage
+    return named(f"no {path}", damage)
 
 
 def other_edge(**changes: int) -> Damage:
@@ -81,7 +87,7 @@ def other_edge(**changes: int) -> Damage:
         config = UNet2DConditionModel.load_config(folder / "edge" / "unet")
         UNet2DConditionModel.from_config({**config, **changes}).save_pretrained(folder / "edge" / "unet")
 
-    return damage
+    return named(f"edge of {changes}", damage)
 
 
 def test_loads_and_says_what_it_loaded(tiny_pair: Path) -> None:
@@ -101,54 +107,54 @@ def test_edge_needs_nothing_but_its_denoiser(own_pair: Path) -> None:
     assert load(spec_of(own_pair)).edge.config.mid_block_type is None
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        # not there
-        (remove("cloud"), r"No model folder at .*cloud\."),
-        (remove("edge"), r"No model folder at .*edge\."),
-        (remove("cloud/model_index.json"), r"cloud is no diffusers folder: it has no model_index\.json"),
-        (remove("edge/model_index.json"), r"edge is no diffusers folder: it has no model_index\.json"),
-        (remove("cloud/unet"), r"No weights in .*cloud/unet: expected a \.safetensors file"),
-        (remove("edge/unet"), r"No weights in .*edge/unet"),
-        (remove("cloud/text_encoder"), r"No weights in .*cloud/text_encoder"),
-        (remove("cloud/vae/config.json"), r"Missing .*cloud/vae/config\.json: .* not complete"),
-        (remove("cloud/tokenizer"), r".*cloud.*tokenizer"),
-        (remove("cloud/scheduler"), r"Cannot load the model in .*cloud: .*scheduler"),
-        # damaged
-        (halve_weights("cloud/unet"), r"Cannot load the model in .*cloud: .*cloud/unet"),
-        (halve_weights("cloud/vae"), r"Cannot load the model in .*cloud: .*cloud/vae"),
-        (halve_weights("cloud/text_encoder"), r"Cannot load the model in .*cloud: "),
-        (halve_weights("edge/unet"), r"Cannot load the model in .*edge: .*edge/unet"),
-        (drop_a_tensor("cloud/unet"), r"Cannot load the model in .*cloud: "),
-        (drop_a_tensor("cloud/vae"), r"Cannot load the model in .*cloud: "),
-        (drop_a_tensor("cloud/text_encoder"), r"Cannot load the model in .*cloud: "),
-        (drop_a_tensor("edge/unet"), r"Cannot load the model in .*edge: "),
-        (write("cloud/unet/config.json", "{"), r"Cannot load the model in .*cloud: .*valid JSON"),
-        (write("cloud/text_encoder/config.json", "[]"), r"Cannot load the model in .*cloud: "),
-        (write("cloud/tokenizer/tokenizer.json", "{"), r"Cannot load the model in .*cloud: "),
-        (set_keys("edge/unet/config.json", block_out_channels=[32, 32]), r"in .*edge: .*shape"),
-        (set_keys("edge/unet/config.json", down_block_types=["A", "B"]), r"in .*edge: A "),
-        (write("cloud/model_index.json", "{"), r"cloud/model_index\.json is damaged"),
-        (write("cloud/model_index.json", "[]"), r"cloud/model_index\.json is damaged"),
-        (write("edge/model_index.json", "{}"), r"edge/model_index\.json is damaged"),
-        (set_keys("cloud/model_index.json", _class_name=["x"]), r"cloud.*pipelines of class .*not supported"),
-        # not made for each other
-        (
-            set_keys("cloud/model_index.json", _class_name="FluxPipeline"),
-            r"pipelines of class FluxPipeline are not supported: choose from .*StableDiffusionPipeline",
-        ),
-        (
-            set_keys("edge/model_index.json", _class_name="StableDiffusionXLPipeline"),
-            r"edge: pipelines of class StableDiffusionXLPipeline are not supported",
-        ),
-        (other_edge(cross_attention_dim=48), r"do not fit together .*: cross_attention_dim 32 \| 48\."),
-        (
-            other_edge(in_channels=8, out_channels=8),
-            r"do not fit together \(cloud \| edge\): in_channels 4 \| 8; out_channels 4 \| 8\.",
-        ),
-    ],
-)
+UNUSABLE: list[tuple[Damage, str]] = [
+    # not there
+    (remove("cloud"), r"No model folder at .*cloud\."),
+    (remove("edge"), r"No model folder at .*edge\."),
+    (remove("cloud/model_index.json"), r"cloud is no diffusers folder: it has no model_index\.json"),
+    (remove("edge/model_index.json"), r"edge is no diffusers folder: it has no model_index\.json"),
+    (remove("cloud/unet"), r"No weights in .*cloud/unet: expected a \.safetensors file"),
+    (remove("edge/unet"), r"No weights in .*edge/unet"),
+    (remove("cloud/text_encoder"), r"No weights in .*cloud/text_encoder"),
+    (remove("cloud/vae/config.json"), r"Missing .*cloud/vae/config\.json: .* not complete"),
+    (remove("cloud/tokenizer"), r".*cloud.*tokenizer"),
+    (remove("cloud/scheduler"), r"Cannot load the model in .*cloud: .*scheduler"),
+    # damaged
+    (halve_weights("cloud/unet"), r"Cannot load the model in .*cloud: .*cloud/unet"),
+    (halve_weights("cloud/vae"), r"Cannot load the model in .*cloud: .*cloud/vae"),
+    (halve_weights("cloud/text_encoder"), r"Cannot load the model in .*cloud: "),
+    (halve_weights("edge/unet"), r"Cannot load the model in .*edge: .*edge/unet"),
+    (drop_a_tensor("cloud/unet"), r"Cannot load the model in .*cloud: "),
+    (drop_a_tensor("cloud/vae"), r"Cannot load the model in .*cloud: "),
+    (drop_a_tensor("cloud/text_encoder"), r"Cannot load the model in .*cloud: "),
+    (drop_a_tensor("edge/unet"), r"Cannot load the model in .*edge: "),
+    (write("cloud/unet/config.json", "{"), r"Cannot load the model in .*cloud: .*valid JSON"),
+    (write("cloud/text_encoder/config.json", "[]"), r"Cannot load the model in .*cloud: "),
+    (write("cloud/tokenizer/tokenizer.json", "{"), r"Cannot load the model in .*cloud: "),
+    (set_keys("edge/unet/config.json", block_out_channels=[32, 32]), r"in .*edge: .*shape"),
+    (set_keys("edge/unet/config.json", down_block_types=["A", "B"]), r"in .*edge: A "),
+    (write("cloud/model_index.json", "{"), r"cloud/model_index\.json is damaged"),
+    (write("cloud/model_index.json", "[]"), r"cloud/model_index\.json is damaged"),
+    (write("edge/model_index.json", "{}"), r"edge/model_index\.json is damaged"),
+    (set_keys("cloud/model_index.json", _class_name=["x"]), r"cloud.*pipelines of class .*not supported"),
+    # not made for each other
+    (
+        set_keys("cloud/model_index.json", _class_name="FluxPipeline"),
+        r"pipelines of class FluxPipeline are not supported: choose from .*StableDiffusionPipeline",
+    ),
+    (
+        set_keys("edge/model_index.json", _class_name="StableDiffusionXLPipeline"),
+        r"edge: pipelines of class StableDiffusionXLPipeline are not supported",
+    ),
+    (other_edge(cross_attention_dim=48), r"do not fit together .*: cross_attention_dim 32 \| 48\."),
+    (
+        other_edge(in_channels=8, out_channels=8),
+        r"do not fit together \(cloud \| edge\): in_channels 4 \| 8; out_channels 4 \| 8\.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), UNUSABLE, ids=[damage.__name__ for damage, _ in UNUSABLE])
 def test_what_cannot_be_loaded_is_one_line(own_pair: Path, damage: Damage, message: str) -> None:
     damage(own_pair)
     with pytest.raises(PairError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""What the tuner's tests share: a loaded tiny pair with its reference, and the command line in this process."""
+"""What the tuner's tests share: a loaded tiny pair, its reference, and the command line in this process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def made(pipe: ECDiffPipeline, prompts: CalibrationSet, reference_folder: Path) 
     return reference.make(pipe, prompts, reference_folder, batch_size=2, on_prompts=lambda _: None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def latency() -> LatencyProfile:
     """A profile with round numbers, the edge at 0.4 of the cloud."""
     return LatencyProfile(
@@ -113,6 +113,8 @@ def command() -> Command:
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status = main(arguments)
+        except SystemExit as stop:  # Hydra's own --help
+            status = int(stop.code or 0)
         finally:
             sys.argv = argv
             if before is None:

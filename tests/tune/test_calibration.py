@@ -88,7 +88,7 @@ def test_files(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(("name", "text"), [("some.csv", CSV), ("some.jsonl", JSONL)])
 def test_a_named_column(tmp_path: Path, name: str, text: str) -> None:
     assert read_prompts(written(tmp_path / name, text), "alt")[0] == "une chatte"
-    with pytest.raises(CalibrationError, match="no column 'promt': .*did you mean prompt"):
+    with pytest.raises(CalibrationError, match=r"no column 'promt': .*did you mean prompt"):
         read_prompts(tmp_path / name, "promt")
 
 
@@ -114,14 +114,20 @@ def test_numbers_and_dates_stay_as_they_are_written(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_prompt_are_left_out(tmp_path: Path) -> None:
-    jsonl = written(tmp_path / "a.jsonl", '{"prompt": "a cat"}\n{"id": 2}\n{"prompt": null}\n{"prompt": ""}\n')
+    jsonl = written(
+        tmp_path / "a.jsonl", '{"prompt": "a cat"}\n{"id": 2}\n{"prompt": null}\n{"prompt": ""}\n'
+    )
     assert read_prompts(jsonl) == ["a cat"]
     csv = written(tmp_path / "a.csv", "id,prompt\n1,a cat\n2\n3,\n")
     assert read_prompts(csv) == ["a cat"]
 
 
 def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
-    for name, text in (("a.txt", "a cat\n"), ("a.csv", "prompt\na cat\n"), ("a.jsonl", '{"prompt": "a cat"}')):
+    for name, text in (
+        ("a.txt", "a cat\n"),
+        ("a.csv", "prompt\na cat\n"),
+        ("a.jsonl", '{"prompt": "a cat"}'),
+    ):
         path = tmp_path / name
         path.write_text(text, encoding="utf-8-sig")
         assert read_prompts(path) == ["a cat"], name

@@ -22,9 +22,7 @@ from ecdiff_tune.latency import LatencyProfile, Timing
         pytest.param(ECDiffParams.edge_only(), 0.003 + 12 * 0.008 + 0.005, id="edge"),
         pytest.param(ECDiffParams.hybrid(9), 0.003 + 9 * 0.020 + 3 * 0.008 + 0.005 + 0.010, id="HybridSD"),
         # 3C2A1C2A1C3E: approximated steps cost nothing, the handoff a transfer.
-        pytest.param(
-            ECDiffParams(3, 2, 0.3, 9), 0.003 + 5 * 0.020 + 3 * 0.008 + 0.005 + 0.010, id="EC-Diff"
-        ),
+        pytest.param(ECDiffParams(3, 2, 0.3, 9), 0.003 + 5 * 0.020 + 3 * 0.008 + 0.005 + 0.010, id="EC-Diff"),
         pytest.param(ECDiffParams(3, 2, 0.3, 12), 0.003 + 6 * 0.020 + 0.005, id="stage 1"),
     ],
 )
@@ -60,9 +58,7 @@ def test_measured(pipe: ECDiffPipeline) -> None:
     assert profile.transfer_seconds == 0
 
 
-def test_every_operation_is_called_as_often(
-    pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_operation_is_called_as_often(pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = dict.fromkeys(("cloud", "edge"), 0)
     batches: list[int] = []
 

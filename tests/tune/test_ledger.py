@@ -116,7 +116,9 @@ def test_a_newer_version_is_refused(ledger: Ledger, path: Path) -> None:
     ledger.close()
     with sqlite3.connect(path) as database:
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(LedgerError, match=f"version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION}") as caught:
+    with pytest.raises(
+        LedgerError, match=f"version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION}"
+    ) as caught:
         Ledger(path)
     assert isinstance(caught.value, ECDiffError)
 

@@ -126,7 +126,7 @@ def test_exhaustive_is_never_worse(name: str, space: Space, seed: int) -> None:
 
 
 def test_an_unknown_search() -> None:
-    with pytest.raises(ConfigError, match="'greddy': choose from .* \\(did you mean greedy"):
+    with pytest.raises(ConfigError, match=r"'greddy': choose from .* \(did you mean greedy"):
         get_search("greddy", PAPER_STAGE_1)
 
 
@@ -398,7 +398,9 @@ def algorithm_3(E: Callable[[int], float], s_values: Sequence[int]) -> Iterator[
 
 LEVELS = st.sampled_from([NEVER, -1.0, 0.0, 0.2, 0.5, 0.8, 1.0])
 """Few, so that ties and infeasible configs are frequent."""
-SOME_ALPHAS = st.sets(st.sampled_from([a for a in ALPHAS if a != 0.5])).map(lambda s: tuple(sorted({*s, 0.5})))
+SOME_ALPHAS = st.sets(st.sampled_from([a for a in ALPHAS if a != 0.5])).map(
+    lambda s: tuple(sorted({*s, 0.5}))
+)
 
 
 @given(

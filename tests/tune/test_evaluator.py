@@ -1,0 +1,285 @@
+"""Measurements: what they say, what is shared, what is never generated twice, and what is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ecdiff_core import noise
+from ecdiff_core.noise import Alpha, NoiseState
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.evaluator import Evaluator
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.ledger import ConfigKey, Ledger, Measurement
+from ecdiff_tune.metrics import psnr, ssim
+from ecdiff_tune.objective import Weights
+from ecdiff_tune.progress import Progress
+from ecdiff_tune.reference import Reference
+from ecdiff_tune.search import get_search
+from ecdiff_tune.search.base import Stage1Space
+from ecdiff_tune.study import Scorer, Trial, run
+
+from .conftest import Calls
+
+TUNED = ECDiffParams(3, 2, 0.3, 9)  # 3C2A1C2A1C3E
+CONFIGS = [TUNED, ECDiffParams(3, 1, 0.7, 12), ECDiffParams.hybrid(7), ECDiffParams.edge_only()]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path / "ledger.sqlite")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def evaluator(pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, ledger: Ledger) -> Evaluator:
+    """Over an empty ledger, in batches of two prompts and one."""
+    return Evaluator(pipe, prompts, made, ledger, batch_size=2)
+
+
+def measure(evaluator: Evaluator, params: ECDiffParams) -> list[Measurement]:
+    return evaluator.measure(params, lambda _: None)
+
+
+def ssims(measurements: list[Measurement]) -> list[float]:
+    assert all(one.ssim is not None for one in measurements)
+    return [one.ssim for one in measurements if one.ssim is not None]
+
+
+def stacked(made: Reference) -> Tensor:
+    return torch.stack([one.cloud for one in made.prompts]).float()
+
+
+def test_the_clouds_own_pictures(evaluator: Evaluator) -> None:
+    # Not infinite: the reference keeps pictures in half precision.
+    for one in measure(evaluator, ECDiffParams.cloud_only(12)):
+        assert one.ssim == pytest.approx(1, abs=1e-4)
+        assert one.psnr is not None
+        assert one.psnr > 70
+        assert one.seconds > 0
+
+
+def test_the_edges_own_pictures(evaluator: Evaluator, made: Reference) -> None:
+    edge = torch.stack([one.edge for one in made.prompts]).float()
+    expected = ssim(edge, stacked(made)).tolist()
+    assert ssims(measure(evaluator, ECDiffParams.edge_only())) == pytest.approx(expected, abs=1e-3)
+    assert max(expected) < 0.95
+
+
+@pytest.mark.parametrize("params", CONFIGS, ids=str)
+def test_measurements_are_of_the_pictures(
+    evaluator: Evaluator, made: Reference, params: ECDiffParams
+) -> None:
+    pictures = evaluator.pictures(params, range(3))
+    found = measure(evaluator, params)
+    assert ssims(found) == pytest.approx(ssim(pictures, stacked(made)).tolist(), abs=1e-5)
+    assert [one.psnr for one in found] == pytest.approx(psnr(pictures, stacked(made)).tolist(), abs=1e-2)
+
+
+def test_pictures_are_those_of_the_pipeline(
+    evaluator: Evaluator, pipe: ECDiffPipeline, prompts: CalibrationSet
+) -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in prompts.seeds[1:]]
+    latents = pipe(prompts.prompts[1:], generator=generators).latents
+    expected = pipe.pair.family.decode(latents)
+    torch.testing.assert_close(evaluator.pictures(TUNED, [1, 2]), expected, atol=1e-5, rtol=0)
+
+
+def test_the_result_depends_on_every_parameter(evaluator: Evaluator) -> None:
+    found = [
+        ssims(measure(evaluator, params))
+        for params in (
+            TUNED,
+            replace(TUNED, p=4),
+            replace(TUNED, k=1),
+            replace(TUNED, alpha=0.8),
+            replace(TUNED, s=12),
+        )
+    ]
+    assert len({tuple(round(value, 5) for value in one) for one in found}) == 5
+
+
+# What may be shared.
+
+
+@pytest.mark.parametrize("params", CONFIGS, ids=str)
+def test_a_shared_warm_up_changes_nothing(
+    evaluator: Evaluator,
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    made: Reference,
+    tmp_path: Path,
+    params: ECDiffParams,
+) -> None:
+    measure(evaluator, replace(params, k=3, alpha=0.1) if params.p else params)  # leaves its warm-up behind
+    other = Ledger(tmp_path / "other.sqlite")
+    whole = Evaluator(pipe, prompts, made, other, batch_size=2, share_warm_up=False)
+    assert ssims(measure(evaluator, params)) == pytest.approx(ssims(measure(whole, params)), abs=1e-6)
+    other.close()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_batch_size_changes_nothing(
+    evaluator: Evaluator,
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    made: Reference,
+    tmp_path: Path,
+    batch_size: int,
+) -> None:
+    other = Ledger(tmp_path / "other.sqlite")
+    found = measure(Evaluator(pipe, prompts, made, other, batch_size=batch_size), TUNED)
+    assert ssims(found) == pytest.approx(ssims(measure(evaluator, TUNED)), abs=1e-5)
+    other.close()
+
+
+def test_the_warm_up_is_paid_once(evaluator: Evaluator, calls: Calls) -> None:
+    measure(evaluator, TUNED)
+    assert calls.both == (2 * 5, 2 * 3)  # two batches
+    calls.reset()
+    measure(evaluator, replace(TUNED, alpha=0.5))
+    assert calls.both == (2 * (5 - 3), 2 * 3)
+    calls.reset()
+    measure(evaluator, replace(TUNED, p=6))
+    assert calls.both == (2 * 7, 2 * 3)  # 6C2A1C3E, its own warm-up
+
+
+def test_timed_generations_run_whole(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, ledger: Ledger, calls: Calls
+) -> None:
+    timed = Evaluator(pipe, prompts, made, ledger, batch_size=1, share_warm_up=False)
+    for alpha in (0.3, 0.5):
+        calls.reset()
+        measure(timed, replace(TUNED, alpha=alpha))
+        assert calls.both == (3 * 5, 3 * 3)
+
+
+# What the ledger holds is not generated again.
+
+
+def test_nothing_is_generated_twice(
+    evaluator: Evaluator,
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    made: Reference,
+    ledger: Ledger,
+    calls: Calls,
+) -> None:
+    first = measure(evaluator, TUNED)
+    assert calls.cloud > 0
+    calls.reset()
+    assert measure(evaluator, TUNED) == first
+    assert measure(evaluator, replace(TUNED, s=8)) == first  # aligned: the same plan
+    assert measure(Evaluator(pipe, prompts, made, ledger, batch_size=1), TUNED) == first
+    some = CalibrationSet(prompts.prompts[:2], prompts.seeds[:2])
+    assert (
+        measure(Evaluator(pipe, some, Reference(made.prompts[:2]), ledger, batch_size=2), TUNED) == first[:2]
+    )
+    assert calls.both == (0, 0)
+
+
+def test_alpha_that_cannot_matter_costs_nothing(evaluator: Evaluator, calls: Calls) -> None:
+    once = replace(TUNED, s=6)  # 3C2A1C6E
+    first = measure(evaluator, once)
+    calls.reset()
+    assert measure(evaluator, replace(once, alpha=0.9)) == first
+    assert calls.both == (0, 0)
+
+
+KNOWN = Measurement(0.125, 12.0, 1.0)
+
+
+def test_goes_on_after_the_batches_that_are_there(
+    evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet, calls: Calls
+) -> None:
+    key = ConfigKey.of(TUNED, evaluator.plan(TUNED), "gradient")
+    ledger.append(key, [(prompts.keys[0], KNOWN), (prompts.keys[1], KNOWN)])
+    found = measure(evaluator, TUNED)
+    assert calls.both == (5, 3)  # the last batch
+    assert found[:2] == [KNOWN, KNOWN]
+    assert found[2] != KNOWN
+    assert ledger.read(key) == dict(zip(prompts.keys, found, strict=True))
+
+
+def test_what_is_known_of_a_batch_stays(
+    evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet
+) -> None:
+    key = ConfigKey.of(TUNED, evaluator.plan(TUNED), "gradient")
+    ledger.append(key, [(prompts.keys[1], KNOWN)])
+    found = measure(evaluator, TUNED)
+    assert found[1] == KNOWN
+    assert found[0] != KNOWN
+    assert measure(evaluator, TUNED) == found
+
+
+def test_a_batch_is_kept_as_soon_as_it_is_done(
+    evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet
+) -> None:
+    key = ConfigKey.of(TUNED, evaluator.plan(TUNED), "gradient")
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.measure(TUNED, stop)
+    assert set(ledger.read(key)) == set(prompts.keys[:2])
+
+
+def test_progress_is_told(evaluator: Evaluator) -> None:
+    for _ in range(2):  # generated, then read
+        ready: list[int] = []
+        evaluator.measure(TUNED, ready.append)
+        assert ready == [2, 1]
+
+
+# What is not finite.
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *, alpha: float, prompts: slice) -> None:
+    """Make the noises of some prompts of every batch NaN where a config has that alpha."""
+    gradient = noise.ESTIMATORS["gradient"]
+
+    def observe(state: NoiseState, eps: Tensor, factor: Alpha) -> NoiseState:
+        if factor == alpha:
+            eps = eps.clone()
+            eps[prompts] = float("nan")
+        return gradient.observe(state, eps, factor)
+
+    monkeypatch.setitem(noise.ESTIMATORS, "gradient", replace(gradient, observe=observe))
+
+
+def test_a_prompt_that_is_not_finite(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, calls: Calls
+) -> None:
+    expected = ssims(measure(evaluator, replace(TUNED, alpha=0.3)))
+    spoil(monkeypatch, alpha=0.30001, prompts=slice(1, None))
+    found = measure(evaluator, replace(TUNED, alpha=0.30001))
+    assert (found[1].ssim, found[1].psnr) == (None, None)
+    assert [found[0].ssim, found[2].ssim] == pytest.approx([expected[0], expected[2]], abs=1e-4)
+    calls.reset()
+    assert measure(evaluator, replace(TUNED, alpha=0.30001)) == found
+    assert calls.both == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["greedy", "exhaustive"])
+def test_the_search_goes_on_past_an_infeasible_config(
+    evaluator: Evaluator, latency: LatencyProfile, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    spoil(monkeypatch, alpha=0.5, prompts=slice(1))
+    trials: list[Trial] = []
+    search = get_search(name, Stage1Space(3, (1, 2), (0.3, 0.5, 0.7), 12))
+    scorer = Scorer(latency, Weights(), earliest_s=7)
+    winner = run(1, search, evaluator, scorer, Progress(), trials.append)
+    by_alpha = {trial.params.alpha: trial.state for trial in trials}
+    assert by_alpha[0.5] == "infeasible"
+    assert by_alpha[0.7] == "complete"
+    assert winner.params.alpha != 0.5
+    assert winner.value == max(trial.value for trial in trials) > 0

@@ -1,0 +1,193 @@
+"""Every config composes, the promised settings are there, and every bad value is refused in one line."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.link import Link
+from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+from ecdiff_tune import settings as settings_module
+from ecdiff_tune.__main__ import COMMANDS, config_folder
+from ecdiff_tune.settings import Settings, from_config
+
+GROUPS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in sorted(config_folder().iterdir())
+    if folder.is_dir()
+}
+CHOICES = [(group, choice) for group, choices in GROUPS.items() for choice in choices]
+
+
+def composed(*overrides: str, command: str = "tune") -> Settings:
+    """The checked settings of a command line."""
+    settings_module.register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return from_config(compose(config_name=command, overrides=list(overrides)))
+
+
+def test_the_groups() -> None:
+    assert {"pair", "search", "calibration", "objective", "link"} <= set(GROUPS)
+    assert "shapes" in GROUPS["pair"]
+    assert {"greedy", "exhaustive"} <= set(GROUPS["search"])
+    assert {"none", "wifi"} <= set(GROUPS["link"])
+
+
+@pytest.mark.parametrize(
+    ("command", "group", "choice"), [(c, *choice) for c, choice in itertools.product(COMMANDS, CHOICES)]
+)
+def test_every_config_composes(command: str, group: str, choice: str) -> None:
+    assert isinstance(composed(f"{group}={choice}", command=command), Settings)
+
+
+def test_every_command_has_its_config() -> None:
+    assert {path.stem for path in config_folder().glob("*.yaml")} == {"base", *COMMANDS}
+
+
+def test_the_defaults_are_the_papers() -> None:
+    found = composed()
+    assert found.num_steps == 50
+    assert found.search.k == [1, 2, 3, 4, 5]
+    assert found.search.alpha == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert found.s_values == tuple(range(30, 41))
+    assert found.earliest_s == 30
+    assert (found.objective.w1, found.objective.w2, found.objective.w3) == (0.3, 0.3, 0.4)
+    assert found.calibration.num_prompts == 100
+    assert found.sampling.handoff == "aligned"
+    assert found.core_link() == Link(mbps=18.88)
+
+
+@pytest.mark.parametrize(
+    ("steps", "s_values", "earliest"),
+    [(50, range(30, 41), 30), (30, range(18, 25), 18), (12, range(7, 11), 7)],
+)
+def test_the_grid_of_s_scales_with_the_steps(steps: int, s_values: range, earliest: int) -> None:
+    found = composed(f"sampling.num_inference_steps={steps}")
+    assert found.s_values == tuple(s_values)
+    assert found.earliest_s == earliest
+
+
+TYPED: dict[str, object] = {
+    # The settings that people type, each with another value than its default.
+    "study": "mine",
+    "params.p": 7,
+    "search.k": [1, 2, 3],
+    "search.alpha": [0.2, 0.4],
+    "search.s": [30, 35, 50],
+    "calibration.num_prompts": 20,
+    "calibration.file": "prompts.txt",
+    "calibration.column": "words",
+    "heldout.num_prompts": 0,
+    "objective.w1": 0.5,
+    "objective.w2": 0.1,
+    "objective.w3": 0.2,
+    "objective.earliest_s": 25,
+    "sampling.num_inference_steps": 45,
+    "sampling.guidance_scale": 3.0,
+    "sampling.handoff": "exact",
+    "latency": "wallclock",
+    "device": "cpu",
+    "dtype": "bfloat16",
+    "resume": False,
+    "seed": 3,
+}
+
+
+@pytest.mark.parametrize("key", TYPED)
+def test_promised_settings(key: str) -> None:
+    value = TYPED[key]
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    before = OmegaConf.select(OmegaConf.structured(composed()), key)
+    more = ["search.s=[30]"] if key == "sampling.num_inference_steps" else []
+    found = OmegaConf.select(OmegaConf.structured(composed(f"{key}={text}", *more)), key)
+    assert found == value
+    assert before != value
+
+
+def test_the_command_line_of_the_readme() -> None:
+    found = composed(
+        "pair=shapes",
+        "search.k=[1,2,3]",
+        "objective.w1=0.5",
+        "calibration.num_prompts=20",
+        "sampling.num_inference_steps=30",
+    )
+    assert found.search.k == [1, 2, 3]
+    assert found.s_values == tuple(range(18, 25))
+
+
+def test_what_inference_is_told() -> None:
+    found = composed("pair.cloud=a", "pair.edge=b", "pair.edge_revision=v2", "dtype=float16", "link=none")
+    assert found.pair_spec() == PairSpec("shapes", ModelRef("a"), ModelRef("b", "v2"))
+    assert found.core_sampling() == Sampling(
+        num_inference_steps=50, guidance_scale=found.sampling.guidance_scale, dtype="float16"
+    )
+    assert found.core_link() == Link(mbps=None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["sampling.num_inference_steps=0"], "Expected num_inference_steps >= 1, got 0"),
+        (["sampling.guidance_scale=-1"], "Expected guidance_scale >= 0, got -1"),
+        (["sampling.handoff=alinged"], "Unknown handoff 'alinged': .*did you mean aligned"),
+        (["sampling.estimator=gradeint"], "Unknown estimator 'gradeint': .*did you mean gradient"),
+        (["dtype=float23"], "Unknown dtype 'float23': .*did you mean float"),
+        (["latency=wallclok"], "Unknown latency 'wallclok': .*did you mean wallclock"),
+        (["link.mbps=0"], "Expected link.mbps > 0, got 0"),
+        (["link.round_trip_seconds=-0.1"], "Expected link.round_trip_seconds >= 0, got -0.1"),
+        (["calibration.num_prompts=0"], "Expected calibration.num_prompts >= 1, got 0"),
+        (["heldout.num_prompts=-1"], "Expected heldout.num_prompts >= 0, got -1"),
+        (["batch_size=0"], "Expected batch_size >= 1, got 0"),
+        (["seed=-1"], "Expected seed >= 0, got -1"),
+        (["study=a/b"], "Expected study to be a plain folder name, got 'a/b'"),
+        (["study=.."], "Expected study to be a plain folder name, got '..'"),
+        (["study=''"], "Expected study to be a plain folder name, got ''"),
+        (["params.p=-1"], "Expected params.p to be a whole number >= 0 or auto, got -1"),
+        (["params.p=2.5"], "Expected params.p to be a whole number >= 0 or auto, got 2.5"),
+        (["params.p=many"], "Expected params.p to be a whole number >= 0 or auto, got 'many'"),
+        (["params.p=true"], "Expected params.p to be a whole number >= 0 or auto, got True"),
+        (["params.p=31"], "Expected params.p <= every s, got p=31 with s from 30"),
+        (["params.p=1"], "Expected params.p >= 2 when k >= 1 is searched .* got p=1"),
+        (["search.k=[]"], "Expected search.k to hold at least one value"),
+        (["search.k=[1,2,1]"], r"Expected the values of search.k to differ, got \[1, 2, 1\]"),
+        (["search.k=[-1]"], r"Expected search.k within 0 … 49, got \[-1\]"),
+        (["search.k=[50]"], r"Expected search.k within 0 … 49, got \[50\]"),
+        (["search.alpha=[]"], "Expected search.alpha to hold at least one value"),
+        (["search.alpha=[0]"], r"Expected search.alpha within 0 < alpha <= 1, got \[0"),
+        (["search.alpha=[0.5,1.1]"], "Expected search.alpha within 0 < alpha <= 1"),
+        (["search.alpha=[nan]"], "search.alpha"),
+        (["search.s=[]"], "Expected search.s to hold at least one value"),
+        (["search.s=[30,51]"], r"Expected search.s within 0 … 50 .* got \[30, 51\]"),
+        (["search.s=[-1]"], "Expected search.s within 0 … 50"),
+        (["search.s=[30]", "sampling.num_inference_steps=20"], "Expected search.s within 0 … 20"),
+        (["objective.earliest_s=50"], "Expected objective.earliest_s within 0 … 49 .* got 50"),
+        (["objective.earliest_s=-1"], "Expected objective.earliest_s within 0 … 49 .* got -1"),
+        (["objective.w1=nan"], "objective.w1"),
+    ],
+)
+def test_bad_values(overrides: list[str], told: str) -> None:
+    with pytest.raises(ECDiffError, match=told) as caught:
+        composed(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_key_has_a_comment() -> None:
+    # Of each config what lies above the hydra section, which is no setting of ours.
+    for path in sorted(config_folder().rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8").partition("\nhydra:")[0]
+        body = text.partition("defaults:")[2].partition("\n\n")[2] if "defaults:" in text else text
+        for line in body.splitlines():
+            key, _, value = line.partition(":")
+            obvious = key.strip() in ("name", "cloud", "edge") or path.stem == "none"
+            if value and not line.startswith("#") and not obvious:
+                assert " # " in line, f"{relative(path)}: {key.strip()} has no comment"
+
+
+def relative(path: Path) -> Path:
+    return path.relative_to(config_folder())
