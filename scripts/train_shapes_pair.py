@@ -36,8 +36,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=20_000, help="number of training scenes")
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--text-steps", type=int, default=400)
-    parser.add_argument("--cloud-steps", type=int, default=4600)
-    parser.add_argument("--edge-steps", type=int, default=800)
+    parser.add_argument("--cloud-steps", type=int, default=5200)
+    parser.add_argument("--edge-steps", type=int, default=700)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 

@@ -15,6 +15,8 @@ from shapes_pair.fit import fit
 
 CAPTION_DROP = 0.1
 MIN_SNR_GAMMA = 5.0
+LAYOUT_WEIGHT = 15.0
+LAYOUT_SNR = 0.05
 FEATURE_WEIGHT = 0.1
 
 
@@ -32,7 +34,10 @@ def _noisy_batch(
     dropped = torch.rand(batch, 1, generator=rng) < CAPTION_DROP
     ids = torch.where(dropped, empty_ids, token_ids[rows])
     snr = compute_snr(scheduler, timesteps)
-    return noisy, noise, timesteps, ids, (snr.clamp(max=MIN_SNR_GAMMA) / snr)
+    weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
+    # Where a lone object goes is decided while nothing of it can be seen yet; there the loss is tiny.
+    weights = weights * (1 + LAYOUT_WEIGHT / (1 + snr / LAYOUT_SNR))
+    return noisy, noise, timesteps, ids, weights
 
 
 def _weighted(difference: Tensor, weights: Tensor) -> Tensor:

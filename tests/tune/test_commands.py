@@ -577,7 +577,7 @@ def test_killed_from_outside(done: Study, tmp_path: Path) -> None:
     assert study.bytes() == done.bytes()
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 300) -> None:
+def wait_for(happened: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
@@ -595,7 +595,7 @@ def test_interrupted(done: Study, tmp_path: Path) -> None:
     )
     wait_for(lambda: study.rows() > 0 or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, out + err
     assert err.strip() == "stopped; run the same command again to go on from here"
     assert 0 < study.rows() < done.rows()
