@@ -25,7 +25,7 @@ WARM_UP_RUNS = 3
 def embedded() -> TunedConfig:
     """The embedded pair with the paper's parameters for Stable Diffusion and BK-SDM-Small (Table 5)."""
     pair = PairSpec("shapes", ModelRef("embedded:shapes/cloud"), ModelRef("embedded:shapes/edge"))
-    return TunedConfig(pair, ECDiffParams(p=7, k=2, alpha=0.3, s=34), Sampling(guidance_scale=4.0))
+    return TunedConfig(pair, ECDiffParams(p=7, k=2, alpha=0.3, s=34), Sampling(guidance_scale=3.0))
 
 
 class CallTimer:

@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--prompts", type=int, default=100, help="number of held-out captions")
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
-    parser.add_argument("--guidance-scale", type=float, default=5.0)
+    parser.add_argument("--guidance-scale", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=25, help="prompts generated at once")
     parser.add_argument("--seed", type=int, default=0, help="of the captions, the drawings and the noise")
     parser.add_argument("--out", type=Path, default=Path("outputs/shapes_eval.json"))

@@ -22,7 +22,7 @@ STEPS = 25
 @pytest.fixture(scope="module")
 def pipe() -> ECDiffPipeline:
     pair = PairSpec("shapes", ModelRef("embedded:shapes/cloud"), ModelRef("embedded:shapes/edge"))
-    sampling = Sampling(num_inference_steps=STEPS, guidance_scale=4.0)
+    sampling = Sampling(num_inference_steps=STEPS, guidance_scale=3.0)
     return ECDiffPipeline.from_config(TunedConfig(pair, ECDiffParams(4, 2, 0.3, 16), sampling), device="cpu")
 
 
