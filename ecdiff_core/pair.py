@@ -104,6 +104,9 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     family_class = _family_of(cloud_folder)
     if _family_of(edge_folder) is not family_class:
         raise PairError(f"Cloud and edge are of different families: {cloud_folder} and {edge_folder}.")
+    for part in family_class.unweighted_parts:
+        if not (cloud_folder / part).is_dir():
+            raise PairError(f"Missing {cloud_folder / part}: the model folder is not complete.")
     denoiser = family_class.parts[:1]
     found = (fingerprint(cloud_folder, family_class.parts), fingerprint(edge_folder, denoiser))
     for side, ref, got in (("cloud", spec.cloud, found[0]), ("edge", spec.edge, found[1])):
@@ -112,8 +115,8 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
                 f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned "
                 f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
             )
-    family = _load(family_class.load, cloud_folder, dtype).to(device)
-    edge = _load(family_class.load_denoiser, edge_folder, dtype).to(device)
+    family = _load(lambda: family_class.load(cloud_folder, dtype).to(device), cloud_folder)
+    edge = _load(lambda: family_class.load_denoiser(edge_folder, dtype).to(device), edge_folder)
     wrong = family.mismatches(edge)
     if wrong:
         raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
@@ -121,10 +124,12 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     return Pair(PairSpec(spec.name, *refs), family, edge)
 
 
-def _load(load: Callable[[Path, torch.dtype], T], folder: Path, dtype: torch.dtype) -> T:
-    """``load(folder, dtype)``, with what damaged files raise told as one line."""
+def _load(load: Callable[[], T], folder: Path) -> T:
+    """``load()``, with what damaged files raise told as one line."""
     try:
-        return load(folder, dtype)
+        return load()
+    except NotImplementedError as error:  # a tensor without data cannot be moved
+        raise PairError(f"Cannot load the model in {folder}: its weights lack tensors.") from error
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PairError(f"Cannot load the model in {folder}: {first}") from error

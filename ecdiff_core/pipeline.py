@@ -19,7 +19,7 @@ from ecdiff_core.pair import Pair, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Plan, plan
 from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.schedulers import build_scheduler, set_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, TunedConfig
 
 Mode = Literal["ecdiff", "hybrid", "cloud", "edge"]
@@ -71,7 +71,7 @@ class ECDiffPipeline:
         self.pair = pair
         self.config = config
         self.scheduler = build_scheduler(config.sampling.scheduler, pair.family.scheduler)
-        self.scheduler.set_timesteps(self.num_steps)  # the scale of the initial noise may depend on them
+        set_steps(self.scheduler, self.num_steps)  # the scale of the initial noise may depend on them
         default = pair.family.default_size
         self.height = default[0] if config.sampling.height is None else config.sampling.height
         self.width = default[1] if config.sampling.width is None else config.sampling.width

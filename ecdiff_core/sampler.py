@@ -16,9 +16,9 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from ecdiff_core import noise
-from ecdiff_core.errors import ParamsError
 from ecdiff_core.noise import Alpha, Estimator, NoiseState
 from ecdiff_core.plan import Action, Plan
+from ecdiff_core.schedulers import set_steps
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Action, Tensor], None]
@@ -46,15 +46,10 @@ def start(latents: Tensor, scheduler: SchedulerMixin, num_steps: int) -> Sampler
     """The state before step 0; latents are the initial noise, scaled by the scheduler's init_noise_sigma.
 
     Raises:
-        ParamsError: the scheduler does not make one timestep a step, so that steps could not be counted.
+        ParamsError: the scheduler cannot make that many steps, or not one timestep a step.
     """
     scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(num_steps, device=latents.device)
-    if len(scheduler.timesteps) != num_steps:
-        raise ParamsError(
-            f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_steps} steps from "
-            f"{type(scheduler).__name__}. Choose a scheduler of one call a step, such as DDIMScheduler."
-        )
+    set_steps(scheduler, num_steps, latents.device)
     return SamplerState(0, latents, noise.init(), scheduler)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import diffusers
+import torch
 from diffusers import SchedulerMixin
 
 from ecdiff_core.errors import ParamsError, nearest
@@ -39,3 +40,23 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
             "Choose a model whose scheduler is deterministic, or another scheduler."
         )
     return scheduler
+
+
+def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | None = None) -> None:
+    """Set the scheduler's timesteps.
+
+    Raises:
+        ParamsError: the model has fewer timesteps, or the scheduler does not make one timestep a step, so that
+            steps could not be counted.
+    """
+    trained = scheduler.config.num_train_timesteps
+    if num_steps > trained:
+        raise ParamsError(
+            f"Expected num_inference_steps <= {trained}, what the model was trained with, got {num_steps}."
+        )
+    scheduler.set_timesteps(num_steps, device=device)
+    if len(scheduler.timesteps) != num_steps:
+        raise ParamsError(
+            f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_steps} steps from "
+            f"{type(scheduler).__name__}. Choose a scheduler of one call a step, such as DDIMScheduler."
+        )

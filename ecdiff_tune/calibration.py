@@ -85,12 +85,13 @@ def read_prompts(path: Path, column: str | None = None) -> list[str]:
         CalibrationError: the file cannot be read or parsed, or lacks the column.
     """
     try:
-        if path.suffix == ".csv":
-            prompts = _column(pd.read_csv(path, dtype=str, keep_default_na=False), column, path)
-        elif path.suffix in (".jsonl", ".ndjson"):
-            prompts = _column(pd.read_json(path, lines=True, dtype=False), column, path)
+        kind = path.suffix.lower()
+        if kind == ".csv":
+            prompts = _column(pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[]), column, path)
+        elif kind in (".jsonl", ".ndjson"):
+            prompts = _column(pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig"), column, path)
         else:
-            prompts = path.read_text(encoding="utf-8").splitlines()
+            prompts = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise CalibrationError(f"Cannot read the prompts file {path}: {error.strerror}.") from error
     except ValueError as error:  # not UTF-8, not csv, not JSON
@@ -112,4 +113,4 @@ def _column(table: pd.DataFrame, column: str | None, path: Path) -> list[str]:
         )
     if chosen not in names:
         raise CalibrationError(f"{path} has no column {chosen!r}: {nearest(chosen, names)}.")
-    return [str(value) for value in table[chosen]]
+    return [str(value) for value in table[chosen].dropna()]

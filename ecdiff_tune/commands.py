@@ -42,8 +42,6 @@ def stage1(settings: Settings) -> None:
 def stage2(settings: Settings) -> None:
     """s, for the study's stage1.yaml or for (k, alpha) by hand."""
     k, alpha = settings.params.k, settings.params.alpha
-    if (k is None) != (alpha is None):
-        raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
     with prepare(settings) as bench:
         if k is not None and alpha is not None:
             winner = ECDiffParams(bench.p(), k, alpha, settings.num_steps)
@@ -122,8 +120,11 @@ def _search(bench: Workbench, stage: int, space: Space) -> Trial:
 def _earlier_trials(path: Path, stage: int) -> pd.DataFrame:
     if stage == 1 or not path.is_file():
         return pd.DataFrame()
-    table = pd.read_csv(path, float_precision="round_trip").astype({"s": "Int64"})
-    return table[table["stage"] < stage]
+    try:
+        table = pd.read_csv(path).astype({"s": "Int64"})
+        return table[table["stage"] < stage]
+    except (ValueError, KeyError) as error:
+        raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
 
 
 def _forecast(bench: Workbench, stage: int, space: Space) -> str:

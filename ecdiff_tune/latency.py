@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ecdiff_core.devices import synchronize
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.files import write_text
 from ecdiff_core.link import Link
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -21,6 +22,10 @@ WARM_UP_CALLS = 3
 TIMED_CALLS = 15
 PROMPT = "a photo of a red circle"
 """Only its length could matter, and tokenizers pad."""
+
+
+class LatencyError(ECDiffError):
+    """A latency profile cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,17 @@ class LatencyProfile:
 
     @classmethod
     def load(cls, path: Path) -> LatencyProfile:
-        """Read what ``save`` wrote."""
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        transfer = tree.pop("transfer_seconds")
-        return cls(**{name: Timing(**values) for name, values in tree.items()}, transfer_seconds=transfer)
+        """Read what ``save`` wrote.
+
+        Raises:
+            LatencyError: the file is damaged.
+        """
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            transfer = float(tree.pop("transfer_seconds"))
+            return cls(**{name: Timing(**values) for name, values in tree.items()}, transfer_seconds=transfer)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LatencyError(f"{path} is damaged. Delete it; it is measured again.") from error
 
 
 def measure(pipe: ECDiffPipeline, link: Link) -> LatencyProfile:

@@ -55,6 +55,10 @@ class ConfigKey:
         return cls(plan.schedule, params.alpha if matters else 0.0, estimator)
 
 
+def _unusable(path: Path, error: Exception) -> str:
+    return f"Cannot use the ledger {path}: {error}. Move it away to start anew."
+
+
 class Ledger:
     """The measurements of one study.
 
@@ -66,6 +70,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._database = sqlite3.connect(path)
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -83,11 +88,14 @@ class Ledger:
 
     def read(self, key: ConfigKey) -> dict[str, Measurement]:
         """The config's measurements by prompt key."""
-        rows = self._database.execute(
-            "SELECT prompt, ssim, psnr, seconds FROM measurements "
-            "WHERE schedule = ? AND alpha = ? AND estimator = ?",
-            (key.schedule, key.alpha, key.estimator),
-        )
+        try:
+            rows = self._database.execute(
+                "SELECT prompt, ssim, psnr, seconds FROM measurements "
+                "WHERE schedule = ? AND alpha = ? AND estimator = ?",
+                (key.schedule, key.alpha, key.estimator),
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_unusable(self._path, error)) from error
         return {prompt: Measurement(ssim, psnr, seconds) for prompt, ssim, psnr, seconds in rows}
 
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:

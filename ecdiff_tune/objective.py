@@ -43,8 +43,10 @@ def efficiency(seconds: float, cloud_seconds: float, edge_seconds: float) -> flo
     Raises:
         ObjectiveError: the cloud alone is not slower than the edge alone.
 
-    >>> efficiency(seconds=1.16, cloud_seconds=1.70, edge_seconds=1.18)  # the paper's SD-v1.4 + BK-SDM-Small
-    1.0384615384615383
+    The paper's SD-v1.4 + BK-SDM-Small:
+
+    >>> round(efficiency(seconds=1.16, cloud_seconds=1.70, edge_seconds=1.18), 3)
+    1.038
     """
     if cloud_seconds <= edge_seconds:
         raise ObjectiveError(

@@ -51,7 +51,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._live:
+            self._bars.stop()  # without bars it would print an empty line
 
     def say(self, line: str) -> None:
         """One line that stays."""

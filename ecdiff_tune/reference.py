@@ -33,6 +33,10 @@ class DamagedReferenceError(ECDiffError):
     """A reference file is damaged."""
 
 
+SETTLED_SHARE = 0.75
+"""Of the initial fall of the noise's change, what must be over when the warm-up ends."""
+
+
 @dataclass(frozen=True)
 class PromptReference:
     """One prompt's reference.
@@ -75,16 +79,16 @@ class Reference:
 
 
 def auto_p(noise_change: NDArray[np.float64], at_most: int) -> int:
-    """p off the noise profile: the first step at which 90% of the initial fall is over, 2 … ``at_most``.
+    """p off the noise profile: where three quarters of the initial fall are over, 2 … ``at_most``.
 
     The paper reads p off its Figure 3, where the noise stops changing fast. Here: with d_i the mean change at
     step i and d_mid its median over the middle half of the steps, the first i with
-    d_i <= d_mid + 0.1 (d_1 - d_mid).
+    d_i <= d_mid + 0.25 (d_1 - d_mid).
     """
     profile = noise_change.mean(axis=0)
     quarter = len(profile) // 4
     middle = float(np.median(profile[quarter : max(quarter + 1, 3 * quarter)]))
-    settled = np.flatnonzero(profile <= middle + 0.1 * max(0.0, profile[0] - middle))
+    settled = np.flatnonzero(profile <= middle + (1 - SETTLED_SHARE) * max(0.0, profile[0] - middle))
     return int(np.clip(settled[0] + 1 if len(settled) else 2, 2, max(2, at_most)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_core.errors import ECDiffError, ParamsError, nearest
 from ecdiff_core.link import Link
+from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+
+
+LATENCIES = ("profile", "wallclock")
+LEAST_P = 2
+"""Of a warm-up before approximated steps: eq. 3 needs two noises."""
 
 
 class SettingsError(ECDiffError):
@@ -180,16 +187,22 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
     if not settings.study or settings.study != settings.study.strip("./ ") or "/" in settings.study:
         raise SettingsError(f"Expected study to be a plain folder name, got {settings.study!r}.")
-    _check_p(settings.params.p)
+    for name in ("w1", "w2", "w3"):
+        weight = getattr(settings.objective, name)
+        if not math.isfinite(weight):
+            raise SettingsError(f"Expected objective.{name} to be a finite number, got {weight}.")
+    _check_params(settings)
     _check_grids(settings)
 
 
-LATENCIES = ("profile", "wallclock")
-
-
-def _check_p(p: object) -> None:
+def _check_params(settings: Settings) -> None:
+    p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
     if p != "auto" and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
         raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
+    if (k is None) != (alpha is None):
+        raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
+    if k is not None and alpha is not None:
+        ECDiffParams(p if isinstance(p, int) else LEAST_P, k, alpha, settings.num_steps)
 
 
 def _check_grids(settings: Settings) -> None:
@@ -201,7 +214,7 @@ def _check_grids(settings: Settings) -> None:
             raise SettingsError(f"Expected the values of search.{name} to differ, got {list(values)}.")
     if min(search.k) < 0 or max(search.k) >= steps:
         raise ParamsError(f"Expected search.k within 0 … {steps - 1}, got {search.k}.")
-    if min(search.alpha) <= 0 or max(search.alpha) > 1:
+    if not all(0 < alpha <= 1 for alpha in search.alpha):  # also where one is nan
         raise ParamsError(f"Expected search.alpha within 0 < alpha <= 1, got {search.alpha}.")
     if min(settings.s_values) < 0 or max(settings.s_values) > steps:
         raise ParamsError(
@@ -213,12 +226,16 @@ def _check_grids(settings: Settings) -> None:
             f"Expected objective.earliest_s within 0 … {steps - 1} (s' of eq. 11), got {settings.earliest_s}."
         )
     p = settings.params.p
+    if p == "auto" and max(search.k) >= 1 and min(settings.s_values) < LEAST_P:
+        raise ParamsError(
+            f"Expected every s >= {LEAST_P}, the least p when k >= 1 is searched, got s from {min(settings.s_values)}."
+        )
     if isinstance(p, int) and p > min(settings.s_values):
         raise ParamsError(
             f"Expected params.p <= every s, got p={p} with s from {min(settings.s_values)}. "
             "Lower params.p or raise search.s."
         )
-    if isinstance(p, int) and p < 2 and max(search.k) >= 1:
+    if isinstance(p, int) and p < LEAST_P and max(search.k) >= 1:
         raise ParamsError(
             f"Expected params.p >= 2 when k >= 1 is searched (eq. 3 needs two noises), got p={p}."
         )

@@ -29,6 +29,8 @@ class Family(ABC):
 
     parts: ClassVar[tuple[str, ...]]
     """Folders whose weights make a picture, the denoiser first."""
+    unweighted_parts: ClassVar[tuple[str, ...]]
+    """Folders without weights that a pipeline needs."""
 
     @classmethod
     @abstractmethod

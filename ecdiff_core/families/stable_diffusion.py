@@ -10,6 +10,7 @@ import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from PIL.Image import Image
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.families.base import Conditioning, Family
@@ -20,14 +21,26 @@ class StableDiffusion(Family):
     """Adapter over ``StableDiffusionPipeline``; text, latents and decoding stay diffusers' own."""
 
     parts = ("unet", "vae", "text_encoder")
+    unweighted_parts = ("tokenizer", "scheduler")
 
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         self._pipeline = pipeline
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype) -> StableDiffusion:
+        # transformers fills tensors that are missing with random numbers; only this way it says so.
+        text_encoder, found = CLIPTextModel.from_pretrained(
+            folder, subfolder="text_encoder", dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+        if found["missing_keys"]:
+            raise ValueError(f"the text encoder's weights lack {sorted(found['missing_keys'])[0]}")
         pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, safety_checker=None, requires_safety_checker=False, local_files_only=True
+            folder,
+            text_encoder=text_encoder,
+            dtype=dtype,
+            safety_checker=None,
+            requires_safety_checker=False,
+            local_files_only=True,
         )
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline)

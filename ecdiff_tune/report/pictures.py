@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib
 
@@ -15,6 +16,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ecdiff_core.files import replacing
+
+HEADING_WIDTH = 27
+"""Characters a line over a column of samples.png."""
+HEADING_LINES = 6
 
 
 def _save(figure: Figure, path: Path, dpi: int = 150) -> None:
@@ -42,7 +47,8 @@ def samples(path: Path, rows: Sequence[tuple[str, Tensor]], columns: Sequence[st
             axis.spines[:].set_visible(False)
         line[0].set_ylabel(label, fontsize=9)
     for axis, heading in zip(axes[0], columns, strict=True):
-        axis.set_title(heading, fontsize=6.5, wrap=True)
+        lines = [line for part in heading.splitlines() for line in wrap(part, HEADING_WIDTH)]
+        axis.set_title("\n".join(lines[:HEADING_LINES]), fontsize=6, verticalalignment="bottom")
     figure.subplots_adjust(wspace=0.04, hspace=0.04)
     _save(figure, path)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import diffusers
 import pytest
 import torch
@@ -102,3 +104,10 @@ def test_refuses(name: str, message: str) -> None:
     with pytest.raises(ParamsError, match=message) as caught:
         build_scheduler(name, models.scheduler())
     assert "\n" not in str(caught.value)
+
+
+def test_stochastic_ones_are_not_offered() -> None:
+    with pytest.raises(ParamsError) as caught:
+        build_scheduler("DDPMSheduler", models.scheduler())
+    assert "DDIMScheduler" in str(caught.value)
+    assert not re.search(r"\b(DDPM|EulerAncestralDiscrete|DPMSolverSDE)Scheduler", str(caught.value))

@@ -1,4 +1,4 @@
-"""The committed weights: loadable by diffusers as they are, small, and able to do what the model card says."""
+"""The committed weights: loadable by diffusers as they are, small, and as able as the model card says."""
 
 from __future__ import annotations
 

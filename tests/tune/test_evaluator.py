@@ -269,6 +269,15 @@ def test_a_prompt_that_is_not_finite(
     assert calls.both == (0, 0)
 
 
+def test_a_picture_that_is_not_finite(
+    evaluator: Evaluator, pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Half-precision decoders overflow on finite latents.
+    decode = type(pipe.pair.family).decode
+    monkeypatch.setattr(type(pipe.pair.family), "decode", lambda *given: decode(*given) * float("nan"))
+    assert [one.ssim for one in measure(evaluator, TUNED)] == [None] * 3
+
+
 @pytest.mark.parametrize("name", ["greedy", "exhaustive"])
 def test_the_search_goes_on_past_an_infeasible_config(
     evaluator: Evaluator, latency: LatencyProfile, monkeypatch: pytest.MonkeyPatch, name: str

@@ -192,10 +192,10 @@ FLAT = [1.0] * 30
 @pytest.mark.parametrize(
     ("profile", "p"),
     [
-        # Threshold 1 + 0.1 * (11 - 1) = 2: first reached at step 5.
-        pytest.param([11, 6, 4, 3, 2, *FLAT], 5, id="falls and is flat"),
-        pytest.param([11, 6, 4, 3, 2.01, 1.9, *FLAT], 6, id="a little above the threshold"),
-        pytest.param([11, 6, 4, 3, 2, *FLAT, 20, 40], 5, id="rises in the last steps"),
+        # Threshold 1 + 0.25 * (11 - 1) = 3.5: first reached at step 4.
+        pytest.param([11, 6, 4, 3.5, 2, *FLAT], 4, id="falls and is flat"),
+        pytest.param([11, 6, 4, 3.51, 3.4, 1.9, *FLAT], 5, id="a little above the threshold"),
+        pytest.param([11, 6, 4, 3.5, 2, *FLAT, 20, 40], 4, id="rises in the last steps"),
         pytest.param(FLAT, 2, id="flat: p is at least 2"),
         pytest.param([0.5, 0.7, *FLAT], 2, id="rising"),
         pytest.param([11, 1.5, *FLAT], 2, id="falls at once"),

@@ -88,7 +88,7 @@ TYPED: dict[str, object] = {
     "objective.w3": 0.2,
     "objective.earliest_s": 25,
     "sampling.num_inference_steps": 45,
-    "sampling.guidance_scale": 3.0,
+    "sampling.guidance_scale": 5.5,
     "sampling.handoff": "exact",
     "latency": "wallclock",
     "device": "cpu",
@@ -147,6 +147,7 @@ def test_what_inference_is_told() -> None:
         (["seed=-1"], "Expected seed >= 0, got -1"),
         (["study=a/b"], "Expected study to be a plain folder name, got 'a/b'"),
         (["study=.."], "Expected study to be a plain folder name, got '..'"),
+        (["study=reference"], "study"),  # the folder that all studies of a pair share
         (["study=''"], "Expected study to be a plain folder name, got ''"),
         (["params.p=-1"], "Expected params.p to be a whole number >= 0 or auto, got -1"),
         (["params.p=2.5"], "Expected params.p to be a whole number >= 0 or auto, got 2.5"),
