@@ -46,13 +46,14 @@ def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | 
     """Set the scheduler's timesteps.
 
     Raises:
-        ParamsError: the model has fewer timesteps, or the scheduler does not make one timestep a step, so that
-            steps could not be counted.
+        ParamsError: the model has fewer timesteps, or the scheduler does not make one timestep a step, so
+            that steps could not be counted.
     """
     trained = scheduler.config.num_train_timesteps
     if num_steps > trained:
         raise ParamsError(
-            f"Expected num_inference_steps <= {trained}, what the model was trained with, got {num_steps}."
+            f"Expected num_inference_steps <= {trained}, as many as the model was trained with, "
+            f"got {num_steps}."
         )
     scheduler.set_timesteps(num_steps, device=device)
     if len(scheduler.timesteps) != num_steps:

@@ -83,9 +83,14 @@ class Evaluator:
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / len(rows)
 
-        pictures = torch.nan_to_num(decoded.cpu())
+        decoded = decoded.cpu()
+        pictures = torch.nan_to_num(decoded)
         cloud = torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
-        finite = torch.isfinite(state.latents).flatten(1).all(dim=1).tolist()
+        # A half-precision decoder can overflow on finite latents.
+        finite = [
+            bool(torch.isfinite(x).all() and torch.isfinite(y).all())
+            for x, y in zip(state.latents, decoded, strict=True)
+        ]
         values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
         return [Measurement(s, p, seconds) if ok else Measurement(None, None, seconds) for ok, s, p in values]
 

@@ -14,8 +14,9 @@ from ecdiff_core.link import Link
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 
-
 LATENCIES = ("profile", "wallclock")
+REFERENCE_FOLDER = "reference"
+"""Beside the studies of a pair: pictures that all of them share."""
 LEAST_P = 2
 """Of a warm-up before approximated steps: eq. 3 needs two noises."""
 
@@ -187,6 +188,10 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
     if not settings.study or settings.study != settings.study.strip("./ ") or "/" in settings.study:
         raise SettingsError(f"Expected study to be a plain folder name, got {settings.study!r}.")
+    if settings.study == REFERENCE_FOLDER:
+        raise SettingsError(
+            f"Expected another study than {REFERENCE_FOLDER!r}: that folder holds all references."
+        )
     for name in ("w1", "w2", "w3"):
         weight = getattr(settings.objective, name)
         if not math.isfinite(weight):
@@ -228,7 +233,8 @@ def _check_grids(settings: Settings) -> None:
     p = settings.params.p
     if p == "auto" and max(search.k) >= 1 and min(settings.s_values) < LEAST_P:
         raise ParamsError(
-            f"Expected every s >= {LEAST_P}, the least p when k >= 1 is searched, got s from {min(settings.s_values)}."
+            f"Expected every s >= {LEAST_P}, the least p when k >= 1 is searched, "
+            f"got s from {min(settings.s_values)}."
         )
     if isinstance(p, int) and p > min(settings.s_values):
         raise ParamsError(

@@ -23,7 +23,7 @@ from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.objective import Weights, efficiency
 from ecdiff_tune.progress import Progress
 from ecdiff_tune.reference import Reference
-from ecdiff_tune.settings import Settings
+from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
 from ecdiff_tune.study import Scorer
 from ecdiff_tune.study_folder import StudyFolder
 
@@ -105,7 +105,10 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
         profile = _latency_profile(folder.path / "latency.json", pipe, settings, progress)
         where = (
-            Path(settings.output_dir) / settings.pair.name / "reference" / _reference_digest(settings, pipe)
+            Path(settings.output_dir)
+            / settings.pair.name
+            / REFERENCE_FOLDER
+            / _reference_digest(settings, pipe)
         )
         made = make_reference(pipe, prompts, where, settings, profile, progress)
         ledger = Ledger(folder.path / "ledger.sqlite")
@@ -173,12 +176,11 @@ def _latency_profile(
     path: Path, pipe: ECDiffPipeline, settings: Settings, progress: Progress
 ) -> LatencyProfile:
     """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
-    if path.is_file():
-        profile = LatencyProfile.load(path)
-    else:
-        profile = latency.measure(pipe, settings.core_link())
-        profile.save(path)
+    known = path.is_file()
+    profile = LatencyProfile.load(path) if known else latency.measure(pipe, settings.core_link())
     efficiency(0.0, *profile.alone(settings.num_steps))  # a pair that eq. 10 has no meaning for ends here
+    if not known:
+        profile.save(path)
     cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
     progress.say(
         f"latency: cloud call {cloud:.1f} ms, edge call {edge:.1f} ms ({edge / cloud:.2f} of it), "

@@ -29,9 +29,10 @@ class StableDiffusion(Family):
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype) -> StableDiffusion:
         # transformers fills tensors that are missing with random numbers; only this way it says so.
-        text_encoder, found = CLIPTextModel.from_pretrained(
+        loaded: Any = CLIPTextModel.from_pretrained(
             folder, subfolder="text_encoder", dtype=dtype, local_files_only=True, output_loading_info=True
         )
+        text_encoder, found = loaded
         if found["missing_keys"]:
             raise ValueError(f"the text encoder's weights lack {sorted(found['missing_keys'])[0]}")
         pipeline = StableDiffusionPipeline.from_pretrained(

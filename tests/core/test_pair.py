@@ -118,7 +118,7 @@ UNUSABLE: list[tuple[Damage, str]] = [
     (remove("cloud/text_encoder"), r"No weights in .*cloud/text_encoder"),
     (remove("cloud/vae/config.json"), r"Missing .*cloud/vae/config\.json: .* not complete"),
     (remove("cloud/tokenizer"), r".*cloud.*tokenizer"),
-    (remove("cloud/scheduler"), r"Cannot load the model in .*cloud: .*scheduler"),
+    (remove("cloud/scheduler"), r"Missing .*cloud/scheduler: the model folder is not complete"),
     # damaged
     (halve_weights("cloud/unet"), r"Cannot load the model in .*cloud: .*cloud/unet"),
     (halve_weights("cloud/vae"), r"Cannot load the model in .*cloud: .*cloud/vae"),
