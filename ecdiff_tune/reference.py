@@ -27,6 +27,7 @@ from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.plan import plan
 from ecdiff_core.sampler import advance
 from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.settings import LEAST_P
 
 
 class DamagedReferenceError(ECDiffError):
@@ -86,10 +87,12 @@ def auto_p(noise_change: NDArray[np.float64], at_most: int) -> int:
     d_i <= d_mid + 0.25 (d_1 - d_mid).
     """
     profile = noise_change.mean(axis=0)
+    if not len(profile):
+        return LEAST_P
     quarter = len(profile) // 4
     middle = float(np.median(profile[quarter : max(quarter + 1, 3 * quarter)]))
     settled = np.flatnonzero(profile <= middle + (1 - SETTLED_SHARE) * max(0.0, profile[0] - middle))
-    return int(np.clip(settled[0] + 1 if len(settled) else 2, 2, max(2, at_most)))
+    return int(np.clip(settled[0] + 1 if len(settled) else LEAST_P, LEAST_P, max(LEAST_P, at_most)))
 
 
 def prepare(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> Prepared:

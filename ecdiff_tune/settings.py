@@ -17,6 +17,8 @@ from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 LATENCIES = ("profile", "wallclock")
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
+MAX_SEED = 2**62
+"""Prompts take the seeds that follow it; torch's end at 2^64."""
 LEAST_P = 2
 """Of a warm-up before approximated steps: eq. 3 needs two noises."""
 
@@ -186,8 +188,11 @@ def _check(settings: Settings) -> None:
     ):
         if value < least:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
-    if not settings.study or settings.study != settings.study.strip("./ ") or "/" in settings.study:
-        raise SettingsError(f"Expected study to be a plain folder name, got {settings.study!r}.")
+    if settings.seed > MAX_SEED:
+        raise SettingsError(f"Expected seed <= {MAX_SEED}, got {settings.seed}.")
+    for name, folder in (("study", settings.study), ("pair.name", settings.pair.name)):
+        if not folder or folder != folder.strip("./ ") or "/" in folder:
+            raise SettingsError(f"Expected {name} to be a plain folder name, got {folder!r}.")
     if settings.study == REFERENCE_FOLDER:
         raise SettingsError(
             f"Expected another study than {REFERENCE_FOLDER!r}: that folder holds all references."
@@ -207,6 +212,8 @@ def _check_params(settings: Settings) -> None:
     if (k is None) != (alpha is None):
         raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
     if k is not None and alpha is not None:
+        if k >= settings.num_steps:
+            raise ParamsError(f"Expected params.k within 0 … {settings.num_steps - 1}, got {k}.")
         ECDiffParams(p if isinstance(p, int) else LEAST_P, k, alpha, settings.num_steps)
 
 

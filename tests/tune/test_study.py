@@ -116,6 +116,7 @@ def test_run_tells_the_search_every_objective(
     assert {trial.stage for trial in trials} == {1}
     assert [trial.value for trial in trials] == pytest.approx([0.2, 0.4, 0.6, 0.3, 0.5, 0.7])
     assert winner is trials[5]
+    assert [trial.score.burden for trial in trials if trial.score] == [None] * 6
     assert trials[5].seconds == pytest.approx(latency.seconds(plan(space.at(2, 0.7), 12)))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
