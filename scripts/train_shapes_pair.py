@@ -4,6 +4,10 @@
 
 Stages: autoencoder, text encoder, cloud UNet, edge UNet (distilled), export. Every stage keeps a checkpoint
 in --work, so that a stopped run goes on where it was; delete that folder to start again.
+
+    python scripts/train_shapes_pair.py --start-from ecdiff_core/shapes --cloud-steps 2000 --cloud-lr 3e-4
+
+takes the autoencoder, the text encoder and both UNets of an exported pair and trains the UNets on.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from numpy.typing import NDArray
 
 from shapes_pair import models
 from shapes_pair.data import training_pictures, training_scenes
+from shapes_pair.evaluate import load
 from shapes_pair.train_text import train_text
 from shapes_pair.train_unets import train_cloud, train_edge
 from shapes_pair.train_vae import encode, reconstruction_psnr, train_vae
@@ -33,11 +38,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/shapes_pair/trained"), help="cloud/ and edge/ go here"
     )
+    parser.add_argument("--start-from", type=Path, help="an exported pair: a folder with cloud/ and edge/")
     parser.add_argument("--scenes", type=int, default=20_000, help="number of training scenes")
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--text-steps", type=int, default=400)
     parser.add_argument("--cloud-steps", type=int, default=5200)
+    parser.add_argument("--cloud-lr", type=float, default=8e-4, help="peak learning rate")
     parser.add_argument("--edge-steps", type=int, default=700)
+    parser.add_argument("--edge-lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
@@ -61,25 +69,32 @@ def main() -> None:
     scene_list = training_scenes(args.scenes)
     captions = [scene.caption() for scene in scene_list]
     pictures = training_pictures(args.work, scene_list)
-    tokenizer = models.tokenizer(captions)
+    if args.start_from:
+        started = load(args.start_from / "cloud", device)
+        tokenizer, vae, encoder, cloud = (started.tokenizer, started.vae, started.text_encoder, started.unet)
+        edge = load(args.start_from / "edge", device).unet
+    else:
+        tokenizer = models.tokenizer(captions)
+        vae, encoder = models.vae().to(device), models.text_encoder(tokenizer).to(device)
+        cloud, edge = models.cloud_unet().to(device), models.edge_unet().to(device)
 
     def tokens(texts: list[str]) -> torch.Tensor:
         return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
-    vae = models.vae().to(device)
-    train_vae(vae, pictures, folder=args.work, steps=args.vae_steps)
-    print(f"vae: {reconstruction_psnr(vae, pictures[:512]):.2f} dB on training pictures", flush=True)
-
     token_ids = tokens(captions)
-    encoder = models.text_encoder(tokenizer).to(device)
-    train_text(encoder, token_ids, pictures, folder=args.work, steps=args.text_steps)
+    if not args.start_from:
+        train_vae(vae, pictures, folder=args.work, steps=args.vae_steps)
+        train_text(encoder, token_ids, pictures, folder=args.work, steps=args.text_steps)
+    print(f"vae: {reconstruction_psnr(vae, pictures[:512]):.2f} dB on training pictures", flush=True)
 
     data = (latents_of(vae, pictures, args.work), token_ids, tokens([""]))
     scheduler = models.scheduler()
-    cloud = models.cloud_unet().to(device)
-    train_cloud(cloud, encoder, scheduler, data, folder=args.work, steps=args.cloud_steps)
-    edge = models.edge_unet().to(device)
-    train_edge(edge, cloud, encoder, scheduler, data, folder=args.work, steps=args.edge_steps)
+    train_cloud(
+        cloud, encoder, scheduler, data, folder=args.work, steps=args.cloud_steps, peak_lr=args.cloud_lr
+    )
+    train_edge(
+        edge, cloud, encoder, scheduler, data, folder=args.work, steps=args.edge_steps, peak_lr=args.edge_lr
+    )
 
     def export(unet: UNet2DConditionModel, name: str) -> None:
         parts = (vae.half(), encoder.half(), tokenizer, unet.half(), scheduler, None, None)

@@ -17,6 +17,8 @@ CAPTION_DROP = 0.1
 MIN_SNR_GAMMA = 5.0
 LAYOUT_WEIGHT = 15.0
 LAYOUT_SNR = 0.05
+LAYOUT_SHARE = 0.4
+LAYOUT_FROM = 0.8
 FEATURE_WEIGHT = 0.1
 
 
@@ -26,9 +28,12 @@ def _noisy_batch(
     """Noisy latents, noise, timesteps, token ids and min-SNR weights (arXiv 2303.09556), by seed."""
     rng = torch.Generator().manual_seed(seed)
     rows = torch.randint(len(latents), (batch,), generator=rng)
-    # One timestep from each of `batch` equal ranges: lower variance than independent draws.
-    strata = (torch.arange(batch) + torch.rand(batch, generator=rng)) / batch
-    timesteps = (strata * scheduler.config.num_train_timesteps).long()
+    # One place from each of `batch` equal ranges: lower variance than independent draws.
+    places = (torch.arange(batch) + torch.rand(batch, generator=rng)) / batch
+    # LAYOUT_SHARE of them fall on the noisiest timesteps, from LAYOUT_FROM on; the others on all.
+    noisiest = LAYOUT_FROM + (1 - LAYOUT_FROM) * places / LAYOUT_SHARE
+    places = torch.where(places < LAYOUT_SHARE, noisiest, (places - LAYOUT_SHARE) / (1 - LAYOUT_SHARE))
+    timesteps = (places * scheduler.config.num_train_timesteps).long()
     noise = torch.randn(batch, *latents.shape[1:], generator=rng)
     noisy = scheduler.add_noise(latents[rows].float(), noise, timesteps)
     dropped = torch.rand(batch, 1, generator=rng) < CAPTION_DROP
@@ -52,6 +57,7 @@ def train_cloud(
     *,
     folder: Path,
     steps: int,
+    peak_lr: float,
     batch: int = 40,
 ) -> None:
     """Epsilon-prediction on scaled latents; ``data`` is (latents, token ids, token ids of "")."""
@@ -65,7 +71,7 @@ def train_cloud(
         return _weighted(output - noise, weights)
 
     both = nn.ModuleDict({"unet": unet, "encoder": encoder})
-    fit("cloud", both, loss, folder=folder, steps=steps, peak_lr=8e-4)
+    fit("cloud", both, loss, folder=folder, steps=steps, peak_lr=peak_lr)
 
 
 def _record_blocks(unet: UNet2DConditionModel) -> list[Tensor]:
@@ -94,6 +100,7 @@ def train_edge(
     *,
     folder: Path,
     steps: int,
+    peak_lr: float,
     batch: int = 40,
 ) -> None:
     """Distil as BK-SDM does (arXiv 2305.15798): the task's loss, the teacher's output, its blocks' outputs.
@@ -132,5 +139,5 @@ def train_edge(
         loss,
         folder=folder,
         steps=steps,
-        peak_lr=1e-3,
+        peak_lr=peak_lr,
     )
