@@ -24,7 +24,7 @@ from shapes_pair import models
 from shapes_pair.data import training_pictures, training_scenes
 from shapes_pair.evaluate import load
 from shapes_pair.train_text import train_text
-from shapes_pair.train_unets import train_cloud, train_edge
+from shapes_pair.train_unets import TrainingData, train_cloud, train_edge
 from shapes_pair.train_vae import encode, reconstruction_psnr, train_vae
 
 
@@ -87,7 +87,9 @@ def main() -> None:
         train_text(encoder, token_ids, pictures, folder=args.work, steps=args.text_steps)
     print(f"vae: {reconstruction_psnr(vae, pictures[:512]):.2f} dB on training pictures", flush=True)
 
-    data = (latents_of(vae, pictures, args.work), token_ids, tokens([""]))
+    # Where a lone object goes is the hardest to learn: such scenes come twice as often.
+    frequency = torch.tensor([2.0 if len(scene.objects) == 1 else 1.0 for scene in scene_list])
+    data = TrainingData(latents_of(vae, pictures, args.work), token_ids, tokens([""]), frequency)
     scheduler = models.scheduler()
     train_cloud(
         cloud, encoder, scheduler, data, folder=args.work, steps=args.cloud_steps, peak_lr=args.cloud_lr

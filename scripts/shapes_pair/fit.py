@@ -16,6 +16,12 @@ CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 50
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device computes in it; processors that emulate it take twenty times as long."""
+    native = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up, then a cosine from ``peak`` down to 1% of it."""
     if step < WARM_UP_STEPS:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel
 
-from shapes_pair.fit import fit
+from shapes_pair.fit import autocast, fit
 from shapes_pair.models import TEXT_WIDTH
 from shapes_pair.train_vae import to_input
 
@@ -52,7 +52,7 @@ def train_text(
     def loss(step: int) -> Tensor:
         rows = np.sort(np.random.default_rng((12, step)).integers(len(pictures), size=batch))
         target = functional.avg_pool2d(to_input(pictures[rows], device), 4)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             sketch = both["head"](encoder(token_ids[rows].to(device))[0])
         return functional.mse_loss(sketch.float(), target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel
 
-from shapes_pair.fit import fit
+from shapes_pair.fit import autocast, fit
 
 CAPTION_DROP = 0.1
 MIN_SNR_GAMMA = 5.0
+# Where an object goes is decided while hardly anything of it can be seen, and there the loss is tiny. So the
+# weight rises to 1 + LAYOUT_WEIGHT where the signal-to-noise ratio is well below LAYOUT_SNR, and LAYOUT_SHARE
+# of a batch is drawn from the noisiest timesteps, from LAYOUT_FROM of them on.
 LAYOUT_WEIGHT = 15.0
 LAYOUT_SNR = 0.05
 LAYOUT_SHARE = 0.4
@@ -22,25 +26,38 @@ LAYOUT_FROM = 0.8
 FEATURE_WEIGHT = 0.1
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """Scaled latents (n, 4, 16, 16), token ids (n, 32), those of "" (1, 32), each scene's frequency (n,)."""
+
+    latents: Tensor
+    token_ids: Tensor
+    empty_ids: Tensor
+    frequency: Tensor
+
+
 def _noisy_batch(
-    latents: Tensor, token_ids: Tensor, empty_ids: Tensor, scheduler: DDIMScheduler, seed: int, batch: int
+    data: TrainingData, scheduler: DDIMScheduler, seed: int, batch: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Noisy latents, noise, timesteps, token ids and min-SNR weights (arXiv 2303.09556), by seed."""
+    """Noisy latents, noise, timesteps, token ids and weights, by seed.
+
+    The weights are those of min-SNR (arXiv 2303.09556), times the layout's.
+    """
     rng = torch.Generator().manual_seed(seed)
-    rows = torch.randint(len(latents), (batch,), generator=rng)
+    rows = torch.multinomial(data.frequency, batch, replacement=True, generator=rng)
     # One place from each of `batch` equal ranges: lower variance than independent draws.
     places = (torch.arange(batch) + torch.rand(batch, generator=rng)) / batch
-    # LAYOUT_SHARE of them fall on the noisiest timesteps, from LAYOUT_FROM on; the others on all.
     noisiest = LAYOUT_FROM + (1 - LAYOUT_FROM) * places / LAYOUT_SHARE
     places = torch.where(places < LAYOUT_SHARE, noisiest, (places - LAYOUT_SHARE) / (1 - LAYOUT_SHARE))
-    timesteps = (places * scheduler.config.num_train_timesteps).long()
-    noise = torch.randn(batch, *latents.shape[1:], generator=rng)
-    noisy = scheduler.add_noise(latents[rows].float(), noise, timesteps)
+    last = scheduler.config.num_train_timesteps - 1
+    timesteps = (places * (last + 1)).long().clamp(max=last)
+    latents = data.latents[rows].float()
+    noise = torch.randn(latents.shape, generator=rng)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
     dropped = torch.rand(batch, 1, generator=rng) < CAPTION_DROP
-    ids = torch.where(dropped, empty_ids, token_ids[rows])
+    ids = torch.where(dropped, data.empty_ids, data.token_ids[rows])
     snr = compute_snr(scheduler, timesteps)
     weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
-    # Where a lone object goes is decided while nothing of it can be seen yet; there the loss is tiny.
     weights = weights * (1 + LAYOUT_WEIGHT / (1 + snr / LAYOUT_SNR))
     return noisy, noise, timesteps, ids, weights
 
@@ -53,20 +70,20 @@ def train_cloud(
     unet: UNet2DConditionModel,
     encoder: CLIPTextModel,
     scheduler: DDIMScheduler,
-    data: tuple[Tensor, Tensor, Tensor],
+    data: TrainingData,
     *,
     folder: Path,
     steps: int,
     peak_lr: float,
     batch: int = 40,
 ) -> None:
-    """Epsilon-prediction on scaled latents; ``data`` is (latents, token ids, token ids of "")."""
+    """Train UNet and text encoder to predict the noise."""
     device = next(unet.parameters()).device
 
     def loss(step: int) -> Tensor:
-        tensors = _noisy_batch(*data, scheduler, 1_000_000 + step, batch)
+        tensors = _noisy_batch(data, scheduler, 1_000_000 + step, batch)
         noisy, noise, timesteps, ids, weights = (t.to(device) for t in tensors)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             output = unet(noisy, timesteps, encoder(ids)[0]).sample
         return _weighted(output - noise, weights)
 
@@ -96,7 +113,7 @@ def train_edge(
     cloud: UNet2DConditionModel,
     encoder: CLIPTextModel,
     scheduler: DDIMScheduler,
-    data: tuple[Tensor, Tensor, Tensor],
+    data: TrainingData,
     *,
     folder: Path,
     steps: int,
@@ -116,11 +133,11 @@ def train_edge(
     encoder.requires_grad_(False)
 
     def loss(step: int) -> Tensor:
-        tensors = _noisy_batch(*data, scheduler, 2_000_000 + step, batch)
+        tensors = _noisy_batch(data, scheduler, 2_000_000 + step, batch)
         noisy, noise, timesteps, ids, weights = (t.to(device) for t in tensors)
         student_blocks.clear()
         teacher_blocks.clear()
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             with torch.no_grad():
                 text = encoder(ids)[0]
                 taught = cloud(noisy, timesteps, text).sample

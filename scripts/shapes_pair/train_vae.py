@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from shapes_pair.fit import fit
+from shapes_pair.fit import autocast, fit
 
 KL_WEIGHT = 1e-6
 
@@ -32,7 +32,7 @@ def train_vae(
         rows = np.random.default_rng((11, step)).integers(len(pictures), size=batch)
         target = to_input(pictures[np.sort(rows)], device)
         torch.manual_seed(step)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             posterior = vae.encode(target).latent_dist
             output = vae.decode(posterior.sample()).sample
         difference = output.float() - target
@@ -50,7 +50,7 @@ def encode(vae: AutoencoderKL, pictures: NDArray[np.uint8]) -> Tensor:
     device = next(vae.parameters()).device
     parts = []
     for start in tqdm(range(0, len(pictures), 128), desc="encode", mininterval=5):
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             parts.append(
                 vae.encode(to_input(pictures[start : start + 128], device)).latent_dist.mean.float().cpu()
             )
