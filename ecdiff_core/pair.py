@@ -17,6 +17,8 @@ from torch import nn
 
 from ecdiff_core.errors import PairError, nearest
 from ecdiff_core.families import FAMILIES, Family
+from ecdiff_core.handoff import NoiseSchedule
+from ecdiff_core.preflight import compare, noise_schedule, refusals
 from ecdiff_core.tuned_config import ModelRef, PairSpec
 
 T = TypeVar("T")
@@ -27,11 +29,20 @@ EMBEDDED = "embedded:"
 
 @dataclass(frozen=True)
 class Pair:
-    """A loaded pair. ``spec`` carries the fingerprints of the weights that were loaded."""
+    """A loaded pair.
+
+    Args:
+        spec: with the fingerprints of the weights that were loaded.
+        family: holds the cloud's pipeline.
+        edge: the edge's denoiser.
+        cloud_schedule, edge_schedule: how their noisy latents are made; None for flow matching.
+    """
 
     spec: PairSpec
     family: Family
     edge: nn.Module
+    cloud_schedule: NoiseSchedule | None
+    edge_schedule: NoiseSchedule | None
 
     @property
     def cloud(self) -> nn.Module:
@@ -107,8 +118,14 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     for part in family_class.unweighted_parts:
         if not (cloud_folder / part).is_dir():
             raise PairError(f"Missing {cloud_folder / part}: the model folder is not complete.")
-    denoiser = family_class.parts[:1]
-    found = (fingerprint(cloud_folder, family_class.parts), fingerprint(edge_folder, denoiser))
+    wrong = refusals(compare(cloud_folder, edge_folder, family_class))
+    if wrong:
+        raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
+    denoiser = (family_class.denoiser_part,)
+    found = (
+        fingerprint(cloud_folder, family_class.weighted_parts()),
+        fingerprint(edge_folder, denoiser),
+    )
     for side, ref, got in (("cloud", spec.cloud, found[0]), ("edge", spec.edge, found[1])):
         if ref.fingerprint not in (None, got):
             raise PairError(
@@ -117,11 +134,9 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
             )
     family = _load(lambda: family_class.load(cloud_folder, dtype).to(device), cloud_folder)
     edge = _load(lambda: family_class.load_denoiser(edge_folder, dtype).to(device), edge_folder)
-    wrong = family.mismatches(edge)
-    if wrong:
-        raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
     refs = (replace(spec.cloud, fingerprint=found[0]), replace(spec.edge, fingerprint=found[1]))
-    return Pair(PairSpec(spec.name, *refs), family, edge)
+    schedules = (noise_schedule(cloud_folder), noise_schedule(edge_folder))
+    return Pair(PairSpec(spec.name, *refs), family, edge, *schedules)
 
 
 def _load(load: Callable[[], T], folder: Path) -> T:

@@ -6,21 +6,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from ecdiff_core.devices import get_device, get_dtype, synchronize
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
+from ecdiff_core.families.base import Size
+from ecdiff_core.handoff import adapt
 from ecdiff_core.noise import Estimator, get_estimator
 from ecdiff_core.pair import Pair, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Plan, plan
 from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
 from ecdiff_core.schedulers import build_scheduler, set_steps
-from ecdiff_core.tuned_config import ModelRef, PairSpec, TunedConfig
+from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 
 Mode = Literal["ecdiff", "hybrid", "cloud", "edge"]
 
@@ -51,9 +52,16 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ECDiffOutput:
-    """``images``: PIL pictures; ``latents``: what they were decoded from, (batch, channels, …)."""
+    """What a call made.
 
-    images: list[Image]
+    Args:
+        images: a PIL picture a prompt; of a video family a list of frames a prompt.
+        plan: what every step did.
+        seconds: where the time went.
+        latents: what the pictures were decoded from, (batch, channels, …).
+    """
+
+    images: list[Any]
     plan: Plan
     seconds: Seconds
     latents: Tensor
@@ -72,10 +80,13 @@ class ECDiffPipeline:
         self.config = config
         self.scheduler = build_scheduler(config.sampling.scheduler, pair.family.scheduler)
         set_steps(self.scheduler, self.num_steps)  # the scale of the initial noise may depend on them
-        default = pair.family.default_size
-        self.height = default[0] if config.sampling.height is None else config.sampling.height
-        self.width = default[1] if config.sampling.width is None else config.sampling.width
-        pair.family.check_size(self.height, self.width)
+        asked, own = config.sampling, pair.family.default_size
+        self.size = Size(
+            own.height if asked.height is None else asked.height,
+            own.width if asked.width is None else asked.width,
+            own.num_frames if asked.num_frames is None else asked.num_frames,
+        )
+        pair.family.check_size(self.size)
 
     @classmethod
     def from_config(
@@ -107,12 +118,19 @@ class ECDiffPipeline:
     @property
     def device(self) -> torch.device:
         """Where the models are."""
-        return self.pair.family.pipeline.device
+        return self.pair.family.device
 
     @property
     def num_steps(self) -> int:
         """T."""
         return self.config.sampling.num_inference_steps
+
+    @property
+    def sampling(self) -> Sampling:
+        """The config's sampling settings, with the model's own size where they leave it open."""
+        frames = self.size.num_frames if self.pair.family.media == "video" else None
+        height, width = self.size.height, self.size.width
+        return replace(self.config.sampling, height=height, width=width, num_frames=frames)
 
     @property
     def estimator(self) -> Estimator:
@@ -128,12 +146,17 @@ class ECDiffPipeline:
     ) -> Prepared:
         """Encode the prompts and draw their initial noise: all that a trajectory starts from."""
         family, guidance = self.pair.family, self.config.sampling.guidance_scale
-        conditioning = family.encode(prompts, guidance, negative_prompts)
-        latents = family.initial_latents(len(prompts), self.height, self.width, self.scheduler, generator)
+        conditioning = family.encode(prompts, guidance, self.size, negative_prompts)
+        latents = family.initial_latents(len(prompts), self.size, self.scheduler, generator)
         return Prepared(
             start(latents, self.scheduler, self.num_steps),
             family.bind(self.pair.cloud, conditioning, guidance),
-            family.bind(self.pair.edge, conditioning, guidance),
+            adapt(
+                family.bind(self.pair.edge, conditioning, guidance),
+                self.config.sampling.handoff_adapter,
+                self.pair.cloud_schedule,
+                self.pair.edge_schedule,
+            ),
         )
 
     def plan(self, mode: Mode = "ecdiff") -> Plan:

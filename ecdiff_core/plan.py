@@ -14,6 +14,10 @@ Handoff = Literal["aligned", "exact"]
 """``aligned`` hands over after a correcting call (Algorithm 1); ``exact`` cuts hard at step s."""
 
 
+HandoffAdapter = Literal["identity", "matched"]
+"""What the edge model is told of the cloud's latents (``ecdiff_core.handoff``)."""
+
+
 class Action(Enum):
     """What one denoising step does."""
 

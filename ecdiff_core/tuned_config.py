@@ -14,7 +14,7 @@ from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError, nearest
 from ecdiff_core.files import write_text
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, Plan, plan
+from ecdiff_core.plan import Handoff, HandoffAdapter, Plan, plan
 
 FORMAT_VERSION = 1
 
@@ -33,8 +33,10 @@ _COMMENTS = {
     "guidance_scale": "classifier-free guidance; 1 is none",
     "height": "pixels",
     "width": "pixels",
+    "num_frames": "of a video; null for pictures",
     "dtype": "float32, float16 or bfloat16",
     "handoff": "aligned (after a correcting call) or exact (cut at s)",
+    "handoff_adapter": "identity (the paper) or matched (equal signal-to-noise ratio)",
     "estimator": "gradient (the paper's) or reuse",
     "quality": "mean SSIM to the cloud's pictures, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
@@ -75,8 +77,10 @@ class Sampling:
         scheduler: a diffusers scheduler class; deterministic.
         guidance_scale: classifier-free guidance; 1 or less runs none.
         height, width: pixels; None is the model's own size.
+        num_frames: of a video; None is the model's own number, and 1 for pictures.
         dtype: of the models: float32, float16, bfloat16.
         handoff: ``aligned`` or ``exact``.
+        handoff_adapter: ``identity`` or ``matched``: what the edge model is told of the cloud's latents.
         estimator: how approximated steps get their noise.
 
     Raises:
@@ -88,8 +92,10 @@ class Sampling:
     guidance_scale: float = 7.5
     height: int | None = None
     width: int | None = None
+    num_frames: int | None = None
     dtype: str = "float32"
     handoff: Handoff = "aligned"
+    handoff_adapter: HandoffAdapter = "identity"
     estimator: str = "gradient"
 
     def __post_init__(self) -> None:
@@ -100,6 +106,11 @@ class Sampling:
         if self.handoff not in get_args(Handoff):
             raise ParamsError(
                 f"Unknown handoff {self.handoff!r}: {nearest(self.handoff, get_args(Handoff))}."
+            )
+        if self.handoff_adapter not in get_args(HandoffAdapter):
+            raise ParamsError(
+                f"Unknown handoff_adapter {self.handoff_adapter!r}: "
+                f"{nearest(self.handoff_adapter, get_args(HandoffAdapter))}."
             )
         get_dtype(self.dtype)
         get_estimator(self.estimator)
@@ -193,6 +204,7 @@ _SCALARS: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "str": (str,),
     "Handoff": (str,),
+    "HandoffAdapter": (str,),
     "str | None": (str, type(None)),
     "int | None": (int, type(None)),
     "Mapping[str, Any] | None": (dict, type(None)),

@@ -80,16 +80,16 @@ class LatencyProfile:
 def measure(pipe: ECDiffPipeline, link: Link) -> LatencyProfile:
     """Time the pair at batch 1: warmed up, synchronised, the operations taking turns."""
     family, guidance = pipe.pair.family, pipe.config.sampling.guidance_scale
-    conditioning = family.encode([PROMPT], guidance)
+    conditioning = family.encode([PROMPT], guidance, pipe.size)
     generator = torch.Generator().manual_seed(0)
-    latents = family.initial_latents(1, pipe.height, pipe.width, family.scheduler, generator)
+    latents = family.initial_latents(1, pipe.size, family.scheduler, generator)
     timestep = torch.tensor(500, device=latents.device)
     cloud = family.bind(pipe.pair.cloud, conditioning, guidance)
     edge = family.bind(pipe.pair.edge, conditioning, guidance)
     operations: dict[str, Callable[[], object]] = {
         "cloud_call": lambda: cloud(latents, timestep),
         "edge_call": lambda: edge(latents, timestep),
-        "encode": lambda: family.encode([PROMPT], guidance),
+        "encode": lambda: family.encode([PROMPT], guidance, pipe.size),
         "decode": lambda: family.decode(latents),
     }
     seconds: dict[str, list[float]] = {name: [] for name in operations}

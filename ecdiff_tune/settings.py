@@ -56,7 +56,9 @@ class SamplingSettings:
     guidance_scale: float = 7.5
     height: int | None = None
     width: int | None = None
+    num_frames: int | None = None
     handoff: str = "aligned"
+    handoff_adapter: str = "identity"
     estimator: str = "gradient"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -68,8 +68,7 @@ def tuned_config(bench: Workbench, trial: Trial) -> TunedConfig:
         "device": _device_name(bench.pipe.device),
         "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
     }
-    sampling = replace(pipe.config.sampling, height=pipe.height, width=pipe.width)
-    return TunedConfig(pipe.pair.spec, trial.params, sampling, _scores(bench, trial), provenance)
+    return TunedConfig(pipe.pair.spec, trial.params, pipe.sampling, _scores(bench, trial), provenance)
 
 
 def _device_name(device: torch.device) -> str:

@@ -192,7 +192,7 @@ def _latency_profile(
 
 def _reference_digest(settings: Settings, pipe: ECDiffPipeline) -> str:
     """The folder name under which references of these weights and sampling settings are shared by studies."""
-    sampling = {**asdict(pipe.config.sampling), "height": pipe.height, "width": pipe.width}
+    sampling = asdict(pipe.sampling)
     for unused in ("handoff", "estimator"):
         sampling.pop(unused)
     spec = pipe.pair.spec

@@ -2,55 +2,104 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from ecdiff_core.sampler import Denoiser
 
 
 @dataclass(frozen=True)
+class Size:
+    """Of what is generated: pixels, and frames of a video (1 for a picture)."""
+
+    height: int
+    width: int
+    num_frames: int = 1
+
+
+@dataclass(frozen=True)
 class Conditioning:
-    """What encoded prompts hand to the denoiser: a family's tensors by name, for ``size`` prompts."""
+    """What encoded prompts hand to the denoiser: a family's tensors by name, for ``size`` prompts.
+
+    With guidance a tensor's first half is without, its second half with the prompt.
+    """
 
     tensors: dict[str, Tensor]
     size: int
 
 
+Prompts = Sequence[str]
+Generators = torch.Generator | list[torch.Generator] | None
+
+
 class Family(ABC):
     """Adapter over one diffusers pipeline class; holds a pipeline with the cloud's parts, forks none."""
 
-    parts: ClassVar[tuple[str, ...]]
-    """Folders whose weights make a picture, the denoiser first."""
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    denoiser_part: ClassVar[str]
+    """``unet`` or ``transformer``."""
+    text_encoder_parts: ClassVar[tuple[str, ...]]
     unweighted_parts: ClassVar[tuple[str, ...]]
     """Folders without weights that a pipeline needs."""
+    left_out_parts: ClassVar[tuple[str, ...]] = ()
+    """Optional parts of the pipeline that are not loaded."""
+    must_agree: ClassVar[dict[str, tuple[tuple[str, ...], str]]]
+    """Name of a property: keys of the denoiser's config, and why another value is refused."""
+    may_differ: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Name of a property in which cloud and edge may differ: keys of the denoiser's config."""
+    media: ClassVar[Literal["image", "video"]] = "image"
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        self._pipeline = pipeline
 
     @classmethod
-    @abstractmethod
+    def weighted_parts(cls) -> tuple[str, ...]:
+        """Folders whose weights make a picture, the denoiser first."""
+        return (cls.denoiser_part, "vae", *cls.text_encoder_parts)
+
+    @classmethod
     def load(cls, folder: Path, dtype: torch.dtype) -> Family:
-        """The adapter over the pipeline in a diffusers folder."""
+        """The adapter over the pipeline in a diffusers folder.
+
+        Raises:
+            OSError, ValueError, RuntimeError, SafetensorError: as diffusers does for damaged files.
+        """
+        given: dict[str, Any] = {
+            part: _load_text_encoder(folder, part, dtype) for part in cls.text_encoder_parts
+        }
+        given |= dict.fromkeys(cls.left_out_parts)
+        pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **given)
+        pipeline.set_progress_bar_config(disable=True)
+        return cls(pipeline)
 
     @classmethod
-    @abstractmethod
     def load_denoiser(cls, folder: Path, dtype: torch.dtype) -> nn.Module:
-        """The denoiser alone out of a diffusers folder."""
+        """The denoiser alone out of a diffusers folder; raises as ``load``."""
+        model_class: Any = _part_class(folder, cls.denoiser_part)
+        model: nn.Module = model_class.from_pretrained(
+            folder, subfolder=cls.denoiser_part, dtype=dtype, local_files_only=True
+        )
+        return model.eval()
 
     @property
-    @abstractmethod
-    def pipeline(self) -> DiffusionPipeline:
+    def pipeline(self) -> Any:
         """The diffusers pipeline underneath."""
+        return self._pipeline
 
     @property
-    @abstractmethod
     def denoiser(self) -> nn.Module:
         """The cloud's denoiser."""
+        denoiser: nn.Module = getattr(self._pipeline, self.denoiser_part)
+        return denoiser
 
     @property
     def scheduler(self) -> SchedulerMixin:
@@ -58,52 +107,94 @@ class Family(ABC):
         return self.pipeline.scheduler
 
     @property
+    def device(self) -> torch.device:
+        """Where the models compute, also where offload keeps them elsewhere meanwhile."""
+        device: torch.device = self.pipeline._execution_device
+        return device
+
+    @property
     @abstractmethod
-    def default_size(self) -> tuple[int, int]:
-        """(height, width) in pixels that the model was trained for."""
+    def default_size(self) -> Size:
+        """The size that the model was trained for."""
 
     @abstractmethod
-    def mismatches(self, edge: nn.Module) -> list[str]:
-        """What keeps ``edge`` from going on with the cloud's latents and embeddings; empty if nothing."""
-
-    @abstractmethod
-    def check_size(self, height: int, width: int) -> None:
-        """Raise ParamsError unless the model can make pictures of height x width pixels."""
+    def check_size(self, size: Size) -> None:
+        """Raise ParamsError unless the model can make pictures of that size."""
 
     @abstractmethod
     def encode(
-        self, prompts: Sequence[str], guidance_scale: float, negative_prompts: Sequence[str] | None = None
+        self,
+        prompts: Prompts,
+        guidance_scale: float,
+        size: Size,
+        negative_prompts: Prompts | None = None,
     ) -> Conditioning:
         """Encode prompts (and negative prompts, default empty, when guidance_scale > 1)."""
 
     @abstractmethod
     def initial_latents(
-        self,
-        size: int,
-        height: int,
-        width: int,
-        scheduler: SchedulerMixin,
-        generator: torch.Generator | list[torch.Generator] | None,
+        self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
     ) -> Tensor:
-        """The noise to start from, shape (size, …), scaled by the scheduler's init_noise_sigma."""
+        """The noise to start from, shape (prompts, …), scaled by the scheduler's init_noise_sigma."""
 
     @abstractmethod
     def bind(self, model: nn.Module, conditioning: Conditioning, guidance_scale: float) -> Denoiser:
-        """``model`` as a function of latents and timestep that answers with the guided noise."""
+        """``model`` as a function of latents and timestep that answers with the guided output."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures of the latents, float32 RGB in 0 … 1, shape (batch, 3, height, width)."""
+        """Pictures of the latents, float32 RGB in 0 … 1.
+
+        Shape (batch, 3, height, width), of videos (batch, frames, 3, height, width).
+        """
 
     @abstractmethod
-    def to_pil(self, pictures: Tensor) -> list[Image]:
-        """Those pictures for a user."""
+    def to_pil(self, pictures: Tensor) -> list[Any]:
+        """Those for a user: a PIL picture each, of a video a list of its frames."""
 
-    @abstractmethod
     def payload_values(self, conditioning: Conditioning, latents: Tensor) -> int:
         """How many numbers a prompt sends from cloud to edge: its latents and embeddings."""
+        embeds = sum(tensor.numel() for tensor in conditioning.tensors.values())
+        return embeds // conditioning.size + latents.numel() // len(latents)
 
     def to(self, *args: Any) -> Family:
         """Move the pipeline as ``DiffusionPipeline.to`` does."""
         self.pipeline.to(*args)
         return self
+
+
+def guide(output: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance over a batch whose first half is without, its second half with the prompt."""
+    unconditional, text = output.chunk(2)
+    return unconditional + guidance_scale * (text - unconditional)
+
+
+def rescaled_noise(latents: Tensor, own: SchedulerMixin, used: SchedulerMixin) -> Tensor:
+    """Noise that a pipeline scaled by its own scheduler's sigma, scaled by that of the one in use."""
+    return latents * (used.init_noise_sigma / own.init_noise_sigma)
+
+
+def _part_class(folder: Path, part: str) -> type:
+    """The class that model_index.json names for a part.
+
+    Raises:
+        ValueError: it names none that diffusers or transformers has.
+    """
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    library, name = index.get(part) or ("", "")
+    known = library in ("diffusers", "transformers")
+    found = getattr(import_module(library), str(name), None) if known else None
+    if found is None:
+        raise ValueError(f"model_index.json names no usable class for {part}: {index.get(part)}")
+    return found
+
+
+def _load_text_encoder(folder: Path, part: str, dtype: torch.dtype) -> nn.Module:
+    # transformers fills tensors that are missing with random numbers; only this way it says so.
+    text_encoder_class: Any = _part_class(folder, part)
+    text_encoder, found = text_encoder_class.from_pretrained(
+        folder, subfolder=part, dtype=dtype, local_files_only=True, output_loading_info=True
+    )
+    if found["missing_keys"]:
+        raise ValueError(f"the text encoder's weights lack {sorted(found['missing_keys'])[0]}")
+    return text_encoder

@@ -9,6 +9,7 @@ import torch
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.families import FAMILIES
+from ecdiff_core.families.base import Size
 from ecdiff_core.link import BYTES_PER_VALUE, Link
 
 PAPER_MBPS = 18.88
@@ -56,6 +57,6 @@ def test_payload_of_stable_diffusion(tiny_pair: Path, guidance_scale: float, cop
     """Latents and embeddings of one prompt, however many are in the batch."""
     family = FAMILIES["StableDiffusionPipeline"].load(tiny_pair / "cloud", torch.float32)
     for prompts in (["a red ring"], ["a red ring", "a blue star", "a green cross"]):
-        conditioning = family.encode(prompts, guidance_scale)
+        conditioning = family.encode(prompts, guidance_scale, Size(32, 32))
         latents = torch.zeros(len(prompts), 4, 8, 8)
         assert family.payload_values(conditioning, latents) == 4 * 8 * 8 + copies * 32 * 32

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffPipeline, TunedConfig, noise
 from ecdiff_core.errors import ParamsError
+from ecdiff_core.families.base import Size
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Action, Handoff, Plan, plan
 from ecdiff_core.sampler import Denoiser, SamplerState, advance, start
@@ -357,7 +358,7 @@ def test_no_gradients_are_kept() -> None:
 def test_real_models_stop_fork_and_resume(tiny_config: TunedConfig, name: str) -> None:
     pipe = ECDiffPipeline.from_config(tiny_config, device="cpu")
     family = pipe.pair.family
-    conditioning = family.encode(["a small red ring in the center"], 3.0)
+    conditioning = family.encode(["a small red ring in the center"], 3.0, Size(32, 32))
     models_of_pair = [family.bind(model, conditioning, 3.0) for model in (pipe.pair.cloud, pipe.pair.edge)]
     loop = (PLAN, *models_of_pair, GRADIENT)
     begun = start(latents(1), getattr(diffusers, name).from_config(family.scheduler.config), T)

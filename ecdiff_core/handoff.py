@@ -1,0 +1,133 @@
+"""What the edge model must be told so that it understands the cloud's latents.
+
+``identity`` is the paper: the edge model gets latents and timestep as they are. ``matched`` is for models
+that scale or noise their latents differently (CogVideoX 5B and 2B): the edge model is called at the timestep where
+it knows latents of the same signal-to-noise ratio, on latents rescaled to it, and its answer is converted
+back. The trajectory stays the cloud's, so that scheduler, history and decoding know nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from ecdiff_core.errors import ParamsError
+from ecdiff_core.plan import HandoffAdapter
+from ecdiff_core.sampler import Denoiser
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """How a model's noisy latents are made: x_t = sqrt(abar_t) f z + sqrt(1 - abar_t) eps.
+
+    Args:
+        alphas_cumprod: abar by training timestep, falling, float64, shape (timesteps,).
+        scaling_factor: f, what the model multiplies the autoencoder's latents z with.
+        prediction_type: what the model answers with: ``epsilon``, ``v_prediction`` or ``sample``.
+    """
+
+    alphas_cumprod: Tensor
+    scaling_factor: float
+    prediction_type: str
+
+    @classmethod
+    def of(cls, scheduler: SchedulerMixin, scaling_factor: float) -> NoiseSchedule | None:
+        """The schedule of a diffusers scheduler; None for one without abar (flow matching)."""
+        alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+        if alphas_cumprod is None:
+            return None
+        prediction = str(scheduler.config.get("prediction_type", "epsilon"))
+        return cls(torch.as_tensor(alphas_cumprod).double().cpu(), float(scaling_factor), prediction)
+
+    @property
+    def _noise_to_signal(self) -> Tensor:
+        """log of noise over signal in units of z, rising with the timestep."""
+        abar = self.alphas_cumprod.clamp(min=1e-12)  # zero terminal SNR stays finite, and last
+        return 0.5 * torch.log((1 - abar) / abar) - torch.log(torch.tensor(self.scaling_factor).double())
+
+    def abar(self, timestep: float) -> float:
+        """abar at a timestep that may lie between two whole ones (linear in the log of noise over signal)."""
+        if timestep >= len(self.alphas_cumprod) - 1:
+            return float(self.alphas_cumprod[-1])
+        low = int(timestep)
+        if timestep == low:
+            return float(self.alphas_cumprod[low])
+        below, above = self._noise_to_signal[low : low + 2]
+        ratio = below + (timestep - low) * (above - below)
+        return float(torch.sigmoid(-2 * (ratio + torch.log(torch.tensor(self.scaling_factor).double()))))
+
+    def timestep_like(self, other: NoiseSchedule, timestep: float) -> float:
+        """The timestep here, a fraction in general, with the signal-to-noise ratio of ``timestep`` there."""
+        abar = max(other.abar(timestep), 1e-12)
+        wanted = 0.5 * torch.log(torch.tensor((1 - abar) / abar).double())
+        wanted = wanted - torch.log(torch.tensor(other.scaling_factor).double())
+        table = self._noise_to_signal
+        above = int(torch.searchsorted(table, wanted))
+        if above == 0:
+            return 0.0
+        if above == len(table):
+            return float(len(table) - 1)
+        below = above - 1
+        return below + float((wanted - table[below]) / (table[above] - table[below]))
+
+
+def to_epsilon_and_z(
+    schedule: NoiseSchedule, output: Tensor, latents: Tensor, abar: float
+) -> tuple[Tensor, Tensor]:
+    """A model's output as noise eps and clean autoencoder latents z."""
+    signal, noise = abar**0.5, (1 - abar) ** 0.5
+    if schedule.prediction_type == "v_prediction":
+        eps, clean = signal * output + noise * latents, signal * latents - noise * output
+    elif schedule.prediction_type == "sample":
+        eps, clean = (latents - signal * output) / noise, output
+    else:
+        eps, clean = output, (latents - noise * output) / signal
+    return eps, clean / schedule.scaling_factor
+
+
+def from_epsilon_and_z(schedule: NoiseSchedule, eps: Tensor, z: Tensor, abar: float) -> Tensor:
+    """The output that a model of that schedule would give for them."""
+    clean = z * schedule.scaling_factor
+    if schedule.prediction_type == "v_prediction":
+        return abar**0.5 * eps - (1 - abar) ** 0.5 * clean
+    return clean if schedule.prediction_type == "sample" else eps
+
+
+def matched(edge: Denoiser, cloud_schedule: NoiseSchedule, edge_schedule: NoiseSchedule) -> Denoiser:
+    """``edge`` as a function of the cloud's latents and timesteps, answering in the cloud's terms."""
+
+    def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+        there = float(timestep)
+        here = edge_schedule.timestep_like(cloud_schedule, there)
+        cloud_abar, edge_abar = cloud_schedule.abar(there), edge_schedule.abar(here)
+        # Equal ratios of signal to noise: one factor carries both. The noise's is never a division by 0.
+        scaled = latents * ((1 - edge_abar) / (1 - cloud_abar)) ** 0.5
+        output = edge(scaled, torch.tensor(here, dtype=torch.float32, device=latents.device))
+        eps, z = to_epsilon_and_z(edge_schedule, output, scaled, edge_abar)
+        return from_epsilon_and_z(cloud_schedule, eps, z, cloud_abar)
+
+    return denoise
+
+
+def adapt(
+    edge: Denoiser,
+    adapter: HandoffAdapter,
+    cloud_schedule: NoiseSchedule | None,
+    edge_schedule: NoiseSchedule | None,
+) -> Denoiser:
+    """The edge's denoiser behind the adapter.
+
+    Raises:
+        ParamsError: ``matched`` is asked for models that have no alphas_cumprod (flow matching).
+    """
+    if adapter == "identity":
+        return edge
+    if cloud_schedule is None or edge_schedule is None:
+        raise ParamsError(
+            "handoff_adapter=matched needs noise schedules with alphas_cumprod, which flow-matching "
+            "models have not. Use handoff_adapter=identity."
+        )
+    return matched(edge, cloud_schedule, edge_schedule)

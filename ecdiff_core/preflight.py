@@ -1,0 +1,175 @@
+"""Whether two models can work together, told from their config files before any weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import SchedulerMixin
+
+from ecdiff_core.errors import PairError
+from ecdiff_core.families import Family
+from ecdiff_core.handoff import NoiseSchedule
+
+
+class Verdict(Enum):
+    """Of a row."""
+
+    OK = "ok"
+    CONVERTIBLE = "convertible"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One property of both models, and whether the edge can go on from the cloud with it."""
+
+    name: str
+    cloud: str
+    edge: str
+    verdict: Verdict
+    why: str = ""
+
+
+_MATCHED = "with sampling.handoff_adapter=matched"
+_TEXT_KEYS = ("architectures", "hidden_size", "num_hidden_layers", "d_model", "num_layers", "vocab_size")
+
+
+def compare(cloud: Path, edge: Path, family: type[Family]) -> list[Row]:
+    """Every property that matters, for two diffusers folders of one family.
+
+    Raises:
+        PairError: a config file is missing or damaged.
+    """
+    rows = [
+        _equal(name, _values(cloud, family, keys), _values(edge, family, keys), why)
+        for name, (keys, why) in family.must_agree.items()
+    ]
+    rows += [
+        Row(name, ours, theirs, Verdict.OK, "" if ours == theirs else "each model gets its own")
+        for name, keys in family.may_differ.items()
+        for ours, theirs in [(_values(cloud, family, keys), _values(edge, family, keys))]
+    ]
+    rows += _schedule_rows(cloud, edge)
+    rows += [_text_row(cloud, edge, part) for part in family.text_encoder_parts]
+    return rows
+
+
+def refusals(rows: list[Row]) -> list[str]:
+    """The refused rows, a phrase each."""
+    return [f"{r.name} {r.cloud} | {r.edge} ({r.why})" for r in rows if r.verdict is Verdict.REFUSED]
+
+
+def read_config(folder: Path, part: str) -> dict[str, Any]:
+    """A part's config.json (of a scheduler, scheduler_config.json).
+
+    Raises:
+        PairError: it is missing or damaged.
+    """
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PairError(f"Missing {path}: the model folder is not complete.") from error
+    except ValueError as error:
+        raise PairError(f"{path} is damaged: it is not JSON.") from error
+    if not isinstance(tree, dict):
+        raise PairError(f"{path} is damaged: expected a mapping, got {type(tree).__name__}.")
+    return tree
+
+
+def load_scheduler(folder: Path) -> SchedulerMixin:
+    """The scheduler that a model came with.
+
+    Raises:
+        PairError: its config is missing, damaged or of an unknown class.
+    """
+    name = read_config(folder, "scheduler").get("_class_name")
+    scheduler_class = getattr(diffusers, str(name), None)
+    if scheduler_class is None:
+        raise PairError(f"{folder / 'scheduler'}: diffusers has no scheduler {name!r}.")
+    scheduler: SchedulerMixin = scheduler_class.from_pretrained(folder, subfolder="scheduler")
+    return scheduler
+
+
+def noise_schedule(folder: Path) -> NoiseSchedule | None:
+    """A model's noise schedule; None for flow matching."""
+    return NoiseSchedule.of(load_scheduler(folder), read_config(folder, "vae").get("scaling_factor", 1.0))
+
+
+def _values(folder: Path, family: type[Family], keys: tuple[str, ...]) -> str:
+    config = read_config(folder, family.denoiser_part)
+    return ", ".join(str(config.get(key)) for key in keys)
+
+
+def _equal(name: str, cloud: str, edge: str, why: str) -> Row:
+    same = cloud == edge
+    return Row(name, cloud, edge, Verdict.OK if same else Verdict.REFUSED, "" if same else why)
+
+
+def _schedule_rows(cloud: Path, edge: Path) -> list[Row]:
+    vaes = [read_config(folder, "vae") for folder in (cloud, edge)]
+    ours, theirs = (str(vae.get("latent_channels")) for vae in vaes)
+    rows = [_equal("autoencoder's channels", ours, theirs, "the latents are of another autoencoder")]
+    factors = [f"{vae.get('scaling_factor')}, shift {vae.get('shift_factor')}" for vae in vaes]
+    schedules = [noise_schedule(folder) for folder in (cloud, edge)]
+    convertible = all(schedules) and vaes[0].get("shift_factor") == vaes[1].get("shift_factor")
+    predictions = [_prediction(folder) for folder in (cloud, edge)]
+    terms = [_schedule_text(folder) for folder in (cloud, edge)]
+    for name, (ours, theirs) in (
+        ("latent scaling", factors),
+        ("prediction type", predictions),
+        ("noise schedule", terms),
+    ):
+        if ours == theirs:
+            rows.append(Row(name, ours, theirs, Verdict.OK))
+        elif convertible:
+            rows.append(Row(name, ours, theirs, Verdict.CONVERTIBLE, _MATCHED))
+        else:
+            why = "nothing converts between the two"
+            rows.append(Row(name, ours, theirs, Verdict.REFUSED, why))
+    return rows
+
+
+def _prediction(folder: Path) -> str:
+    scheduler = load_scheduler(folder)
+    return str(scheduler.config.get("prediction_type", "flow" if _is_flow(scheduler) else "epsilon"))
+
+
+def _is_flow(scheduler: SchedulerMixin) -> bool:
+    return not hasattr(scheduler, "alphas_cumprod")
+
+
+def _schedule_text(folder: Path) -> str:
+    """The noise schedule in words, equal for two models only where it is."""
+    scheduler = load_scheduler(folder)
+    config: Mapping[str, Any] = scheduler.config
+    if _is_flow(scheduler):
+        return f"flow, shift {config.get('shift')}"
+    words = f"{config['beta_schedule']} {config['beta_start']} … {config['beta_end']}"
+    if config.get("snr_shift_scale") is not None:
+        words += f", SNR shift {config['snr_shift_scale']}"
+    if config.get("rescale_betas_zero_snr"):
+        words += ", zero terminal SNR"
+    return words
+
+
+def _text_row(cloud: Path, edge: Path, part: str) -> Row:
+    ours = read_config(cloud, part)
+    shown = _text_name(ours)
+    if not (edge / part).is_dir():
+        return Row(part, shown, "none", Verdict.OK, "the cloud's embeddings are sent")
+    theirs = read_config(edge, part)
+    same = all(ours.get(key) == theirs.get(key) for key in _TEXT_KEYS)
+    why = "" if same else "the edge was trained on other embeddings than the cloud's"
+    return Row(part, shown, _text_name(theirs), Verdict.OK if same else Verdict.REFUSED, why)
+
+
+def _text_name(config: Mapping[str, Any]) -> str:
+    name = (config.get("architectures") or [config.get("model_type", "?")])[0]
+    return f"{name} {config.get('hidden_size') or config.get('d_model')}"
