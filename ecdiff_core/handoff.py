@@ -1,9 +1,9 @@
 """What the edge model must be told so that it understands the cloud's latents.
 
 ``identity`` is the paper: the edge model gets latents and timestep as they are. ``matched`` is for models
-that scale or noise their latents differently (CogVideoX 5B and 2B): the edge model is called at the timestep where
-it knows latents of the same signal-to-noise ratio, on latents rescaled to it, and its answer is converted
-back. The trajectory stays the cloud's, so that scheduler, history and decoding know nothing of it.
+that scale or noise their latents differently (CogVideoX 5B and 2B): the edge model is called at the timestep
+where it knows latents of the same signal-to-noise ratio, on latents rescaled to it, and its answer is
+converted back. The trajectory stays the cloud's, so that scheduler, history and decoding know nothing of it.
 """
 
 from __future__ import annotations

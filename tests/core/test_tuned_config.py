@@ -30,7 +30,9 @@ sampling: {num_inference_steps: 50}
 FULL = TunedConfig(
     pair=PairSpec("mine", ModelRef("owner/cloud", "main", "0123456789abcdef"), ModelRef("./edge")),
     params=ECDiffParams(p=7, k=2, alpha=0.3, s=34),
-    sampling=Sampling(50, "UniPCMultistepScheduler", 5.5, 512, 768, "bfloat16", "exact", "reuse"),
+    sampling=Sampling(
+        50, "UniPCMultistepScheduler", 5.5, 512, 768, 1, "bfloat16", "exact", "matched", "reuse"
+    ),
     score={"quality": 0.91, "burden": None, "quality_ci95": [0.9, 0.92], "calls": {"cloud": 16}},
     provenance={"study": "default", "seeds": {"first": 0, "last": 99}},
 )
