@@ -6,17 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, get_args
 
 from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
-from ecdiff_core.errors import ParamsError
+from ecdiff_core.errors import OutputError, ParamsError
 from ecdiff_core.files import replacing
+from ecdiff_core.plan import Mode
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
 
-MODES = ("ecdiff", "hybrid", "cloud", "edge")
+MAX_SEED = 2**62
+"""Prompts take the seeds that follow it; torch's end at 2^64."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--out", type=Path, default=Path("outputs/generated"), metavar="DIR", help="default outputs/generated"
     )
-    add("--mode", choices=MODES, default="ecdiff", help="as tuned, or a baseline (default ecdiff)")
+    add("--mode", choices=get_args(Mode), default="ecdiff", help="as tuned, or a baseline (default ecdiff)")
     add("--batch-size", type=int, default=1, metavar="N", help="prompts at a time (default 1)")
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
@@ -52,7 +55,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     prompts = [prompt for prompt in args.prompt if prompt.strip()]
     if args.prompts_file is not None:
         try:
-            lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+            lines = args.prompts_file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
@@ -63,17 +66,19 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 
 
 def _save(
-    output: ECDiffOutput, pipe: ECDiffPipeline, prompts: list[str], seeds: list[int], out: Path
+    output: ECDiffOutput, pipe: ECDiffPipeline, prompts: list[str], seeds: list[int], args: argparse.Namespace
 ) -> None:
-    """PNGs named by seed, each with its prompt, seed, plan and config in the metadata."""
+    """PNGs named by seed, each with what it takes to make it again in the metadata."""
     from PIL.PngImagePlugin import PngInfo
 
     for image, prompt, seed in zip(output.images, prompts, seeds, strict=True):
         info = PngInfo()
-        entries = {"prompt": prompt, "seed": str(seed), "plan": output.plan.schedule}
+        entries = {"prompt": prompt, "seed": str(seed), "mode": args.mode, "plan": output.plan.schedule}
+        if args.negative_prompt:
+            entries["negative_prompt"] = args.negative_prompt
         for key, value in {**entries, "config": pipe.config.to_yaml()}.items():
             info.add_itxt(f"ecdiff:{key}", value)
-        path = out / f"{seed:05d}.png"
+        path = args.out / f"{seed:05d}.png"
         with replacing(path) as part:
             image.save(part, format="PNG", pnginfo=info)
         print(f"{path}  {prompt}", flush=True)
@@ -87,20 +92,22 @@ def generate(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ecdiff_core.pipeline import ECDiffPipeline
+    from ecdiff_core.tuned_config import TunedConfig
 
     if args.batch_size < 1:
         raise ParamsError(f"Expected --batch-size >= 1, got {args.batch_size}.")
-    if not 0 <= args.seed < 2**63:
-        raise ParamsError(f"Expected --seed >= 0, got {args.seed}.")
+    if not 0 <= args.seed <= MAX_SEED:
+        raise ParamsError(f"Expected --seed within 0 … {MAX_SEED}, got {args.seed}.")
     prompts = _prompts(args)
+    config = TunedConfig.load(args.config)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / ".writable").touch()
-        (args.out / ".writable").unlink()
+        with TemporaryFile(dir=args.out):
+            pass
     except OSError as error:
-        raise ParamsError(f"Cannot write to --out {args.out}: {error.strerror}.") from error
+        raise OutputError(f"Cannot write to --out {args.out}: {error.strerror}.") from error
     pipe = ECDiffPipeline.from_config(
-        args.config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights
+        config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights
     )
     seconds, cloud_seconds, fixed_seconds = 0.0, 0.0, 0.0
     plan = pipe.plan(args.mode)
@@ -117,7 +124,7 @@ def generate(args: argparse.Namespace) -> None:
             on_step=lambda *_, chunk=chunk: bar.update(len(chunk)),
         )
         bar.clear()
-        _save(output, pipe, chunk, seeds, args.out)
+        _save(output, pipe, chunk, seeds, args)
         seconds += output.seconds.total
         cloud_seconds += output.seconds.cloud
         fixed_seconds += output.seconds.encode + output.seconds.decode

@@ -22,7 +22,9 @@ def get_device(name: str | torch.device | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ParamsError(f"Cannot use device {str(name)!r} here. Try device=cpu or device=auto.") from error
+        raise ParamsError(
+            f"Cannot use the device {str(name)!r} here: try cpu, or auto for what this machine has."
+        ) from error
     return device
 
 

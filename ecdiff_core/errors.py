@@ -23,7 +23,11 @@ class PairError(ECDiffError):
 
 
 class NonFiniteLatentsError(ECDiffError):
-    """A denoising step left the finite numbers, so that no picture can be decoded."""
+    """A denoising step or the decoder left the finite numbers."""
+
+
+class OutputError(ECDiffError):
+    """A file cannot be written."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

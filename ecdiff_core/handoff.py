@@ -8,6 +8,7 @@ converted back. The trajectory stays the cloud's, so that scheduler, history and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ class NoiseSchedule:
     def _noise_to_signal(self) -> Tensor:
         """log of noise over signal in units of z, rising with the timestep."""
         abar = self.alphas_cumprod.clamp(min=1e-12)  # zero terminal SNR stays finite, and last
-        return 0.5 * torch.log((1 - abar) / abar) - torch.log(torch.tensor(self.scaling_factor).double())
+        return 0.5 * torch.log((1 - abar) / abar) - math.log(self.scaling_factor)
 
     def abar(self, timestep: float) -> float:
         """abar at a timestep that may lie between two whole ones (linear in the log of noise over signal)."""
@@ -56,16 +57,15 @@ class NoiseSchedule:
         if timestep == low:
             return float(self.alphas_cumprod[low])
         below, above = self._noise_to_signal[low : low + 2]
-        ratio = below + (timestep - low) * (above - below)
-        return float(torch.sigmoid(-2 * (ratio + torch.log(torch.tensor(self.scaling_factor).double()))))
+        ratio = float(below + (timestep - low) * (above - below)) + math.log(self.scaling_factor)
+        return 1 / (1 + math.exp(2 * ratio))
 
     def timestep_like(self, other: NoiseSchedule, timestep: float) -> float:
         """The timestep here, a fraction in general, with the signal-to-noise ratio of ``timestep`` there."""
         abar = max(other.abar(timestep), 1e-12)
-        wanted = 0.5 * torch.log(torch.tensor((1 - abar) / abar).double())
-        wanted = wanted - torch.log(torch.tensor(other.scaling_factor).double())
+        wanted = 0.5 * math.log((1 - abar) / abar) - math.log(other.scaling_factor)
         table = self._noise_to_signal
-        above = int(torch.searchsorted(table, wanted))
+        above = int(torch.searchsorted(table, torch.tensor(wanted, dtype=torch.float64)))
         if above == 0:
             return 0.0
         if above == len(table):

@@ -29,9 +29,9 @@ class Link:
 
     def __post_init__(self) -> None:
         if self.mbps is not None and not self.mbps > 0:
-            raise ParamsError(f"Expected link.mbps > 0, got {self.mbps}. Use link=none for one machine.")
+            raise ParamsError(f"Expected a link's mbps > 0, got {self.mbps}; none at all is one machine.")
         if not self.round_trip_seconds >= 0:
-            raise ParamsError(f"Expected link.round_trip_seconds >= 0, got {self.round_trip_seconds}.")
+            raise ParamsError(f"Expected a link's round_trip_seconds >= 0, got {self.round_trip_seconds}.")
 
     def transfer_seconds(self, values: int) -> float:
         """Seconds to send that many half-precision numbers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -18,7 +19,7 @@ from torch import nn
 from ecdiff_core.errors import PairError, nearest
 from ecdiff_core.families import FAMILIES, Family
 from ecdiff_core.handoff import NoiseSchedule
-from ecdiff_core.preflight import compare, noise_schedule, refusals
+from ecdiff_core.preflight import compare, has_schedule, noise_schedule, refusals
 from ecdiff_core.tuned_config import ModelRef, PairSpec
 
 T = TypeVar("T")
@@ -85,22 +86,41 @@ def _family_of(folder: Path) -> type[Family]:
     return FAMILIES[name]
 
 
-def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:
-    """The first 16 hex digits of the SHA-256 over configs and weights of those parts of a folder.
+_WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(-\d+-of-\d+)?\.(safetensors|bin)")
+"""The files that are loaded; not the variants beside them, such as ``….fp16.safetensors``."""
+
+
+def weight_files(folder: Path, part: str) -> list[Path]:
+    """The config and the weights of a part, as they would be loaded.
+
+    Raises:
+        PairError: one of them is missing.
+    """
+    found = sorted(path for path in (folder / part).glob("*") if _WEIGHTS.fullmatch(path.name))
+    weights = [path for path in found if path.suffix == ".safetensors"] or found
+    if not weights:
+        raise PairError(f"No weights in {folder / part}: expected a .safetensors file there.")
+    config = folder / part / "config.json"
+    if not config.is_file():
+        raise PairError(f"Missing {config}: the model folder is not complete.")
+    return [config, *weights]
+
+
+def fingerprint(folder: Path, weighted: tuple[str, ...], unweighted: tuple[str, ...] = ()) -> str:
+    """The first 16 hex digits of the SHA-256 over what is loaded of those parts of a folder.
+
+    Of ``unweighted`` parts (tokenizer, scheduler) that is every file.
 
     Raises:
         PairError: a part has no weights.
     """
+    files = [path for part in weighted for path in weight_files(folder, part)]
+    files += [path for part in unweighted for path in sorted((folder / part).iterdir()) if path.is_file()]
     digest = hashlib.sha256()
-    for part in parts:
-        weights = sorted((folder / part).glob("*.safetensors")) or sorted((folder / part).glob("*.bin"))
-        if not weights:
-            raise PairError(f"No weights in {folder / part}: expected a .safetensors file there.")
-        for path in [folder / part / "config.json", *weights]:
-            if not path.is_file():
-                raise PairError(f"Missing {path}: the model folder is not complete.")
-            with path.open("rb") as file:
-                digest.update(f"{part}/{path.name}".encode() + hashlib.file_digest(file, "sha256").digest())
+    for path in files:
+        with path.open("rb") as file:
+            name = path.relative_to(folder).as_posix()
+            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
@@ -118,12 +138,15 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     for part in family_class.unweighted_parts:
         if not (cloud_folder / part).is_dir():
             raise PairError(f"Missing {cloud_folder / part}: the model folder is not complete.")
+    denoiser = (family_class.denoiser_part,)
+    for folder, parts in ((cloud_folder, family_class.weighted_parts()), (edge_folder, denoiser)):
+        for part in parts:
+            weight_files(folder, part)
     wrong = refusals(compare(cloud_folder, edge_folder, family_class))
     if wrong:
         raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
-    denoiser = (family_class.denoiser_part,)
     found = (
-        fingerprint(cloud_folder, family_class.weighted_parts()),
+        fingerprint(cloud_folder, family_class.weighted_parts(), family_class.unweighted_parts),
         fingerprint(edge_folder, denoiser),
     )
     for side, ref, got in (("cloud", spec.cloud, found[0]), ("edge", spec.edge, found[1])):
@@ -135,8 +158,9 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     family = _load(lambda: family_class.load(cloud_folder, dtype).to(device), cloud_folder)
     edge = _load(lambda: family_class.load_denoiser(edge_folder, dtype).to(device), edge_folder)
     refs = (replace(spec.cloud, fingerprint=found[0]), replace(spec.edge, fingerprint=found[1]))
-    schedules = (noise_schedule(cloud_folder), noise_schedule(edge_folder))
-    return Pair(PairSpec(spec.name, *refs), family, edge, *schedules)
+    ours = noise_schedule(cloud_folder)
+    theirs = noise_schedule(edge_folder) if has_schedule(edge_folder) else ours
+    return Pair(PairSpec(spec.name, *refs), family, edge, ours, theirs)
 
 
 def _load(load: Callable[[], T], folder: Path) -> T:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -18,12 +18,10 @@ from ecdiff_core.handoff import adapt
 from ecdiff_core.noise import Estimator, get_estimator
 from ecdiff_core.pair import Pair, load_pair
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Plan, plan
+from ecdiff_core.plan import Mode, Plan, plan
 from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
 from ecdiff_core.schedulers import build_scheduler, set_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
-
-Mode = Literal["ecdiff", "hybrid", "cloud", "edge"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class ECDiffPipeline:
             config = replace(config, sampling=replace(config.sampling, dtype=dtype))
         spec = config.pair if check_weights else _without_fingerprints(config.pair)
         pair = load_pair(spec, device=get_device(device), dtype=get_dtype(config.sampling.dtype))
-        return cls(pair, config)
+        return cls(pair, replace(config, pair=pair.spec))
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +194,7 @@ class ECDiffPipeline:
             on_step: called after every step with its index, action and noise.
 
         Raises:
-            ParamsError: no prompt, as many generators as there are not prompts, or an unknown mode.
+            ParamsError: no prompt, another number of generators than of prompts, or an unknown mode.
             NonFiniteLatentsError: the result is not finite.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
@@ -212,12 +210,13 @@ class ECDiffPipeline:
         state = advance(state, *loop, on_step=on_step)
         edge_seconds = clock.lap()
 
-        if not torch.isfinite(state.latents).all():
+        pictures = family.decode(state.latents)
+        # A half-precision decoder can overflow on finite latents.
+        if not (torch.isfinite(state.latents).all() and torch.isfinite(pictures).all()):
             raise NonFiniteLatentsError(
-                f"The latents are not finite after {steps} in {self.config.sampling.dtype}. "
+                f"The picture is not finite after {steps} in {self.config.sampling.dtype}. "
                 "Try dtype float32, a smaller alpha or a smaller k."
             )
-        pictures = family.decode(state.latents)
         seconds = Seconds(encode_seconds, cloud_seconds, edge_seconds, clock.lap())
         return ECDiffOutput(family.to_pil(pictures), steps, seconds, state.latents)
 

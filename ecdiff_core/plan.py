@@ -17,6 +17,9 @@ Handoff = Literal["aligned", "exact"]
 HandoffAdapter = Literal["identity", "matched"]
 """What the edge model is told of the cloud's latents (``ecdiff_core.handoff``)."""
 
+Mode = Literal["ecdiff", "hybrid", "cloud", "edge"]
+"""As tuned, or one of the baselines."""
+
 
 class Action(Enum):
     """What one denoising step does."""

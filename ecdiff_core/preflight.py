@@ -55,7 +55,12 @@ def compare(cloud: Path, edge: Path, family: type[Family]) -> list[Row]:
         for name, keys in family.may_differ.items()
         for ours, theirs in [(_values(cloud, family, keys), _values(edge, family, keys))]
     ]
-    rows += _schedule_rows(cloud, edge)
+    if has_schedule(edge):
+        rows += _schedule_rows(cloud, edge)
+    else:
+        rows.append(
+            Row("noise schedule", _schedule_text(cloud), "none", Verdict.OK, "the cloud's is assumed")
+        )
     rows += [_text_row(cloud, edge, part) for part in family.text_encoder_parts]
     return rows
 
@@ -100,6 +105,11 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
 def noise_schedule(folder: Path) -> NoiseSchedule | None:
     """A model's noise schedule; None for flow matching."""
     return NoiseSchedule.of(load_scheduler(folder), read_config(folder, "vae").get("scaling_factor", 1.0))
+
+
+def has_schedule(folder: Path) -> bool:
+    """Whether a folder tells how its model's noisy latents are made; an edge of a denoiser alone does not."""
+    return (folder / "scheduler").is_dir() and (folder / "vae").is_dir()
 
 
 def _values(folder: Path, family: type[Family], keys: tuple[str, ...]) -> str:

@@ -58,6 +58,9 @@ class ModelRef:
     revision: str | None = None
     fingerprint: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_printable("a model's id", self.id)
+
 
 @dataclass(frozen=True)
 class PairSpec:
@@ -66,6 +69,14 @@ class PairSpec:
     name: str
     cloud: ModelRef
     edge: ModelRef
+
+    def __post_init__(self) -> None:
+        _check_printable("the pair's name", self.name)
+
+
+def _check_printable(what: str, text: str) -> None:
+    if not text or not text.isprintable():
+        raise ConfigError(f"Expected {what} to be printable text on one line, got {text!r}.")
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,8 @@ class TunedConfig:
         tree = {key: value for key, value in tree.items() if value is not None}
         # One line a value, however long: a comment inside a folded one would break it.
         lines = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=float("inf")).splitlines()
-        return "\n".join(map(_with_comment, lines)) + "\n"
+        told = len(lines) if self.provenance is None else lines.index("provenance:")
+        return "\n".join([*map(_with_comment, lines[:told]), *lines[told:]]) + "\n"
 
     def save(self, path: Path | str) -> None:
         """Write the YAML, whole or not at all."""
@@ -157,7 +169,7 @@ class TunedConfig:
         """
         try:
             tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # PyYAML lets ValueError of impossible dates through
             where = str(error).replace("\n", " ")
             raise ConfigError(f"{source} is not valid YAML: {where}") from error
         if not isinstance(tree, dict):

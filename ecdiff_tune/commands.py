@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ from ecdiff_core.files import write_text
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.report import pictures, tables
-from ecdiff_tune.search import Space, get_search
+from ecdiff_tune.search import SEARCHES, Space
 from ecdiff_tune.search.base import Stage1Space, Stage2Space
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
+from ecdiff_tune.study_folder import study_path
 from ecdiff_tune.winner import heldout_scores, tuned_config
 from ecdiff_tune.workbench import Workbench, prepare
 
+STAGE1_FILE = "stage1.yaml"
 SAMPLES = 8
 """Prompts in samples.png."""
 
 
 def reference(settings: Settings) -> None:
     """Pictures, noise profile and latency profile."""
+    _refuse_params_by_hand(settings)
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         _say_paths(bench, "latency.json", "noise_profile.csv", "noise_profile.png")
@@ -33,15 +37,18 @@ def reference(settings: Settings) -> None:
 
 def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
+    _refuse_params_by_hand(settings)
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         _print_result(bench, _run_stage1(bench)[1])
-        _say_paths(bench, "stage1.yaml", "trials.csv")
+        _say_paths(bench, STAGE1_FILE, "trials.csv")
 
 
 def stage2(settings: Settings) -> None:
     """s, for the study's stage1.yaml or for (k, alpha) by hand."""
     k, alpha = settings.params.k, settings.params.alpha
+    if k is None:
+        _check_stage1_is_done(study_path(settings))
     with prepare(settings) as bench:
         if k is not None and alpha is not None:
             winner = ECDiffParams(bench.p(), k, alpha, settings.num_steps)
@@ -52,10 +59,19 @@ def stage2(settings: Settings) -> None:
 
 def tune(settings: Settings) -> None:
     """The reference, stage 1, stage 2, then the winner on held-out prompts."""
+    _refuse_params_by_hand(settings)
     with prepare(settings) as bench:
         _write_noise_profile(bench)
+        bench.progress.say(_forecast_of_tune(bench))
         winner, _ = _run_stage1(bench)
         _finish(bench, *_run_stage2(bench, winner.params))
+
+
+def _refuse_params_by_hand(settings: Settings) -> None:
+    if settings.params.k is not None:
+        raise SettingsError(
+            "params.k and params.alpha are for stage2 alone; here search.k and search.alpha go."
+        )
 
 
 COMMANDS: dict[str, Callable[[Settings], None]] = {
@@ -66,39 +82,50 @@ COMMANDS: dict[str, Callable[[Settings], None]] = {
 }
 
 
+def _stage1_space(bench: Workbench) -> Stage1Space:
+    search = bench.settings.search
+    return Stage1Space(bench.p(), tuple(search.k), tuple(search.alpha), bench.settings.num_steps)
+
+
+def _stage2_space(bench: Workbench, winner: ECDiffParams) -> Stage2Space:
+    settings = bench.settings
+    handoff = settings.core_sampling().handoff
+    return Stage2Space.of(winner, settings.s_values, settings.num_steps, handoff)
+
+
 def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
     search = bench.settings.search
-    space = Stage1Space(bench.p(), tuple(search.k), tuple(search.alpha), bench.settings.num_steps)
-    winner = _search(bench, 1, space)
+    winner = _search(bench, 1, _stage1_space(bench))
     config = tuned_config(bench, winner)
-    config.save(bench.path / "stage1.yaml")
+    config.save(bench.path / STAGE1_FILE)
     _point_out_edge(bench, "k", winner.params.k, search.k)
     _point_out_edge(bench, "alpha", winner.params.alpha, search.alpha)
     return winner, config
 
 
 def _run_stage2(bench: Workbench, stage1_winner: ECDiffParams) -> tuple[Trial, TunedConfig]:
-    settings = bench.settings
-    handoff = settings.core_sampling().handoff
-    space = Stage2Space.of(stage1_winner, settings.s_values, settings.num_steps, handoff)
+    space = _stage2_space(bench, stage1_winner)
     winner = _search(bench, 2, space)
     _point_out_edge(bench, "s", winner.params.s, space.s_values)
     return winner, tuned_config(bench, winner)
 
 
 def _stage1_winner(bench: Workbench) -> ECDiffParams:
-    path = bench.path / "stage1.yaml"
-    if not path.is_file():
+    _check_stage1_is_done(bench.path)
+    return TunedConfig.load(bench.path / STAGE1_FILE).params
+
+
+def _check_stage1_is_done(path: Path) -> None:
+    if not (path / STAGE1_FILE).is_file():
         raise SettingsError(
-            f"No stage 1 in {bench.path}: run stage1 with the same settings first, "
+            f"No stage 1 in {path}: run stage1 with the same settings first, "
             "or give params.k and params.alpha."
         )
-    return TunedConfig.load(path).params
 
 
 def _search(bench: Workbench, stage: int, space: Space) -> Trial:
     """Run one stage; trials.csv grows with every trial and keeps the stages before."""
-    bench.progress.say(_forecast(bench, stage, space))
+    bench.progress.say(_forecast(bench, f"stage {stage}", [space]))
     bench.progress.start_stage(stage, len(space.grid), len(bench.prompts))
     path = bench.path / "trials.csv"
     earlier = _earlier_trials(path, stage)
@@ -111,7 +138,7 @@ def _search(bench: Workbench, stage: int, space: Space) -> Trial:
         )
         write_text(path, table.to_csv(index=False))
 
-    search = get_search(bench.settings.search.name, space)
+    search = SEARCHES[bench.settings.search.name](space)
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
     return winner
@@ -127,20 +154,36 @@ def _earlier_trials(path: Path, stage: int) -> pd.DataFrame:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
 
 
-def _forecast(bench: Workbench, stage: int, space: Space) -> str:
+def _forecast(bench: Workbench, what: str, spaces: Sequence[Space]) -> str:
     """How many trials and calls at most, and about how long at the reference's pace."""
-    evaluator = bench.evaluator
-    plans = [evaluator.plan(params) for params in space.grid]
-    shared = 0 if bench.wallclock else space.p
-    prompts, steps = len(bench.prompts), bench.settings.num_steps
-    cloud = (sum(plan.cloud_calls - shared for plan in plans) + shared) * prompts
-    edge = sum(plan.edge_calls for plan in plans) * prompts
-    cloud_pace, edge_pace = (seconds / steps for seconds in bench.reference.seconds())
+    prompts = len(bench.prompts)
+    trials = sum(len(space.grid) for space in spaces)
+    calls = [_most_calls(bench, space) for space in spaces]
+    cloud, edge = (sum(side) * prompts for side in zip(*calls, strict=True))
+    cloud_pace, edge_pace = (seconds / bench.settings.num_steps for seconds in bench.reference.seconds())
     minutes = (cloud * cloud_pace + edge * edge_pace) / 60
     return (
-        f"stage {stage}: at most {len(plans)} trials, {cloud:,} cloud and {edge:,} edge calls, "
-        f"about {minutes:.1f} min at most (p = {space.p})"
+        f"{what}: at most {trials} trials, {cloud:,} cloud and {edge:,} edge calls, "
+        f"about {minutes:.1f} min at most (p = {spaces[0].p})"
     )
+
+
+def _most_calls(bench: Workbench, space: Space) -> tuple[int, int]:
+    """Cloud and edge calls a prompt, if a search visits the whole space."""
+    plans = [bench.evaluator.plan(params) for params in space.grid]
+    shared = 0 if bench.wallclock else space.p
+    cloud = sum(plan.cloud_calls - shared for plan in plans) + shared
+    return cloud, sum(plan.edge_calls for plan in plans)
+
+
+def _forecast_of_tune(bench: Workbench) -> str:
+    """Of both stages; stage 2 by the k whose stage 2 would take the most calls."""
+    spaces = [
+        _stage2_space(bench, ECDiffParams(bench.p(), k, 1.0, bench.settings.num_steps))
+        for k in bench.settings.search.k
+    ]
+    dearest = max(spaces, key=lambda space: sum(_most_calls(bench, space)))
+    return _forecast(bench, "tune", [_stage1_space(bench), dearest])
 
 
 def _point_out_edge(bench: Workbench, name: str, value: float, grid: Any) -> None:
@@ -163,9 +206,8 @@ def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     _write_samples(bench, winner)
     _print_result(bench, config)
     _say_paths(bench, "ecdiff.yaml", "trials.csv", "table5.md", "samples.png")
-    prompt = bench.prompts.prompts[0]
-    yaml_path = bench.path / "ecdiff.yaml"
-    bench.progress.say(f'next: python -m ecdiff_core generate --config {yaml_path} --prompt "{prompt}"')
+    yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / "ecdiff.yaml", bench.prompts.prompts[0]))
+    bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
 
 
 def _write_noise_profile(bench: Workbench) -> None:

@@ -1,4 +1,4 @@
-"""(params, prompts) -> measurements, paying for nothing twice."""
+"""(params, prompts) -> measurements, paying for no config twice and sharing the warm-up."""
 
 from __future__ import annotations
 

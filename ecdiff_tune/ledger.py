@@ -82,9 +82,7 @@ class Ledger:
                 self._database.execute(_SCHEMA)
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
-            raise LedgerError(
-                f"Cannot use the ledger {path}: {error}. Move it away to start anew."
-            ) from error
+            raise LedgerError(_unusable(path, error)) from error
 
     def read(self, key: ConfigKey) -> dict[str, Measurement]:
         """The config's measurements by prompt key."""
@@ -101,10 +99,13 @@ class Ledger:
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
         """Add measurements by prompt key; one that is there already stays as it is."""
         values = [(key.schedule, key.alpha, key.estimator, p, m.ssim, m.psnr, m.seconds) for p, m in rows]
-        with self._database:
-            self._database.executemany(
-                "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)", values
-            )
+        try:
+            with self._database:
+                self._database.executemany(
+                    "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)", values
+                )
+        except sqlite3.OperationalError as error:  # a full disk, a read-only one
+            raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
 
     def close(self) -> None:
         """Close the file."""

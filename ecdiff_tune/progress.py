@@ -23,11 +23,18 @@ def describe(params: ECDiffParams, stage: int) -> str:
     return f"k={params.k} alpha={params.alpha:g}" if stage == 1 else f"s={params.s}"
 
 
+class _Console(Console):
+    """rich's console, which would end the process with status 1 when nobody reads on."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Progress:
     """Progress of one command; a context manager."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _Console(highlight=False, soft_wrap=True, emoji=False)
         self._live = self._console.is_terminal
         columns = (
             "{task.description}",

@@ -125,7 +125,6 @@ def make(
     Raises:
         NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [_path(folder, key) for key in prompts.keys]
     wanted = missing(prompts, folder)
     on_prompts(len(prompts) - len(wanted))
@@ -167,9 +166,9 @@ def _generate(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]
         )
         synchronize(pipe.device)
         seconds.append((time.perf_counter() - started) / len(rows))
-        if not torch.isfinite(state.latents).all():
-            raise NonFiniteLatentsError(f"The {name} model's own latents are not finite. Try dtype=float32.")
         pictures[name] = pipe.pair.family.decode(state.latents)
+        if not (torch.isfinite(state.latents).all() and torch.isfinite(pictures[name]).all()):
+            raise NonFiniteLatentsError(f"The {name} model's own picture is not finite. Try dtype=float32.")
     flat = torch.stack([eps.flatten(1) for eps in noises], dim=1)
     change = flat.diff(dim=1).abs().mean(dim=2).cpu()
     flat = flat.cpu().double()

@@ -13,6 +13,7 @@ from ecdiff_core.errors import ECDiffError, ParamsError, nearest
 from ecdiff_core.link import Link
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+from ecdiff_tune.search import SEARCHES
 
 LATENCIES = ("profile", "wallclock")
 REFERENCE_FOLDER = "reference"
@@ -180,7 +181,7 @@ def from_config(config: DictConfig) -> Settings:
 def _check(settings: Settings) -> None:
     settings.core_sampling()
     settings.core_link()
-    if settings.latency not in ("profile", "wallclock"):
+    if settings.latency not in LATENCIES:
         raise SettingsError(f"Unknown latency {settings.latency!r}: {nearest(settings.latency, LATENCIES)}.")
     for name, value, least in (
         ("calibration.num_prompts", settings.calibration.num_prompts, 1),
@@ -203,6 +204,10 @@ def _check(settings: Settings) -> None:
         weight = getattr(settings.objective, name)
         if not math.isfinite(weight):
             raise SettingsError(f"Expected objective.{name} to be a finite number, got {weight}.")
+    if settings.search.name not in SEARCHES:
+        raise SettingsError(
+            f"Unknown search {settings.search.name!r}: {nearest(settings.search.name, SEARCHES)}."
+        )
     _check_params(settings)
     _check_grids(settings)
 
@@ -240,9 +245,9 @@ def _check_grids(settings: Settings) -> None:
             f"Expected objective.earliest_s within 0 … {steps - 1} (s' of eq. 11), got {settings.earliest_s}."
         )
     p = settings.params.p
-    if p == "auto" and max(search.k) >= 1 and min(settings.s_values) < LEAST_P:
+    if p == "auto" and min(settings.s_values) < LEAST_P:
         raise ParamsError(
-            f"Expected every s >= {LEAST_P}, the least p when k >= 1 is searched, "
+            f"Expected every s >= {LEAST_P}, the least p that params.p=auto chooses, "
             f"got s from {min(settings.s_values)}."
         )
     if isinstance(p, int) and p > min(settings.s_values):

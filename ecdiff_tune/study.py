@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ class Scorer:
         """With a reference whose seconds were timed like the trials' the scorer goes by the clock."""
         if reference is None:
             return cls(latency, weights, earliest_s)
-        fixed = latency.decode.median
+        fixed = latency.encode.median + latency.decode.median
         cloud, edge = reference.seconds()
         return cls(latency, weights, earliest_s, (cloud + fixed, edge + fixed))
 
@@ -76,8 +77,8 @@ class Scorer:
         if self.wallclock is None:
             return self.latency.seconds(plan)
         transfer = self.latency.transfer_seconds if plan.hands_over else 0.0
-        ordered = sorted(one.seconds for one in measurements)
-        return ordered[len(ordered) // 2] + transfer
+        timed = statistics.median(one.seconds for one in measurements)  # denoising and decoding
+        return self.latency.encode.median + timed + transfer
 
     def cloud_and_edge_seconds(self, num_steps: int) -> tuple[float, float]:
         """t_cloud and t_edge of eq. 10."""
@@ -126,7 +127,7 @@ def run(
         on_trial(trial)
     if search.best is None:
         raise NoWinnerError(
-            f"Stage {stage} has no winner: none of {len(trials)} configs scored above 0 (or finite). "
-            "Try dtype=float32, other search.k and search.alpha, or a larger objective.w1."
+            f"Stage {stage} has no winner: none of {len(trials)} configs has finite pictures and a score "
+            "that wins. Try dtype=float32, other search.k and search.alpha, or a larger objective.w1."
         )
     return trials[search.best]

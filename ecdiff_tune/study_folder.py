@@ -18,11 +18,16 @@ from ecdiff_tune.settings import Settings
 
 STATE_FILE = "study.json"
 _FREE_TO_CHANGE = {"resume", "output_dir", "study", "batch_size", "params.k", "params.alpha"}
-"""Settings that change no row of the ledger and no decision of a search."""
+"""Settings that change no row of the ledger and no decision of stage 1 (k and alpha are stage2's alone)."""
 
 
 class StudyError(ECDiffError):
     """The study's folder cannot be used with these settings."""
+
+
+def study_path(settings: Settings) -> Path:
+    """Where a study's state lies."""
+    return Path(settings.output_dir) / settings.pair.name / settings.study
 
 
 class StudyFolder:
@@ -33,7 +38,7 @@ class StudyFolder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.path = Path(settings.output_dir) / settings.pair.name / settings.study
+        self.path = study_path(settings)
         self._settings = settings
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -54,14 +59,13 @@ class StudyFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def claim(self, spec: PairSpec, prompts_digest: str) -> str:
-        """Bind the folder to these settings, weights and prompts; the date when it was first bound.
+    def claim(self, spec: PairSpec, prompts_digest: str, device: str) -> str:
+        """Bind the folder to these settings, weights, prompts and device; the date when it was first bound.
 
         With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
         """
-        fingerprint = _flat(
-            {**asdict(self._settings), "weights": asdict(spec), "prompts_digest": prompts_digest}
-        )
+        found = {"weights": asdict(spec), "prompts_digest": prompts_digest, "device": device}
+        fingerprint = _flat({**asdict(self._settings), **found})
         fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         state_path = self.path / STATE_FILE
         if not self._settings.resume:
@@ -75,8 +79,7 @@ class StudyFolder:
         return created
 
     def _set_aside(self) -> None:
-        keep = {".lock", "runs"}
-        found = [p for p in self.path.iterdir() if p.name not in keep and not p.name.startswith("old-")]
+        found = [p for p in self.path.iterdir() if p.name != ".lock" and not p.name.startswith("old-")]
         if not found:
             return
         target = self.path / f"old-{datetime.now(UTC):%Y-%m-%d_%H-%M-%S_%f}"

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ecdiff_core.devices import get_device, get_dtype
-from ecdiff_core.pair import load_pair
+from ecdiff_core.pair import EMBEDDED, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
@@ -101,8 +101,13 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
     with StudyFolder(settings) as folder, Progress() as progress:
         pipe = _load_pipe(settings)
         spec = pipe.pair.spec
-        created = folder.claim(spec, prompts.digest)
+        created = folder.claim(spec, prompts.digest, str(pipe.device))
         progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
+        if settings.calibration.file is None and not settings.pair.cloud.startswith(EMBEDDED):
+            progress.say(
+                "note: without calibration.file the prompts are captions of the embedded pair's scenes; "
+                "give a file of your own."
+            )
         profile = _latency_profile(folder.path / "latency.json", pipe, settings, progress)
         where = (
             Path(settings.output_dir)
@@ -110,9 +115,9 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
             / REFERENCE_FOLDER
             / _reference_digest(settings, pipe)
         )
-        made = make_reference(pipe, prompts, where, settings, profile, progress)
         ledger = Ledger(folder.path / "ledger.sqlite")
         try:
+            made = make_reference(pipe, prompts, where, settings, profile, progress)
             yield Workbench(
                 settings,
                 folder.path,

@@ -15,7 +15,7 @@ import time
 import torch
 from torch import nn
 
-from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.console import quiet_libraries
 from ecdiff_core.devices import synchronize
 
@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--device", default=None)
     args = parser.parse_args()
     quiet_libraries()
+    from ecdiff_core import ECDiffPipeline
+
     pipe = ECDiffPipeline.from_config(args.config or embedded(), device=args.device)
     inner = pipe.pair.family.pipeline
     timer = CallTimer([pipe.pair.cloud, pipe.pair.edge, inner.text_encoder, inner.vae.decoder], inner.device)

@@ -17,10 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
 
+from ecdiff_core import ECDiffPipeline
+from ecdiff_core.files import replacing, write_text
+from ecdiff_core.link import Link
 from ecdiff_core.shapes.grammar import Scene, scenes
+from ecdiff_tune import latency
+from ecdiff_tune.metrics import psnr, ssim
 from shapes_pair import evaluate
 from shapes_pair.draw import draw
 
@@ -57,35 +63,32 @@ def parse_args() -> argparse.Namespace:
 
 
 def measure(
-    cloud: StableDiffusionPipeline,
-    edge: StableDiffusionPipeline,
-    scene_list: list[Scene],
-    sampling: evaluate.Sampling,
-) -> tuple[dict[str, Any], dict[str, evaluate.Pictures]]:
+    pipe: ECDiffPipeline, scene_list: list[Scene], batch: int, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """All figures, and the generated pictures by name."""
-    cloud_seconds, edge_seconds = evaluate.call_seconds([cloud, edge])
-    rng = np.random.default_rng(sampling.seed)
-    drawn = np.stack([draw(scene, rng) for scene in scene_list])
-    decoded = evaluate.reconstruct(cloud.vae, drawn, sampling.batch)
-    generated = evaluate.generate(cloud, edge, [scene.caption() for scene in scene_list], sampling)
-    compared = {
-        name: evaluate.ssim(p, generated["cloud"]) for name, p in generated.items() if name != "cloud"
-    }
+    profile = latency.measure(pipe, Link())
+    cloud_seconds, edge_seconds = profile.cloud_call.median, profile.edge_call.median
+    rng = np.random.default_rng(seed)
+    drawn = torch.stack([torch.from_numpy(draw(scene, rng)).permute(2, 0, 1) for scene in scene_list]).float()
+    decoded = evaluate.reconstruct(pipe, drawn, batch)
+    generated = evaluate.generate(pipe, [scene.caption() for scene in scene_list], batch, seed)
+    compared = {name: ssim(p, generated["cloud"]) for name, p in generated.items() if name != "cloud"}
     # The first two rows tell what the reader and the autoencoder leave of a picture that is right.
     to_read = {"drawn": drawn, "autoencoder": decoded, **generated}
+    family = pipe.pair.family.pipeline
     figures = {
         "parameters": {
-            "cloud_unet": evaluate.count_parameters(cloud.unet),
-            "edge_unet": evaluate.count_parameters(edge.unet),
-            "vae": evaluate.count_parameters(cloud.vae),
-            "text_encoder": evaluate.count_parameters(cloud.text_encoder),
+            "cloud_unet": evaluate.count_parameters(pipe.pair.cloud),
+            "edge_unet": evaluate.count_parameters(pipe.pair.edge),
+            "vae": evaluate.count_parameters(family.vae),
+            "text_encoder": evaluate.count_parameters(family.text_encoder),
         },
         "seconds_per_call": {
             "cloud": cloud_seconds,
             "edge": edge_seconds,
             "edge_over_cloud": edge_seconds / cloud_seconds,
         },
-        "vae_psnr_db": float(evaluate.psnr(decoded, drawn).mean()),
+        "vae_psnr_db": float(psnr(decoded, drawn).mean()),
         "right": {name: evaluate.shares_right(pictures, scene_list) for name, pictures in to_read.items()},
         "ssim_to_cloud": {
             name: {"mean": float(v.mean()), "std": float(v.std()), "min": float(v.min())}
@@ -112,32 +115,23 @@ def print_table(figures: dict[str, Any]) -> None:
         print(f"{name:12}{row}" + (f"  {close['mean']:.4f} ({close['min']:.4f})" if close else ""))
 
 
-def write_json(figures: dict[str, Any], path: Path) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(figures, indent=2) + "\n")
-    part.replace(path)
-
-
-def write_grid(generated: dict[str, evaluate.Pictures], path: Path) -> None:
+def write_grid(generated: dict[str, Tensor], path: Path) -> None:
     """The first prompts' pictures, a row for each of GRID_ROWS, at twice their size."""
-    rows = [np.pad(generated[name][:GRID_PROMPTS], [(0, 0), (1, 1), (1, 1), (0, 0)]) for name in GRID_ROWS]
-    grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
-    image = Image.fromarray(np.round(np.nan_to_num(grid) * 255).astype(np.uint8))
-    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
+    rows = [pad(generated[name][:GRID_PROMPTS], (1, 1, 1, 1)) for name in GRID_ROWS]
+    grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    image = Image.fromarray((grid.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy())
+    with replacing(path) as part:
+        image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(part, format="PNG")
 
 
 def main() -> None:
     args = parse_args()
-    device = torch.device(args.device)
-    cloud, edge = evaluate.load(args.cloud, device), evaluate.load(args.edge, device)
+    pipe = evaluate.load(args.cloud, args.edge, args.steps, args.guidance_scale, args.device)
     scene_list = list(itertools.islice(scenes(args.seed, held_out=True), args.prompts))
-    sampling = evaluate.Sampling(args.steps, args.guidance_scale, args.batch, args.seed)
-    figures, generated = measure(cloud, edge, scene_list, sampling)
+    figures, generated = measure(pipe, scene_list, args.batch, args.seed)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     print_table(figures)
-    write_json({"settings": settings, **figures}, args.out)
+    write_text(args.out, json.dumps({"settings": settings, **figures}, indent=2) + "\n")
     write_grid(generated, args.out.with_suffix(".png"))
     print(f"\nwrote {args.out} and {args.out.with_suffix('.png')}")
 

@@ -7,12 +7,14 @@ in --work, so that a stopped run goes on where it was; delete that folder to sta
 
     python scripts/train_shapes_pair.py --start-from ecdiff_core/shapes --cloud-steps 2000 --cloud-lr 3e-4
 
-takes the autoencoder, the text encoder and both UNets of an exported pair and trains the UNets on.
+takes the autoencoder, the text encoder and both UNets of an exported pair and trains the UNets on, the text
+encoder with the cloud's; --vae-steps and --text-steps then mean nothing. A start needs a --work of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 
+from ecdiff_core.files import write_text
 from shapes_pair import models
 from shapes_pair.data import training_pictures, training_scenes
-from shapes_pair.evaluate import load
 from shapes_pair.train_text import train_text
 from shapes_pair.train_unets import TrainingData, train_cloud, train_edge
 from shapes_pair.train_vae import encode, reconstruction_psnr, train_vae
@@ -47,7 +49,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--edge-steps", type=int, default=700)
     parser.add_argument("--edge-lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args()
+    args = parser.parse_args()
+    claim(args.work, str(args.start_from or "nothing"), parser)
+    return args
+
+
+def claim(work: Path, start: str, parser: argparse.ArgumentParser) -> None:
+    """Bind a folder of checkpoints to what its training started from."""
+    path = work / "started_from.txt"
+    if path.exists() and path.read_text(encoding="utf-8") != start:
+        parser.error(f"{work} holds a training that started from {path.read_text(encoding='utf-8')}.")
+    if not path.exists() and any(work.glob("*.pt")):
+        parser.error(f"{work} holds checkpoints of another training. Choose another --work.")
+    write_text(path, start)
 
 
 def latents_of(vae: AutoencoderKL, pictures: NDArray[np.uint8], folder: Path) -> torch.Tensor:
@@ -70,9 +84,11 @@ def main() -> None:
     captions = [scene.caption() for scene in scene_list]
     pictures = training_pictures(args.work, scene_list)
     if args.start_from:
-        started = load(args.start_from / "cloud", device)
+        started = StableDiffusionPipeline.from_pretrained(args.start_from / "cloud", dtype=torch.float32)
+        started.to(device)
         tokenizer, vae, encoder, cloud = (started.tokenizer, started.vae, started.text_encoder, started.unet)
-        edge = load(args.start_from / "edge", device).unet
+        edge = StableDiffusionPipeline.from_pretrained(args.start_from / "edge", dtype=torch.float32).unet
+        edge.to(device)
     else:
         tokenizer = models.tokenizer(captions)
         vae, encoder = models.vae().to(device), models.text_encoder(tokenizer).to(device)
@@ -101,10 +117,14 @@ def main() -> None:
     def export(unet: UNet2DConditionModel, name: str) -> None:
         parts = (vae.half(), encoder.half(), tokenizer, unet.half(), scheduler, None, None)
         pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
-        pipeline.save_pretrained(args.out / name)
+        part = args.out / f".{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        pipeline.save_pretrained(part)
         # transformers loads in the dtype that the config names, diffusers in float32: name float32 in both.
-        config = args.out / name / "text_encoder" / "config.json"
+        config = part / "text_encoder" / "config.json"
         config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+        shutil.rmtree(args.out / name, ignore_errors=True)
+        part.rename(args.out / name)
         print(f"wrote {args.out / name}", flush=True)
 
     export(cloud, "cloud")

@@ -81,22 +81,6 @@ def tiny_config(tiny_pair: Path) -> TunedConfig:
     )
 
 
-@pytest.fixture
-def tiny_settings(tiny_pair: Path, tmp_path: Path) -> list[str]:
-    """Hydra overrides that let every tuning command run on the tiny pair, writing below ``tmp_path``."""
-    return [
-        "pair.name=tiny",
-        f"pair.cloud={tiny_pair / 'cloud'}",
-        f"pair.edge={tiny_pair / 'edge'}",
-        "sampling.num_inference_steps=10",
-        "sampling.guidance_scale=3.0",
-        "calibration.num_prompts=3",
-        "heldout.num_prompts=2",
-        "device=cpu",
-        f"output_dir={tmp_path / 'outputs'}",
-    ]
-
-
 def _unet(layers: int, mid: str | None) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
         sample_size=LATENT_SIDE,

@@ -42,9 +42,7 @@ class StableDiffusion(Family):
         return Size(side, side)
 
     def check_size(self, size: Size) -> None:
-        # Every level of the U-Net halves the latents once, and the way up must meet the way down.
-        levels = len(self.pipeline.unet.config.block_out_channels)
-        factor = self.pipeline.vae_scale_factor * 2 ** (levels - 1)
+        factor = self.pipeline.vae_scale_factor
         if min(size.height, size.width) < factor or size.height % factor or size.width % factor:
             own = self.default_size
             raise ParamsError(

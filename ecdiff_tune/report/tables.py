@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_core.files import write_text
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.study import Trial
 
@@ -44,11 +42,6 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
         rows.append((*head, *scores, *calls, trial.seconds, trial.state))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"s": "Int64"})
-
-
-def write_trials(path: Path, trials: Iterable[Trial]) -> None:
-    """Write ``trials_table`` as csv, whole or not at all."""
-    write_text(path, trials_table(trials).to_csv(index=False))
 
 
 TABLE5_HEADER = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ecdiff_core.errors import ConfigError, nearest
 from ecdiff_tune.search import exhaustive, greedy
 from ecdiff_tune.search.base import Search, Space
 
@@ -12,17 +11,6 @@ SEARCHES: dict[str, Callable[[Space], Search]] = {
     "greedy": greedy.Greedy,
     "exhaustive": exhaustive.Exhaustive,
 }
+"""By the name that ``search=`` takes."""
 
-
-def get_search(name: str, space: Space) -> Search:
-    """The search of that name over ``space``.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in SEARCHES:
-        raise ConfigError(f"Unknown search {name!r}: {nearest(name, SEARCHES)}.")
-    return SEARCHES[name](space)
-
-
-__all__ = ["SEARCHES", "Search", "Space", "get_search"]
+__all__ = ["SEARCHES", "Search", "Space"]

@@ -72,7 +72,7 @@ Space = Stage1Space | Stage2Space
 
 def nearest_value(values: Sequence[N], target: float) -> N:
     """The value nearest to ``target``, the upper one of two."""
-    return min(values, key=lambda value: (abs(value - target), -value))
+    return min(values, key=lambda value: (round(abs(value - target), 9), -value))
 
 
 class Search(Protocol):

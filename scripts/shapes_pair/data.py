@@ -17,7 +17,7 @@ DRAWING_SEED = 1
 
 
 def training_scenes(count: int) -> list[Scene]:
-    """The first ``count`` scenes of the training side of the caption split."""
+    """The first ``count`` scenes of the training side of the split."""
     return list(itertools.islice(scenes(SCENE_SEED), count))
 
 

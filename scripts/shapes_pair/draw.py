@@ -46,7 +46,7 @@ Array = NDArray[np.float32]
 
 
 def centers(scene: Scene) -> tuple[tuple[int, int], ...]:
-    """The nominal (x, y) centre of every object, in pixels; a drawing moves them by up to JITTER."""
+    """The nominal (x, y) centre of every object, in pixels; a drawing moves them by up to ``jitter``."""
     return _CENTERS[scene.layout]
 
 

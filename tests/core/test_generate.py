@@ -51,14 +51,17 @@ def test_writes_a_picture_with_its_story(
     assert names(out) == ["00007.png"]
 
     picture = Image.open(out / "00007.png")
-    alone = ECDiffPipeline.from_config(tiny_config, device="cpu")(
-        prompt, generator=torch.Generator().manual_seed(7)
-    )
-    assert np.array_equal(np.asarray(picture), np.asarray(alone.images[0]))
+    alone = ECDiffPipeline.from_config(tiny_config, device="cpu")
+    image = alone(prompt, generator=torch.Generator().manual_seed(7)).images[0]
+    assert np.array_equal(np.asarray(picture), np.asarray(image))
     assert picture.text["ecdiff:prompt"] == prompt
     assert picture.text["ecdiff:seed"] == "7"
     assert picture.text["ecdiff:plan"] == "3C2A1C2A1C3E"
-    assert TunedConfig.from_yaml(picture.text["ecdiff:config"]) == tiny_config
+    assert picture.text["ecdiff:mode"] == "ecdiff"
+    told = TunedConfig.from_yaml(picture.text["ecdiff:config"])
+    assert told == alone.config
+    assert (told.params, told.sampling) == (tiny_config.params, tiny_config.sampling)
+    assert told.pair.cloud.fingerprint is not None
 
     stdout, stderr = capsys.readouterr()
     first, closing = stdout.splitlines()
@@ -173,9 +176,9 @@ def nothing_written(out: Path) -> bool:
         (["--prompts-file", "binary.txt"], r"Cannot read the prompts file binary\.txt: it is not text"),
         (["--prompts-file", "."], r"Cannot read the prompts file \.: Is a directory"),
         (["--prompt", "a", "--batch-size", "0"], r"--batch-size >= 1, got 0"),
-        (["--prompt", "a", "--seed", "-1"], r"--seed >= 0, got -1"),
+        (["--prompt", "a", "--seed", "-1"], r"--seed within 0 … \d+, got -1"),
         (["--prompt", "a", "--seed", str(2**64)], r"--seed"),
-        (["--prompt", "a", "--device", "cuda:99"], r"Cannot use device 'cuda:99'"),
+        (["--prompt", "a", "--device", "cuda:99"], r"Cannot use the device 'cuda:99'"),
         (["--prompt", "a", "--dtype", "int8"], r"Unknown dtype 'int8'"),
         (
             ["--prompt", "a", "--config", "missing.yaml"],
@@ -213,7 +216,7 @@ def sampling(**changes: object) -> Change:
     [
         (sampling(scheduler="PNDMScheduler"), r"one timestep a step.*PNDMScheduler"),
         (sampling(scheduler="DDPMScheduler"), r"DDPMScheduler draws fresh noise"),
-        (sampling(height=20), r"multiples of 8 pixels, got 20x32"),
+        (sampling(height=18), r"multiples of 4 pixels, got 18x32"),
         (sampling(num_inference_steps=1001), r"1001"),
         (
             lambda config: replace(config, pair=replace(config.pair, edge=ModelRef("/nowhere"))),
@@ -320,8 +323,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_needs_no_torch_and_names_every_option() -> None:
     done = run("generate", "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for option in ("--config", "--prompt", "--prompts-file", "--seed", "--out", "--mode", "--dtype"):
-        assert option in done.stdout
+    options = "config prompt prompts-file negative-prompt seed out mode batch-size device dtype any-weights"
+    for option in options.split():
+        assert f"--{option}" in done.stdout
+    script = (
+        "import sys, contextlib, ecdiff_core.__main__ as m\n"
+        "with contextlib.suppress(SystemExit): m.main(['generate', '--help'])\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stderr == "False\n"
 
 
 def test_in_a_process_of_its_own_the_error_is_one_line(
@@ -333,5 +344,5 @@ def test_in_a_process_of_its_own_the_error_is_one_line(
         "generate", "--config", str(config_path), "--prompt", "a", "--out", str(out), "--device", "cpu"
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: The latents are not finite .*\n", done.stderr)
+    assert re.fullmatch(r"error: The picture is not finite .*\n", done.stderr)
     assert nothing_written(out)

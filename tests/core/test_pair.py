@@ -94,7 +94,7 @@ def test_loads_and_says_what_it_loaded(tiny_pair: Path) -> None:
     pair = load(spec_of(tiny_pair))
     refs = (pair.spec.cloud, pair.spec.edge)
     assert [ref.id for ref in refs] == [str(tiny_pair / "cloud"), str(tiny_pair / "edge")]
-    assert pair.spec.cloud.fingerprint == fingerprint(tiny_pair / "cloud", ("unet", "vae", "text_encoder"))
+    assert pair.spec.cloud.fingerprint == fingerprint(tiny_pair / "cloud", *CLOUD_PARTS)
     assert pair.spec.edge.fingerprint == fingerprint(tiny_pair / "edge", ("unet",))
     assert pair.cloud.num_parameters() > pair.edge.num_parameters() > 0
     assert not any(model.training for model in (pair.cloud, pair.edge))
@@ -106,6 +106,8 @@ def test_edge_needs_nothing_but_its_denoiser(own_pair: Path) -> None:
         shutil.rmtree(own_pair / "edge" / part)
     assert load(spec_of(own_pair)).edge.config.mid_block_type is None
 
+
+CLOUD_PARTS = (("unet", "vae", "text_encoder"), ("tokenizer", "scheduler"))
 
 UNUSABLE: list[tuple[Damage, str]] = [
     # not there
@@ -128,8 +130,11 @@ UNUSABLE: list[tuple[Damage, str]] = [
     (drop_a_tensor("cloud/vae"), r"Cannot load the model in .*cloud: "),
     (drop_a_tensor("cloud/text_encoder"), r"Cannot load the model in .*cloud: "),
     (drop_a_tensor("edge/unet"), r"Cannot load the model in .*edge: "),
-    (write("cloud/unet/config.json", "{"), r"Cannot load the model in .*cloud: .*valid JSON"),
-    (write("cloud/text_encoder/config.json", "[]"), r"Cannot load the model in .*cloud: "),
+    (write("cloud/unet/config.json", "{"), r"cloud/unet/config\.json is damaged: it is not JSON"),
+    (
+        write("cloud/text_encoder/config.json", "[]"),
+        r"text_encoder/config\.json is damaged: expected a mapping",
+    ),
     (write("cloud/tokenizer/tokenizer.json", "{"), r"Cannot load the model in .*cloud: "),
     (set_keys("edge/unet/config.json", block_out_channels=[32, 32]), r"in .*edge: .*shape"),
     (set_keys("edge/unet/config.json", down_block_types=["A", "B"]), r"in .*edge: A "),
@@ -146,10 +151,13 @@ UNUSABLE: list[tuple[Damage, str]] = [
         set_keys("edge/model_index.json", _class_name="StableDiffusionXLPipeline"),
         r"edge: pipelines of class StableDiffusionXLPipeline are not supported",
     ),
-    (other_edge(cross_attention_dim=48), r"do not fit together .*: cross_attention_dim 32 \| 48\."),
+    (
+        other_edge(cross_attention_dim=48),
+        r"do not fit together .*: embedding width 32 \| 48 \(the edge cannot take",
+    ),
     (
         other_edge(in_channels=8, out_channels=8),
-        r"do not fit together \(cloud \| edge\): in_channels 4 \| 8; out_channels 4 \| 8\.",
+        r"do not fit together \(cloud \| edge\): latent channels 4, 4 \| 8, 8 \(the edge cannot take",
     ),
 ]
 
@@ -182,14 +190,14 @@ def test_other_fingerprints_are_told_before_weights_are_read(own_pair: Path, sid
     halve_weights(f"{side}/unet")(own_pair)
     with pytest.raises(PairError) as caught:
         load(replace(spec, **{side: tuned_for}))
-    now = fingerprint(own_pair / side, ("unet", "vae", "text_encoder") if side == "cloud" else ("unet",))
+    now = fingerprint(own_pair / side, *(CLOUD_PARTS if side == "cloud" else (("unet",),)))
     assert f"The {side} model {own_pair / side} has other weights (fingerprint {now})" in str(caught.value)
     assert "(0123456789abcdef)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_fingerprint_follows_content_alone(tiny_pair: Path, own_pair: Path) -> None:
-    parts = ("unet", "vae", "text_encoder")
+    parts = CLOUD_PARTS[0]
     first = fingerprint(tiny_pair / "cloud", parts)
     assert len(first) == 16
     assert int(first, 16) >= 0
@@ -200,6 +208,17 @@ def test_fingerprint_follows_content_alone(tiny_pair: Path, own_pair: Path) -> N
         before = fingerprint(own_pair / "cloud", parts)
         set_keys(f"cloud/{part}/config.json", note="changed")(own_pair)
         assert fingerprint(own_pair / "cloud", parts) != before
+    for part in CLOUD_PARTS[1]:
+        before = fingerprint(own_pair / "cloud", *CLOUD_PARTS)
+        (own_pair / "cloud" / part / "note.json").write_text("{}")
+        assert fingerprint(own_pair / "cloud", *CLOUD_PARTS) != before
+
+
+def test_fingerprint_leaves_out_variants_that_are_not_loaded(own_pair: Path) -> None:
+    before = fingerprint(own_pair / "cloud", *CLOUD_PARTS)
+    for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin"):
+        (own_pair / "cloud" / "unet" / name).write_bytes(b"another")
+    assert fingerprint(own_pair / "cloud", *CLOUD_PARTS) == before
 
 
 @pytest.mark.parametrize("error", [OSError("no network\nand more"), ValueError("no such repository")])

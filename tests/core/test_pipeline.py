@@ -190,7 +190,6 @@ def test_seconds(pipe: ECDiffPipeline) -> None:
     parts = (seconds.encode, seconds.cloud, seconds.edge, seconds.decode)
     assert min(parts) >= 0
     assert seconds.total == pytest.approx(sum(parts))
-    assert seconds.cloud > seconds.decode / 100
     assert pipe(PROMPT, generator=seeded(), mode="edge").seconds.cloud < seconds.cloud
     assert pipe(PROMPT, generator=seeded(), mode="cloud").seconds.edge < seconds.edge
 
@@ -201,7 +200,8 @@ def test_loads_from_a_file(
 ) -> None:
     tiny_config.save(tmp_path / "ecdiff.yaml")
     loaded = ECDiffPipeline.from_config(as_path(tmp_path / "ecdiff.yaml"), device="cpu")
-    assert loaded.config == tiny_config
+    assert (loaded.config.params, loaded.config.sampling) == (tiny_config.params, tiny_config.sampling)
+    assert loaded.config.pair == pipe.pair.spec
     assert torch.equal(loaded(PROMPT, generator=seeded()).latents, pipe(PROMPT, generator=seeded()).latents)
 
 
@@ -220,8 +220,8 @@ def test_another_dtype(tiny_config: TunedConfig, pipe: ECDiffPipeline) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 20}, r"height and width to be multiples of 8 pixels, got 20x32.*trained for 32x32"),
-        ({"width": 4}, r"multiples of 8 pixels, got 32x4"),
+        ({"height": 18}, r"height and width to be multiples of 4 pixels, got 18x32.*trained for 32x32"),
+        ({"width": 2}, r"multiples of 4 pixels, got 32x2"),
         ({"height": -32}, r"got -32"),
         ({"height": 0}, r"got 0"),
         ({"scheduler": "PNDMScheduler"}, r"one timestep a step.*PNDMScheduler"),
@@ -259,16 +259,17 @@ def test_wrong_calls(pipe: ECDiffPipeline, arguments: dict[str, object], message
 
 def test_unknown_device(tiny_config: TunedConfig) -> None:
     for device in ("cuda:99", "gpu"):
-        with pytest.raises(ParamsError, match=rf"Cannot use device '{device}'.*device=cpu"):
+        with pytest.raises(ParamsError, match=rf"Cannot use the device '{device}'.*try cpu"):
             ECDiffPipeline.from_config(tiny_config, device=device)
     with pytest.raises(ParamsError, match=r"Unknown dtype 'float61'.*did you mean float16\?"):
         ECDiffPipeline.from_config(tiny_config, dtype="float61")
 
 
-@pytest.mark.parametrize("side", ["cloud", "edge"])
-def test_latents_that_are_not_finite(tiny_config: TunedConfig, side: str) -> None:
+@pytest.mark.parametrize("part", ["cloud", "edge", "decoder"])
+def test_pictures_that_are_not_finite(tiny_config: TunedConfig, part: str) -> None:
     broken = load(tiny_config)
-    next(getattr(broken.pair, side).parameters()).data.fill_(float("nan"))
+    module = broken.pair.family.pipeline.vae.decoder if part == "decoder" else getattr(broken.pair, part)
+    next(module.parameters()).data.fill_(float("nan"))
     with pytest.raises(NonFiniteLatentsError, match=r"not finite after 12 steps = 5 cloud .* in float32"):
         broken(PROMPT, generator=seeded())
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
+from ecdiff_core.errors import ConfigError, ECDiffError, OutputError, ParamsError
 from ecdiff_core.tuned_config import FORMAT_VERSION
 
 GOLDEN = Path(__file__).parent / "data" / "v1.yaml"
@@ -128,11 +128,15 @@ def test_golden_v1_loads_forever() -> None:
     )
     assert config.params == ECDiffParams(p=7, k=2, alpha=0.3, s=34)
     assert config.sampling == Sampling(
-        50, "DPMSolverMultistepScheduler", 7.5, 512, None, "float16", "exact", "reuse"
+        50, "DPMSolverMultistepScheduler", 7.5, 512, None, None, "float16", "exact", "identity", "reuse"
     )
     assert config.score is not None
     assert config.score["calls"] == {"cloud": 16, "approximated": 18, "edge": 16}
-    assert config.provenance == {"study": "default", "search": "greedy", "date": "2025-07-15"}
+    assert config.provenance == {
+        "study": "default",
+        "search": "greedy",
+        "created": "2025-07-15T08:00:00+00:00",
+    }
     assert config.format_version == 1
 
 
@@ -268,7 +272,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     for step in ("write_text", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, step, full_disk)
-            with pytest.raises(OSError, match="No space left"):
+            with pytest.raises(OutputError, match=r"Cannot write .*No space left"):
                 replace(FULL, params=ECDiffParams.edge_only()).save(path)
     assert TunedConfig.load(path) == FULL
     assert [file.name for file in tmp_path.iterdir()] == ["ecdiff.yaml"]

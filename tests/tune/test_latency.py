@@ -54,7 +54,7 @@ def test_measured(pipe: ECDiffPipeline) -> None:
     for name, timing in asdict(profile).items():
         if name != "transfer_seconds":
             assert 0 < timing["low"] <= timing["median"] <= timing["high"] < 1, name
-    assert profile.cloud_call.median > profile.edge_call.median > profile.decode.median / 100
+    assert profile.cloud_call.median > profile.edge_call.median
     assert profile.transfer_seconds == 0
 
 

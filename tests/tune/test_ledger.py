@@ -106,6 +106,14 @@ def test_a_ledger_with_damaged_rows(ledger: Ledger, path: Path) -> None:
         damaged.read(KEY)
 
 
+def test_a_ledger_that_cannot_be_written(ledger: Ledger, path: Path) -> None:
+    with sqlite3.connect(path) as database:  # as a full disk does
+        database.execute("PRAGMA journal_mode = DELETE")
+    ledger._database.execute("PRAGMA query_only = ON")
+    with pytest.raises(LedgerError, match=r"Cannot write to the ledger .*ledger\.sqlite: .*readonly"):
+        ledger.append(KEY, ROWS.items())
+
+
 def test_a_folder_in_its_place(path: Path) -> None:
     path.mkdir()
     with pytest.raises(LedgerError, match="unable to open"):

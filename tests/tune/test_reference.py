@@ -170,15 +170,17 @@ def test_a_damaged_file_is_named(
     make(pipe, prompts, tmp_path)
 
 
-@pytest.mark.parametrize("side", ["cloud", "edge"])
+@pytest.mark.parametrize("part", ["cloud", "edge", "decoder"])
 def test_a_model_that_leaves_the_finite_numbers(
-    pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, side: str
+    pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, part: str
 ) -> None:
-    def spoil(_module: nn.Module, _inputs: object, output: tuple[Tensor]) -> tuple[Tensor]:
-        return (output[0] * float("nan"),)
+    def spoil(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor]) -> object:
+        return output * float("nan") if isinstance(output, Tensor) else (output[0] * float("nan"),)
 
-    hook = getattr(pipe.pair, side).register_forward_hook(spoil)
-    with pytest.raises(NonFiniteLatentsError, match=f"The {side} model's own latents .* dtype=float32"):
+    module = pipe.pair.family.pipeline.vae.decoder if part == "decoder" else getattr(pipe.pair, part)
+    hook = module.register_forward_hook(spoil)
+    side = "cloud" if part == "decoder" else part
+    with pytest.raises(NonFiniteLatentsError, match=f"The {side} model's own picture .* dtype=float32"):
         make(pipe, prompts, tmp_path)
     hook.remove()
     assert list(tmp_path.iterdir()) == []

@@ -36,9 +36,9 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-def claim(settings: Settings, spec: PairSpec = SPEC, digest: str = "d") -> str:
+def claim(settings: Settings, spec: PairSpec = SPEC, digest: str = "d", device: str = "cpu") -> str:
     with StudyFolder(settings) as folder:
-        return folder.claim(spec, digest)
+        return folder.claim(spec, digest, device)
 
 
 def test_where_it_lies(settings: Settings, tmp_path: Path) -> None:
@@ -116,6 +116,12 @@ def test_other_settings_are_refused(settings: Settings, tmp_path: Path, name: st
     assert f"({told})" in str(caught.value)
     assert "study=NAME, or resume=false" in str(caught.value)
     assert (tmp_path / "tiny" / "default" / "study.json").read_bytes() == state
+
+
+def test_another_device_is_refused(settings: Settings) -> None:
+    claim(settings)
+    with pytest.raises(StudyError, match=r'\(device "cpu" -> "cuda:0"\)'):
+        claim(settings, device="cuda:0")
 
 
 def test_all_differences_are_listed(settings: Settings) -> None:
