@@ -13,13 +13,14 @@ from typing import TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import constants, snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
 from ecdiff_core.errors import PairError, nearest
 from ecdiff_core.families import FAMILIES, Family
 from ecdiff_core.handoff import NoiseSchedule
-from ecdiff_core.preflight import compare, has_schedule, noise_schedule, refusals
+from ecdiff_core.preflight import Row, Verdict, compare, has_schedule, noise_schedule, refusals
 from ecdiff_core.tuned_config import ModelRef, PairSpec
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class Pair:
         family: holds the cloud's pipeline.
         edge: the edge's denoiser.
         cloud_schedule, edge_schedule: how their noisy latents are made; None for flow matching.
+        convertible: in what they differ that a matched handoff converts.
     """
 
     spec: PairSpec
@@ -44,6 +46,7 @@ class Pair:
     edge: nn.Module
     cloud_schedule: NoiseSchedule | None
     edge_schedule: NoiseSchedule | None
+    convertible: tuple[Row, ...] = ()
 
     @property
     def cloud(self) -> nn.Module:
@@ -57,23 +60,64 @@ def find_model(ref: ModelRef) -> Path:
     Raises:
         PairError: there is no such folder, embedded model or reachable hub repository.
     """
-    if ref.id.startswith(EMBEDDED):
-        folder = Path(str(resources.files("ecdiff_core"))) / ref.id.removeprefix(EMBEDDED)
-    else:
-        folder = Path(ref.id).expanduser()
+    folder = _local_folder(ref)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise PairError(f"{folder} is no diffusers folder: it has no model_index.json.")
         return folder
-    if ref.id.startswith((EMBEDDED, "/", ".", "~")) or ref.id.count("/") != 1:
+    if is_local(ref):
         raise PairError(f"No model folder at {folder}. Give a diffusers folder or a hub id (owner/name).")
     try:
         return Path(DiffusionPipeline.download(ref.id, revision=ref.revision))
     except (OSError, ValueError) as error:
-        raise PairError(
-            f"Cannot get {ref.id}: it is no folder here, not in the hub's cache, and could not be fetched. "
-            f"Run `hf download {ref.id}` where there is a network, or give a folder."
-        ) from error
+        raise _cannot_get(ref) from error
+
+
+def is_local(ref: ModelRef) -> bool:
+    """Whether an id names a folder, not a repository of the hub."""
+    known = ref.id.startswith((EMBEDDED, "/", ".", "~")) or ref.id.count("/") != 1
+    return known or _local_folder(ref).is_dir()
+
+
+def _local_folder(ref: ModelRef) -> Path:
+    if ref.id.startswith(EMBEDDED):
+        return Path(str(resources.files("ecdiff_core"))) / ref.id.removeprefix(EMBEDDED)
+    return Path(ref.id).expanduser()
+
+
+def _cannot_get(ref: ModelRef) -> PairError:
+    command = f"hf download {ref.id}" + (f" --revision {ref.revision}" if ref.revision else "")
+    return PairError(
+        f"Cannot get {ref.id}: it is no folder here, not in the hub's cache ({constants.HF_HUB_CACHE}), and "
+        f"could not be fetched (no network, a wrong id, or a gated model without a login). "
+        f"Run `{command}` where there is a network, or give a folder."
+    )
+
+
+def find_configs(ref: ModelRef) -> Path:
+    """A folder with a model's config files; of a hub id that is not cached, those alone are fetched.
+
+    Raises:
+        PairError: as ``find_model``.
+    """
+    if is_local(ref):
+        return find_model(ref)
+    try:
+        return Path(snapshot_download(ref.id, revision=ref.revision, allow_patterns=["*.json"]))
+    except (OSError, ValueError) as error:
+        raise _cannot_get(ref) from error
+
+
+def common_family(cloud: Path, edge: Path) -> type[Family]:
+    """The family of two diffusers folders.
+
+    Raises:
+        PairError: it is not supported, or not the same.
+    """
+    family = _family_of(cloud)
+    if _family_of(edge) is not family:
+        raise PairError(f"Cloud and edge are of different families: {cloud} and {edge}.")
+    return family
 
 
 def _family_of(folder: Path) -> type[Family]:
@@ -132,9 +176,7 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
             or is not the one whose fingerprint ``spec`` asks for.
     """
     cloud_folder, edge_folder = find_model(spec.cloud), find_model(spec.edge)
-    family_class = _family_of(cloud_folder)
-    if _family_of(edge_folder) is not family_class:
-        raise PairError(f"Cloud and edge are of different families: {cloud_folder} and {edge_folder}.")
+    family_class = common_family(cloud_folder, edge_folder)
     for part in family_class.unweighted_parts:
         if not (cloud_folder / part).is_dir():
             raise PairError(f"Missing {cloud_folder / part}: the model folder is not complete.")
@@ -142,7 +184,8 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     for folder, parts in ((cloud_folder, family_class.weighted_parts()), (edge_folder, denoiser)):
         for part in parts:
             weight_files(folder, part)
-    wrong = refusals(compare(cloud_folder, edge_folder, family_class))
+    rows = compare(cloud_folder, edge_folder, family_class)
+    wrong = refusals(rows)
     if wrong:
         raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
     found = (
@@ -160,7 +203,8 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     refs = (replace(spec.cloud, fingerprint=found[0]), replace(spec.edge, fingerprint=found[1]))
     ours = noise_schedule(cloud_folder)
     theirs = noise_schedule(edge_folder) if has_schedule(edge_folder) else ours
-    return Pair(PairSpec(spec.name, *refs), family, edge, ours, theirs)
+    convertible = tuple(row for row in rows if row.verdict is Verdict.CONVERTIBLE)
+    return Pair(PairSpec(spec.name, *refs), family, edge, ours, theirs, convertible)
 
 
 def _load(load: Callable[[], T], folder: Path) -> T:

@@ -16,6 +16,7 @@ COMMANDS = {
     "stage1": "search (k, alpha) with the cloud model alone",
     "stage2": "search s for the stage-1 winner, or for (p, k, alpha) by hand",
     "reference": "cloud and edge pictures, noise profile, latency profile",
+    "check": "can these two models work together? (reads their configs alone)",
 }
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 

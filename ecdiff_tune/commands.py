@@ -1,4 +1,4 @@
-"""The commands: reference, stage1, stage2, tune."""
+"""The commands: reference, stage1, stage2, tune, check."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from ecdiff_core.files import write_text
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune.check import check
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.search import SEARCHES, Space
 from ecdiff_tune.search.base import Stage1Space, Stage2Space
@@ -79,6 +80,7 @@ COMMANDS: dict[str, Callable[[Settings], None]] = {
     "stage1": stage1,
     "stage2": stage2,
     "reference": reference,
+    "check": check,
 }
 
 

@@ -103,6 +103,11 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         spec = pipe.pair.spec
         created = folder.claim(spec, prompts.digest, str(pipe.device))
         progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
+        if pipe.pair.convertible and settings.sampling.handoff_adapter == "identity":
+            names = ", ".join(f"{r.name} {r.cloud} | {r.edge}" for r in pipe.pair.convertible)
+            progress.say(
+                f"note: cloud and edge differ in {names}; sampling.handoff_adapter=matched converts."
+            )
         if settings.calibration.file is None and not settings.pair.cloud.startswith(EMBEDDED):
             progress.say(
                 "note: without calibration.file the prompts are captions of the embedded pair's scenes; "

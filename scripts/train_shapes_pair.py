@@ -44,9 +44,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=20_000, help="number of training scenes")
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--text-steps", type=int, default=400)
-    parser.add_argument("--cloud-steps", type=int, default=5200)
+    parser.add_argument("--cloud-steps", type=int, default=6300)
     parser.add_argument("--cloud-lr", type=float, default=8e-4, help="peak learning rate")
-    parser.add_argument("--edge-steps", type=int, default=700)
+    parser.add_argument("--edge-steps", type=int, default=2400)
     parser.add_argument("--edge-lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -74,6 +74,15 @@ def latents_of(vae: AutoencoderKL, pictures: NDArray[np.uint8], folder: Path) ->
     return torch.load(path, weights_only=True)
 
 
+def load_weights(folder: Path, **parts: torch.nn.Module) -> None:
+    """Fill parts with the weights of an exported pipeline."""
+    exported = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    for name, part in parts.items():
+        part.load_state_dict(getattr(exported, name).state_dict())
+    if "vae" in parts:  # the one number of a config that training finds
+        parts["vae"].register_to_config(scaling_factor=exported.vae.config.scaling_factor)
+
+
 def main() -> None:
     args = parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -83,16 +92,14 @@ def main() -> None:
     scene_list = training_scenes(args.scenes)
     captions = [scene.caption() for scene in scene_list]
     pictures = training_pictures(args.work, scene_list)
+    tokenizer = models.tokenizer(captions)
     if args.start_from:
-        started = StableDiffusionPipeline.from_pretrained(args.start_from / "cloud", dtype=torch.float32)
-        started.to(device)
-        tokenizer, vae, encoder, cloud = (started.tokenizer, started.vae, started.text_encoder, started.unet)
-        edge = StableDiffusionPipeline.from_pretrained(args.start_from / "edge", dtype=torch.float32).unet
-        edge.to(device)
-    else:
-        tokenizer = models.tokenizer(captions)
-        vae, encoder = models.vae().to(device), models.text_encoder(tokenizer).to(device)
-        cloud, edge = models.cloud_unet().to(device), models.edge_unet().to(device)
+        tokenizer = type(tokenizer).from_pretrained(args.start_from / "cloud" / "tokenizer")
+    vae, encoder = models.vae().to(device), models.text_encoder(tokenizer).to(device)
+    cloud, edge = models.cloud_unet().to(device), models.edge_unet().to(device)
+    if args.start_from:
+        load_weights(args.start_from / "cloud", vae=vae, text_encoder=encoder, unet=cloud)
+        load_weights(args.start_from / "edge", unet=edge)
 
     def tokens(texts: list[str]) -> torch.Tensor:
         return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -120,6 +127,8 @@ def main() -> None:
         part = args.out / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         pipeline.save_pretrained(part)
+        if args.start_from:  # a tokenizer that was loaded would be saved with what it was loaded with
+            shutil.copytree(args.start_from / "cloud" / "tokenizer", part / "tokenizer", dirs_exist_ok=True)
         # transformers loads in the dtype that the config names, diffusers in float32: name float32 in both.
         config = part / "text_encoder" / "config.json"
         config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))

@@ -37,18 +37,20 @@ class TrainingData:
 
 
 def _noisy_batch(
-    data: TrainingData, scheduler: DDIMScheduler, seed: int, batch: int
+    data: TrainingData, scheduler: DDIMScheduler, seed: int, batch: int, *, layout: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Noisy latents, noise, timesteps, token ids and weights, by seed.
 
-    The weights are those of min-SNR (arXiv 2303.09556), times the layout's.
+    The weights are those of min-SNR (arXiv 2303.09556); with ``layout`` the noisiest timesteps count more.
+    The edge does without: it takes over when the layout is there.
     """
     rng = torch.Generator().manual_seed(seed)
     rows = torch.multinomial(data.frequency, batch, replacement=True, generator=rng)
     # One place from each of `batch` equal ranges: lower variance than independent draws.
     places = (torch.arange(batch) + torch.rand(batch, generator=rng)) / batch
-    noisiest = LAYOUT_FROM + (1 - LAYOUT_FROM) * places / LAYOUT_SHARE
-    places = torch.where(places < LAYOUT_SHARE, noisiest, (places - LAYOUT_SHARE) / (1 - LAYOUT_SHARE))
+    if layout:
+        noisiest = LAYOUT_FROM + (1 - LAYOUT_FROM) * places / LAYOUT_SHARE
+        places = torch.where(places < LAYOUT_SHARE, noisiest, (places - LAYOUT_SHARE) / (1 - LAYOUT_SHARE))
     last = scheduler.config.num_train_timesteps - 1
     timesteps = (places * (last + 1)).long().clamp(max=last)
     latents = data.latents[rows].float()
@@ -58,7 +60,8 @@ def _noisy_batch(
     ids = torch.where(dropped, data.empty_ids, data.token_ids[rows])
     snr = compute_snr(scheduler, timesteps)
     weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
-    weights = weights * (1 + LAYOUT_WEIGHT / (1 + snr / LAYOUT_SNR))
+    if layout:
+        weights = weights * (1 + LAYOUT_WEIGHT / (1 + snr / LAYOUT_SNR))
     return noisy, noise, timesteps, ids, weights
 
 
@@ -81,7 +84,7 @@ def train_cloud(
     device = next(unet.parameters()).device
 
     def loss(step: int) -> Tensor:
-        tensors = _noisy_batch(data, scheduler, 1_000_000 + step, batch)
+        tensors = _noisy_batch(data, scheduler, 1_000_000 + step, batch, layout=True)
         noisy, noise, timesteps, ids, weights = (t.to(device) for t in tensors)
         with autocast(device):
             output = unet(noisy, timesteps, encoder(ids)[0]).sample
@@ -133,7 +136,7 @@ def train_edge(
     encoder.requires_grad_(False)
 
     def loss(step: int) -> Tensor:
-        tensors = _noisy_batch(data, scheduler, 2_000_000 + step, batch)
+        tensors = _noisy_batch(data, scheduler, 2_000_000 + step, batch, layout=False)
         noisy, noise, timesteps, ids, weights = (t.to(device) for t in tensors)
         student_blocks.clear()
         teacher_blocks.clear()

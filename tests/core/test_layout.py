@@ -13,7 +13,17 @@ import ecdiff_core
 
 PACKAGE = Path(ecdiff_core.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-ALLOWED = {"PIL", "diffusers", "ecdiff_core", "safetensors", "torch", "tqdm", "transformers", "yaml"}
+ALLOWED = {
+    "PIL",
+    "diffusers",
+    "ecdiff_core",
+    "huggingface_hub",
+    "safetensors",
+    "torch",
+    "tqdm",
+    "transformers",
+    "yaml",
+}
 """Beside the standard library. Not hydra, omegaconf, optuna, pandas, matplotlib or ecdiff_tune."""
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.errors import ConfigError, ECDiffError, OutputError, ParamsError
 from ecdiff_core.tuned_config import FORMAT_VERSION
+from ecdiff_tune.__main__ import config_folder
 
 GOLDEN = Path(__file__).parent / "data" / "v1.yaml"
 MINIMAL = """
@@ -289,3 +290,24 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
 def test_is_a_value() -> None:
     assert copy.deepcopy(FULL) == FULL
     assert replace(FULL, params=ECDiffParams.edge_only()) != FULL
+
+
+TABLE_5 = {
+    "sd14_bksdm_small": (16, 18, 16),
+    "sd14_bksdm_tiny": (17, 20, 13),
+    "sdxl_ssd1b": (10, 20, 20),
+    "sdxl_vega": (11, 25, 14),
+    "cogvideox_5b_2b": (17, 21, 12),
+}
+"""Cloud calls, approximated steps and edge calls of the paper's rows."""
+
+
+@pytest.mark.parametrize("name", TABLE_5)
+def test_the_papers_rows_are_shipped(name: str) -> None:
+    config = TunedConfig.load(config_folder() / "tuned" / f"{name}.yaml")
+    plan = config.plan()
+    assert (plan.cloud_calls, plan.approximated, plan.edge_calls) == TABLE_5[name]
+    assert plan.handoff_step == config.params.s
+    assert config.score is None
+    assert config.provenance is not None
+    assert "not measured by this project" in config.provenance["source"]

@@ -155,14 +155,13 @@ def test_resume_false_sets_an_old_study_aside(settings: Settings, tmp_path: Path
     claim(settings)
     folder = tmp_path / "tiny" / "default"
     (folder / "ledger.sqlite").write_text("rows")
-    (folder / "runs").mkdir()
     state = (folder / "study.json").read_bytes()
 
     claim(replace(settings, seed=1, resume=False))
     (old,) = folder.glob("old-*")
     assert (old / "study.json").read_bytes() == state
     assert (old / "ledger.sqlite").read_text() == "rows"
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", old.name, "runs", "study.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", old.name, "study.json"]
     assert json.loads((folder / "study.json").read_text())["settings"]["seed"] == 1
 
     claim(replace(settings, seed=1))
