@@ -52,7 +52,7 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
 
 
 def _same_noise(one: SchedulerMixin, other: SchedulerMixin) -> bool:
-    """Whether alphas_cumprod agree, where both have any; other schedulers know nothing of CogVideoX's SNR shift."""
+    """Whether alphas_cumprod agree, where both have any: only CogVideoX's own know its SNR shift."""
     ours, theirs = (getattr(x, "alphas_cumprod", None) for x in (one, other))
     if ours is None or theirs is None:
         return True

@@ -1,6 +1,6 @@
 """How near a picture or video is to the cloud's, one by one.
 
-A video's value is the mean of its frames'; so a video's PSNR is the mean of decibels, not that of one pooled error.
+A video's value is the mean of its frames' values; of PSNR that is a mean of decibels, not one pooled error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def ssim(pictures: Tensor, reference: Tensor) -> Tensor:
 
 
 def psnr(pictures: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB (EC-Diff eq. 30); infinite where the pictures, or one frame of a video, are equal.
+    """Peak signal-to-noise ratio in dB (EC-Diff eq. 30).
+
+    Infinite where the pictures, or one frame of the videos, are equal.
 
     Args and shapes as ``ssim``.
     """
