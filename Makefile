@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --use-pep517 -c constraints.txt
 # 3.11 first: CPU builds of the pinned torch exist for it wherever they exist at all.
 PYTHON ?= python3.11 python3.12 python3.13 python3
-EXTRAS := dev,optuna
+EXTRAS := dev,optuna,video
 
 .DEFAULT_GOAL := help
 .PHONY: help tune test lint format wheel lock clean

@@ -1,8 +1,9 @@
-"""``python -m ecdiff_core generate``: pictures from a tuned config."""
+"""``python -m ecdiff_core generate``: pictures or videos from a tuned config."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING, get_args
 from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import OutputError, ParamsError
-from ecdiff_core.files import replacing
+from ecdiff_core.files import replacing, write_text
 from ecdiff_core.plan import Mode
+from ecdiff_core.video import FPS, check_writer, save_mp4
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
 
 MAX_SEED = 2**62
@@ -23,11 +27,15 @@ MAX_SEED = 2**62
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ecdiff", description="Pictures from a tuned EC-Diff config.")
+    parser = argparse.ArgumentParser(
+        prog="ecdiff", description="Pictures or videos from a tuned EC-Diff config."
+    )
     parser.add_argument("--version", action="version", version=f"ecdiff {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     generate = commands.add_parser(
-        "generate", help="write one PNG a prompt", description="Write one PNG a prompt."
+        "generate",
+        help="write one PNG or MP4 a prompt",
+        description="Write one PNG a prompt; of video models, one MP4 and its story as JSON.",
     )
     add = generate.add_argument
     add("--config", required=True, metavar="YAML", help="tuned config, as `ecdiff-tune` writes it")
@@ -45,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--mode", choices=get_args(Mode), default="ecdiff", help="as tuned, or a baseline (default ecdiff)")
     add("--batch-size", type=int, default=1, metavar="N", help="prompts at a time (default 1)")
+    add("--fps", type=int, default=FPS, metavar="N", help=f"frames a second of videos (default {FPS})")
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
@@ -68,20 +77,31 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 def _save(
     output: ECDiffOutput, pipe: ECDiffPipeline, prompts: list[str], seeds: list[int], args: argparse.Namespace
 ) -> None:
-    """PNGs named by seed, each with what it takes to make it again in the metadata."""
+    """Files named by seed, each with what it takes to make it again in or beside it."""
+    video = pipe.pair.family.media == "video"
+    for image, prompt, seed in zip(output.images, prompts, seeds, strict=True):
+        story = {"prompt": prompt, "seed": str(seed), "mode": args.mode, "plan": output.plan.schedule}
+        if args.negative_prompt:
+            story["negative_prompt"] = args.negative_prompt
+        story["config"] = pipe.config.to_yaml()
+        path = args.out / f"{seed:05d}.{'mp4' if video else 'png'}"
+        if video:
+            write_text(path.with_suffix(".json"), json.dumps(story, indent=2, ensure_ascii=False) + "\n")
+            save_mp4(path, image, args.fps)
+        else:
+            _save_png(path, image, story)
+        print(f"{path}  {prompt}", flush=True)
+
+
+def _save_png(path: Path, image: Image, story: dict[str, str]) -> None:
+    """A PNG with its story in the metadata."""
     from PIL.PngImagePlugin import PngInfo
 
-    for image, prompt, seed in zip(output.images, prompts, seeds, strict=True):
-        info = PngInfo()
-        entries = {"prompt": prompt, "seed": str(seed), "mode": args.mode, "plan": output.plan.schedule}
-        if args.negative_prompt:
-            entries["negative_prompt"] = args.negative_prompt
-        for key, value in {**entries, "config": pipe.config.to_yaml()}.items():
-            info.add_itxt(f"ecdiff:{key}", value)
-        path = args.out / f"{seed:05d}.png"
-        with replacing(path) as part:
-            image.save(part, format="PNG", pnginfo=info)
-        print(f"{path}  {prompt}", flush=True)
+    info = PngInfo()
+    for key, value in story.items():
+        info.add_itxt(f"ecdiff:{key}", value)
+    with replacing(path) as part:
+        image.save(part, format="PNG", pnginfo=info)
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -96,6 +116,8 @@ def generate(args: argparse.Namespace) -> None:
 
     if args.batch_size < 1:
         raise ParamsError(f"Expected --batch-size >= 1, got {args.batch_size}.")
+    if args.fps < 1:
+        raise ParamsError(f"Expected --fps >= 1, got {args.fps}.")
     if not 0 <= args.seed <= MAX_SEED:
         raise ParamsError(f"Expected --seed within 0 … {MAX_SEED}, got {args.seed}.")
     prompts = _prompts(args)
@@ -109,6 +131,8 @@ def generate(args: argparse.Namespace) -> None:
     pipe = ECDiffPipeline.from_config(
         config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights
     )
+    if pipe.pair.family.media == "video":
+        check_writer()
     seconds, cloud_seconds, fixed_seconds = 0.0, 0.0, 0.0
     plan = pipe.plan(args.mode)
     bar = tqdm(total=len(prompts) * plan.num_steps, unit="step", disable=not sys.stderr.isatty(), leave=False)
@@ -133,7 +157,8 @@ def generate(args: argparse.Namespace) -> None:
     if plan.cloud_calls and args.mode != "cloud":
         alone = (fixed_seconds + cloud_seconds * plan.num_steps / plan.cloud_calls) / len(prompts)
         closing += f" (cloud only about {alone:.2f} s)"
-    print(closing + (" a picture" if len(prompts) > 1 else ""))
+    what = "video" if pipe.pair.family.media == "video" else "picture"
+    print(closing + (f" a {what}" if len(prompts) > 1 else ""))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,15 +11,15 @@ from ecdiff_core.errors import OutputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, suffix: str = ".part") -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; renamed to ``path`` at the end, deleted on an error.
 
-    The folder is made if needed.
+    The folder is made if needed. ``suffix`` ends the temporary name, for writers that go by it.
 
     Raises:
         OutputError: the folder cannot be made, or the file not be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

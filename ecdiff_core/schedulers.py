@@ -9,6 +9,7 @@ from diffusers import SchedulerMixin
 from ecdiff_core.errors import ParamsError, nearest
 
 _STOCHASTIC = {
+    "CogVideoXDPMScheduler",
     "DDPMScheduler",
     "DPMSolverSDEScheduler",
     "EulerAncestralDiscreteScheduler",
@@ -25,11 +26,15 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
         ParamsError: diffusers has no such class, or it draws fresh noise while sampling, which makes two
             trajectories incomparable.
     """
-    known = [c.__name__ for c in like.compatibles if c.__name__ not in _STOCHASTIC]
+    known = {c.__name__ for c in like.compatibles} - _STOCHASTIC
+    own, usual = type(like).__name__, "DDIMScheduler or DPMSolverMultistepScheduler"
+    if own.startswith("CogVideoX"):  # its two schedulers do not name each other as compatible
+        own = usual = "CogVideoXDDIMScheduler"
+        known.add(own)
     if name in _STOCHASTIC:
         raise ParamsError(
             f"{name} draws fresh noise at every step, so that pictures cannot be compared with the cloud's. "
-            "Use a deterministic one, such as DDIMScheduler or DPMSolverMultistepScheduler."
+            f"Use a deterministic one, such as {usual}."
         )
     if name not in known:
         raise ParamsError(f"diffusers has no scheduler {name!r} for this model: {nearest(name, known)}.")
@@ -39,7 +44,19 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
             f"{name} with algorithm_type={scheduler.config.algorithm_type} draws fresh noise at every step. "
             "Choose a model whose scheduler is deterministic, or another scheduler."
         )
+    if not _same_noise(scheduler, like):
+        raise ParamsError(
+            f"{name} cannot make the noise schedule that this model was trained with. Use {own}."
+        )
     return scheduler
+
+
+def _same_noise(one: SchedulerMixin, other: SchedulerMixin) -> bool:
+    """Whether alphas_cumprod agree, where both have any: only CogVideoX's own know its SNR shift."""
+    ours, theirs = (getattr(x, "alphas_cumprod", None) for x in (one, other))
+    if ours is None or theirs is None:
+        return True
+    return torch.allclose(torch.as_tensor(ours).double(), torch.as_tensor(theirs).double(), atol=1e-4)
 
 
 def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | None = None) -> None:

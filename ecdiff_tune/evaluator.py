@@ -41,6 +41,7 @@ class Evaluator:
         self._prompts = prompts
         self._reference = reference
         self._ledger = ledger
+        self._batch_size = batch_size
         self._share_warm_up = share_warm_up
         rows = range(len(prompts))
         self._chunks = [rows[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
@@ -68,10 +69,16 @@ class Evaluator:
         return [known[one] for one in keys]
 
     def pictures(self, params: ECDiffParams, rows: Sequence[int]) -> Tensor:
-        """The config's pictures of some prompts, float32 RGB in 0 … 1, shape (rows, 3, height, width)."""
-        batch = prepare(self._pipe, self._prompts, rows)
-        state = self._finish(batch.start, batch, params, self.plan(params))
-        return self._pipe.pair.family.decode(state.latents).cpu()
+        """The config's pictures of some prompts, float32 RGB in 0 … 1.
+
+        Shape (rows, 3, height, width), of videos (rows, frames, 3, height, width).
+        """
+        made = []
+        for first in range(0, len(rows), self._batch_size):
+            batch = prepare(self._pipe, self._prompts, rows[first : first + self._batch_size])
+            state = self._finish(batch.start, batch, params, self.plan(params))
+            made.append(self._pipe.pair.family.decode(state.latents).cpu())
+        return torch.cat(made)
 
     def _generate(self, params: ECDiffParams, steps: Plan, rows: range) -> list[Measurement]:
         batch = self._batch(rows)

@@ -1,6 +1,11 @@
-"""How near a picture is to the cloud's, picture by picture."""
+"""How near a picture or video is to the cloud's, one by one.
+
+A video's value is the mean of its frames' values; of PSNR that is a mean of decibels, not one pooled error.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,12 +16,15 @@ def ssim(pictures: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity (EC-Diff eq. 32), -1 … 1, 1 is equal.
 
     Args:
-        pictures, reference: RGB in 0 … 1, shape (n, 3, height, width), at least 11 pixels a side.
+        pictures, reference: RGB in 0 … 1, shape (n, 3, height, width), of videos
+            (n, frames, 3, height, width); at least 11 pixels a side.
 
     Returns:
-        One value a picture, shape (n,), float32.
+        One value a picture or video, shape (n,), float32.
     """
     _check(pictures, reference)
+    if pictures.ndim == 5:
+        return _frame_means(ssim, pictures, reference)
     value = structural_similarity_index_measure(
         pictures.float(), reference.float(), data_range=1.0, reduction="none"
     )
@@ -25,11 +33,15 @@ def ssim(pictures: Tensor, reference: Tensor) -> Tensor:
 
 
 def psnr(pictures: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB (EC-Diff eq. 30); infinite where the pictures are equal.
+    """Peak signal-to-noise ratio in dB (EC-Diff eq. 30).
+
+    Infinite where the pictures, or one frame of the videos, are equal.
 
     Args and shapes as ``ssim``.
     """
     _check(pictures, reference)
+    if pictures.ndim == 5:
+        return _frame_means(psnr, pictures, reference)
     values = [
         peak_signal_noise_ratio(one.float(), other.float(), data_range=1.0)
         for one, other in zip(pictures, reference, strict=True)
@@ -37,9 +49,14 @@ def psnr(pictures: Tensor, reference: Tensor) -> Tensor:
     return torch.stack(values)
 
 
+def _frame_means(metric: Callable[[Tensor, Tensor], Tensor], videos: Tensor, reference: Tensor) -> Tensor:
+    """The metric's mean over frames, video by video, which bounds the memory it takes."""
+    return torch.stack([metric(one, other).mean() for one, other in zip(videos, reference, strict=True)])
+
+
 def _check(pictures: Tensor, reference: Tensor) -> None:
-    if pictures.shape != reference.shape or pictures.ndim != 4 or pictures.shape[1] != 3:
+    if pictures.shape != reference.shape or pictures.ndim not in (4, 5) or pictures.shape[-3] != 3:
         raise ValueError(
             f"Expected two batches of shape (n, 3, height, width), got {tuple(pictures.shape)} and "
-            f"{tuple(reference.shape)}."
+            f"{tuple(reference.shape)}. Of videos the shape is (n, frames, 3, height, width)."
         )

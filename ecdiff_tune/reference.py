@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ecdiff_core.devices import synchronize
@@ -43,17 +44,30 @@ class PromptReference:
     """One prompt's reference.
 
     Args:
-        cloud, edge: pictures, RGB in 0 … 1, float16, shape (3, height, width).
+        path: its file, from which the pictures are read whenever they are asked for (a video is large).
         noise_change: mean |eps_i - eps_{i-1}| over the elements of the guided noise, shape (T - 1,).
         gram: <eps_i, eps_j> of the guided noises of the cloud's run, float64, shape (T, T).
         seconds: of the cloud's and the edge's denoising, a prompt's share of its batch, shape (2,).
     """
 
-    cloud: Tensor
-    edge: Tensor
+    path: Path
     noise_change: Tensor
     gram: Tensor
     seconds: Tensor
+
+    @property
+    def cloud(self) -> Tensor:
+        """The cloud's picture, RGB in 0 … 1, float16, shape (3, height, width), of a video (frames, 3, …).
+
+        Raises:
+            DamagedReferenceError: the file is gone or damaged.
+        """
+        return _read(self.path, "cloud")["cloud"]
+
+    @property
+    def edge(self) -> Tensor:
+        """The edge's picture, as ``cloud``."""
+        return _read(self.path, "edge")["edge"]
 
 
 @dataclass(frozen=True)
@@ -134,12 +148,18 @@ def make(
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
         on_prompts(len(rows))
-    return Reference(tuple(_read(path) for path in paths))
+    return Reference(tuple(_open(path) for path in paths))
 
 
-def _read(path: Path) -> PromptReference:
+def _open(path: Path) -> PromptReference:
+    """A prompt's reference with all but its pictures read."""
+    return PromptReference(path, **_read(path, "noise_change", "gram", "seconds"))
+
+
+def _read(path: Path, *names: str) -> dict[str, Tensor]:
     try:
-        return PromptReference(**load_file(path))
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in names}
     except Exception as error:  # safetensors raises several kinds
         raise DamagedReferenceError(
             f"The reference {path} is damaged ({error}). Delete it; it is made again."

@@ -21,6 +21,8 @@ from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.shapes.grammar import scenes
 from shapes_pair import models
 
+from . import small_videos
+
 LATENT_SIDE = 8
 TEXT_WIDTH = 32
 
@@ -141,3 +143,21 @@ def _name_dtype(path: Path) -> None:
     """Say in a text encoder's config that its weights are float32, which a fresh model leaves out."""
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def tiny_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``cloud/`` and ``edge/`` after CogVideoX 5B and 2B, videos of nine 32x32 frames."""
+    folder = tmp_path_factory.mktemp("videos")
+    small_videos.save_pair(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video_config(tiny_videos: Path) -> TunedConfig:
+    """A config of the tiny video pair whose plan is ``3C2A1C3E``."""
+    return TunedConfig(
+        pair=PairSpec("videos", ModelRef(str(tiny_videos / "cloud")), ModelRef(str(tiny_videos / "edge"))),
+        params=ECDiffParams(p=3, k=2, alpha=0.3, s=6),
+        sampling=Sampling(num_inference_steps=9, scheduler="CogVideoXDDIMScheduler", guidance_scale=3.0),
+    )

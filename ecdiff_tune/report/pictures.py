@@ -33,7 +33,8 @@ def samples(path: Path, rows: Sequence[tuple[str, Tensor]], columns: Sequence[st
 
     Args:
         path: of the PNG.
-        rows: a label and pictures, RGB in 0 … 1, shape (columns, 3, height, width), a row of the grid.
+        rows: a label and pictures, RGB in 0 … 1, shape (columns, 3, height, width), a row of the grid; of
+            videos, shape (columns, frames, 3, height, width), the middle frame is shown.
         columns: a heading a column.
     """
     figure, axes = plt.subplots(
@@ -41,7 +42,8 @@ def samples(path: Path, rows: Sequence[tuple[str, Tensor]], columns: Sequence[st
     )
     for line, (label, pictures) in zip(axes, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture.float().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            still = picture[len(picture) // 2] if picture.ndim == 4 else picture
+            axis.imshow(still.float().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def of(*ssims: float | None, seconds: float = 0.1) -> tuple[Measurement, ...]:
 
 def timed_reference(*seconds: tuple[float, float]) -> Reference:
     none = torch.zeros(0)
-    return Reference(tuple(PromptReference(none, none, none, none, torch.tensor(s)) for s in seconds))
+    return Reference(tuple(PromptReference(Path(), none, none, torch.tensor(s)) for s in seconds))
 
 
 class Measured:
