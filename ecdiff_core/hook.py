@@ -84,7 +84,8 @@ def remove_ecdiff(pipe: Any) -> None:
     if getattr(pipe, "ecdiff", None) is None:
         return
     with _without_offload(pipe):
-        denoiser_of(pipe)._diffusers_hook.remove_hook(HOOK_NAME, recurse=False)
+        registry = HookRegistry.check_if_exists_or_initialize(denoiser_of(pipe))
+        registry.remove_hook(HOOK_NAME, recurse=False)
     del pipe.ecdiff
 
 

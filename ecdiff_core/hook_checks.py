@@ -93,14 +93,12 @@ def check_place(cloud: nn.Module, edge: nn.Module) -> None:
     Raises:
         PairError: it is.
     """
-    for what, here, there in (
-        ("device", get_module_execution_device(cloud), get_module_execution_device(edge)),
-        ("dtype", getattr(cloud, "dtype", None), getattr(edge, "dtype", None)),
-    ):
-        if None not in (here, there) and here != there:
-            raise PairError(
-                f"The edge model is in {what} {there}, the cloud in {here}: call edge.to({here})."
-            )
+    here, there = get_module_execution_device(cloud), get_module_execution_device(edge)
+    if (here.type, here.index or 0) != (there.type, there.index or 0):
+        raise PairError(f"The edge model is on {there}, the cloud on {here}: call edge.to({str(here)!r}).")
+    ours, theirs = getattr(cloud, "dtype", None), getattr(edge, "dtype", None)
+    if None not in (ours, theirs) and ours != theirs:
+        raise PairError(f"The edge model is in {theirs}, the cloud in {ours}: call edge.to({ours}).")
 
 
 def arguments_for(edge: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:

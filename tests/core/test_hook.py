@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, TunedConfig, apply_ecdiff, remove_ecdiff
 from ecdiff_core.errors import ConfigError, PairError, ParamsError
+from ecdiff_core.hook_checks import arguments_for, check_edge
 from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.tracking import StepTracker
 
 PROMPT = "a large red circle left of a small blue star, on a dark plain background"
 PROMPTS = [PROMPT, "a small green ring", "two words"]
@@ -258,7 +261,7 @@ def test_compiled_without_recompilation(
     expected = run(pipe)
     compiled = load(tiny_pair / "cloud")
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    counter = CompileCounterWithBackend("eager")
     if way == "applied, compiled":
         apply_ecdiff(compiled, tiny_config, edge=edge)
     if way == "in place":
@@ -278,15 +281,13 @@ def test_compiled_without_recompilation(
     assert_close(run(compiled), run(load(tiny_pair / "cloud")))
 
 
-def denoise(
-    pipe: T, branches: int, divisor: int = 1, dtype: torch.dtype = torch.float32, **arguments: Any
-) -> Tensor:
+def denoise(pipe: T, branches: int, **arguments: Any) -> Tensor:
     """A loop as pipelines make it: the model once a step for both branches, or (Flux, Wan) for each."""
     pipe.scheduler.set_timesteps(STEPS)
     text = torch.randn(2, 24, 32, generator=seeded(5))
     latents = torch.randn(1, 4, 8, 8, generator=seeded())
     for t in pipe.scheduler.timesteps:
-        told = t.expand(2 // branches).to(dtype) / divisor
+        told = t.expand(2 // branches)
         if branches == 2:
             with_prompt = pipe.unet(latents, told, encoder_hidden_states=text[1:], **arguments)[0]
             without = pipe.unet(latents, told, encoder_hidden_states=text[:1], **arguments)[0]
@@ -307,7 +308,8 @@ def test_called_once_a_branch(tiny_config: TunedConfig, pipe: T, edge: T) -> Non
     apart = denoise(pipe, 2, return_dict=False)
     assert pipe.ecdiff.calls == {"cloud": 10, "edge": 6}
     assert pipe.ecdiff.summary() == f"{tiny_config.plan()} (10 cloud calls, 6 edge calls)"
-    assert_close(apart, together)
+    rounding = 1e-5 * together.abs().max().item()  # a batch is summed in another order
+    assert_close(apart, together, rounding)
     assert torch.equal(denoise(pipe, 2), apart)
 
 
@@ -329,7 +331,7 @@ def test_half_precision(tiny_config: TunedConfig, tiny_pair: Path) -> None:
     pipe = load(tiny_pair / "cloud").to(torch.bfloat16)
     edge = load(tiny_pair / "edge")
     apply_ecdiff(pipe, tiny_config, edge=edge)
-    with pytest.raises(PairError, match=r"edge model is in dtype torch.float32, the cloud in torch.bfloat16"):
+    with pytest.raises(PairError, match=r"edge model is in torch.float32, the cloud in torch.bfloat16"):
         run(pipe)
     edge.to(torch.bfloat16)
     assert run(pipe).dtype is torch.bfloat16
@@ -339,8 +341,6 @@ def test_half_precision(tiny_config: TunedConfig, tiny_pair: Path) -> None:
 @torch.no_grad()
 def test_timesteps_as_flux_tells_them(tiny_config: TunedConfig, loaded: tuple[T, T]) -> None:
     """Divided by 1000 and in bfloat16, some are one number; the pipeline's own timestep tells them apart."""
-    from ecdiff_core.tracking import StepTracker
-
     timesteps = torch.linspace(1000, 990, STEPS)
     scheduler = SimpleNamespace(timesteps=timesteps, num_inference_steps=STEPS)
     pipe = SimpleNamespace(scheduler=scheduler)
@@ -359,8 +359,6 @@ def test_timesteps_as_flux_tells_them(tiny_config: TunedConfig, loaded: tuple[T,
 
 @pytest.mark.parametrize("cloud_rotary", [True, False])
 def test_arguments_that_the_edge_would_misread(cloud_rotary: bool) -> None:
-    from ecdiff_core.hook_checks import arguments_for, check_edge
-
     def model(rotary: bool) -> Any:
         module = torch.nn.Module()
         module.config = {"use_rotary_positional_embeddings": rotary}
@@ -407,9 +405,6 @@ def test_another_scheduler(tiny_config: TunedConfig, pipe: T, edge: T) -> None:
     apply_ecdiff(pipe, tiny_config, edge=edge, check_scheduler=False)
     assert run(pipe).isfinite().all()
     drawing = with_sampling(tiny_config, scheduler="DDPMScheduler")
-    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    from diffusers import DDPMScheduler
-
     pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     with pytest.raises(ParamsError, match="DDPMScheduler draws fresh noise"):
         apply_ecdiff(pipe, drawing, edge=edge)
@@ -438,7 +433,7 @@ def test_not_from_the_first_timestep(tiny_config: TunedConfig, pipe: T, edge: T)
     pipe.scheduler.set_timesteps(STEPS)
     with pytest.raises(ParamsError, match="Expected step 0 of the generation, got step 4"):
         pipe.unet(torch.ones(1, 4, 8, 8), pipe.scheduler.timesteps[4], torch.ones(1, 24, 32))
-    with pytest.raises(ParamsError, match="one of the scheduler's 12 timesteps, got 3.5"):
+    with pytest.raises(ParamsError, match=r"one of the scheduler's 12 timesteps, got 3\.5"):
         pipe.unet(torch.ones(1, 4, 8, 8), 3.5, torch.ones(1, 24, 32))
 
 
