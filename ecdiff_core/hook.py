@@ -7,8 +7,7 @@ to step or is rescaled (``guidance_rescale``, CogVideoX's ``use_dynamic_cfg``) m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ecdiff_core.hook_checks import (
     check_scheduler,
     denoiser_of,
     forward_signature,
+    without_offload,
 )
 from ecdiff_core.noise import NoiseState, get_estimator
 from ecdiff_core.plan import Action, Plan
@@ -74,7 +74,7 @@ def apply_ecdiff(
     hook = ECDiffHook(pipe, config, None if edge is None else denoiser_of(edge), check_scheduler)
     if getattr(pipe, "ecdiff", None) is not None:
         remove_ecdiff(pipe)
-    with _without_offload(pipe):
+    with without_offload(pipe):
         HookRegistry.check_if_exists_or_initialize(denoiser_of(pipe)).register_hook(hook, HOOK_NAME)
     pipe.ecdiff = hook
 
@@ -83,29 +83,12 @@ def remove_ecdiff(pipe: Any) -> None:
     """Undo ``apply_ecdiff``; does nothing to a pipeline that it was not applied to."""
     if getattr(pipe, "ecdiff", None) is None:
         return
-    with _without_offload(pipe):
-        registry = HookRegistry.check_if_exists_or_initialize(denoiser_of(pipe))
-        registry.remove_hook(HOOK_NAME, recurse=False)
+    with without_offload(pipe):
+        model: Any = denoiser_of(pipe)
+        model._diffusers_hook.remove_hook(HOOK_NAME, recurse=False)
+        if not model._diffusers_hook.hooks:  # an empty registry would put later hooks inside torch.compile
+            del model._diffusers_hook
     del pipe.ecdiff
-
-
-@contextmanager
-def _without_offload(pipe: Any) -> Iterator[None]:
-    """The pipeline without accelerate's offload, which is put back around whatever was hooked meanwhile.
-
-    Offload replaces ``forward`` anew after every call and would drop a hook that was put around it.
-    """
-    offloaded = any(hasattr(part, "_hf_hook") for part in pipe.components.values())
-    if not offloaded or pipe.hf_device_map is not None:
-        yield
-        return
-    whole_models = bool(getattr(pipe, "_all_hooks", None))
-    again = pipe.enable_model_cpu_offload if whole_models else pipe.enable_sequential_cpu_offload
-    pipe.remove_all_hooks()
-    try:
-        yield
-    finally:
-        again(device=pipe._offload_device)
 
 
 @dataclass

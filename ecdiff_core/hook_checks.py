@@ -1,8 +1,10 @@
-"""Whether a pipeline, its scheduler and an edge model can be used by ``apply_ecdiff``."""
+"""What ``apply_ecdiff`` must know of a pipeline, its scheduler and an edge model; refusals."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from diffusers.utils.torch_utils import get_module_execution_device, unwrap_module
@@ -106,3 +108,22 @@ def arguments_for(edge: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     config = getattr(edge, "config", {})
     unread = [name for name, key in _ONLY_IF.items() if name in kwargs and not config.get(key, True)]
     return {**kwargs, **dict.fromkeys(unread)}
+
+
+@contextmanager
+def without_offload(pipe: Any) -> Iterator[None]:
+    """The pipeline without accelerate's offload, which is put back around whatever was hooked meanwhile.
+
+    Offload replaces ``forward`` anew after every call and would drop a hook that was put around it.
+    """
+    offloaded = any(hasattr(part, "_hf_hook") for part in pipe.components.values())
+    if not offloaded or pipe.hf_device_map is not None:
+        yield
+        return
+    whole_models = bool(getattr(pipe, "_all_hooks", None))
+    again = pipe.enable_model_cpu_offload if whole_models else pipe.enable_sequential_cpu_offload
+    pipe.remove_all_hooks()
+    try:
+        yield
+    finally:
+        again(device=pipe._offload_device)
