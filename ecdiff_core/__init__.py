@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecdiff_core.errors import ECDiffError
+    from ecdiff_core.hook import apply_ecdiff, remove_ecdiff
     from ecdiff_core.params import ECDiffParams
     from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
     from ecdiff_core.plan import Action, Plan
@@ -16,6 +17,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ECDiffError": "errors",
+    "apply_ecdiff": "hook",
+    "remove_ecdiff": "hook",
     "ECDiffParams": "params",
     "ECDiffOutput": "pipeline",
     "ECDiffPipeline": "pipeline",
@@ -39,6 +42,8 @@ __all__ = [
     "Plan",
     "Sampling",
     "TunedConfig",
+    "apply_ecdiff",
+    "remove_ecdiff",
 ]
 
 
