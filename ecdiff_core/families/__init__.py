@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from ecdiff_core.families.base import Family
 from ecdiff_core.families.stable_diffusion import StableDiffusion
+from ecdiff_core.families.stable_diffusion_3 import StableDiffusion3
+from ecdiff_core.families.stable_diffusion_xl import StableDiffusionXL
 
-FAMILIES: dict[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion}
+FAMILIES: dict[str, type[Family]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+}
 """By the diffusers pipeline class that a model's model_index.json names."""
 
 __all__ = ["FAMILIES", "Family"]
