@@ -64,7 +64,7 @@ def compare(cloud: Path, edge: Path, family: type[Family]) -> list[Row]:
     absent = family.absent_parts(cloud)
     rows += [_text_row(cloud, edge, part) for part in family.text_encoder_parts if part not in absent]
     rows += [
-        Row(part, "none", _text_shown(edge, part), Verdict.OK, "left out, as the cloud does")
+        Row(part, "none", _text_shown(edge, part), Verdict.OK, "the cloud does without it")
         for part in family.text_encoder_parts
         if part in absent
     ]

@@ -55,8 +55,8 @@ def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | 
     """
     if scheduler.config.get("use_dynamic_shifting"):
         raise ParamsError(
-            f"{type(scheduler).__name__} with use_dynamic_shifting needs the picture's size, which this model's "
-            "family does not give. Set use_dynamic_shifting to false and a shift in scheduler_config.json."
+            f"{type(scheduler).__name__} with use_dynamic_shifting shifts by the picture's size, which "
+            "this model's family does not support. Set it to false, and a shift, in scheduler_config.json."
         )
     trained = scheduler.config.num_train_timesteps
     if num_steps > trained:

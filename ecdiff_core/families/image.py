@@ -16,7 +16,7 @@ from ecdiff_core.sampler import Denoiser
 
 
 class ImageFamily(Family):
-    """A family over a pipeline with diffusers' ``prepare_latents``, ``vae_scale_factor``, ``image_processor``.
+    """A family whose pipeline has ``prepare_latents``, ``vae_scale_factor`` and ``image_processor``.
 
     Left to a family are ``encode`` and ``call``, and where they differ ``size_multiple`` and ``unscale``.
     """

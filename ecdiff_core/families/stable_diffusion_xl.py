@@ -75,9 +75,8 @@ class StableDiffusionXL(ImageFamily):
         config = self.pipeline.vae.config
         if config.latents_mean is None or config.latents_std is None:
             return super().unscale(latents)
-        mean, std = (
-            latents.new_tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std)
-        )
+        mean = latents.new_tensor(config.latents_mean).view(1, -1, 1, 1)
+        std = latents.new_tensor(config.latents_std).view(1, -1, 1, 1)
         return latents * std / config.scaling_factor + mean
 
     def decode(self, latents: Tensor) -> Tensor:
