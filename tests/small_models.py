@@ -95,7 +95,7 @@ def name_dtypes(folder: Path) -> None:
 
 
 def save_sdxl_pair(folder: Path) -> None:
-    """``cloud/`` after SDXL-base, ``edge/`` after SSD-1B (other depths on the way up, no attention in the mid)."""
+    """``cloud/`` after SDXL-base, ``edge/`` after SSD-1B: other depths on the way up, no attention between."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokens, (first, second) = clip_tokenizer(), TEXT_WIDTHS
@@ -121,14 +121,17 @@ def save_sdxl_pair(folder: Path) -> None:
 
 
 def sdxl_scheduler() -> EulerDiscreteScheduler:
-    """As SDXL-base ships it."""
-    return EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        timestep_spacing="leading",
-    )
+    """As SDXL-base ships it, with keys that only other schedulers on this config read."""
+    config = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+    }
+    return EulerDiscreteScheduler.from_config(config)
 
 
 def sdxl_unet(**changes: Any) -> UNet2DConditionModel:
