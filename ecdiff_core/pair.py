@@ -177,21 +177,21 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
     """
     cloud_folder, edge_folder = find_model(spec.cloud), find_model(spec.edge)
     family_class = common_family(cloud_folder, edge_folder)
-    for part in family_class.unweighted_parts:
+    absent = family_class.absent_parts(cloud_folder)
+    weighted = tuple(part for part in family_class.weighted_parts() if part not in absent)
+    unweighted = tuple(part for part in family_class.unweighted_parts if part not in absent)
+    for part in unweighted:
         if not (cloud_folder / part).is_dir():
             raise PairError(f"Missing {cloud_folder / part}: the model folder is not complete.")
     denoiser = (family_class.denoiser_part,)
-    for folder, parts in ((cloud_folder, family_class.weighted_parts()), (edge_folder, denoiser)):
+    for folder, parts in ((cloud_folder, weighted), (edge_folder, denoiser)):
         for part in parts:
             weight_files(folder, part)
     rows = compare(cloud_folder, edge_folder, family_class)
     wrong = refusals(rows)
     if wrong:
         raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
-    found = (
-        fingerprint(cloud_folder, family_class.weighted_parts(), family_class.unweighted_parts),
-        fingerprint(edge_folder, denoiser),
-    )
+    found = (fingerprint(cloud_folder, weighted, unweighted), fingerprint(edge_folder, denoiser))
     for side, ref, got in (("cloud", spec.cloud, found[0]), ("edge", spec.edge, found[1])):
         if ref.fingerprint not in (None, got):
             raise PairError(

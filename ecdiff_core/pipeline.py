@@ -76,8 +76,6 @@ class ECDiffPipeline:
     def __init__(self, pair: Pair, config: TunedConfig) -> None:
         self.pair = pair
         self.config = config
-        self.scheduler = build_scheduler(config.sampling.scheduler, pair.family.scheduler)
-        set_steps(self.scheduler, self.num_steps)  # the scale of the initial noise may depend on them
         asked, own = config.sampling, pair.family.default_size
         self.size = Size(
             own.height if asked.height is None else asked.height,
@@ -85,6 +83,9 @@ class ECDiffPipeline:
             own.num_frames if asked.num_frames is None else asked.num_frames,
         )
         pair.family.check_size(self.size)
+        scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
+        self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
+        set_steps(self.scheduler, self.num_steps)  # the scale of the initial noise may depend on them
 
     @classmethod
     def from_config(

@@ -61,7 +61,13 @@ def compare(cloud: Path, edge: Path, family: type[Family]) -> list[Row]:
         rows.append(
             Row("noise schedule", _schedule_text(cloud), "none", Verdict.OK, "the cloud's is assumed")
         )
-    rows += [_text_row(cloud, edge, part) for part in family.text_encoder_parts]
+    absent = family.absent_parts(cloud)
+    rows += [_text_row(cloud, edge, part) for part in family.text_encoder_parts if part not in absent]
+    rows += [
+        Row(part, "none", _text_shown(edge, part), Verdict.OK, "the cloud does without it")
+        for part in family.text_encoder_parts
+        if part in absent
+    ]
     return rows
 
 
@@ -159,8 +165,8 @@ def _schedule_text(folder: Path) -> str:
     """The noise schedule in words, equal for two models only where it is."""
     scheduler = load_scheduler(folder)
     config: Mapping[str, Any] = scheduler.config
-    if _is_flow(scheduler):
-        return f"flow, shift {config.get('shift')}"
+    if _is_flow(scheduler):  # its shift only chooses the timesteps, for which the cloud's is used
+        return "rectified flow"
     words = f"{config['beta_schedule']} {config['beta_start']} … {config['beta_end']}"
     if config.get("snr_shift_scale") is not None:
         words += f", SNR shift {config['snr_shift_scale']}"
@@ -170,16 +176,18 @@ def _schedule_text(folder: Path) -> str:
 
 
 def _text_row(cloud: Path, edge: Path, part: str) -> Row:
-    ours = read_config(cloud, part)
-    shown = _text_name(ours)
+    ours, shown = read_config(cloud, part), (_text_shown(cloud, part), _text_shown(edge, part))
     if not (edge / part).is_dir():
-        return Row(part, shown, "none", Verdict.OK, "the cloud's embeddings are sent")
+        return Row(part, *shown, Verdict.OK, "the cloud's embeddings are sent")
     theirs = read_config(edge, part)
     same = all(ours.get(key) == theirs.get(key) for key in _TEXT_KEYS)
     why = "" if same else "the edge was trained on other embeddings than the cloud's"
-    return Row(part, shown, _text_name(theirs), Verdict.OK if same else Verdict.REFUSED, why)
+    return Row(part, *shown, Verdict.OK if same else Verdict.REFUSED, why)
 
 
-def _text_name(config: Mapping[str, Any]) -> str:
+def _text_shown(folder: Path, part: str) -> str:
+    if not (folder / part).is_dir():
+        return "none"
+    config = read_config(folder, part)
     name = (config.get("architectures") or [config.get("model_type", "?")])[0]
     return f"{name} {config.get('hidden_size') or config.get('d_model')}"

@@ -18,7 +18,7 @@ from torch import Tensor
 from ecdiff_core import noise
 from ecdiff_core.noise import Alpha, Estimator, NoiseState
 from ecdiff_core.plan import Action, Plan
-from ecdiff_core.schedulers import set_steps
+from ecdiff_core.schedulers import scale_model_input, set_steps
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Action, Tensor], None]
@@ -73,7 +73,7 @@ def advance(
         if action is Action.APPROX:
             history = estimator.estimate(history)
         else:
-            model_input = scheduler.scale_model_input(latents, timestep)
+            model_input = scale_model_input(scheduler, latents, timestep)
             model = cloud if action is Action.CLOUD else edge
             eps = model(model_input, timestep)
             history = estimator.observe(history, eps, alpha)

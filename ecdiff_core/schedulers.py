@@ -5,6 +5,7 @@ from __future__ import annotations
 import diffusers
 import torch
 from diffusers import SchedulerMixin
+from torch import Tensor
 
 from ecdiff_core.errors import ParamsError, nearest
 
@@ -39,9 +40,12 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
     if name not in known:
         raise ParamsError(f"diffusers has no scheduler {name!r} for this model: {nearest(name, known)}.")
     scheduler = getattr(diffusers, name).from_config(like.config)
-    if str(scheduler.config.get("algorithm_type", "")).startswith("sde"):
+    config = scheduler.config
+    sde = str(config.get("algorithm_type", "")).startswith("sde")
+    if sde or config.get("stochastic_sampling"):
+        setting = f"algorithm_type={config.algorithm_type}" if sde else "stochastic_sampling"
         raise ParamsError(
-            f"{name} with algorithm_type={scheduler.config.algorithm_type} draws fresh noise at every step. "
+            f"{name} with {setting} draws fresh noise at every step. "
             "Choose a model whose scheduler is deterministic, or another scheduler."
         )
     if not _same_noise(scheduler, like):
@@ -66,6 +70,11 @@ def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | 
         ParamsError: the model has fewer timesteps, or the scheduler does not make one timestep a step, so
             that steps could not be counted.
     """
+    if scheduler.config.get("use_dynamic_shifting"):
+        raise ParamsError(
+            f"{type(scheduler).__name__} with use_dynamic_shifting shifts by the picture's size, which "
+            "this model's family does not support. Set it to false, and a shift, in scheduler_config.json."
+        )
     trained = scheduler.config.num_train_timesteps
     if num_steps > trained:
         raise ParamsError(
@@ -78,3 +87,9 @@ def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | 
             f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_steps} steps from "
             f"{type(scheduler).__name__}. Choose a scheduler of one call a step, such as DDIMScheduler."
         )
+
+
+def scale_model_input(scheduler: SchedulerMixin, latents: Tensor, timestep: Tensor) -> Tensor:
+    """The latents as the model wants them; flow matching hands them over as they are."""
+    scale = getattr(scheduler, "scale_model_input", None)
+    return latents if scale is None else scale(latents, timestep)

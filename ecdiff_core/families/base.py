@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
+from ecdiff_core.families.parts import empty_parts, load_text_encoder, part_class
 from ecdiff_core.sampler import Denoiser
 
 
@@ -50,6 +49,8 @@ class Family(ABC):
     text_encoder_parts: ClassVar[tuple[str, ...]]
     unweighted_parts: ClassVar[tuple[str, ...]]
     """Folders without weights that a pipeline needs."""
+    optional_parts: ClassVar[tuple[str, ...]] = ()
+    """Of those two, the ones that a model may be without."""
     left_out_parts: ClassVar[tuple[str, ...]] = ()
     """Optional parts of the pipeline that are not loaded."""
     must_agree: ClassVar[dict[str, tuple[tuple[str, ...], str]]]
@@ -67,16 +68,22 @@ class Family(ABC):
         return (cls.denoiser_part, "vae", *cls.text_encoder_parts)
 
     @classmethod
+    def absent_parts(cls, folder: Path) -> tuple[str, ...]:
+        """The optional parts that the model in a diffusers folder is without."""
+        return empty_parts(folder, cls.optional_parts)
+
+    @classmethod
     def load(cls, folder: Path, dtype: torch.dtype) -> Family:
         """The adapter over the pipeline in a diffusers folder.
 
         Raises:
             OSError, ValueError, RuntimeError, SafetensorError: as diffusers does for damaged files.
         """
-        given: dict[str, Any] = {
-            part: _load_text_encoder(folder, part, dtype) for part in cls.text_encoder_parts
-        }
-        given |= dict.fromkeys(cls.left_out_parts)
+        absent = cls.absent_parts(folder)
+        given: dict[str, Any] = dict.fromkeys((*cls.left_out_parts, *absent))
+        for part in cls.text_encoder_parts:
+            if part not in absent:
+                given[part] = load_text_encoder(folder, part, dtype)
         pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **given)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline)
@@ -84,7 +91,7 @@ class Family(ABC):
     @classmethod
     def load_denoiser(cls, folder: Path, dtype: torch.dtype) -> nn.Module:
         """The denoiser alone out of a diffusers folder; raises as ``load``."""
-        model_class: Any = _part_class(folder, cls.denoiser_part)
+        model_class: Any = part_class(folder, cls.denoiser_part)
         model: nn.Module = model_class.from_pretrained(
             folder, subfolder=cls.denoiser_part, dtype=dtype, local_files_only=True
         )
@@ -120,6 +127,10 @@ class Family(ABC):
     @abstractmethod
     def check_size(self, size: Size) -> None:
         """Raise ParamsError unless the model can make pictures of that size."""
+
+    def fit_scheduler(self, scheduler: SchedulerMixin, size: Size) -> SchedulerMixin:
+        """``scheduler`` for that size. Most models noise every size alike: then it is the same one."""
+        return scheduler
 
     @abstractmethod
     def encode(
@@ -170,31 +181,8 @@ def guide(output: Tensor, guidance_scale: float) -> Tensor:
 
 
 def rescaled_noise(latents: Tensor, own: SchedulerMixin, used: SchedulerMixin) -> Tensor:
-    """Noise that a pipeline scaled by its own scheduler's sigma, scaled by that of the one in use."""
-    return latents * (used.init_noise_sigma / own.init_noise_sigma)
+    """Noise that a pipeline scaled by its own scheduler's sigma, scaled by that of the one in use.
 
-
-def _part_class(folder: Path, part: str) -> type:
-    """The class that model_index.json names for a part.
-
-    Raises:
-        ValueError: it names none that diffusers or transformers has.
+    Flow matching starts from plain noise: its schedulers have no such sigma.
     """
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    library, name = index.get(part) or ("", "")
-    known = library in ("diffusers", "transformers")
-    found = getattr(import_module(library), str(name), None) if known else None
-    if found is None:
-        raise ValueError(f"model_index.json names no usable class for {part}: {index.get(part)}")
-    return found
-
-
-def _load_text_encoder(folder: Path, part: str, dtype: torch.dtype) -> nn.Module:
-    # transformers fills tensors that are missing with random numbers; only this way it says so.
-    text_encoder_class: Any = _part_class(folder, part)
-    text_encoder, found = text_encoder_class.from_pretrained(
-        folder, subfolder=part, dtype=dtype, local_files_only=True, output_loading_info=True
-    )
-    if found["missing_keys"]:
-        raise ValueError(f"the text encoder's weights lack {sorted(found['missing_keys'])[0]}")
-    return text_encoder
+    return latents * (getattr(used, "init_noise_sigma", 1.0) / getattr(own, "init_noise_sigma", 1.0))

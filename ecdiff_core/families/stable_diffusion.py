@@ -5,24 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from diffusers import SchedulerMixin, StableDiffusionPipeline
-from PIL.Image import Image
+from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from ecdiff_core.errors import ParamsError
-from ecdiff_core.families.base import (
-    Conditioning,
-    Family,
-    Generators,
-    Prompts,
-    Size,
-    guide,
-    rescaled_noise,
-)
-from ecdiff_core.sampler import Denoiser
+from ecdiff_core.families.base import Conditioning, Prompts, Size
+from ecdiff_core.families.image import ImageFamily
 
 
-class StableDiffusion(Family):
+class StableDiffusion(ImageFamily):
     """Adapter over ``StableDiffusionPipeline``; text, latents and decoding stay diffusers' own."""
 
     pipeline_class = StableDiffusionPipeline
@@ -35,20 +25,6 @@ class StableDiffusion(Family):
     }
     may_differ: ClassVar = {"trained size": ("sample_size",)}
     left_out_parts = ("safety_checker", "feature_extractor", "image_encoder")
-
-    @property
-    def default_size(self) -> Size:
-        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
-        return Size(side, side)
-
-    def check_size(self, size: Size) -> None:
-        factor = self.pipeline.vae_scale_factor
-        if min(size.height, size.width) < factor or size.height % factor or size.width % factor:
-            own = self.default_size
-            raise ParamsError(
-                f"Expected height and width to be multiples of {factor} pixels, got "
-                f"{size.height}x{size.width}. The model was trained for {own.height}x{own.width}."
-            )
 
     @torch.no_grad()
     def encode(
@@ -69,31 +45,5 @@ class StableDiffusion(Family):
         embeds = torch.cat([negative, positive]) if guided else positive
         return Conditioning({"encoder_hidden_states": embeds}, len(prompts))
 
-    def initial_latents(
-        self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
-    ) -> Tensor:
-        pipeline = self.pipeline
-        channels = pipeline.unet.config.in_channels
-        latents = pipeline.prepare_latents(
-            prompts, channels, size.height, size.width, pipeline.unet.dtype, self.device, generator
-        )
-        return rescaled_noise(latents, pipeline.scheduler, scheduler)
-
-    def bind(self, model: nn.Module, conditioning: Conditioning, guidance_scale: float) -> Denoiser:
-        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
-            if guidance_scale <= 1:
-                return model(latents, timestep, **conditioning.tensors, return_dict=False)[0]
-            pair = torch.cat([latents, latents])
-            return guide(model(pair, timestep, **conditioning.tensors, return_dict=False)[0], guidance_scale)
-
-        return denoise
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        pictures = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        return self.pipeline.image_processor.postprocess(pictures, output_type="pt").float()
-
-    def to_pil(self, pictures: Tensor) -> list[Image]:
-        processor = self.pipeline.image_processor
-        return processor.numpy_to_pil(processor.pt_to_numpy(pictures))
+    def call(self, model: nn.Module, latents: Tensor, timestep: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        return model(latents, timestep, **tensors, return_dict=False)[0]

@@ -1,0 +1,88 @@
+"""What the families of pictures share: an AutoencoderKL, and one call a step with both halves of guidance."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from ecdiff_core.errors import ParamsError
+from ecdiff_core.families.base import Conditioning, Family, Generators, Size, guide, rescaled_noise
+from ecdiff_core.sampler import Denoiser
+
+
+class ImageFamily(Family):
+    """A family whose pipeline has ``prepare_latents``, ``vae_scale_factor`` and ``image_processor``.
+
+    Left to a family are ``encode`` and ``call``, and where they differ ``size_multiple`` and ``unscale``.
+    """
+
+    @abstractmethod
+    def call(self, model: nn.Module, latents: Tensor, timestep: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """One call of the model: (batch, channels, height, width) to the same shape.
+
+        Args:
+            timestep: the scheduler's, one for the whole batch.
+            tensors: those of a ``Conditioning``, ``batch`` long.
+        """
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """The denoiser's latents as the autoencoder knows them."""
+        return latents / self.pipeline.vae.config.scaling_factor
+
+    @property
+    def denoiser_config(self) -> Any:
+        """The config of the cloud's denoiser."""
+        return getattr(self.pipeline, self.denoiser_part).config
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels of which height and width must be multiples."""
+        multiple: int = self.pipeline.vae_scale_factor
+        return multiple
+
+    @property
+    def default_size(self) -> Size:
+        side = self.denoiser_config.sample_size * self.pipeline.vae_scale_factor
+        return Size(side, side)
+
+    def check_size(self, size: Size) -> None:
+        multiple = self.size_multiple
+        if min(size.height, size.width) < multiple or size.height % multiple or size.width % multiple:
+            own = self.default_size
+            raise ParamsError(
+                f"Expected height and width to be multiples of {multiple} pixels, got "
+                f"{size.height}x{size.width}. The model was trained for {own.height}x{own.width}."
+            )
+
+    def initial_latents(
+        self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
+    ) -> Tensor:
+        pipeline, dtype = self.pipeline, getattr(self.pipeline, self.denoiser_part).dtype
+        latents = pipeline.prepare_latents(
+            prompts, self.denoiser_config.in_channels, size.height, size.width, dtype, self.device, generator
+        )
+        return rescaled_noise(latents, pipeline.scheduler, scheduler)
+
+    def bind(self, model: nn.Module, conditioning: Conditioning, guidance_scale: float) -> Denoiser:
+        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+            if guidance_scale <= 1:
+                return self.call(model, latents, timestep, conditioning.tensors)
+            both = self.call(model, torch.cat([latents, latents]), timestep, conditioning.tensors)
+            return guide(both, guidance_scale)
+
+        return denoise
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        pictures = vae.decode(self.unscale(latents.to(vae.dtype)), return_dict=False)[0]
+        return self.pipeline.image_processor.postprocess(pictures, output_type="pt").float()
+
+    def to_pil(self, pictures: Tensor) -> list[Image]:
+        processor = self.pipeline.image_processor
+        return processor.numpy_to_pil(processor.pt_to_numpy(pictures))
