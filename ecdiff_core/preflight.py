@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffusers import SchedulerMixin
 
 from ecdiff_core.errors import PairError
 from ecdiff_core.families import Family
+from ecdiff_core.families.parts import part_class
 from ecdiff_core.handoff import NoiseSchedule
 
 
@@ -37,7 +39,7 @@ class Row:
 
 
 _MATCHED = "with sampling.handoff_adapter=matched"
-_TEXT_KEYS = ("architectures", "hidden_size", "num_hidden_layers", "d_model", "num_layers", "vocab_size")
+_TEXT_KEYS = ("model_type", "hidden_size", "num_hidden_layers", "d_model", "num_layers", "vocab_size")
 
 
 def compare(cloud: Path, edge: Path, family: type[Family]) -> list[Row]:
@@ -94,6 +96,23 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     return tree
 
 
+def whole_config(folder: Path, part: str) -> dict[str, Any]:
+    """``read_config`` of a model, with the class's defaults for what the file leaves out.
+
+    Raises:
+        PairError: as ``read_config``, and for a class that is not known.
+    """
+    config = read_config(folder, part)
+    try:
+        model_class: Any = part_class(folder, part)
+        if hasattr(model_class, "config_class") and model_class.config_class is not None:  # transformers
+            return dict(model_class.config_class.from_dict(config).to_dict())
+    except (ValueError, TypeError) as error:
+        raise PairError(f"{folder / part / 'config.json'} cannot be used: {error}") from error
+    defaults = signature(model_class.__init__).parameters.items()
+    return {**{name: p.default for name, p in defaults if p.default is not Parameter.empty}, **config}
+
+
 def load_scheduler(folder: Path) -> SchedulerMixin:
     """The scheduler that a model came with.
 
@@ -110,7 +129,7 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
 
 def noise_schedule(folder: Path) -> NoiseSchedule | None:
     """A model's noise schedule; None for flow matching."""
-    return NoiseSchedule.of(load_scheduler(folder), read_config(folder, "vae").get("scaling_factor", 1.0))
+    return NoiseSchedule.of(load_scheduler(folder), whole_config(folder, "vae")["scaling_factor"])
 
 
 def has_schedule(folder: Path) -> bool:
@@ -119,7 +138,7 @@ def has_schedule(folder: Path) -> bool:
 
 
 def _values(folder: Path, family: type[Family], keys: tuple[str, ...]) -> str:
-    config = read_config(folder, family.denoiser_part)
+    config = whole_config(folder, family.denoiser_part)
     return ", ".join(str(config.get(key)) for key in keys)
 
 
@@ -129,7 +148,7 @@ def _equal(name: str, cloud: str, edge: str, why: str) -> Row:
 
 
 def _schedule_rows(cloud: Path, edge: Path) -> list[Row]:
-    vaes = [read_config(folder, "vae") for folder in (cloud, edge)]
+    vaes = [whole_config(folder, "vae") for folder in (cloud, edge)]
     ours, theirs = (str(vae.get("latent_channels")) for vae in vaes)
     rows = [_equal("autoencoder's channels", ours, theirs, "the latents are of another autoencoder")]
     factors = [f"{vae.get('scaling_factor')}, shift {vae.get('shift_factor')}" for vae in vaes]
@@ -176,10 +195,10 @@ def _schedule_text(folder: Path) -> str:
 
 
 def _text_row(cloud: Path, edge: Path, part: str) -> Row:
-    ours, shown = read_config(cloud, part), (_text_shown(cloud, part), _text_shown(edge, part))
+    ours, shown = whole_config(cloud, part), (_text_shown(cloud, part), _text_shown(edge, part))
     if not (edge / part).is_dir():
         return Row(part, *shown, Verdict.OK, "the cloud's embeddings are sent")
-    theirs = read_config(edge, part)
+    theirs = whole_config(edge, part)
     same = all(ours.get(key) == theirs.get(key) for key in _TEXT_KEYS)
     why = "" if same else "the edge was trained on other embeddings than the cloud's"
     return Row(part, *shown, Verdict.OK if same else Verdict.REFUSED, why)
@@ -188,6 +207,6 @@ def _text_row(cloud: Path, edge: Path, part: str) -> Row:
 def _text_shown(folder: Path, part: str) -> str:
     if not (folder / part).is_dir():
         return "none"
-    config = read_config(folder, part)
+    config = whole_config(folder, part)
     name = (config.get("architectures") or [config.get("model_type", "?")])[0]
     return f"{name} {config.get('hidden_size') or config.get('d_model')}"

@@ -92,3 +92,17 @@ def test_an_unknown_scheduler(own_pair: Path) -> None:
     set_keys(own_pair / "cloud/scheduler/scheduler_config.json", _class_name="NoScheduler")
     with pytest.raises(PairError, match="diffusers has no scheduler 'NoScheduler'"):
         rows_of(own_pair)
+
+
+def test_what_a_config_leaves_out_is_the_classes_default(own_pair: Path) -> None:
+    for side, shown in (("cloud", False), ("edge", True)):
+        for part, key, default in (
+            ("vae", "scaling_factor", 0.18215),
+            ("unet", "out_channels", 4),
+            ("text_encoder", "vocab_size", 49408),
+        ):
+            path = own_pair / side / part / "config.json"
+            tree = json.loads(path.read_text())
+            tree.pop(key)
+            path.write_text(json.dumps({**tree, key: default} if shown else tree))
+    assert {row.verdict for row in rows_of(own_pair).values()} == {Verdict.OK}
