@@ -95,7 +95,7 @@ def name_dtypes(folder: Path) -> None:
 
 
 def save_sdxl_pair(folder: Path) -> None:
-    """``cloud/`` after SDXL-base, ``edge/`` after SSD-1B: other depths upwards, no attention between."""
+    """``cloud/`` after SDXL-base, ``edge/`` after SSD-1B: depths by layer, no attention in the mid block."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokens, (first, second) = clip_tokenizer(), TEXT_WIDTHS

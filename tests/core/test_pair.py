@@ -148,8 +148,8 @@ UNUSABLE: list[tuple[Damage, str]] = [
         r"pipelines of class FluxPipeline are not supported: choose from .*StableDiffusionPipeline",
     ),
     (
-        set_keys("edge/model_index.json", _class_name="StableDiffusionXLPipeline"),
-        r"edge: pipelines of class StableDiffusionXLPipeline are not supported",
+        set_keys("edge/model_index.json", _class_name="KandinskyPipeline"),
+        r"edge: pipelines of class KandinskyPipeline are not supported",
     ),
     (
         other_edge(cross_attention_dim=48),
