@@ -172,6 +172,9 @@ def from_config(config: DictConfig) -> Settings:
     Raises:
         SettingsError, ParamsError, ConfigError: a value is out of range.
     """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise SettingsError(f"Missing {', '.join(missing)}: give {missing[0]}=VALUE.")
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, Settings)
     _check(settings)

@@ -46,6 +46,11 @@ def test_every_config_composes(command: str, group: str, choice: str) -> None:
     assert isinstance(composed(f"{group}={choice}", *models, command=command), Settings)
 
 
+def test_a_pair_of_ones_own_needs_its_models() -> None:
+    with pytest.raises(ECDiffError, match=r"Missing pair\.cloud, pair\.edge: give pair\.cloud=VALUE\."):
+        composed("pair=custom")
+
+
 def test_every_command_has_its_config() -> None:
     assert {path.stem for path in config_folder().glob("*.yaml")} == {"base", *COMMANDS}
 
