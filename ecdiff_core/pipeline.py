@@ -85,7 +85,9 @@ class ECDiffPipeline:
         pair.family.check_size(self.size)
         scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
-        set_steps(self.scheduler, self.num_steps)  # the scale of the initial noise may depend on them
+        set_steps(
+            self.scheduler, asked.num_inference_steps
+        )  # the scale of the initial noise may depend on them
 
     @classmethod
     def from_config(
@@ -122,7 +124,7 @@ class ECDiffPipeline:
     @property
     def num_steps(self) -> int:
         """T."""
-        return self.config.sampling.num_inference_steps
+        return self.config.sampling.num_steps
 
     @property
     def sampling(self) -> Sampling:
@@ -148,7 +150,7 @@ class ECDiffPipeline:
         conditioning = family.encode(prompts, guidance, self.size, negative_prompts)
         latents = family.initial_latents(len(prompts), self.size, self.scheduler, generator)
         return Prepared(
-            start(latents, self.scheduler, self.num_steps),
+            start(latents, self.scheduler, self.config.sampling.num_inference_steps),
             family.bind(self.pair.cloud, conditioning, guidance),
             adapt(
                 family.bind(self.pair.edge, conditioning, guidance),

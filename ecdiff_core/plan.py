@@ -93,6 +93,18 @@ class Plan:
         )
 
 
+def count_steps(scheduler: str, num_inference_steps: int) -> int:
+    """T, the steps that p, k and s count: one a timestep that the scheduler makes, so one a model call.
+
+    PNDM makes one more than it is asked for: it does its first step twice, the second time with the noise at
+    the step's end.
+
+    >>> count_steps("DDIMScheduler", 50), count_steps("PNDMScheduler", 50)
+    (50, 51)
+    """
+    return num_inference_steps + (scheduler == "PNDMScheduler" and num_inference_steps > 1)
+
+
 def is_real(step: int, p: int, k: int) -> bool:
     """Whether the cloud model is called at ``step`` on the cloud side (Algorithm 1)."""
     return step < p or (step + 1 - p) % (k + 1) == 0
@@ -119,10 +131,10 @@ def plan(params: ECDiffParams, num_steps: int, handoff: Handoff = "aligned") -> 
     if handoff not in get_args(Handoff):
         raise ParamsError(f"Unknown handoff {handoff!r}: {nearest(str(handoff), get_args(Handoff))}.")
     if num_steps < 1:
-        raise ParamsError(f"Expected num_inference_steps >= 1, got {num_steps}.")
+        raise ParamsError(f"Expected at least one step, got {num_steps}.")
     if params.s > num_steps:
         raise ParamsError(
-            f"Expected s <= num_inference_steps, got s={params.s} with {num_steps} steps. "
+            f"Expected s <= T, the number of steps, got s={params.s} with {num_steps} steps. "
             "Lower s or raise num_inference_steps."
         )
     s = effective_s(params, num_steps, handoff)

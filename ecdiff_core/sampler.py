@@ -42,14 +42,14 @@ class SamplerState:
     scheduler: SchedulerMixin
 
 
-def start(latents: Tensor, scheduler: SchedulerMixin, num_steps: int) -> SamplerState:
+def start(latents: Tensor, scheduler: SchedulerMixin, num_inference_steps: int) -> SamplerState:
     """The state before step 0; latents are the initial noise, scaled by the scheduler's init_noise_sigma.
 
     Raises:
         ParamsError: the scheduler cannot make that many steps, or not one timestep a step.
     """
     scheduler = copy.deepcopy(scheduler)
-    set_steps(scheduler, num_steps, latents.device)
+    set_steps(scheduler, num_inference_steps, latents.device)
     return SamplerState(0, latents, noise.init(), scheduler)
 
 

@@ -8,6 +8,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.plan import count_steps
 
 _STOCHASTIC = {
     "CogVideoXDPMScheduler",
@@ -39,7 +40,9 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
         )
     if name not in known:
         raise ParamsError(f"diffusers has no scheduler {name!r} for this model: {nearest(name, known)}.")
-    scheduler = getattr(diffusers, name).from_config(like.config)
+    # PNDM's Runge-Kutta start calls the model four times a step; Stable Diffusion leaves it out as well.
+    extra = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    scheduler = getattr(diffusers, name).from_config(like.config, **extra)
     config = scheduler.config
     sde = str(config.get("algorithm_type", "")).startswith("sde")
     if sde or config.get("stochastic_sampling"):
@@ -63,12 +66,14 @@ def _same_noise(one: SchedulerMixin, other: SchedulerMixin) -> bool:
     return torch.allclose(torch.as_tensor(ours).double(), torch.as_tensor(theirs).double(), atol=1e-4)
 
 
-def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | None = None) -> None:
+def set_steps(
+    scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | None = None
+) -> None:
     """Set the scheduler's timesteps.
 
     Raises:
-        ParamsError: the model has fewer timesteps, or the scheduler does not make one timestep a step, so
-            that steps could not be counted.
+        ParamsError: the model has fewer timesteps, or the scheduler makes another number of them than
+            ``count_steps`` tells.
     """
     if scheduler.config.get("use_dynamic_shifting"):
         raise ParamsError(
@@ -76,16 +81,17 @@ def set_steps(scheduler: SchedulerMixin, num_steps: int, device: torch.device | 
             "this model's family does not support. Set it to false, and a shift, in scheduler_config.json."
         )
     trained = scheduler.config.num_train_timesteps
-    if num_steps > trained:
+    if num_inference_steps > trained:
         raise ParamsError(
             f"Expected num_inference_steps <= {trained}, as many as the model was trained with, "
-            f"got {num_steps}."
+            f"got {num_inference_steps}."
         )
-    scheduler.set_timesteps(num_steps, device=device)
-    if len(scheduler.timesteps) != num_steps:
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    name = type(scheduler).__name__
+    if len(scheduler.timesteps) != count_steps(name, num_inference_steps):
         raise ParamsError(
-            f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_steps} steps from "
-            f"{type(scheduler).__name__}. Choose a scheduler of one call a step, such as DDIMScheduler."
+            f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_inference_steps} steps "
+            f"from {name}. Choose a scheduler of one call a step, such as DDIMScheduler."
         )
 
 

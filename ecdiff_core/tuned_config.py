@@ -14,7 +14,7 @@ from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError, nearest
 from ecdiff_core.files import write_text
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, Plan, plan
+from ecdiff_core.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 
 FORMAT_VERSION = 1
 
@@ -28,7 +28,7 @@ _COMMENTS = {
     "k": "approximated steps between two real cloud calls; 0 is none",
     "alpha": "factor of the noise gradient, 0 < alpha <= 1",
     "s": "steps on the cloud side, 0 … T",
-    "num_inference_steps": "T",
+    "num_inference_steps": "T, but for PNDMScheduler, whose T is one more",
     "scheduler": "diffusers class",
     "guidance_scale": "classifier-free guidance; 1 is none",
     "height": "pixels",
@@ -84,7 +84,7 @@ class Sampling:
     """Everything about a generation but (p, k, alpha, s).
 
     Args:
-        num_inference_steps: T, at least 1.
+        num_inference_steps: what the scheduler is asked for, at least 1; ``num_steps`` follows from it.
         scheduler: a diffusers scheduler class; deterministic.
         guidance_scale: classifier-free guidance; 1 or less runs none.
         height, width: pixels; None is the model's own size.
@@ -126,6 +126,11 @@ class Sampling:
         get_dtype(self.dtype)
         get_estimator(self.estimator)
 
+    @property
+    def num_steps(self) -> int:
+        """T, which p, k and s count."""
+        return count_steps(self.scheduler, self.num_inference_steps)
+
 
 @dataclass(frozen=True)
 class TunedConfig:
@@ -144,7 +149,7 @@ class TunedConfig:
         Raises:
             ParamsError: params do not fit num_inference_steps.
         """
-        return plan(self.params, self.sampling.num_inference_steps, self.sampling.handoff)
+        return plan(self.params, self.sampling.num_steps, self.sampling.handoff)
 
     def to_yaml(self) -> str:
         """The YAML text, every key with its comment."""

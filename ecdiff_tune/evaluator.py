@@ -50,8 +50,7 @@ class Evaluator:
 
     def plan(self, params: ECDiffParams) -> Plan:
         """What every step of a config does."""
-        sampling = self._pipe.config.sampling
-        return plan(params, sampling.num_inference_steps, sampling.handoff)
+        return plan(params, self._pipe.num_steps, self._pipe.config.sampling.handoff)
 
     def measure(self, params: ECDiffParams, on_prompts: Callable[[int], None]) -> list[Measurement]:
         """The config's measurements, prompt by prompt; ``on_prompts`` hears how many became ready."""

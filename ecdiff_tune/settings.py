@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ecdiff_core.errors import ECDiffError, ParamsError, nearest
 from ecdiff_core.link import Link
 from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import count_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune.search import SEARCHES
 
@@ -145,7 +146,7 @@ class Settings:
     @property
     def num_steps(self) -> int:
         """T."""
-        return self.sampling.num_inference_steps
+        return count_steps(self.sampling.scheduler, self.sampling.num_inference_steps)
 
     @property
     def earliest_s(self) -> int:

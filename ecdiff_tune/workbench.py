@@ -168,7 +168,7 @@ def _load_pipe(settings: Settings) -> ECDiffPipeline:
     pair = load_pair(
         settings.pair_spec(), device=get_device(settings.device), dtype=get_dtype(settings.dtype)
     )
-    whole = ECDiffParams.cloud_only(sampling.num_inference_steps)
+    whole = ECDiffParams.cloud_only(sampling.num_steps)
     return ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
 
 

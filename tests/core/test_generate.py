@@ -214,7 +214,7 @@ def sampling(**changes: object) -> Change:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (sampling(scheduler="PNDMScheduler"), r"one timestep a step.*PNDMScheduler"),
+        (sampling(scheduler="HeunDiscreteScheduler"), r"one timestep a step.*HeunDiscrete"),
         (sampling(scheduler="DDPMScheduler"), r"DDPMScheduler draws fresh noise"),
         (sampling(height=18), r"multiples of 4 pixels, got 18x32"),
         (sampling(num_inference_steps=1001), r"1001"),

@@ -87,10 +87,10 @@ def test_prints_its_calls() -> None:
 @pytest.mark.parametrize(
     ("num_steps", "handoff", "message"),
     [
-        (33, "aligned", r"s <= num_inference_steps, got s=34 with 33 steps"),
-        (33, "exact", r"s <= num_inference_steps, got s=34 with 33 steps"),
-        (0, "aligned", r"num_inference_steps >= 1, got 0"),
-        (-5, "aligned", r"num_inference_steps >= 1, got -5"),
+        (33, "aligned", r"s <= T, the number of steps, got s=34 with 33 steps"),
+        (33, "exact", r"s <= T, the number of steps, got s=34 with 33 steps"),
+        (0, "aligned", r"at least one step, got 0"),
+        (-5, "aligned", r"at least one step, got -5"),
         (50, "exakt", r"Unknown handoff 'exakt': choose from aligned, exact \(did you mean exact\?\)"),
         (50, None, r"Unknown handoff None"),
     ],

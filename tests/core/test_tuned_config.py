@@ -206,7 +206,7 @@ def test_refuses_keys_and_types(path: str, value: object, message: str) -> None:
         ("params.p", 40, ParamsError, r"p <= s, got p=40, s=34"),
         ("params.p", 1, ParamsError, r"p >= 2 when k >= 1"),
         ("params.k", -1, ParamsError, r"k to be a whole number >= 0, got -1"),
-        ("params.s", 51, ParamsError, r"s <= num_inference_steps, got s=51 with 50 steps"),
+        ("params.s", 51, ParamsError, r"s <= T, the number of steps, got s=51 with 50 steps"),
         ("sampling.num_inference_steps", 0, ParamsError, r"num_inference_steps >= 1, got 0"),
         ("sampling.guidance_scale", -1, ParamsError, r"guidance_scale >= 0, got -1"),
         ("sampling.guidance_scale", float("nan"), ParamsError, r"guidance_scale >= 0, got nan"),

@@ -808,7 +808,9 @@ def test_a_machine_that_was_busy_is_measured_again(
 
 
 def test_a_setting_that_cannot_work_leaves_the_study_free(study: Study) -> None:
-    assert "Expected one timestep a step" in one_line(study("reference", "sampling.scheduler=PNDMScheduler"))
+    assert "Expected one timestep a step" in one_line(
+        study("reference", "sampling.scheduler=HeunDiscreteScheduler")
+    )
     outcome = study("reference")
     assert outcome.status == 0, outcome
 

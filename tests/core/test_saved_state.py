@@ -1,0 +1,121 @@
+"""A state that was written and read goes on as if it had never been."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, PNDMScheduler
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ecdiff_core import noise
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import plan
+from ecdiff_core.sampler import SamplerState, advance, start
+from ecdiff_core.saved_state import SavedStateError, from_bytes, to_bytes
+from ecdiff_core.schedulers import build_scheduler
+from shapes_pair import models
+
+SCHEDULERS = (
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "PNDMScheduler",
+)
+
+
+def cloud(x: Tensor, t: Tensor) -> Tensor:
+    return torch.tanh(x) + 0.3 * torch.sin(5 * x + t / 300)
+
+
+def edge(x: Tensor, t: Tensor) -> Tensor:
+    return 0.9 * torch.tanh(1.1 * x)
+
+
+def begin(name: str, steps: int) -> SamplerState:
+    scheduler = build_scheduler(name, models.scheduler())
+    latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    asked = steps - isinstance(scheduler, PNDMScheduler)
+    return start(latents * scheduler.init_noise_sigma, scheduler, asked)
+
+
+@given(
+    name=st.sampled_from(SCHEDULERS),
+    estimator=st.sampled_from(sorted(noise.ESTIMATORS)),
+    steps=st.integers(4, 14),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_cut_anywhere_written_read_and_resumed_equals_the_uncut_run(
+    name: str, estimator: str, steps: int, data: st.DataObject
+) -> None:
+    s = data.draw(st.integers(2, steps), "s")
+    params = ECDiffParams(
+        p=data.draw(st.integers(2, s), "p"), k=data.draw(st.integers(0, 4), "k"), alpha=0.3, s=s
+    )
+    loop = (plan(params, steps), cloud, edge, noise.get_estimator(estimator), params.alpha)
+    begun = begin(name, steps)
+    uncut = advance(begun, *loop)
+    assert uncut.latents.isfinite().all()
+    cut = data.draw(st.integers(0, steps), "cut")
+    half = from_bytes(to_bytes(advance(begun, *loop, until=cut)))
+    assert half.step == cut
+    assert torch.equal(advance(half, *loop).latents, uncut.latents)
+
+
+def test_a_forgotten_history_would_show() -> None:
+    """The property above can fail: without the scheduler's history the end is another one."""
+    loop = (plan(ECDiffParams.cloud_only(10), 10), cloud, edge, noise.get_estimator("gradient"), 1.0)
+    begun = begin("DPMSolverMultistepScheduler", 10)
+    half = from_bytes(to_bytes(advance(begun, *loop, until=5)))
+    half.scheduler.model_outputs = [None, None]
+    half.scheduler.lower_order_nums = 0
+    assert not torch.equal(advance(half, *loop).latents, advance(begun, *loop).latents)
+
+
+def test_dtypes_stay() -> None:
+    state = start(torch.randn(1, 4, 4, 4, dtype=torch.bfloat16), DDIMScheduler(), 4)
+    state = advance(
+        state, plan(ECDiffParams.cloud_only(4), 4), cloud, edge, noise.get_estimator("gradient"), 1.0
+    )
+    again = from_bytes(to_bytes(state))
+    assert again.latents.dtype is torch.bfloat16
+    assert again.noise.eps is not None
+    assert again.noise.eps.dtype is torch.float32
+
+
+def of_another_version() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"format_version": 2}, buffer)
+    return buffer.getvalue()
+
+
+class Payload:
+    """What a file must not be able to make: an object of any class."""
+
+
+def with_an_object() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"format_version": 1, "step": Payload()}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "These 0 bytes hold no sampler state"),
+        (b"not a state", "These 11 bytes hold no sampler state"),
+        (to_bytes(begin("DDIMScheduler", 4))[:-200], "hold no sampler state"),
+        (of_another_version(), "Expected a saved state of version 1, got 2"),
+        (with_an_object(), "hold no sampler state"),
+    ],
+    ids=["empty", "text", "cut off", "newer", "an object"],
+)
+def test_refuses(data: bytes, message: str) -> None:
+    with pytest.raises(SavedStateError, match=message) as caught:
+        from_bytes(data)
+    assert "\n" not in str(caught.value)
