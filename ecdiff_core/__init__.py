@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ecdiff_core.errors import ECDiffError
     from ecdiff_core.hook import apply_ecdiff, remove_ecdiff
+    from ecdiff_core.memory import Memory
     from ecdiff_core.params import ECDiffParams
     from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
     from ecdiff_core.plan import Action, Plan
@@ -19,6 +20,7 @@ _HOME = {
     "ECDiffError": "errors",
     "apply_ecdiff": "hook",
     "remove_ecdiff": "hook",
+    "Memory": "memory",
     "ECDiffParams": "params",
     "ECDiffOutput": "pipeline",
     "ECDiffPipeline": "pipeline",
@@ -37,6 +39,7 @@ __all__ = [
     "ECDiffOutput",
     "ECDiffParams",
     "ECDiffPipeline",
+    "Memory",
     "ModelRef",
     "PairSpec",
     "Plan",

@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--fps", type=int, default=FPS, metavar="N", help=f"frames a second of videos (default {FPS})")
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
+    add("--offload", default="none", help="none, model or sequential: less memory, more time (default none)")
+    add("--vae-slicing", action="store_true", help="decode one picture of a batch at a time")
+    add("--vae-tiling", action="store_true", help="decode pictures tile by tile")
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
     return parser
 
@@ -111,6 +114,7 @@ def generate(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
+    from ecdiff_core.memory import Batches, Memory
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.tuned_config import TunedConfig
 
@@ -120,6 +124,7 @@ def generate(args: argparse.Namespace) -> None:
         raise ParamsError(f"Expected --fps >= 1, got {args.fps}.")
     if not 0 <= args.seed <= MAX_SEED:
         raise ParamsError(f"Expected --seed within 0 … {MAX_SEED}, got {args.seed}.")
+    memory = Memory(args.offload, args.vae_slicing, args.vae_tiling)
     prompts = _prompts(args)
     config = TunedConfig.load(args.config)
     try:
@@ -129,26 +134,32 @@ def generate(args: argparse.Namespace) -> None:
     except OSError as error:
         raise OutputError(f"Cannot write to --out {args.out}: {error.strerror}.") from error
     pipe = ECDiffPipeline.from_config(
-        config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights
+        config,
+        device=args.device,
+        dtype=args.dtype,
+        memory=memory,
+        check_weights=not args.any_weights,
     )
     if pipe.pair.family.media == "video":
         check_writer()
     seconds, cloud_seconds, fixed_seconds = 0.0, 0.0, 0.0
     plan = pipe.plan(args.mode)
-    bar = tqdm(total=len(prompts) * plan.num_steps, unit="step", disable=not sys.stderr.isatty(), leave=False)
-    for first in range(0, len(prompts), args.batch_size):
-        chunk = prompts[first : first + args.batch_size]
-        seeds = list(range(args.seed + first, args.seed + first + len(chunk)))
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        output = pipe(
-            chunk,
+    bar = tqdm(unit="step", disable=not sys.stderr.isatty(), leave=False)
+
+    def run(rows: Sequence[int]) -> ECDiffOutput:
+        bar.reset(total=(len(prompts) - rows[0]) * plan.num_steps)
+        return pipe(
+            [prompts[row] for row in rows],
             negative_prompt=args.negative_prompt,
-            generator=generators,
+            generator=[torch.Generator().manual_seed(args.seed + row) for row in rows],
             mode=args.mode,
-            on_step=lambda *_, chunk=chunk: bar.update(len(chunk)),
+            on_step=lambda *_: bar.update(len(rows)),
         )
+
+    batches = Batches(args.batch_size, say=lambda line: print(f"note: {line}", file=sys.stderr))
+    for rows, output in batches.over(range(len(prompts)), run):
         bar.clear()
-        _save(output, pipe, chunk, seeds, args)
+        _save(output, pipe, [prompts[row] for row in rows], [args.seed + row for row in rows], args)
         seconds += output.seconds.total
         cloud_seconds += output.seconds.cloud
         fixed_seconds += output.seconds.encode + output.seconds.decode

@@ -203,14 +203,14 @@ class ECDiffHook(ModelHook):
             if self._tracker.step == 0:
                 self._branches.append(_Branch(noise.init(), len(eps), tensor.dtype, wrap))
             branch = self._branches[self._tracker.branch]
-            branch.noise = self._estimator.observe(branch.noise, eps, self._config.params.alpha)
+            branch.noise = self._estimator.observe(branch.noise, eps)
         return output
 
     @torch.compiler.disable
     def _estimate(self) -> Any:
         """What the cloud model would answer with, without calling it."""
         branch = self._branches[self._tracker.branch]
-        branch.noise = self._estimator.estimate(branch.noise)
+        branch.noise = self._estimator.estimate(branch.noise, self._config.params.alpha)
         self._count(Action.APPROX)
         assert branch.noise.eps is not None
         return branch.wrap(branch.noise.eps.to(branch.dtype, copy=True))

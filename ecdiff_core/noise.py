@@ -25,13 +25,15 @@ class NoiseState:
 
     Args:
         eps: the last noise, real or estimated; None before the first step. float32.
-        delta: the gradient that a step adds (eq. 3, 6); None before two real noises. float32.
-        estimated: whether ``eps`` is an estimate.
+        delta: what a step adds, before alpha (eq. 3, 6); None before two real noises. float32.
+        scaled: whether alpha scales ``delta``.
+        ahead: estimates since the last real noise.
     """
 
     eps: Tensor | None = None
     delta: Tensor | None = None
-    estimated: bool = False
+    scaled: bool = False
+    ahead: int = 0
 
 
 def init() -> NoiseState:
@@ -50,47 +52,51 @@ def _over_batch(alpha: Alpha, like: Tensor) -> Alpha:
     return alpha.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def observe_gradient(state: NoiseState, eps: Tensor, alpha: Alpha) -> NoiseState:
+def observe_gradient(state: NoiseState, eps: Tensor) -> NoiseState:
     """Take in a real noise (EC-Diff eq. 3 and 6).
 
-    In the warm-up the gradient is the difference of two real noises, not scaled (eq. 3). After an
-    approximated window it is alpha times real minus last approximated noise (eq. 6).
+    In the warm-up the gradient is the difference of two real noises, which alpha leaves alone (eq. 3). After
+    an approximated window it is real minus last approximated noise, which alpha scales (eq. 6).
     """
     eps = eps.to(torch.float32)
     if state.eps is None:
         return NoiseState(eps)
-    difference = eps - state.eps
-    return NoiseState(eps, _over_batch(alpha, eps) * difference if state.estimated else difference)
+    return NoiseState(eps, eps - state.eps, scaled=state.ahead > 0)
 
 
-def estimate_gradient(state: NoiseState) -> NoiseState:
+def estimate_gradient(state: NoiseState, alpha: Alpha) -> NoiseState:
     """Predict the next noise without the model: eps' = eps + delta (EC-Diff eq. 4, 5).
 
     ``delta`` stays fixed for the whole window of k steps.
     """
     if state.eps is None or state.delta is None:
         raise ValueError("Expected two observed noises before an estimate; p >= 2 guarantees them.")
-    return replace(state, eps=state.eps + state.delta, estimated=True)
+    delta = _over_batch(alpha, state.delta) * state.delta if state.scaled else state.delta
+    return replace(state, eps=state.eps + delta, ahead=state.ahead + 1)
 
 
-def observe_reuse(state: NoiseState, eps: Tensor, alpha: Alpha) -> NoiseState:
-    """Take in a real noise and nothing else; alpha has no meaning here."""
+def observe_reuse(state: NoiseState, eps: Tensor) -> NoiseState:
+    """Take in a real noise and nothing else."""
     return NoiseState(eps.to(torch.float32))
 
 
-def estimate_reuse(state: NoiseState) -> NoiseState:
-    """Repeat the last real noise (AdaptiveDiffusion's skip, arXiv 2410.09873)."""
+def estimate_reuse(state: NoiseState, alpha: Alpha) -> NoiseState:
+    """Repeat the last real noise (AdaptiveDiffusion's skip, arXiv 2410.09873); alpha has no meaning here."""
     if state.eps is None:
         raise ValueError("Expected an observed noise before an estimate.")
-    return replace(state, estimated=True)
+    return replace(state, ahead=state.ahead + 1)
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A way to fill approximated steps: what is learnt from a real noise, and what is predicted."""
+    """A way to fill approximated steps: what is learnt from a real noise, and what is predicted.
 
-    observe: Callable[[NoiseState, Tensor, Alpha], NoiseState]
-    estimate: Callable[[NoiseState], NoiseState]
+    Until the first estimate that alpha scales, a state does not depend on alpha, so that configs which differ
+    in alpha alone share their trajectory until there.
+    """
+
+    observe: Callable[[NoiseState, Tensor], NoiseState]
+    estimate: Callable[[NoiseState, Alpha], NoiseState]
     uses_alpha: bool
 
 

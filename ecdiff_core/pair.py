@@ -20,6 +20,7 @@ from torch import nn
 from ecdiff_core.errors import PairError, nearest
 from ecdiff_core.families import FAMILIES, Family
 from ecdiff_core.handoff import NoiseSchedule
+from ecdiff_core.memory import Memory, out_of_memory_told, place
 from ecdiff_core.preflight import Row, Verdict, compare, has_schedule, noise_schedule, refusals
 from ecdiff_core.tuned_config import ModelRef, PairSpec
 
@@ -168,12 +169,16 @@ def fingerprint(folder: Path, weighted: tuple[str, ...], unweighted: tuple[str, 
     return digest.hexdigest()[:16]
 
 
-def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pair:
+def load_pair(
+    spec: PairSpec, *, device: torch.device, dtype: torch.dtype, memory: Memory | None = None
+) -> Pair:
     """Load both models; both folders are looked at before any weights are read.
 
     Raises:
         PairError: a model is missing, damaged, of an unknown or another family, does not fit the other one,
             or is not the one whose fingerprint ``spec`` asks for.
+        ParamsError: ``memory`` asks for what the device or the autoencoder cannot do.
+        OutOfMemoryError: the models do not fit.
     """
     cloud_folder, edge_folder = find_model(spec.cloud), find_model(spec.edge)
     family_class = common_family(cloud_folder, edge_folder)
@@ -198,8 +203,13 @@ def load_pair(spec: PairSpec, *, device: torch.device, dtype: torch.dtype) -> Pa
                 f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned "
                 f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
             )
-    family = _load(lambda: family_class.load(cloud_folder, dtype).to(device), cloud_folder)
-    edge = _load(lambda: family_class.load_denoiser(edge_folder, dtype).to(device), edge_folder)
+    family = _load(lambda: family_class.load(cloud_folder, dtype), cloud_folder)
+    edge = _load(lambda: family_class.load_denoiser(edge_folder, dtype), edge_folder)
+    for folder, models in ((cloud_folder, family.models), (edge_folder, [edge])):
+        if any(parameter.is_meta for model in models for parameter in model.parameters()):
+            raise PairError(f"Cannot load the model in {folder}: its weights lack tensors.")
+    with out_of_memory_told():
+        place([*family.models, edge], family.vae, device, memory or Memory())
     refs = (replace(spec.cloud, fingerprint=found[0]), replace(spec.edge, fingerprint=found[1]))
     ours = noise_schedule(cloud_folder)
     theirs = noise_schedule(edge_folder) if has_schedule(edge_folder) else ours
@@ -211,8 +221,6 @@ def _load(load: Callable[[], T], folder: Path) -> T:
     """``load()``, with what damaged files raise told as one line."""
     try:
         return load()
-    except NotImplementedError as error:  # a tensor without data cannot be moved
-        raise PairError(f"Cannot load the model in {folder}: its weights lack tensors.") from error
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PairError(f"Cannot load the model in {folder}: {first}") from error

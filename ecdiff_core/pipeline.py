@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ecdiff_core.devices import get_device, get_dtype, synchronize
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
-from ecdiff_core.families.base import Size
+from ecdiff_core.families.base import Conditioning, Size
 from ecdiff_core.handoff import adapt
+from ecdiff_core.memory import Memory
 from ecdiff_core.noise import Estimator, get_estimator
 from ecdiff_core.pair import Pair, load_pair
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Mode, Plan, plan
+from ecdiff_core.plan import HandoffAdapter, Mode, Plan, plan
 from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
 from ecdiff_core.schedulers import build_scheduler, set_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
@@ -41,11 +42,10 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Encoded prompts: the state before step 0, and the two models bound to the prompts."""
+    """Encoded prompts, and the state before step 0."""
 
     start: SamplerState
-    cloud: Denoiser
-    edge: Denoiser
+    conditioning: Conditioning
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class ECDiffPipeline:
         *,
         device: str | torch.device | None = None,
         dtype: str | None = None,
+        memory: Memory | None = None,
         check_weights: bool = True,
     ) -> ECDiffPipeline:
         """Load the pair that a config (or the YAML file at a path) names.
@@ -103,17 +104,20 @@ class ECDiffPipeline:
         Args:
             device: where to run; None takes the accelerator if there is one.
             dtype: in place of the config's.
+            memory: offload, slicing and tiling where the device's memory is short.
             check_weights: refuse weights whose fingerprint is not the config's.
 
         Raises:
             ConfigError, ParamsError, PairError: the config, a setting or a model is not usable.
+            OutOfMemoryError: the models do not fit on the device.
         """
         if not isinstance(config, TunedConfig):
             config = TunedConfig.load(config)
         if dtype is not None:
             config = replace(config, sampling=replace(config.sampling, dtype=dtype))
         spec = config.pair if check_weights else _without_fingerprints(config.pair)
-        pair = load_pair(spec, device=get_device(device), dtype=get_dtype(config.sampling.dtype))
+        dtype_of_models = get_dtype(config.sampling.dtype)
+        pair = load_pair(spec, device=get_device(device), dtype=dtype_of_models, memory=memory)
         return cls(pair, replace(config, pair=pair.spec))
 
     @property
@@ -150,15 +154,29 @@ class ECDiffPipeline:
         conditioning = family.encode(prompts, guidance, self.size, negative_prompts)
         latents = family.initial_latents(len(prompts), self.size, self.scheduler, generator)
         return Prepared(
-            start(latents, self.scheduler, self.config.sampling.num_inference_steps),
-            family.bind(self.pair.cloud, conditioning, guidance),
-            adapt(
-                family.bind(self.pair.edge, conditioning, guidance),
-                self.config.sampling.handoff_adapter,
-                self.pair.cloud_schedule,
-                self.pair.edge_schedule,
-            ),
+            start(latents, self.scheduler, self.config.sampling.num_inference_steps), conditioning
         )
+
+    def bind(
+        self, conditioning: Conditioning, handoff_adapter: HandoffAdapter | None = None
+    ) -> tuple[Denoiser, Denoiser]:
+        """Cloud and edge model for some prompts.
+
+        Args:
+            conditioning: of the prompts, as ``prepare`` makes it.
+            handoff_adapter: in place of the config's.
+
+        Raises:
+            ParamsError: ``matched`` for models of flow matching.
+        """
+        guidance, pair = self.config.sampling.guidance_scale, self.pair
+        edge = adapt(
+            pair.family.bind(pair.edge, conditioning, guidance),
+            handoff_adapter or self.config.sampling.handoff_adapter,
+            pair.cloud_schedule,
+            pair.edge_schedule,
+        )
+        return pair.family.bind(pair.cloud, conditioning, guidance), edge
 
     def plan(self, mode: Mode = "ecdiff") -> Plan:
         """What every step does in a mode: as tuned, or one of the baselines.
@@ -207,7 +225,7 @@ class ECDiffPipeline:
         clock = _Clock(self.device)
         begun = self.prepare(prompts, negative_prompts=negatives, generator=generator)
         encode_seconds = clock.lap()
-        loop = (steps, begun.cloud, begun.edge, self.estimator, self.config.params.alpha)
+        loop = (steps, *self.bind(begun.conditioning), self.estimator, self.config.params.alpha)
         state = advance(begun.start, *loop, until=steps.handoff_step, on_step=on_step)
         cloud_seconds = clock.lap()
         state = advance(state, *loop, on_step=on_step)

@@ -8,7 +8,7 @@ state, so that a state can be kept, forked and resumed, and every continuation e
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ OnStep = Callable[[int, Action, Tensor], None]
 
 @dataclass(frozen=True)
 class SamplerState:
-    """A point of a trajectory. A value: ``advance`` never changes the one that it is given.
+    """A point of a trajectory. A value: no function here changes the one that it is given.
 
     Args:
         step: steps done, 0 … T.
@@ -42,6 +42,27 @@ class SamplerState:
     scheduler: SchedulerMixin
 
 
+@dataclass(frozen=True)
+class Call:
+    """A model call that a trajectory waits for.
+
+    Args:
+        step: of the trajectory.
+        action: whose call, ``CLOUD`` or ``EDGE``.
+        latents: scaled as the model wants them, (batch, channels, …).
+        timestep: the scheduler's.
+    """
+
+    step: int
+    action: Action
+    latents: Tensor
+    timestep: Tensor
+
+
+Trajectory = Generator[Call, Tensor, SamplerState]
+"""Yields the model calls that it needs, is sent the guided noise of each, returns the state at its end."""
+
+
 def start(latents: Tensor, scheduler: SchedulerMixin, num_inference_steps: int) -> SamplerState:
     """The state before step 0; latents are the initial noise, scaled by the scheduler's init_noise_sigma.
 
@@ -51,6 +72,32 @@ def start(latents: Tensor, scheduler: SchedulerMixin, num_inference_steps: int) 
     scheduler = copy.deepcopy(scheduler)
     set_steps(scheduler, num_inference_steps, latents.device)
     return SamplerState(0, latents, noise.init(), scheduler)
+
+
+def trajectory(
+    state: SamplerState,
+    plan: Plan,
+    estimator: Estimator,
+    alpha: Alpha,
+    until: int | None = None,
+    on_step: OnStep | None = None,
+) -> Trajectory:
+    """The plan's steps from ``state.step`` up to, not including, ``until`` (default: T)."""
+    scheduler = copy.deepcopy(state.scheduler)
+    latents, history = state.latents, state.noise
+    end = plan.num_steps if until is None else until
+    for step in range(state.step, end):
+        action, timestep = plan.steps[step], scheduler.timesteps[step]
+        if action is Action.APPROX:
+            history = estimator.estimate(history, alpha)
+        else:
+            model_input = scale_model_input(scheduler, latents, timestep)
+            history = estimator.observe(history, (yield Call(step, action, model_input, timestep)))
+        assert history.eps is not None
+        latents = scheduler.step(history.eps.to(latents.dtype), timestep, latents, return_dict=False)[0]
+        if on_step is not None:
+            on_step(step, action, history.eps)
+    return SamplerState(max(end, state.step), latents, history, scheduler)
 
 
 @torch.no_grad()
@@ -64,21 +111,13 @@ def advance(
     until: int | None = None,
     on_step: OnStep | None = None,
 ) -> SamplerState:
-    """Do the plan's steps from ``state.step`` up to, not including, ``until`` (default: T)."""
-    scheduler = copy.deepcopy(state.scheduler)
-    latents, history = state.latents, state.noise
-    end = plan.num_steps if until is None else until
-    for step in range(state.step, end):
-        action, timestep = plan.steps[step], scheduler.timesteps[step]
-        if action is Action.APPROX:
-            history = estimator.estimate(history)
-        else:
-            model_input = scale_model_input(scheduler, latents, timestep)
-            model = cloud if action is Action.CLOUD else edge
-            eps = model(model_input, timestep)
-            history = estimator.observe(history, eps, alpha)
-        assert history.eps is not None
-        latents = scheduler.step(history.eps.to(latents.dtype), timestep, latents, return_dict=False)[0]
-        if on_step is not None:
-            on_step(step, action, history.eps)
-    return SamplerState(max(end, state.step), latents, history, scheduler)
+    """Run a trajectory with the two models."""
+    steps = trajectory(state, plan, estimator, alpha, until, on_step)
+    try:
+        call = next(steps)
+        while True:
+            model = cloud if call.action is Action.CLOUD else edge
+            call = steps.send(model(call.latents, call.timestep))
+    except StopIteration as finished:
+        end: SamplerState = finished.value
+        return end

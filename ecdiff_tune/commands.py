@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from ecdiff_core.files import write_text
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.search import SEARCHES, Space
@@ -52,7 +54,8 @@ def stage2(settings: Settings) -> None:
         _check_stage1_is_done(study_path(settings))
     with prepare(settings) as bench:
         if k is not None and alpha is not None:
-            winner = ECDiffParams(bench.p(), k, alpha, settings.num_steps)
+            params = ECDiffParams(bench.p(), k, alpha, settings.num_steps)
+            winner = Candidate(params, settings.sampling.estimator)
         else:
             winner = _stage1_winner(bench)
         _finish(bench, *_run_stage2(bench, winner))
@@ -65,7 +68,7 @@ def tune(settings: Settings) -> None:
         _write_noise_profile(bench)
         bench.progress.say(_forecast_of_tune(bench))
         winner, _ = _run_stage1(bench)
-        _finish(bench, *_run_stage2(bench, winner.params))
+        _finish(bench, *_run_stage2(bench, winner.candidate))
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:
@@ -86,13 +89,14 @@ COMMANDS: dict[str, Callable[[Settings], None]] = {
 
 def _stage1_space(bench: Workbench) -> Stage1Space:
     search = bench.settings.search
-    return Stage1Space(bench.p(), tuple(search.k), tuple(search.alpha), bench.settings.num_steps)
+    ks, alphas, estimators = tuple(search.k), tuple(search.alpha), bench.settings.estimators
+    return Stage1Space(bench.p(), ks, alphas, bench.settings.num_steps, estimators)
 
 
-def _stage2_space(bench: Workbench, winner: ECDiffParams) -> Stage2Space:
+def _stage2_space(bench: Workbench, winner: Candidate) -> Stage2Space:
     settings = bench.settings
-    handoff = settings.core_sampling().handoff
-    return Stage2Space.of(winner, settings.s_values, settings.num_steps, handoff)
+    handoff, adapters = settings.core_sampling().handoff, settings.handoff_adapters
+    return Stage2Space.of(winner, settings.s_values, settings.num_steps, handoff, adapters)
 
 
 def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
@@ -100,21 +104,22 @@ def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
     winner = _search(bench, 1, _stage1_space(bench))
     config = tuned_config(bench, winner)
     config.save(bench.path / STAGE1_FILE)
-    _point_out_edge(bench, "k", winner.params.k, search.k)
-    _point_out_edge(bench, "alpha", winner.params.alpha, search.alpha)
+    _point_out_edge(bench, "k", winner.candidate.params.k, search.k)
+    _point_out_edge(bench, "alpha", winner.candidate.params.alpha, search.alpha)
     return winner, config
 
 
-def _run_stage2(bench: Workbench, stage1_winner: ECDiffParams) -> tuple[Trial, TunedConfig]:
+def _run_stage2(bench: Workbench, stage1_winner: Candidate) -> tuple[Trial, TunedConfig]:
     space = _stage2_space(bench, stage1_winner)
     winner = _search(bench, 2, space)
-    _point_out_edge(bench, "s", winner.params.s, space.s_values)
+    _point_out_edge(bench, "s", winner.candidate.params.s, space.s_values)
     return winner, tuned_config(bench, winner)
 
 
-def _stage1_winner(bench: Workbench) -> ECDiffParams:
+def _stage1_winner(bench: Workbench) -> Candidate:
     _check_stage1_is_done(bench.path)
-    return TunedConfig.load(bench.path / STAGE1_FILE).params
+    config = TunedConfig.load(bench.path / STAGE1_FILE)
+    return Candidate(config.params, config.sampling.estimator)
 
 
 def _check_stage1_is_done(path: Path) -> None:
@@ -172,7 +177,7 @@ def _forecast(bench: Workbench, what: str, spaces: Sequence[Space]) -> str:
 
 def _most_calls(bench: Workbench, space: Space) -> tuple[int, int]:
     """Cloud and edge calls a prompt, if a search visits the whole space."""
-    plans = [bench.evaluator.plan(params) for params in space.grid]
+    plans = [bench.evaluator.plan(candidate) for candidate in space.grid]
     shared = 0 if bench.wallclock else space.p
     cloud = sum(plan.cloud_calls - shared for plan in plans) + shared
     return cloud, sum(plan.edge_calls for plan in plans)
@@ -181,7 +186,7 @@ def _most_calls(bench: Workbench, space: Space) -> tuple[int, int]:
 def _forecast_of_tune(bench: Workbench) -> str:
     """Of both stages; stage 2 by the k whose stage 2 would take the most calls."""
     spaces = [
-        _stage2_space(bench, ECDiffParams(bench.p(), k, 1.0, bench.settings.num_steps))
+        _stage2_space(bench, Candidate(ECDiffParams(bench.p(), k, 1.0, bench.settings.num_steps)))
         for k in bench.settings.search.k
     ]
     dearest = max(spaces, key=lambda space: sum(_most_calls(bench, space)))
@@ -225,8 +230,10 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
     evaluator = bench.evaluator
     cloud = torch.stack([bench.reference.prompts[i].cloud for i in worst])
     edge = torch.stack([bench.reference.prompts[i].edge for i in worst])
-    hybrid = evaluator.pictures(ECDiffParams.hybrid(winner.plan.handoff_step), worst)
-    tuned = evaluator.pictures(winner.params, worst)
+    hybrid = evaluator.pictures(
+        replace(winner.candidate, params=ECDiffParams.hybrid(winner.plan.handoff_step)), worst
+    )
+    tuned = evaluator.pictures(winner.candidate, worst)
     plan = winner.plan
     rows = [
         (f"cloud\n{plan.num_steps} calls", cloud),

@@ -1,30 +1,40 @@
-"""(params, prompts) -> measurements, paying for no config twice and sharing the warm-up."""
+"""(candidates, prompts) -> measurements, paying for nothing twice."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ecdiff_core.batching import join, join_prompts, take, take_prompts
 from ecdiff_core.devices import synchronize
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
-from ecdiff_core.plan import Plan, plan
-from ecdiff_core.sampler import SamplerState, advance
+from ecdiff_core.plan import Plan, effective_s, plan
+from ecdiff_core.sampler import SamplerState
+from ecdiff_tune import lockstep
 from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.ledger import ConfigKey, Ledger, Measurement
+from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import Reference, prepare
+from ecdiff_tune.state_store import StateStore
 
 
 class Evaluator:
-    """Measures configs on one prompt set against its reference.
+    """Measures candidates on one prompt set against its reference.
 
-    What the ledger holds is not generated again. Configs with the same warm-up share its p cloud calls: the
-    state after them is kept, batch by batch. With ``share_warm_up=False`` every generation runs whole, so
-    that its seconds mean something.
+    What the ledger holds is not generated again. With a ``store``, candidates share what their trajectories
+    have in common: the warm-up, the first window of each k, the cloud side of every s. Without one every
+    generation runs whole, so that its seconds mean something.
+
+    Args:
+        batches: of prompts; a model gets at most so many samples at a time.
+        store: for states at forks.
+        s_values: at which later candidates may hand over.
     """
 
     def __init__(
@@ -34,94 +44,148 @@ class Evaluator:
         reference: Reference,
         ledger: Ledger,
         *,
-        batch_size: int,
-        share_warm_up: bool = True,
+        batches: Batches,
+        store: StateStore | None = None,
+        s_values: Sequence[int] = (),
     ) -> None:
-        self._pipe = pipe
-        self._prompts = prompts
-        self._reference = reference
-        self._ledger = ledger
-        self._batch_size = batch_size
-        self._share_warm_up = share_warm_up
-        rows = range(len(prompts))
-        self._chunks = [rows[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
-        self._batches: dict[range, Prepared] = {}
-        self._warm: dict[tuple[range, int], SamplerState] = {}
+        self._pipe, self._prompts, self._reference = pipe, prompts, reference
+        self._ledger, self._batches, self._store = ledger, batches, store
+        self._s_values = s_values
+        self._prepared: dict[int, Prepared] = {}
+        self.calls = {"cloud": 0, "edge": 0, "decode": 0}
 
-    def plan(self, params: ECDiffParams) -> Plan:
-        """What every step of a config does."""
-        return plan(params, self._pipe.num_steps, self._pipe.config.sampling.handoff)
+    def plan(self, candidate: Candidate) -> Plan:
+        """What every step of a candidate does."""
+        return plan(candidate.params, self._pipe.num_steps, self._pipe.config.sampling.handoff)
 
-    def measure(self, params: ECDiffParams, on_prompts: Callable[[int], None]) -> list[Measurement]:
-        """The config's measurements, prompt by prompt; ``on_prompts`` hears how many became ready."""
-        steps = self.plan(params)
-        key = ConfigKey.of(params, steps, self._pipe.config.sampling.estimator)
-        keys = self._prompts.keys
-        known = self._ledger.read(key)
-        for rows in self._chunks:
-            if not all(keys[i] in known for i in rows):
-                found = self._generate(params, steps, rows)
-                fresh = {keys[i]: one for i, one in zip(rows, found, strict=True)}
-                self._ledger.append(key, fresh.items())
-                known = {**fresh, **known}
+    def measure(
+        self, candidates: Sequence[Candidate], on_prompts: Callable[[int], None]
+    ) -> list[list[Measurement]]:
+        """A list a candidate, prompt by prompt; ``on_prompts`` hears how many prompts became ready.
+
+        Raises:
+            OutOfMemoryError: a single prompt does not fit.
+        """
+        keys = [ConfigKey.of(one, self.plan(one)) for one in candidates]
+        known = {key: self._ledger.read(key) for key in keys}
+        names = self._prompts.keys
+        missing = [i for i, name in enumerate(names) if any(name not in known[key] for key in keys)]
+        if len(missing) < len(names):
+            on_prompts(len(names) - len(missing))
+
+        def generate(rows: Sequence[int]) -> dict[ConfigKey, list[Measurement]]:
+            wanted = [
+                one
+                for one, key in zip(candidates, keys, strict=True)
+                if any(names[i] not in known[key] for i in rows)
+            ]
+            return self._generate(wanted, rows)
+
+        for rows, found in self._batches.over(missing, generate):
+            for key, fresh in found.items():
+                measured = {names[i]: one for i, one in zip(rows, fresh, strict=True)}
+                self._ledger.append(key, measured.items())
+                known[key] = {**measured, **known[key]}
             on_prompts(len(rows))
-        return [known[one] for one in keys]
+        return [[known[key][name] for name in names] for key in keys]
 
-    def pictures(self, params: ECDiffParams, rows: Sequence[int]) -> Tensor:
-        """The config's pictures of some prompts, float32 RGB in 0 … 1.
+    def pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
+        """A candidate's pictures of some prompts, float32 RGB in 0 … 1.
 
         Shape (rows, 3, height, width), of videos (rows, frames, 3, height, width).
         """
-        made = []
-        for first in range(0, len(rows), self._batch_size):
-            batch = prepare(self._pipe, self._prompts, rows[first : first + self._batch_size])
-            state = self._finish(batch.start, batch, params, self.plan(params))
-            made.append(self._pipe.pair.family.decode(state.latents).cpu())
-        return torch.cat(made)
 
-    def _generate(self, params: ECDiffParams, steps: Plan, rows: range) -> list[Measurement]:
-        batch = self._batch(rows)
-        state = self._after_warm_up(rows, params) if self._share_warm_up else batch.start
+        def generate(some: Sequence[int]) -> Tensor:
+            (final,) = self._finals([candidate], some).values()
+            return self._pipe.pair.family.decode(final.latents).cpu()
+
+        return torch.cat([made for _, made in self._batches.over(rows, generate)])
+
+    def forget(self, candidate: Candidate) -> None:
+        """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""
+        if self._store is not None:
+            for piece in self._pieces(candidate):
+                if piece.key.alpha:
+                    self._store.forget(piece.key)
+
+    def _generate(
+        self, candidates: Sequence[Candidate], rows: Sequence[int]
+    ) -> dict[ConfigKey, list[Measurement]]:
         synchronize(self._pipe.device)
         started = time.perf_counter()
-        state = self._finish(state, batch, params, steps)
-        decoded = self._pipe.pair.family.decode(state.latents)
+        finals = self._finals(candidates, rows)
+        family = self._pipe.pair.family
+        decoded = {key: family.decode(state.latents) for key, state in finals.items()}
+        self.calls["decode"] += len(rows) * len(decoded)
         synchronize(self._pipe.device)
-        seconds = (time.perf_counter() - started) / len(rows)
-
-        decoded = decoded.cpu()
-        pictures = torch.nan_to_num(decoded)
+        seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
         cloud = torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
-        # A half-precision decoder can overflow on finite latents.
-        finite = [
-            bool(torch.isfinite(x).all() and torch.isfinite(y).all())
-            for x, y in zip(state.latents, decoded, strict=True)
-        ]
-        values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
-        return [Measurement(s, p, seconds) if ok else Measurement(None, None, seconds) for ok, s, p in values]
+        return {
+            key: _measured(finals[key].latents, made.cpu(), cloud, seconds) for key, made in decoded.items()
+        }
 
-    def _finish(
-        self, state: SamplerState, batch: Prepared, params: ECDiffParams, steps: Plan
-    ) -> SamplerState:
-        return advance(state, steps, batch.cloud, batch.edge, self._pipe.estimator, params.alpha)
+    def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
+        """The states at step T, by key."""
+        device, store = self._pipe.device, self._store
+        begun = self._prepare(rows)
+        known: dict[ConfigKey | None, SamplerState] = {None: begun.start}
+        wanted: dict[ConfigKey, lockstep.Piece] = {}
+        for candidate in candidates:
+            chain = self._pieces(candidate)
+            there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, rows)]
+            first = there[-1] + 1 if there else 0
+            if store is not None and there and chain[there[-1]].key not in known:
+                known[chain[there[-1]].key] = store.get(chain[there[-1]].key, rows, device)
+            wanted |= {one.key: one for one in chain[first:]}
+        finals: dict[ConfigKey, SamplerState] = {}
 
-    def _batch(self, rows: range) -> Prepared:
-        if rows not in self._batches:
-            self._batches[rows] = prepare(self._pipe, self._prompts, rows)
-        return self._batches[rows]
+        def keep(key: ConfigKey, state: SamplerState) -> None:
+            if state.step == self._pipe.num_steps:
+                finals[key] = state
+            elif store is not None:
+                store.put(key, rows, state)
 
-    def _after_warm_up(self, rows: range, params: ECDiffParams) -> SamplerState:
-        """The state after p real cloud calls, which every config with that p goes through."""
-        if (rows, params.p) not in self._warm:
-            batch, steps = self._batch(rows), self._pipe.num_steps
-            cloud_only = plan(ECDiffParams.cloud_only(steps), steps)
-            self._warm[rows, params.p] = advance(
-                batch.start,
-                cloud_only,
-                batch.cloud,
-                batch.edge,
-                self._pipe.estimator,
-                1.0,
-                until=params.p,
-            )
-        return self._warm[rows, params.p]
+        models = lockstep.Models(self._pipe, begun.conditioning, max(self._batches.size, len(rows)))
+        lockstep.run(wanted.values(), known, models, keep)
+        for action, count in models.calls.items():
+            self.calls[action.name.lower()] += count
+        return finals
+
+    def _pieces(self, candidate: Candidate) -> list[lockstep.Piece]:
+        steps = self.plan(candidate)
+        return lockstep.pieces(candidate, steps, self._forks(candidate) if self._store is not None else ())
+
+    def _forks(self, candidate: Candidate) -> Iterable[int]:
+        """Where other candidates may go another way: other k, other alphas, other s."""
+        params, pipe = candidate.params, self._pipe
+        handoff = pipe.config.sampling.handoff
+        yield params.p
+        if params.k:
+            yield params.p + params.k + 1
+        for s in self._s_values:
+            if s >= params.p:
+                yield effective_s(replace(params, s=s), pipe.num_steps, handoff)
+
+    def _prepare(self, rows: Sequence[int]) -> Prepared:
+        """Some prompts, ready to run; encoded once each."""
+        fresh = [i for i in rows if i not in self._prepared]
+        if fresh:
+            made = prepare(self._pipe, self._prompts, fresh)
+            for row, i in enumerate(fresh):
+                self._prepared[i] = Prepared(take(made.start, [row]), take_prompts(made.conditioning, [row]))
+        parts = [self._prepared[i] for i in rows]
+        return Prepared(
+            join([part.start for part in parts]), join_prompts([part.conditioning for part in parts])
+        )
+
+
+def _measured(latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
+    """Pictures against the cloud's, one measurement each."""
+    pictures = torch.nan_to_num(decoded)
+    # A half-precision decoder can overflow on finite latents.
+    finite = [
+        bool(torch.isfinite(x).all() and torch.isfinite(y).all())
+        for x, y in zip(latents, decoded, strict=True)
+    ]
+    values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
+    return [Measurement(s, p, seconds) if ok else Measurement(None, None, seconds) for ok, s, p in values]

@@ -15,6 +15,7 @@ from ecdiff_core.devices import synchronize
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.files import write_text
 from ecdiff_core.link import Link
+from ecdiff_core.memory import out_of_memory_told
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import Plan
 
@@ -77,8 +78,15 @@ class LatencyProfile:
             raise LatencyError(f"{path} is damaged. Delete it; it is measured again.") from error
 
 
-def measure(pipe: ECDiffPipeline, link: Link) -> LatencyProfile:
-    """Time the pair at batch 1: warmed up, synchronised, the operations taking turns."""
+def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> LatencyProfile:
+    """Time the pair at batch 1: warmed up, synchronised, the operations taking turns.
+
+    With ``take_turns=False`` one operation after the other: offload would move models at every turn, which a
+    generation does only where it goes over from one to the next.
+
+    Raises:
+        OutOfMemoryError: a single prompt does not fit.
+    """
     family, guidance = pipe.pair.family, pipe.config.sampling.guidance_scale
     conditioning = family.encode([PROMPT], guidance, pipe.size)
     generator = torch.Generator().manual_seed(0)
@@ -93,15 +101,17 @@ def measure(pipe: ECDiffPipeline, link: Link) -> LatencyProfile:
         "decode": lambda: family.decode(latents),
     }
     seconds: dict[str, list[float]] = {name: [] for name in operations}
-    with torch.no_grad():
-        for turn in range(WARM_UP_CALLS + TIMED_CALLS):
-            for name, operation in operations.items():
-                synchronize(latents.device)
-                started = time.perf_counter()
-                operation()
-                synchronize(latents.device)
-                if turn >= WARM_UP_CALLS:
-                    seconds[name].append(time.perf_counter() - started)
+    turns = range(WARM_UP_CALLS + TIMED_CALLS)
+    by_turn = [(turn, name) for turn in turns for name in operations]
+    by_name = [(turn, name) for name in operations for turn in turns]
+    with torch.no_grad(), out_of_memory_told():
+        for turn, name in by_turn if take_turns else by_name:
+            synchronize(latents.device)
+            started = time.perf_counter()
+            operations[name]()
+            synchronize(latents.device)
+            if turn >= WARM_UP_CALLS:
+                seconds[name].append(time.perf_counter() - started)
     timings = {name: _timing(values) for name, values in seconds.items()}
     transfer = link.transfer_seconds(family.payload_values(conditioning, latents))
     return LatencyProfile(**timings, transfer_seconds=transfer)

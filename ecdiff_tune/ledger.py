@@ -1,30 +1,42 @@
-"""Every measurement ever paid for: one row a (schedule, alpha, estimator, prompt), in SQLite, append-only."""
+"""Every measurement ever paid for: one row a (config key, prompt), in SQLite, append-only."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Plan
+from ecdiff_tune.candidate import ConfigKey
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS measurements (
     schedule  TEXT NOT NULL,     -- actions, run-length encoded: Plan.schedule
     alpha     REAL NOT NULL,     -- 0 where the schedule or the estimator does not use it
-    estimator TEXT NOT NULL,
+    estimator TEXT NOT NULL,     -- empty where no step is approximated
+    handoff_adapter TEXT NOT NULL,  -- empty where the edge makes no step
     prompt    TEXT NOT NULL,     -- CalibrationSet.keys
     ssim      REAL,              -- to the cloud's picture; NULL where the latents were not finite
     psnr      REAL,              -- dB
     seconds   REAL NOT NULL,     -- of the generation, as far as it was not shared
-    PRIMARY KEY (schedule, alpha, estimator, prompt)
+    PRIMARY KEY (schedule, alpha, estimator, handoff_adapter, prompt)
 ) WITHOUT ROWID
 """
+_FROM_VERSION_1 = (
+    "ALTER TABLE measurements RENAME TO version_1",
+    _SCHEMA,
+    """
+    INSERT INTO measurements
+    SELECT schedule, alpha, CASE WHEN instr(schedule, 'A') THEN estimator ELSE '' END,
+           CASE WHEN instr(schedule, 'E') THEN :handoff_adapter ELSE '' END,
+           prompt, ssim, psnr, seconds
+    FROM version_1
+    """,
+    "DROP TABLE version_1",
+)
+_KEY = " AND ".join(f"{field.name} = :{field.name}" for field in fields(ConfigKey))
 
 
 class LedgerError(ECDiffError):
@@ -40,21 +52,6 @@ class Measurement:
     seconds: float
 
 
-@dataclass(frozen=True)
-class ConfigKey:
-    """What decides a picture besides the prompt: configs with equal keys give equal pictures."""
-
-    schedule: str
-    alpha: float
-    estimator: str
-
-    @classmethod
-    def of(cls, params: ECDiffParams, plan: Plan, estimator: str) -> ConfigKey:
-        """The key of a config: alpha is left out where it changes nothing."""
-        matters = plan.uses_alpha and get_estimator(estimator).uses_alpha
-        return cls(plan.schedule, params.alpha if matters else 0.0, estimator)
-
-
 def _unusable(path: Path, error: Exception) -> str:
     return f"Cannot use the ledger {path}: {error}. Move it away to start anew."
 
@@ -65,21 +62,27 @@ class Ledger:
     A batch of rows is written in one transaction, so that a process killed at any moment leaves whole
     batches only.
 
+    Args:
+        path: of the file.
+        handoff_adapter: of the study, which the rows of a version 1 ledger were measured with.
+
     Raises:
         LedgerError: the file is no ledger, or of a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, handoff_adapter: str = "identity") -> None:
         self._path = path
         try:
             self._database = sqlite3.connect(path)
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA_VERSION):
+            if not 0 <= version <= SCHEMA_VERSION:
                 raise LedgerError(
                     f"{path} has version {version}, expected {SCHEMA_VERSION}: use a newer ecdiff."
                 )
             with self._database:
-                self._database.execute(_SCHEMA)
+                self._database.execute("BEGIN")
+                for statement in _FROM_VERSION_1 if version == 1 else (_SCHEMA,):
+                    self._database.execute(statement, {"handoff_adapter": handoff_adapter})
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(path, error)) from error
@@ -88,9 +91,7 @@ class Ledger:
         """The config's measurements by prompt key."""
         try:
             rows = self._database.execute(
-                "SELECT prompt, ssim, psnr, seconds FROM measurements "
-                "WHERE schedule = ? AND alpha = ? AND estimator = ?",
-                (key.schedule, key.alpha, key.estimator),
+                f"SELECT prompt, ssim, psnr, seconds FROM measurements WHERE {_KEY}", asdict(key)
             ).fetchall()
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(self._path, error)) from error
@@ -98,11 +99,11 @@ class Ledger:
 
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
         """Add measurements by prompt key; one that is there already stays as it is."""
-        values = [(key.schedule, key.alpha, key.estimator, p, m.ssim, m.psnr, m.seconds) for p, m in rows]
+        values = [(*astuple(key), prompt, *astuple(one)) for prompt, one in rows]
         try:
             with self._database:
                 self._database.executemany(
-                    "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)", values
+                    "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values
                 )
         except sqlite3.OperationalError as error:  # a full disk, a read-only one
             raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error

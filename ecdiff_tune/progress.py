@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from ecdiff_core.params import ECDiffParams
+from ecdiff_tune.candidate import Candidate
 
 if TYPE_CHECKING:
     from ecdiff_tune.study import Trial
@@ -18,9 +18,15 @@ LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
 
 
-def describe(params: ECDiffParams, stage: int) -> str:
-    """The part of a config that its stage varies."""
-    return f"k={params.k} alpha={params.alpha:g}" if stage == 1 else f"s={params.s}"
+def describe(candidate: Candidate, stage: int) -> str:
+    """The part of a candidate that its stage varies; of the rest what is not the paper's."""
+    params = candidate.params
+    words = [f"k={params.k} alpha={params.alpha:g}" if stage == 1 else f"s={params.s}"]
+    if stage == 1 and candidate.estimator != "gradient":
+        words.append(candidate.estimator)
+    if stage == 2 and candidate.handoff_adapter != "identity":
+        words.append(candidate.handoff_adapter)
+    return " ".join(words)
 
 
 class _Console(Console):
@@ -87,9 +93,9 @@ class Progress:
             self._trials, total=most_trials, description=f"stage {stage}", visible=True, note="trials at most"
         )
 
-    def start_trial(self, stage: int, number: int, params: ECDiffParams) -> None:
+    def start_trial(self, stage: int, number: int, candidate: Candidate) -> None:
         """Begin a trial."""
-        self.start_task(f"trial {number}  {describe(params, stage)}", self._total)
+        self.start_task(f"trial {number}  {describe(candidate, stage)}", self._total)
 
     def end_trial(self, trial: Trial) -> None:
         """One line about a finished trial, the best so far and the time left at most."""
@@ -98,7 +104,7 @@ class Progress:
         self._bars.advance(self._trials)
         passed = time.monotonic() - self._started
         left = passed / trial.number * (self._most_trials - trial.number)
-        best = f"best {describe(self._best.params, trial.stage)}" if self._best else "no winner yet"
+        best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
         self._bars.update(self._trials, note=f"trials at most, {best}")
         self.say(f"{_trial_line(trial)}   {best}, at most {left / 60:.1f} min left")
 
@@ -109,7 +115,7 @@ class Progress:
 
 
 def _trial_line(trial: Trial) -> str:
-    head = f"stage {trial.stage}  trial {trial.number:>2}  {describe(trial.params, trial.stage):<13}"
+    head = f"stage {trial.stage}  trial {trial.number:>2}  {describe(trial.candidate, trial.stage):<13}"
     if trial.score is None:
         return f"{head}  infeasible: latents not finite"
     score = trial.score

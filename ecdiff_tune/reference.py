@@ -23,6 +23,7 @@ from torch import Tensor
 from ecdiff_core.devices import synchronize
 from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
 from ecdiff_core.files import replacing
+from ecdiff_core.memory import Batches
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.plan import plan
@@ -129,7 +130,7 @@ def make(
     prompts: CalibrationSet,
     folder: Path,
     *,
-    batch_size: int,
+    batches: Batches,
     on_prompts: Callable[[int], None],
 ) -> Reference:
     """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
@@ -138,13 +139,13 @@ def make(
 
     Raises:
         NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
+        OutOfMemoryError: a single prompt does not fit.
     """
     paths = [_path(folder, key) for key in prompts.keys]
     wanted = missing(prompts, folder)
     on_prompts(len(prompts) - len(wanted))
-    for first in range(0, len(wanted), batch_size):
-        rows = wanted[first : first + batch_size]
-        for row, tensors in zip(rows, _generate(pipe, prompts, rows), strict=True):
+    for rows, found in batches.over(wanted, lambda rows: _generate(pipe, prompts, rows)):
+        for row, tensors in zip(rows, found, strict=True):
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
         on_prompts(len(rows))
@@ -168,6 +169,7 @@ def _read(path: Path, *names: str) -> dict[str, Tensor]:
 
 def _generate(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> list[dict[str, Tensor]]:
     batch = prepare(pipe, prompts, rows)
+    models = pipe.bind(batch.conditioning)
     steps = pipe.num_steps
     noises: list[Tensor] = []
     pictures, seconds = {}, []
@@ -178,8 +180,7 @@ def _generate(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]
         state = advance(
             batch.start,
             plan(params, steps),
-            batch.cloud,
-            batch.edge,
+            *models,
             pipe.estimator,
             1.0,
             on_step=record,

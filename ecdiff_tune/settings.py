@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_core.errors import ECDiffError, ParamsError, nearest
 from ecdiff_core.link import Link
+from ecdiff_core.memory import Memory, Offload
+from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import count_steps
+from ecdiff_core.plan import HandoffAdapter, count_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune.search import SEARCHES
 
 LATENCIES = ("profile", "wallclock")
+SHARING = ("on", "off")
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
 MAX_SEED = 2**62
@@ -72,6 +75,8 @@ class SearchSettings:
     k: list[int] = field(default_factory=list)
     alpha: list[float] = field(default_factory=list)
     s: list[int] | None = None
+    estimator: list[str] | None = None
+    handoff_adapter: list[str] | None = None
 
 
 @dataclass
@@ -125,7 +130,12 @@ class Settings:
     device: str = "auto"
     dtype: str = "float32"
     batch_size: int = 25
+    offload: str = "none"
+    vae_slicing: bool = False
+    vae_tiling: bool = False
     seed: int = 0
+    sharing: str = "on"
+    sharing_gib: float = 4.0
     resume: bool = True
     output_dir: str = "outputs"
 
@@ -138,6 +148,10 @@ class Settings:
     def core_sampling(self) -> Sampling:
         """The sampling settings as inference knows them."""
         return Sampling(**asdict(self.sampling), dtype=self.dtype)
+
+    def core_memory(self) -> Memory:
+        """What to give up for memory."""
+        return Memory(cast(Offload, self.offload), self.vae_slicing, self.vae_tiling)
 
     def core_link(self) -> Link:
         """The link between cloud and edge."""
@@ -153,6 +167,19 @@ class Settings:
         """s' of eq. 11: as set, or 0.6 T (the paper's 30 at T = 50)."""
         given = self.objective.earliest_s
         return round(0.6 * self.num_steps) if given is None else given
+
+    @property
+    def estimators(self) -> tuple[str, ...]:
+        """The estimators to search: as set, or the one of ``sampling``."""
+        return tuple(self.search.estimator or (self.sampling.estimator,))
+
+    @property
+    def handoff_adapters(self) -> tuple[HandoffAdapter, ...]:
+        """The handoff adapters to search: as set, or the one of ``sampling``."""
+        return cast(
+            "tuple[HandoffAdapter, ...]",
+            tuple(self.search.handoff_adapter or (self.sampling.handoff_adapter,)),
+        )
 
     @property
     def s_values(self) -> tuple[int, ...]:
@@ -185,12 +212,16 @@ def from_config(config: DictConfig) -> Settings:
 def _check(settings: Settings) -> None:
     settings.core_sampling()
     settings.core_link()
+    settings.core_memory()
+    if settings.sharing not in SHARING:
+        raise SettingsError(f"Unknown sharing {settings.sharing!r}: {nearest(settings.sharing, SHARING)}.")
     if settings.latency not in LATENCIES:
         raise SettingsError(f"Unknown latency {settings.latency!r}: {nearest(settings.latency, LATENCIES)}.")
     for name, value, least in (
         ("calibration.num_prompts", settings.calibration.num_prompts, 1),
         ("heldout.num_prompts", settings.heldout.num_prompts, 0),
         ("batch_size", settings.batch_size, 1),
+        ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
     ):
         if value < least:
@@ -230,7 +261,17 @@ def _check_params(settings: Settings) -> None:
 
 def _check_grids(settings: Settings) -> None:
     steps, search = settings.num_steps, settings.search
-    for name, values in (("k", search.k), ("alpha", search.alpha), ("s", settings.s_values)):
+    for estimator in settings.estimators:
+        get_estimator(estimator)
+    for adapter in settings.handoff_adapters:
+        replace(settings.core_sampling(), handoff_adapter=adapter)  # refuses unknown names
+    for name, values in (
+        ("k", search.k),
+        ("alpha", search.alpha),
+        ("s", settings.s_values),
+        ("estimator", settings.estimators),
+        ("handoff_adapter", settings.handoff_adapters),
+    ):
         if not values:
             raise SettingsError(f"Expected search.{name} to hold at least one value, got none.")
         if len(set(values)) < len(values):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Plan
+from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
@@ -28,7 +28,7 @@ class Trial:
 
     stage: int
     number: int
-    params: ECDiffParams
+    candidate: Candidate
     plan: Plan
     measurements: tuple[Measurement, ...]
     seconds: float
@@ -113,18 +113,23 @@ def run(
     Raises:
         NoWinnerError: no config won.
     """
-    trials: dict[ECDiffParams, Trial] = {}
+    trials: dict[Candidate, Trial] = {}
+    best: Trial | None = None
     while not search.done:
-        params = search.ask()
-        plan = evaluator.plan(params)
-        progress.start_trial(stage, len(trials) + 1, params)
-        found = tuple(evaluator.measure(params, progress.prompts_done))
+        candidate = search.ask()
+        plan = evaluator.plan(candidate)
+        progress.start_trial(stage, len(trials) + 1, candidate)
+        (measured,) = evaluator.measure([candidate], progress.prompts_done)
+        found = tuple(measured)
         value = scorer.score(plan, found, with_burden=stage == 2)
-        trial = Trial(stage, len(trials) + 1, params, plan, found, scorer.seconds(plan, found), value)
-        trials[params] = trial
+        trial = Trial(stage, len(trials) + 1, candidate, plan, found, scorer.seconds(plan, found), value)
+        trials[candidate] = trial
         search.tell(trial.value)
         progress.end_trial(trial)
         on_trial(trial)
+        loser, best = (trial, best) if best and trial.value <= best.value else (best, trial)
+        if stage == 1 and loser is not None:
+            evaluator.forget(loser.candidate)
     if search.best is None:
         raise NoWinnerError(
             f"Stage {stage} has no winner: none of {len(trials)} configs has finite pictures and a score "

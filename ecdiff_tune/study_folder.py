@@ -17,7 +17,16 @@ from ecdiff_core.tuned_config import PairSpec
 from ecdiff_tune.settings import Settings
 
 STATE_FILE = "study.json"
-_FREE_TO_CHANGE = {"resume", "output_dir", "study", "batch_size", "params.k", "params.alpha"}
+_FREE_TO_CHANGE = {
+    "resume",
+    "output_dir",
+    "study",
+    "batch_size",
+    "sharing",
+    "sharing_gib",
+    "params.k",
+    "params.alpha",
+}
 """Settings that change no row of the ledger and no decision of stage 1 (k and alpha are stage2's alone)."""
 
 

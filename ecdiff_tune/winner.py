@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -69,7 +69,11 @@ def tuned_config(bench: Workbench, trial: Trial) -> TunedConfig:
         "device": _device_name(bench.pipe.device),
         "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
     }
-    return TunedConfig(pipe.pair.spec, trial.params, pipe.sampling, _scores(bench, trial), provenance)
+    candidate = trial.candidate
+    sampling = replace(
+        pipe.sampling, estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
+    )
+    return TunedConfig(pipe.pair.spec, candidate.params, sampling, _scores(bench, trial), provenance)
 
 
 def _device_name(device: torch.device) -> str:
@@ -82,7 +86,8 @@ def heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:
     """The winner's scores on the held-out set, None where a picture could not be made."""
     evaluator = bench.heldout_evaluator()
     bench.progress.start_task("winner on held-out prompts", len(bench.heldout))
-    found = tuple(evaluator.measure(winner.params, bench.progress.prompts_done))
+    (measured,) = evaluator.measure([winner.candidate], bench.progress.prompts_done)
+    found = tuple(measured)
     ssims = [one.ssim for one in found if one.ssim is not None]
     psnrs = [one.psnr for one in found if one.psnr is not None]
     score = bench.scorer().score(winner.plan, found, with_burden=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ecdiff_core.devices import get_device, get_dtype
+from ecdiff_core.memory import Batches
 from ecdiff_core.pair import EMBEDDED, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -24,6 +25,7 @@ from ecdiff_tune.objective import Weights, efficiency
 from ecdiff_tune.progress import Progress
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
+from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
 from ecdiff_tune.study_folder import StudyFolder
 
@@ -43,16 +45,13 @@ class Workbench:
     progress: Progress
     reference: Reference
     reference_folder: Path
+    batches: Batches
+    store: StateStore | None
 
     @property
     def wallclock(self) -> bool:
         """Whether trials are timed instead of estimated."""
         return self.settings.latency == "wallclock"
-
-    @property
-    def batch_size(self) -> int:
-        """Prompts at a time; timed trials run one by one."""
-        return _batch_size(self.settings)
 
     def p(self) -> int:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""
@@ -69,24 +68,25 @@ class Workbench:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """Measures configs on the calibration set; one for all stages, so that they share the warm-up."""
-        return self._evaluator(self.prompts, self.reference)
+        """Measures candidates on the calibration set; one for all stages, which share what they can."""
+        return self._evaluator(self.prompts, self.reference, self.store)
 
     def heldout_evaluator(self) -> Evaluator:
-        """Measures configs on the held-out set, whose reference is made now if need be."""
+        """Measures candidates on the held-out set, whose reference is made now if need be."""
         made = make_reference(
-            self.pipe, self.heldout, self.reference_folder, self.settings, self.latency, self.progress
+            self.pipe, self.heldout, self.reference_folder, self.batches, self.latency, self.progress
         )
-        return self._evaluator(self.heldout, made)
+        return self._evaluator(self.heldout, made, None)
 
-    def _evaluator(self, prompts: CalibrationSet, made: Reference) -> Evaluator:
+    def _evaluator(self, prompts: CalibrationSet, made: Reference, store: StateStore | None) -> Evaluator:
         return Evaluator(
             self.pipe,
             prompts,
             made,
             self.ledger,
-            batch_size=self.batch_size,
-            share_warm_up=not self.wallclock,
+            batches=self.batches,
+            store=store,
+            s_values=self.settings.s_values,
         )
 
 
@@ -120,9 +120,13 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
             / REFERENCE_FOLDER
             / _reference_digest(settings, pipe)
         )
-        ledger = Ledger(folder.path / "ledger.sqlite")
-        try:
-            made = make_reference(pipe, prompts, where, settings, profile, progress)
+        timed = settings.latency == "wallclock"
+        batches = Batches(1 if timed else settings.batch_size, progress.say)
+        with (
+            closing(Ledger(folder.path / "ledger.sqlite", settings.sampling.handoff_adapter)) as ledger,
+            StateStore(folder.path / ".states", round(settings.sharing_gib * 2**30)) as store,
+        ):
+            made = make_reference(pipe, prompts, where, batches, profile, progress)
             yield Workbench(
                 settings,
                 folder.path,
@@ -135,38 +139,35 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
                 progress,
                 made,
                 where,
+                batches,
+                None if timed or settings.sharing == "off" else store,
             )
-        finally:
-            ledger.close()
-
-
-def _batch_size(settings: Settings) -> int:
-    return 1 if settings.latency == "wallclock" else settings.batch_size
 
 
 def make_reference(
     pipe: ECDiffPipeline,
     prompts: CalibrationSet,
     where: Path,
-    settings: Settings,
+    batches: Batches,
     profile: LatencyProfile,
     progress: Progress,
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress."""
-    calls = len(reference.missing(prompts, where)) * settings.num_steps
+    calls = len(reference.missing(prompts, where)) * pipe.num_steps
     if calls:
         minutes = calls * (profile.cloud_call.median + profile.edge_call.median) / 60
         progress.say(f"reference: {calls:,} cloud and {calls:,} edge calls, about {minutes:.1f} min")
     progress.start_task("reference pictures (cloud and edge)", len(prompts))
-    return reference.make(
-        pipe, prompts, where, batch_size=_batch_size(settings), on_prompts=progress.prompts_done
-    )
+    return reference.make(pipe, prompts, where, batches=batches, on_prompts=progress.prompts_done)
 
 
 def _load_pipe(settings: Settings) -> ECDiffPipeline:
     sampling = settings.core_sampling()
     pair = load_pair(
-        settings.pair_spec(), device=get_device(settings.device), dtype=get_dtype(settings.dtype)
+        settings.pair_spec(),
+        device=get_device(settings.device),
+        dtype=get_dtype(settings.dtype),
+        memory=settings.core_memory(),
     )
     whole = ECDiffParams.cloud_only(sampling.num_steps)
     return ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
@@ -187,7 +188,11 @@ def _latency_profile(
 ) -> LatencyProfile:
     """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
     known = path.is_file()
-    profile = LatencyProfile.load(path) if known else latency.measure(pipe, settings.core_link())
+    if known:
+        profile = LatencyProfile.load(path)
+    else:
+        take_turns = settings.offload == "none"
+        profile = latency.measure(pipe, settings.core_link(), take_turns=take_turns)
     efficiency(0.0, *profile.alone(settings.num_steps))  # a pair that eq. 10 has no meaning for ends here
     if not known:
         profile.save(path)
@@ -211,5 +216,6 @@ def _reference_digest(settings: Settings, pipe: ECDiffPipeline) -> str:
         "sampling": sampling,
         "device": pipe.device.type,
         "timed": settings.latency == "wallclock",
+        "vae_tiling": settings.vae_tiling,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

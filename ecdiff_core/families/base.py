@@ -109,6 +109,19 @@ class Family(ABC):
         return denoiser
 
     @property
+    def vae(self) -> nn.Module:
+        """The autoencoder."""
+        vae: nn.Module = self.pipeline.vae
+        return vae
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """Every model that is loaded, the text encoders first."""
+        parts = (*self.text_encoder_parts, self.denoiser_part, "vae")
+        found = [getattr(self.pipeline, part) for part in parts]
+        return [model for model in found if model is not None]
+
+    @property
     def scheduler(self) -> SchedulerMixin:
         """The scheduler that the cloud model came with."""
         return self.pipeline.scheduler
@@ -167,11 +180,6 @@ class Family(ABC):
         """How many numbers a prompt sends from cloud to edge: its latents and embeddings."""
         embeds = sum(tensor.numel() for tensor in conditioning.tensors.values())
         return embeds // conditioning.size + latents.numel() // len(latents)
-
-    def to(self, *args: Any) -> Family:
-        """Move the pipeline as ``DiffusionPipeline.to`` does."""
-        self.pipeline.to(*args)
-        return self
 
 
 def guide(output: Tensor, guidance_scale: float) -> Tensor:

@@ -35,7 +35,7 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
     """
     rows = []
     for trial in trials:
-        params, plan, score = trial.params, trial.plan, trial.score
+        params, plan, score = trial.candidate.params, trial.plan, trial.score
         scores = (score.quality, score.efficiency, score.burden, score.objective) if score else (None,) * 4
         s = params.s if trial.stage == 2 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)

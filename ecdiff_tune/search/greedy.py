@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeVar
 
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import HandoffAdapter
+from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Space, Stage1Space, Stage2Space, nearest_value
 
 N = TypeVar("N", int, float)
@@ -15,8 +16,8 @@ PATIENCE = 3
 Walk = Generator[N, float, tuple[N, float]]
 """Yields a value to evaluate, is sent its objective, returns the best value and its objective."""
 
-Stage = Generator[ECDiffParams, float, ECDiffParams | None]
-"""Yields a config, is sent its objective, returns the winner."""
+Stage = Generator[Candidate, float, tuple[Candidate | None, float]]
+"""Yields a candidate, is sent its objective, returns the winner and its objective."""
 
 
 def next_unvisited(values: Sequence[N], current: N, direction: int, visited: Sequence[N]) -> N | None:
@@ -46,58 +47,72 @@ def walk(values: Sequence[N], start: N) -> Walk[N]:
     return best, best_value
 
 
-def stage1(space: Stage1Space) -> Stage:
+def stage1(space: Stage1Space, estimator: str) -> Stage:
     """Algorithm 2: for every k a walk over alpha from 0.5; three k in a row without improvement end it.
 
-    The paper's best value starts at 0, so that a config must score above 0 to win.
+    The paper's best value starts at 0, so that a candidate must score above 0 to win.
     """
     best, best_value, worse_k = None, 0.0, 0
-    start = nearest_value(space.alphas, 0.5)
+    alphas = space.alphas_of(estimator)
     for k in space.ks:
-        inner = walk(space.alphas, start)
+        inner = walk(alphas, nearest_value(alphas, 0.5))
         alpha = next(inner)
         while True:
-            value = yield space.at(k, alpha)
+            value = yield space.at(k, alpha, estimator)
             try:
                 alpha = inner.send(value)
             except StopIteration as finished:
                 best_alpha, value = finished.value
                 break
         if value > best_value:
-            best, best_value, worse_k = space.at(k, best_alpha), value, 0
+            best, best_value, worse_k = space.at(k, best_alpha, estimator), value, 0
         else:
             worse_k += 1
         if worse_k >= PATIENCE:
             break
-    return best
+    return best, best_value
 
 
-def stage2(space: Stage2Space) -> Stage:
+def stage2(space: Stage2Space, handoff_adapter: HandoffAdapter) -> Stage:
     """Algorithm 3: a walk over s."""
     inner = walk(space.s_values, space.start)
     s = next(inner)
     while True:
-        value = yield space.at(s)
+        value = yield space.at(s, handoff_adapter)
         try:
             s = inner.send(value)
         except StopIteration as finished:
             best, best_value = finished.value
-            return space.at(best) if best_value > float("-inf") else None
+            found = space.at(best, handoff_adapter) if best_value > float("-inf") else None
+            return found, best_value
+
+
+def best_of(stages: Iterable[Stage]) -> Stage:
+    """One stage after the other, for dimensions that the paper does not search; the first of equals wins."""
+    best, best_value = None, float("-inf")
+    for stage in stages:
+        found, value = yield from stage
+        if found is not None and value > best_value:
+            best, best_value = found, value
+    return best, best_value
 
 
 class Greedy:
     """``Search`` over one stage's walk."""
 
     def __init__(self, space: Space) -> None:
-        self._stage = stage1(space) if isinstance(space, Stage1Space) else stage2(space)
-        self._asked: ECDiffParams | None = next(self._stage)
-        self._best: ECDiffParams | None = None
+        if isinstance(space, Stage1Space):
+            self._stage = best_of(stage1(space, estimator) for estimator in space.estimators)
+        else:
+            self._stage = best_of(stage2(space, adapter) for adapter in space.handoff_adapters)
+        self._asked: Candidate | None = next(self._stage)
+        self._best: Candidate | None = None
 
     @property
     def done(self) -> bool:
         return self._asked is None
 
-    def ask(self) -> ECDiffParams:
+    def ask(self) -> Candidate:
         if self._asked is None:
             raise RuntimeError("The search is done; read best.")
         return self._asked
@@ -106,8 +121,8 @@ class Greedy:
         try:
             self._asked = self._stage.send(value)
         except StopIteration as finished:
-            self._asked, self._best = None, finished.value
+            self._asked, (self._best, _) = None, finished.value
 
     @property
-    def best(self) -> ECDiffParams | None:
+    def best(self) -> Candidate | None:
         return self._best

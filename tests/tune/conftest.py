@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import reference
@@ -45,7 +46,7 @@ def reference_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def made(pipe: ECDiffPipeline, prompts: CalibrationSet, reference_folder: Path) -> Reference:
     """The reference of ``prompts``."""
-    return reference.make(pipe, prompts, reference_folder, batch_size=2, on_prompts=lambda _: None)
+    return reference.make(pipe, prompts, reference_folder, batches=Batches(2), on_prompts=lambda _: None)
 
 
 @pytest.fixture(scope="session")

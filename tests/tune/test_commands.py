@@ -35,8 +35,9 @@ from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import evaluator, reference
 from ecdiff_tune import latency as latency_module
 from ecdiff_tune.__main__ import COMMANDS
+from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import ConfigKey, Ledger
+from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.report import pictures
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Stage1Space
@@ -206,7 +207,7 @@ def test_trials_are_in_the_order_of_evaluation(done: Study) -> None:
     search, values = SEARCHES["greedy"](space), iter(first["objective"])
     walked = []
     while not search.done:
-        walked.append((search.ask().k, search.ask().alpha))
+        walked.append((search.ask().params.k, search.ask().params.alpha))
         search.tell(next(values))
     assert walked == list(zip(first["k"], first["alpha"], strict=True))
 
@@ -230,7 +231,7 @@ def test_trials_recompute_from_the_ledger(done: Study) -> None:
     for row in trials.itertuples():
         params = ECDiffParams(row.p, row.k, row.alpha, STEPS if row.stage == 1 else int(row.s))
         steps = plan(params, STEPS)
-        found = ledger.read(ConfigKey.of(params, steps, "gradient"))
+        found = ledger.read(ConfigKey.of(Candidate(params), steps))
         ssims = [one.ssim for one in found.values()]
         heldout = row.stage == 2 and len(found) == 5  # the winner's rows, on three prompts and two held out
         assert len(found) == 3 or heldout
@@ -261,7 +262,7 @@ def rows_of(trials: pd.DataFrame) -> int:
     keys = set()
     for row in trials.itertuples():
         params = ECDiffParams(row.p, row.k, row.alpha, STEPS if row.stage == 1 else int(row.s))
-        keys.add(ConfigKey.of(params, plan(params, STEPS), "gradient"))
+        keys.add(ConfigKey.of(Candidate(params), plan(params, STEPS)))
     return 3 * len(keys)
 
 
@@ -305,7 +306,7 @@ def test_heldout_scores_are_of_other_prompts(done: Study) -> None:
     assert config.score is not None
     assert config.provenance is not None
     heldout, ledger = config.score["heldout"], Ledger(done.folder / "ledger.sqlite")
-    found = ledger.read(ConfigKey.of(config.params, config.plan(), "gradient"))
+    found = ledger.read(ConfigKey.of(Candidate(config.params), config.plan()))
     ledger.close()
     total = sum(one.ssim for one in found.values() if one.ssim is not None)
     assert len(found) == 5
@@ -651,10 +652,12 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = noise.ESTIMATORS["gradient"]
 
-    def observe(state: NoiseState, eps: Tensor, alpha: Alpha) -> NoiseState:
-        return gradient.observe(state, eps * float("nan") if alpha == 0.5 else eps, alpha)
+    def estimate(state: NoiseState, alpha: Alpha) -> NoiseState:
+        found = gradient.estimate(state, alpha)
+        spoilt = alpha == 0.5 and state.scaled and found.eps is not None
+        return replace(found, eps=found.eps * float("nan")) if spoilt else found
 
-    monkeypatch.setitem(noise.ESTIMATORS, "gradient", replace(gradient, observe=observe))
+    monkeypatch.setitem(noise.ESTIMATORS, "gradient", replace(gradient, estimate=estimate))
     outcome = study("stage1", "heldout.num_prompts=0")
     assert outcome.status == 0, outcome
     trials = study.trials()
@@ -799,7 +802,7 @@ def test_a_machine_that_was_busy_is_measured_again(
 ) -> None:
     (study.folder / "latency.json").unlink()
     measured = iter([replace(latency, cloud_call=latency.edge_call), latency])
-    monkeypatch.setattr(latency_module, "measure", lambda *_: next(measured))
+    monkeypatch.setattr(latency_module, "measure", lambda *_, **__: next(measured))
     assert "is the machine busy?" in one_line(study("reference"))
     for _ in range(2):  # measured, then read
         outcome = study("reference")

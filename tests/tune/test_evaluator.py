@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +12,22 @@ import torch
 from torch import Tensor
 
 from ecdiff_core import noise
+from ecdiff_core.memory import Batches, OutOfMemoryError
 from ecdiff_core.noise import Alpha, NoiseState
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import ConfigKey, Ledger, Measurement
+from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.objective import Weights
 from ecdiff_tune.progress import Progress
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Stage1Space
+from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer, Trial, run
 
 from .conftest import Calls
@@ -40,13 +44,17 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def evaluator(pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, ledger: Ledger) -> Evaluator:
-    """Over an empty ledger, in batches of two prompts and one."""
-    return Evaluator(pipe, prompts, made, ledger, batch_size=2)
+def evaluator(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, ledger: Ledger, tmp_path: Path
+) -> Iterator[Evaluator]:
+    """Over an empty ledger, in batches of two prompts and one, sharing what can be shared."""
+    with StateStore(tmp_path / "states", 2**30) as store:
+        yield Evaluator(pipe, prompts, made, ledger, batches=Batches(2), store=store, s_values=range(7, 13))
 
 
 def measure(evaluator: Evaluator, params: ECDiffParams) -> list[Measurement]:
-    return evaluator.measure(params, lambda _: None)
+    (found,) = evaluator.measure([Candidate(params)], lambda _: None)
+    return found
 
 
 def ssims(measurements: list[Measurement]) -> list[float]:
@@ -78,7 +86,7 @@ def test_the_edges_own_pictures(evaluator: Evaluator, made: Reference) -> None:
 def test_measurements_are_of_the_pictures(
     evaluator: Evaluator, made: Reference, params: ECDiffParams
 ) -> None:
-    pictures = evaluator.pictures(params, range(3))
+    pictures = evaluator.pictures(Candidate(params), range(3))
     found = measure(evaluator, params)
     assert ssims(found) == pytest.approx(ssim(pictures, stacked(made)).tolist(), abs=1e-5)
     assert [one.psnr for one in found] == pytest.approx(psnr(pictures, stacked(made)).tolist(), abs=1e-2)
@@ -90,7 +98,7 @@ def test_pictures_are_those_of_the_pipeline(
     generators = [torch.Generator().manual_seed(seed) for seed in prompts.seeds[1:]]
     latents = pipe(prompts.prompts[1:], generator=generators).latents
     expected = pipe.pair.family.decode(latents)
-    torch.testing.assert_close(evaluator.pictures(TUNED, [1, 2]), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(evaluator.pictures(Candidate(TUNED), [1, 2]), expected, atol=1e-5, rtol=0)
 
 
 def test_the_result_depends_on_every_parameter(evaluator: Evaluator) -> None:
@@ -121,7 +129,7 @@ def test_a_shared_warm_up_changes_nothing(
 ) -> None:
     measure(evaluator, replace(params, k=3, alpha=0.1) if params.p else params)  # leaves its warm-up behind
     other = Ledger(tmp_path / "other.sqlite")
-    whole = Evaluator(pipe, prompts, made, other, batch_size=2, share_warm_up=False)
+    whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
     assert ssims(measure(evaluator, params)) == pytest.approx(ssims(measure(whole, params)), abs=1e-6)
     other.close()
 
@@ -136,26 +144,106 @@ def test_the_batch_size_changes_nothing(
     batch_size: int,
 ) -> None:
     other = Ledger(tmp_path / "other.sqlite")
-    found = measure(Evaluator(pipe, prompts, made, other, batch_size=batch_size), TUNED)
+    found = measure(Evaluator(pipe, prompts, made, other, batches=Batches(batch_size)), TUNED)
     assert ssims(found) == pytest.approx(ssims(measure(evaluator, TUNED)), abs=1e-5)
     other.close()
 
 
-def test_the_warm_up_is_paid_once(evaluator: Evaluator, calls: Calls) -> None:
-    measure(evaluator, TUNED)
+def test_what_trajectories_have_in_common_is_paid_once(evaluator: Evaluator, calls: Calls) -> None:
+    """Calls a prompt of (cloud, edge) by 3C2A1C2A1C3E and its relatives."""
+
+    def paid(*several: ECDiffParams) -> tuple[float, float]:
+        before = dict(evaluator.calls)
+        evaluator.measure([Candidate(params) for params in several], lambda _: None)
+        cloud, edge = ((evaluator.calls[name] - before[name]) / 3 for name in ("cloud", "edge"))
+        return cloud, edge
+
+    assert paid(TUNED) == (5, 3)
     assert calls.both == (2 * 5, 2 * 3)  # two batches
+    assert paid(replace(TUNED, alpha=0.5)) == (1, 3)  # from the first correction on
+    assert paid(replace(TUNED, k=1)) == (3, 3)  # 3C1A1C1A1C1A1C3E, from the warm-up on
+    assert paid(replace(TUNED, s=6)) == (0, 6)  # the edge's tail alone
+    assert paid(replace(TUNED, s=12)) == (1, 0)  # from the handoff at 9 on
+    assert paid(replace(TUNED, p=6)) == (7, 3)  # its own warm-up
+    # Asked for together: for k = 3 one first window and first correction (3C3A1C), then an edge tail each of
+    # s = 7, of (0.3, s = 11) and of (0.6, s = 11) after their second correction.
+    together = [replace(TUNED, k=3, s=s, alpha=alpha) for s, alpha in ((7, 0.3), (11, 0.3), (11, 0.6))]
     calls.reset()
-    measure(evaluator, replace(TUNED, alpha=0.5))
-    assert calls.both == (2 * (5 - 3), 2 * 3)
-    calls.reset()
-    measure(evaluator, replace(TUNED, p=6))
-    assert calls.both == (2 * 7, 2 * 3)  # 6C2A1C3E, its own warm-up
+    assert paid(*together) == (3, 5 + 1 + 1)
+    assert calls.cloud < 2 * 3  # the last batch, of one prompt, takes both alphas through the model at once
+
+
+def test_together_equals_one_by_one(
+    evaluator: Evaluator, pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path: Path
+) -> None:
+    several = [Candidate(params) for params in CONFIGS] + [
+        Candidate(replace(TUNED, alpha=0.9)),
+        Candidate(TUNED, "reuse"),
+        Candidate(TUNED, handoff_adapter="matched"),
+    ]
+    with closing(Ledger(tmp_path / "other.sqlite")) as other:
+        whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
+        expected = [ssims(whole.measure([one], lambda _: None)[0]) for one in several]
+    for found, wanted in zip(evaluator.measure(several, lambda _: None), expected, strict=True):
+        assert ssims(found) == pytest.approx(wanted, abs=1e-5)
+    assert len({tuple(one) for one in expected}) >= len(several) - 1  # the tiny pair needs no adapter
+
+
+def test_states_that_do_not_fit_are_read_from_files(
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    made: Reference,
+    ledger: Ledger,
+    tmp_path: Path,
+    calls: Calls,
+) -> None:
+    with StateStore(tmp_path / "states", 0) as store:
+        evaluator = Evaluator(pipe, prompts, made, ledger, batches=Batches(2), store=store, s_values=(9,))
+        measure(evaluator, TUNED)
+        assert any((tmp_path / "states").iterdir())
+        calls.reset()
+        found = measure(evaluator, replace(TUNED, alpha=0.5))
+        assert calls.both == (2, 6)
+        evaluator.forget(Candidate(TUNED))
+        calls.reset()
+        measure(evaluator, replace(TUNED, s=6))  # before alpha acts: still there
+        assert calls.both == (0, 12)
+    assert not (tmp_path / "states").exists()
+    with closing(Ledger(tmp_path / "other.sqlite")) as other:
+        whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
+        assert ssims(found) == pytest.approx(ssims(measure(whole, replace(TUNED, alpha=0.5))), abs=1e-6)
+
+
+def test_out_of_memory_halves_the_batch(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, ledger: Ledger, tmp_path: Path
+) -> None:
+    most, said = [4], list[str]()
+
+    def allocate(_: object, given: tuple[Tensor, ...]) -> None:
+        if len(given[0]) > most[0]:  # guidance doubles the batch
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    hook = pipe.pair.cloud.register_forward_pre_hook(allocate)
+    try:
+        batches = Batches(3, said.append)
+        found = measure(Evaluator(pipe, prompts, made, ledger, batches=batches), TUNED)
+        assert said == ["out of memory with 3 prompts at a time: going on with 1"]
+        most[0] = 1
+        with pytest.raises(
+            OutOfMemoryError, match=r"one prompt at a time \(CUDA out of memory. Tried .*GiB\)"
+        ):
+            measure(Evaluator(pipe, prompts, made, ledger, batches=batches), replace(TUNED, alpha=0.7))
+    finally:
+        hook.remove()
+    with closing(Ledger(tmp_path / "other.sqlite")) as other:
+        whole = Evaluator(pipe, prompts, made, other, batches=Batches(3))
+        assert ssims(found) == pytest.approx(ssims(measure(whole, TUNED)), abs=1e-5)
 
 
 def test_timed_generations_run_whole(
     pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, ledger: Ledger, calls: Calls
 ) -> None:
-    timed = Evaluator(pipe, prompts, made, ledger, batch_size=1, share_warm_up=False)
+    timed = Evaluator(pipe, prompts, made, ledger, batches=Batches(1))
     for alpha in (0.3, 0.5):
         calls.reset()
         measure(timed, replace(TUNED, alpha=alpha))
@@ -178,11 +266,10 @@ def test_nothing_is_generated_twice(
     calls.reset()
     assert measure(evaluator, TUNED) == first
     assert measure(evaluator, replace(TUNED, s=8)) == first  # aligned: the same plan
-    assert measure(Evaluator(pipe, prompts, made, ledger, batch_size=1), TUNED) == first
+    assert measure(Evaluator(pipe, prompts, made, ledger, batches=Batches(1)), TUNED) == first
     some = CalibrationSet(prompts.prompts[:2], prompts.seeds[:2])
-    assert (
-        measure(Evaluator(pipe, some, Reference(made.prompts[:2]), ledger, batch_size=2), TUNED) == first[:2]
-    )
+    fewer = Evaluator(pipe, some, Reference(made.prompts[:2]), ledger, batches=Batches(2))
+    assert measure(fewer, TUNED) == first[:2]
     assert calls.both == (0, 0)
 
 
@@ -200,7 +287,7 @@ KNOWN = Measurement(0.125, 12.0, 1.0)
 def test_goes_on_after_the_batches_that_are_there(
     evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet, calls: Calls
 ) -> None:
-    key = ConfigKey.of(TUNED, evaluator.plan(TUNED), "gradient")
+    key = ConfigKey.of(Candidate(TUNED), evaluator.plan(Candidate(TUNED)))
     ledger.append(key, [(prompts.keys[0], KNOWN), (prompts.keys[1], KNOWN)])
     found = measure(evaluator, TUNED)
     assert calls.both == (5, 3)  # the last batch
@@ -212,7 +299,7 @@ def test_goes_on_after_the_batches_that_are_there(
 def test_what_is_known_of_a_batch_stays(
     evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet
 ) -> None:
-    key = ConfigKey.of(TUNED, evaluator.plan(TUNED), "gradient")
+    key = ConfigKey.of(Candidate(TUNED), evaluator.plan(Candidate(TUNED)))
     ledger.append(key, [(prompts.keys[1], KNOWN)])
     found = measure(evaluator, TUNED)
     assert found[1] == KNOWN
@@ -223,21 +310,21 @@ def test_what_is_known_of_a_batch_stays(
 def test_a_batch_is_kept_as_soon_as_it_is_done(
     evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet
 ) -> None:
-    key = ConfigKey.of(TUNED, evaluator.plan(TUNED), "gradient")
+    key = ConfigKey.of(Candidate(TUNED), evaluator.plan(Candidate(TUNED)))
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluator.measure(TUNED, stop)
+        evaluator.measure([Candidate(TUNED)], stop)
     assert set(ledger.read(key)) == set(prompts.keys[:2])
 
 
 def test_progress_is_told(evaluator: Evaluator) -> None:
-    for _ in range(2):  # generated, then read
+    for expected in ([2, 1], [3]):  # generated, then read
         ready: list[int] = []
-        evaluator.measure(TUNED, ready.append)
-        assert ready == [2, 1]
+        evaluator.measure([Candidate(TUNED)], ready.append)
+        assert ready == expected
 
 
 # What is not finite.
@@ -247,13 +334,17 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *, alpha: float, prompts: slice) -> N
     """Make the noises of some prompts of every batch NaN where a config has that alpha."""
     gradient = noise.ESTIMATORS["gradient"]
 
-    def observe(state: NoiseState, eps: Tensor, factor: Alpha) -> NoiseState:
-        if factor == alpha:
-            eps = eps.clone()
+    def estimate(state: NoiseState, factor: Alpha) -> NoiseState:
+        matters = state.scaled
+        state = gradient.estimate(state, factor)
+        if factor == alpha and matters:
+            assert state.eps is not None
+            eps = state.eps.clone()
             eps[prompts] = float("nan")
-        return gradient.observe(state, eps, factor)
+            state = replace(state, eps=eps)
+        return state
 
-    monkeypatch.setitem(noise.ESTIMATORS, "gradient", replace(gradient, observe=observe))
+    monkeypatch.setitem(noise.ESTIMATORS, "gradient", replace(gradient, estimate=estimate))
 
 
 def test_a_prompt_that_is_not_finite(
@@ -287,8 +378,8 @@ def test_the_search_goes_on_past_an_infeasible_config(
     search = SEARCHES[name](Stage1Space(3, (1, 2), (0.3, 0.5, 0.7), 12))
     scorer = Scorer(latency, Weights(), earliest_s=7)
     winner = run(1, search, evaluator, scorer, Progress(), trials.append)
-    by_alpha = {trial.params.alpha: trial.state for trial in trials}
+    by_alpha = {trial.candidate.params.alpha: trial.state for trial in trials}
     assert by_alpha[0.5] == "infeasible"
     assert by_alpha[0.7] == "complete"
-    assert winner.params.alpha != 0.5
+    assert winner.candidate.params.alpha != 0.5
     assert winner.value == max(trial.value for trial in trials) > 0

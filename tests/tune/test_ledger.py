@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ import pytest
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
-from ecdiff_tune.ledger import SCHEMA_VERSION, ConfigKey, Ledger, LedgerError, Measurement
+from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.ledger import SCHEMA_VERSION, Ledger, LedgerError, Measurement
 
 GOLDEN = Path(__file__).parent / "data" / "ledger_v1.sqlite"
-KEY = ConfigKey("3C2A1C2A1C3E", 0.3, "gradient")
-OTHER = ConfigKey("3C2A1C2A1C3E", 0.4, "gradient")
+KEY = ConfigKey("3C2A1C2A1C3E", 0.3, "gradient", "identity")
+OTHER = ConfigKey("3C2A1C2A1C3E", 0.4, "gradient", "identity")
 ROWS = {
     "a": Measurement(0.9, 30.0, 0.5),
     "b": Measurement(1.0, float("inf"), 0.25),
@@ -41,7 +43,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def key_of(params: ECDiffParams, num_steps: int = 12, estimator: str = "gradient") -> ConfigKey:
-    return ConfigKey.of(params, plan(params, num_steps), estimator)
+    return ConfigKey.of(Candidate(params, estimator), plan(params, num_steps))
 
 
 def test_rows_persist(ledger: Ledger, path: Path) -> None:
@@ -51,7 +53,7 @@ def test_rows_persist(ledger: Ledger, path: Path) -> None:
     again = Ledger(path)
     assert again.read(KEY) == ROWS
     assert again.read(OTHER) == {"a": Measurement(0.1, 1.0, 1.0)}
-    assert again.read(ConfigKey("12C", 0.0, "gradient")) == {}
+    assert again.read(ConfigKey("12C", 0.0, "", "")) == {}
 
 
 def test_what_is_there_stays(ledger: Ledger) -> None:
@@ -136,9 +138,26 @@ def test_version_1_loads_forever(path: Path) -> None:
     ledger = Ledger(path)
     assert ledger.read(KEY) == ROWS
     assert ledger.read(OTHER) == {"a": Measurement(0.8125, 24.5, 0.5)}
-    assert ledger.read(ConfigKey("12C", 0.0, "reuse")) == {"a": Measurement(1.0, float("inf"), 1.0)}
+    assert ledger.read(ConfigKey("12C", 0.0, "", "")) == {"a": Measurement(1.0, float("inf"), 1.0)}
     ledger.append(OTHER, ROWS.items())
-    assert ledger.read(OTHER) == {**ROWS, "a": Measurement(0.8125, 24.5, 0.5)}
+    ledger.close()
+    assert Ledger(path).read(OTHER) == {**ROWS, "a": Measurement(0.8125, 24.5, 0.5)}
+
+
+def test_rows_of_version_1_get_the_adapter_of_their_study(path: Path) -> None:
+    shutil.copy(GOLDEN, path)
+    ledger = Ledger(path, "matched")
+    assert ledger.read(KEY) == {}
+    assert ledger.read(replace(KEY, handoff_adapter="matched")) == ROWS
+    assert ledger.read(ConfigKey("12C", 0.0, "", "")) == {"a": Measurement(1.0, float("inf"), 1.0)}
+
+
+def test_what_changes_nothing_is_left_out_of_a_key() -> None:
+    whole, edge_only = ECDiffParams(3, 2, 0.3, 12), ECDiffParams.edge_only()
+    assert ConfigKey.of(Candidate(whole, handoff_adapter="matched"), plan(whole, 12)).handoff_adapter == ""
+    assert ConfigKey.of(Candidate(edge_only, "reuse", "matched"), plan(edge_only, 12)) == ConfigKey(
+        "12E", 0.0, "", "matched"
+    )
 
 
 BATCH = 25
@@ -147,7 +166,7 @@ BATCH = 25
 def append_for_ever(path: Path) -> None:
     ledger, number = Ledger(path), 0
     while True:
-        key = ConfigKey(f"{number // 4}C", 0.0, "gradient")
+        key = ConfigKey(f"{number // 4}C", 0.0, "", "")
         ledger.append(key, ((f"{number % 4} {i}", ROWS["a"]) for i in range(BATCH)))
         number += 1
 
@@ -168,7 +187,7 @@ def test_killed_in_the_middle_of_appends(path: Path, more_rows: int) -> None:
     assert writer.exitcode == -signal.SIGKILL
 
     ledger = Ledger(path)
-    key = ConfigKey("0C", 0.0, "gradient")
+    key = ConfigKey("0C", 0.0, "", "")
     assert len(ledger.read(key)) % BATCH == 0
     ledger.append(key, [("after the kill", ROWS["c"])])
     assert ledger.read(key)["after the kill"] == ROWS["c"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
+from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune import reference
 from ecdiff_tune.calibration import CalibrationSet
@@ -26,7 +27,7 @@ def make(
 ) -> tuple[Reference, list[int]]:
     """The reference, and the numbers of prompts that were reported ready."""
     ready: list[int] = []
-    made = reference.make(pipe, prompts, folder, batch_size=batch_size, on_prompts=ready.append)
+    made = reference.make(pipe, prompts, folder, batches=Batches(batch_size), on_prompts=ready.append)
     return made, ready
 
 

@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff
+from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Search, Space
 from ecdiff_tune.search.base import Stage1Space, Stage2Space
 
 NEVER = float("-inf")
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PAPER_STAGE_1 = Stage1Space(7, (1, 2, 3, 4, 5), ALPHAS, 50)
-PAPER_WINNER = ECDiffParams(7, 2, 0.3, 50)
+PAPER_WINNER = Candidate(ECDiffParams(7, 2, 0.3, 50))
 
 Objective = Callable[[ECDiffParams], float]
-Trace = list[tuple[ECDiffParams, float]]
+Trace = list[tuple[Candidate, float]]
 
 
 def exact_space(values: Sequence[int] = range(30, 41)) -> Stage2Space:
@@ -32,9 +33,9 @@ def drive(search: Search, objective: Objective, most: int = 1000) -> Trace:
     """Run a search to its end; what it asked and was told."""
     trace: Trace = []
     while not search.done:
-        params = search.ask()
-        assert search.ask() == params, "ask() must give the same config until it is told"
-        trace.append((params, objective(params)))
+        candidate = search.ask()
+        assert search.ask() == candidate, "ask() must give the same candidate until it is told"
+        trace.append((candidate, objective(candidate.params)))
         search.tell(trace[-1][1])
         assert len(trace) <= most, "the search does not end"
     return trace
@@ -49,9 +50,13 @@ SPACES: dict[str, Space] = {
     "stage 1, odd grids": Stage1Space(3, (6, 2), (0.8, 0.05, 0.45, 1.0), 20),
     "stage 1, one point": Stage1Space(7, (4,), (0.9,), 50),
     "stage 1, one k": Stage1Space(7, (2,), ALPHAS, 50),
+    "stage 1, two estimators": Stage1Space(7, (1, 2), (0.3, 0.5), 50, ("gradient", "reuse")),
     "stage 1, one alpha": Stage1Space(7, (1, 2, 3, 4, 5, 6, 7), (0.2,), 50),
     "stage 2, exact": exact_space(),
     "stage 2, aligned": Stage2Space.of(PAPER_WINNER, range(30, 41), 50, "aligned"),
+    "stage 2, two adapters": Stage2Space.of(
+        PAPER_WINNER, range(30, 41), 50, "aligned", ("identity", "matched")
+    ),
     "stage 2, one point": exact_space([33]),
     "stage 2, unsorted": exact_space([50, 7, 20, 33]),
 }
@@ -83,7 +88,7 @@ class TestConformance:
 
     def test_asks_for_what_the_space_holds_and_never_twice(self, name: str, space: Space) -> None:
         for objective in OBJECTIVES.values():
-            asked = [params for params, _ in drive(SEARCHES[name](space), objective)]
+            asked = [candidate for candidate, _ in drive(SEARCHES[name](space), objective)]
             assert asked
             assert set(asked) <= set(space.grid)
             assert len(set(asked)) == len(asked)
@@ -105,7 +110,7 @@ class TestConformance:
 
 @each_space
 def test_exhaustive_sees_the_whole_grid_in_order(space: Space) -> None:
-    assert [params for params, _ in drive(SEARCHES["exhaustive"](space), scrambled)] == list(space.grid)
+    assert [one for one, _ in drive(SEARCHES["exhaustive"](space), scrambled)] == list(space.grid)
 
 
 @each_space
@@ -120,7 +125,7 @@ def test_exhaustive_is_never_worse_than_greedy(space: Space, seed: int) -> None:
     drive(whole, objective)
     assert search.best is not None
     assert whole.best is not None
-    assert objective(whole.best) >= objective(search.best)
+    assert objective(whole.best.params) >= objective(search.best.params)
 
 
 # Spaces.
@@ -138,15 +143,16 @@ def test_exhaustive_is_never_worse_than_greedy(space: Space, seed: int) -> None:
     ],
 )
 def test_stage_2_values(p: int, k: int, handoff: Handoff, values: tuple[int, ...], start: int) -> None:
-    space = Stage2Space.of(ECDiffParams(p, k, 0.3, 50), range(30, 41), 50, handoff)
+    space = Stage2Space.of(Candidate(ECDiffParams(p, k, 0.3, 50)), range(30, 41), 50, handoff)
     assert space.s_values == values
     assert space.start == start
-    assert [params.s for params in space.grid] == list(values)
-    assert {(params.p, params.k, params.alpha) for params in space.grid} == {(p, k, 0.3)}
+    found = [candidate.params for candidate in space.grid]
+    assert [params.s for params in found] == list(values)
+    assert {(params.p, params.k, params.alpha) for params in found} == {(p, k, 0.3)}
 
 
 def test_stage_2_starts_at_0_7_of_the_steps() -> None:
-    assert Stage2Space.of(ECDiffParams(3, 2, 0.3, 20), range(12, 17), 20, "exact").start == 14
+    assert Stage2Space.of(Candidate(ECDiffParams(3, 2, 0.3, 20)), range(12, 17), 20, "exact").start == 14
 
 
 # The walks by hand: the points in the order of Algorithms 2 and 3.
@@ -154,7 +160,8 @@ def test_stage_2_starts_at_0_7_of_the_steps() -> None:
 
 def greedy(space: Space, objective: Objective) -> tuple[list[ECDiffParams], ECDiffParams | None]:
     search = SEARCHES["greedy"](space)
-    return [params for params, _ in drive(search, objective)], search.best
+    seen = [candidate.params for candidate, _ in drive(search, objective)]
+    return seen, search.best.params if search.best else None
 
 
 def table(*values: float) -> dict[float, float]:
@@ -268,7 +275,7 @@ def test_stage_1_stops_after_three_worse_k(
     space = Stage1Space(7, (1, 2, 3, 4, 5, 6), (0.5,), 50)
     seen, found = greedy(space, lambda params: by_k[params.k - 1])
     assert [params.k for params in seen] == visited
-    assert found == (None if best is None else space.at(best, 0.5))
+    assert found == (None if best is None else space.at(best, 0.5).params)
 
 
 def test_stage_1_as_a_whole() -> None:
@@ -326,6 +333,36 @@ def test_stage_2_walks_over_aligned_s(
     seen, found = greedy(space, lambda params: objective(params.s))
     assert [params.s for params in seen] == visited
     assert found == ECDiffParams(7, 2, 0.3, best)
+
+
+def test_estimators_and_adapters_have_a_walk_each() -> None:
+    def drive_one(space: Space, good: str) -> tuple[Trace, Search]:
+        search, trace = SEARCHES["greedy"](space), Trace()
+        while not search.done:
+            asked = search.ask()
+            trace.append((asked, 2.0 if good in (asked.estimator, asked.handoff_adapter) else 1.0))
+            search.tell(trace[-1][1])
+        return trace, search
+
+    trace, search = drive_one(Stage1Space(7, (1, 2), (0.5, 0.6), 50, ("gradient", "reuse")), "reuse")
+    assert [(one.estimator, one.params.k, one.params.alpha) for one, _ in trace] == [
+        ("gradient", 1, 0.5),
+        ("gradient", 1, 0.6),
+        ("gradient", 2, 0.5),
+        ("gradient", 2, 0.6),
+        ("reuse", 1, 0.5),  # alpha makes no difference to it
+        ("reuse", 2, 0.5),
+    ]
+    assert search.best == Candidate(ECDiffParams(7, 1, 0.5, 50), "reuse")
+    space = Stage2Space.of(PAPER_WINNER, (34, 37), 50, "aligned", ("identity", "matched"))
+    trace, search = drive_one(space, "matched")
+    assert [(one.handoff_adapter, one.params.s) for one, _ in trace] == [
+        ("identity", 34),
+        ("identity", 37),
+        ("matched", 34),
+        ("matched", 37),
+    ]
+    assert search.best == Candidate(ECDiffParams(7, 2, 0.3, 34), handoff_adapter="matched")
 
 
 # Algorithms 2 and 3 word for word, as plain functions of an objective E.

@@ -10,6 +10,7 @@ import torch
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Plan, plan
+from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import ObjectiveError, Weights
@@ -38,12 +39,17 @@ class Measured:
     def __init__(self, ssim: Callable[[ECDiffParams], float | None]) -> None:
         self._ssim = ssim
 
-    def plan(self, params: ECDiffParams) -> Plan:
-        return plan(params, 12)
+    def plan(self, candidate: Candidate) -> Plan:
+        return plan(candidate.params, 12)
 
-    def measure(self, params: ECDiffParams, on_prompts: Callable[[int], None]) -> list[Measurement]:
+    def measure(
+        self, candidates: list[Candidate], on_prompts: Callable[[int], None]
+    ) -> list[list[Measurement]]:
         on_prompts(2)
-        return list(of(self._ssim(params), self._ssim(params)))
+        return [list(of(self._ssim(one.params), self._ssim(one.params))) for one in candidates]
+
+    def forget(self, candidate: Candidate) -> None:
+        pass
 
 
 def test_score_by_hand(latency: LatencyProfile) -> None:
@@ -112,13 +118,13 @@ def test_run_tells_the_search_every_objective(
     scorer = Scorer(latency, Weights(w1=1, w2=0, w3=0), earliest_s=7)
     measured = Measured(lambda params: 0.5 + params.k / 10 - abs(params.alpha - 0.7))
     winner = run(1, SEARCHES["exhaustive"](space), measured, scorer, Progress(), trials.append)  # type: ignore[arg-type]
-    assert [trial.params for trial in trials] == list(space.grid)
+    assert [trial.candidate for trial in trials] == list(space.grid)
     assert [trial.number for trial in trials] == [1, 2, 3, 4, 5, 6]
     assert {trial.stage for trial in trials} == {1}
     assert [trial.value for trial in trials] == pytest.approx([0.2, 0.4, 0.6, 0.3, 0.5, 0.7])
     assert winner is trials[5]
     assert [trial.score.burden for trial in trials if trial.score] == [None] * 6
-    assert trials[5].seconds == pytest.approx(latency.seconds(plan(space.at(2, 0.7), 12)))
+    assert trials[5].seconds == pytest.approx(latency.seconds(plan(space.at(2, 0.7).params, 12)))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
     assert "trial  6  k=2 alpha=0.7" in lines[5]
@@ -128,7 +134,7 @@ def test_run_tells_the_search_every_objective(
 
 
 def test_run_of_stage_2_weighs_the_burden(latency: LatencyProfile) -> None:
-    space = Stage2Space.of(TUNED, range(7, 13), 12, "aligned")
+    space = Stage2Space.of(Candidate(TUNED), range(7, 13), 12, "aligned")
     scorer = Scorer(latency, Weights(w1=0, w2=0, w3=1), earliest_s=7)
     trials: list[Trial] = []
     winner = run(
@@ -139,8 +145,8 @@ def test_run_of_stage_2_weighs_the_burden(latency: LatencyProfile) -> None:
         Progress(),
         trials.append,
     )
-    assert [(trial.params.s, trial.value) for trial in trials] == [(9, 0.6), (12, 0.0)]
-    assert winner.params.s == 9
+    assert [(trial.candidate.params.s, trial.value) for trial in trials] == [(9, 0.6), (12, 0.0)]
+    assert winner.candidate.params.s == 9
 
 
 def test_infeasible_trials(latency: LatencyProfile, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,10 +154,10 @@ def test_infeasible_trials(latency: LatencyProfile, capsys: pytest.CaptureFixtur
     measured = Measured(lambda params: None if params.alpha == 0.5 else params.alpha)
     scorer = Scorer(latency, Weights(w1=1, w2=0, w3=0), earliest_s=7)
     winner = run(1, SEARCHES["greedy"](space), measured, scorer, Progress(), trials.append)  # type: ignore[arg-type]
-    assert [(t.params.alpha, t.state) for t in trials] == [(0.5, "infeasible"), (0.7, "complete")]
+    assert [(t.candidate.params.alpha, t.state) for t in trials] == [(0.5, "infeasible"), (0.7, "complete")]
     assert trials[0].score is None
     assert trials[0].value == float("-inf")
-    assert winner.params.alpha == 0.7
+    assert winner.candidate.params.alpha == 0.7
     assert "infeasible: latents not finite" in capsys.readouterr().out
 
 
@@ -160,7 +166,7 @@ def test_infeasible_trials(latency: LatencyProfile, capsys: pytest.CaptureFixtur
 def test_no_winner(latency: LatencyProfile, name: str, stage: int) -> None:
     spaces = {
         1: Stage1Space(3, (1, 2), (0.3, 0.5), 12),
-        2: Stage2Space.of(TUNED, range(7, 11), 12, "exact"),
+        2: Stage2Space.of(Candidate(TUNED), range(7, 11), 12, "exact"),
     }
     scorer = Scorer(latency, WEIGHTS, earliest_s=7)
     with pytest.raises(NoWinnerError, match=f"Stage {stage} has no winner: none of . configs"):

@@ -11,6 +11,7 @@ import torch
 
 from ecdiff_core.__main__ import main as ecdiff
 from ecdiff_core.link import Link
+from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import latency as latency_module
@@ -76,7 +77,7 @@ def test_latency_of_videos(video_pipe: ECDiffPipeline, monkeypatch: pytest.Monke
 
 def test_references_are_read_when_asked_for(video_pipe: ECDiffPipeline, tmp_path: Path) -> None:
     prompts = CalibrationSet(("a red circle",), (5,))
-    made = reference.make(video_pipe, prompts, tmp_path, batch_size=1, on_prompts=lambda _: None)
+    made = reference.make(video_pipe, prompts, tmp_path, batches=Batches(1), on_prompts=lambda _: None)
     one = made.prompts[0]
     assert one.gram.shape == (9, 9)
     output = video_pipe("a red circle", generator=torch.Generator().manual_seed(5), mode="cloud")
