@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ecdiff_core.devices import get_device, get_dtype, synchronize
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
-from ecdiff_core.families.base import Conditioning, Size
+from ecdiff_core.families.base import Conditioning, Guidance, Size
 from ecdiff_core.handoff import adapt
 from ecdiff_core.memory import Memory
 from ecdiff_core.noise import Estimator, get_estimator
@@ -83,6 +83,9 @@ class ECDiffPipeline:
             own.num_frames if asked.num_frames is None else asked.num_frames,
         )
         pair.family.check_size(self.size)
+        if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
+            name = pair.family.pipeline_class.__name__
+            raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
         scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
         set_steps(
@@ -138,6 +141,13 @@ class ECDiffPipeline:
         return replace(self.config.sampling, height=height, width=width, num_frames=frames)
 
     @property
+    def guidance(self) -> Guidance:
+        """Classifier-free guidance."""
+        sampling = self.config.sampling
+        steps = sampling.num_inference_steps if sampling.use_dynamic_cfg else None
+        return Guidance(sampling.guidance_scale, steps)
+
+    @property
     def estimator(self) -> Estimator:
         """How approximated steps get their noise."""
         return get_estimator(self.config.sampling.estimator)
@@ -169,7 +179,7 @@ class ECDiffPipeline:
         Raises:
             ParamsError: ``matched`` for models of flow matching.
         """
-        guidance, pair = self.config.sampling.guidance_scale, self.pair
+        guidance, pair = self.guidance, self.pair
         edge = adapt(
             pair.family.bind(pair.edge, conditioning, guidance),
             handoff_adapter or self.config.sampling.handoff_adapter,

@@ -31,6 +31,7 @@ _COMMENTS = {
     "num_inference_steps": "T, but for PNDMScheduler, whose T is one more",
     "scheduler": "diffusers class",
     "guidance_scale": "classifier-free guidance; 1 is none",
+    "use_dynamic_cfg": "CogVideoX: whether the guidance scale varies with the timestep",
     "height": "pixels",
     "width": "pixels",
     "num_frames": "of a video; null for pictures",
@@ -93,6 +94,7 @@ class Sampling:
         handoff: ``aligned`` or ``exact``.
         handoff_adapter: ``identity`` or ``matched``: what the edge model is told of the cloud's latents.
         estimator: how approximated steps get their noise.
+        use_dynamic_cfg: CogVideoX alone: the guidance scale varies with the timestep, as in diffusers.
 
     Raises:
         ParamsError, ConfigError: a value is out of range or unknown.
@@ -108,6 +110,7 @@ class Sampling:
     handoff: Handoff = "aligned"
     handoff_adapter: HandoffAdapter = "identity"
     estimator: str = "gradient"
+    use_dynamic_cfg: bool = False
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -220,6 +223,7 @@ _SCALARS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
     "str": (str,),
+    "bool": (bool,),
     "Handoff": (str,),
     "HandoffAdapter": (str,),
     "str | None": (str, type(None)),
@@ -244,7 +248,7 @@ def _build(cls: type[T], tree: object, source: str, where: str) -> T:
             continue
         kind = str(known[key].type)
         expected = _SCALARS.get(kind)
-        if expected and (not isinstance(value, expected) or isinstance(value, bool)):
+        if expected and not (isinstance(value, expected) and isinstance(value, bool) == (kind == "bool")):
             raise ConfigError(f"{source}: expected {path} to be {kind}, got {value!r}.")
         values[key] = value
     required = [name for name, field in known.items() if field.default is MISSING]

@@ -92,8 +92,8 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     generator = torch.Generator().manual_seed(0)
     latents = family.initial_latents(1, pipe.size, family.scheduler, generator)
     timestep = torch.tensor(500, device=latents.device)
-    cloud = family.bind(pipe.pair.cloud, conditioning, guidance)
-    edge = family.bind(pipe.pair.edge, conditioning, guidance)
+    cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)
+    edge = family.bind(pipe.pair.edge, conditioning, pipe.guidance)
     operations: dict[str, Callable[[], object]] = {
         "cloud_call": lambda: cloud(latents, timestep),
         "edge_call": lambda: edge(latents, timestep),

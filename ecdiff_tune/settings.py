@@ -59,6 +59,7 @@ class SamplingSettings:
     num_inference_steps: int = 50
     scheduler: str = "DDIMScheduler"
     guidance_scale: float = 7.5
+    use_dynamic_cfg: bool = False
     height: int | None = None
     width: int | None = None
     num_frames: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,28 @@ class Conditioning:
     size: int
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of a generation.
+
+    Args:
+        scale: 1 or less is none.
+        dynamic_steps: None for the same scale at every step; else num_inference_steps, and the scale varies
+            with the timestep t as 1 + scale (1 - cos(pi ((steps - t) / steps)^5)) / 2, as diffusers'
+            CogVideoX pipelines do for ``use_dynamic_cfg``.
+    """
+
+    scale: float
+    dynamic_steps: int | None = None
+
+    def at(self, timestep: Tensor) -> float:
+        """The scale at a timestep."""
+        if self.dynamic_steps is None:
+            return self.scale
+        left = (self.dynamic_steps - float(timestep)) / self.dynamic_steps
+        return 1 + self.scale * (1 - math.cos(math.pi * left**5)) / 2
+
+
 Prompts = Sequence[str]
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -58,6 +81,8 @@ class Family(ABC):
     may_differ: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Name of a property in which cloud and edge may differ: keys of the denoiser's config."""
     media: ClassVar[Literal["image", "video"]] = "image"
+    offers_dynamic_cfg: ClassVar[bool] = False
+    """Whether the pipeline knows ``use_dynamic_cfg``."""
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self._pipeline = pipeline
@@ -162,7 +187,7 @@ class Family(ABC):
         """The noise to start from, shape (prompts, …), scaled by the scheduler's init_noise_sigma."""
 
     @abstractmethod
-    def bind(self, model: nn.Module, conditioning: Conditioning, guidance_scale: float) -> Denoiser:
+    def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
         """``model`` as a function of latents and timestep that answers with the guided output."""
 
     @abstractmethod

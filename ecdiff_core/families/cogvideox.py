@@ -16,6 +16,7 @@ from ecdiff_core.families.base import (
     Conditioning,
     Family,
     Generators,
+    Guidance,
     Prompts,
     Size,
     guide,
@@ -29,8 +30,8 @@ class CogVideoX(Family):
 
     Latents have shape (batch, latent frames, channels, height / 8, width / 8), 13 latent frames for 49. The
     models predict v, so v is what the estimators extrapolate; DDIM's step is linear in it as in the noise.
-    diffusers' ``use_dynamic_cfg``, off there by default, is not offered: a guidance scale that changes from
-    step to step would be extrapolated along with the output.
+    With ``use_dynamic_cfg`` the guidance scale changes from step to step, and with it the guided output that
+    is extrapolated.
     """
 
     pipeline_class = CogVideoXPipeline
@@ -48,6 +49,7 @@ class CogVideoX(Family):
         "trained size": ("sample_height", "sample_width", "sample_frames"),
     }
     media: ClassVar[Literal["image", "video"]] = "video"
+    offers_dynamic_cfg = True
 
     @property
     def default_size(self) -> Size:
@@ -110,8 +112,8 @@ class CogVideoX(Family):
         )
         return rescaled_noise(latents, pipeline.scheduler, scheduler)
 
-    def bind(self, model: nn.Module, conditioning: Conditioning, guidance_scale: float) -> Denoiser:
-        guided = guidance_scale > 1
+    def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
+        guided = guidance.scale > 1
 
         @cache
         def positions(frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
@@ -127,7 +129,7 @@ class CogVideoX(Family):
                 return_dict=False,
                 **conditioning.tensors,
             )[0].float()
-            return guide(output, guidance_scale) if guided else output
+            return guide(output, guidance.at(timestep)) if guided else output
 
         return denoise
 

@@ -11,7 +11,15 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.families.base import Conditioning, Family, Generators, Size, guide, rescaled_noise
+from ecdiff_core.families.base import (
+    Conditioning,
+    Family,
+    Generators,
+    Guidance,
+    Size,
+    guide,
+    rescaled_noise,
+)
 from ecdiff_core.sampler import Denoiser
 
 
@@ -68,12 +76,12 @@ class ImageFamily(Family):
         )
         return rescaled_noise(latents, pipeline.scheduler, scheduler)
 
-    def bind(self, model: nn.Module, conditioning: Conditioning, guidance_scale: float) -> Denoiser:
+    def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
         def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
-            if guidance_scale <= 1:
+            if guidance.scale <= 1:
                 return self.call(model, latents, timestep, conditioning.tensors)
             both = self.call(model, torch.cat([latents, latents]), timestep, conditioning.tensors)
-            return guide(both, guidance_scale)
+            return guide(both, guidance.at(timestep))
 
         return denoise
 

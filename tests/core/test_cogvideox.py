@@ -20,7 +20,7 @@ from ecdiff_core import ECDiffPipeline, TunedConfig, video
 from ecdiff_core.__main__ import main
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.families import FAMILIES
-from ecdiff_core.families.base import Size
+from ecdiff_core.families.base import Guidance, Size
 from ecdiff_core.families.cogvideox import CogVideoX
 from ecdiff_core.preflight import Row, Verdict, compare, refusals
 from ecdiff_core.schedulers import build_scheduler, set_steps
@@ -91,6 +91,17 @@ def test_cloud_only_equals_diffusers(
     assert (output.latents - expected).abs().max() <= 1e-5
 
 
+def test_a_guidance_scale_that_varies_with_the_timestep(
+    tiny_videos: Path, video_config: TunedConfig, pipe: ECDiffPipeline
+) -> None:
+    output = load(with_sampling(video_config, use_dynamic_cfg=True))(PROMPT, generator=seeded(), mode="cloud")
+    own = CogVideoXPipeline.from_pretrained(tiny_videos / "cloud")
+    expected = from_diffusers(own, video_config, PROMPT, use_dynamic_cfg=True)
+    assert (output.latents - expected).abs().max() <= 1e-5
+    fixed = pipe(PROMPT, generator=seeded(), mode="cloud").latents
+    assert (output.latents - fixed).abs().max() > 1e-2
+
+
 def test_edge_only_equals_diffusers_with_the_edge_model(
     tiny_videos: Path, video_config: TunedConfig, pipe: ECDiffPipeline
 ) -> None:
@@ -145,7 +156,7 @@ def test_a_rotary_edge_gets_its_own_positions(family: CogVideoX, video_config: T
     conditioning = family.encode([PROMPT], 3.0, size)
     latents = family.initial_latents(1, size, family.scheduler, seeded())
     with torch.no_grad():
-        found = family.bind(edge, conditioning, 3.0)(latents, torch.tensor(999))
+        found = family.bind(edge, conditioning, Guidance(3.0))(latents, torch.tensor(999))
     without, text = seen[0].chunk(2)
     torch.testing.assert_close(found, without + 3.0 * (text - without), atol=1e-5, rtol=1e-5)
 
@@ -161,7 +172,7 @@ def test_frames_joined_two_by_two_as_cogvideox_1_5_does(family: CogVideoX, video
     latents = family.initial_latents(1, size, family.scheduler, seeded())
     assert latents.shape == expected.shape == (1, 4, 4, 4, 4)
     torch.testing.assert_close(family.decode(expected), videos)
-    denoise = family.bind(family.denoiser, family.encode([PROMPT], 3.0, size), 3.0)
+    denoise = family.bind(family.denoiser, family.encode([PROMPT], 3.0, size), Guidance(3.0))
     set_steps(family.scheduler, 3)
     with torch.no_grad():
         for timestep in family.scheduler.timesteps:

@@ -233,6 +233,7 @@ def test_another_dtype(tiny_config: TunedConfig, pipe: ECDiffPipeline) -> None:
         ),
         ({"scheduler": "DDIMSheduler"}, r"no scheduler 'DDIMSheduler'.*did you mean DDIM\w*Scheduler\?"),
         ({"num_inference_steps": 1001}, r"1001"),
+        ({"use_dynamic_cfg": True}, r"StableDiffusionPipeline has no use_dynamic_cfg: set it to false"),
     ],
 )
 def test_settings_that_the_models_cannot_do(

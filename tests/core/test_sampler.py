@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffPipeline, TunedConfig, noise
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.families.base import Size
+from ecdiff_core.families.base import Guidance, Size
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Action, Handoff, Plan, plan
 from ecdiff_core.sampler import Denoiser, SamplerState, advance, start
@@ -364,7 +364,9 @@ def test_real_models_stop_fork_and_resume(tiny_config: TunedConfig, name: str) -
     pipe = ECDiffPipeline.from_config(tiny_config, device="cpu")
     family = pipe.pair.family
     conditioning = family.encode(["a small red ring in the center"], 3.0, Size(32, 32))
-    models_of_pair = [family.bind(model, conditioning, 3.0) for model in (pipe.pair.cloud, pipe.pair.edge)]
+    models_of_pair = [
+        family.bind(model, conditioning, Guidance(3.0)) for model in (pipe.pair.cloud, pipe.pair.edge)
+    ]
     loop = (PLAN, *models_of_pair, GRADIENT)
     begun = begin(build_scheduler(name, family.scheduler), batch=1)
     uncut = advance(begun, *loop, 0.3)
