@@ -17,8 +17,8 @@ from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
 from ecdiff_tune.report import pictures, tables
-from ecdiff_tune.search import SEARCHES, Space
-from ecdiff_tune.search.base import Stage1Space, Stage2Space
+from ecdiff_tune.search import SEARCHES, Context, Space
+from ecdiff_tune.search.base import JointSpace, Stage1Space, Stage2Space, stage_name
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
 from ecdiff_tune.study_folder import study_path
@@ -66,6 +66,9 @@ def tune(settings: Settings) -> None:
     _refuse_params_by_hand(settings)
     with prepare(settings) as bench:
         _write_noise_profile(bench)
+        if settings.search.joint:
+            winner = _search(bench, _joint_space(bench))
+            return _finish(bench, winner, tuned_config(bench, winner))
         bench.progress.say(_forecast_of_tune(bench))
         winner, _ = _run_stage1(bench)
         _finish(bench, *_run_stage2(bench, winner.candidate))
@@ -93,6 +96,20 @@ def _stage1_space(bench: Workbench) -> Stage1Space:
     return Stage1Space(bench.p(), ks, alphas, bench.settings.num_steps, estimators)
 
 
+def _joint_space(bench: Workbench) -> JointSpace:
+    settings, search = bench.settings, bench.settings.search
+    return JointSpace(
+        (bench.p(),) if search.p is None else tuple(search.p),
+        tuple(search.k),
+        tuple(search.alpha),
+        settings.s_values,
+        settings.num_steps,
+        settings.core_sampling().handoff,
+        settings.estimators,
+        settings.handoff_adapters,
+    )
+
+
 def _stage2_space(bench: Workbench, winner: Candidate) -> Stage2Space:
     settings = bench.settings
     handoff, adapters = settings.core_sampling().handoff, settings.handoff_adapters
@@ -101,7 +118,7 @@ def _stage2_space(bench: Workbench, winner: Candidate) -> Stage2Space:
 
 def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
     search = bench.settings.search
-    winner = _search(bench, 1, _stage1_space(bench))
+    winner = _search(bench, _stage1_space(bench))
     config = tuned_config(bench, winner)
     config.save(bench.path / STAGE1_FILE)
     _point_out_edge(bench, "k", winner.candidate.params.k, search.k)
@@ -111,7 +128,7 @@ def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
 
 def _run_stage2(bench: Workbench, stage1_winner: Candidate) -> tuple[Trial, TunedConfig]:
     space = _stage2_space(bench, stage1_winner)
-    winner = _search(bench, 2, space)
+    winner = _search(bench, space)
     _point_out_edge(bench, "s", winner.candidate.params.s, space.s_values)
     return winner, tuned_config(bench, winner)
 
@@ -130,12 +147,13 @@ def _check_stage1_is_done(path: Path) -> None:
         )
 
 
-def _search(bench: Workbench, stage: int, space: Space) -> Trial:
+def _search(bench: Workbench, space: Space) -> Trial:
     """Run one stage; trials.csv grows with every trial and keeps the stages before."""
-    bench.progress.say(_forecast(bench, f"stage {stage}", [space]))
+    stage = space.stage
+    bench.progress.say(_forecast(bench, stage_name(stage), [space]))
     bench.progress.start_stage(stage, len(space.grid), len(bench.prompts))
     path = bench.path / "trials.csv"
-    earlier = _earlier_trials(path, stage)
+    earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
     trials: list[Trial] = []
 
     def keep(trial: Trial) -> None:
@@ -145,18 +163,29 @@ def _search(bench: Workbench, stage: int, space: Space) -> Trial:
         )
         write_text(path, table.to_csv(index=False))
 
-    search = SEARCHES[bench.settings.search.name](space)
+    search = SEARCHES[bench.settings.search.name](space, _context(bench, space))
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
     return winner
 
 
-def _earlier_trials(path: Path, stage: int) -> pd.DataFrame:
-    if stage == 1 or not path.is_file():
+def _context(bench: Workbench, space: Space) -> Context:
+    """What the search may know without asking."""
+    evaluator, scorer = bench.evaluator, bench.scorer()
+
+    def objective(candidate: Candidate, quality: float) -> float:
+        return scorer.if_quality(evaluator.plan(candidate), quality, with_burden=space.stage != 1)
+
+    return Context(len(bench.prompts), objective, bench.predict, bench.settings.seed)
+
+
+def _earlier_trials(path: Path) -> pd.DataFrame:
+    """Those of stage 1."""
+    if not path.is_file():
         return pd.DataFrame()
     try:
         table = pd.read_csv(path).astype({"s": "Int64"})
-        return table[table["stage"] < stage]
+        return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
 

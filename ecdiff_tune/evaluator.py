@@ -59,16 +59,22 @@ class Evaluator:
         return plan(candidate.params, self._pipe.num_steps, self._pipe.config.sampling.handoff)
 
     def measure(
-        self, candidates: Sequence[Candidate], on_prompts: Callable[[int], None]
+        self,
+        candidates: Sequence[Candidate],
+        on_prompts: Callable[[int], None],
+        first: int | None = None,
     ) -> list[list[Measurement]]:
         """A list a candidate, prompt by prompt; ``on_prompts`` hears how many prompts became ready.
+
+        Args:
+            first: measured on the first so many prompts; None is all.
 
         Raises:
             OutOfMemoryError: a single prompt does not fit.
         """
         keys = [ConfigKey.of(one, self.plan(one)) for one in candidates]
         known = {key: self._ledger.read(key) for key in keys}
-        names = self._prompts.keys
+        names = self._prompts.keys[:first]
         missing = [i for i, name in enumerate(names) if any(name not in known[key] for key in keys)]
         if len(missing) < len(names):
             on_prompts(len(names) - len(missing))

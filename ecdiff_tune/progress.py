@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.search.base import Ask, Stage, stage_name
 
 if TYPE_CHECKING:
     from ecdiff_tune.study import Trial
@@ -18,13 +19,17 @@ LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
 
 
-def describe(candidate: Candidate, stage: int) -> str:
+def describe(candidate: Candidate, stage: Stage) -> str:
     """The part of a candidate that its stage varies; of the rest what is not the paper's."""
     params = candidate.params
-    words = [f"k={params.k} alpha={params.alpha:g}" if stage == 1 else f"s={params.s}"]
-    if stage == 1 and candidate.estimator != "gradient":
+    words = {
+        1: [f"k={params.k} alpha={params.alpha:g}"],
+        2: [f"s={params.s}"],
+        "joint": [f"p={params.p} k={params.k} alpha={params.alpha:g} s={params.s}"],
+    }[stage]
+    if stage != 2 and candidate.estimator != "gradient":
         words.append(candidate.estimator)
-    if stage == 2 and candidate.handoff_adapter != "identity":
+    if stage != 1 and candidate.handoff_adapter != "identity":
         words.append(candidate.handoff_adapter)
     return " ".join(words)
 
@@ -56,7 +61,7 @@ class Progress:
         self._label = ""
         self._said = 0.0
         self._started = 0.0
-        self._most_trials = 1
+        self._most_trials = self._prompts_in_all = 1
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -85,17 +90,23 @@ class Progress:
             self.say(f"  {self._label}: {self._done} of {self._total} prompts")
             self._said = now
 
-    def start_stage(self, stage: int, most_trials: int, prompts: int) -> None:
+    def start_stage(self, stage: Stage, most_trials: int, prompts: int) -> None:
         """Begin a search stage of at most that many trials."""
-        self._best, self._most_trials, self._total = None, most_trials, prompts
+        self._best, self._most_trials, self._prompts_in_all = None, most_trials, prompts
         self._started = time.monotonic()
         self._bars.reset(
-            self._trials, total=most_trials, description=f"stage {stage}", visible=True, note="trials at most"
+            self._trials,
+            total=most_trials,
+            description=stage_name(stage),
+            visible=True,
+            note="trials at most",
         )
 
-    def start_trial(self, stage: int, number: int, candidate: Candidate) -> None:
-        """Begin a trial."""
-        self.start_task(f"trial {number}  {describe(candidate, stage)}", self._total)
+    def start_trials(self, stage: Stage, number: int, ask: Ask) -> None:
+        """Begin what a search asks for."""
+        several, prompts = len(ask.candidates), ask.prompts or self._prompts_in_all
+        what = describe(ask.candidates[0], stage) if several == 1 else f"{several} configs"
+        self.start_task(f"trial {number}  {what}", prompts)
 
     def end_trial(self, trial: Trial) -> None:
         """One line about a finished trial, the best so far and the time left at most."""
@@ -115,7 +126,7 @@ class Progress:
 
 
 def _trial_line(trial: Trial) -> str:
-    head = f"stage {trial.stage}  trial {trial.number:>2}  {describe(trial.candidate, trial.stage):<13}"
+    head = f"{stage_name(trial.stage)}  trial {trial.number:>2}  {describe(trial.candidate, trial.stage):<13}"
     if trial.score is None:
         return f"{head}  infeasible: latents not finite"
     score = trial.score

@@ -73,6 +73,8 @@ class SearchSettings:
     """conf/search/."""
 
     name: str = "???"
+    joint: bool = False
+    p: list[int] | None = None
     k: list[int] = field(default_factory=list)
     alpha: list[float] = field(default_factory=list)
     s: list[int] | None = None
@@ -267,6 +269,7 @@ def _check_grids(settings: Settings) -> None:
     for adapter in settings.handoff_adapters:
         replace(settings.core_sampling(), handoff_adapter=adapter)  # refuses unknown names
     for name, values in (
+        ("p", [0] if search.p is None else search.p),
         ("k", search.k),
         ("alpha", search.alpha),
         ("s", settings.s_values),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.plan import Plan
@@ -16,6 +17,7 @@ from ecdiff_tune.objective import Score, Weights, burden, efficiency, quality, s
 from ecdiff_tune.progress import Progress
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.search import Search
+from ecdiff_tune.search.base import Result, Stage, stage_name
 
 
 class NoWinnerError(ECDiffError):
@@ -26,17 +28,20 @@ class NoWinnerError(ECDiffError):
 class Trial:
     """One evaluated config. ``score`` is None where a picture could not be made (state ``infeasible``)."""
 
-    stage: int
+    stage: Stage
     number: int
     candidate: Candidate
     plan: Plan
     measurements: tuple[Measurement, ...]
     seconds: float
     score: Score | None
+    discarded: str = ""
 
     @property
     def state(self) -> str:
-        """``complete`` or ``infeasible``."""
+        """``complete``, ``infeasible``, or ``discarded`` before all prompts were measured."""
+        if self.discarded:
+            return "discarded"
         return "infeasible" if self.score is None else "complete"
 
     @property
@@ -86,6 +91,20 @@ class Scorer:
             return self.wallclock
         return self.latency.alone(num_steps)
 
+    def values(self, trial: Trial) -> tuple[float, ...]:
+        """The objective of every prompt alone; minus infinity where it has no finite picture."""
+        return tuple(
+            float("-inf") if alone is None else alone.objective
+            for one in trial.measurements
+            for alone in [self.score(trial.plan, (one,), with_burden=trial.stage != 1)]
+        )
+
+    def if_quality(self, plan: Plan, quality: float, with_burden: bool) -> float:
+        """The objective if the quality were that, by the latency profile."""
+        found = self.score(plan, (Measurement(quality, None, 0.0),), with_burden)
+        assert found is not None
+        return found.objective
+
     def score(self, plan: Plan, measurements: tuple[Measurement, ...], with_burden: bool) -> Score | None:
         """The score; None when a prompt has no finite picture."""
         ssims = [one.ssim for one in measurements if one.ssim is not None]
@@ -98,7 +117,7 @@ class Scorer:
 
 
 def run(
-    stage: int,
+    stage: Stage,
     search: Search,
     evaluator: Evaluator,
     scorer: Scorer,
@@ -114,25 +133,58 @@ def run(
         NoWinnerError: no config won.
     """
     trials: dict[Candidate, Trial] = {}
+    unfinished: dict[Candidate, Trial] = {}
     best: Trial | None = None
     while not search.done:
-        candidate = search.ask()
-        plan = evaluator.plan(candidate)
-        progress.start_trial(stage, len(trials) + 1, candidate)
-        (measured,) = evaluator.measure([candidate], progress.prompts_done)
-        found = tuple(measured)
-        value = scorer.score(plan, found, with_burden=stage == 2)
-        trial = Trial(stage, len(trials) + 1, candidate, plan, found, scorer.seconds(plan, found), value)
-        trials[candidate] = trial
-        search.tell(trial.value)
-        progress.end_trial(trial)
-        on_trial(trial)
-        loser, best = (trial, best) if best and trial.value <= best.value else (best, trial)
-        if stage == 1 and loser is not None:
-            evaluator.forget(loser.candidate)
+        ask = search.ask()
+        progress.start_trials(stage, len(trials) + 1, ask)
+        found = evaluator.measure(ask.candidates, progress.prompts_done, ask.prompts)
+        results = []
+        for candidate, measured in zip(ask.candidates, found, strict=True):
+            trial = _trial(
+                stage, len(trials) + 1, candidate, evaluator.plan(candidate), tuple(measured), scorer
+            )
+            results.append(Result(trial.value, scorer.values(trial)))
+            if ask.prompts is not None:
+                unfinished[candidate] = trial
+                continue
+            unfinished.pop(candidate, None)
+            trials[candidate] = trial
+            progress.end_trial(trial)
+            on_trial(trial)
+            loser, best = (trial, best) if best and trial.value <= best.value else (best, trial)
+            if stage == 1 and loser is not None:
+                evaluator.forget(loser.candidate)
+        search.tell(results)
+        for candidate in [one for one in unfinished if one in search.discarded]:
+            on_trial(replace(unfinished.pop(candidate), discarded=search.discarded[candidate]))
+    if search.discarded:
+        progress.say(_told_of_discarded(search.discarded.values(), len(trials)))
     if search.best is None:
         raise NoWinnerError(
-            f"Stage {stage} has no winner: none of {len(trials)} configs has finite pictures and a score "
-            "that wins. Try dtype=float32, other search.k and search.alpha, or a larger objective.w1."
+            f"The {stage_name(stage)} has no winner: none of {len(trials)} configs has finite pictures and a "
+            "score that wins. Try dtype=float32, other search.k and search.alpha, or a larger objective.w1."
         )
     return trials[search.best]
+
+
+def _trial(
+    stage: Stage,
+    number: int,
+    candidate: Candidate,
+    plan: Plan,
+    found: tuple[Measurement, ...],
+    scorer: Scorer,
+) -> Trial:
+    value = scorer.score(plan, found, with_burden=stage != 1)
+    return Trial(stage, number, candidate, plan, found, scorer.seconds(plan, found), value)
+
+
+def _told_of_discarded(reasons: Iterable[str], measured: int) -> str:
+    """How many candidates were given up and why, the most frequent reason first."""
+    counts = Counter(reasons)
+    parts = [f"{count} by {reason}" for reason, count in counts.most_common()]
+    total = counts.total() + measured
+    return (
+        f"of {total} configs {counts.total()} were given up ({', '.join(parts)}), {measured} measured whole"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import calibration, latency, reference
 from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger
@@ -58,6 +59,10 @@ class Workbench:
         if self.settings.params.p != "auto":
             return int(self.settings.params.p)
         return reference.auto_p(self.reference.noise_change, min(self.settings.s_values))
+
+    def predict(self, candidates: Sequence[Candidate]) -> list[float]:
+        """The quality of candidates, foretold from the reference alone."""
+        raise NotImplementedError
 
     def scorer(self) -> Scorer:
         """Measurements to scores, by this study's weights and latency."""

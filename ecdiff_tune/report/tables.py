@@ -37,7 +37,7 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
     for trial in trials:
         params, plan, score = trial.candidate.params, trial.plan, trial.score
         scores = (score.quality, score.efficiency, score.burden, score.objective) if score else (None,) * 4
-        s = params.s if trial.stage == 2 else None
+        s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
         rows.append((*head, *scores, *calls, trial.seconds, trial.state))

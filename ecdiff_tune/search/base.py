@@ -1,21 +1,36 @@
-"""What a search is: ask for a candidate, tell its value, until done. And what it may ask for: a space."""
+"""What a search is: ask for candidates, tell what came of them, until done. What it may ask for: a space."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from functools import cached_property
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s, plan
+from ecdiff_tune.candidate import Candidate, ConfigKey
+
+Stage = Literal[1, 2, "joint"]
+"""1 searches (k, alpha), 2 s, joint all at once."""
+
+
+def stage_name(stage: Stage) -> str:
+    """In words.
+
+    >>> stage_name(1), stage_name("joint")
+    ('stage 1', 'joint search')
+    """
+    return "joint search" if stage == "joint" else f"stage {stage}"
 
 
 @dataclass(frozen=True)
 class Stage1Space:
     """Candidates of stage 1: (k, alpha) with the cloud model alone, s = T, for every estimator."""
 
+    stage: ClassVar[Stage] = 1
     p: int
     ks: tuple[int, ...]
     alphas: tuple[float, ...]
@@ -45,6 +60,7 @@ class Stage1Space:
 class Stage2Space:
     """Candidates of stage 2: s for every handoff adapter, the rest fixed; a walk begins at ``start``."""
 
+    stage: ClassVar[Stage] = 2
     stage1_winner: Candidate
     s_values: tuple[int, ...]
     start: int
@@ -88,9 +104,48 @@ class Stage2Space:
         return tuple(self.at(s, adapter) for adapter in self.handoff_adapters for s in self.s_values)
 
 
+@dataclass(frozen=True)
+class JointSpace:
+    """Both stages at once: (p, k, alpha, s) for every estimator and handoff adapter."""
+
+    stage: ClassVar[Stage] = "joint"
+    ps: tuple[int, ...]
+    ks: tuple[int, ...]
+    alphas: tuple[float, ...]
+    s_values: tuple[int, ...]
+    num_steps: int
+    handoff: Handoff = "aligned"
+    estimators: tuple[str, ...] = ("gradient",)
+    handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
+
+    @property
+    def p(self) -> int:
+        """The longest warm-up."""
+        return max(self.ps)
+
+    @cached_property
+    def grid(self) -> tuple[Candidate, ...]:
+        """Every candidate that makes another picture than those before it.
+
+        >>> space = JointSpace((7,), (2,), (0.2, 0.3), tuple(range(30, 41)), 50)
+        >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
+        [(0.2, 31), (0.2, 34), (0.2, 37), (0.2, 40), (0.3, 31)]
+        """
+        seen: dict[ConfigKey, Candidate] = {}
+        for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters):
+            for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values):
+                if p <= s and (k == 0 or p >= 2):
+                    effective = effective_s(ECDiffParams(p, k, alpha, s), self.num_steps, self.handoff)
+                    params = ECDiffParams(p, k, alpha, effective)
+                    candidate = Candidate(params, estimator, adapter)
+                    key = ConfigKey.of(candidate, plan(params, self.num_steps, self.handoff))
+                    seen.setdefault(key, candidate)
+        return tuple(seen.values())
+
+
 N = TypeVar("N", int, float)
 
-Space = Stage1Space | Stage2Space
+Space = Stage1Space | Stage2Space | JointSpace
 
 
 def nearest_value(values: Sequence[N], target: float) -> N:
@@ -98,19 +153,68 @@ def nearest_value(values: Sequence[N], target: float) -> N:
     return min(values, key=lambda value: (round(abs(value - target), 9), -value))
 
 
+@dataclass(frozen=True)
+class Ask:
+    """What a search wants to know.
+
+    Args:
+        candidates: at least one; asked for together, they share model calls.
+        prompts: measured on the first so many of the calibration set, which is in random order; None is all.
+    """
+
+    candidates: tuple[Candidate, ...]
+    prompts: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a candidate.
+
+    Args:
+        value: the objective over the prompts that were asked for; minus infinity where it is infeasible.
+        values: the objective of every such prompt alone, whose mean ``value`` is.
+    """
+
+    value: float
+    values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a search may know without asking.
+
+    Args:
+        num_prompts: in the calibration set.
+        objective: of a candidate if its quality were the second argument. Efficiency and burden follow from
+            the plan, so that quality 1 gives an upper bound.
+        predict: the quality of candidates, foretold from the reference run alone (``ecdiff_tune.predict``).
+        seed: of whatever a search draws.
+    """
+
+    num_prompts: int
+    objective: Callable[[Candidate, float], float]
+    predict: Callable[[Sequence[Candidate]], Sequence[float]]
+    seed: int = 0
+
+
 class Search(Protocol):
-    """Asks for candidates one by one; deterministic, and never asks twice for one."""
+    """Asks for candidates until done; deterministic, and never asks twice for a candidate on a prompt that
+    it was told of."""
 
     @property
     def done(self) -> bool:
         """Whether there is nothing more to ask."""
 
-    def ask(self) -> Candidate:
-        """The next candidate to evaluate; the same one until it is told."""
+    def ask(self) -> Ask:
+        """What to evaluate next; the same until it is told."""
 
-    def tell(self, value: float) -> None:
-        """The objective of the candidate that was asked last; minus infinity where it is infeasible."""
+    def tell(self, results: Sequence[Result]) -> None:
+        """What came of the candidates that were asked for last, in their order."""
 
     @property
     def best(self) -> Candidate | None:
-        """The winner once ``done``; None where there is none."""
+        """The winner once ``done``, measured on all prompts; None where there is none."""
+
+    @property
+    def discarded(self) -> Mapping[Candidate, str]:
+        """Candidates that were given up before they were measured on all prompts, and why."""

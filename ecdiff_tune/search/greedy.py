@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ecdiff_core.plan import HandoffAdapter
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Space, Stage1Space, Stage2Space, nearest_value
+from ecdiff_tune.search.base import Ask, Context, Result, Stage1Space, Stage2Space, nearest_value
 
 N = TypeVar("N", int, float)
 PATIENCE = 3
@@ -100,26 +100,27 @@ def best_of(stages: Iterable[Stage]) -> Stage:
 class Greedy:
     """``Search`` over one stage's walk."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Stage1Space | Stage2Space, context: Context) -> None:
         if isinstance(space, Stage1Space):
             self._stage = best_of(stage1(space, estimator) for estimator in space.estimators)
         else:
             self._stage = best_of(stage2(space, adapter) for adapter in space.handoff_adapters)
         self._asked: Candidate | None = next(self._stage)
         self._best: Candidate | None = None
+        self.discarded: Mapping[Candidate, str] = {}
 
     @property
     def done(self) -> bool:
         return self._asked is None
 
-    def ask(self) -> Candidate:
+    def ask(self) -> Ask:
         if self._asked is None:
             raise RuntimeError("The search is done; read best.")
-        return self._asked
+        return Ask((self._asked,))
 
-    def tell(self, value: float) -> None:
+    def tell(self, results: Sequence[Result]) -> None:
         try:
-            self._asked = self._stage.send(value)
+            self._asked = self._stage.send(results[0].value)
         except StopIteration as finished:
             self._asked, (self._best, _) = None, finished.value
 

@@ -40,7 +40,7 @@ from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.report import pictures
 from ecdiff_tune.search import SEARCHES
-from ecdiff_tune.search.base import Stage1Space
+from ecdiff_tune.search.base import Context, Result, Stage1Space
 
 from .conftest import Command, Outcome
 
@@ -204,11 +204,15 @@ def test_trials_are_in_the_order_of_evaluation(done: Study) -> None:
         assert part["trial"].tolist() == list(range(1, len(part) + 1))
     first = trials[trials["stage"] == 1]
     space = Stage1Space(int(first["p"].iloc[0]), (1, 2), (0.3, 0.5, 0.7), STEPS)
-    search, values = SEARCHES["greedy"](space), iter(first["objective"])
+    search, values = (
+        SEARCHES["greedy"](space, Context(3, lambda _, q: q, lambda cs: [0.5] * len(cs))),
+        iter(first["objective"]),
+    )
     walked = []
     while not search.done:
-        walked.append((search.ask().params.k, search.ask().params.alpha))
-        search.tell(next(values))
+        (asked,) = search.ask().candidates
+        walked.append((asked.params.k, asked.params.alpha))
+        search.tell([Result(next(values))])
     assert walked == list(zip(first["k"], first["alpha"], strict=True))
 
 

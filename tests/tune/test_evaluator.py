@@ -26,7 +26,7 @@ from ecdiff_tune.objective import Weights
 from ecdiff_tune.progress import Progress
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.search import SEARCHES
-from ecdiff_tune.search.base import Stage1Space
+from ecdiff_tune.search.base import Context, Stage1Space
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer, Trial, run
 
@@ -375,7 +375,8 @@ def test_the_search_goes_on_past_an_infeasible_config(
 ) -> None:
     spoil(monkeypatch, alpha=0.5, prompts=slice(1))
     trials: list[Trial] = []
-    search = SEARCHES[name](Stage1Space(3, (1, 2), (0.3, 0.5, 0.7), 12))
+    context = Context(3, lambda _, quality: quality, lambda candidates: [0.5] * len(candidates))
+    search = SEARCHES[name](Stage1Space(3, (1, 2), (0.3, 0.5, 0.7), 12), context)
     scorer = Scorer(latency, Weights(), earliest_s=7)
     winner = run(1, search, evaluator, scorer, Progress(), trials.append)
     by_alpha = {trial.candidate.params.alpha: trial.state for trial in trials}

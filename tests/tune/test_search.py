@@ -14,15 +14,22 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Search, Space
-from ecdiff_tune.search.base import Stage1Space, Stage2Space
+from ecdiff_tune.search.base import Context, Result, Stage1Space, Stage2Space
 
 NEVER = float("-inf")
+PROMPTS = 40
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PAPER_STAGE_1 = Stage1Space(7, (1, 2, 3, 4, 5), ALPHAS, 50)
 PAPER_WINNER = Candidate(ECDiffParams(7, 2, 0.3, 50))
 
 Objective = Callable[[ECDiffParams], float]
 Trace = list[tuple[Candidate, float]]
+
+
+def make(name: str, space: Space, objective: Objective) -> Search:
+    """A search that knows a bound, 1, and a foretold quality that is none too good."""
+    context = Context(PROMPTS, lambda _, quality: quality, lambda cs: [scrambled(c.params) for c in cs])
+    return SEARCHES[name](space, context)
 
 
 def exact_space(values: Sequence[int] = range(30, 41)) -> Stage2Space:
@@ -33,10 +40,11 @@ def drive(search: Search, objective: Objective, most: int = 1000) -> Trace:
     """Run a search to its end; what it asked and was told."""
     trace: Trace = []
     while not search.done:
-        candidate = search.ask()
-        assert search.ask() == candidate, "ask() must give the same candidate until it is told"
-        trace.append((candidate, objective(candidate.params)))
-        search.tell(trace[-1][1])
+        ask = search.ask()
+        assert search.ask() == ask, "ask() must give the same candidates until it is told"
+        fresh = [(candidate, objective(candidate.params)) for candidate in ask.candidates]
+        search.tell([Result(value, (value,) * (ask.prompts or PROMPTS)) for _, value in fresh])
+        trace += fresh
         assert len(trace) <= most, "the search does not end"
     return trace
 
@@ -82,13 +90,13 @@ each_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 class TestConformance:
     def test_is_deterministic(self, name: str, space: Space) -> None:
         for objective in OBJECTIVES.values():
-            first, second = SEARCHES[name](space), SEARCHES[name](space)
+            first, second = make(name, space, objective), make(name, space, objective)
             assert drive(first, objective) == drive(second, objective)
             assert first.best == second.best
 
     def test_asks_for_what_the_space_holds_and_never_twice(self, name: str, space: Space) -> None:
         for objective in OBJECTIVES.values():
-            asked = [candidate for candidate, _ in drive(SEARCHES[name](space), objective)]
+            asked = [candidate for candidate, _ in drive(make(name, space, objective), objective)]
             assert asked
             assert set(asked) <= set(space.grid)
             assert len(set(asked)) == len(asked)
@@ -97,12 +105,12 @@ class TestConformance:
         # Algorithm 2 starts from V_best = 0, so there a config must score above 0.
         floor = 0.0 if name == "greedy" and isinstance(space, Stage1Space) else NEVER
         for label, objective in OBJECTIVES.items():
-            search = SEARCHES[name](space)
+            search = make(name, space, objective)
             best, value = max(drive(search, objective), key=lambda seen: seen[1])
             assert search.best == (best if value > floor else None), label
 
     def test_nothing_is_asked_once_done(self, name: str, space: Space) -> None:
-        search = SEARCHES[name](space)
+        search = make(name, space, scrambled)
         drive(search, scrambled)
         with pytest.raises(RuntimeError, match="done"):
             search.ask()
@@ -110,7 +118,7 @@ class TestConformance:
 
 @each_space
 def test_exhaustive_sees_the_whole_grid_in_order(space: Space) -> None:
-    assert [one for one, _ in drive(SEARCHES["exhaustive"](space), scrambled)] == list(space.grid)
+    assert [one for one, _ in drive(make("exhaustive", space, scrambled), scrambled)] == list(space.grid)
 
 
 @each_space
@@ -120,7 +128,7 @@ def test_exhaustive_is_never_worse_than_greedy(space: Space, seed: int) -> None:
     def objective(params: ECDiffParams) -> float:
         return random.Random(f"{seed}{params}").random()
 
-    search, whole = SEARCHES["greedy"](space), SEARCHES["exhaustive"](space)
+    search, whole = make("greedy", space, objective), make("exhaustive", space, objective)
     drive(search, objective)
     drive(whole, objective)
     assert search.best is not None
@@ -159,7 +167,7 @@ def test_stage_2_starts_at_0_7_of_the_steps() -> None:
 
 
 def greedy(space: Space, objective: Objective) -> tuple[list[ECDiffParams], ECDiffParams | None]:
-    search = SEARCHES["greedy"](space)
+    search = make("greedy", space, objective)
     seen = [candidate.params for candidate, _ in drive(search, objective)]
     return seen, search.best.params if search.best else None
 
@@ -337,11 +345,11 @@ def test_stage_2_walks_over_aligned_s(
 
 def test_estimators_and_adapters_have_a_walk_each() -> None:
     def drive_one(space: Space, good: str) -> tuple[Trace, Search]:
-        search, trace = SEARCHES["greedy"](space), Trace()
+        search, trace = make("greedy", space, scrambled), Trace()
         while not search.done:
-            asked = search.ask()
+            (asked,) = search.ask().candidates
             trace.append((asked, 2.0 if good in (asked.estimator, asked.handoff_adapter) else 1.0))
-            search.tell(trace[-1][1])
+            search.tell([Result(trace[-1][1])])
         return trace, search
 
     trace, search = drive_one(Stage1Space(7, (1, 2), (0.5, 0.6), 50, ("gradient", "reuse")), "reuse")

@@ -17,9 +17,10 @@ from ecdiff_tune.objective import ObjectiveError, Weights
 from ecdiff_tune.progress import Progress
 from ecdiff_tune.reference import PromptReference, Reference
 from ecdiff_tune.search import SEARCHES
-from ecdiff_tune.search.base import Stage1Space, Stage2Space
+from ecdiff_tune.search.base import Context, Stage1Space, Stage2Space
 from ecdiff_tune.study import NoWinnerError, Scorer, Trial, run
 
+NOTHING_KNOWN = Context(2, lambda _, quality: quality, lambda candidates: [0.5] * len(candidates))
 WEIGHTS = Weights(w1=0.5, w2=0.25, w3=2.0)
 TUNED = ECDiffParams(3, 2, 0.3, 9)  # 3C2A1C2A1C3E
 
@@ -43,7 +44,7 @@ class Measured:
         return plan(candidate.params, 12)
 
     def measure(
-        self, candidates: list[Candidate], on_prompts: Callable[[int], None]
+        self, candidates: list[Candidate], on_prompts: Callable[[int], None], first: int | None
     ) -> list[list[Measurement]]:
         on_prompts(2)
         return [list(of(self._ssim(one.params), self._ssim(one.params))) for one in candidates]
@@ -117,7 +118,7 @@ def test_run_tells_the_search_every_objective(
     space, trials = Stage1Space(3, (1, 2), (0.3, 0.5, 0.7), 12), list[Trial]()
     scorer = Scorer(latency, Weights(w1=1, w2=0, w3=0), earliest_s=7)
     measured = Measured(lambda params: 0.5 + params.k / 10 - abs(params.alpha - 0.7))
-    winner = run(1, SEARCHES["exhaustive"](space), measured, scorer, Progress(), trials.append)  # type: ignore[arg-type]
+    winner = run(1, SEARCHES["exhaustive"](space, NOTHING_KNOWN), measured, scorer, Progress(), trials.append)  # type: ignore[arg-type]
     assert [trial.candidate for trial in trials] == list(space.grid)
     assert [trial.number for trial in trials] == [1, 2, 3, 4, 5, 6]
     assert {trial.stage for trial in trials} == {1}
@@ -139,7 +140,7 @@ def test_run_of_stage_2_weighs_the_burden(latency: LatencyProfile) -> None:
     trials: list[Trial] = []
     winner = run(
         2,
-        SEARCHES["exhaustive"](space),
+        SEARCHES["exhaustive"](space, NOTHING_KNOWN),
         Measured(lambda _: 0.9),  # type: ignore[arg-type]
         scorer,
         Progress(),
@@ -153,7 +154,7 @@ def test_infeasible_trials(latency: LatencyProfile, capsys: pytest.CaptureFixtur
     space, trials = Stage1Space(3, (1,), (0.3, 0.5, 0.7), 12), list[Trial]()
     measured = Measured(lambda params: None if params.alpha == 0.5 else params.alpha)
     scorer = Scorer(latency, Weights(w1=1, w2=0, w3=0), earliest_s=7)
-    winner = run(1, SEARCHES["greedy"](space), measured, scorer, Progress(), trials.append)  # type: ignore[arg-type]
+    winner = run(1, SEARCHES["greedy"](space, NOTHING_KNOWN), measured, scorer, Progress(), trials.append)  # type: ignore[arg-type]
     assert [(t.candidate.params.alpha, t.state) for t in trials] == [(0.5, "infeasible"), (0.7, "complete")]
     assert trials[0].score is None
     assert trials[0].value == float("-inf")
@@ -169,10 +170,10 @@ def test_no_winner(latency: LatencyProfile, name: str, stage: int) -> None:
         2: Stage2Space.of(Candidate(TUNED), range(7, 11), 12, "exact"),
     }
     scorer = Scorer(latency, WEIGHTS, earliest_s=7)
-    with pytest.raises(NoWinnerError, match=f"Stage {stage} has no winner: none of . configs"):
+    with pytest.raises(NoWinnerError, match=f"The stage {stage} has no winner: none of . configs"):
         run(
             stage,
-            SEARCHES[name](spaces[stage]),
+            SEARCHES[name](spaces[stage], NOTHING_KNOWN),
             Measured(lambda _: None),  # type: ignore[arg-type]
             scorer,
             Progress(),
