@@ -36,11 +36,11 @@ class NoiseSchedule:
 
     @classmethod
     def of(cls, scheduler: SchedulerMixin, scaling_factor: float) -> NoiseSchedule | None:
-        """The schedule of a diffusers scheduler; None for one without abar (flow matching)."""
-        alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
-        if alphas_cumprod is None:
-            return None
+        """The schedule of a diffusers scheduler; None for flow matching, which has no abar."""
         prediction = str(scheduler.config.get("prediction_type", "epsilon"))
+        alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+        if alphas_cumprod is None or prediction == "flow_prediction":  # UniPC (Wan) has both, and uses none
+            return None
         return cls(torch.as_tensor(alphas_cumprod).double().cpu(), float(scaling_factor), prediction)
 
     @property

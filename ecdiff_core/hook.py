@@ -7,29 +7,25 @@ to step or is rescaled (``guidance_rescale``, CogVideoX's ``use_dynamic_cfg``) m
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.utils import BaseOutput
-from torch import Tensor, nn
+from torch import nn
 
-from ecdiff_core import noise
-from ecdiff_core.errors import ConfigError, PairError, ParamsError
+from ecdiff_core.errors import PairError
 from ecdiff_core.hook_checks import (
     HOOK_NAME,
-    arguments_for,
-    check_edge,
-    check_place,
     check_scheduler,
     denoiser_of,
     forward_signature,
+    hook_on,
     without_offload,
 )
-from ecdiff_core.noise import NoiseState, get_estimator
+from ecdiff_core.hook_edge import EdgeModel
+from ecdiff_core.hook_history import History
+from ecdiff_core.noise import get_estimator
 from ecdiff_core.plan import Action, Plan
 from ecdiff_core.tracking import StepTracker
 from ecdiff_core.tuned_config import TunedConfig
@@ -41,20 +37,24 @@ def apply_ecdiff(
     """Share the generations of a diffusers pipeline with an edge model, as a tuned config says.
 
     From then on ``pipe(...)`` makes its steps as planned, and ``pipe.ecdiff`` (``ECDiffHook``) tells what the
-    last call did. The pipeline's own settings stay in force: prompts, guidance scale, size, LoRA, callbacks.
-    Called again, it replaces what was applied before. A model to be compiled with ``fullgraph=True`` must be
-    compiled before this (``pipe.unet = torch.compile(pipe.unet, fullgraph=True)``), or block by block.
+    last call did. The pipeline's own settings stay in force: prompts, guidance scale, size, callbacks, LoRA
+    (the cloud's alone: load one for the edge model too). Called again, it replaces what was applied before.
+    The hook sits on the denoiser, so it acts in every pipeline that has the same one (``from_pipe``).
+
+    A model to be compiled with ``fullgraph=True`` must be compiled before this (``pipe.unet =
+    torch.compile(pipe.unet, fullgraph=True)``), or block by block (``pipe.unet.compile_repeated_blocks``).
 
     Args:
         pipe: a diffusers pipeline with one denoiser, ``unet`` or ``transformer``: the cloud model.
         config: tuned for the pair, or the YAML file with it.
-        edge: a diffusers pipeline (its denoiser is used) or the denoiser itself, on the cloud's device and in
-            its dtype; None for a plan without edge steps.
+        edge: a diffusers pipeline (its denoiser is used; for ``handoff_adapter: matched`` also its noise
+            schedule) or the denoiser itself, on the cloud's device and in its dtype; None for a plan without
+            edge steps.
         check_scheduler: refuse a scheduler that is not the config's or draws fresh noise at every step.
 
     Raises:
-        ConfigError: the config cannot be read, or asks for ``handoff_adapter: matched``.
-        ParamsError: the scheduler is not the config's.
+        ConfigError: the config cannot be read, or asks for ``matched`` with an edge that is no pipeline.
+        ParamsError: the scheduler is not the config's, or has no noise schedule for ``matched``.
         PairError: the pipeline or the edge model cannot be used.
 
     A generation raises ParamsError when it has another number of steps than the config, a scheduler that does
@@ -71,34 +71,34 @@ def apply_ecdiff(
     """
     if not isinstance(config, TunedConfig):
         config = TunedConfig.load(config)
-    hook = ECDiffHook(pipe, config, None if edge is None else denoiser_of(edge), check_scheduler)
-    if getattr(pipe, "ecdiff", None) is not None:
-        remove_ecdiff(pipe)
+    hook = ECDiffHook(pipe, config, edge, check_scheduler)
+    there = hook_on(denoiser_of(pipe))
+    if there is not None and there is not getattr(pipe, "ecdiff", None):
+        raise PairError(
+            "ECDiff is applied to this model by way of another pipeline: call remove_ecdiff first."
+        )
+    remove_ecdiff(pipe)
     with without_offload(pipe):
         HookRegistry.check_if_exists_or_initialize(denoiser_of(pipe)).register_hook(hook, HOOK_NAME)
     pipe.ecdiff = hook
 
 
 def remove_ecdiff(pipe: Any) -> None:
-    """Undo ``apply_ecdiff``; does nothing to a pipeline that it was not applied to."""
-    if getattr(pipe, "ecdiff", None) is None:
+    """Undo ``apply_ecdiff``, be it through this pipeline or another one that shares its denoiser.
+
+    Does nothing where it was not applied.
+    """
+    hook = getattr(pipe, "ecdiff", None) or hook_on(denoiser_of(pipe))
+    if hook is None:
         return
-    with without_offload(pipe):
-        model: Any = denoiser_of(pipe)
-        model._diffusers_hook.remove_hook(HOOK_NAME, recurse=False)
-        if not model._diffusers_hook.hooks:  # an empty registry would put later hooks inside torch.compile
-            del model._diffusers_hook
-    del pipe.ecdiff
-
-
-@dataclass
-class _Branch:
-    """One of the model calls of a step: what is remembered of it, and how its output is wrapped."""
-
-    noise: NoiseState
-    batch: int
-    dtype: torch.dtype
-    wrap: Callable[[Tensor], Any]
+    if hook_on(hook.module) is hook:
+        with without_offload(pipe):
+            registry = hook.module._diffusers_hook
+            registry.remove_hook(HOOK_NAME, recurse=False)
+            if not registry.hooks:  # an empty registry would put later hooks inside torch.compile
+                del hook.module._diffusers_hook
+    for owner in (pipe, hook.pipe):
+        vars(owner).pop("ecdiff", None)
 
 
 class ECDiffHook(ModelHook):
@@ -108,38 +108,34 @@ class ECDiffHook(ModelHook):
         plan: what every step is to do.
         calls: how often each model was really called in the last generation (or the one under way); twice a
             step where a pipeline calls it once with and once without the prompt.
+        pipe, module: the pipeline, and its denoiser, which the hook is on.
     """
 
     _is_stateful = True  # so that diffusers' reset_stateful_hooks frees the history
 
-    def __init__(self, pipe: Any, config: TunedConfig, edge: nn.Module | None, check_scheduler: bool) -> None:
+    def __init__(self, pipe: Any, config: TunedConfig, edge: Any, check_scheduler: bool) -> None:
         super().__init__()
+        self.pipe, self.module = pipe, denoiser_of(pipe)
         self.plan: Plan = config.plan()
         self.calls = {"cloud": 0, "edge": 0}
-        self._pipe, self._config, self._edge = pipe, config, edge
-        self._check_scheduler = check_scheduler
-        self._estimator = get_estimator(config.sampling.estimator)
-        self._tracker = StepTracker(pipe, config.params, self.plan.num_steps)
-        self._branches: list[_Branch] = []
         self._done: list[Action] = []
+        self._scheduler = config.sampling.scheduler if check_scheduler else None
         self._signature = forward_signature(pipe)
-        self._check_usable()
-
-    def _check_usable(self) -> None:
-        cloud, adapter = denoiser_of(self._pipe), self._config.sampling.handoff_adapter
-        if self._check_scheduler:
-            check_scheduler(self._pipe.scheduler, self._config.sampling.scheduler)
-        if adapter != "identity":
-            raise ConfigError(
-                f"apply_ecdiff knows no handoff_adapter {adapter}. Use ECDiffPipeline, or set it to identity."
-            )
-        if self._edge is None and self.plan.edge_calls:
+        self._check_scheduler()
+        if edge is None and self.plan.edge_calls:
             raise PairError(f"The plan has edge steps ({self.plan}): give apply_ecdiff an edge model.")
-        if self._edge is not None:
-            check_edge(cloud, self._edge)
+        self._edge = None if edge is None else EdgeModel(pipe, edge, config.sampling.handoff_adapter)
+        self._tracker = StepTracker(pipe, config)
+        self._history = History(get_estimator(config.sampling.estimator), config.params.alpha)
+
+    def _check_scheduler(self) -> None:
+        if self._scheduler is not None:
+            check_scheduler(self.pipe.scheduler, self._scheduler)
 
     def summary(self) -> str:
         """What the last generation did, counted; the steps so far while one is under way."""
+        if getattr(self.pipe, "ecdiff", None) is self and hook_on(denoiser_of(self.pipe)) is not self:
+            return "not in use: the pipeline got another denoiser since apply_ecdiff"
         if not self._done:
             return "no generation yet"
         cloud, edge = self.calls["cloud"], self.calls["edge"]
@@ -148,8 +144,17 @@ class ECDiffHook(ModelHook):
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Forget the generation under way, not what ``summary`` tells of it."""
         self._tracker.forget()
-        self._branches.clear()
+        self._history.clear()
         return module
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Refuse to be called for a copy of the model: its ``forward`` would still be the original's."""
+        if module is not self.module:
+            raise PairError(
+                "This model is a copy of one that apply_ecdiff was applied to, and still tied to it. Call "
+                "remove_ecdiff before copying a pipeline, or on the copy; then apply_ecdiff to both."
+            )
+        return args, kwargs
 
     # The decision is not traced, the models are: what is called below is, unless it says otherwise.
     @torch.compiler.disable(recursive=False, reason="apply_ecdiff decides before every call of the model")
@@ -164,29 +169,18 @@ class ECDiffHook(ModelHook):
     def _enter(self, module: nn.Module, *args: Any, **kwargs: Any) -> Action:
         """What this call is to do."""
         given = self._signature.bind_partial(*args, **kwargs).arguments
-        sample, timestep = next(iter(given.values())), torch.as_tensor(given["timestep"])
         tracker, calls_before = self._tracker, self._tracker.branch + 1
-        if tracker.enter(timestep):
-            self._branches.clear()
+        if tracker.enter(torch.as_tensor(given["timestep"])):
+            self._history.clear()
             self._done, self.calls = [], {"cloud": 0, "edge": 0}
-            if self._check_scheduler:
-                check_scheduler(self._pipe.scheduler, self._config.sampling.scheduler)
+            self._check_scheduler()
             if self._edge is not None:
-                check_place(module, self._edge)
-        step, branch, branches = tracker.step, tracker.branch, self._branches
+                self._edge.begin(module)
         if not self._needs_history:
-            branches.clear()
-        elif step > 0 and (
-            branch >= len(branches)
-            or (branch == 0 and calls_before != len(branches))
-            or len(sample) != branches[branch].batch
-        ):
-            tracker.forget()
-            raise ParamsError(
-                f"The model's batch ({len(sample)}) or its number of calls changed at step {step}: there is "
-                "nothing to estimate from. Keep guidance on or off for a whole generation."
-            )
-        return self.plan.steps[step]
+            self._history.clear()
+        elif tracker.step > 0:
+            self._history.check(tracker.step, tracker.branch, calls_before, len(next(iter(given.values()))))
+        return self.plan.steps[tracker.step]
 
     @property
     def _needs_history(self) -> bool:
@@ -194,31 +188,20 @@ class ECDiffHook(ModelHook):
 
     @torch.compiler.disable
     def _observe(self, output: Any) -> Any:
-        """Take in a real output of the cloud model."""
         self._count(Action.CLOUD)
         if self._needs_history:
-            tensor, wrap = _unwrap(output)
-            # A copy: pipelines change outputs in place, and CUDA graphs reuse their memory.
-            eps = tensor.detach().to(torch.float32, copy=True)
-            if self._tracker.step == 0:
-                self._branches.append(_Branch(noise.init(), len(eps), tensor.dtype, wrap))
-            branch = self._branches[self._tracker.branch]
-            branch.noise = self._estimator.observe(branch.noise, eps)
+            self._history.observe(self._tracker.branch, output)
         return output
 
     @torch.compiler.disable
     def _estimate(self) -> Any:
-        """What the cloud model would answer with, without calling it."""
-        branch = self._branches[self._tracker.branch]
-        branch.noise = self._estimator.estimate(branch.noise, self._config.params.alpha)
         self._count(Action.APPROX)
-        assert branch.noise.eps is not None
-        return branch.wrap(branch.noise.eps.to(branch.dtype, copy=True))
+        return self._history.estimate(self._tracker.branch)
 
     @torch.compiler.disable
     def _call_edge(self, *args: Any, **kwargs: Any) -> Any:
         assert self._edge is not None
-        output = self._edge(*args, **arguments_for(self._edge, kwargs))
+        output = self._edge(*args, **kwargs)
         self._count(Action.EDGE)
         return output
 
@@ -227,12 +210,3 @@ class ECDiffHook(ModelHook):
             self._done.append(action)
         if action is not Action.APPROX:
             self.calls[action.name.lower()] += 1
-
-
-def _unwrap(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The tensor in a model's output, and how to make such an output of another one."""
-    if isinstance(output, tuple | BaseOutput) and len(output) == 1 and isinstance(output[0], Tensor):
-        return output[0], (lambda tensor: (tensor,)) if isinstance(output, tuple) else type(output)
-    raise PairError(
-        f"Expected the model to answer with a tuple or a diffusers output of one tensor, got {type(output)}."
-    )

@@ -1,4 +1,4 @@
-"""What ``apply_ecdiff`` must know of a pipeline, its scheduler and an edge model; refusals."""
+"""What ``apply_ecdiff`` must know of a pipeline and its scheduler; refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers.utils.torch_utils import get_module_execution_device, unwrap_module
+from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
 from ecdiff_core.errors import PairError, ParamsError
@@ -15,9 +15,6 @@ from ecdiff_core.schedulers import build_scheduler
 
 HOOK_NAME = "ecdiff"
 """In the denoiser's HookRegistry."""
-
-_ONLY_IF = {"image_rotary_emb": "use_rotary_positional_embeddings", "guidance": "guidance_embeds"}
-"""Arguments that a model must not be given unless its config has that key set."""
 
 
 def denoiser_of(holder: Any) -> nn.Module:
@@ -33,6 +30,12 @@ def denoiser_of(holder: Any) -> nn.Module:
             f"{type(holder).__name__} has neither unet nor transformer: give a diffusers pipeline."
         )
     return found[0]
+
+
+def hook_on(model: nn.Module) -> Any:
+    """The hook that ``apply_ecdiff`` put on a model; None without one."""
+    registry = getattr(model, "_diffusers_hook", None)
+    return None if registry is None else registry.get_hook(HOOK_NAME)
 
 
 def forward_signature(pipe: Any) -> inspect.Signature:
@@ -63,51 +66,6 @@ def check_scheduler(scheduler: Any, expected: str) -> None:
             f"Set pipe.scheduler = {expected}.from_config(pipe.scheduler.config), or check_scheduler=False."
         )
     build_scheduler(name, scheduler)  # raises for one that draws fresh noise
-
-
-def check_edge(cloud: nn.Module, edge: nn.Module) -> None:
-    """Refuse an edge model that cannot stand in for the cloud model.
-
-    Raises:
-        PairError: it is the cloud model itself, hooked too, or built for other latents or embeddings.
-    """
-    if unwrap_module(edge) is unwrap_module(cloud):
-        raise PairError("The edge model is the pipeline's own denoiser: give apply_ecdiff another one.")
-    registry = getattr(edge, "_diffusers_hook", None)
-    if registry is not None and registry.get_hook(HOOK_NAME) is not None:
-        raise PairError("ECDiff is applied to the edge model's pipeline: call remove_ecdiff on it first.")
-    ours, theirs = getattr(cloud, "config", {}), getattr(edge, "config", {})
-    for key in ("in_channels", "out_channels"):
-        if key in ours and key in theirs and ours[key] != theirs[key]:
-            raise PairError(
-                f"The edge does not fit the cloud: {key} is {theirs[key]}, the cloud's {ours[key]}."
-            )
-    rotary = _ONLY_IF["image_rotary_emb"]
-    if theirs.get(rotary) and not ours.get(rotary):
-        raise PairError(
-            "The edge needs rotary embeddings, which a pipeline for this cloud model does not make."
-        )
-
-
-def check_place(cloud: nn.Module, edge: nn.Module) -> None:
-    """Refuse an edge model on another device or in another dtype; offloaded ones count as where they compute.
-
-    Raises:
-        PairError: it is.
-    """
-    here, there = get_module_execution_device(cloud), get_module_execution_device(edge)
-    if (here.type, here.index or 0) != (there.type, there.index or 0):
-        raise PairError(f"The edge model is on {there}, the cloud on {here}: call edge.to({str(here)!r}).")
-    ours, theirs = getattr(cloud, "dtype", None), getattr(edge, "dtype", None)
-    if None not in (ours, theirs) and ours != theirs:
-        raise PairError(f"The edge model is in {theirs}, the cloud in {ours}: call edge.to({ours}).")
-
-
-def arguments_for(edge: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The cloud's arguments without those that the edge would misread (rotary embeddings, CogVideoX 2B)."""
-    config = getattr(edge, "config", {})
-    unread = [name for name, key in _ONLY_IF.items() if name in kwargs and not config.get(key, True)]
-    return {**kwargs, **dict.fromkeys(unread)}
 
 
 @contextmanager

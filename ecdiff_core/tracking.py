@@ -1,7 +1,8 @@
-"""Which step of a generation a call of the denoiser belongs to, told by its timestep alone.
+"""Which step of a generation a call of the denoiser belongs to, told by its timestep.
 
 A hook sees neither the pipeline's loop nor where a generation begins, and a generation may end half-way (an
-exception in a callback). So nothing is counted across calls that the scheduler's timesteps do not confirm.
+exception in a callback). So nothing is counted across calls that the scheduler's timesteps do not confirm;
+calls are counted only where two steps have one timestep (PNDM).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import count_steps
+from ecdiff_core.tuned_config import TunedConfig
 
 
 class StepTracker:
@@ -19,19 +21,20 @@ class StepTracker:
 
     Args:
         pipe: a diffusers pipeline; its scheduler's ``timesteps`` are read.
-        params, num_steps: of the plan; every generation must have ``num_steps`` steps.
+        config: every generation must have its plan's number of steps.
 
-    ``step`` counts upwards from 0; ``branch`` counts the calls at one timestep (0 with the prompt and without
-    it in one batch; 0 and 1 where a pipeline calls the model for each).
+    ``step`` counts upwards from 0; ``branch`` counts the calls of a step (0 with the prompt and without it in
+    one batch; 0 and 1 where a pipeline calls the model for each).
     """
 
-    def __init__(self, pipe: Any, params: ECDiffParams, num_steps: int) -> None:
-        self._pipe, self._params, self._num_steps = pipe, params, num_steps
+    def __init__(self, pipe: Any, config: TunedConfig) -> None:
+        self._pipe, self._config = pipe, config
         self.forget()
 
     def forget(self) -> None:
         """Expect a new generation."""
         self.step, self.branch = -1, 0
+        self._branches = 0
         self._timesteps: Tensor | None = None
         self._values: list[float] = []
 
@@ -39,7 +42,7 @@ class StepTracker:
         """Find step and branch of a call with this timestep; whether it begins a generation.
 
         Raises:
-            ParamsError: the generation has another number of steps, repeats timesteps, leaves out steps or
+            ParamsError: the generation has another number of steps or of calls a step, leaves out steps, or
                 does not begin with the first.
         """
         timesteps = self._pipe.scheduler.timesteps
@@ -61,26 +64,15 @@ class StepTracker:
                 f"Expected step {expected} of the generation, got step {step}. Only whole generations can be "
                 "made: from the first timestep on (no image to image), and no step left out."
             )
+        if step == 0:
+            self._branches = self.branch + 1
         return begins
 
-    def _begin(self, timestep: Tensor, timesteps: Tensor) -> None:
+    def _begin(self, timestep: Tensor, timesteps: Tensor | None) -> None:
         self.forget()
-        scheduler, expected = self._pipe.scheduler, self._num_steps
-        asked = getattr(scheduler, "num_inference_steps", None) or len(timesteps)
-        if asked != expected:
-            p, s = (round(value * asked / expected) for value in (self._params.p, self._params.s))
-            p = max(p, min(2, self._params.p))
-            raise ParamsError(
-                f"Expected num_inference_steps={expected}, which the config was tuned for, got {asked}. Pass "
-                f"num_inference_steps={expected}, or apply a config scaled to {asked} steps: "
-                f"p={p}, k={self._params.k}, s={max(p, s)}, num_inference_steps={asked}."
-            )
-        if not len(timesteps) == timesteps.unique().numel() == expected:
-            raise ParamsError(
-                f"Expected one timestep a step, got {timesteps.unique().numel()} different ones in "
-                f"{len(timesteps)} calls for {expected} steps from {type(scheduler).__name__}. Choose a "
-                "scheduler of one call a step, such as DDIMScheduler."
-            )
+        if timesteps is None:  # PNDM before its first set_timesteps
+            return
+        _check_number(self._pipe.scheduler, timesteps, self._config)
         told = timesteps.to(timestep.device, timestep.dtype)
         # As the model sees them: some pipelines (Flux, Qwen) hand over timestep / 1000, in half precision.
         ways = (told.tolist(), (told / 1000).tolist())
@@ -89,14 +81,48 @@ class StepTracker:
 
     def _find(self, value: float) -> int:
         found = [step for step, other in enumerate(self._values) if other == value]
-        if len(found) > 1:  # rounded to one number in half precision; such pipelines tell the exact one
+        timesteps = self._timesteps
+        if len(found) > 1 and timesteps is not None and len({timesteps[step].item() for step in found}) > 1:
+            # Rounded to one number in half precision; such pipelines tell the exact one.
             exact = getattr(self._pipe, "_current_timestep", None)
-            assert self._timesteps is not None
-            found = [step for step in found if exact is not None and self._timesteps[step] == exact]
-        if len(found) != 1:
+            found = [step for step in found if exact is not None and timesteps[step] == exact]
+        if not found:
             self.forget()
             raise ParamsError(
-                f"Expected one of the scheduler's {self._num_steps} timesteps, got {value:g}, which is "
-                f"{len(found)} of them. Call the model with pipe.scheduler.timesteps, as float32."
+                f"Expected one of the {self._config.sampling.num_steps} timesteps of the pipeline's "
+                f"scheduler, got {value:g}. Call the model with pipe.scheduler.timesteps, as float32; if "
+                "another pipeline shares the model, call remove_ecdiff(pipe) before you use that one."
             )
-        return found[0]
+        step = self.step
+        # PNDM's second and third step have one timestep: the third begins when every branch had its call.
+        if step in found and (step + 1 not in found or self.branch + 1 < self._branches):
+            return step
+        return step + 1 if step + 1 in found else found[0]
+
+
+def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> None:
+    """Refuse another number of steps than the config's, and more than one model call a step (Heun)."""
+    name, expected = type(scheduler).__name__, config.sampling.num_steps
+    asked = getattr(scheduler, "num_inference_steps", None) or len(timesteps)
+    got = count_steps(name, asked)
+    if got != expected:
+        # PNDM: T = num_inference_steps + 1.
+        right = next((n for n in (expected, expected - 1) if count_steps(name, n) == expected), expected)
+        raise ParamsError(
+            f"Expected num_inference_steps={right}, which the config was tuned for, got {asked}. Pass "
+            f"num_inference_steps={right}, or apply a config scaled to {asked}: "
+            f"{_scaled(config, got)}, num_inference_steps={asked}."
+        )
+    if len(timesteps) != expected or (timesteps == timesteps[0]).sum() > 1:
+        raise ParamsError(
+            f"Expected one model call a step, got {len(timesteps)} calls for {expected} steps from {name}. "
+            "Choose a scheduler of one call a step, such as DDIMScheduler."
+        )
+
+
+def _scaled(config: TunedConfig, num_steps: int) -> str:
+    """p, k and s for another number of steps, in the same proportions; k >= 1 needs p >= 2."""
+    params, factor = config.params, num_steps / config.sampling.num_steps
+    p = min(max(round(params.p * factor), min(2, params.p)), num_steps)
+    s = max(round(params.s * factor), p)
+    return f"p={p}, k={params.k if p < num_steps else 0}, s={s}"

@@ -1,0 +1,92 @@
+"""What the hook remembers of the cloud model's outputs, and what it answers in the model's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from ecdiff_core import noise
+from ecdiff_core.errors import PairError, ParamsError
+from ecdiff_core.noise import Estimator, NoiseState
+
+
+@dataclass
+class _Branch:
+    """One of the model calls of a step: its noise, and what the output around it looked like."""
+
+    noise: NoiseState
+    batch: int
+    dtype: torch.dtype
+    wrap: Callable[[Tensor], Any]
+
+
+class History:
+    """The noises of a generation, by branch (the number of a call within its step)."""
+
+    def __init__(self, estimator: Estimator, alpha: float) -> None:
+        self._estimator, self._alpha = estimator, alpha
+        self._branches: list[_Branch] = []
+
+    def clear(self) -> None:
+        """Forget the generation."""
+        self._branches.clear()
+
+    def check(self, step: int, branch: int, calls_before: int, batch: int) -> None:
+        """Refuse a call, not of the first step, that nothing is remembered for.
+
+        Args:
+            calls_before: how many calls the step before had.
+            batch: of the model's input.
+
+        Raises:
+            ParamsError: the batch or the number of calls a step changed.
+        """
+        known = self._branches
+        if (
+            branch >= len(known)
+            or (branch == 0 and calls_before != len(known))
+            or batch != known[branch].batch
+        ):
+            raise ParamsError(
+                f"The model's batch ({batch}) or its number of calls changed at step {step}: there is "
+                "nothing to estimate from. Keep guidance on or off for a whole generation."
+            )
+
+    def observe(self, branch: int, output: Any) -> None:
+        """Take in a real output of the cloud model.
+
+        Raises:
+            PairError: it is not one tensor in a tuple or a diffusers output.
+        """
+        tensor, wrap = unwrap(output)
+        # A copy: pipelines change outputs in place, and CUDA graphs reuse their memory.
+        eps = tensor.detach().to(torch.float32, copy=True)
+        if branch == len(self._branches):
+            self._branches.append(_Branch(noise.init(), len(eps), tensor.dtype, wrap))
+        known = self._branches[branch]
+        known.noise = self._estimator.observe(known.noise, eps)
+
+    def estimate(self, branch: int) -> Any:
+        """What the cloud model would answer with, without calling it."""
+        known = self._branches[branch]
+        known.noise = self._estimator.estimate(known.noise, self._alpha)
+        assert known.noise.eps is not None
+        return known.wrap(known.noise.eps.to(known.dtype, copy=True))
+
+
+def unwrap(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The tensor in a model's output, and how to make such an output of another one.
+
+    Raises:
+        PairError: it is not one tensor in a tuple or a diffusers output.
+    """
+    if isinstance(output, tuple | BaseOutput) and len(output) == 1 and isinstance(output[0], Tensor):
+        return output[0], (lambda tensor: (tensor,)) if isinstance(output, tuple) else type(output)
+    raise PairError(
+        f"Expected the model to answer with a tuple or a diffusers output of one tensor, got {type(output)}."
+    )
