@@ -199,10 +199,10 @@ def by_hand(case: Case, pipe: Pipe, edge: nn.Module, config: TunedConfig) -> Ten
     for action, timestep in zip(config.plan().steps, scheduler.timesteps, strict=True):
         for branch, state in enumerate(histories):
             if action is Action.APPROX:
-                histories[branch] = noise.estimate_gradient(state)
+                histories[branch] = noise.estimate_gradient(state, config.params.alpha)
             else:
                 output = case.call(models[action], branch, latents, timestep)
-                histories[branch] = noise.observe_gradient(state, output, config.params.alpha)
+                histories[branch] = noise.observe_gradient(state, output)
         with_prompt, without = (state.eps for state in histories)
         assert with_prompt is not None
         assert without is not None
