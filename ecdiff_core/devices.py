@@ -28,6 +28,15 @@ def get_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """The name of a torch dtype; a name is one itself.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
 def get_dtype(name: str) -> torch.dtype:
     """The torch dtype of that name.
 

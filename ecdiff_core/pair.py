@@ -223,4 +223,4 @@ def _load(load: Callable[[], T], folder: Path) -> T:
         return load()
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PairError(f"Cannot load the model in {folder}: {first}") from error
+        raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}. Fetch it again.") from error

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from ecdiff_core.devices import get_device, get_dtype, synchronize
+from ecdiff_core.devices import dtype_name, get_device, get_dtype, synchronize
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
 from ecdiff_core.families.base import Conditioning, Guidance, Size
 from ecdiff_core.handoff import adapt
@@ -98,7 +98,7 @@ class ECDiffPipeline:
         config: TunedConfig | Path | str,
         *,
         device: str | torch.device | None = None,
-        dtype: str | None = None,
+        dtype: str | torch.dtype | None = None,
         memory: Memory | None = None,
         check_weights: bool = True,
     ) -> ECDiffPipeline:
@@ -117,7 +117,7 @@ class ECDiffPipeline:
         if not isinstance(config, TunedConfig):
             config = TunedConfig.load(config)
         if dtype is not None:
-            config = replace(config, sampling=replace(config.sampling, dtype=dtype))
+            config = replace(config, sampling=replace(config.sampling, dtype=dtype_name(dtype)))
         spec = config.pair if check_weights else _without_fingerprints(config.pair)
         dtype_of_models = get_dtype(config.sampling.dtype)
         pair = load_pair(spec, device=get_device(device), dtype=dtype_of_models, memory=memory)
@@ -228,7 +228,8 @@ class ECDiffPipeline:
             ParamsError: no prompt, another number of generators than of prompts, or an unknown mode.
             NonFiniteLatentsError: the result is not finite.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+        several = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+        prompts: list[Any] = list(prompt) if several else [prompt]
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
         _check_call(prompts, negatives, generator)
         steps, family = self.plan(mode), self.pair.family
@@ -273,7 +274,7 @@ def _without_fingerprints(spec: PairSpec) -> PairSpec:
     return replace(spec, cloud=bare(spec.cloud), edge=bare(spec.edge))
 
 
-def _check_call(prompts: list[str], negatives: Sequence[str] | None, generator: object) -> None:
+def _check_call(prompts: list[Any], negatives: Sequence[str] | None, generator: object) -> None:
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ParamsError("Expected a prompt or a list of at least one prompt.")
     if negatives is not None and len(negatives) != len(prompts):

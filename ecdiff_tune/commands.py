@@ -16,6 +16,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
+from ecdiff_tune.progress import duration
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.search import SEARCHES, Context, Space
 from ecdiff_tune.search.base import JointSpace, Stage1Space, Stage2Space, stage_name
@@ -44,7 +45,8 @@ def stage1(settings: Settings) -> None:
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         _print_result(bench, _run_stage1(bench)[1])
-        _say_paths(bench, STAGE1_FILE, "trials.csv")
+        _say_paths(bench, STAGE1_FILE, "trials.csv", "noise_profile.csv", "noise_profile.png")
+        bench.progress.say("next: stage2 with the same settings")
 
 
 def stage2(settings: Settings) -> None:
@@ -166,6 +168,11 @@ def _search(bench: Workbench, space: Space) -> Trial:
     search = SEARCHES[bench.settings.search.name](space, _context(bench, space))
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
+    if not search.discarded and len(trials) < len(space.grid):
+        left = len(space.grid) - len(trials)
+        bench.progress.say(
+            f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
+        )
     return winner
 
 
@@ -197,10 +204,10 @@ def _forecast(bench: Workbench, what: str, spaces: Sequence[Space]) -> str:
     calls = [_most_calls(bench, space) for space in spaces]
     cloud, edge = (sum(side) * prompts for side in zip(*calls, strict=True))
     cloud_pace, edge_pace = (seconds / bench.settings.num_steps for seconds in bench.reference.seconds())
-    minutes = (cloud * cloud_pace + edge * edge_pace) / 60
+    seconds = cloud * cloud_pace + edge * edge_pace
     return (
-        f"{what}: at most {trials} trials, {cloud:,} cloud and {edge:,} edge calls, "
-        f"about {minutes:.1f} min at most (p = {spaces[0].p})"
+        f"{what}: up to {trials} trial{'s' * (trials != 1)}, {cloud:,} cloud and {edge:,} edge calls, "
+        f"about {duration(seconds)} if all are needed (p = {spaces[0].p})"
     )
 
 
@@ -268,7 +275,7 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
         (f"cloud\n{plan.num_steps} calls", cloud),
         (f"edge\n{plan.num_steps} calls", edge),
         (f"HybridSD\n{plan.handoff_step} + {plan.edge_calls}", hybrid),
-        (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}", tuned),
+        (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}\n{plan.approximated} free", tuned),
     ]
     headings = [f"SSIM {ssims[i]:.3f}\n{bench.prompts.prompts[i]}" for i in worst]
     pictures.samples(bench.path / "samples.png", rows, headings)

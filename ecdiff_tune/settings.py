@@ -73,13 +73,13 @@ class SearchSettings:
     """conf/search/."""
 
     name: str = "???"
-    joint: bool = False
-    p: list[int] | None = None
     k: list[int] = field(default_factory=list)
     alpha: list[float] = field(default_factory=list)
     s: list[int] | None = None
     estimator: list[str] | None = None
     handoff_adapter: list[str] | None = None
+    joint: bool = False
+    p: list[int] | None = None
 
 
 @dataclass
@@ -240,8 +240,8 @@ def _check(settings: Settings) -> None:
         )
     for name in ("w1", "w2", "w3"):
         weight = getattr(settings.objective, name)
-        if not math.isfinite(weight):
-            raise SettingsError(f"Expected objective.{name} to be a finite number, got {weight}.")
+        if not 0 <= weight < math.inf:
+            raise SettingsError(f"Expected objective.{name} to be a finite number >= 0, got {weight}.")
     if settings.search.name not in SEARCHES:
         raise SettingsError(
             f"Unknown search {settings.search.name!r}: {nearest(settings.search.name, SEARCHES)}."

@@ -67,6 +67,9 @@ class StudyFolder:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+        if [path.name for path in self.path.iterdir()] == [".lock"]:  # the command failed before it began
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
 
     def claim(self, spec: PairSpec, prompts_digest: str, device: str) -> str:
         """Bind the folder to these settings, weights, prompts and device; the date when it was first bound.
