@@ -22,7 +22,7 @@ from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import DamagedReferenceError
 from ecdiff_tune.report import pictures
 
-from .conftest import Command
+from .studies import Command
 
 VIDEO = (9, 3, 32, 32)
 
