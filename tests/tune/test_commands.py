@@ -50,7 +50,7 @@ def test_stage2_alone_cuts_at_s(study: Study, monkeypatch: pytest.MonkeyPatch) -
 def test_searches_in_one_go(study: Study, latency: LatencyProfile) -> None:
     for name in ("greedy", "exhaustive"):
         study.with_latency(latency, name)
-    small = ("search.k=[1,2,3]", "heldout.num_prompts=0", "study=${search.name}")
+    small = ("search.k=[1,2,3]", "calibration.num_prompts=2", "study=${search.name}")
     outcome = study("stage1", "-m", "search=greedy,exhaustive", *small, "search.alpha=[0.3,0.5,0.7,0.9]")
     assert outcome.status == 0, outcome
     trials, best = {}, {}

@@ -19,40 +19,17 @@ from .studies import Study, one_line
     ("overrides", "told"),
     [
         (["pair.cloud=/no/such/folder"], "No model folder at /no/such/folder"),
-        (["params.p=9"], "Expected params.p <= every s, got p=9"),
         (["search.k=[12]"], "Expected search.k within 0 … 11"),
-        (["search.alpha=[0]"], "Expected search.alpha within 0 < alpha <= 1"),
-        (["search.s=[13]"], "Expected search.s within 0 … 12"),
         (["calibration.file=/no/such/file.csv"], "Cannot read the prompts file /no/such/file.csv: No such"),
         (["sampling.scheduler=DDIMSchedular"], "no scheduler 'DDIMSchedular'.*did you mean DDIMScheduler"),
-        (["sampling.scheduler=EulerAncestralDiscreteScheduler"], "draws fresh noise at every step"),
+        (["sampling.scheduler=HeunDiscreteScheduler"], "Expected one timestep a step"),
         (["sampling.height=33"], "Expected height and width to be multiples of"),
         (["device=abacus"], "Cannot use the device 'abacus' here"),
     ],
 )
 def test_bad_input(study: Study, overrides: list[str], told: str) -> None:
     assert re.search(told, one_line(study("tune", *overrides)))
-    assert not list(study.outputs.rglob("*.yaml")) or not list(study.folder.glob("*.yaml"))
-    assert not (study.folder / "study.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "more", "told"),
-    [
-        ("words\n", [], "none of the columns"),
-        ("prompt\n", [], "holds no prompt"),
-        ("words\na cat\n", [], "none of the columns .*name it with calibration.column"),
-        ("words\na cat\n", ["calibration.column=word"], "no column 'word': .*did you mean words"),
-        (
-            "words\na cat\na dog\n",
-            ["calibration.column=words"],
-            "Expected at least 5 distinct prompts .* got 2",
-        ),
-    ],
-)
-def test_bad_prompt_files(study: Study, tmp_path: Path, text: str, more: list[str], told: str) -> None:
-    (tmp_path / "prompts.csv").write_text(text)
-    assert re.search(told, one_line(study("tune", f"calibration.file={tmp_path / 'prompts.csv'}", *more)))
+    assert {path.name for path in study.folder.iterdir()} <= {".lock", "latency.json"}  # the study is free
 
 
 def test_corrupt_weights(study: Study, tmp_path: Path) -> None:
@@ -77,33 +54,12 @@ def test_a_machine_that_was_busy_is_measured_again(
     (study.folder / "latency.json").unlink()
     measured = iter([replace(latency, cloud_call=latency.edge_call), latency])
     monkeypatch.setattr(latency_module, "measure", lambda *_, **__: next(measured))
-    assert "is the machine busy?" in one_line(study("reference"))
+    small = ("calibration.num_prompts=1", "heldout.num_prompts=0")
+    assert "is the machine busy?" in one_line(study("reference", *small))
     for _ in range(2):  # measured, then read
-        outcome = study("reference")
+        outcome = study("reference", *small)
         assert outcome.status == 0, outcome
     assert LatencyProfile.load(study.folder / "latency.json") == latency
-
-
-def test_a_setting_that_cannot_work_leaves_the_study_free(study: Study) -> None:
-    assert "Expected one timestep a step" in one_line(
-        study("reference", "sampling.scheduler=HeunDiscreteScheduler")
-    )
-    outcome = study("reference")
-    assert outcome.status == 0, outcome
-
-
-def test_p_and_alpha_by_hand_are_checked_before_the_work(study: Study) -> None:
-    line = one_line(study("stage2", "params.k=2", "params.alpha=0"))
-    assert "Expected 0 < alpha <= 1, got alpha=0" in line
-    line = one_line(study("stage2", "params.k=-1", "params.alpha=0.3"))
-    assert "Expected k to be a whole number >= 0, got -1" in line
-    assert not list((study.outputs / "tiny").rglob("*.safetensors"))
-
-
-def test_an_s_below_the_least_p(study: Study) -> None:
-    line = one_line(study("tune", "search.s=[1,8]"))
-    assert "Expected every s >= 2, the least p that params.p=auto chooses, got s from 1" in line
-    assert not (study.folder / "stage1.yaml").exists()
 
 
 @pytest.mark.parametrize("name", ["reference", "stage1", "tune"])
@@ -123,4 +79,3 @@ def test_stage2_needs_a_stage_1(study: Study) -> None:
     assert "run stage1 with the same settings first, or give params.k and params.alpha" in one_line(
         study("stage2")
     )
-    assert "Expected both params.k and params.alpha, or neither" in one_line(study("stage2", "params.k=2"))

@@ -79,22 +79,6 @@ def test_killed_again_and_again(done: Study, study: Study) -> None:
     assert study.rows() == done.rows()
 
 
-@needs_fork
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_killed_from_outside(done: Study, tmp_path: Path) -> None:
-    study = done.copy(tmp_path / "outputs", "study.json", "latency.json")
-    process = multiprocessing.get_context("fork").Process(target=study, args=("tune",))
-    process.start()
-    wait_for(lambda: study.rows() > 0)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert study.rows() < done.rows()
-    outcome = study("tune")
-    assert outcome.status == 0, outcome
-    assert study.bytes() == done.bytes()
-
-
 def wait_for(happened: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
