@@ -24,7 +24,6 @@ from shapes_pair import models
 LATENT_SIDE = 8
 TEXT_WIDTHS = (16, 32)
 """Of the two CLIP encoders of SDXL and SD3; the second's is also that of its pooled embeddings."""
-FIT_SAMPLES = 64
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -82,9 +81,9 @@ def amplify(model: nn.Module, *names: str) -> None:
             parameter.data *= 4
 
 
-def smooth_latents(channels: int) -> tuple[Tensor, Tensor]:
+def smooth_latents(samples: int, channels: int) -> tuple[Tensor, Tensor]:
     """Latents, and noise for them."""
-    coarse = torch.randn(FIT_SAMPLES, channels, LATENT_SIDE // 4, LATENT_SIDE // 4)
+    coarse = torch.randn(samples, channels, LATENT_SIDE // 4, LATENT_SIDE // 4)
     clean = nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")
     return clean, torch.randn_like(clean)
 

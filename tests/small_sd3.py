@@ -11,7 +11,6 @@ from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, 
 from shapes_pair import models
 
 from .small_models import (
-    FIT_SAMPLES,
     LATENT_SIDE,
     TEXT_WIDTHS,
     amplify,
@@ -25,6 +24,7 @@ from .small_models import (
 
 SD3_WIDTH = 64
 SD3_CHANNELS = 16
+FIT_SAMPLES = 256
 
 
 def save_pair(folder: Path, *, t5: bool) -> None:
@@ -94,7 +94,7 @@ def t5_encoder() -> T5EncoderModel:
 @torch.no_grad()
 def _fit_transformer(transformer: SD3Transformer2DModel) -> None:
     """Set the last layer to the least-squares prediction of the velocity from what enters it."""
-    clean, noise = smooth_latents(SD3_CHANNELS)
+    clean, noise = smooth_latents(FIT_SAMPLES, SD3_CHANNELS)
     sigmas = torch.rand(FIT_SAMPLES, 1, 1, 1)
     noisy, velocity = (1 - sigmas) * clean + sigmas * noise, noise - clean
     text = torch.randn(FIT_SAMPLES, models.MAX_TOKENS, SD3_WIDTH)

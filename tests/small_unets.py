@@ -20,7 +20,6 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from shapes_pair import models
 
 from .small_models import (
-    FIT_SAMPLES,
     LATENT_SIDE,
     TEXT_WIDTHS,
     amplify,
@@ -37,6 +36,7 @@ FULL_SIZE = Path(__file__).parent / "core" / "data" / "full_size"
 TEXT_WIDTH = 32
 """Of Stable Diffusion's text encoder."""
 SDXL_TIME_WIDTH = 8
+FIT_SAMPLES = 64
 LAYOUT = (
     "layers_per_block",
     "down_block_types",
@@ -166,7 +166,7 @@ def fit_unet(unet: UNet2DConditionModel, call: Callable[[Tensor, Tensor, Tensor]
 
     ``call`` runs the U-Net on noisy latents, timesteps and embeddings.
     """
-    clean, noise = smooth_latents(4)
+    clean, noise = smooth_latents(FIT_SAMPLES, 4)
     text = torch.randn(FIT_SAMPLES, models.MAX_TOKENS, unet.config.cross_attention_dim)
     timesteps = torch.randint(1000, (FIT_SAMPLES,))
     noisy = models.scheduler().add_noise(clean, noise, timesteps)
