@@ -14,7 +14,7 @@ from torch import Tensor
 from ecdiff_core.devices import dtype_name, get_device, get_dtype, synchronize
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
 from ecdiff_core.families.base import Conditioning, Guidance, Size
-from ecdiff_core.handoff import adapt
+from ecdiff_core.handoff import adapt, check_adapter
 from ecdiff_core.memory import Memory
 from ecdiff_core.noise import Estimator, get_estimator
 from ecdiff_core.pair import Pair, load_pair
@@ -77,15 +77,13 @@ class ECDiffPipeline:
         self.pair = pair
         self.config = config
         asked, own = config.sampling, pair.family.default_size
+        _check_offered(pair, asked)
         self.size = Size(
             own.height if asked.height is None else asked.height,
             own.width if asked.width is None else asked.width,
             own.num_frames if asked.num_frames is None else asked.num_frames,
         )
         pair.family.check_size(self.size)
-        if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
-            name = pair.family.pipeline_class.__name__
-            raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
         scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
         set_steps(
@@ -251,6 +249,16 @@ class ECDiffPipeline:
             )
         seconds = Seconds(encode_seconds, cloud_seconds, edge_seconds, clock.lap())
         return ECDiffOutput(family.to_pil(pictures), steps, seconds, state.latents)
+
+
+def _check_offered(pair: Pair, asked: Sampling) -> None:
+    """Raise ParamsError where a setting is asked for that these models do not have."""
+    name = pair.family.pipeline_class.__name__
+    if pair.family.media == "image" and asked.num_frames not in (None, 1):
+        raise ParamsError(f"Expected num_frames to be null, got {asked.num_frames}: {name} makes pictures.")
+    if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
+        raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
+    check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""The tuner on videos: metrics by frame, references read on demand, and a whole study."""
+"""The tuner on videos: metrics by frame, references read on demand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from ecdiff_core.__main__ import main as ecdiff
 from ecdiff_core.link import Link
 from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -17,12 +16,9 @@ from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import latency as latency_module
 from ecdiff_tune import reference
 from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import DamagedReferenceError
 from ecdiff_tune.report import pictures
-
-from .conftest import Command
 
 VIDEO = (9, 3, 32, 32)
 
@@ -89,44 +85,3 @@ def test_references_are_read_when_asked_for(video_pipe: ECDiffPipeline, tmp_path
     one.path.unlink()
     with pytest.raises(DamagedReferenceError, match="it is made again"):
         _ = one.edge
-
-
-def test_a_whole_study(tiny_videos: Path, tmp_path: Path, command: Command, latency: LatencyProfile) -> None:
-    folder = tmp_path / "videos/default"
-    latency.save(folder / "latency.json")  # measured, it would never be the same twice
-    settings = [
-        "pair.name=videos",
-        f"pair.cloud={tiny_videos / 'cloud'}",
-        f"pair.edge={tiny_videos / 'edge'}",
-        "sampling.num_inference_steps=6",
-        "sampling.scheduler=CogVideoXDDIMScheduler",
-        "sampling.guidance_scale=3.0",
-        "sampling.handoff_adapter=matched",
-        "params.p=2",
-        "calibration.num_prompts=2",
-        "heldout.num_prompts=1",
-        "search.k=[1]",
-        "search.alpha=[0.3,0.5]",
-        "search.s=[4,5]",
-        "batch_size=1",
-        "device=cpu",
-        f"output_dir={tmp_path}",
-    ]
-    done = command("tune", *settings)
-    assert done.status == 0, done.err
-    written = {path.name for path in folder.iterdir()}
-    assert {"ecdiff.yaml", "trials.csv", "samples.png", "noise_profile.png"} <= written
-    config = TunedConfig.load(folder / "ecdiff.yaml")
-    assert config.sampling.num_frames == 9
-    assert config.sampling.handoff_adapter == "matched"
-    assert config.score is not None
-    assert 0 < config.score["quality"] < 1
-
-    again = command("tune", *settings)
-    assert again.status == 0
-    assert TunedConfig.load(folder / "ecdiff.yaml").params == config.params
-
-    pytest.importorskip("imageio_ffmpeg")
-    arguments = ("--config", str(folder / "ecdiff.yaml"), "--out", str(tmp_path / "out"), "--device", "cpu")
-    assert ecdiff(["generate", *arguments, "--prompt", "a red circle"]) == 0
-    assert (tmp_path / "out/00000.mp4").stat().st_size > 0
