@@ -160,10 +160,8 @@ def _search(bench: Workbench, space: Space) -> Trial:
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
-        table = (
-            pd.concat([earlier, tables.trials_table(trials)]) if len(earlier) else tables.trials_table(trials)
-        )
-        write_text(path, table.to_csv(index=False))
+        table = tables.trials_table(trials, bench.settings.searched)
+        write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
 
     search = SEARCHES[bench.settings.search.name](space, _context(bench, space))
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)

@@ -28,10 +28,14 @@ COLUMNS = (
 )
 
 
-def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
+def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.DataFrame:
     """One row a trial in the order of evaluation.
 
     Empty are the scores of infeasible trials, and s and burden in stage 1.
+
+    Args:
+        trials: evaluated so far.
+        searched: further dimensions, fields of ``Candidate``, a column each.
     """
     rows = []
     for trial in trials:
@@ -40,8 +44,9 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        rows.append((*head, *scores, *calls, trial.seconds, trial.state))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"s": "Int64"})
+        more = (getattr(trial.candidate, name) for name in searched)
+        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *more))
+    return pd.DataFrame(rows, columns=[*COLUMNS, *searched]).astype({"s": "Int64"})
 
 
 TABLE5_HEADER = (
