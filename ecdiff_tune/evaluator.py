@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ecdiff_core.batching import join, join_prompts, take, take_prompts
+from ecdiff_core.batching import join, join_prompts, move, move_prompts, take, take_prompts
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
@@ -187,16 +187,16 @@ class Evaluator:
                 yield effective_s(replace(params, s=s), pipe.num_steps, handoff)
 
     def _prepare(self, rows: Sequence[int]) -> Prepared:
-        """Some prompts, ready to run; encoded once each."""
+        """Some prompts, ready to run; encoded once each, and kept in the host's memory."""
         fresh = [i for i in rows if i not in self._prepared]
         if fresh:
             made = prepare(self._pipe, self._prompts, fresh)
             for row, i in enumerate(fresh):
-                self._prepared[i] = Prepared(take(made.start, [row]), take_prompts(made.conditioning, [row]))
+                start, conditioning = take(made.start, [row]), take_prompts(made.conditioning, [row])
+                self._prepared[i] = Prepared(move(start, "cpu"), move_prompts(conditioning, "cpu"))
         parts = [self._prepared[i] for i in rows]
-        return Prepared(
-            join([part.start for part in parts]), join_prompts([part.conditioning for part in parts])
-        )
+        start, conditioning = join([p.start for p in parts]), join_prompts([p.conditioning for p in parts])
+        return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))
 
 
 def _compared(latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
