@@ -31,7 +31,7 @@ SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567")
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         pair=PairSettings("tiny", "a", "b"),
-        search=SearchSettings("greedy", [1, 2], [0.3, 0.5]),
+        search=SearchSettings("greedy", k=[1, 2], alpha=[0.3, 0.5]),
         output_dir=str(tmp_path),
     )
 
