@@ -183,7 +183,12 @@ def _context(bench: Workbench, space: Space) -> Context:
     def objective(candidate: Candidate, quality: float) -> float:
         return scorer.if_quality(evaluator.plan(candidate), quality, with_burden=space.stage != 1)
 
-    return Context(len(bench.prompts), objective, bench.predict, bench.settings.seed)
+    def seconds(candidate: Candidate) -> float:
+        return bench.latency.seconds(evaluator.plan(candidate))
+
+    settings = bench.settings
+    options = settings.search_options()
+    return Context(len(bench.prompts), objective, bench.predict, settings.seed, seconds, options)
 
 
 def _earlier_trials(path: Path) -> pd.DataFrame:

@@ -16,7 +16,8 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
-from ecdiff_tune.search import SEARCHES
+from ecdiff_tune.search import BY_CLOCK, SEARCHES
+from ecdiff_tune.search.options import Options
 
 LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
@@ -80,6 +81,10 @@ class SearchSettings:
     handoff_adapter: list[str] | None = None
     joint: bool = False
     p: list[int] | None = None
+    looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
+    error_rate: float = 0.05
+    margin: float = 0.0
+    finalists: int = 12
 
 
 @dataclass
@@ -159,6 +164,11 @@ class Settings:
     def core_link(self) -> Link:
         """The link between cloud and edge."""
         return Link(**asdict(self.link))
+
+    def search_options(self) -> Options:
+        """The settings of the searches that race."""
+        search = self.search
+        return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists)
 
     @property
     def num_steps(self) -> int:
@@ -246,8 +256,21 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             f"Unknown search {settings.search.name!r}: {nearest(settings.search.name, SEARCHES)}."
         )
+    _check_search(settings)
     _check_params(settings)
     _check_grids(settings)
+
+
+def _check_search(settings: Settings) -> None:
+    settings.search_options()
+    name = settings.search.name
+    if settings.latency == "wallclock" and name not in BY_CLOCK:
+        raise SettingsError(
+            f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
+            f"not: set latency=profile, or search={' or search='.join(BY_CLOCK)}."
+        )
+    if settings.search.joint and name == "greedy":
+        raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")
 
 
 def _check_params(settings: Settings) -> None:

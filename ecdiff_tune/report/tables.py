@@ -25,13 +25,16 @@ COLUMNS = (
     "edge_calls",
     "seconds",
     "state",
+    "prompts",
+    "discarded",
 )
 
 
 def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
     """One row a trial in the order of evaluation.
 
-    Empty are the scores of infeasible trials, and s and burden in stage 1.
+    Empty are the scores of infeasible trials, s and burden in stage 1, and why a trial was discarded where it
+    was not. ``prompts`` says on how many prompts its scores were measured.
     """
     rows = []
     for trial in trials:
@@ -40,7 +43,9 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        rows.append((*head, *scores, *calls, trial.seconds, trial.state))
+        rows.append(
+            (*head, *scores, *calls, trial.seconds, trial.state, len(trial.measurements), trial.discarded)
+        )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"s": "Int64"})
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Literal, Protocol, TypeVar
 
@@ -12,6 +12,8 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s, plan
 from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.objective import Score
+from ecdiff_tune.search.options import Options
 
 Stage = Literal[1, 2, "joint"]
 """1 searches (k, alpha), 2 s, joint all at once."""
@@ -47,13 +49,9 @@ class Stage1Space:
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """Every candidate, estimator by estimator and k by k."""
-        return tuple(
-            self.at(k, alpha, estimator)
-            for estimator in self.estimators
-            for k in self.ks
-            for alpha in self.alphas_of(estimator)
-        )
+        """Every candidate that makes another picture than those before it, estimator by estimator."""
+        points = itertools.product(self.estimators, self.ks, self.alphas)
+        return _distinct((self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned")
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,13 @@ class JointSpace:
         """The longest warm-up."""
         return max(self.ps)
 
+    def at(
+        self, p: int, k: int, alpha: float, s: int, estimator: str, handoff_adapter: HandoffAdapter
+    ) -> Candidate:
+        """The candidate at a point, with the s at which it really hands over."""
+        effective = effective_s(ECDiffParams(p, k, alpha, s), self.num_steps, self.handoff)
+        return Candidate(ECDiffParams(p, k, alpha, effective), estimator, handoff_adapter)
+
     @cached_property
     def grid(self) -> tuple[Candidate, ...]:
         """Every candidate that makes another picture than those before it.
@@ -131,16 +136,24 @@ class JointSpace:
         >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
         [(0.2, 31), (0.2, 34), (0.2, 37), (0.2, 40), (0.3, 31)]
         """
-        seen: dict[ConfigKey, Candidate] = {}
-        for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters):
-            for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values):
-                if p <= s and (k == 0 or p >= 2):
-                    effective = effective_s(ECDiffParams(p, k, alpha, s), self.num_steps, self.handoff)
-                    params = ECDiffParams(p, k, alpha, effective)
-                    candidate = Candidate(params, estimator, adapter)
-                    key = ConfigKey.of(candidate, plan(params, self.num_steps, self.handoff))
-                    seen.setdefault(key, candidate)
-        return tuple(seen.values())
+        return _distinct(
+            (
+                self.at(p, k, alpha, s, estimator, adapter)
+                for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
+                for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
+                if p <= s and (k == 0 or p >= 2)
+            ),
+            self.num_steps,
+            self.handoff,
+        )
+
+
+def _distinct(candidates: Iterable[Candidate], num_steps: int, handoff: Handoff) -> tuple[Candidate, ...]:
+    """The first candidate of each picture."""
+    seen: dict[ConfigKey, Candidate] = {}
+    for one in candidates:
+        seen.setdefault(ConfigKey.of(one, plan(one.params, num_steps, handoff)), one)
+    return tuple(seen.values())
 
 
 N = TypeVar("N", int, float)
@@ -173,10 +186,12 @@ class Result:
     Args:
         value: the objective over the prompts that were asked for; minus infinity where it is infeasible.
         values: the objective of every such prompt alone, whose mean ``value`` is.
+        score: what ``value`` is made of; None where it is infeasible.
     """
 
     value: float
     values: tuple[float, ...] = ()
+    score: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -189,12 +204,16 @@ class Context:
             the plan, so that quality 1 gives an upper bound.
         predict: the quality of candidates, foretold from the reference run alone (``ecdiff_tune.predict``).
         seed: of whatever a search draws.
+        seconds: a picture, which decide between equal objectives.
+        options: what a person set.
     """
 
     num_prompts: int
     objective: Callable[[Candidate, float], float]
     predict: Callable[[Sequence[Candidate]], Sequence[float]]
     seed: int = 0
+    seconds: Callable[[Candidate], float] = lambda _: 0.0
+    options: Options = field(default_factory=Options)
 
 
 class Search(Protocol):
