@@ -118,7 +118,7 @@ def generate(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from ecdiff_core.memory import Batches, Memory
+    from ecdiff_core.memory import Batches, Memory, keep_freed_memory
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.tuned_config import TunedConfig
 
@@ -144,6 +144,8 @@ def generate(args: argparse.Namespace) -> None:
         memory=memory,
         check_weights=not args.any_weights,
     )
+    if pipe.device.type == "cpu":
+        keep_freed_memory()
     if pipe.pair.family.media == "video":
         check_writer()
     seconds, cloud_seconds, fixed_seconds = 0.0, 0.0, 0.0

@@ -160,10 +160,8 @@ def _search(bench: Workbench, space: Space) -> Trial:
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
-        table = (
-            pd.concat([earlier, tables.trials_table(trials)]) if len(earlier) else tables.trials_table(trials)
-        )
-        write_text(path, table.to_csv(index=False))
+        table = tables.trials_table(trials, bench.settings.searched)
+        write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
 
     search = SEARCHES[bench.settings.search.name](space, _context(bench, space))
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
@@ -206,7 +204,7 @@ def _forecast(bench: Workbench, what: str, spaces: Sequence[Space]) -> str:
     """How many trials and calls at most, and about how long at the reference's pace."""
     prompts = len(bench.prompts)
     trials = sum(len(space.grid) for space in spaces)
-    calls = [_most_calls(bench, space) for space in spaces]
+    calls = [bench.evaluator.most_calls(space.grid) for space in spaces]
     cloud, edge = (sum(side) * prompts for side in zip(*calls, strict=True))
     cloud_pace, edge_pace = (seconds / bench.settings.num_steps for seconds in bench.reference.seconds())
     seconds = cloud * cloud_pace + edge * edge_pace
@@ -216,21 +214,13 @@ def _forecast(bench: Workbench, what: str, spaces: Sequence[Space]) -> str:
     )
 
 
-def _most_calls(bench: Workbench, space: Space) -> tuple[int, int]:
-    """Cloud and edge calls a prompt, if a search visits the whole space."""
-    plans = [bench.evaluator.plan(candidate) for candidate in space.grid]
-    shared = 0 if bench.wallclock else space.p
-    cloud = sum(plan.cloud_calls - shared for plan in plans) + shared
-    return cloud, sum(plan.edge_calls for plan in plans)
-
-
 def _forecast_of_tune(bench: Workbench) -> str:
     """Of both stages; stage 2 by the k whose stage 2 would take the most calls."""
     spaces = [
         _stage2_space(bench, Candidate(ECDiffParams(bench.p(), k, 1.0, bench.settings.num_steps)))
         for k in bench.settings.search.k
     ]
-    dearest = max(spaces, key=lambda space: sum(_most_calls(bench, space)))
+    dearest = max(spaces, key=lambda space: sum(bench.evaluator.most_calls(space.grid)))
     return _forecast(bench, "tune", [_stage1_space(bench), dearest])
 
 

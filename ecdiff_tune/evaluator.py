@@ -13,7 +13,7 @@ from ecdiff_core.batching import join, join_prompts, take, take_prompts
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
-from ecdiff_core.plan import Plan, effective_s, plan
+from ecdiff_core.plan import Action, Plan, effective_s, plan
 from ecdiff_core.sampler import SamplerState
 from ecdiff_tune import lockstep
 from ecdiff_tune.calibration import CalibrationSet
@@ -106,6 +106,12 @@ class Evaluator:
             return self._pipe.pair.family.decode(final.latents).cpu()
 
         return torch.cat([made for _, made in self._batches.over(rows, generate)])
+
+    def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
+        """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
+        paid = {piece.key: piece for candidate in candidates for piece in self._pieces(candidate)}
+        steps = [action for piece in paid.values() for action in piece.plan.steps[piece.begin : piece.end]]
+        return steps.count(Action.CLOUD), steps.count(Action.EDGE)
 
     def forget(self, candidate: Candidate) -> None:
         """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""

@@ -26,7 +26,7 @@ OnState = Callable[[ConfigKey, SamplerState], None]
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a trajectory: the plan's steps up to, not including, ``end``.
+    """A part of a trajectory: the plan's steps from ``begin`` up to, not including, ``end``.
 
     Args:
         before: the key of the piece that it follows; None for one that starts at step 0.
@@ -36,6 +36,7 @@ class Piece:
     before: ConfigKey | None
     candidate: Candidate
     plan: Plan
+    begin: int
     end: int
 
 
@@ -44,7 +45,8 @@ def pieces(candidate: Candidate, plan: Plan, forks: Iterable[int]) -> list[Piece
     found: list[Piece] = []
     for end in (*sorted(step for step in set(forks) if 0 < step < plan.num_steps), plan.num_steps):
         key = ConfigKey.of(candidate, Plan(plan.steps[:end]))
-        found.append(Piece(key, found[-1].key if found else None, candidate, plan, end))
+        before, begin = (found[-1].key, found[-1].end) if found else (None, 0)
+        found.append(Piece(key, before, candidate, plan, begin, end))
     return found
 
 

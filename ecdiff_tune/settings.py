@@ -195,6 +195,12 @@ class Settings:
         )
 
     @property
+    def searched(self) -> tuple[str, ...]:
+        """What is searched beyond (p, k, alpha, s)."""
+        several = {"estimator": self.estimators, "handoff_adapter": self.handoff_adapters}
+        return tuple(name for name, values in several.items() if len(values) > 1)
+
+    @property
     def s_values(self) -> tuple[int, ...]:
         """The values of s to search: as set, or 0.6 T … 0.8 T (the paper's 30 … 40 at T = 50)."""
         if self.search.s is not None:

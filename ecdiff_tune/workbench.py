@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ecdiff_core.devices import get_device, get_dtype
-from ecdiff_core.memory import Batches
+from ecdiff_core.memory import Batches, keep_freed_memory
 from ecdiff_core.pair import EMBEDDED, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -176,10 +176,12 @@ def make_reference(
 
 
 def _load_pipe(settings: Settings) -> ECDiffPipeline:
-    sampling = settings.core_sampling()
+    sampling, device = settings.core_sampling(), get_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     pair = load_pair(
         settings.pair_spec(),
-        device=get_device(settings.device),
+        device=device,
         dtype=get_dtype(settings.dtype),
         memory=settings.core_memory(),
     )

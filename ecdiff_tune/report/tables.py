@@ -30,11 +30,15 @@ COLUMNS = (
 )
 
 
-def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
+def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.DataFrame:
     """One row a trial in the order of evaluation.
 
     Empty are the scores of infeasible trials, s and burden in stage 1, and why a trial was discarded where it
     was not. ``prompts`` says on how many prompts its scores were measured.
+
+    Args:
+        trials: evaluated so far.
+        searched: further dimensions, fields of ``Candidate``, a column each.
     """
     rows = []
     for trial in trials:
@@ -43,10 +47,10 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        rows.append(
-            (*head, *scores, *calls, trial.seconds, trial.state, len(trial.measurements), trial.discarded)
-        )
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"s": "Int64"})
+        state = (trial.state, len(trial.measurements), trial.discarded)
+        more = (getattr(trial.candidate, name) for name in searched)
+        rows.append((*head, *scores, *calls, trial.seconds, *state, *more))
+    return pd.DataFrame(rows, columns=[*COLUMNS, *searched]).astype({"s": "Int64"})
 
 
 TABLE5_HEADER = (

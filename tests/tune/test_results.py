@@ -227,10 +227,11 @@ def test_tune_prints_plain_lines(tuned: tuple[Study, Outcome]) -> None:
 def test_tune_says_beforehand_what_it_may_cost(tuned: tuple[Study, Outcome]) -> None:
     done, outcome = tuned
     p = done.config().params.p
-    plans = [plan(ECDiffParams(p, k, 0.5, STEPS), STEPS) for k in (1, 2) for _ in range(3)]
-    cloud = 3 * (p + sum(steps.cloud_calls - p for steps in plans))  # the warm-up is shared
-    assert re.search(r"tune: at most \d+ trials, .* about \d+\.\d min at most", outcome.out)
-    assert f"stage 1: at most 6 trials, {cloud} cloud and 0 edge calls, about " in outcome.out
+    plans = [plan(ECDiffParams(p, k, 0.5, STEPS), STEPS) for k in (1, 2)]
+    shared = p + 1  # the warm-up, and for each k the first correction
+    cloud = 3 * (p + sum(1 + 3 * (steps.cloud_calls - shared) for steps in plans))
+    assert re.search(r"tune: up to \d+ trials, .* about \d+ s if all are needed", outcome.out)
+    assert f"stage 1: up to 6 trials, {cloud} cloud and 0 edge calls, about " in outcome.out
     assert "reference: 36 cloud and 36 edge calls, about " in outcome.out
     assert f"(p = {p})" in outcome.out
 

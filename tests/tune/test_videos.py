@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import DamagedReferenceError
 from ecdiff_tune.report import pictures
+
+from .studies import Command
 
 VIDEO = (9, 3, 32, 32)
 
@@ -85,3 +88,33 @@ def test_references_are_read_when_asked_for(video_pipe: ECDiffPipeline, tmp_path
     one.path.unlink()
     with pytest.raises(DamagedReferenceError, match="it is made again"):
         _ = one.edge
+
+
+def test_the_tuner_compares_handoff_adapters(tiny_videos: Path, tmp_path: Path, command: Command) -> None:
+    outcome = command(
+        "stage2",
+        "pair.name=videos",
+        f"pair.cloud={tiny_videos / 'cloud'}",
+        f"pair.edge={tiny_videos / 'edge'}",
+        "sampling.num_inference_steps=6",
+        "sampling.scheduler=CogVideoXDDIMScheduler",
+        "sampling.guidance_scale=3.0",
+        "params.p=2",
+        "params.k=1",
+        "params.alpha=0.3",
+        "search.s=[4]",
+        "search.handoff_adapter=[identity,matched]",
+        "calibration.num_prompts=2",
+        "heldout.num_prompts=0",
+        "latency=profile",
+        f"output_dir={tmp_path}",
+    )
+    assert outcome.status == 0, outcome
+    trials = pd.read_csv(tmp_path / "videos/default/trials.csv")
+    assert trials["handoff_adapter"].tolist() == ["identity", "matched"]
+    assert trials["s"].tolist() == [4, 4]
+    best = trials.sort_values("objective", ascending=False).iloc[0]
+    assert trials["quality"].nunique() == 2
+    assert "s=4 matched" in outcome.out
+    config = TunedConfig.load(tmp_path / "videos/default/ecdiff.yaml")
+    assert config.sampling.handoff_adapter == best["handoff_adapter"]
