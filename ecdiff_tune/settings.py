@@ -16,8 +16,8 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
-from ecdiff_tune.search import BY_CLOCK, SEARCHES
-from ecdiff_tune.search.options import Options
+from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
+from ecdiff_tune.search.options import Options, OptunaOptions
 
 LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
@@ -85,6 +85,14 @@ class SearchSettings:
     error_rate: float = 0.05
     margin: float = 0.0
     finalists: int = 12
+    sampler: str = "tpe"
+    trials: int = 50
+    study_name: str | None = None
+    storage: str | None = None
+    warm_start: bool = True
+    objectives: list[str] = field(default_factory=lambda: ["objective"])
+    min_quality: float | None = None
+    max_seconds: float | None = None
 
 
 @dataclass
@@ -166,9 +174,18 @@ class Settings:
         return Link(**asdict(self.link))
 
     def search_options(self) -> Options:
-        """The settings of the searches that race."""
+        """How candidates race, and what Optuna is told."""
         search = self.search
-        return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists)
+        optuna = OptunaOptions(
+            search.trials,
+            search.sampler,
+            search.study_name or f"{self.pair.name}/{self.study}",
+            search.storage,
+            objectives=tuple(search.objectives),
+            min_quality=search.min_quality,
+            max_seconds=search.max_seconds,
+        )
+        return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
 
     @property
     def num_steps(self) -> int:
@@ -269,7 +286,12 @@ def _check(settings: Settings) -> None:
 
 def _check_search(settings: Settings) -> None:
     settings.search_options()
-    name = settings.search.name
+    name, search = settings.search.name, settings.search
+    check_installed(name, search.sampler)
+    if name != "optuna" and (search.min_quality, search.max_seconds) != (None, None):
+        raise SettingsError(
+            f"search.min_quality and search.max_seconds are for search=optuna; search={name} would not heed them."
+        )
     if settings.latency == "wallclock" and name not in BY_CLOCK:
         raise SettingsError(
             f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "

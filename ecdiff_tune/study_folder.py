@@ -26,6 +26,7 @@ _FREE_TO_CHANGE = {
     "sharing_gib",
     "params.k",
     "params.alpha",
+    "search.trials",
 }
 """Settings that change no row of the ledger and no decision of stage 1 (k and alpha are stage2's alone)."""
 

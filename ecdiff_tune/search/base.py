@@ -47,11 +47,16 @@ class Stage1Space:
         """The alphas that make a difference: one for an estimator without alpha."""
         return self.alphas if get_estimator(estimator).uses_alpha else self.alphas[:1]
 
+    @cached_property
+    def aliases(self) -> Mapping[Candidate, Candidate]:
+        """Every candidate, and the one of the grid that makes the same pictures."""
+        points = itertools.product(self.estimators, self.ks, self.alphas)
+        return _aliases((self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned")
+
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """Every candidate that makes another picture than those before it, estimator by estimator."""
-        points = itertools.product(self.estimators, self.ks, self.alphas)
-        return _distinct((self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned")
+        """One candidate a picture, estimator by estimator and k by k."""
+        return tuple(dict.fromkeys(self.aliases.values()))
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,11 @@ class Stage2Space:
         return replace(winner, params=replace(winner.params, s=s), handoff_adapter=handoff_adapter)
 
     @property
+    def aliases(self) -> Mapping[Candidate, Candidate]:
+        """Every candidate, and the one of the grid that makes the same pictures: itself."""
+        return {one: one for one in self.grid}
+
+    @property
     def grid(self) -> tuple[Candidate, ...]:
         """Every candidate, adapter by adapter and s upwards."""
         return tuple(self.at(s, adapter) for adapter in self.handoff_adapters for s in self.s_values)
@@ -129,31 +139,31 @@ class JointSpace:
         return Candidate(ECDiffParams(p, k, alpha, effective), estimator, handoff_adapter)
 
     @cached_property
+    def aliases(self) -> Mapping[Candidate, Candidate]:
+        """Every candidate, and the one of the grid that makes the same pictures."""
+        candidates = (
+            self.at(p, k, alpha, s, estimator, adapter)
+            for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
+            for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
+            if p <= s and (k == 0 or p >= 2)
+        )
+        return _aliases(candidates, self.num_steps, self.handoff)
+
+    @property
     def grid(self) -> tuple[Candidate, ...]:
-        """Every candidate that makes another picture than those before it.
+        """One candidate a picture.
 
         >>> space = JointSpace((7,), (2,), (0.2, 0.3), tuple(range(30, 41)), 50)
         >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
         [(0.2, 31), (0.2, 34), (0.2, 37), (0.2, 40), (0.3, 31)]
         """
-        return _distinct(
-            (
-                self.at(p, k, alpha, s, estimator, adapter)
-                for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
-                for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
-                if p <= s and (k == 0 or p >= 2)
-            ),
-            self.num_steps,
-            self.handoff,
-        )
+        return tuple(dict.fromkeys(self.aliases.values()))
 
 
-def _distinct(candidates: Iterable[Candidate], num_steps: int, handoff: Handoff) -> tuple[Candidate, ...]:
-    """The first candidate of each picture."""
-    seen: dict[ConfigKey, Candidate] = {}
-    for one in candidates:
-        seen.setdefault(ConfigKey.of(one, plan(one.params, num_steps, handoff)), one)
-    return tuple(seen.values())
+def _aliases(candidates: Iterable[Candidate], num_steps: int, handoff: Handoff) -> dict[Candidate, Candidate]:
+    first: dict[ConfigKey, Candidate] = {}
+    keys = {one: ConfigKey.of(one, plan(one.params, num_steps, handoff)) for one in candidates}
+    return {one: first.setdefault(key, one) for one, key in keys.items()}
 
 
 N = TypeVar("N", int, float)
@@ -195,6 +205,16 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a candidate's picture costs by the latency profile."""
+
+    seconds: float = 0.0
+    cloud_calls: int = 0
+    approximated: int = 0
+    edge_calls: int = 0
+
+
+@dataclass(frozen=True)
 class Context:
     """What a search may know without asking.
 
@@ -204,7 +224,7 @@ class Context:
             the plan, so that quality 1 gives an upper bound.
         predict: the quality of candidates, foretold from the reference run alone (``ecdiff_tune.predict``).
         seed: of whatever a search draws.
-        seconds: a picture, which decide between equal objectives.
+        cost: of a candidate; its seconds decide between equal objectives.
         options: what a person set.
     """
 
@@ -212,7 +232,7 @@ class Context:
     objective: Callable[[Candidate, float], float]
     predict: Callable[[Sequence[Candidate]], Sequence[float]]
     seed: int = 0
-    seconds: Callable[[Candidate], float] = lambda _: 0.0
+    cost: Callable[[Candidate], Cost] = lambda _: Cost()
     options: Options = field(default_factory=Options)
 
 

@@ -18,12 +18,11 @@ def joint(space: Space, context: Context) -> Search:
 def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
     """The best foretold ones race, and after the last look their leader goes on alone.
 
-    Where it turns out to be infeasible, or below a bound of its rivals, the next one takes its place; when
-    no finalist is left, the next best foretold ones race.
+    Where it turns out to be infeasible the next one takes its place; when no finalist is left, the next best
+    foretold ones race.
     """
     field, everything, options = Field(context, discarded), context.num_prompts, context.options
-    field.bound(space.grid)
-    ranked = by_forecast(field.left(space.grid), context)
+    ranked = by_forecast(space.grid, context)
     seen = (options.prompts(everything) or (everything,))[-1]
     for start in range(0, len(ranked), options.finalists):
         finalists = ranked[start : start + options.finalists]
@@ -32,10 +31,11 @@ def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> 
         while left := field.left(finalists):
             winner = field.leader(left, seen)
             yield from field.measure([winner], everything)
-            field.bound(ranked)
             if winner not in discarded:
+                field.bound(ranked)
                 ties = dict.fromkeys(finalists, f"tie after {seen} prompts")
                 reasons = {**dict.fromkeys(ranked, "forecast"), **ties}
-                discarded |= {one: reasons[one] for one in field.left(ranked) if not field.whole(one)}
+                whole = field.whole()
+                discarded |= {one: reasons[one] for one in field.left(ranked) if one not in whole}
                 return winner
     return None

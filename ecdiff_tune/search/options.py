@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ecdiff_core.errors import ECDiffError
+from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.params import ECDiffParams
 
 LEAST_PROMPTS = 5
 """A look at fewer says too little."""
@@ -13,6 +14,63 @@ LEAST_PROMPTS = 5
 
 class SearchError(ECDiffError):
     """A search's setting is out of range, or does not fit the search."""
+
+
+SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
+OBJECTIVES = {
+    "objective": "maximize",
+    "quality": "maximize",
+    "efficiency": "maximize",
+    "burden": "maximize",
+    "seconds": "minimize",
+}
+"""What an Optuna study may optimise, and which way; ``objective`` is eq. 12."""
+
+
+@dataclass(frozen=True)
+class OptunaOptions:
+    """What ``search=optuna`` is told.
+
+    Args:
+        trials: of the study, those that repeat a config included.
+        sampler: who suggests; ``grid`` is every point in random order.
+        study_name: under which the storage knows the study.
+        storage: path of a journal file, or a database's URL; None keeps the study in memory.
+        worker: whose trials are whose where several processes share a storage; empty where none do.
+        objectives: names of ``OBJECTIVES``; of several the winner is that of the Pareto front which is best
+            by eq. 12.
+        min_quality: mean SSIM that the winner must have.
+        max_seconds: a picture, that it may take at most.
+        start: params to begin with, moved into the grid.
+
+    Raises:
+        SearchError: one of them is out of range.
+    """
+
+    trials: int = 50
+    sampler: str = "tpe"
+    study_name: str = "ecdiff"
+    storage: str | None = None
+    worker: str = ""
+    objectives: tuple[str, ...] = ("objective",)
+    min_quality: float | None = None
+    max_seconds: float | None = None
+    start: ECDiffParams | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise SearchError(f"Expected search.trials >= 1, got {self.trials}.")
+        if self.sampler not in SAMPLERS:
+            raise SearchError(f"Unknown search.sampler {self.sampler!r}: {nearest(self.sampler, SAMPLERS)}.")
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise SearchError(f"Expected different search.objectives, got {list(self.objectives)}.")
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise SearchError(f"Unknown name {name!r} in search.objectives: {nearest(name, OBJECTIVES)}.")
+        if self.min_quality is not None and not -1 <= self.min_quality <= 1:
+            raise SearchError(f"Expected search.min_quality within -1 … 1 (SSIM), got {self.min_quality}.")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise SearchError(f"Expected search.max_seconds > 0, got {self.max_seconds}.")
 
 
 @dataclass(frozen=True)
@@ -24,6 +82,7 @@ class Options:
         error_rate: greatest probability of giving up the best candidate in the whole race.
         margin: objective that may be given away at a look; 0 is nothing.
         finalists: how many of the best foretold race (``joint``).
+        optuna: for ``search=optuna``, which prunes by the same looks.
 
     Raises:
         SearchError: one of them is out of range.
@@ -33,6 +92,7 @@ class Options:
     error_rate: float = 0.05
     margin: float = 0.0
     finalists: int = 12
+    optuna: OptunaOptions = field(default_factory=OptunaOptions)
 
     def __post_init__(self) -> None:
         if not all(0 < share < 1 for share in self.looks):

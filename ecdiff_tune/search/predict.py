@@ -17,7 +17,7 @@ def by_forecast(candidates: Sequence[Candidate], context: Context) -> list[Candi
         one: context.objective(one, quality) if math.isfinite(quality) else float("-inf")
         for one, quality in zip(candidates, qualities, strict=True)
     }
-    return sorted(candidates, key=lambda one: (-foretold[one], context.seconds(one)))
+    return sorted(candidates, key=lambda one: (-foretold[one], context.cost(one).seconds))
 
 
 def predict(space: Space, context: Context) -> Search:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Context, Search, Space
+from ecdiff_tune.search.base import Ask, Context, Result, Search, Space
 from ecdiff_tune.search.paired import TIE, surely_below
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.script import Rounds, Scripted
@@ -25,35 +25,53 @@ class Field:
 
     def __init__(self, context: Context, discarded: dict[Candidate, str]) -> None:
         self._context, self._discarded = context, discarded
-        self._values: dict[Candidate, tuple[float, ...]] = {}
+        self._results: dict[Candidate, Result] = {}
 
     def measure(self, arms: Sequence[Candidate], prompts: int) -> Rounds[None]:
         """Ask for what is not known about the first so many prompts; infeasible candidates go at once."""
         whole = prompts >= self._context.num_prompts
-        fresh = [one for one in self.left(arms) if len(self._values.get(one, ())) < prompts]
+        fresh = [one for one in self.left(arms) if self.seen(one) < prompts]
         for start in range(0, len(fresh), TOGETHER):
             asked = tuple(fresh[start : start + TOGETHER])
             results = yield Ask(asked, None if whole else prompts)
             for one, result in zip(asked, results, strict=True):
+                self._results[one] = result
                 if result.value == float("-inf"):
                     self._discarded[one] = "infeasible"
-                else:
-                    self._values[one] = result.values
 
     def left(self, arms: Iterable[Candidate]) -> list[Candidate]:
         """Those that were not given up."""
         return [one for one in arms if one not in self._discarded]
 
-    def whole(self, one: Candidate) -> bool:
-        """Whether it was measured on all prompts."""
-        return len(self._values.get(one, ())) == self._context.num_prompts
+    def result(self, one: Candidate) -> Result | None:
+        """What was told of it last."""
+        return self._results.get(one)
+
+    def seen(self, one: Candidate) -> int:
+        """On how many prompts it was measured."""
+        return len(self._results[one].values) if one in self._results else 0
+
+    def whole(self, arms: Iterable[Candidate] | None = None) -> list[Candidate]:
+        """Those of some candidates, or of all, that were measured on all prompts and can be used."""
+        known = self._results if arms is None else arms
+        return [one for one in self.left(known) if self.seen(one) == self._context.num_prompts]
+
+    def mean(self, one: Candidate, prompts: int | None = None) -> float:
+        """The objective on the first so many prompts, or on all that it was measured on."""
+        return fmean(self._results[one].values[:prompts])
+
+    def leader(self, arms: Sequence[Candidate], prompts: int) -> Candidate:
+        """The best on the first so many prompts; of equal ones the faster, then the first."""
+        means = {one: round(self.mean(one, prompts) / TIE) for one in arms}
+        return min(arms, key=lambda one: (-means[one], self._context.cost(one).seconds))
 
     def bound(self, arms: Sequence[Candidate]) -> None:
-        """Give up those that cannot reach another one, whatever SSIM the prompts that were not seen have."""
-        arms = self.left(arms)
-        floor = max((self._between(one)[0] for one in arms), default=0.0)
-        for one in arms:
-            if self._between(one)[1] < floor - TIE:
+        """Give up those that cannot reach one that was measured whole, whatever SSIM the prompts have that
+        they were not measured on."""
+        whole = self.whole(arms)
+        floor = max(map(self.mean, whole), default=float("-inf"))
+        for one in self.left(arms):
+            if one not in whole and self._most(one) < floor - TIE:
                 self._discarded[one] = "bound"
 
     def compare(self, arms: Sequence[Candidate], prompts: int, level: float, margin: float) -> None:
@@ -61,27 +79,21 @@ class Field:
         arms = self.left(arms)
         if not arms:
             return
-        leader = self.leader(arms, prompts)
-        ahead = self._values[leader][:prompts]
+        leader, whole = self.leader(arms, prompts), self.whole(arms)
+        ahead = self._results[leader].values[:prompts]
         for one in arms:
-            values = self._values[one][:prompts]
-            if one is leader or self.whole(one):
+            values = self._results[one].values[:prompts]
+            if one is leader or one in whole:
                 continue
             if surely_below(values, ahead, self._context.num_prompts, level, margin):
                 self._discarded[one] = f"race after {prompts} prompts"
 
-    def leader(self, arms: Sequence[Candidate], prompts: int) -> Candidate:
-        """The best on the first so many prompts; of equal ones the faster, then the first."""
-        means = {one: round(fmean(self._values[one][:prompts]) / TIE) for one in arms}
-        return min(arms, key=lambda one: (-means[one], self._context.seconds(one)))
-
-    def _between(self, one: Candidate) -> tuple[float, float]:
-        """Its objective over all prompts is within these, as SSIM is within -1 … 1."""
-        values, everything = self._values.get(one, ()), self._context.num_prompts
-        ends = [self._context.objective(one, quality) for quality in (-1.0, 1.0)]
-        unseen, total = everything - len(values), sum(values)
-        low, high = ((total + unseen * end) / everything for end in sorted(ends))
-        return low, high
+    def _most(self, one: Candidate) -> float:
+        """Its objective over all prompts is no higher: SSIM is within -1 … 1."""
+        everything = self._context.num_prompts
+        values = self._results[one].values if one in self._results else ()
+        end = max(self._context.objective(one, quality) for quality in (-1.0, 1.0))
+        return (sum(values) + (everything - len(values)) * end) / everything
 
 
 def run_looks(arms: Sequence[Candidate], field: Field, context: Context) -> Rounds[None]:

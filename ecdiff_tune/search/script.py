@@ -18,15 +18,15 @@ class Scripted:
     """``Search`` over such a generator, which returns the winner.
 
     Args:
-        rounds: asks at least once.
         discarded: filled by the generator as it goes on.
     """
 
     def __init__(self, rounds: Rounds[Candidate | None], discarded: Mapping[Candidate, str]) -> None:
         self._rounds = rounds
-        self._asked: Ask | None = next(rounds)
+        self._asked: Ask | None = None
         self._best: Candidate | None = None
         self.discarded = discarded
+        self._go_on(None)
 
     @property
     def done(self) -> bool:
@@ -38,11 +38,14 @@ class Scripted:
         return self._asked
 
     def tell(self, results: Sequence[Result]) -> None:
-        try:
-            self._asked = self._rounds.send(results)
-        except StopIteration as finished:
-            self._asked, self._best = None, finished.value
+        self._go_on(results)
 
     @property
     def best(self) -> Candidate | None:
         return self._best
+
+    def _go_on(self, results: Sequence[Result] | None) -> None:
+        try:
+            self._asked = next(self._rounds) if results is None else self._rounds.send(results)
+        except StopIteration as finished:
+            self._asked, self._best = None, finished.value

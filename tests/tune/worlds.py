@@ -11,7 +11,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search import SEARCHES, Context, Search, Space
-from ecdiff_tune.search.base import Ask, JointSpace, Result, Stage1Space, Stage2Space
+from ecdiff_tune.search.base import Ask, Cost, JointSpace, Result, Stage1Space, Stage2Space
 from ecdiff_tune.search.options import Options
 
 NEVER = float("-inf")
@@ -93,7 +93,7 @@ class World:
             lambda one, quality: self._base(one) + WEIGHT * quality,
             lambda some: [scrambled(one.params) for one in some],
             self.seed,
-            lambda one: float(one.params.s),
+            lambda one: Cost(float(one.params.s)),
             self.options,
         )
 
