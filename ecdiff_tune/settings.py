@@ -290,7 +290,7 @@ def _check_search(settings: Settings) -> None:
     check_installed(name, search.sampler)
     if name != "optuna" and (search.min_quality, search.max_seconds) != (None, None):
         raise SettingsError(
-            f"search.min_quality and search.max_seconds are for search=optuna; search={name} would not heed them."
+            f"search.min_quality and search.max_seconds are for search=optuna; search={name} would ignore them."
         )
     if settings.latency == "wallclock" and name not in BY_CLOCK:
         raise SettingsError(

@@ -165,8 +165,8 @@ def run(
     if search.best is None:
         raise NoWinnerError(
             f"The {stage_name(stage)} has no winner: none of {len(trials)} configs has finite pictures and a "
-            "score that wins. Try dtype=float32, other search.k and search.alpha, a larger objective.w1, or looser "
-            "limits of search=optuna."
+            "score that wins. Try dtype=float32, other search.k and search.alpha, a larger objective.w1, or "
+            "looser limits of search=optuna."
         )
     return trials[search.best]
 
