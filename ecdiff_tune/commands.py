@@ -16,10 +16,11 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
+from ecdiff_tune.optuna_setup import search_options
 from ecdiff_tune.progress import duration
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.search import SEARCHES, Context, Space
-from ecdiff_tune.search.base import JointSpace, Stage1Space, Stage2Space, stage_name
+from ecdiff_tune.search.base import Cost, JointSpace, Stage1Space, Stage2Space, stage_name
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
 from ecdiff_tune.study_folder import study_path
@@ -166,7 +167,7 @@ def _search(bench: Workbench, space: Space) -> Trial:
     search = SEARCHES[bench.settings.search.name](space, _context(bench, space))
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
-    if not search.discarded and len(trials) < len(space.grid):
+    if bench.settings.search.name == "greedy" and len(trials) < len(space.grid):
         left = len(space.grid) - len(trials)
         bench.progress.say(
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
@@ -181,7 +182,12 @@ def _context(bench: Workbench, space: Space) -> Context:
     def objective(candidate: Candidate, quality: float) -> float:
         return scorer.if_quality(evaluator.plan(candidate), quality, with_burden=space.stage != 1)
 
-    return Context(len(bench.prompts), objective, bench.predict, bench.settings.seed)
+    def cost(candidate: Candidate) -> Cost:
+        plan = evaluator.plan(candidate)
+        return Cost(bench.latency.seconds(plan), plan.cloud_calls, plan.approximated, plan.edge_calls)
+
+    options = search_options(bench.settings, space)
+    return Context(len(bench.prompts), objective, bench.predict, bench.settings.seed, cost, options)
 
 
 def _earlier_trials(path: Path) -> pd.DataFrame:

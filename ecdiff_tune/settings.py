@@ -16,7 +16,8 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
-from ecdiff_tune.search import SEARCHES
+from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
+from ecdiff_tune.search.options import Options, OptunaOptions
 
 LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
@@ -80,6 +81,18 @@ class SearchSettings:
     handoff_adapter: list[str] | None = None
     joint: bool = False
     p: list[int] | None = None
+    looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
+    error_rate: float = 0.05
+    margin: float = 0.0
+    finalists: int = 12
+    sampler: str = "tpe"
+    trials: int = 50
+    study_name: str | None = None
+    storage: str | None = None
+    warm_start: bool = True
+    objectives: list[str] = field(default_factory=lambda: ["objective"])
+    min_quality: float | None = None
+    max_seconds: float | None = None
 
 
 @dataclass
@@ -159,6 +172,20 @@ class Settings:
     def core_link(self) -> Link:
         """The link between cloud and edge."""
         return Link(**asdict(self.link))
+
+    def search_options(self) -> Options:
+        """How candidates race, and what Optuna is told."""
+        search = self.search
+        optuna = OptunaOptions(
+            search.trials,
+            search.sampler,
+            search.study_name or f"{self.pair.name}/{self.study}",
+            search.storage,
+            objectives=tuple(search.objectives),
+            min_quality=search.min_quality,
+            max_seconds=search.max_seconds,
+        )
+        return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
 
     @property
     def num_steps(self) -> int:
@@ -252,12 +279,26 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             f"Unknown search {settings.search.name!r}: {nearest(settings.search.name, SEARCHES)}."
         )
-    if settings.search.joint and settings.search.name == "greedy":
-        raise SettingsError(
-            "The greedy search goes stage by stage: leave search.joint out, or set search=joint."
-        )
+    _check_search(settings)
     _check_params(settings)
     _check_grids(settings)
+
+
+def _check_search(settings: Settings) -> None:
+    settings.search_options()
+    name, search = settings.search.name, settings.search
+    check_installed(name, search.sampler)
+    if name != "optuna" and (search.min_quality, search.max_seconds) != (None, None):
+        raise SettingsError(
+            f"search.min_quality and search.max_seconds are for search=optuna; not for search={name}."
+        )
+    if settings.latency == "wallclock" and name not in BY_CLOCK:
+        raise SettingsError(
+            f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
+            f"not: set latency=profile, or search={' or search='.join(BY_CLOCK)}."
+        )
+    if settings.search.joint and name == "greedy":
+        raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")
 
 
 def _check_params(settings: Settings) -> None:

@@ -28,6 +28,7 @@ _FREE_TO_CHANGE = {
     "sharing_gib",
     "params.k",
     "params.alpha",
+    "search.trials",
 }
 """Settings that do not change what is measured, but for rounding (k and alpha are stage2's alone)."""
 

@@ -25,13 +25,16 @@ COLUMNS = (
     "edge_calls",
     "seconds",
     "state",
+    "prompts",
+    "discarded",
 )
 
 
 def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.DataFrame:
     """One row a trial in the order of evaluation.
 
-    Empty are the scores of infeasible trials, and s and burden in stage 1.
+    Empty are the scores of infeasible trials, s and burden in stage 1, and why a trial was discarded where it
+    was not. ``prompts`` says on how many prompts its scores were measured.
 
     Args:
         trials: evaluated so far.
@@ -44,8 +47,9 @@ def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.Da
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
+        state = (trial.state, len(trial.measurements), trial.discarded)
         more = (getattr(trial.candidate, name) for name in searched)
-        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *more))
+        rows.append((*head, *scores, *calls, trial.seconds, *state, *more))
     return pd.DataFrame(rows, columns=[*COLUMNS, *searched]).astype({"s": "Int64"})
 
 

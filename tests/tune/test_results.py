@@ -39,6 +39,8 @@ COLUMNS = [
     "edge_calls",
     "seconds",
     "state",
+    "prompts",
+    "discarded",
 ]
 
 
