@@ -38,7 +38,7 @@ _COMMENTS = {
     "dtype": "float32, float16 or bfloat16",
     "handoff": "aligned (after a correcting call) or exact (cut at s)",
     "handoff_adapter": "identity (the paper) or matched (equal signal-to-noise ratio)",
-    "estimator": "gradient (the paper's) or reuse",
+    "estimator": "of approximated steps: gradient (the paper's), reuse, secant, newton2 or edge",
     "quality": "mean SSIM to the cloud's pictures, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
     "burden": "(T - s) / (T - s'), eq. 11; null where there is no s",
@@ -152,7 +152,9 @@ class TunedConfig:
         Raises:
             ParamsError: params do not fit num_inference_steps.
         """
-        return plan(self.params, self.sampling.num_steps, self.sampling.handoff)
+        sampling = self.sampling
+        estimator = get_estimator(sampling.estimator)
+        return plan(self.params, sampling.num_steps, sampling.handoff, estimator)
 
     def to_yaml(self) -> str:
         """The YAML text, every key with its comment."""

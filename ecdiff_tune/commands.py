@@ -92,8 +92,9 @@ COMMANDS: dict[str, Callable[[Settings], None]] = {
 
 def _stage1_space(bench: Workbench) -> Stage1Space:
     search = bench.settings.search
-    ks, alphas, estimators = tuple(search.k), tuple(search.alpha), bench.settings.estimators
-    return Stage1Space(bench.p(), ks, alphas, bench.settings.num_steps, estimators)
+    settings, ks, alphas = bench.settings, tuple(search.k), tuple(search.alpha)
+    adapter = settings.core_sampling().handoff_adapter
+    return Stage1Space(bench.p(), ks, alphas, settings.num_steps, settings.estimators, adapter)
 
 
 def _joint_space(bench: Workbench) -> JointSpace:
@@ -267,7 +268,7 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
     rows = [
         (f"cloud\n{plan.num_steps} calls", cloud),
         (f"edge\n{plan.num_steps} calls", edge),
-        (f"HybridSD\n{plan.handoff_step} + {plan.edge_calls}", hybrid),
+        (f"HybridSD\n{plan.handoff_step} + {plan.edge_steps}", hybrid),
         (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}", tuned),
     ]
     headings = [f"SSIM {ssims[i]:.3f}\n{bench.prompts.prompts[i]}" for i in worst]

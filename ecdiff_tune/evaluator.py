@@ -12,8 +12,9 @@ from torch import Tensor
 from ecdiff_core.batching import join, join_prompts, take, take_prompts
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
+from ecdiff_core.noise import get_estimator
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
-from ecdiff_core.plan import Plan, effective_s, plan
+from ecdiff_core.plan import Plan, effective_s
 from ecdiff_core.sampler import SamplerState
 from ecdiff_tune import lockstep
 from ecdiff_tune.calibration import CalibrationSet
@@ -56,7 +57,7 @@ class Evaluator:
 
     def plan(self, candidate: Candidate) -> Plan:
         """What every step of a candidate does."""
-        return plan(candidate.params, self._pipe.num_steps, self._pipe.config.sampling.handoff)
+        return candidate.plan(self._pipe.num_steps, self._pipe.config.sampling.handoff)
 
     def measure(
         self,
@@ -162,15 +163,24 @@ class Evaluator:
         return lockstep.pieces(candidate, steps, self._forks(candidate) if self._store is not None else ())
 
     def _forks(self, candidate: Candidate) -> Iterable[int]:
-        """Where other candidates may go another way: other k, other alphas, other s."""
+        """Where other candidates may go another way: other k, other alphas, other s.
+
+        Whether the edge model is called at a real step depends on what follows, so that an estimator which
+        goes by it shares one step less.
+        """
         params, pipe = candidate.params, self._pipe
         handoff = pipe.config.sampling.handoff
-        yield params.p
+        forks = [params.p]
         if params.k:
-            yield params.p + params.k + 1
-        for s in self._s_values:
-            if s >= params.p:
-                yield effective_s(replace(params, s=s), pipe.num_steps, handoff)
+            forks.append(params.p + params.k + 1)
+        forks += [
+            effective_s(replace(params, s=s), pipe.num_steps, handoff)
+            for s in self._s_values
+            if s >= params.p
+        ]
+        earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
+        handoff_step = self.plan(candidate).handoff_step
+        return [fork - earlier for fork in forks if fork <= handoff_step]
 
     def _prepare(self, rows: Sequence[int]) -> Prepared:
         """Some prompts, ready to run; encoded once each."""

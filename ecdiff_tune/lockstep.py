@@ -43,7 +43,7 @@ def pieces(candidate: Candidate, plan: Plan, forks: Iterable[int]) -> list[Piece
     """A candidate's trajectory, cut at those forks that lie within it; the last piece ends at T."""
     found: list[Piece] = []
     for end in (*sorted(step for step in set(forks) if 0 < step < plan.num_steps), plan.num_steps):
-        key = ConfigKey.of(candidate, Plan(plan.steps[:end]))
+        key = ConfigKey.of(candidate, plan.until(end))
         found.append(Piece(key, found[-1].key if found else None, candidate, plan, end))
     return found
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Protocol, TypeVar
 
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s, plan
+from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
 from ecdiff_tune.candidate import Candidate, ConfigKey
 
 Stage = Literal[1, 2, "joint"]
@@ -36,10 +36,11 @@ class Stage1Space:
     alphas: tuple[float, ...]
     num_steps: int
     estimators: tuple[str, ...] = ("gradient",)
+    handoff_adapter: HandoffAdapter = "identity"
 
     def at(self, k: int, alpha: float, estimator: str = "gradient") -> Candidate:
-        """The candidate at a point."""
-        return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator)
+        """The candidate at a point; the adapter matters to an estimator that calls the edge model."""
+        return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator, self.handoff_adapter)
 
     def alphas_of(self, estimator: str) -> tuple[float, ...]:
         """The alphas that make a difference: one for an estimator without alpha."""
@@ -138,7 +139,7 @@ class JointSpace:
                     effective = effective_s(ECDiffParams(p, k, alpha, s), self.num_steps, self.handoff)
                     params = ECDiffParams(p, k, alpha, effective)
                     candidate = Candidate(params, estimator, adapter)
-                    key = ConfigKey.of(candidate, plan(params, self.num_steps, self.handoff))
+                    key = ConfigKey.of(candidate, candidate.plan(self.num_steps, self.handoff))
                     seen.setdefault(key, candidate)
         return tuple(seen.values())
 
