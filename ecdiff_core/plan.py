@@ -141,21 +141,17 @@ def count_steps(scheduler: str, num_inference_steps: int) -> int:
     return num_inference_steps + (scheduler == "PNDMScheduler" and num_inference_steps > 1)
 
 
-def is_real(step: int, p: int, k: int) -> bool:
-    """Whether the cloud model is called at ``step`` on the cloud side (Algorithm 1)."""
-    return step < p or (step + 1 - p) % (k + 1) == 0
-
-
 def effective_s(params: ECDiffParams, num_steps: int, handoff: Handoff) -> int:
     """The step at which the edge model really begins.
 
-    ``exact``: s. ``aligned``: the first p + m (k + 1) >= s, m = 0, 1, …, and at most T, since Algorithm 1
-    looks at s only after a correcting call.
+    ``exact``: s. ``aligned``: just after the first real step from s - 1 on, since Algorithm 1 looks at s only
+    after a correcting call: the first p + m (k + 1) >= s, m = 0, 1, …, and at most T. Of a schedule that
+    lists no more real steps s itself, for there is no correcting call to wait for.
     """
-    if handoff == "exact":
+    if handoff == "exact" or params.s <= params.warm_up:
         return params.s
-    cycles = -(-(params.s - params.p) // (params.k + 1))
-    return min(params.p + cycles * (params.k + 1), num_steps)
+    after_real = (step + 1 for step in params.real_steps(num_steps) if step + 1 >= params.s)
+    return next(after_real, num_steps if params.schedule is None else params.s)
 
 
 def plan(
@@ -168,7 +164,8 @@ def plan(
             before each window; None is one that does not.
 
     Raises:
-        ParamsError: s is beyond the number of steps, or the handoff is unknown.
+        ParamsError: s or a listed step is beyond the number of steps, the estimator needs more real noises
+            before its first estimate, or the handoff is unknown.
     """
     if handoff not in get_args(Handoff):
         raise ParamsError(f"Unknown handoff {handoff!r}: {nearest(str(handoff), get_args(Handoff))}.")
@@ -179,8 +176,19 @@ def plan(
             f"Expected s <= T, the number of steps, got s={params.s} with {num_steps} steps. "
             "Lower s or raise num_inference_steps."
         )
-    s = effective_s(params, num_steps, handoff)
-    cloud_side = [Action.CLOUD if is_real(i, params.p, params.k) else Action.APPROX for i in range(s)]
+    if params.schedule is not None and params.schedule[-1] >= num_steps:
+        raise ParamsError(
+            f"Expected a schedule within 0 … {num_steps - 1}, got step {params.schedule[-1]} with "
+            f"{num_steps} steps. Shorten it or raise num_inference_steps."
+        )
+    s, real = effective_s(params, num_steps, handoff), set(params.real_steps(num_steps))
+    cloud_side = [Action.CLOUD if step in real else Action.APPROX for step in range(s)]
+    needed = 2 if estimator is None else estimator.real_noises
+    if Action.APPROX in cloud_side[:needed]:
+        raise ParamsError(
+            f"Expected the schedule to start with {list(range(needed))}, got {list(params.schedule or ())}: "
+            f"the estimator needs {needed} real noises before its first estimate."
+        )
     beside: frozenset[int] = frozenset()
     if estimator is not None and estimator.calls_edge:
         beside = frozenset(i for i in range(s) if Action.APPROX in cloud_side[i : i + 2])

@@ -48,16 +48,12 @@ def stage1(settings: Settings) -> None:
 
 
 def stage2(settings: Settings) -> None:
-    """s, for the study's stage1.yaml or for (k, alpha) by hand."""
-    k, alpha = settings.params.k, settings.params.alpha
-    if k is None:
+    """s, for the study's stage1.yaml, or for (k, alpha) or (schedule, alpha) by hand."""
+    if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
     with prepare(settings) as bench:
-        if k is not None and alpha is not None:
-            params = ECDiffParams(bench.p(), k, alpha, settings.num_steps)
-            winner = Candidate(params, settings.sampling.estimator)
-        else:
-            winner = _stage1_winner(bench)
+        params = settings.params_by_hand(bench.p())
+        winner = Candidate(params, settings.sampling.estimator) if params else _stage1_winner(bench)
         _finish(bench, *_run_stage2(bench, winner))
 
 
@@ -75,9 +71,10 @@ def tune(settings: Settings) -> None:
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:
-    if settings.params.k is not None:
+    if settings.params.alpha is not None:
         raise SettingsError(
-            "params.k and params.alpha are for stage2 alone; here search.k and search.alpha go."
+            "params.k and params.alpha are for stage2 alone, and so is params.schedule; here search.k and "
+            "search.alpha go."
         )
 
 
@@ -144,7 +141,7 @@ def _check_stage1_is_done(path: Path) -> None:
     if not (path / STAGE1_FILE).is_file():
         raise SettingsError(
             f"No stage 1 in {path}: run stage1 with the same settings first, "
-            "or give params.k and params.alpha."
+            "or give params.k and params.alpha, or params.schedule and params.alpha."
         )
 
 
@@ -185,7 +182,7 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     try:
-        table = pd.read_csv(path).astype({"s": "Int64"})
+        table = pd.read_csv(path).astype(dict.fromkeys(tables.WHOLE_OR_EMPTY, "Int64"))
         return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
@@ -223,7 +220,7 @@ def _forecast_of_tune(bench: Workbench) -> str:
     return _forecast(bench, "tune", [_stage1_space(bench), dearest])
 
 
-def _point_out_edge(bench: Workbench, name: str, value: float, grid: Any) -> None:
+def _point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any) -> None:
     values = sorted(grid)
     if len(values) > 1 and value in (values[0], values[-1]):
         bench.progress.say(
@@ -276,7 +273,7 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
 
 
 def _print_result(bench: Workbench, config: TunedConfig) -> None:
-    for line in (*tables.TABLE5_HEADER, tables.table5_row(config)):
+    for line in tables.table5([config]).splitlines():
         bench.progress.say(line)
     score = config.score or {}
     low, high = score["quality_ci95"]

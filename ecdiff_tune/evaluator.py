@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -170,13 +171,12 @@ class Evaluator:
         """
         params, pipe = candidate.params, self._pipe
         handoff = pipe.config.sampling.handoff
-        forks = [params.p]
-        if params.k:
-            forks.append(params.p + params.k + 1)
+        later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
+        forks = [params.warm_up, *(step + 1 for step in islice(later, 1))]
         forks += [
             effective_s(replace(params, s=s), pipe.num_steps, handoff)
             for s in self._s_values
-            if s >= params.p
+            if s >= params.warm_up
         ]
         earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
         handoff_step = self.plan(candidate).handoff_step

@@ -14,7 +14,7 @@ from ecdiff_core.link import Link
 from ecdiff_core.memory import Memory, Offload
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import HandoffAdapter, count_steps
+from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune.search import SEARCHES
 
@@ -45,11 +45,12 @@ class PairSettings:
 
 @dataclass
 class ParamsSettings:
-    """What is not searched: p always, k and alpha when stage2 gets them by hand."""
+    """What is not searched: p always, the rest when stage2 gets it by hand."""
 
     p: Any = "auto"
     k: int | None = None
     alpha: float | None = None
+    schedule: list[int] | None = None
 
 
 @dataclass
@@ -160,6 +161,19 @@ class Settings:
         """The link between cloud and edge."""
         return Link(**asdict(self.link))
 
+    def params_by_hand(self, p: int) -> ECDiffParams | None:
+        """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.
+
+        Args:
+            p: the warm-up where k is given.
+        """
+        given = self.params
+        if given.alpha is None:
+            return None
+        if given.schedule is not None:
+            return ECDiffParams.scheduled(given.schedule, given.alpha, self.num_steps)
+        return ECDiffParams(p, given.k, given.alpha, self.num_steps)
+
     @property
     def num_steps(self) -> int:
         """T."""
@@ -254,12 +268,19 @@ def _check_params(settings: Settings) -> None:
     p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
     if p != "auto" and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
         raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
-    if (k is None) != (alpha is None):
+    schedule = settings.params.schedule
+    if schedule is not None and (p != "auto" or k is not None):
+        raise SettingsError("Expected params.p and params.k, or params.schedule in their place, got both.")
+    if schedule is not None and alpha is None:
+        raise SettingsError("Expected params.alpha with params.schedule: give params.alpha=0.5 or another.")
+    if schedule is None and (k is None) != (alpha is None):
         raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
-    if k is not None and alpha is not None:
-        if k >= settings.num_steps:
-            raise ParamsError(f"Expected params.k within 0 … {settings.num_steps - 1}, got {k}.")
-        ECDiffParams(p if isinstance(p, int) else LEAST_P, k, alpha, settings.num_steps)
+    if k is not None and k >= settings.num_steps:
+        raise ParamsError(f"Expected params.k within 0 … {settings.num_steps - 1}, got {k}.")
+    params = settings.params_by_hand(p if isinstance(p, int) else LEAST_P)
+    if params is not None:
+        sampling = settings.core_sampling()
+        plan(params, settings.num_steps, sampling.handoff, get_estimator(sampling.estimator))
 
 
 def _check_grids(settings: Settings) -> None:

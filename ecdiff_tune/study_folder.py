@@ -26,8 +26,9 @@ _FREE_TO_CHANGE = {
     "sharing_gib",
     "params.k",
     "params.alpha",
+    "params.schedule",
 }
-"""Settings that change no row of the ledger and no decision of stage 1 (k and alpha are stage2's alone)."""
+"""Settings that change no row of the ledger and no decision of stage 1 (params but p are stage2's alone)."""
 
 
 class StudyError(ECDiffError):

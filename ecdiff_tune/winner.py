@@ -49,7 +49,7 @@ def tuned_config(bench: Workbench, trial: Trial) -> TunedConfig:
     provenance = {
         "study": settings.study,
         "search": settings.search.name,
-        "k_and_alpha": "stage 1" if settings.params.k is None else "by hand",
+        "k_and_alpha": "stage 1" if settings.params.alpha is None else "by hand",
         "created": bench.created,
         "calibration": {
             "file": settings.calibration.file,

@@ -25,13 +25,19 @@ COLUMNS = (
     "edge_calls",
     "seconds",
     "state",
+    "estimator",
+    "schedule",
 )
+
+WHOLE_OR_EMPTY = ("p", "k", "s")
+"""Columns of whole numbers that may be left empty."""
 
 
 def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
     """One row a trial in the order of evaluation.
 
-    Empty are the scores of infeasible trials, and s and burden in stage 1.
+    Empty are the scores of infeasible trials, s and burden in stage 1, and p and k where real steps are
+    listed; ``schedule`` tells every plan (``Plan.schedule``).
     """
     rows = []
     for trial in trials:
@@ -40,8 +46,9 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        rows.append((*head, *scores, *calls, trial.seconds, trial.state))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"s": "Int64"})
+        what = (trial.candidate.estimator, plan.schedule)
+        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *what))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(WHOLE_OR_EMPTY, "Int64"))
 
 
 TABLE5_HEADER = (
@@ -56,8 +63,8 @@ def table5_row(config: TunedConfig) -> str:
     params, plan, score = config.params, config.plan(), config.score or {}
     cells: Sequence[object] = (
         config.pair.name,
-        params.p,
-        params.k,
+        "–" if params.p is None else params.p,
+        "–" if params.k is None else params.k,
         f"{params.alpha:g}",
         params.s,
         plan.cloud_calls,
@@ -69,8 +76,15 @@ def table5_row(config: TunedConfig) -> str:
 
 
 def table5(configs: Iterable[TunedConfig]) -> str:
-    """A markdown table, a row a config."""
-    return "\n".join([*TABLE5_HEADER, *map(table5_row, configs)]) + "\n"
+    """A markdown table, a row a config; real steps that are listed stand below it."""
+    configs = list(configs)
+    listed = [
+        f"real steps of {config.pair.name}: {', '.join(map(str, config.params.schedule))}"
+        for config in configs
+        if config.params.schedule is not None
+    ]
+    below = ["", *listed] if listed else []
+    return "\n".join([*TABLE5_HEADER, *map(table5_row, configs), *below]) + "\n"
 
 
 def _number(value: float | None) -> str:

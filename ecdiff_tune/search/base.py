@@ -92,7 +92,7 @@ class Stage2Space:
     @property
     def p(self) -> int:
         """Warm-up steps."""
-        return self.stage1_winner.params.p
+        return self.stage1_winner.params.warm_up
 
     def at(self, s: int, handoff_adapter: HandoffAdapter = "identity") -> Candidate:
         """The candidate at a point."""

@@ -61,6 +61,8 @@ COLUMNS = [
     "edge_calls",
     "seconds",
     "state",
+    "estimator",
+    "schedule",
 ]
 WRITTEN = ("stage1.yaml", "ecdiff.yaml", "trials.csv", "table5.md")
 

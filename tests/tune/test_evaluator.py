@@ -211,6 +211,13 @@ def test_sharing_changes_nothing_whatever_the_estimator_and_whoever_is_first(
     for candidate, wanted in zip(several, expected, strict=True):
         (found,) = evaluator.measure([candidate], lambda _: None)
         assert ssims(found) == pytest.approx(wanted, abs=1e-5), candidate
+    listed = [Candidate(ECDiffParams.scheduled((0, 1, 2, 5, 6, 9), 0.3, s), first) for s in (7, 10, 12)]
+    with closing(Ledger(tmp_path / "third.sqlite")) as third:
+        whole_listed = Evaluator(pipe, prompts, made, third, batches=Batches(3))
+        expected_listed = [ssims(one) for one in whole_listed.measure(listed, lambda _: None)]
+    for candidate, wanted in zip(listed, expected_listed, strict=True):
+        (found,) = evaluator.measure([candidate], lambda _: None)
+        assert ssims(found) == pytest.approx(wanted, abs=1e-5), candidate
     assert evaluator.calls["cloud"] < whole.calls["cloud"]
     # Of reuse alpha makes no difference, of gradient not before s = 9.
     assert len({tuple(round(value, 5) for value in one) for one in expected}) == len(several) - 1
