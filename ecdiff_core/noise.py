@@ -28,8 +28,8 @@ REMEMBERED = 3
 class NoiseState:
     """What is remembered of earlier noises; all of them float32.
 
-    Until the first estimate it does not depend on the estimator. Each estimator then keeps what it will need
-    again and drops the rest.
+    Until the first estimate it depends on the estimator only by what the edge model was asked. Each estimator
+    then keeps what it will need again and drops the rest.
 
     Args:
         eps: the last noise, real or estimated; None before the first step.

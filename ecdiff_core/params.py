@@ -19,7 +19,8 @@ class ECDiffParams:
     Args:
         p: warm-up steps with real cloud calls; 0 … s, and at least 2 when k >= 1 (eq. 3 needs two noises).
         k: approximated steps between two real cloud calls; 0 means none (HybridSD).
-        alpha: factor of the noise gradient after a correcting call (eq. 6), 0 < alpha <= 1.
+        alpha: factor of the noise gradient after a correcting call (eq. 6), 0 < alpha <= 1; what it scales
+            in other estimators they say themselves (``ecdiff_core.noise``).
         s: steps done on the cloud side, 0 … T. s = 0 is edge only; k = 0 and s = T is cloud only.
         schedule: the steps with real cloud calls, strictly increasing from 0 on; p and k are None then. What
             it lists from the handoff on does not happen.
