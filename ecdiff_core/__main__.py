@@ -64,12 +64,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
-    prompts = [prompt for prompt in args.prompt if prompt.strip()]
+    prompts = list(args.prompt)
+    if not all(prompt.strip() for prompt in prompts):
+        raise ParamsError("A --prompt is empty. Give it words, or leave it out.")
     if args.prompts_file is not None:
+        if args.prompts_file.suffix.lower() in (".csv", ".json", ".jsonl"):
+            raise ParamsError(f"Expected {args.prompts_file} to be text with one prompt a line, not a table.")
         try:
             lines = args.prompts_file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
         prompts += [line.strip() for line in lines if line.strip()]
     if not prompts:
@@ -127,7 +131,7 @@ def generate(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from ecdiff_core.memory import Batches, Memory
+    from ecdiff_core.memory import Batches, Memory, keep_freed_memory
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.tuned_config import TunedConfig
 
@@ -153,6 +157,8 @@ def generate(args: argparse.Namespace) -> None:
         memory=memory,
         check_weights=not args.any_weights,
     )
+    if pipe.device.type == "cpu":
+        keep_freed_memory()
     if pipe.pair.family.media == "video":
         check_writer()
     spent: list[Seconds] = []

@@ -14,8 +14,9 @@ from ecdiff_core.errors import ECDiffError
 def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
     """Run a command and return its exit status.
 
-    0 done, also when whoever read the output stopped reading; 2 an error that the user can mend, told as one
-    line on stderr; 130 stopped by Ctrl-C. Any other exception is a bug and passes through with its traceback.
+    0 done; 2 an error that the user can mend, told as one line on stderr; 130 stopped by Ctrl-C; 141 stopped
+    because nobody reads the output any more (``| head``). Any other exception is a bug and keeps its
+    traceback.
     """
     try:
         command()
@@ -24,6 +25,7 @@ def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at exit
+        return 141
     except KeyboardInterrupt:
         print(f"\nstopped{when_stopped}", file=sys.stderr)
         return 130

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from ecdiff_core.errors import ParamsError, nearest
@@ -28,6 +30,15 @@ def get_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """The name of a torch dtype; a name is one itself.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
 def get_dtype(name: str) -> torch.dtype:
     """The torch dtype of that name.
 
@@ -43,3 +54,10 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done everything queued, so that a clock can be read."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware in words: what seconds belong to."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

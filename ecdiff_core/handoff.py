@@ -112,22 +112,29 @@ def matched(edge: Denoiser, cloud_schedule: NoiseSchedule, edge_schedule: NoiseS
     return denoise
 
 
+def check_adapter(
+    adapter: HandoffAdapter, cloud_schedule: NoiseSchedule | None, edge_schedule: NoiseSchedule | None
+) -> None:
+    """Whether two models can be joined by the adapter.
+
+    Raises:
+        ParamsError: ``matched`` is asked for models that have no alphas_cumprod (flow matching).
+    """
+    if adapter == "matched" and (cloud_schedule is None or edge_schedule is None):
+        raise ParamsError(
+            "handoff_adapter=matched needs noise schedules with alphas_cumprod, which flow-matching "
+            "models have not. Use handoff_adapter=identity."
+        )
+
+
 def adapt(
     edge: Denoiser,
     adapter: HandoffAdapter,
     cloud_schedule: NoiseSchedule | None,
     edge_schedule: NoiseSchedule | None,
 ) -> Denoiser:
-    """The edge's denoiser behind the adapter.
-
-    Raises:
-        ParamsError: ``matched`` is asked for models that have no alphas_cumprod (flow matching).
-    """
-    if adapter == "identity":
+    """The edge's denoiser behind the adapter; raises as ``check_adapter``."""
+    check_adapter(adapter, cloud_schedule, edge_schedule)
+    if adapter == "identity" or cloud_schedule is None or edge_schedule is None:
         return edge
-    if cloud_schedule is None or edge_schedule is None:
-        raise ParamsError(
-            "handoff_adapter=matched needs noise schedules with alphas_cumprod, which flow-matching "
-            "models have not. Use handoff_adapter=identity."
-        )
     return matched(edge, cloud_schedule, edge_schedule)

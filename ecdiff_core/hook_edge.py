@@ -10,7 +10,7 @@ from diffusers.utils.torch_utils import get_module_execution_device, unwrap_modu
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.handoff import NoiseSchedule, adapt
+from ecdiff_core.handoff import NoiseSchedule, adapt, check_adapter
 from ecdiff_core.hook_checks import denoiser_of, forward_signature, hook_on
 from ecdiff_core.hook_history import unwrap
 from ecdiff_core.plan import HandoffAdapter
@@ -50,7 +50,7 @@ class EdgeModel:
                 )
             _check_input_is_latents(cloud)
             self._schedules = (schedule_of(pipe), schedule_of(edge))
-            adapt(lambda latents, timestep: latents, adapter, *self._schedules)  # raises without schedules
+            check_adapter(adapter, *self._schedules)
 
     def begin(self, cloud: nn.Module) -> None:
         """Before a generation: look at what may have changed since the last one.

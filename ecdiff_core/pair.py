@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -21,6 +19,7 @@ from ecdiff_core.errors import PairError, nearest
 from ecdiff_core.families import FAMILIES, Family
 from ecdiff_core.handoff import NoiseSchedule
 from ecdiff_core.memory import Memory, out_of_memory_told, place
+from ecdiff_core.model_folder import check_parts, fingerprint, weight_files
 from ecdiff_core.preflight import Row, Verdict, compare, has_schedule, noise_schedule, refusals
 from ecdiff_core.tuned_config import ModelRef, PairSpec
 
@@ -35,7 +34,7 @@ class Pair:
     """A loaded pair.
 
     Args:
-        spec: with the fingerprints of the weights that were loaded.
+        spec: with the fingerprints of the weights that were loaded; a folder has no revision.
         family: holds the cloud's pipeline.
         edge: the edge's denoiser.
         cloud_schedule, edge_schedule: how their noisy latents are made; None for flow matching.
@@ -96,7 +95,7 @@ def _cannot_get(ref: ModelRef) -> PairError:
 
 
 def find_configs(ref: ModelRef) -> Path:
-    """A folder with a model's config files; of a hub id that is not cached, those alone are fetched.
+    """A folder with a model's config files; of a hub id that is not cached, they and tokenizers are fetched.
 
     Raises:
         PairError: as ``find_model``.
@@ -104,7 +103,9 @@ def find_configs(ref: ModelRef) -> Path:
     if is_local(ref):
         return find_model(ref)
     try:
-        return Path(snapshot_download(ref.id, revision=ref.revision, allow_patterns=["*.json"]))
+        return Path(
+            snapshot_download(ref.id, revision=ref.revision, allow_patterns=["*.json", "tokenizer*/*"])
+        )
     except (OSError, ValueError) as error:
         raise _cannot_get(ref) from error
 
@@ -115,10 +116,13 @@ def common_family(cloud: Path, edge: Path) -> type[Family]:
     Raises:
         PairError: it is not supported, or not the same.
     """
-    family = _family_of(cloud)
-    if _family_of(edge) is not family:
-        raise PairError(f"Cloud and edge are of different families: {cloud} and {edge}.")
-    return family
+    ours, theirs = _family_of(cloud), _family_of(edge)
+    if theirs is not ours:
+        raise PairError(
+            "Cloud and edge are of different families: "
+            f"{cloud} is {ours.__name__}, {edge} is {theirs.__name__}."
+        )
+    return ours
 
 
 def _family_of(folder: Path) -> type[Family]:
@@ -129,44 +133,6 @@ def _family_of(folder: Path) -> type[Family]:
     if name not in FAMILIES:
         raise PairError(f"{folder}: pipelines of class {name} are not supported: {nearest(name, FAMILIES)}.")
     return FAMILIES[name]
-
-
-_WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(-\d+-of-\d+)?\.(safetensors|bin)")
-"""The files that are loaded; not the variants beside them, such as ``….fp16.safetensors``."""
-
-
-def weight_files(folder: Path, part: str) -> list[Path]:
-    """The config and the weights of a part, as they would be loaded.
-
-    Raises:
-        PairError: one of them is missing.
-    """
-    found = sorted(path for path in (folder / part).glob("*") if _WEIGHTS.fullmatch(path.name))
-    weights = [path for path in found if path.suffix == ".safetensors"] or found
-    if not weights:
-        raise PairError(f"No weights in {folder / part}: expected a .safetensors file there.")
-    config = folder / part / "config.json"
-    if not config.is_file():
-        raise PairError(f"Missing {config}: the model folder is not complete.")
-    return [config, *weights]
-
-
-def fingerprint(folder: Path, weighted: tuple[str, ...], unweighted: tuple[str, ...] = ()) -> str:
-    """The first 16 hex digits of the SHA-256 over what is loaded of those parts of a folder.
-
-    Of ``unweighted`` parts (tokenizer, scheduler) that is every file.
-
-    Raises:
-        PairError: a part has no weights.
-    """
-    files = [path for part in weighted for path in weight_files(folder, part)]
-    files += [path for part in unweighted for path in sorted((folder / part).iterdir()) if path.is_file()]
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            name = path.relative_to(folder).as_posix()
-            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def load_pair(
@@ -182,12 +148,10 @@ def load_pair(
     """
     cloud_folder, edge_folder = find_model(spec.cloud), find_model(spec.edge)
     family_class = common_family(cloud_folder, edge_folder)
+    check_parts(cloud_folder, family_class)
     absent = family_class.absent_parts(cloud_folder)
     weighted = tuple(part for part in family_class.weighted_parts() if part not in absent)
     unweighted = tuple(part for part in family_class.unweighted_parts if part not in absent)
-    for part in unweighted:
-        if not (cloud_folder / part).is_dir():
-            raise PairError(f"Missing {cloud_folder / part}: the model folder is not complete.")
     denoiser = (family_class.denoiser_part,)
     for folder, parts in ((cloud_folder, weighted), (edge_folder, denoiser)):
         for part in parts:
@@ -210,9 +174,12 @@ def load_pair(
             raise PairError(f"Cannot load the model in {folder}: its weights lack tensors.")
     with out_of_memory_told():
         place([*family.models, edge], family.vae, device, memory or Memory())
-    refs = (replace(spec.cloud, fingerprint=found[0]), replace(spec.edge, fingerprint=found[1]))
-    ours = noise_schedule(cloud_folder)
-    theirs = noise_schedule(edge_folder) if has_schedule(edge_folder) else ours
+    refs = [
+        replace(ref, fingerprint=got, revision=None if is_local(ref) else ref.revision)
+        for ref, got in zip((spec.cloud, spec.edge), found, strict=True)
+    ]
+    ours = noise_schedule(cloud_folder, cloud_folder)
+    theirs = noise_schedule(edge_folder, cloud_folder) if has_schedule(edge_folder) else ours
     convertible = tuple(row for row in rows if row.verdict is Verdict.CONVERTIBLE)
     return Pair(PairSpec(spec.name, *refs), family, edge, ours, theirs, convertible)
 
@@ -223,4 +190,4 @@ def _load(load: Callable[[], T], folder: Path) -> T:
         return load()
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PairError(f"Cannot load the model in {folder}: {first}") from error
+        raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}. Fetch it again.") from error

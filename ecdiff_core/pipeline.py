@@ -11,10 +11,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from ecdiff_core.devices import get_device, get_dtype, synchronize
+from ecdiff_core.devices import dtype_name, get_device, get_dtype, synchronize
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
 from ecdiff_core.families.base import Conditioning, Guidance, Size
-from ecdiff_core.handoff import adapt
+from ecdiff_core.handoff import adapt, check_adapter
 from ecdiff_core.memory import Memory
 from ecdiff_core.noise import Estimator, get_estimator
 from ecdiff_core.pair import Pair, load_pair
@@ -80,15 +80,13 @@ class ECDiffPipeline:
         self.pair = pair
         self.config = config
         asked, own = config.sampling, pair.family.default_size
+        _check_offered(pair, asked)
         self.size = Size(
             own.height if asked.height is None else asked.height,
             own.width if asked.width is None else asked.width,
             own.num_frames if asked.num_frames is None else asked.num_frames,
         )
         pair.family.check_size(self.size)
-        if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
-            name = pair.family.pipeline_class.__name__
-            raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
         scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
         set_steps(
@@ -101,7 +99,7 @@ class ECDiffPipeline:
         config: TunedConfig | Path | str,
         *,
         device: str | torch.device | None = None,
-        dtype: str | None = None,
+        dtype: str | torch.dtype | None = None,
         memory: Memory | None = None,
         check_weights: bool = True,
     ) -> ECDiffPipeline:
@@ -120,7 +118,7 @@ class ECDiffPipeline:
         if not isinstance(config, TunedConfig):
             config = TunedConfig.load(config)
         if dtype is not None:
-            config = replace(config, sampling=replace(config.sampling, dtype=dtype))
+            config = replace(config, sampling=replace(config.sampling, dtype=dtype_name(dtype)))
         spec = config.pair if check_weights else _without_fingerprints(config.pair)
         dtype_of_models = get_dtype(config.sampling.dtype)
         pair = load_pair(spec, device=get_device(device), dtype=dtype_of_models, memory=memory)
@@ -180,12 +178,18 @@ class ECDiffPipeline:
             handoff_adapter: in place of the config's.
 
         Raises:
-            ParamsError: ``matched`` for models of flow matching.
+            ParamsError: ``matched`` for models of flow matching, or with ``use_dynamic_cfg``.
         """
         guidance, pair = self.guidance, self.pair
+        adapter = handoff_adapter or self.config.sampling.handoff_adapter
+        if adapter == "matched" and guidance.dynamic_steps is not None:
+            raise ParamsError(
+                "use_dynamic_cfg takes its scale from the timestep, which handoff_adapter=matched changes. "
+                "Choose one of the two."
+            )
         edge = adapt(
             pair.family.bind(pair.edge, conditioning, guidance),
-            handoff_adapter or self.config.sampling.handoff_adapter,
+            adapter,
             pair.cloud_schedule,
             pair.edge_schedule,
         )
@@ -231,7 +235,8 @@ class ECDiffPipeline:
             ParamsError: no prompt, another number of generators than of prompts, or an unknown mode.
             NonFiniteLatentsError: the result is not finite.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+        several = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+        prompts: list[Any] = list(prompt) if several else [prompt]
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
         _check_call(prompts, negatives, generator)
         steps, family = self.plan(mode), self.pair.family
@@ -255,6 +260,16 @@ class ECDiffPipeline:
         return ECDiffOutput(family.to_pil(pictures), steps, seconds, state.latents)
 
 
+def _check_offered(pair: Pair, asked: Sampling) -> None:
+    """Raise ParamsError where a setting is asked for that these models do not have."""
+    name = pair.family.pipeline_class.__name__
+    if pair.family.media == "image" and asked.num_frames not in (None, 1):
+        raise ParamsError(f"Expected num_frames to be null, got {asked.num_frames}: {name} makes pictures.")
+    if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
+        raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
+    check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)
+
+
 class _Clock:
     """Seconds since the last lap, with the device's queue emptied."""
 
@@ -276,7 +291,7 @@ def _without_fingerprints(spec: PairSpec) -> PairSpec:
     return replace(spec, cloud=bare(spec.cloud), edge=bare(spec.edge))
 
 
-def _check_call(prompts: list[str], negatives: Sequence[str] | None, generator: object) -> None:
+def _check_call(prompts: list[Any], negatives: Sequence[str] | None, generator: object) -> None:
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ParamsError("Expected a prompt or a list of at least one prompt.")
     if negatives is not None and len(negatives) != len(prompts):

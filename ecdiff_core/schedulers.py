@@ -21,6 +21,10 @@ _STOCHASTIC = {
 }
 
 
+_SEVERAL_CALLS = {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler"}
+"""Call the model twice a step, so that steps cannot be counted."""
+
+
 def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
     """A scheduler of class ``name`` with the noise schedule (betas, prediction type) of ``like``.
 
@@ -39,7 +43,9 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
             f"Use a deterministic one, such as {usual}."
         )
     if name not in known:
-        raise ParamsError(f"diffusers has no scheduler {name!r} for this model: {nearest(name, known)}.")
+        raise ParamsError(
+            f"diffusers has no scheduler {name!r} for this model: {nearest(name, known - _SEVERAL_CALLS)}."
+        )
     # PNDM's Runge-Kutta start calls the model four times a step; Stable Diffusion leaves it out as well.
     extra = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
     scheduler = getattr(diffusers, name).from_config(like.config, **extra)

@@ -190,7 +190,7 @@ class TunedConfig:
         version = tree.get("format_version")
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ConfigError(
-                f"{source}: expected format_version 1 … {FORMAT_VERSION}, got {version!r}. "
+                f"{source}: expected format_version {FORMAT_VERSION} or an older one, got {version!r}. "
                 "A newer file needs a newer ecdiff."
             )
         try:

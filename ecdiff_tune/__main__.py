@@ -66,7 +66,7 @@ def _run(command: str) -> None:
     settings.register()
 
     begun: list[str] = []
-    failures: list[ECDiffError] = []
+    failures: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def job(config: DictConfig) -> None:
@@ -81,13 +81,15 @@ def _run(command: str) -> None:
             if HydraConfig.get().mode is not RunMode.RUN:
                 raise  # of a sweep's jobs Hydra names the one that failed
             failures.append(error)
+        except BrokenPipeError as error:
+            failures.append(error)
 
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandLineError(_hydra_message(error)) from error
     except OSError as error:
-        if begun:
+        if begun or isinstance(error, BrokenPipeError):
             raise
         # Hydra makes its run folder before the command begins.
         raise CommandLineError(
@@ -99,17 +101,22 @@ def _run(command: str) -> None:
 
 def _hydra_message(error: Exception) -> str:
     """What Hydra or OmegaConf found wrong, on one line, with the nearest name where one was mistyped."""
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"Unknown {group} {choice!r}: {nearest(choice, error.options)}."
+    if isinstance(error, OverrideParseException):
+        return f"Expected KEY=VALUE or GROUP=CHOICE, got {error.override!r}; --help lists all settings."
     cause = error.__cause__
     for one in (error, cause):
         key = str(getattr(one, "full_key", None) or getattr(one, "key", None) or "")
         if isinstance(one, ConfigAttributeError | ConfigKeyError) and key:
             return f"Unknown setting {key}: {nearest(key, _sibling_settings(key))}; --help lists all."
+    key = str(getattr(error, "full_key", None) or getattr(cause, "full_key", None) or "")
+    if "ListConfig" in f"{error}{cause}" and key:
+        return f"Expected {key} to be a list, such as {key}=[1,2,3]."
     first = [
         str(one).strip().splitlines()[0] for one in (error, cause) if one is not None and str(one).strip()
     ]
@@ -129,6 +136,27 @@ def _sibling_settings(key: str) -> list[str]:
     return [field.name for field in fields(Settings)]
 
 
+_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"}
+_WITH_VALUE |= {"--config-dir", "-cd"}
+"""Hydra's flags that the next argument belongs to."""
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra takes its flags before the settings alone.
+
+    >>> _flags_first(["study=a,b", "-m", "seed=1", "--cfg", "job"])
+    ['-m', '--cfg', 'job', 'study=a,b', 'seed=1']
+    """
+    flags: list[str] = []
+    settings: list[str] = []
+    left = iter(arguments)
+    for one in left:
+        (flags if one.startswith("-") else settings).append(one)
+        if one in _WITH_VALUE:
+            flags += [value for value in [next(left, None)] if value is not None]
+    return flags + settings
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``ecdiff-tune``; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -138,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"ecdiff {__version__}")
         return 0
-    command, *rest = arguments
+    command = next((one for one in arguments if one in COMMANDS), arguments[0])
+    rest = _flags_first([one for i, one in enumerate(arguments) if i != arguments.index(command)])
 
     def work() -> None:
         if command not in COMMANDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,20 +88,52 @@ def read_prompts(path: Path, column: str | None = None) -> list[str]:
     try:
         kind = path.suffix.lower()
         if kind == ".csv":
-            prompts = _column(pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[]), column, path)
+            prompts = _column(_read_csv(path), column, path)
         elif kind in (".jsonl", ".ndjson"):
-            prompts = _column(pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig"), column, path)
+            prompts = _column(_read_jsonl(path), column, path)
+        elif kind not in ("", ".txt", ".text", ".md"):
+            raise CalibrationError(f"Expected a .txt, .csv or .jsonl file of prompts, got {path}.")
         else:
             prompts = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise CalibrationError(f"Cannot read the prompts file {path}: {error.strerror}.") from error
-    except ValueError as error:  # not UTF-8, not csv, not JSON
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"Cannot read the prompts file {path}: save it as UTF-8.") from error
+    except ValueError as error:  # not csv
         reason = str(error).strip().splitlines()[0]
         raise CalibrationError(f"Cannot read the prompts file {path}: {reason}") from error
     prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
     if not prompts:
         raise CalibrationError(f"The prompts file {path} holds no prompt.")
     return prompts
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """A table whose fields are divided by what its first line has most of: comma, semicolon or tab."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    delimiter = max(",;\t", key=header.count)
+    return pd.read_csv(
+        path, sep=delimiter, dtype=str, keep_default_na=False, na_values=[], encoding="utf-8-sig"
+    )
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    """A table of one JSON object a line, blank lines left out."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, dict):
+            raise CalibrationError(
+                f'Expected a JSON object such as {{"prompt": "…"}} in line {number} of {path}.'
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _column(table: pd.DataFrame, column: str | None, path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ecdiff_core.errors import PairError
+from ecdiff_core.model_folder import check_parts
 from ecdiff_core.pair import common_family, find_configs
 from ecdiff_core.preflight import Row, Verdict, compare
 from ecdiff_tune.settings import Settings
@@ -12,11 +13,12 @@ def check(settings: Settings) -> None:
     """Print a row a property with its verdict, and what follows from them.
 
     Raises:
-        PairError: a model cannot be found, or the two cannot work together.
+        PairError: a model cannot be found or lacks a part, or the two cannot work together.
     """
     spec = settings.pair_spec()
     cloud, edge = find_configs(spec.cloud), find_configs(spec.edge)
     family = common_family(cloud, edge)
+    check_parts(cloud, family)
     rows = compare(cloud, edge, family)
     print(f"cloud {cloud}\nedge  {edge}\nfamily {family.__name__} ({family.pipeline_class.__name__})\n")
     print("\n".join(table(rows)))

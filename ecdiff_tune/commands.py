@@ -16,6 +16,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
+from ecdiff_tune.progress import duration
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.search import SEARCHES, Context, Space
 from ecdiff_tune.search.base import JointSpace, Stage1Space, Stage2Space, stage_name
@@ -44,7 +45,8 @@ def stage1(settings: Settings) -> None:
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         _print_result(bench, _run_stage1(bench)[1])
-        _say_paths(bench, STAGE1_FILE, "trials.csv")
+        _say_paths(bench, STAGE1_FILE, "trials.csv", "noise_profile.csv", "noise_profile.png")
+        bench.progress.say("next: stage2 with the same settings")
 
 
 def stage2(settings: Settings) -> None:
@@ -156,14 +158,17 @@ def _search(bench: Workbench, space: Space) -> Trial:
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
-        table = (
-            pd.concat([earlier, tables.trials_table(trials)]) if len(earlier) else tables.trials_table(trials)
-        )
-        write_text(path, table.to_csv(index=False))
+        table = tables.trials_table(trials, bench.settings.searched)
+        write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
 
     search = SEARCHES[bench.settings.search.name](space, _context(bench, space))
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
+    if not search.discarded and len(trials) < len(space.grid):
+        left = len(space.grid) - len(trials)
+        bench.progress.say(
+            f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
+        )
     return winner
 
 
@@ -192,22 +197,14 @@ def _forecast(bench: Workbench, what: str, spaces: Sequence[Space]) -> str:
     """How many trials and calls at most, and about how long at the reference's pace."""
     prompts = len(bench.prompts)
     trials = sum(len(space.grid) for space in spaces)
-    calls = [_most_calls(bench, space) for space in spaces]
+    calls = [bench.evaluator.most_calls(space.grid) for space in spaces]
     cloud, edge = (sum(side) * prompts for side in zip(*calls, strict=True))
     cloud_pace, edge_pace = (seconds / bench.settings.num_steps for seconds in bench.reference.seconds())
-    minutes = (cloud * cloud_pace + edge * edge_pace) / 60
+    seconds = cloud * cloud_pace + edge * edge_pace
     return (
-        f"{what}: at most {trials} trials, {cloud:,} cloud and {edge:,} edge calls, "
-        f"about {minutes:.1f} min at most (p = {spaces[0].p})"
+        f"{what}: up to {trials} trial{'s' * (trials != 1)}, {cloud:,} cloud and {edge:,} edge calls, "
+        f"about {duration(seconds)} if all are needed (p = {spaces[0].p})"
     )
-
-
-def _most_calls(bench: Workbench, space: Space) -> tuple[int, int]:
-    """Cloud and edge calls a prompt, if a search visits the whole space."""
-    plans = [bench.evaluator.plan(candidate) for candidate in space.grid]
-    shared = 0 if bench.wallclock else space.p
-    cloud = sum(plan.cloud_calls - shared for plan in plans) + shared
-    return cloud, sum(plan.edge_calls for plan in plans)
 
 
 def _forecast_of_tune(bench: Workbench) -> str:
@@ -216,7 +213,7 @@ def _forecast_of_tune(bench: Workbench) -> str:
         _stage2_space(bench, Candidate(ECDiffParams(bench.p(), k, 1.0, bench.settings.num_steps)))
         for k in bench.settings.search.k
     ]
-    dearest = max(spaces, key=lambda space: sum(_most_calls(bench, space)))
+    dearest = max(spaces, key=lambda space: sum(bench.evaluator.most_calls(space.grid)))
     return _forecast(bench, "tune", [_stage1_space(bench), dearest])
 
 
@@ -266,7 +263,7 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
         (f"cloud\n{plan.num_steps} calls", cloud),
         (f"edge\n{plan.num_steps} calls", edge),
         (f"HybridSD\n{plan.handoff_step} + {plan.edge_steps}", hybrid),
-        (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}", tuned),
+        (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}\n{plan.approximated} free", tuned),
     ]
     headings = [f"SSIM {ssims[i]:.3f}\n{bench.prompts.prompts[i]}" for i in worst]
     pictures.samples(bench.path / "samples.png", rows, headings)

@@ -35,6 +35,17 @@ def describe(candidate: Candidate, stage: Stage) -> str:
     return " ".join(words)
 
 
+def duration(seconds: float) -> str:
+    """In the unit that one thinks in.
+
+    >>> duration(42), duration(240), duration(9000)
+    ('42 s', '4.0 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 class _Console(Console):
     """rich's console, which would end the process with status 1 when nobody reads on."""
 
@@ -118,7 +129,7 @@ class Progress:
         left = passed / trial.number * (self._most_trials - trial.number)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
         self._bars.update(self._trials, note=f"trials at most, {best}")
-        self.say(f"{_trial_line(trial)}   {best}, at most {left / 60:.1f} min left")
+        self.say(f"{_trial_line(trial)}   {best}, up to about {duration(left)} left")
 
     def end_stage(self) -> None:
         """Take the stage's bars away."""

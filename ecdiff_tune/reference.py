@@ -189,7 +189,9 @@ def _generate(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]
         seconds.append((time.perf_counter() - started) / len(rows))
         pictures[name] = pipe.pair.family.decode(state.latents)
         if not (torch.isfinite(state.latents).all() and torch.isfinite(pictures[name]).all()):
-            raise NonFiniteLatentsError(f"The {name} model's own picture is not finite. Try dtype=float32.")
+            dtype = pipe.config.sampling.dtype
+            advice = "Are its weights damaged?" if dtype == "float32" else "Try dtype=float32."
+            raise NonFiniteLatentsError(f"The {name} model's own picture is not finite in {dtype}. {advice}")
     flat = torch.stack([eps.flatten(1) for eps in noises], dim=1)
     change = flat.diff(dim=1).abs().mean(dim=2).cpu()
     flat = flat.cpu().double()

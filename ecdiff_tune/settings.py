@@ -74,13 +74,13 @@ class SearchSettings:
     """conf/search/."""
 
     name: str = "???"
-    joint: bool = False
-    p: list[int] | None = None
     k: list[int] = field(default_factory=list)
     alpha: list[float] = field(default_factory=list)
     s: list[int] | None = None
     estimator: list[str] | None = None
     handoff_adapter: list[str] | None = None
+    joint: bool = False
+    p: list[int] | None = None
 
 
 @dataclass
@@ -199,6 +199,12 @@ class Settings:
         )
 
     @property
+    def searched(self) -> tuple[str, ...]:
+        """What is searched beyond (p, k, alpha, s)."""
+        several = {"estimator": self.estimators, "handoff_adapter": self.handoff_adapters}
+        return tuple(name for name, values in several.items() if len(values) > 1)
+
+    @property
     def s_values(self) -> tuple[int, ...]:
         """The values of s to search: as set, or 0.6 T … 0.8 T (the paper's 30 … 40 at T = 50)."""
         if self.search.s is not None:
@@ -254,11 +260,15 @@ def _check(settings: Settings) -> None:
         )
     for name in ("w1", "w2", "w3"):
         weight = getattr(settings.objective, name)
-        if not math.isfinite(weight):
-            raise SettingsError(f"Expected objective.{name} to be a finite number, got {weight}.")
+        if not 0 <= weight < math.inf:
+            raise SettingsError(f"Expected objective.{name} to be a finite number >= 0, got {weight}.")
     if settings.search.name not in SEARCHES:
         raise SettingsError(
             f"Unknown search {settings.search.name!r}: {nearest(settings.search.name, SEARCHES)}."
+        )
+    if settings.search.joint and settings.search.name == "greedy":
+        raise SettingsError(
+            "The greedy search goes stage by stage: leave search.joint out, or set search=joint."
         )
     _check_params(settings)
     _check_grids(settings)

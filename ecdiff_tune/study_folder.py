@@ -22,13 +22,15 @@ _FREE_TO_CHANGE = {
     "output_dir",
     "study",
     "batch_size",
+    "offload",
+    "vae_slicing",
     "sharing",
     "sharing_gib",
     "params.k",
     "params.alpha",
     "params.schedule",
 }
-"""Settings that change no row of the ledger and no decision of stage 1 (params but p are stage2's alone)."""
+"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 
 
 class StudyError(ECDiffError):
@@ -68,6 +70,9 @@ class StudyFolder:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+        if [path.name for path in self.path.iterdir()] == [".lock"]:  # the command failed before it began
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
 
     def claim(self, spec: PairSpec, prompts_digest: str, device: str) -> str:
         """Bind the folder to these settings, weights, prompts and device; the date when it was first bound.
@@ -107,6 +112,9 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """A setting that the study does not know yet had its default when the study was made."""
+    old = {**_flat(asdict(Settings())), **old}
+    old = {key: value for key, value in old.items() if key not in _FREE_TO_CHANGE}
     differences = [
         f"{key} {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
         for key in sorted({*old, *new})

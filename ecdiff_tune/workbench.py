@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ecdiff_core.devices import get_device, get_dtype
-from ecdiff_core.memory import Batches
+from ecdiff_core.devices import device_name, get_device, get_dtype
+from ecdiff_core.memory import Batches, keep_freed_memory
 from ecdiff_core.pair import EMBEDDED, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -23,7 +23,7 @@ from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.objective import Weights, efficiency
-from ecdiff_tune.progress import Progress
+from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
 from ecdiff_tune.state_store import StateStore
@@ -79,7 +79,13 @@ class Workbench:
     def heldout_evaluator(self) -> Evaluator:
         """Measures candidates on the held-out set, whose reference is made now if need be."""
         made = make_reference(
-            self.pipe, self.heldout, self.reference_folder, self.batches, self.latency, self.progress
+            self.pipe,
+            self.heldout,
+            self.reference_folder,
+            self.batches,
+            self.latency,
+            self.progress,
+            "reference of the held-out prompts",
         )
         return self._evaluator(self.heldout, made, None)
 
@@ -108,6 +114,8 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         spec = pipe.pair.spec
         created = folder.claim(spec, prompts.digest, str(pipe.device))
         progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
+        if (folder.path / "ledger.sqlite").is_file():
+            progress.say(f"going on with the study of {created}: what it measured is not generated again")
         if pipe.pair.convertible and settings.sampling.handoff_adapter == "identity":
             names = ", ".join(f"{r.name} {r.cloud} | {r.edge}" for r in pipe.pair.convertible)
             progress.say(
@@ -156,21 +164,24 @@ def make_reference(
     batches: Batches,
     profile: LatencyProfile,
     progress: Progress,
+    what: str = "reference",
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress."""
     calls = len(reference.missing(prompts, where)) * pipe.num_steps
     if calls:
-        minutes = calls * (profile.cloud_call.median + profile.edge_call.median) / 60
-        progress.say(f"reference: {calls:,} cloud and {calls:,} edge calls, about {minutes:.1f} min")
-    progress.start_task("reference pictures (cloud and edge)", len(prompts))
+        seconds = calls * (profile.cloud_call.median + profile.edge_call.median)
+        progress.say(f"{what}: {calls:,} cloud and {calls:,} edge calls, about {duration(seconds)}")
+    progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
     return reference.make(pipe, prompts, where, batches=batches, on_prompts=progress.prompts_done)
 
 
 def _load_pipe(settings: Settings) -> ECDiffPipeline:
-    sampling = settings.core_sampling()
+    sampling, device = settings.core_sampling(), get_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     pair = load_pair(
         settings.pair_spec(),
-        device=get_device(settings.device),
+        device=device,
         dtype=get_dtype(settings.dtype),
         memory=settings.core_memory(),
     )
@@ -220,7 +231,7 @@ def _reference_digest(settings: Settings, pipe: ECDiffPipeline) -> str:
         "weights": [spec.cloud.fingerprint, spec.edge.fingerprint],
         "sampling": sampling,
         "device": pipe.device.type,
-        "timed": settings.latency == "wallclock",
+        "timed": [settings.offload, device_name(pipe.device)] if settings.latency == "wallclock" else False,
         "vae_tiling": settings.vae_tiling,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries read it: a test that downloads fails at once
@@ -10,16 +11,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries read it: a test that 
 import hypothesis
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel
 
 from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
-from shapes_pair import models
 
-from . import small_models, small_videos
-from .small_models import LATENT_SIDE
-
-TEXT_WIDTH = 32
+from . import small_sd3, small_unets, small_videos
 
 hypothesis.settings.register_profile("ecdiff", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("ecdiff")
@@ -33,30 +28,28 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The cloud is a small Stable Diffusion, the edge lacks a layer a block and the mid block as BK-SDM does.
     """
     folder = tmp_path_factory.mktemp("tiny")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tokenizer, vae = small_models.clip_tokenizer(), small_models.vae()
-        text_encoder = CLIPTextModel(small_models.clip_config(tokenizer, TEXT_WIDTH)).eval()
-        for name, layers, mid in (("cloud", 2, "UNetMidBlock2DCrossAttn"), ("edge", 1, None)):
-            StableDiffusionPipeline(
-                vae=vae,
-                text_encoder=text_encoder,
-                tokenizer=tokenizer,
-                unet=_unet(layers, mid),
-                scheduler=models.scheduler(),
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            ).save_pretrained(folder / name)
-            small_models.name_dtypes(folder / name)
+    edge = {"layers_per_block": 1, "mid_block_type": None}
+    small_unets.save_sd_models(
+        folder, {"cloud": small_unets.sd_unet, "edge": partial(small_unets.sd_unet, **edge)}
+    )
     return folder
 
 
 @pytest.fixture(scope="session")
 def sdxl_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``cloud/`` like SDXL-base and ``edge/`` like SSD-1B, of 32x32 pixels."""
+    """A folder with ``cloud/`` and ``edge/`` of SDXL, of 32x32 pixels.
+
+    The edge is like SSD-1B: depths by layer, no attention in the mid block.
+    """
     folder = tmp_path_factory.mktemp("sdxl")
-    small_models.save_sdxl_pair(folder)
+    cloud = {"transformer_layers_per_block": [1, 1, 2]}
+    edge = {
+        "transformer_layers_per_block": [1, [1, 1], [2, 2]],
+        "reverse_transformer_layers_per_block": [[1, 1, 2], [2, 1, 1], 1],
+        "mid_block_type": "UNetMidBlock2D",
+    }
+    make = small_unets.sdxl_unet
+    small_unets.save_sdxl_models(folder, {"cloud": partial(make, **cloud), "edge": partial(make, **edge)})
     return folder
 
 
@@ -64,7 +57,7 @@ def sdxl_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sd3_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``cloud/`` and ``edge/`` of Stable Diffusion 3 with T5, of 32x32 pixels."""
     folder = tmp_path_factory.mktemp("sd3")
-    small_models.save_sd3_pair(folder, t5=True)
+    small_sd3.save_pair(folder, t5=True)
     return folder
 
 
@@ -72,7 +65,7 @@ def sd3_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sd3_pair_without_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with ``[null, null]`` for the third text encoder and tokenizer in both model_index.json."""
     folder = tmp_path_factory.mktemp("sd3_without_t5")
-    small_models.save_sd3_pair(folder, t5=False)
+    small_sd3.save_pair(folder, t5=False)
     return folder
 
 
@@ -84,23 +77,6 @@ def tiny_config(tiny_pair: Path) -> TunedConfig:
         params=ECDiffParams(p=3, k=2, alpha=0.3, s=9),
         sampling=Sampling(num_inference_steps=12, guidance_scale=3.0),
     )
-
-
-def _unet(layers: int, mid: str | None) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel(
-        sample_size=LATENT_SIDE,
-        block_out_channels=(16, 32),
-        layers_per_block=layers,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        mid_block_type=mid,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    ).eval()
-    small_models.amplify(unet, "attn2.to_out", "time_emb_proj")
-    small_models.fit_unet(unet, unet)
-    return unet
 
 
 @pytest.fixture(scope="session")
@@ -119,3 +95,31 @@ def video_config(tiny_videos: Path) -> TunedConfig:
         params=ECDiffParams(p=3, k=2, alpha=0.3, s=6),
         sampling=Sampling(num_inference_steps=9, scheduler="CogVideoXDDIMScheduler", guidance_scale=3.0),
     )
+
+
+@pytest.fixture(scope="session")
+def sd14_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders named ``sd14``, ``bk_sdm_small`` and ``bk_sdm_tiny``: the real models' blocks, narrow."""
+    folder = tmp_path_factory.mktemp("sd14")
+    small_unets.save_sd_models(
+        folder,
+        {
+            name: partial(small_unets.sd_unet, **small_unets.layout(name))
+            for name in ("sd14", "bk_sdm_small", "bk_sdm_tiny")
+        },
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sdxl_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders named ``sdxl_base``, ``ssd_1b`` and ``segmind_vega``: the real models' depths, narrow."""
+    folder = tmp_path_factory.mktemp("sdxl_models")
+    small_unets.save_sdxl_models(
+        folder,
+        {
+            name: partial(small_unets.sdxl_unet, **small_unets.layout(name))
+            for name in ("sdxl_base", "ssd_1b", "segmind_vega")
+        },
+    )
+    return folder

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ecdiff_core.files import replacing
 
-HEADING_WIDTH = 27
+HEADING_WIDTH = 23
 """Characters a line over a column of samples.png."""
-HEADING_LINES = 6
+HEADING_LINES = 7
 
 
 def _save(figure: Figure, path: Path, dpi: int = 150) -> None:

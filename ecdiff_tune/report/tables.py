@@ -25,7 +25,6 @@ COLUMNS = (
     "edge_calls",
     "seconds",
     "state",
-    "estimator",
     "schedule",
 )
 
@@ -33,11 +32,15 @@ WHOLE_OR_EMPTY = ("p", "k", "s")
 """Columns of whole numbers that may be left empty."""
 
 
-def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
+def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.DataFrame:
     """One row a trial in the order of evaluation.
 
     Empty are the scores of infeasible trials, s and burden in stage 1, and p and k where real steps are
     listed; ``schedule`` tells every plan (``Plan.schedule``).
+
+    Args:
+        trials: evaluated so far.
+        searched: further dimensions, fields of ``Candidate``, a column each.
     """
     rows = []
     for trial in trials:
@@ -46,9 +49,10 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        what = (trial.candidate.estimator, plan.schedule)
-        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *what))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(WHOLE_OR_EMPTY, "Int64"))
+        more = (plan.schedule, *(getattr(trial.candidate, name) for name in searched))
+        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *more))
+    columns = [*COLUMNS, *searched]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(WHOLE_OR_EMPTY, "Int64"))
 
 
 TABLE5_HEADER = (

@@ -40,7 +40,7 @@ def test_bugs_keep_their_traceback(error: Exception) -> None:
         raising(error)
 
 
-def test_a_reader_who_stops_is_no_error() -> None:
+def test_a_reader_who_stops_ends_it_quietly() -> None:
     script = (
         "import sys; from ecdiff_core.console import run_command\n"
         "def command():\n"
@@ -55,7 +55,7 @@ def test_a_reader_who_stops_is_no_error() -> None:
         assert process.stdout.readline() == "0\n"
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == 141
 
 
 def test_nearest_names_all_choices_and_the_likely_one() -> None:

@@ -192,6 +192,7 @@ def test_payload_values(fixture: str, numbers: int, request: pytest.FixtureReque
         (SDXL, {"height": 34}, r"multiples of 4 pixels, got 34x32.*trained for 32x32"),
         (SD3, {"width": 36}, r"multiples of 8 pixels, got 32x36.*trained for 32x32"),
         (SD3, {"height": 136}, r"at most 128 pixels, .*got 136x32"),
+        (SDXL, {"num_frames": 9}, r"num_frames to be null, got 9: StableDiffusionXLPipeline makes pictures"),
     ],
 )
 def test_sizes_that_the_model_cannot_make(
@@ -291,7 +292,7 @@ def test_flow_matching_that_cannot_be_tuned() -> None:
 
 def test_a_matched_handoff_is_refused(sd3_pair: Path) -> None:
     with pytest.raises(ParamsError, match="flow-matching models have not"):
-        load(sd3_pair, FLOW, handoff_adapter="matched")(PROMPTS, generator=seeded(0, 1))
+        load(sd3_pair, FLOW, handoff_adapter="matched")
 
 
 # Two models that fit together

@@ -194,10 +194,11 @@ def nothing_written(out: Path) -> bool:
     ("arguments", "message"),
     [
         ([], r"No prompt: give --prompt TEXT or a --prompts-file"),
-        (["--prompt", "  "], r"No prompt"),
+        (["--prompt", "  "], r"A --prompt is empty"),
+        (["--prompts-file", "table.jsonl"], r"table.jsonl to be text with one prompt a line"),
         (["--prompts-file", "empty.txt"], r"No prompt"),
         (["--prompts-file", "missing.txt"], r"Cannot read the prompts file missing\.txt: No such file"),
-        (["--prompts-file", "binary.txt"], r"Cannot read the prompts file binary\.txt: it is not text"),
+        (["--prompts-file", "binary.txt"], r"Cannot read the prompts file binary\.txt: it is not UTF-8 text"),
         (["--prompts-file", "."], r"Cannot read the prompts file \.: Is a directory"),
         (["--prompt", "a", "--batch-size", "0"], r"--batch-size >= 1, got 0"),
         (["--prompt", "a", "--seed", "-1"], r"--seed within 0 … \d+, got -1"),

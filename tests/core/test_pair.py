@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from ecdiff_core import ModelRef, PairSpec
 from ecdiff_core.errors import PairError
-from ecdiff_core.pair import Pair, find_model, fingerprint, load_pair
+from ecdiff_core.model_folder import fingerprint
+from ecdiff_core.pair import Pair, find_model, load_pair
 
 Damage = Callable[[Path], object]
 """Something done to a folder that holds cloud/ and edge/."""
@@ -82,6 +83,14 @@ def remove(path: str) -> Damage:
     return named(f"no {path}", damage)
 
 
+def as_variant(part: str) -> Damage:
+    def damage(folder: Path) -> None:
+        path = weights_of(folder / part)
+        path.rename(path.with_suffix(".fp16.safetensors"))
+
+    return named(f"half-precision variant of {part}", damage)
+
+
 def other_edge(**changes: int) -> Damage:
     def damage(folder: Path) -> None:
         config = UNet2DConditionModel.load_config(folder / "edge" / "unet")
@@ -107,6 +116,14 @@ def test_edge_needs_nothing_but_its_denoiser(own_pair: Path) -> None:
     assert load(spec_of(own_pair)).edge.config.mid_block_type is None
 
 
+def test_a_folder_has_no_revision(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: str(tiny_pair / "edge"))
+    spec = spec_of(tiny_pair)
+    cloud, edge = replace(spec.cloud, revision="main"), ModelRef("owner/name", revision="main")
+    found = load(replace(spec, cloud=cloud, edge=edge)).spec
+    assert (found.cloud.revision, found.edge.revision) == (None, "main")
+
+
 CLOUD_PARTS = (("unet", "vae", "text_encoder"), ("tokenizer", "scheduler"))
 
 UNUSABLE: list[tuple[Damage, str]] = [
@@ -119,7 +136,19 @@ UNUSABLE: list[tuple[Damage, str]] = [
     (remove("edge/unet"), r"No weights in .*edge/unet"),
     (remove("cloud/text_encoder"), r"No weights in .*cloud/text_encoder"),
     (remove("cloud/vae/config.json"), r"Missing .*cloud/vae/config\.json: .* not complete"),
-    (remove("cloud/tokenizer"), r".*cloud.*tokenizer"),
+    (remove("cloud/tokenizer"), r"Missing .*cloud/tokenizer: the model folder is not complete"),
+    (
+        remove("cloud/tokenizer/tokenizer_config.json"),
+        r"Missing .*cloud/tokenizer/tokenizer_config\.json: the model folder is not complete",
+    ),
+    (
+        remove("cloud/tokenizer/tokenizer.json"),
+        r"No vocabulary in .*cloud/tokenizer: expected tokenizer\.json, or vocab\.json and merges\.txt\.",
+    ),
+    (
+        as_variant("edge/unet"),
+        r"No weights in .*edge/unet: diffusion_pytorch_model\.fp16\.safetensors is a variant",
+    ),
     (remove("cloud/scheduler"), r"Missing .*cloud/scheduler: the model folder is not complete"),
     # damaged
     (halve_weights("cloud/unet"), r"Cannot load the model in .*cloud: .*cloud/unet"),
@@ -141,6 +170,10 @@ UNUSABLE: list[tuple[Damage, str]] = [
     (write("cloud/model_index.json", "{"), r"cloud/model_index\.json is damaged"),
     (write("cloud/model_index.json", "[]"), r"cloud/model_index\.json is damaged"),
     (write("edge/model_index.json", "{}"), r"edge/model_index\.json is damaged"),
+    (
+        set_keys("cloud/model_index.json", tokenizer=None),
+        r"cloud/model_index\.json cannot be used: .*tokenizer",
+    ),
     (set_keys("cloud/model_index.json", _class_name=["x"]), r"cloud.*pipelines of class .*not supported"),
     # not made for each other
     (
@@ -179,7 +212,7 @@ def test_pairs_of_two_families_are_refused(own_pair: Path, monkeypatch: pytest.M
 
     monkeypatch.setitem(pair.FAMILIES, "OtherPipeline", Other)
     set_keys("edge/model_index.json", _class_name="OtherPipeline")(own_pair)
-    with pytest.raises(PairError, match=r"different families: .*cloud and .*edge"):
+    with pytest.raises(PairError, match=r"different families: .*cloud is StableDiffusion, .*edge is Other\."):
         load(spec_of(own_pair))
 
 

@@ -169,10 +169,10 @@ def test_what_is_no_truth_value(value: object) -> None:
         ("pair.edge.id", ..., r"missing pair\.edge\.id"),
         ("params.alpha", ..., r"missing params\.alpha"),
         # versions
-        ("format_version", ..., r"format_version 1 … 1, got None"),
-        ("format_version", 2, r"format_version 1 … 1, got 2.*newer ecdiff"),
-        ("format_version", 0, r"format_version 1 … 1, got 0"),
-        ("format_version", "1", r"format_version 1 … 1, got '1'"),
+        ("format_version", ..., r"format_version 1 or an older one, got None"),
+        ("format_version", 2, r"format_version 1 or an older one, got 2.*newer ecdiff"),
+        ("format_version", 0, r"format_version 1 or an older one, got 0"),
+        ("format_version", "1", r"format_version 1 or an older one, got '1'"),
         ("format_version", True, r"format_version"),
         # types
         ("params.p", 7.5, r"params\.p to be int \| None, got 7\.5"),

@@ -1,4 +1,4 @@
-"""What the tuner's tests share: a loaded tiny pair, its reference, and the command line in this process."""
+"""What the tuner's tests share: a loaded tiny pair, its reference, whole studies, and the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -23,6 +22,8 @@ from ecdiff_tune.__main__ import main
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.latency import LatencyProfile, Timing
 from ecdiff_tune.reference import Reference
+
+from .studies import Command, Outcome, Study
 
 
 @pytest.fixture(scope="session")
@@ -93,17 +94,6 @@ def calls(pipe: ECDiffPipeline) -> Iterator[Calls]:
         hook.remove()
 
 
-class Outcome(NamedTuple):
-    """What a command left."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
 @pytest.fixture(scope="session")
 def command() -> Command:
     """``ecdiff-tune ARGUMENTS…`` in this process, which saves the seconds that importing torch takes."""
@@ -124,3 +114,24 @@ def command() -> Command:
 
     torch.set_num_threads(1)
     return call
+
+
+@pytest.fixture
+def study(tiny_pair: Path, tmp_path: Path, command: Command, latency: LatencyProfile) -> Study:
+    """Nothing but a latency profile."""
+    return Study(tmp_path / "outputs", tiny_pair, command).with_latency(latency)
+
+
+@pytest.fixture(scope="session")
+def tuned(
+    tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory, command: Command, latency: LatencyProfile
+) -> tuple[Study, Outcome]:
+    """An undisturbed ``tune``, not to be written to, and what it printed."""
+    whole = Study(tmp_path_factory.mktemp("tuned"), tiny_pair, command).with_latency(latency)
+    return whole, whole("tune")
+
+
+@pytest.fixture
+def done(tuned: tuple[Study, Outcome]) -> Study:
+    """The undisturbed study."""
+    return tuned[0]

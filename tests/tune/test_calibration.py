@@ -164,7 +164,6 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
         ("a.csv", "prompt\ncafé\n".encode("latin-1")),
         ("a.jsonl", '{"prompt": "café"}\n'.encode("latin-1")),
         ("b.csv", b"id,prompt\n1,a cat\n2,a dog,too many\n"),
-        ("b.jsonl", b'{"prompt": "a cat"}\nnot json\n'),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, name: str, content: bytes) -> None:
@@ -172,6 +171,27 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, name: str, conten
     with pytest.raises(CalibrationError, match=f"Cannot read the prompts file .*{name}: ") as caught:
         read_prompts(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["not json", "[1]", '"a dog"', '{"prompt": '])
+def test_a_damaged_line_of_jsonl_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_text('{"prompt": "a cat"}\n\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(CalibrationError, match=r"Expected a JSON object .* in line 3 of .*b\.jsonl"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_csv_by_its_delimiter(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(f'id{delimiter}caption\n1{delimiter}"a cat{delimiter} asleep"\n', encoding="utf-8-sig")
+    assert read_prompts(path) == [f"a cat{delimiter} asleep"]
+
+
+def test_other_kinds_of_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(CalibrationError, match=r"Expected a \.txt, \.csv or \.jsonl file"):
+        read_prompts(tmp_path / "a.json")
 
 
 def test_the_digest_sees_every_change() -> None:

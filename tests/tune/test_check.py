@@ -11,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ecdiff_core import pair as pair_module
 
-from .conftest import Command, Outcome
+from .studies import Command, Outcome
 
 
 @pytest.fixture
@@ -56,6 +56,15 @@ def test_two_that_do_not_fit(command: Command, own_pair: Path, tmp_path: Path) -
     assert outcome.err == (
         "error: These two cannot work together: embedding width. Choose another edge model.\n"
     )
+
+
+def test_a_part_that_is_missing(command: Command, own_pair: Path, tmp_path: Path) -> None:
+    shutil.rmtree(own_pair / "cloud" / "tokenizer")
+    shutil.rmtree(own_pair / "edge" / "tokenizer")  # of the edge nothing but the denoiser is loaded
+    outcome = check(command, own_pair, tmp_path)
+    assert (outcome.status, outcome.out) == (2, "")
+    missing = own_pair / "cloud" / "tokenizer"
+    assert outcome.err == f"error: Missing {missing}: the model folder is not complete.\n"
 
 
 def test_a_hub_id_without_a_network(

@@ -173,7 +173,7 @@ def append_for_ever(path: Path) -> None:
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("more_rows", [0, 100, 300])
+@pytest.mark.parametrize("more_rows", [0, 20, 60])
 def test_killed_in_the_middle_of_appends(path: Path, more_rows: int) -> None:
     writer = multiprocessing.get_context("fork").Process(target=append_for_ever, args=(path,))
     writer.start()

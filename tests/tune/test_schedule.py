@@ -15,7 +15,7 @@ from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.progress import describe
 from ecdiff_tune.report import pictures, tables
 
-from .conftest import Command, Outcome
+from .studies import Command, Outcome
 
 SCHEDULE = "params.schedule=[0,1,2,4,7,9]"
 

@@ -151,6 +151,18 @@ def test_what_may_change(settings: Settings, change: Callable[[Settings], Settin
     assert claim(change(settings)) == created
 
 
+def test_a_study_from_before_a_setting_existed_goes_on(settings: Settings, tmp_path: Path) -> None:
+    created = claim(settings)
+    path = tmp_path / "tiny" / "default" / "study.json"
+    state = json.loads(path.read_text())
+    for key in ("search.joint", "offload", "sampling.use_dynamic_cfg", "search.handoff_adapter"):
+        state["settings"].pop(key, None)
+    path.write_text(json.dumps(state))
+    assert claim(settings) == created
+    with pytest.raises(StudyError, match=r"search\.joint false -> true"):
+        claim(replace(settings, search=replace(settings.search, joint=True)))
+
+
 def test_resume_false_sets_an_old_study_aside(settings: Settings, tmp_path: Path) -> None:
     claim(settings)
     folder = tmp_path / "tiny" / "default"

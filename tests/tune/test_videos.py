@@ -1,4 +1,4 @@
-"""The tuner on videos: metrics by frame, references read on demand, and a whole study."""
+"""The tuner on videos: metrics by frame, references read on demand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from ecdiff_core.__main__ import main as ecdiff
 from ecdiff_core.link import Link
 from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -17,12 +17,11 @@ from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import latency as latency_module
 from ecdiff_tune import reference
 from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import DamagedReferenceError
 from ecdiff_tune.report import pictures
 
-from .conftest import Command
+from .studies import Command
 
 VIDEO = (9, 3, 32, 32)
 
@@ -91,42 +90,31 @@ def test_references_are_read_when_asked_for(video_pipe: ECDiffPipeline, tmp_path
         _ = one.edge
 
 
-def test_a_whole_study(tiny_videos: Path, tmp_path: Path, command: Command, latency: LatencyProfile) -> None:
-    folder = tmp_path / "videos/default"
-    latency.save(folder / "latency.json")  # measured, it would never be the same twice
-    settings = [
+def test_the_tuner_compares_handoff_adapters(tiny_videos: Path, tmp_path: Path, command: Command) -> None:
+    outcome = command(
+        "stage2",
         "pair.name=videos",
         f"pair.cloud={tiny_videos / 'cloud'}",
         f"pair.edge={tiny_videos / 'edge'}",
         "sampling.num_inference_steps=6",
         "sampling.scheduler=CogVideoXDDIMScheduler",
         "sampling.guidance_scale=3.0",
-        "sampling.handoff_adapter=matched",
         "params.p=2",
+        "params.k=1",
+        "params.alpha=0.3",
+        "search.s=[4]",
+        "search.handoff_adapter=[identity,matched]",
         "calibration.num_prompts=2",
-        "heldout.num_prompts=1",
-        "search.k=[1]",
-        "search.alpha=[0.3,0.5]",
-        "search.s=[4,5]",
-        "batch_size=1",
-        "device=cpu",
+        "heldout.num_prompts=0",
+        "latency=profile",
         f"output_dir={tmp_path}",
-    ]
-    done = command("tune", *settings)
-    assert done.status == 0, done.err
-    written = {path.name for path in folder.iterdir()}
-    assert {"ecdiff.yaml", "trials.csv", "samples.png", "noise_profile.png"} <= written
-    config = TunedConfig.load(folder / "ecdiff.yaml")
-    assert config.sampling.num_frames == 9
-    assert config.sampling.handoff_adapter == "matched"
-    assert config.score is not None
-    assert 0 < config.score["quality"] < 1
-
-    again = command("tune", *settings)
-    assert again.status == 0
-    assert TunedConfig.load(folder / "ecdiff.yaml").params == config.params
-
-    pytest.importorskip("imageio_ffmpeg")
-    arguments = ("--config", str(folder / "ecdiff.yaml"), "--out", str(tmp_path / "out"), "--device", "cpu")
-    assert ecdiff(["generate", *arguments, "--prompt", "a red circle"]) == 0
-    assert (tmp_path / "out/00000.mp4").stat().st_size > 0
+    )
+    assert outcome.status == 0, outcome
+    trials = pd.read_csv(tmp_path / "videos/default/trials.csv")
+    assert trials["handoff_adapter"].tolist() == ["identity", "matched"]
+    assert trials["s"].tolist() == [4, 4]
+    best = trials.sort_values("objective", ascending=False).iloc[0]
+    assert trials["quality"].nunique() == 2
+    assert "s=4 matched" in outcome.out
+    config = TunedConfig.load(tmp_path / "videos/default/ecdiff.yaml")
+    assert config.sampling.handoff_adapter == best["handoff_adapter"]

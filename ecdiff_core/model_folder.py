@@ -1,0 +1,104 @@
+"""What must lie in a model's diffusers folder, and the fingerprint of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ecdiff_core.errors import PairError
+from ecdiff_core.families import Family
+from ecdiff_core.families.parts import part_class
+
+
+def check_parts(folder: Path, family: type[Family]) -> None:
+    """See to it that tokenizers and scheduler of a cloud model are there and can be read.
+
+    Raises:
+        PairError: one of them is missing, or lacks what would be filled in without a word: transformers makes
+            a tokenizer without a vocabulary, to which every prompt is the same.
+    """
+    absent = family.absent_parts(folder)
+    for part in family.unweighted_parts:
+        if part in absent:
+            continue
+        if not (folder / part).is_dir():
+            raise PairError(f"Missing {folder / part}: the model folder is not complete.")
+        if part.startswith("tokenizer"):
+            _check_tokenizer(folder, part)
+
+
+def _check_tokenizer(folder: Path, part: str) -> None:
+    here = folder / part
+    try:
+        tokenizer_class: Any = part_class(folder, part)
+    except ValueError as error:
+        raise PairError(f"{folder / 'model_index.json'} cannot be used: {error}") from error
+    if not (here / "tokenizer_config.json").is_file():  # without it prompts are cut at no length
+        raise PairError(f"Missing {here / 'tokenizer_config.json'}: the model folder is not complete.")
+    names = dict(tokenizer_class.vocab_files_names)
+    whole = names.pop("tokenizer_file", "tokenizer.json")
+    if (here / whole).is_file():
+        return
+    if not all((here / name).is_file() for name in names.values()):
+        raise PairError(f"No vocabulary in {here}: expected {whole}, or {' and '.join(names.values())}.")
+    if any(name.endswith(".model") for name in names.values()):
+        _check_sentencepiece(here / names["vocab_file"])
+
+
+def _check_sentencepiece(vocabulary: Path) -> None:
+    try:
+        import_module("sentencepiece.sentencepiece_model_pb2")
+    except Exception as error:  # protobuf has a kind of its own where the two do not fit together
+        reason = str(error).partition("\n")[0]
+        raise PairError(
+            f"{vocabulary} takes sentencepiece and protobuf to read ({reason}). "
+            "Run `pip install -U sentencepiece protobuf`, which the extra ecdiff[video] holds."
+        ) from error
+
+
+_WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(-\d+-of-\d+)?\.(safetensors|bin)")
+"""The files that are loaded; not the variants beside them, such as ``….fp16.safetensors``."""
+
+
+def weight_files(folder: Path, part: str) -> list[Path]:
+    """The config and the weights of a part, as they would be loaded.
+
+    Raises:
+        PairError: one of them is missing.
+    """
+    found = sorted(path for path in (folder / part).glob("*") if _WEIGHTS.fullmatch(path.name))
+    weights = [path for path in found if path.suffix == ".safetensors"] or found
+    if not weights:
+        raise PairError(f"No weights in {folder / part}: {_expected_weights(folder / part)}")
+    config = folder / part / "config.json"
+    if not config.is_file():
+        raise PairError(f"Missing {config}: the model folder is not complete.")
+    return [config, *weights]
+
+
+def _expected_weights(part: Path) -> str:
+    variants = sorted(path.name for path in part.glob("*.*.safetensors"))
+    if variants:
+        return f"{variants[0]} is a variant. Save the model without variant=, or rename its files."
+    return "expected a .safetensors file there."
+
+
+def fingerprint(folder: Path, weighted: tuple[str, ...], unweighted: tuple[str, ...] = ()) -> str:
+    """The first 16 hex digits of the SHA-256 over what is loaded of those parts of a folder.
+
+    Of ``unweighted`` parts (tokenizer, scheduler) that is every file.
+
+    Raises:
+        PairError: a part has no weights.
+    """
+    files = [path for part in weighted for path in weight_files(folder, part)]
+    files += [path for part in unweighted for path in sorted((folder / part).iterdir()) if path.is_file()]
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            name = path.relative_to(folder).as_posix()
+            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

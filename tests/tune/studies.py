@@ -1,0 +1,112 @@
+"""A study of the tiny pair as the tests see it: its settings, its folder and what lies in it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune.latency import LatencyProfile
+
+STEPS = 12
+WRITTEN = ("stage1.yaml", "ecdiff.yaml", "trials.csv", "table5.md")
+
+
+class Outcome(NamedTuple):
+    """What a command left."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of outputs and the settings that go with it."""
+
+    outputs: Path
+    pair: Path
+    run: Command
+
+    @property
+    def folder(self) -> Path:
+        return self.outputs / "tiny" / "default"
+
+    @property
+    def settings(self) -> list[str]:
+        """Twelve steps, three prompts in batches of two and one, six configs in stage 1."""
+        return [
+            "pair.name=tiny",
+            f"pair.cloud={self.pair / 'cloud'}",
+            f"pair.edge={self.pair / 'edge'}",
+            f"sampling.num_inference_steps={STEPS}",
+            "sampling.guidance_scale=3.0",
+            "calibration.num_prompts=3",
+            "heldout.num_prompts=2",
+            "search.k=[1,2]",
+            "search.alpha=[0.3,0.5,0.7]",
+            "batch_size=2",
+            "device=cpu",
+            f"output_dir={self.outputs}",
+        ]
+
+    def __call__(self, command: str, *more: str) -> Outcome:
+        options = [one for one in more if one.startswith("-")]  # argparse wants them before the overrides
+        return self.run(command, *options, *self.settings, *(one for one in more if one not in options))
+
+    def with_latency(self, profile: LatencyProfile, name: str = "default") -> Study:
+        """Give a study its latency profile, which otherwise is measured and so never the same twice."""
+        profile.save(self.outputs / "tiny" / name / "latency.json")
+        return self
+
+    def copy(self, outputs: Path, *names: str) -> Study:
+        """The same study in another place: all of it, or some of its files and the references."""
+        if names:
+            shutil.copytree(self.outputs / "tiny" / "reference", outputs / "tiny" / "reference")
+        else:
+            shutil.copytree(self.outputs, outputs)
+        other = replace(self, outputs=outputs)
+        other.folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copy(self.folder / name, other.folder / name)
+        return other
+
+    def bytes(self, *names: str) -> dict[str, bytes]:
+        return {name: (self.folder / name).read_bytes() for name in names or WRITTEN}
+
+    def trials(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "trials.csv")
+
+    def config(self, name: str = "ecdiff.yaml") -> TunedConfig:
+        return TunedConfig.load(self.folder / name)
+
+    def rows(self) -> int:
+        """How many rows the ledger has."""
+        try:
+            with sqlite3.connect(f"file:{self.folder / 'ledger.sqlite'}?mode=ro", uri=True) as database:
+                return database.execute("SELECT COUNT(*) FROM measurements").fetchone()[0]
+        except sqlite3.OperationalError:  # not there yet, or being written
+            return 0
+
+
+def one_line(outcome: Outcome) -> str:
+    """The error that a command ended with, which must be a single line on stderr."""
+    assert outcome.status == 2, outcome
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in outcome.out
+    return line
+
+
+def best_row(trials: pd.DataFrame, stage: int) -> pd.Series:
+    part = trials[trials["stage"] == stage]
+    return part.loc[part["objective"].idxmax()]
