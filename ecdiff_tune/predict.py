@@ -104,10 +104,10 @@ def _shares(curves: Array) -> Array:
     for count in range(1, MOST_DIRECTIONS + 1):
         for chosen in map(list, itertools.combinations(range(curves.shape[1]), count)):
             shares = np.linalg.lstsq(curves[:, chosen], np.ones(len(curves)), rcond=None)[0]
-            residual = float(np.square(curves[:, chosen] @ shares - 1).sum())
-            # A further direction must be worth it.
-            if (shares > 0).all() and residual < 0.99 * least:
-                best, least = np.zeros(curves.shape[1]), residual
+            off = float(np.square(curves[:, chosen] @ shares - 1).mean())
+            # Beyond a thousandth, and beyond a hundredth of what is left, nothing is learnt from it.
+            if (shares > 0).all() and off < 0.99 * least - 1e-6:
+                best, least = np.zeros(curves.shape[1]), off
                 best[chosen] = shares
     return best
 

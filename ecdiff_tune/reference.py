@@ -137,8 +137,9 @@ def make(
 ) -> Reference:
     """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
 
-    ``on_prompts`` is told how many prompts became ready. ``on_runs`` hears the runs that are made, kept whole,
-    before their references are written. Stopped at any moment, at most a batch is lost.
+    ``on_prompts`` is told how many prompts became ready. ``on_runs`` hears the runs that are made, with what
+    the models were asked, before their references are written. Stopped at any moment, at most a batch is
+    lost.
 
     Raises:
         NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
