@@ -162,8 +162,9 @@ def _sides(candidates: Sequence[Candidate], plans: Sequence[Plan]) -> Iterator[_
 
 
 def _side_errors(side: _Side, alphas: Sequence[float], response: Array, reactions: Array) -> Array:
-    """What the noise of every step is wrong by, in terms of the cloud's noises, shape (steps, alphas, T)."""
-    total, basis = len(reactions), torch.eye(len(reactions), dtype=torch.float64)
+    """What the noise of every step is wrong by, in terms of e_0 … e_{2T-1}, shape (steps, alphas, 2T)."""
+    total = 2 * len(reactions)
+    basis = torch.eye(total, dtype=torch.float64)
     factors = torch.tensor(alphas, dtype=torch.float64)
     estimator, history = get_estimator(side.estimator), noise.init()
     errors: Array = np.zeros((len(side.longest), len(alphas), total))
@@ -184,7 +185,7 @@ def coefficients(
 ) -> Array:
     """The error of every candidate's final latents in terms of e_0 … e_{2T-1}.
 
-    Those of a candidate that never hands over are 0 from T on.
+    Those of a candidate in which the edge takes no part are 0 from T on.
 
     Args:
         response: W of the scheduler, shape (T + 1, T).
@@ -203,7 +204,7 @@ def coefficients(
         for i in side.rows:
             s = plans[i].handoff_step
             before, after = (rows[-1] for rows in tails[s])
-            found[i, :steps] = before @ errors[:s, alphas.index(candidates[i].params.alpha)]
+            found[i] = before @ errors[:s, alphas.index(candidates[i].params.alpha)]
             found[i, s:steps] -= after
-            found[i, steps + s :] = after
+            found[i, steps + s :] += after
     return found

@@ -25,7 +25,7 @@ import numpy as np
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.plan import Handoff, HandoffAdapter, plan
+from ecdiff_core.plan import Handoff, HandoffAdapter
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.error_growth import (
     Array,
@@ -211,7 +211,7 @@ class Predictor:
         ]
         groups: dict[HandoffAdapter | None, list[int]] = {}
         for i, one in enumerate(candidates):
-            takes_part = plan(one.params, steps, self.handoff).edge_calls > 0
+            takes_part = any(factors[i, steps:].any() for _, factors in parts)
             groups.setdefault(one.handoff_adapter if takes_part else None, []).append(i)
         found: list[Array] = [np.empty(0)] * len(candidates)
         for adapter, rows in groups.items():

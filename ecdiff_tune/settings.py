@@ -252,6 +252,10 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             f"Unknown search {settings.search.name!r}: {nearest(settings.search.name, SEARCHES)}."
         )
+    if settings.search.joint and settings.search.name == "greedy":
+        raise SettingsError(
+            "The greedy search goes stage by stage: leave search.joint out, or set search=joint."
+        )
     _check_params(settings)
     _check_grids(settings)
 

@@ -101,7 +101,8 @@ class Scorer:
 
     def if_quality(self, plan: Plan, quality: float, with_burden: bool) -> float:
         """The objective if the quality were that, by the latency profile."""
-        found = self.score(plan, (Measurement(quality, None, 0.0),), with_burden)
+        by_profile = replace(self, wallclock=None)
+        found = by_profile.score(plan, (Measurement(quality, None, 0.0),), with_burden)
         assert found is not None
         return found.objective
 
@@ -134,16 +135,16 @@ def run(
     """
     trials: dict[Candidate, Trial] = {}
     unfinished: dict[Candidate, Trial] = {}
+    numbers: dict[Candidate, int] = {}
     best: Trial | None = None
     while not search.done:
         ask = search.ask()
-        progress.start_trials(stage, len(trials) + 1, ask)
+        progress.start_trials(stage, len(numbers) + 1, ask)
         found = evaluator.measure(ask.candidates, progress.prompts_done, ask.prompts)
         results = []
         for candidate, measured in zip(ask.candidates, found, strict=True):
-            trial = _trial(
-                stage, len(trials) + 1, candidate, evaluator.plan(candidate), tuple(measured), scorer
-            )
+            number = numbers.setdefault(candidate, len(numbers) + 1)
+            trial = _trial(stage, number, candidate, evaluator.plan(candidate), tuple(measured), scorer)
             results.append(Result(trial.value, scorer.values(trial)))
             if ask.prompts is not None:
                 unfinished[candidate] = trial

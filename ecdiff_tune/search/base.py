@@ -172,7 +172,8 @@ class Result:
 
     Args:
         value: the objective over the prompts that were asked for; minus infinity where it is infeasible.
-        values: the objective of every such prompt alone, whose mean ``value`` is.
+        values: the objective of every such prompt alone, whose mean ``value`` is (but for timed trials, whose
+            seconds are a median).
     """
 
     value: float
