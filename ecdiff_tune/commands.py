@@ -257,6 +257,8 @@ def _forecast_of_tune(bench: Workbench) -> str:
 
 def _point_out_edge(bench: Workbench, name: str, value: float, grid: Any) -> None:
     values = sorted(grid)
+    if bench.settings.search.extend:  # it went as far as it may
+        return
     if len(values) > 1 and value in (values[0], values[-1]):
         bench.progress.say(
             f"note: the best {name} = {value:g} lies on the edge of search.{name}; "

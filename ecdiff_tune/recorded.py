@@ -81,10 +81,18 @@ def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded
         + (f"; {left_out} were not, or have no finite pictures, and are left out" if left_out else "")
     )
     trials.sort(key=lambda one: (-one.value, one.seconds))
-    numbered = tuple(replace(one, number=i) for i, one in enumerate(trials, start=1))
     heldout_rows = _on_all(known, heldout) if len(heldout) else {}
     return Recorded(
-        settings, path, state["created"], study, prompts, heldout, latency, scorer, numbered, heldout_rows
+        settings,
+        path,
+        state["created"],
+        study,
+        prompts,
+        heldout,
+        latency,
+        scorer,
+        tuple(trials),
+        heldout_rows,
     )
 
 

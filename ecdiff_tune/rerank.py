@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import recorded, reranked
@@ -32,6 +33,7 @@ def rerank(settings: Settings) -> None:
     with StudyFolder(settings) as folder, Progress() as progress:
         record = recorded.load(folder.path, settings, progress.say)
         left = within_limits(record.trials, settings.rerank)
+        left = [replace(one, number=i) for i, one in enumerate(left, start=1)]
         winner = left[0]
         limits = {"min_quality": settings.rerank.min_quality, "max_seconds": settings.rerank.max_seconds}
         config = reranked.tuned_config(record, winner, left, {"by": "rerank", **limits})
@@ -90,15 +92,15 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
         return f"{path} is not there: the study's own search has not come to an end"
     old = TunedConfig.load(path)
     candidate = Candidate(old.params, old.sampling.estimator, old.sampling.handoff_adapter)
-    told = f"ecdiff.yaml's config ({describe(candidate, 'joint')}"
+    told = f"ecdiff.yaml's config ({describe(candidate, 'joint')})"
     key = ConfigKey.of(candidate, old.plan())
     known = next((one for one in record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)
     if known is None:
-        return f"{told}) is not among them"
+        return f"{told} is not among them"
     if known.candidate == chosen.candidate:
-        return f"{told}) is chosen here too"
+        return f"{told} is chosen here too"
     return (
-        f"{told}, number {known.number} by this objective) -> this one: "
+        f"{told} -> this one: "
         f"quality {quality_of(known):.4f} -> {quality_of(chosen):.4f}, "
         f"objective {known.value:.4f} -> {chosen.value:.4f}, "
         f"{known.seconds:.2f} s -> {chosen.seconds:.2f} s a picture"

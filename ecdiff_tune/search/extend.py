@@ -20,16 +20,17 @@ def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None =
     >>> grown((1, 2, 3), 3, 0, 49), grown((0.5, 0.7, 0.9), 0.9, 0.0, 1.0), grown((1, 2, 3), 2, 0, 49)
     ((1, 2, 3, 4), (0.5, 0.7, 0.9, 1.0), (1, 2, 3))
     """
-    ordered = sorted(values)
+    ordered, found = sorted(values), list(values)
     if len(ordered) < 2 or value not in (ordered[0], ordered[-1]):
-        return tuple(values)
-    if value == ordered[0]:
-        new = max(lowest, ordered[0] - (step or ordered[1] - ordered[0]))
-    else:
-        new = min(highest, ordered[-1] + (step or ordered[-1] - ordered[-2]))
-    added = () if round(new, 9) in values else (round(new, 9),)
+        return tuple(found)
     # In front or behind, so that a walk comes to the old values in their old order.
-    return (*added, *values) if new < value else (*values, *added)
+    if value == ordered[0]:
+        new = round(max(lowest, ordered[0] - (step or ordered[1] - ordered[0])), 9)
+        found.insert(0, new)
+    else:
+        new = round(min(highest, ordered[-1] + (step or ordered[-1] - ordered[-2])), 9)
+        found.append(new)
+    return tuple(values) if new in values else tuple(found)
 
 
 def extended(space: Space, best: Candidate, num_steps: int, handoff: Handoff) -> Space | None:
