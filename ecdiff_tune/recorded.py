@@ -11,6 +11,7 @@ from typing import Any, cast
 from ecdiff_core.link import Link
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, plan
+from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import calibration
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate, ConfigKey
@@ -31,7 +32,7 @@ class Recorded:
         state: study.json's settings, flat.
         prompts, heldout: as it was measured on.
         trials: every config that has a finite picture of every calibration prompt, the best first; of equal
-            ones the faster.
+            ones the faster, then the one of higher quality.
         heldout_rows: of the configs that were measured on all held-out prompts.
     """
 
@@ -69,7 +70,7 @@ def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded
     objective = settings.objective
     weights = Weights(objective.w1, objective.w2, objective.w3)
     scorer = Scorer.of(latency, weights, settings.earliest_s, None)
-    known = _read_ledger(path / "ledger.sqlite", settings)
+    known = _read_ledger(path, settings)
     trials = []
     measured = _on_all(known, prompts)
     trials = [one for one in (_trial(*pair, settings, scorer) for pair in measured.items()) if one.score]
@@ -80,7 +81,7 @@ def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded
         f"{len(trials)} configs were measured on all {len(prompts)} prompts"
         + (f"; {left_out} were not, or have no finite pictures, and are left out" if left_out else "")
     )
-    trials.sort(key=lambda one: (-one.value, one.seconds))
+    trials.sort(key=lambda one: (-one.value, one.seconds, -(one.score.quality if one.score else 0.0)))
     heldout_rows = _on_all(known, heldout) if len(heldout) else {}
     return Recorded(
         settings,
@@ -115,13 +116,26 @@ def _trial(candidate: Candidate, rows: tuple[Measurement, ...], settings: Settin
     return Trial("joint", 0, candidate, steps, rows, scorer.seconds(steps, rows), score)
 
 
-def _read_ledger(path: Path, settings: Settings) -> dict[Candidate, dict[str, Measurement]]:
-    """Every config's rows by prompt key."""
+def own_configs(folder: Path) -> list[TunedConfig]:
+    """What the study's own search found so far, the end of it first."""
+    paths = [folder / name for name in ("ecdiff.yaml", "stage1.yaml")]
+    return [TunedConfig.load(path) for path in paths if path.is_file()]
+
+
+def candidate_in(config: TunedConfig) -> Candidate:
+    """What a search would ask for to get that config."""
+    return Candidate(config.params, config.sampling.estimator, config.sampling.handoff_adapter)
+
+
+def _read_ledger(folder: Path, settings: Settings) -> dict[Candidate, dict[str, Measurement]]:
+    """Every config's rows by prompt key; the study's own winners by the names that their files give them."""
+    path = folder / "ledger.sqlite"
     if not path.is_file():
         raise StudyError(f"{path} is not there: the study has measured nothing yet.")
+    own = {ConfigKey.of(candidate_in(one), one.plan()): candidate_in(one) for one in own_configs(folder)}
     ledger = Ledger(path, settings.sampling.handoff_adapter)
     try:
-        pairs = [(candidate_of(key, settings), key) for key in ledger.configs()]
+        pairs = [(own.get(key) or candidate_of(key, settings), key) for key in ledger.configs()]
         return {candidate: ledger.read(key) for candidate, key in pairs if candidate is not None}
     finally:
         ledger.close()

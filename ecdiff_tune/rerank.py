@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import recorded, reranked
-from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.progress import Progress, describe
 from ecdiff_tune.recorded import Recorded
 from ecdiff_tune.report import tables
@@ -91,7 +91,7 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
     if not path.is_file():
         return f"{path} is not there: the study's own search has not come to an end"
     old = TunedConfig.load(path)
-    candidate = Candidate(old.params, old.sampling.estimator, old.sampling.handoff_adapter)
+    candidate = recorded.candidate_in(old)
     told = f"ecdiff.yaml's config ({describe(candidate, 'joint')})"
     key = ConfigKey.of(candidate, old.plan())
     known = next((one for one in record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_tune import sections
+from ecdiff_tune import recorded, sections
 from ecdiff_tune.recorded import Recorded
 from ecdiff_tune.study import Trial
 from ecdiff_tune.study_folder import StudyError, differences, flat
@@ -23,7 +22,7 @@ def tuned_config(
         among: the trials that it was chosen from.
         how: told in ``provenance.chosen``.
     """
-    settings, old = record.settings, old_config(record.path)
+    settings, old = record.settings, next(iter(recorded.own_configs(record.path)), None)
     w1, seed = settings.objective.w1, settings.seed
     score = sections.score_section(chosen, w1, seed)
     rows = record.heldout_rows.get(chosen.candidate)
@@ -57,14 +56,6 @@ def changed(record: Recorded) -> list[str]:
     found = differences({key: record.state.get(key) for key in scoring}, scoring)
     other = record.settings.rerank.latency
     return found if other is None else [*found, f"latency profile {other}"]
-
-
-def old_config(folder: Path) -> TunedConfig | None:
-    """What the study's own search found so far."""
-    for name in ("ecdiff.yaml", "stage1.yaml"):
-        if (folder / name).is_file():
-            return TunedConfig.load(folder / name)
-    return None
 
 
 def _sampling(record: Recorded, old: TunedConfig | None) -> Sampling:

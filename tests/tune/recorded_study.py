@@ -1,4 +1,4 @@
-"""A study's folder without a model: settings, latency profile, and a ledger whose qualities are a function."""
+"""A study's folder without a model: settings, latency profile, a ledger whose qualities are a function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567")
 SPREAD = (-0.02, -0.01, 0.01, 0.02)
 """By how much the prompts' qualities differ from their mean."""
 GRID = tuple(
-    ECDiffParams(3, k, alpha, s) for k in (1, 2) for alpha in (0.3, 0.5) for s in ((7, 9, 12) if k == 1 else (9, 12))
+    ECDiffParams(3, k, alpha, s)
+    for k in (1, 2)
+    for alpha in (0.3, 0.5)
+    for s in ((7, 9, 12) if k == 1 else (9, 12))
 )
 """Schedules 3C1A1C1A1C5E and so on; every alpha makes another picture."""
 

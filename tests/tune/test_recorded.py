@@ -78,7 +78,9 @@ def test_every_config_on_all_prompts_the_best_first(tmp_path: Path, latency: Lat
     partly, nowhere, held = GRID[0], GRID[1], GRID[2]
     study = RecordedStudy(tmp_path, latency).write(rows={partly: 3, nowhere: 0}, heldout=[held])
     record, said = load(study)
-    assert said == ["8 configs were measured on all 4 prompts; 1 were not, or have no finite pictures, and are left out"]
+    assert said == [
+        "8 configs were measured on all 4 prompts; 1 were not, or have no finite pictures, and are left out"
+    ]
     assert {one.candidate.params for one in record.trials} == set(GRID) - {partly, nowhere}
     values = [one.value for one in record.trials]
     assert values == sorted(values, reverse=True)
@@ -156,7 +158,9 @@ def test_another_machine(tmp_path: Path, latency: LatencyProfile) -> None:
     found = profile_by(study, study.link, tmp_path / "fast.json")
     assert found == replace(fast, transfer_seconds=0.010)  # the transfer is the link's
     with_payload(fast, 99).save(tmp_path / "fast.json")
-    with pytest.raises(ECDiffError, match=r"another pair or size: its handoff carries 99 values, this study's 11,800"):
+    with pytest.raises(
+        ECDiffError, match=r"another pair or size: its handoff carries 99 values, this study's 11,800"
+    ):
         profile_by(study, study.link, tmp_path / "fast.json")
     replace(latency, cloud_call=latency.edge_call).save(tmp_path / "fast.json")
     with pytest.raises(ObjectiveError, match="no meaning"):
