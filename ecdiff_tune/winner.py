@@ -23,6 +23,7 @@ def tuned_config(bench: Workbench, trial: Trial, trials: Iterable[Trial] = ()) -
     provenance = {
         "study": settings.study,
         "search": settings.search.name,
+        "extend": settings.search.extend,
         "k_and_alpha": "stage 1" if settings.params.k is None else "by hand",
         "created": bench.created,
         "calibration": sections.calibration_section(settings, bench.prompts),
