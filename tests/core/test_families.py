@@ -26,10 +26,10 @@ from ecdiff_core.families import FAMILIES
 from ecdiff_core.pair import load_pair
 from ecdiff_core.preflight import Row, Verdict, compare
 from ecdiff_core.schedulers import build_scheduler, set_steps
+from full_size.models import read_config
 
 STEPS = 12
 PROMPTS = ["a large red circle left of a small blue star", "a small green ring"]
-FULL_SIZE = Path(__file__).parent / "data" / "full_size"
 EULER, FLOW = "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"
 
 
@@ -390,6 +390,5 @@ def test_the_third_text_encoder_is_part_of_the_fingerprint(sd3_pair: Path, tmp_p
     ],
 )
 def test_parameters_of_the_full_size_models(name: str, parameters: int) -> None:
-    config = json.loads((FULL_SIZE / f"{name}.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
-        assert UNet2DConditionModel.from_config(config).num_parameters() == parameters
+        assert UNet2DConditionModel.from_config(read_config(name)).num_parameters() == parameters
