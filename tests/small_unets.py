@@ -31,7 +31,7 @@ from .small_models import (
     vae,
 )
 
-FULL_SIZE = Path(__file__).parent / "core" / "data" / "full_size"
+FULL_SIZE = Path(__file__).parents[1] / "scripts" / "full_size" / "configs"
 """unet/config.json of the real models."""
 TEXT_WIDTH = 32
 """Of Stable Diffusion's text encoder."""

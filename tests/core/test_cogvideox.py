@@ -24,12 +24,12 @@ from ecdiff_core.families.base import Guidance, Size
 from ecdiff_core.families.cogvideox import CogVideoX
 from ecdiff_core.preflight import Row, Verdict, compare, refusals
 from ecdiff_core.schedulers import build_scheduler, set_steps
+from full_size.models import read_config
 
 from .. import small_videos
 from ..small_videos import TEXT_TOKENS
 
 PROMPT = "a red circle moves left"
-DATA = Path(__file__).parent / "data"
 Capture = pytest.CaptureFixture[str]
 
 
@@ -350,9 +350,8 @@ def test_what_must_agree(tiny_videos: Path, tmp_path: Path, key: str, name: str)
 
 @pytest.mark.parametrize(("name", "parameters"), [("5b", 5_570_283_072), ("2b", 1_693_783_872)])
 def test_full_size_parameter_counts(name: str, parameters: int) -> None:
-    config = json.loads((DATA / f"cogvideox_{name}.json").read_text())
     with torch.device("meta"):
-        model = CogVideoXTransformer3DModel.from_config(config)
+        model = CogVideoXTransformer3DModel.from_config(read_config(f"cogvideox_{name}"))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 

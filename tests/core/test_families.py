@@ -26,10 +26,10 @@ from ecdiff_core.families import FAMILIES
 from ecdiff_core.pair import load_pair
 from ecdiff_core.preflight import Row, Verdict, compare
 from ecdiff_core.schedulers import build_scheduler, set_steps
+from full_size.models import read_config
 
 STEPS = 12
 PROMPTS = ["a large red circle left of a small blue star", "a small green ring"]
-FULL_SIZE = Path(__file__).parent / "data" / "full_size"
 EULER, FLOW = "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"
 
 
@@ -230,7 +230,8 @@ def test_the_size_is_a_condition(sdxl_pair: Path) -> None:
 def test_the_autoencoders_own_mean_and_deviation(sdxl_pair: Path, tmp_path: Path) -> None:
     pair = Path(shutil.copytree(sdxl_pair, tmp_path / "pair"))
     statistics = {"latents_mean": [0.5, -1.0, 0.0, 2.0], "latents_std": [1.5, 2.0, 0.5, 1.0]}
-    set_keys(pair / "cloud" / "vae" / "config.json", **statistics)
+    for name in ("cloud", "edge"):
+        set_keys(pair / name / "vae" / "config.json", **statistics)
     ours = load(pair, EULER)(PROMPTS[:1], generator=seeded(0), mode="cloud").images[0]
     [expected] = run_own(own_pipeline(SDXL, pair / "cloud"), PROMPTS[:1], 3.0, output_type="np")
     assert np.abs(np.asarray(ours) / 255 - expected).max() <= 0.5 / 255 + 1e-5
@@ -391,6 +392,5 @@ def test_the_third_text_encoder_is_part_of_the_fingerprint(sd3_pair: Path, tmp_p
     ],
 )
 def test_parameters_of_the_full_size_models(name: str, parameters: int) -> None:
-    config = json.loads((FULL_SIZE / f"{name}.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
-        assert UNet2DConditionModel.from_config(config).num_parameters() == parameters
+        assert UNet2DConditionModel.from_config(read_config(name)).num_parameters() == parameters

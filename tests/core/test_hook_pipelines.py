@@ -202,7 +202,7 @@ def by_hand(case: Case, pipe: Pipe, edge: nn.Module, config: TunedConfig) -> Ten
                 histories[branch] = noise.estimate_gradient(state, config.params.alpha)
             else:
                 output = case.call(models[action], branch, latents, timestep)
-                histories[branch] = noise.observe_gradient(state, output)
+                histories[branch] = noise.observe(state, output)
         with_prompt, without = (state.eps for state in histories)
         assert with_prompt is not None
         assert without is not None
