@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ecdiff_core.batching import join, join_prompts, take, take_prompts
+from ecdiff_core.batching import join, join_prompts, move, move_prompts, take, take_prompts
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
@@ -123,31 +123,39 @@ class Evaluator:
     def _generate(
         self, candidates: Sequence[Candidate], rows: Sequence[int]
     ) -> dict[ConfigKey, list[Measurement]]:
+        if self._store is None and len(candidates) > 1:  # timed, or measured from scratch: each for itself
+            return {key: found for one in candidates for key, found in self._generate([one], rows).items()}
+        self._prepare(rows)  # a prompt is encoded once: not part of a generation's seconds
         synchronize(self._pipe.device)
         started = time.perf_counter()
         finals = self._finals(candidates, rows)
-        family = self._pipe.pair.family
-        decoded = {key: family.decode(state.latents) for key, state in finals.items()}
-        self.calls["decode"] += len(rows) * len(decoded)
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
         cloud = torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
-        return {
-            key: _measured(finals[key].latents, made.cpu(), cloud, seconds) for key, made in decoded.items()
-        }
+        return {key: self._measured(state.latents, cloud, seconds) for key, state in finals.items()}
+
+    def _measured(self, latents: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
+        """Latents decoded and held against the cloud's pictures."""
+        started = time.perf_counter()
+        decoded = self._pipe.pair.family.decode(latents)
+        synchronize(self._pipe.device)
+        seconds += (time.perf_counter() - started) / len(latents)
+        self.calls["decode"] += len(latents)
+        return _compared(latents, decoded.cpu(), cloud, seconds)
 
     def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
         """The states at step T, by key."""
         device, store = self._pipe.device, self._store
+        names = [self._prompts.keys[i] for i in rows]
         begun = self._prepare(rows)
         known: dict[ConfigKey | None, SamplerState] = {None: begun.start}
         wanted: dict[ConfigKey, lockstep.Piece] = {}
         for candidate in candidates:
             chain = self._pieces(candidate)
-            there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, rows)]
+            there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, names)]
             first = there[-1] + 1 if there else 0
             if store is not None and there and chain[there[-1]].key not in known:
-                known[chain[there[-1]].key] = store.get(chain[there[-1]].key, rows, device)
+                known[chain[there[-1]].key] = store.get(chain[there[-1]].key, names, device)
             wanted |= {one.key: one for one in chain[first:]}
         finals: dict[ConfigKey, SamplerState] = {}
 
@@ -155,7 +163,7 @@ class Evaluator:
             if state.step == self._pipe.num_steps:
                 finals[key] = state
             elif store is not None:
-                store.put(key, rows, state)
+                store.put(key, names, state)
 
         models = lockstep.Models(self._pipe, begun.conditioning, max(self._batches.size, len(rows)))
         lockstep.run(wanted.values(), known, models, keep)
@@ -179,19 +187,19 @@ class Evaluator:
                 yield effective_s(replace(params, s=s), pipe.num_steps, handoff)
 
     def _prepare(self, rows: Sequence[int]) -> Prepared:
-        """Some prompts, ready to run; encoded once each."""
+        """Some prompts, ready to run; encoded once each, and kept in the host's memory."""
         fresh = [i for i in rows if i not in self._prepared]
         if fresh:
             made = prepare(self._pipe, self._prompts, fresh)
             for row, i in enumerate(fresh):
-                self._prepared[i] = Prepared(take(made.start, [row]), take_prompts(made.conditioning, [row]))
+                start, conditioning = take(made.start, [row]), take_prompts(made.conditioning, [row])
+                self._prepared[i] = Prepared(move(start, "cpu"), move_prompts(conditioning, "cpu"))
         parts = [self._prepared[i] for i in rows]
-        return Prepared(
-            join([part.start for part in parts]), join_prompts([part.conditioning for part in parts])
-        )
+        start, conditioning = join([p.start for p in parts]), join_prompts([p.conditioning for p in parts])
+        return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))
 
 
-def _measured(latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
+def _compared(latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
     """Pictures against the cloud's, one measurement each."""
     pictures = torch.nan_to_num(decoded)
     # A half-precision decoder can overflow on finite latents.

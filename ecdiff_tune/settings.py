@@ -290,7 +290,7 @@ def _check_search(settings: Settings) -> None:
     check_installed(name, search.sampler)
     if name != "optuna" and (search.min_quality, search.max_seconds) != (None, None):
         raise SettingsError(
-            f"search.min_quality and search.max_seconds are for search=optuna; search={name} would ignore them."
+            f"search.min_quality and search.max_seconds are for search=optuna: search={name} ignores them."
         )
     if settings.latency == "wallclock" and name not in BY_CLOCK:
         raise SettingsError(
@@ -298,7 +298,9 @@ def _check_search(settings: Settings) -> None:
             f"not: set latency=profile, or search={' or search='.join(BY_CLOCK)}."
         )
     if settings.search.joint and name == "greedy":
-        raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")
+        raise SettingsError(
+            "The greedy search goes stage by stage: leave search.joint out, or set search=joint."
+        )
 
 
 def _check_params(settings: Settings) -> None:

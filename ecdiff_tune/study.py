@@ -101,7 +101,8 @@ class Scorer:
 
     def if_quality(self, plan: Plan, quality: float, with_burden: bool) -> float:
         """The objective if the quality were that, by the latency profile."""
-        found = self.score(plan, (Measurement(quality, None, 0.0),), with_burden)
+        by_profile = replace(self, wallclock=None)
+        found = by_profile.score(plan, (Measurement(quality, None, 0.0),), with_burden)
         assert found is not None
         return found.objective
 
@@ -132,9 +133,9 @@ def run(
     Raises:
         NoWinnerError: no config won.
     """
-    numbers: dict[Candidate, int] = {}
     trials: dict[Candidate, Trial] = {}
     unfinished: dict[Candidate, Trial] = {}
+    numbers: dict[Candidate, int] = {}
     best: Trial | None = None
     while not search.done:
         ask = search.ask()

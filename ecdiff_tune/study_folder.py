@@ -22,13 +22,15 @@ _FREE_TO_CHANGE = {
     "output_dir",
     "study",
     "batch_size",
+    "offload",
+    "vae_slicing",
     "sharing",
     "sharing_gib",
     "params.k",
     "params.alpha",
     "search.trials",
 }
-"""Settings that change no row of the ledger and no decision of stage 1 (k and alpha are stage2's alone)."""
+"""Settings that do not change what is measured, but for rounding (k and alpha are stage2's alone)."""
 
 
 class StudyError(ECDiffError):
@@ -110,6 +112,9 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """A setting that the study does not know yet had its default when the study was made."""
+    old = {**_flat(asdict(Settings())), **old}
+    old = {key: value for key, value in old.items() if key not in _FREE_TO_CHANGE}
     differences = [
         f"{key} {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
         for key in sorted({*old, *new})

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 
+from ecdiff_core.devices import device_name
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune.settings import Settings
 from ecdiff_tune.study import Trial
 from ecdiff_tune.workbench import Workbench
 
@@ -49,7 +49,7 @@ def tuned_config(bench: Workbench, trial: Trial) -> TunedConfig:
     provenance = {
         "study": settings.study,
         "search": settings.search.name,
-        "k_and_alpha": "stage 1" if settings.params.k is None else "by hand",
+        "k_and_alpha": _source_of_k_and_alpha(settings, trial),
         "created": bench.created,
         "calibration": {
             "file": settings.calibration.file,
@@ -66,20 +66,19 @@ def tuned_config(bench: Workbench, trial: Trial) -> TunedConfig:
             "decode_seconds": round(latency.decode.median, 6),
             "transfer_seconds": round(latency.transfer_seconds, 6),
         },
-        "device": _device_name(bench.pipe.device),
+        "device": device_name(bench.pipe.device),
         "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
     }
     candidate = trial.candidate
-    sampling = replace(
-        pipe.sampling, estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
-    )
+    adapter = pipe.sampling.handoff_adapter if trial.stage == 1 else candidate.handoff_adapter
+    sampling = replace(pipe.sampling, estimator=candidate.estimator, handoff_adapter=adapter)
     return TunedConfig(pipe.pair.spec, candidate.params, sampling, _scores(bench, trial), provenance)
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+def _source_of_k_and_alpha(settings: Settings, trial: Trial) -> str:
+    if settings.params.k is not None:
+        return "by hand"
+    return "joint search" if trial.stage == "joint" else "stage 1"
 
 
 def heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ecdiff_core.devices import get_device, get_dtype
+from ecdiff_core.devices import device_name, get_device, get_dtype
 from ecdiff_core.memory import Batches, keep_freed_memory
 from ecdiff_core.pair import EMBEDDED, load_pair
 from ecdiff_core.params import ECDiffParams
@@ -231,7 +231,7 @@ def _reference_digest(settings: Settings, pipe: ECDiffPipeline) -> str:
         "weights": [spec.cloud.fingerprint, spec.edge.fingerprint],
         "sampling": sampling,
         "device": pipe.device.type,
-        "timed": settings.latency == "wallclock",
+        "timed": [settings.offload, device_name(pipe.device)] if settings.latency == "wallclock" else False,
         "vae_tiling": settings.vae_tiling,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -195,8 +195,9 @@ class Result:
 
     Args:
         value: the objective over the prompts that were asked for; minus infinity where it is infeasible.
-        values: the objective of every such prompt alone, whose mean ``value`` is.
-        score: what ``value`` is made of; None where it is infeasible.
+    values: the objective of every such prompt alone, whose mean ``value`` is (but for timed trials, whose
+        seconds are a median).
+    score: what ``value`` is made of; None where it is infeasible.
     """
 
     value: float

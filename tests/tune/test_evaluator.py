@@ -173,14 +173,21 @@ def test_what_trajectories_have_in_common_is_paid_once(evaluator: Evaluator, cal
     assert calls.cloud < 2 * 3  # the last batch, of one prompt, takes both alphas through the model at once
 
 
+@pytest.mark.parametrize("first", [0, 5, 6])
 def test_together_equals_one_by_one(
-    evaluator: Evaluator, pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path: Path
+    evaluator: Evaluator,
+    first: int,
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    made: Reference,
+    tmp_path: Path,
 ) -> None:
     several = [Candidate(params) for params in CONFIGS] + [
         Candidate(replace(TUNED, alpha=0.9)),
         Candidate(TUNED, "reuse"),
         Candidate(TUNED, handoff_adapter="matched"),
     ]
+    several = several[first:] + several[:first]  # what is done first must not matter
     with closing(Ledger(tmp_path / "other.sqlite")) as other:
         whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
         expected = [ssims(whole.measure([one], lambda _: None)[0]) for one in several]
