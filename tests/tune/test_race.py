@@ -179,7 +179,7 @@ def test_infeasible_configs_go_at_once() -> None:
         ALPHAS[3:]
     )
     assert search.best is not None
-    assert search.best.params.alpha == 0.3
+    assert search.best.params.alpha in ALPHAS[:3]
 
 
 def test_of_equals_the_faster_wins() -> None:
