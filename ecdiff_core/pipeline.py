@@ -27,7 +27,10 @@ from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of a generation went; the cloud's part includes its approximated steps."""
+    """Where the time of a generation went.
+
+    The cloud's part includes its approximated steps, and calls of the edge model beside its own.
+    """
 
     encode: float
     cloud: float

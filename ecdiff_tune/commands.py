@@ -51,16 +51,12 @@ def stage1(settings: Settings) -> None:
 
 
 def stage2(settings: Settings) -> None:
-    """s, for the study's stage1.yaml or for (k, alpha) by hand."""
-    k, alpha = settings.params.k, settings.params.alpha
-    if k is None:
+    """s, for the study's stage1.yaml, or for (k, alpha) or (schedule, alpha) by hand."""
+    if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
     with prepare(settings) as bench:
-        if k is not None and alpha is not None:
-            params = ECDiffParams(bench.p(), k, alpha, settings.num_steps)
-            winner = Candidate(params, settings.sampling.estimator)
-        else:
-            winner = _stage1_winner(bench)
+        params = settings.params_by_hand(bench.p())
+        winner = Candidate(params, settings.sampling.estimator) if params else _stage1_winner(bench)
         _finish(bench, *_run_stage2(bench, winner))
 
 
@@ -78,9 +74,10 @@ def tune(settings: Settings) -> None:
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:
-    if settings.params.k is not None:
+    if settings.params.alpha is not None:
         raise SettingsError(
-            "params.k and params.alpha are for stage2 alone; here search.k and search.alpha go."
+            "params.k and params.alpha are for stage2 alone, and so is params.schedule; here search.k and "
+            "search.alpha go."
         )
 
 
@@ -95,8 +92,9 @@ COMMANDS: dict[str, Callable[[Settings], None]] = {
 
 def _stage1_space(bench: Workbench) -> Stage1Space:
     search = bench.settings.search
-    ks, alphas, estimators = tuple(search.k), tuple(search.alpha), bench.settings.estimators
-    return Stage1Space(bench.p(), ks, alphas, bench.settings.num_steps, estimators)
+    settings, ks, alphas = bench.settings, tuple(search.k), tuple(search.alpha)
+    adapter = settings.core_sampling().handoff_adapter
+    return Stage1Space(bench.p(), ks, alphas, settings.num_steps, settings.estimators, adapter)
 
 
 def _joint_space(bench: Workbench) -> JointSpace:
@@ -146,7 +144,7 @@ def _check_stage1_is_done(path: Path) -> None:
     if not (path / STAGE1_FILE).is_file():
         raise SettingsError(
             f"No stage 1 in {path}: run stage1 with the same settings first, "
-            "or give params.k and params.alpha."
+            "or give params.k and params.alpha, or params.schedule and params.alpha."
         )
 
 
@@ -161,7 +159,7 @@ def _search(bench: Workbench, space: Space) -> Trial:
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
-        table = tables.trials_table(trials, bench.settings.searched)
+        table = tables.trials_table(trials, bench.settings.more_columns)
         write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
 
     search = SEARCHES[bench.settings.search.name](space, _context(bench, space))
@@ -195,7 +193,7 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     try:
-        table = pd.read_csv(path).astype({"s": "Int64"})
+        table = pd.read_csv(path).astype(dict.fromkeys(tables.WHOLE_OR_EMPTY, "Int64"))
         return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
@@ -225,7 +223,7 @@ def _forecast_of_tune(bench: Workbench) -> str:
     return _forecast(bench, "tune", [_stage1_space(bench), dearest])
 
 
-def _point_out_edge(bench: Workbench, name: str, value: float, grid: Any) -> None:
+def _point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any) -> None:
     values = sorted(grid)
     if len(values) > 1 and value in (values[0], values[-1]):
         bench.progress.say(
@@ -270,7 +268,7 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
     rows = [
         (f"cloud\n{plan.num_steps} calls", cloud),
         (f"edge\n{plan.num_steps} calls", edge),
-        (f"HybridSD\n{plan.handoff_step} + {plan.edge_calls}", hybrid),
+        (f"HybridSD\n{plan.handoff_step} + {plan.edge_steps}", hybrid),
         (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}\n{plan.approximated} free", tuned),
     ]
     headings = [f"SSIM {ssims[i]:.3f}\n{bench.prompts.prompts[i]}" for i in worst]
@@ -278,7 +276,7 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
 
 
 def _print_result(bench: Workbench, config: TunedConfig) -> None:
-    for line in (*tables.TABLE5_HEADER, tables.table5_row(config)):
+    for line in tables.table5([config]).splitlines():
         bench.progress.say(line)
     score = config.score or {}
     low, high = score["quality_ci95"]

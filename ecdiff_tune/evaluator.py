@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from torch import Tensor
 from ecdiff_core.batching import join, join_prompts, move, move_prompts, take, take_prompts
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
+from ecdiff_core.noise import get_estimator
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
-from ecdiff_core.plan import Action, Plan, effective_s, plan
+from ecdiff_core.plan import Action, Plan, effective_s
 from ecdiff_core.sampler import SamplerState
 from ecdiff_tune import lockstep
 from ecdiff_tune.calibration import CalibrationSet
@@ -56,7 +58,7 @@ class Evaluator:
 
     def plan(self, candidate: Candidate) -> Plan:
         """What every step of a candidate does."""
-        return plan(candidate.params, self._pipe.num_steps, self._pipe.config.sampling.handoff)
+        return candidate.plan(self._pipe.num_steps, self._pipe.config.sampling.handoff)
 
     def measure(
         self,
@@ -110,8 +112,13 @@ class Evaluator:
     def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
         """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
         paid = {piece.key: piece for candidate in candidates for piece in self._pieces(candidate)}
-        steps = [action for piece in paid.values() for action in piece.plan.steps[piece.begin : piece.end]]
-        return steps.count(Action.CLOUD), steps.count(Action.EDGE)
+        calls = [
+            model
+            for piece in paid.values()
+            for step in range(piece.begin, piece.end)
+            for model in piece.plan.models(step)
+        ]
+        return calls.count(Action.CLOUD), calls.count(Action.EDGE)
 
     def forget(self, candidate: Candidate) -> None:
         """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""
@@ -176,15 +183,23 @@ class Evaluator:
         return lockstep.pieces(candidate, steps, self._forks(candidate) if self._store is not None else ())
 
     def _forks(self, candidate: Candidate) -> Iterable[int]:
-        """Where other candidates may go another way: other k, other alphas, other s."""
+        """Where other candidates may go another way: other k, other alphas, other s.
+
+        Whether the edge model is called at a real step depends on what follows, so that an estimator which
+        goes by it shares one step less.
+        """
         params, pipe = candidate.params, self._pipe
         handoff = pipe.config.sampling.handoff
-        yield params.p
-        if params.k:
-            yield params.p + params.k + 1
-        for s in self._s_values:
-            if s >= params.p:
-                yield effective_s(replace(params, s=s), pipe.num_steps, handoff)
+        later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
+        forks = [params.warm_up, *(step + 1 for step in islice(later, 1))]
+        forks += [
+            effective_s(replace(params, s=s), pipe.num_steps, handoff)
+            for s in self._s_values
+            if s >= params.warm_up
+        ]
+        earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
+        handoff_step = self.plan(candidate).handoff_step
+        return [fork - earlier for fork in forks if fork <= handoff_step]
 
     def _prepare(self, rows: Sequence[int]) -> Prepared:
         """Some prompts, ready to run; encoded once each, and kept in the host's memory."""

@@ -8,7 +8,7 @@ configs form a forest, in which equal pieces are one (``ConfigKey`` of the steps
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,9 +44,7 @@ def pieces(candidate: Candidate, plan: Plan, forks: Iterable[int]) -> list[Piece
     """A candidate's trajectory, cut at those forks that lie within it; the last piece ends at T."""
     found: list[Piece] = []
     for end in (*sorted(step for step in set(forks) if 0 < step < plan.num_steps), plan.num_steps):
-        key = ConfigKey.of(candidate, Plan(plan.steps[:end]))
-        if plan.approximated:  # an estimator remembers in its own way, from the first step on
-            key = replace(key, estimator=candidate.estimator)
+        key = ConfigKey.of(candidate, plan.until(end))
         before, begin = (found[-1].key, found[-1].end) if found else (None, 0)
         found.append(Piece(key, before, candidate, plan, begin, end))
     return found

@@ -41,5 +41,5 @@ def papers_params(settings: Settings) -> ECDiffParams:
     config = TunedConfig.load(path if path.is_file() else folder / f"{SOME_PAIR}.yaml")
     stretch = settings.num_steps / config.sampling.num_steps
     params = config.params
-    p, s = max(LEAST_P, round(params.p * stretch)), round(params.s * stretch)
+    p, s = max(LEAST_P, round((params.p or 0) * stretch)), round(params.s * stretch)
     return replace(params, p=p, s=max(p, s))

@@ -14,7 +14,7 @@ from ecdiff_core.link import Link
 from ecdiff_core.memory import Memory, Offload
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import HandoffAdapter, count_steps
+from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
 from ecdiff_tune.search.options import Options, OptunaOptions
@@ -46,11 +46,12 @@ class PairSettings:
 
 @dataclass
 class ParamsSettings:
-    """What is not searched: p always, k and alpha when stage2 gets them by hand."""
+    """What is not searched: p always, the rest when stage2 gets it by hand."""
 
     p: Any = "auto"
     k: int | None = None
     alpha: float | None = None
+    schedule: list[int] | None = None
 
 
 @dataclass
@@ -187,6 +188,19 @@ class Settings:
         )
         return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
 
+    def params_by_hand(self, p: int) -> ECDiffParams | None:
+        """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.
+
+        Args:
+            p: the warm-up where k is given.
+        """
+        given = self.params
+        if given.alpha is None:
+            return None
+        if given.schedule is not None:
+            return ECDiffParams.scheduled(given.schedule, given.alpha, self.num_steps)
+        return ECDiffParams(p, given.k, given.alpha, self.num_steps)
+
     @property
     def num_steps(self) -> int:
         """T."""
@@ -212,10 +226,16 @@ class Settings:
         )
 
     @property
-    def searched(self) -> tuple[str, ...]:
-        """What is searched beyond (p, k, alpha, s)."""
-        several = {"estimator": self.estimators, "handoff_adapter": self.handoff_adapters}
-        return tuple(name for name, values in several.items() if len(values) > 1)
+    def more_columns(self) -> tuple[str, ...]:
+        """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
+        wanted = {
+            "schedule": self.params.schedule is not None,
+            "estimator": len(self.estimators) > 1,
+            "handoff_adapter": len(self.handoff_adapters) > 1,
+            "prompts": self.search.name in ("race", "joint", "optuna"),
+            "discarded": self.search.name in ("race", "joint", "optuna"),
+        }
+        return tuple(name for name, told in wanted.items() if told)
 
     @property
     def s_values(self) -> tuple[int, ...]:
@@ -290,7 +310,7 @@ def _check_search(settings: Settings) -> None:
     check_installed(name, search.sampler)
     if name != "optuna" and (search.min_quality, search.max_seconds) != (None, None):
         raise SettingsError(
-            f"search.min_quality and search.max_seconds are for search=optuna: search={name} ignores them."
+            f"search.min_quality and search.max_seconds are for search=optuna; not for search={name}."
         )
     if settings.latency == "wallclock" and name not in BY_CLOCK:
         raise SettingsError(
@@ -298,21 +318,26 @@ def _check_search(settings: Settings) -> None:
             f"not: set latency=profile, or search={' or search='.join(BY_CLOCK)}."
         )
     if settings.search.joint and name == "greedy":
-        raise SettingsError(
-            "The greedy search goes stage by stage: leave search.joint out, or set search=joint."
-        )
+        raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")
 
 
 def _check_params(settings: Settings) -> None:
     p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
     if p != "auto" and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
         raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
-    if (k is None) != (alpha is None):
+    schedule = settings.params.schedule
+    if schedule is not None and (p != "auto" or k is not None):
+        raise SettingsError("Expected params.p and params.k, or params.schedule in their place, got both.")
+    if schedule is not None and alpha is None:
+        raise SettingsError("Expected params.alpha with params.schedule: give params.alpha=0.5 or another.")
+    if schedule is None and (k is None) != (alpha is None):
         raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
-    if k is not None and alpha is not None:
-        if k >= settings.num_steps:
-            raise ParamsError(f"Expected params.k within 0 … {settings.num_steps - 1}, got {k}.")
-        ECDiffParams(p if isinstance(p, int) else LEAST_P, k, alpha, settings.num_steps)
+    if k is not None and k >= settings.num_steps:
+        raise ParamsError(f"Expected params.k within 0 … {settings.num_steps - 1}, got {k}.")
+    params = settings.params_by_hand(p if isinstance(p, int) else LEAST_P)
+    if params is not None:
+        sampling = settings.core_sampling()
+        plan(params, settings.num_steps, sampling.handoff, get_estimator(sampling.estimator))
 
 
 def _check_grids(settings: Settings) -> None:

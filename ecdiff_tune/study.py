@@ -133,9 +133,9 @@ def run(
     Raises:
         NoWinnerError: no config won.
     """
+    numbers: dict[Candidate, int] = {}
     trials: dict[Candidate, Trial] = {}
     unfinished: dict[Candidate, Trial] = {}
-    numbers: dict[Candidate, int] = {}
     best: Trial | None = None
     while not search.done:
         ask = search.ask()

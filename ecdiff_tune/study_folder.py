@@ -29,8 +29,9 @@ _FREE_TO_CHANGE = {
     "params.k",
     "params.alpha",
     "search.trials",
+    "params.schedule",
 }
-"""Settings that do not change what is measured, but for rounding (k and alpha are stage2's alone)."""
+"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 
 
 class StudyError(ECDiffError):

@@ -76,7 +76,7 @@ def tuned_config(bench: Workbench, trial: Trial) -> TunedConfig:
 
 
 def _source_of_k_and_alpha(settings: Settings, trial: Trial) -> str:
-    if settings.params.k is not None:
+    if settings.params.alpha is not None:
         return "by hand"
     return "joint search" if trial.stage == "joint" else "stage 1"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
@@ -25,20 +25,30 @@ COLUMNS = (
     "edge_calls",
     "seconds",
     "state",
-    "prompts",
-    "discarded",
 )
 
+WHOLE_OR_EMPTY = ("p", "k", "s")
+"""Columns of whole numbers that may be left empty."""
 
-def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.DataFrame:
+
+_FURTHER: dict[str, Callable[[Trial], object]] = {
+    "schedule": lambda trial: trial.plan.schedule,
+    "estimator": lambda trial: trial.candidate.estimator,
+    "handoff_adapter": lambda trial: trial.candidate.handoff_adapter,
+    "prompts": lambda trial: len(trial.measurements),
+    "discarded": lambda trial: trial.discarded,
+}
+"""Real steps as a list; what else is searched; on how many prompts, and why not on all."""
+
+
+def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFrame:
     """One row a trial in the order of evaluation.
 
-    Empty are the scores of infeasible trials, s and burden in stage 1, and why a trial was discarded where it
-    was not. ``prompts`` says on how many prompts its scores were measured.
+    Empty are the scores of infeasible trials, s and burden in stage 1, p and k where real steps are listed.
 
     Args:
         trials: evaluated so far.
-        searched: further dimensions, fields of ``Candidate``, a column each.
+        more: further columns, names of ``_FURTHER``, which most studies have no use for.
     """
     rows = []
     for trial in trials:
@@ -47,10 +57,10 @@ def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.Da
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        state = (trial.state, len(trial.measurements), trial.discarded)
-        more = (getattr(trial.candidate, name) for name in searched)
-        rows.append((*head, *scores, *calls, trial.seconds, *state, *more))
-    return pd.DataFrame(rows, columns=[*COLUMNS, *searched]).astype({"s": "Int64"})
+        further = (_FURTHER[name](trial) for name in more)
+        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *further))
+    columns = [*COLUMNS, *more]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(WHOLE_OR_EMPTY, "Int64"))
 
 
 TABLE5_HEADER = (
@@ -65,8 +75,8 @@ def table5_row(config: TunedConfig) -> str:
     params, plan, score = config.params, config.plan(), config.score or {}
     cells: Sequence[object] = (
         config.pair.name,
-        params.p,
-        params.k,
+        "–" if params.p is None else params.p,
+        "–" if params.k is None else params.k,
         f"{params.alpha:g}",
         params.s,
         plan.cloud_calls,
@@ -78,8 +88,15 @@ def table5_row(config: TunedConfig) -> str:
 
 
 def table5(configs: Iterable[TunedConfig]) -> str:
-    """A markdown table, a row a config."""
-    return "\n".join([*TABLE5_HEADER, *map(table5_row, configs)]) + "\n"
+    """A markdown table, a row a config; real steps that are listed stand below it."""
+    configs = list(configs)
+    listed = [
+        f"real steps of {config.pair.name}: {', '.join(map(str, config.params.schedule))}"
+        for config in configs
+        if config.params.schedule is not None
+    ]
+    below = ["", *listed] if listed else []
+    return "\n".join([*TABLE5_HEADER, *map(table5_row, configs), *below]) + "\n"
 
 
 def _number(value: float | None) -> str:

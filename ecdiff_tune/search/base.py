@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Protocol, TypeVar
 
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s, plan
+from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search.options import Options
@@ -38,10 +38,11 @@ class Stage1Space:
     alphas: tuple[float, ...]
     num_steps: int
     estimators: tuple[str, ...] = ("gradient",)
+    handoff_adapter: HandoffAdapter = "identity"
 
     def at(self, k: int, alpha: float, estimator: str = "gradient") -> Candidate:
-        """The candidate at a point."""
-        return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator)
+        """The candidate at a point; the adapter matters to an estimator that calls the edge model."""
+        return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator, self.handoff_adapter)
 
     def alphas_of(self, estimator: str) -> tuple[float, ...]:
         """The alphas that make a difference: one for an estimator without alpha."""
@@ -94,7 +95,7 @@ class Stage2Space:
     @property
     def p(self) -> int:
         """Warm-up steps."""
-        return self.stage1_winner.params.p
+        return self.stage1_winner.params.warm_up
 
     def at(self, s: int, handoff_adapter: HandoffAdapter = "identity") -> Candidate:
         """The candidate at a point."""
@@ -162,7 +163,7 @@ class JointSpace:
 
 def _aliases(candidates: Iterable[Candidate], num_steps: int, handoff: Handoff) -> dict[Candidate, Candidate]:
     first: dict[ConfigKey, Candidate] = {}
-    keys = {one: ConfigKey.of(one, plan(one.params, num_steps, handoff)) for one in candidates}
+    keys = {one: ConfigKey.of(one, one.plan(num_steps, handoff)) for one in candidates}
     return {one: first.setdefault(key, one) for one, key in keys.items()}
 
 
@@ -195,9 +196,9 @@ class Result:
 
     Args:
         value: the objective over the prompts that were asked for; minus infinity where it is infeasible.
-    values: the objective of every such prompt alone, whose mean ``value`` is (but for timed trials, whose
-        seconds are a median).
-    score: what ``value`` is made of; None where it is infeasible.
+        values: the objective of every such prompt alone, whose mean ``value`` is (but for timed trials, whose
+            seconds are a median).
+        score: what ``value`` is made of; None where it is infeasible.
     """
 
     value: float

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Context
 from ecdiff_tune.search.base import Result, Stage1Space
@@ -157,6 +158,19 @@ def test_race_measures_the_best_foretold_first_and_bounds_the_others() -> None:
     # World's w1 is 0.3 and its quality 0.6: at most 0.12 more can come of any other config.
     reasons = {one: "bound" if one.params.k < 5 else "race after 10 prompts" for one in space.grid}
     assert search.discarded == {one: why for one, why in reasons.items() if one != search.best}
+
+
+def test_race_can_do_without_a_forecast() -> None:
+    def predict(_: object) -> list[float]:
+        raise ECDiffError("nothing can be foretold")
+
+    world = World(lambda c: c.k / 10, PROMPTS)
+    space = Stage1Space(7, (1, 3, 5), (0.1, 0.3), 50)
+    search = SEARCHES["race"](space, Context(PROMPTS, world.context().objective, predict))
+    assert search.ask().candidates[0].params.k == 5
+    world.drive(search)
+    assert search.best is not None
+    assert search.best.params.k == 5
 
 
 def test_losers_are_given_up_at_the_looks() -> None:

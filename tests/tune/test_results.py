@@ -39,8 +39,6 @@ COLUMNS = [
     "edge_calls",
     "seconds",
     "state",
-    "prompts",
-    "discarded",
 ]
 
 
