@@ -38,3 +38,13 @@ class Link:
         if self.mbps is None:
             return 0.0
         return values * BYTES_PER_VALUE * 8 / (self.mbps * 1e6) + self.round_trip_seconds
+
+    def values_sent(self, seconds: float) -> int | None:
+        """How many numbers take that long; None on one machine, where no time passes.
+
+        >>> Link(mbps=18.88).values_sent(Link(mbps=18.88).transfer_seconds(134_656))
+        134656
+        """
+        if self.mbps is None:
+            return None
+        return round((seconds - self.round_trip_seconds) * self.mbps * 1e6 / (BYTES_PER_VALUE * 8))

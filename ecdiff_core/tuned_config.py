@@ -45,6 +45,7 @@ _COMMENTS = {
     "burden": "(T - s) / (T - s'), eq. 11; null where there is no s",
     "objective": "eq. 12",
     "quality_ci95": "bootstrap 95% interval of quality over prompts",
+    "objective_ci95": "the same of the objective, times taken as known",
     "psnr": "median over prompts, dB",
     "seconds": "a picture, the transfer included",
     "heldout": "the same on prompts that were not tuned on",

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError, nearest
+
+if TYPE_CHECKING:
+    from ecdiff_tune.settings import Settings
 
 COMMANDS = {
     "tune": "reference, stage 1, stage 2, then the winner on held-out prompts",
     "stage1": "search (k, alpha) with the cloud model alone",
     "stage2": "search s for the stage-1 winner, or for (p, k, alpha) by hand",
     "reference": "cloud and edge pictures, noise profile, latency profile",
+    "rerank": "the best config by other weights, another link or machine; no model call",
+    "pareto": "all configs that no other beats in quality, time and burden; no model call",
     "check": "can these two models work together? (reads their configs alone)",
 }
+READING = ("rerank", "pareto")
+"""Commands that read what a study measured and load no model; their modules have their names."""
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
 
@@ -72,11 +81,15 @@ def _run(command: str) -> None:
     def job(config: DictConfig) -> None:
         begun.append(command)
         try:
-            chosen = settings.from_config(config)
-            quiet_libraries()
-            from ecdiff_tune import commands
+            if command in READING:
+                from ecdiff_tune import study_settings
 
-            commands.COMMANDS[command](chosen)
+                given = HydraConfig.get().overrides.task
+                chosen = settings.from_config(study_settings.restore(config, given))
+            else:
+                chosen = settings.from_config(config)
+                quiet_libraries()
+            _function(command)(chosen)
         except ECDiffError as error:
             if HydraConfig.get().mode is not RunMode.RUN:
                 raise  # of a sweep's jobs Hydra names the one that failed
@@ -97,6 +110,13 @@ def _run(command: str) -> None:
         ) from error
     if failures:
         raise failures[0]
+
+
+def _function(command: str) -> Callable[[Settings], None]:
+    """What does a command's work; models' libraries are imported for those alone that need them."""
+    if command in READING:
+        return getattr(import_module(f"ecdiff_tune.{command}"), command)
+    return import_module("ecdiff_tune.commands").COMMANDS[command]
 
 
 def _hydra_message(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from ecdiff_tune.check import check
 from ecdiff_tune.optuna_setup import search_options
 from ecdiff_tune.progress import duration
 from ecdiff_tune.report import pictures, tables
-from ecdiff_tune.search import SEARCHES, Context, Space
+from ecdiff_tune.report.result import result_lines
+from ecdiff_tune.search import SEARCHES, Context, Search, Space, extend
 from ecdiff_tune.search.base import Cost, JointSpace, Stage1Space, Stage2Space, stage_name
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
@@ -66,8 +67,8 @@ def tune(settings: Settings) -> None:
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         if settings.search.joint:
-            winner = _search(bench, _joint_space(bench))
-            return _finish(bench, winner, tuned_config(bench, winner))
+            found = _search(bench, _joint_space(bench))
+            return _finish(bench, found.winner, tuned_config(bench, found.winner, found.trials))
         bench.progress.say(_forecast_of_tune(bench))
         winner, _ = _run_stage1(bench)
         _finish(bench, *_run_stage2(bench, winner.candidate))
@@ -118,20 +119,21 @@ def _stage2_space(bench: Workbench, winner: Candidate) -> Stage2Space:
 
 
 def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
-    search = bench.settings.search
-    winner = _search(bench, _stage1_space(bench))
-    config = tuned_config(bench, winner)
+    found = _search(bench, _stage1_space(bench))
+    config = tuned_config(bench, found.winner, found.trials)
     config.save(bench.path / STAGE1_FILE)
-    _point_out_edge(bench, "k", winner.candidate.params.k, search.k)
-    _point_out_edge(bench, "alpha", winner.candidate.params.alpha, search.alpha)
-    return winner, config
+    assert isinstance(found.space, Stage1Space)
+    _point_out_edge(bench, "k", config.params.k, found.space.ks)
+    _point_out_edge(bench, "alpha", config.params.alpha, found.space.alphas)
+    return found.winner, config
 
 
 def _run_stage2(bench: Workbench, stage1_winner: Candidate) -> tuple[Trial, TunedConfig]:
-    space = _stage2_space(bench, stage1_winner)
-    winner = _search(bench, space)
-    _point_out_edge(bench, "s", winner.candidate.params.s, space.s_values)
-    return winner, tuned_config(bench, winner)
+    found = _search(bench, _stage2_space(bench, stage1_winner))
+    config = tuned_config(bench, found.winner, found.trials)
+    assert isinstance(found.space, Stage2Space)
+    _point_out_edge(bench, "s", config.params.s, found.space.s_values)
+    return found.winner, config
 
 
 def _stage1_winner(bench: Workbench) -> Candidate:
@@ -148,7 +150,16 @@ def _check_stage1_is_done(path: Path) -> None:
         )
 
 
-def _search(bench: Workbench, space: Space) -> Trial:
+@dataclass(frozen=True)
+class Found:
+    """What a stage found, among which trials, in which space (extended, if it was)."""
+
+    winner: Trial
+    trials: tuple[Trial, ...]
+    space: Space
+
+
+def _search(bench: Workbench, space: Space) -> Found:
     """Run one stage; trials.csv grows with every trial and keeps the stages before."""
     stage = space.stage
     bench.progress.say(_forecast(bench, stage_name(stage), [space]))
@@ -162,15 +173,40 @@ def _search(bench: Workbench, space: Space) -> Trial:
         table = tables.trials_table(trials, bench.settings.more_columns)
         write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
 
-    search = SEARCHES[bench.settings.search.name](space, _context(bench, space))
+    spaces = [space]
+    search = _make_search(bench, spaces)
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
+    space = spaces[-1]
     if bench.settings.search.name == "greedy" and len(trials) < len(space.grid):
         left = len(space.grid) - len(trials)
         bench.progress.say(
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
         )
-    return winner
+    return Found(winner, tuple(trials), space)
+
+
+def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
+    """The search over the last of ``spaces``; with search.extend a larger space is added to them."""
+    settings = bench.settings
+
+    def make(space: Space) -> Search:
+        return SEARCHES[settings.search.name](space, _context(bench, space))
+
+    if not settings.search.extend:
+        return make(spaces[-1])
+
+    def grow(space: Space, best: Candidate) -> Space | None:
+        return extend.extended(space, best, settings.num_steps, settings.core_sampling().handoff)
+
+    def on_growth(old: Space, new: Space) -> None:
+        spaces.append(new)
+        bench.progress.more_trials(len(new.grid))
+        bench.progress.say(
+            f"the best so far lies on the edge of the grid: it goes on with {extend.told(old, new)}"
+        )
+
+    return extend.Extending(make, spaces[-1], grow, on_growth)
 
 
 def _context(bench: Workbench, space: Space) -> Context:
@@ -225,10 +261,12 @@ def _forecast_of_tune(bench: Workbench) -> str:
 
 def _point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any) -> None:
     values = sorted(grid)
+    if bench.settings.search.extend:  # it went as far as it may
+        return
     if len(values) > 1 and value in (values[0], values[-1]):
         bench.progress.say(
             f"note: the best {name} = {value:g} lies on the edge of search.{name}; "
-            "a wider grid may hold a better one."
+            "a wider grid may hold a better one (search.extend=true)."
         )
 
 
@@ -276,18 +314,9 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
 
 
 def _print_result(bench: Workbench, config: TunedConfig) -> None:
-    for line in tables.table5([config]).splitlines():
-        bench.progress.say(line)
-    score = config.score or {}
-    low, high = score["quality_ci95"]
-    line = f"quality {score['quality']:.4f} (95% {low:.4f} … {high:.4f}) on {len(bench.prompts)} prompts"
-    if "heldout" in score and score["heldout"]["quality"] is not None:
-        held = score["heldout"]
-        line += f", {held['quality']:.4f} on {held['num_prompts']} held-out ones"
-        line += f" (objective {held['objective']:.4f})"
-    bench.progress.say(line)
     cloud, _ = bench.scorer().cloud_and_edge_seconds(bench.settings.num_steps)
-    bench.progress.say(f"{config.plan()} · {score['seconds']:.2f} s a picture (cloud only {cloud:.2f} s)")
+    for line in result_lines(config, len(bench.prompts), cloud):
+        bench.progress.say(line)
 
 
 def _say_paths(bench: Workbench, *names: str) -> None:

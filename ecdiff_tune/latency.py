@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,8 +17,10 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.files import write_text
 from ecdiff_core.link import Link
 from ecdiff_core.memory import out_of_memory_told
-from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import Plan
+
+if TYPE_CHECKING:
+    from ecdiff_core.pipeline import ECDiffPipeline
 
 WARM_UP_CALLS = 3
 TIMED_CALLS = 15
@@ -40,13 +43,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class LatencyProfile:
-    """Seconds of a cloud call, an edge call (both with guidance), encoding, decoding, and the transfer."""
+    """Seconds of a cloud call, an edge call (both with guidance), encoding, decoding, and the transfer.
+
+    ``payload_values`` are the half-precision numbers that the transfer carries; None in files that are older
+    than it.
+    """
 
     cloud_call: Timing
     edge_call: Timing
     encode: Timing
     decode: Timing
     transfer_seconds: float
+    payload_values: int | None = None
 
     def seconds(self, plan: Plan) -> float:
         """Estimated seconds of a generation by ``plan``, the transfer included where it hands over."""
@@ -68,12 +76,17 @@ class LatencyProfile:
         """Read what ``save`` wrote.
 
         Raises:
-            LatencyError: the file is damaged.
+            LatencyError: the file cannot be read, or is damaged.
         """
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
-            transfer = float(tree.pop("transfer_seconds"))
-            return cls(**{name: Timing(**values) for name, values in tree.items()}, transfer_seconds=transfer)
+            transfer, payload = float(tree.pop("transfer_seconds")), tree.pop("payload_values", None)
+            if payload is not None:
+                payload = int(payload)
+            timings = {name: Timing(**values) for name, values in tree.items()}
+            return cls(**timings, transfer_seconds=transfer, payload_values=payload)
+        except OSError as error:
+            raise LatencyError(f"Cannot read the latency profile {path}: {error.strerror}.") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LatencyError(f"{path} is damaged. Delete it; it is measured again.") from error
 
@@ -113,8 +126,8 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
             if turn >= WARM_UP_CALLS:
                 seconds[name].append(time.perf_counter() - started)
     timings = {name: _timing(values) for name, values in seconds.items()}
-    transfer = link.transfer_seconds(family.payload_values(conditioning, latents))
-    return LatencyProfile(**timings, transfer_seconds=transfer)
+    payload = family.payload_values(conditioning, latents)
+    return LatencyProfile(**timings, transfer_seconds=link.transfer_seconds(payload), payload_values=payload)
 
 
 def _timing(values: list[float]) -> Timing:

@@ -97,6 +97,15 @@ class Ledger:
             raise LedgerError(_unusable(self._path, error)) from error
         return {prompt: Measurement(ssim, psnr, seconds) for prompt, ssim, psnr, seconds in rows}
 
+    def configs(self) -> list[ConfigKey]:
+        """The keys of all configs that have a measurement, in order."""
+        names = ", ".join(field.name for field in fields(ConfigKey))
+        try:
+            found = self._database.execute(f"SELECT DISTINCT {names} FROM measurements ORDER BY {names}")
+            return [ConfigKey(*row) for row in found]
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_unusable(self._path, error)) from error
+
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
         """Add measurements by prompt key; one that is there already stays as it is."""
         values = [(*astuple(key), prompt, *astuple(one)) for prompt, one in rows]

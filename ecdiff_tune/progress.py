@@ -114,6 +114,11 @@ class Progress:
             note="trials at most",
         )
 
+    def more_trials(self, most_trials: int) -> None:
+        """The stage has grown: at most that many trials in all."""
+        self._most_trials = most_trials
+        self._bars.update(self._trials, total=most_trials)
+
     def start_trials(self, stage: Stage, number: int, ask: Ask) -> None:
         """Begin what a search asks for."""
         several, prompts = len(ask.candidates), ask.prompts or self._prompts_in_all

@@ -21,6 +21,8 @@ from ecdiff_tune.search.options import Options, OptunaOptions
 
 LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
+PICKS = {"fastest_above": "quality", "best_below": "seconds"}
+"""What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
 MAX_SEED = 2**62
@@ -94,6 +96,7 @@ class SearchSettings:
     objectives: list[str] = field(default_factory=lambda: ["objective"])
     min_quality: float | None = None
     max_seconds: float | None = None
+    extend: bool = False
 
 
 @dataclass
@@ -131,6 +134,24 @@ class LinkSettings:
 
 
 @dataclass
+class RerankSettings:
+    """What ``rerank`` and ``pareto`` go by beside ``objective`` and ``link``."""
+
+    latency: str | None = None
+    min_quality: float | None = None
+    max_seconds: float | None = None
+
+
+@dataclass
+class ParetoSettings:
+    """Which row of its table ``pareto`` writes as YAML."""
+
+    pick: str | None = None
+    quality: float | None = None
+    seconds: float | None = None
+
+
+@dataclass
 class Settings:
     """Everything that a command is told."""
 
@@ -142,6 +163,8 @@ class Settings:
     heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
+    rerank: RerankSettings = field(default_factory=RerankSettings)
+    pareto: ParetoSettings = field(default_factory=ParetoSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
@@ -302,6 +325,27 @@ def _check(settings: Settings) -> None:
     _check_search(settings)
     _check_params(settings)
     _check_grids(settings)
+    _check_picks(settings)
+
+
+def _check_picks(settings: Settings) -> None:
+    """Of rerank and pareto."""
+    rerank, pareto = settings.rerank, settings.pareto
+    for name, quality in (("rerank.min_quality", rerank.min_quality), ("pareto.quality", pareto.quality)):
+        if quality is not None and not -1 <= quality <= 1:
+            raise SettingsError(f"Expected {name} to be a mean SSIM within -1 … 1, got {quality}.")
+    for name, seconds in (("rerank.max_seconds", rerank.max_seconds), ("pareto.seconds", pareto.seconds)):
+        if seconds is not None and not seconds > 0:
+            raise SettingsError(f"Expected {name} > 0, got {seconds}.")
+    if pareto.pick is None or pareto.pick.isdecimal():
+        return
+    if pareto.pick not in PICKS:
+        raise SettingsError(
+            f"Unknown pareto.pick {pareto.pick!r}: {nearest(pareto.pick, PICKS)}, or a row's number."
+        )
+    limit = PICKS[pareto.pick]
+    if getattr(pareto, limit) is None:
+        raise SettingsError(f"pareto.pick={pareto.pick} needs pareto.{limit}=VALUE.")
 
 
 def _check_search(settings: Settings) -> None:

@@ -6,18 +6,21 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.plan import Plan
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Score, Weights, burden, efficiency, quality, score
 from ecdiff_tune.progress import Progress
-from ecdiff_tune.reference import Reference
 from ecdiff_tune.search import Search
 from ecdiff_tune.search.base import Result, Stage, stage_name
+
+if TYPE_CHECKING:
+    from ecdiff_tune.evaluator import Evaluator
+    from ecdiff_tune.reference import Reference
 
 
 class NoWinnerError(ECDiffError):

@@ -28,10 +28,18 @@ _FREE_TO_CHANGE = {
     "sharing_gib",
     "params.k",
     "params.alpha",
+    "search.extend",
     "search.trials",
     "params.schedule",
+    "rerank.latency",
+    "rerank.min_quality",
+    "rerank.max_seconds",
+    "pareto.pick",
+    "pareto.quality",
+    "pareto.seconds",
 }
-"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
+"""Settings that change no row of the ledger and none of its configs' scores: another value goes on with the
+study (params but p are stage2's alone; search.extend only adds configs)."""
 
 
 class StudyError(ECDiffError):
@@ -81,13 +89,13 @@ class StudyFolder:
         With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
         """
         found = {"weights": asdict(spec), "prompts_digest": prompts_digest, "device": device}
-        fingerprint = _flat({**asdict(self._settings), **found})
+        fingerprint = flat({**asdict(self._settings), **found})
         fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         state_path = self.path / STATE_FILE
         if not self._settings.resume:
             self._set_aside()
         if state_path.is_file():
-            state = _read_state(state_path)
+            state = read_state(state_path)
             _refuse_differences(self.path, state["settings"], fingerprint)
             return state["created"]
         created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -104,7 +112,12 @@ class StudyFolder:
             path.rename(target / path.name)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """study.json: when the study was ``created``, and its ``settings``, flat.
+
+    Raises:
+        StudyError: it is damaged.
+    """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         return {"created": str(state["created"]), "settings": dict(state["settings"])}
@@ -114,26 +127,34 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """A setting that the study does not know yet had its default when the study was made."""
-    old = {**_flat(asdict(Settings())), **old}
-    old = {key: value for key, value in old.items() if key not in _FREE_TO_CHANGE}
-    differences = [
-        f"{key} {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-    if differences:
+    old = {**flat(asdict(Settings())), **old}
+    found = differences({key: value for key, value in old.items() if key not in _FREE_TO_CHANGE}, new)
+    if found:
         raise StudyError(
-            f"The study in {path} has other settings ({'; '.join(differences)}). "
+            f"The study in {path} has other settings ({'; '.join(found)}). "
             "Choose another study=NAME, or resume=false to set this one aside."
         )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In words, what two flat sets of settings differ in; what one lacks counts as null.
+
+    >>> differences({"seed": 0, "objective.w1": 0.3}, {"seed": 0, "objective.w1": 0.5})
+    ['objective.w1 0.3 -> 0.5']
+    """
+    return [
+        f"{key} {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys joined by dots; tuples as lists, as JSON has them."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
-    return flat
+            found[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return found

@@ -1,4 +1,4 @@
-"""trials.csv and table5.md."""
+"""trials.csv, table5.md, and the table of configs that rerank and pareto print."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.study import Trial
 
 COLUMNS = (
@@ -97,6 +98,59 @@ def table5(configs: Iterable[TunedConfig]) -> str:
     ]
     below = ["", *listed] if listed else []
     return "\n".join([*TABLE5_HEADER, *map(table5_row, configs), *below]) + "\n"
+
+
+RANKING = (
+    "number",
+    "p",
+    "k",
+    "alpha",
+    "s",
+    "estimator",
+    "handoff_adapter",
+    "cloud_calls",
+    "approximated",
+    "edge_calls",
+    "quality",
+    "efficiency",
+    "burden",
+    "objective",
+    "seconds",
+)
+
+
+def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
+    """One row a scored trial in their order; alpha is empty where it changes no picture."""
+    rows = []
+    for trial in trials:
+        candidate, plan, score = trial.candidate, trial.plan, trial.score
+        assert score is not None
+        alpha = ConfigKey.of(candidate, plan).alpha or None
+        head = (trial.number, candidate.params.p, candidate.params.k, alpha, candidate.params.s)
+        ways = (candidate.estimator, candidate.handoff_adapter)
+        calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
+        scores = (score.quality, score.efficiency, score.burden, score.objective, trial.seconds)
+        rows.append((*head, *ways, *calls, *scores))
+    return pd.DataFrame(rows, columns=list(RANKING))
+
+
+def ranking(trials: Sequence[Trial]) -> list[str]:
+    """The same as lines of a markdown table; estimators and adapters where they differ."""
+    table = ranking_table(trials)
+    for name in ("estimator", "handoff_adapter"):
+        if table[name].nunique() == 1:
+            table = table.drop(columns=name)
+    names = ["#" if name == "number" else str(name).replace("_", " ") for name in table.columns]
+    lines = [names, ["---"] * len(names)]
+    for row in table.itertuples(index=False):
+        lines.append([_cell(name, value) for name, value in zip(table.columns, row, strict=True)])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _cell(name: str, value: object) -> str:
+    if name == "alpha":
+        return "–" if pd.isna(value) else f"{value:g}"  # type: ignore[call-overload]
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:

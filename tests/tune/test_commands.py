@@ -16,7 +16,7 @@ from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.report import pictures
 
-from .studies import Study, best_row
+from .studies import STEPS, Study, best_row
 
 
 def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +68,21 @@ def test_searches_in_one_go(study: Study, latency: LatencyProfile) -> None:
     shared = trials["exhaustive"].loc[trials["greedy"].index]
     pd.testing.assert_frame_equal(shared, trials["greedy"])
     assert outcome.out.count("reference: ") == 1
+
+
+def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) -> None:
+    again = done.copy(tmp_path / "outputs")
+    outcome = again("stage1", "search.extend=true")
+    assert outcome.status == 0, outcome
+    before, after = done.trials(), again.trials()
+    first = before[before["stage"] == 1]
+    pd.testing.assert_frame_equal(after.head(len(first)), first)
+    assert set(after["k"]) > {1, 2}  # one of two k is an edge
+    assert "the best so far lies on the edge of the grid: it goes on with k=" in outcome.out
+    assert "a wider grid may hold" not in outcome.out
+    best = again.config("stage1.yaml").params
+    assert min(after["k"]) < best.k < max(after["k"]) or best.k in (0, STEPS - 1)
+    assert best_row(after, 1)["objective"] >= best_row(before, 1)["objective"]
 
 
 def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

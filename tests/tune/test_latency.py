@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -55,10 +56,21 @@ def test_saved_and_loaded(latency: LatencyProfile, tmp_path: Path) -> None:
     assert LatencyProfile.load(tmp_path / "new" / "latency.json") == profile
 
 
+def test_a_file_that_is_older_than_the_payload(latency: LatencyProfile, tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    replace(latency, payload_values=7).save(path)
+    assert LatencyProfile.load(path) == replace(latency, payload_values=7)
+    tree = json.loads(path.read_text())
+    del tree["payload_values"]
+    path.write_text(json.dumps(tree))
+    assert LatencyProfile.load(path) == latency
+    assert latency.payload_values is None
+
+
 def test_measured(pipe: ECDiffPipeline) -> None:
     profile = latency_module.measure(pipe, Link(mbps=None))
     for name, timing in asdict(profile).items():
-        if name != "transfer_seconds":
+        if name not in ("transfer_seconds", "payload_values"):
             assert 0 < timing["low"] <= timing["median"] <= timing["high"] < 1, name
     assert profile.cloud_call.median > profile.edge_call.median
     assert profile.transfer_seconds == 0
@@ -92,7 +104,8 @@ def test_the_link_carries_latents_and_embeddings(
     pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency_module, "TIMED_CALLS", 2)
-    found = latency_module.measure(pipe, Link(mbps=1.0, round_trip_seconds=0.5)).transfer_seconds
+    found = latency_module.measure(pipe, Link(mbps=1.0, round_trip_seconds=0.5))
     tokens = pipe.pair.family.pipeline.tokenizer.model_max_length
     values = 4 * 8 * 8 + 2 * tokens * 32
-    assert found == pytest.approx(0.5 + values * 16 / 1e6)
+    assert found.transfer_seconds == pytest.approx(0.5 + values * 16 / 1e6)
+    assert found.payload_values == values

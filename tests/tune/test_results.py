@@ -157,8 +157,13 @@ def test_ecdiff_yaml_is_the_best_of_stage_2(done: Study) -> None:
         "approximated": best["approximated"],
         "edge": best["edge_calls"],
     }
-    low, high = score["quality_ci95"]
-    assert low <= score["quality"] <= high
+    for name in ("quality", "objective"):
+        low, high = score[f"{name}_ci95"]
+        assert low <= score[name] <= high
+        assert score["heldout"][f"{name}_ci95"] == sorted(score["heldout"][f"{name}_ci95"])
+    # Only quality varies with the prompts, by w1 in the objective.
+    widths = {name: score[f"{name}_ci95"][1] - score[f"{name}_ci95"][0] for name in ("quality", "objective")}
+    assert widths["objective"] == pytest.approx(0.3 * widths["quality"], abs=3e-6)
     assert config.pair.cloud.fingerprint
     assert config.pair.edge.fingerprint
     assert config.provenance is not None
@@ -197,6 +202,23 @@ def test_table_5(done: Study) -> None:
 
 def split(row: str) -> list[str]:
     return [cell.strip() for cell in row.strip("| ").split("|")]
+
+
+def test_what_is_tied_with_the_winner_is_named(tuned: tuple[Study, Outcome]) -> None:
+    done, outcome = tuned
+    for name, stage in (("stage1.yaml", 1), ("ecdiff.yaml", 2)):
+        config, trials = done.config(name), done.trials()
+        assert config.score is not None
+        assert config.provenance is not None
+        low, high = config.score["objective_ci95"]
+        part = trials[trials["stage"] == stage]
+        own = {"p": config.params.p, "k": config.params.k, "alpha": config.params.alpha, "s": config.params.s}
+        tied = config.provenance["tied"]
+        assert own not in [{key: one[key] for key in own} for one in tied]
+        assert {one["k"] for one in tied} <= set(part["k"])
+        for one in tied:  # paired differences are smaller than the interval is wide
+            assert config.score["objective"] - one["objective"] < high - low + 1e-9
+    assert any(line.startswith("tied with the winner") for line in outcome.out.splitlines()) == bool(tied)
 
 
 def test_the_noise_profile_has_a_row_a_step(done: Study) -> None:

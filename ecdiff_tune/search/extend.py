@@ -1,0 +1,171 @@
+"""Going on beyond the grid where the winner lies on its edge. Not in the paper, whose grids are fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from ecdiff_core.noise import get_estimator
+from ecdiff_core.plan import Handoff, effective_s
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.search.base import Ask, JointSpace, N, Result, Search, Space, Stage2Space
+
+
+def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None = None) -> tuple[N, ...]:
+    """The values and one more beyond the edge that ``value`` lies on; the same where it lies on none.
+
+    The new one is as far from the edge as the edge is from its neighbour, or by ``step``, and within
+    ``lowest`` … ``highest``. A single value is a choice, not a grid: it stays alone.
+
+    >>> grown((1, 2, 3), 3, 0, 49), grown((0.5, 0.7, 0.9), 0.9, 0.0, 1.0), grown((1, 2, 3), 2, 0, 49)
+    ((1, 2, 3, 4), (0.5, 0.7, 0.9, 1.0), (1, 2, 3))
+    """
+    ordered, found = sorted(values), list(values)
+    if len(ordered) < 2 or value not in (ordered[0], ordered[-1]):
+        return tuple(found)
+    # In front or behind, so that a walk comes to the old values in their old order.
+    if value == ordered[0]:
+        new = round(max(lowest, ordered[0] - (step or ordered[1] - ordered[0])), 9)
+        found.insert(0, new)
+    else:
+        new = round(min(highest, ordered[-1] + (step or ordered[-1] - ordered[-2])), 9)
+        found.append(new)
+    return tuple(values) if new in values else tuple(found)
+
+
+def extended(space: Space, best: Candidate, num_steps: int, handoff: Handoff) -> Space | None:
+    """The space with one more value beyond every edge that ``best`` lies on; None where there is none.
+
+    Limits: 0 <= k < T, 0 < alpha <= 1, p <= s <= T. An aligned handoff moves s by a whole cycle, k + 1.
+    """
+    if best.params.k is None:  # a list of real steps, which has no grid
+        return None
+    if isinstance(space, Stage2Space):
+        larger: Space = replace(
+            space, s_values=_more_s(space.s_values, best, best.params.s, num_steps, handoff)
+        )
+    else:
+        larger = replace(
+            space,
+            ks=grown(space.ks, best.params.k, 0, num_steps - 1),
+            alphas=_more_alphas(space.alphas, best),
+        )
+    if isinstance(larger, JointSpace):
+        at = _raw_s(larger, best, handoff)
+        larger = replace(larger, s_values=_more_s(larger.s_values, best, at, num_steps, handoff))
+    return None if larger == space else larger
+
+
+def _more_alphas(alphas: tuple[float, ...], best: Candidate) -> tuple[float, ...]:
+    if not get_estimator(best.estimator).uses_alpha or best.params.k == 0:
+        return alphas
+    return tuple(alpha for alpha in grown(alphas, best.params.alpha, 0.0, 1.0) if alpha > 0)
+
+
+def _more_s(
+    values: tuple[int, ...], best: Candidate, s: int, num_steps: int, handoff: Handoff
+) -> tuple[int, ...]:
+    p, k = best.params.p or 0, best.params.k or 0
+    return tuple(sorted(grown(values, s, p, num_steps, k + 1 if handoff == "aligned" else None)))
+
+
+def _raw_s(space: JointSpace, best: Candidate, handoff: Handoff) -> int:
+    """The edge value of the grid that ``best``, whose s is the effective one, comes from; else its s."""
+    for s in (min(space.s_values), max(space.s_values)):
+        if (
+            s >= (best.params.p or 0)
+            and effective_s(replace(best.params, s=s), space.num_steps, handoff) == best.params.s
+        ):
+            return s
+    return best.params.s
+
+
+def told(old: Space, new: Space) -> str:
+    """What a larger space adds, in words.
+
+    >>> from ecdiff_tune.search.base import Stage1Space
+    >>> space = Stage1Space(7, (1, 2), (0.3, 0.5), 50)
+    >>> told(space, replace(space, ks=(1, 2, 3), alphas=(0.1, 0.3, 0.5)))
+    'k=3, alpha=0.1'
+    """
+    return ", ".join(
+        f"{name.removesuffix('_values').removesuffix('s') or 's'}={value:g}"
+        for name in ("ks", "alphas", "s_values")
+        for value in getattr(new, name, ())
+        if value not in getattr(old, name)
+    )
+
+
+class Extending:
+    """``Search`` that runs another one, and again over a larger space while the winner lies on an edge.
+
+    What was told once is not asked again.
+
+    Args:
+        make: a search over a space.
+        space: to begin with.
+        grow: the larger space for a space and its winner; None ends the search.
+        on_growth: hears the old space and the larger one.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Space], Search],
+        space: Space,
+        grow: Callable[[Space, Candidate], Space | None],
+        on_growth: Callable[[Space, Space], None],
+    ) -> None:
+        self._make, self._grow, self._on_growth = make, grow, on_growth
+        self._space, self._inner = space, make(space)
+        self._known: dict[tuple[Candidate, int | None], Result] = {}
+        self._given_up: dict[Candidate, str] = {}
+        self._best: Candidate | None = None
+        self._asked: Ask | None = self._next()
+
+    def _next(self) -> Ask | None:
+        while True:
+            while not self._inner.done:
+                ask = self._inner.ask()
+                fresh = tuple(one for one in ask.candidates if (one, ask.prompts) not in self._known)
+                if fresh:
+                    return Ask(fresh, ask.prompts)
+                self._inner.tell([self._known[one, ask.prompts] for one in ask.candidates])
+            self._keep()
+            larger = None if self._best is None else self._grow(self._space, self._best)
+            if larger is None:
+                return None
+            self._on_growth(self._space, larger)
+            self._space, self._inner = larger, self._make(larger)
+
+    def _keep(self) -> None:
+        """The better of the winners so far: a walk over a larger grid may take another way."""
+        self._given_up |= self._inner.discarded
+        found, best = self._inner.best, self._best
+        if found is not None and (best is None or self._value(found) > self._value(best)):
+            self._best = found
+
+    def _value(self, candidate: Candidate) -> float:
+        return self._known[candidate, None].value
+
+    @property
+    def done(self) -> bool:
+        return self._asked is None
+
+    def ask(self) -> Ask:
+        if self._asked is None:
+            raise RuntimeError("The search is done; read best.")
+        return self._asked
+
+    def tell(self, results: Sequence[Result]) -> None:
+        asked = self.ask()
+        self._known |= {(one, asked.prompts): r for one, r in zip(asked.candidates, results, strict=True)}
+        self._asked = self._next()
+
+    @property
+    def best(self) -> Candidate | None:
+        return self._best if self.done else None
+
+    @property
+    def discarded(self) -> Mapping[Candidate, str]:
+        found = {**self._given_up, **self._inner.discarded}
+        return {one: reason for one, reason in found.items() if (one, None) not in self._known}

@@ -1,0 +1,105 @@
+"""A study's folder without a model: settings, latency profile, a ledger whose qualities are a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import plan
+from ecdiff_core.tuned_config import ModelRef, PairSpec
+from ecdiff_tune import calibration
+from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_tune.settings import (
+    CalibrationSettings,
+    HeldoutSettings,
+    LinkSettings,
+    PairSettings,
+    SamplingSettings,
+    SearchSettings,
+    Settings,
+)
+from ecdiff_tune.study_folder import StudyFolder, study_path
+
+STEPS = 12
+SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567"))
+SPREAD = (-0.02, -0.01, 0.01, 0.02)
+"""By how much the prompts' qualities differ from their mean."""
+GRID = tuple(
+    ECDiffParams(3, k, alpha, s)
+    for k in (1, 2)
+    for alpha in (0.3, 0.5)
+    for s in ((7, 9, 12) if k == 1 else (9, 12))
+)
+"""Schedules 3C1A1C1A1C5E and so on; every alpha makes another picture."""
+
+
+def quality(params: ECDiffParams) -> float:
+    """Falls with k and with every step that the edge does."""
+    return 0.97 - 0.03 * params.k - 0.02 * params.alpha - 0.03 * (STEPS - params.s)
+
+
+@dataclass(frozen=True)
+class RecordedStudy:
+    """What ``write`` leaves in ``outputs/tiny/default/``."""
+
+    outputs: Path
+    profile: LatencyProfile
+    link: LinkSettings = field(default_factory=lambda: LinkSettings(18.88))
+    latency: str = "profile"
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            pair=PairSettings("tiny", "a", "b"),
+            sampling=SamplingSettings(num_inference_steps=STEPS, guidance_scale=3.0),
+            search=SearchSettings("exhaustive", [1, 2], [0.3, 0.5]),
+            calibration=CalibrationSettings(len(SPREAD)),
+            heldout=HeldoutSettings(2),
+            link=self.link,
+            latency=self.latency,
+            device="auto",
+            output_dir=str(self.outputs),
+        )
+
+    @property
+    def folder(self) -> Path:
+        return study_path(self.settings)
+
+    def write(
+        self,
+        configs: Iterable[ECDiffParams] = GRID,
+        of: Callable[[ECDiffParams], float] = quality,
+        rows: Mapping[ECDiffParams, int] | None = None,
+        heldout: Iterable[ECDiffParams] = (),
+    ) -> RecordedStudy:
+        """Write it; ``rows`` says which configs were measured on fewer prompts."""
+        prompts, spare = calibration.load(self.settings)
+        with StudyFolder(self.settings) as folder:
+            folder.claim(SPEC, prompts.digest, "cpu")
+        self.profile.save(self.folder / "latency.json")
+        ledger = Ledger(self.folder / "ledger.sqlite")
+        for params in configs:
+            count = (rows or {}).get(params, len(SPREAD))
+            found = [Measurement(of(params) + one, 30.0, 0.1) for one in SPREAD]
+            ledger.append(key_of(params), list(zip(prompts.keys, found, strict=True))[:count])
+        for params in heldout:
+            ledger.append(key_of(params), [(one, Measurement(of(params), 30.0, 0.1)) for one in spare.keys])
+        ledger.close()
+        return self
+
+    def arguments(self, *more: str) -> list[str]:
+        """Of a command: where the study lies, and no more than a user gives."""
+        return ["pair=custom", "pair.name=tiny", f"output_dir={self.outputs}", *more]
+
+
+def key_of(params: ECDiffParams) -> ConfigKey:
+    return ConfigKey.of(Candidate(params), plan(params, STEPS))
+
+
+def with_payload(profile: LatencyProfile, values: int | None = 11_800) -> LatencyProfile:
+    """That many values take 0.010 s at 18.88 Mbps, the latency fixture's transfer."""
+    return replace(profile, payload_values=values)
