@@ -361,6 +361,8 @@ def _check_search(settings: Settings) -> None:
             f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
             f"not: set latency=profile, or search={' or search='.join(BY_CLOCK)}."
         )
+    if search.extend and name == "optuna":
+        raise SettingsError("An Optuna study keeps its grid: give wider ones in place of search.extend.")
     if settings.search.joint and name == "greedy":
         raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
+from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Context, Result, Search, Space
 from ecdiff_tune.search.paired import TIE, surely_below
@@ -122,7 +123,7 @@ def race(space: Space, context: Context) -> Search:
 def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
     arms, everything = space.grid, context.num_prompts
     field = Field(context, discarded)
-    for pilot in by_forecast(arms, context):
+    for pilot in _in_order(arms, context):
         yield from field.measure([pilot], everything)
         if pilot not in discarded:
             break
@@ -131,3 +132,11 @@ def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> 
     yield from field.measure(arms, everything)
     survivors = field.left(arms)
     return field.leader(survivors, everything) if survivors else None
+
+
+def _in_order(arms: Sequence[Candidate], context: Context) -> list[Candidate]:
+    """Who is measured first: the best foretold; by the highest bound where nothing can be foretold."""
+    try:
+        return by_forecast(arms, context)
+    except ECDiffError:
+        return sorted(arms, key=lambda one: -context.objective(one, 1.0))
