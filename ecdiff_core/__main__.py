@@ -14,13 +14,13 @@ from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import OutputError, ParamsError
 from ecdiff_core.files import replacing, write_text
-from ecdiff_core.plan import Mode
+from ecdiff_core.plan import Mode, Plan
 from ecdiff_core.video import FPS, check_writer, save_mp4
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
+    from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline, Seconds
 
 MAX_SEED = 2**62
 """Prompts take the seeds that follow it; torch's end at 2^64."""
@@ -111,6 +111,19 @@ def _save_png(path: Path, image: Image, story: dict[str, str]) -> None:
         image.save(part, format="PNG", pnginfo=info)
 
 
+def _cloud_alone(plan: Plan, spent: Sequence[Seconds]) -> float | None:
+    """Seconds that the cloud model alone would have taken; None where the plan does not tell.
+
+    Edge calls beside the cloud's own are reckoned as long as those after the handoff.
+    """
+    beside = len(plan.edge_beside)
+    if not plan.cloud_calls or (beside and not plan.edge_steps):
+        return None
+    edge_call = sum(one.edge for one in spent) / max(1, plan.edge_steps)
+    cloud_call = (sum(one.cloud for one in spent) - beside * edge_call) / plan.cloud_calls
+    return sum(one.encode + one.decode for one in spent) + cloud_call * plan.num_steps
+
+
 def generate(args: argparse.Namespace) -> None:
     """Run the command; prints a line a picture and a closing line with calls and seconds."""
     # Torch and diffusers take seconds to import: --help and a mistyped option should not wait for them.
@@ -148,7 +161,7 @@ def generate(args: argparse.Namespace) -> None:
         keep_freed_memory()
     if pipe.pair.family.media == "video":
         check_writer()
-    seconds, cloud_seconds, fixed_seconds = 0.0, 0.0, 0.0
+    spent: list[Seconds] = []
     plan = pipe.plan(args.mode)
     bar = tqdm(unit="step", disable=not sys.stderr.isatty(), leave=False)
 
@@ -166,14 +179,12 @@ def generate(args: argparse.Namespace) -> None:
     for rows, output in batches.over(range(len(prompts)), run):
         bar.clear()
         _save(output, pipe, [prompts[row] for row in rows], [args.seed + row for row in rows], args)
-        seconds += output.seconds.total
-        cloud_seconds += output.seconds.cloud
-        fixed_seconds += output.seconds.encode + output.seconds.decode
+        spent.append(output.seconds)
     bar.close()
-    closing = f"{plan} · {seconds / len(prompts):.2f} s"
-    if plan.cloud_calls and args.mode != "cloud":
-        alone = (fixed_seconds + cloud_seconds * plan.num_steps / plan.cloud_calls) / len(prompts)
-        closing += f" (cloud only about {alone:.2f} s)"
+    closing = f"{plan} · {sum(one.total for one in spent) / len(prompts):.2f} s"
+    alone = None if args.mode == "cloud" else _cloud_alone(plan, spent)
+    if alone is not None:
+        closing += f" (cloud only about {alone / len(prompts):.2f} s)"
     what = "video" if pipe.pair.family.media == "video" else "picture"
     print(closing + (f" a {what}" if len(prompts) > 1 else ""))
 

@@ -71,6 +71,13 @@ def take_prompts(conditioning: Conditioning, rows: Sequence[int]) -> Conditionin
     return Conditioning({name: pick(tensor) for name, tensor in conditioning.tensors.items()}, len(rows))
 
 
+def move_prompts(conditioning: Conditioning, device: torch.device | str) -> Conditioning:
+    """The conditioning on a device."""
+    return replace(
+        conditioning, tensors={name: tensor.to(device) for name, tensor in conditioning.tensors.items()}
+    )
+
+
 def join_prompts(parts: Sequence[Conditioning]) -> Conditioning:
     """One batch of the prompts of several conditionings."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from ecdiff_core.errors import ParamsError, nearest
@@ -52,3 +54,10 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done everything queued, so that a clock can be read."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware in words: what seconds belong to."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
-from torch import nn
+from torch import Tensor, nn
 
 from ecdiff_core.errors import PairError
 from ecdiff_core.hook_checks import (
@@ -24,7 +24,7 @@ from ecdiff_core.hook_checks import (
     without_offload,
 )
 from ecdiff_core.hook_edge import EdgeModel
-from ecdiff_core.hook_history import History
+from ecdiff_core.hook_history import History, unwrap
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.plan import Action, Plan
 from ecdiff_core.tracking import StepTracker
@@ -49,7 +49,7 @@ def apply_ecdiff(
         config: tuned for the pair, or the YAML file with it.
         edge: a diffusers pipeline (its denoiser is used; for ``handoff_adapter: matched`` also its noise
             schedule) or the denoiser itself, on the cloud's device and in its dtype; None for a plan without
-            edge steps.
+            calls of it.
         check_scheduler: refuse a scheduler that is not the config's or draws fresh noise at every step.
 
     Raises:
@@ -123,7 +123,7 @@ class ECDiffHook(ModelHook):
         self._signature = forward_signature(pipe)
         self._check_scheduler()
         if edge is None and self.plan.edge_calls:
-            raise PairError(f"The plan has edge steps ({self.plan}): give apply_ecdiff an edge model.")
+            raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
         self._edge = None if edge is None else EdgeModel(pipe, edge, config.sampling.handoff_adapter)
         self._tracker = StepTracker(pipe, config)
         self._history = History(get_estimator(config.sampling.estimator), config.params.alpha)
@@ -161,9 +161,12 @@ class ECDiffHook(ModelHook):
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """In place of the model's forward: the same arguments, the same kind of output."""
         action = self._enter(module, *args, **kwargs)
-        if action is Action.CLOUD:
-            return self._observe(self.fn_ref.original_forward(*args, **kwargs))
-        return self._call_edge(*args, **kwargs) if action is Action.EDGE else self._estimate()
+        if action is Action.EDGE:
+            return self._call_edge(*args, **kwargs)
+        beside = self._call_edge_beside(*args, **kwargs)
+        if action is Action.APPROX:
+            return self._estimate(beside)
+        return self._observe(self.fn_ref.original_forward(*args, **kwargs), beside)
 
     @torch.compiler.disable
     def _enter(self, module: nn.Module, *args: Any, **kwargs: Any) -> Action:
@@ -187,26 +190,35 @@ class ECDiffHook(ModelHook):
         return Action.APPROX in self.plan.steps[self._tracker.step :]
 
     @torch.compiler.disable
-    def _observe(self, output: Any) -> Any:
-        self._count(Action.CLOUD)
+    def _observe(self, output: Any, beside: Tensor | None) -> Any:
+        self._note(Action.CLOUD)
+        self.calls["cloud"] += 1
         if self._needs_history:
-            self._history.observe(self._tracker.branch, output)
+            self._history.observe(self._tracker.branch, output, beside)
         return output
 
     @torch.compiler.disable
-    def _estimate(self) -> Any:
-        self._count(Action.APPROX)
-        return self._history.estimate(self._tracker.branch)
+    def _estimate(self, beside: Tensor | None) -> Any:
+        self._note(Action.APPROX)
+        return self._history.estimate(self._tracker.branch, beside)
 
     @torch.compiler.disable
     def _call_edge(self, *args: Any, **kwargs: Any) -> Any:
         assert self._edge is not None
         output = self._edge(*args, **kwargs)
-        self._count(Action.EDGE)
+        self._note(Action.EDGE)
+        self.calls["edge"] += 1
         return output
 
-    def _count(self, action: Action) -> None:
+    @torch.compiler.disable
+    def _call_edge_beside(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        """The edge model's noise at a step of the cloud side where the estimator goes by it."""
+        if self._tracker.step not in self.plan.edge_beside:
+            return None
+        assert self._edge is not None
+        self.calls["edge"] += 1
+        return unwrap(self._edge(*args, **kwargs))[0].detach().to(torch.float32, copy=True)
+
+    def _note(self, action: Action) -> None:
         if self._tracker.branch == 0:
             self._done.append(action)
-        if action is not Action.APPROX:
-            self.calls[action.name.lower()] += 1

@@ -57,8 +57,8 @@ class History:
                 "nothing to estimate from. Keep guidance on or off for a whole generation."
             )
 
-    def observe(self, branch: int, output: Any) -> None:
-        """Take in a real output of the cloud model.
+    def observe(self, branch: int, output: Any, edge: Tensor | None = None) -> None:
+        """Take in a real output of the cloud model, and what the edge model answered at the same step.
 
         Raises:
             PairError: it is not one tensor in a tuple or a diffusers output.
@@ -69,14 +69,18 @@ class History:
         if branch == len(self._branches):
             self._branches.append(_Branch(noise.init(), len(eps), tensor.dtype, wrap))
         known = self._branches[branch]
-        known.noise = self._estimator.observe(known.noise, eps)
+        known.noise = self._estimator.observe(_with_edge(known.noise, edge), eps)
 
-    def estimate(self, branch: int) -> Any:
-        """What the cloud model would answer with, without calling it."""
+    def estimate(self, branch: int, edge: Tensor | None = None) -> Any:
+        """What the cloud model would answer with, without calling it; ``edge`` is the edge model's answer."""
         known = self._branches[branch]
-        known.noise = self._estimator.estimate(known.noise, self._alpha)
+        known.noise = self._estimator.estimate(_with_edge(known.noise, edge), self._alpha)
         assert known.noise.eps is not None
         return known.wrap(known.noise.eps.to(known.dtype, copy=True))
+
+
+def _with_edge(state: NoiseState, edge: Tensor | None) -> NoiseState:
+    return state if edge is None else noise.with_edge(state, edge)
 
 
 def unwrap(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:

@@ -13,6 +13,7 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import ModelHook, add_hook_to_module
 from accelerate.utils import send_to_device
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from ecdiff_core.errors import ECDiffError, ParamsError, nearest
@@ -99,6 +100,7 @@ class _OneAtATime(ModelHook):
         if module is not self._there:
             if self._there is not None:
                 self._there.to("cpu")
+                self._there = None  # also when the next line runs out of memory
                 free()
             module.to(self.execution_device)
             self._there = module
@@ -133,8 +135,10 @@ def keep_freed_memory() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device (or the CPU's allocator) had no memory left."""
+    known = ("can't allocate memory", "out of memory")  # the CPU's and, of no class of its own, MPS's
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError)
+        and (should_reduce_batch_size(error) or any(words in str(error) for words in known))
     )
 
 
@@ -170,7 +174,7 @@ class Batches:
         """The result; None where memory ran out, when the batches have become smaller."""
         try:
             return (work(batch),)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
@@ -187,7 +191,7 @@ def out_of_memory_told() -> Iterator[None]:
     """Running out of memory as one line that says what was needed and what to set."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(_too_little(error)) from error

@@ -1,4 +1,4 @@
-"""What the noise of an approximated step is: the paper's gradient (eq. 3-6), and plain reuse.
+"""What the noise of an approximated step is: the paper's gradient (eq. 3-6), and others to compare it with.
 
 The history is kept in float32 whatever the model's dtype: differences of half-precision noises drown in
 rounding. Noise is the *guided* (post-CFG) output of the model. All tensors have the shape of the latents,
@@ -14,26 +14,42 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.errors import ConfigError, nearest
+from ecdiff_core.plan import Plan
 
 Alpha = float | Tensor
 """One factor for the batch, or a tensor of shape (batch,)."""
 
 
+REMEMBERED = 3
+"""Real noises that a state keeps: as many as ``newton2`` looks at."""
+
+
 @dataclass(frozen=True)
 class NoiseState:
-    """What is remembered of earlier noises.
+    """What is remembered of earlier noises; all of them float32.
+
+    Until the first estimate it depends on the estimator only by what the edge model was asked. Each estimator
+    then keeps what it will need again and drops the rest.
 
     Args:
-        eps: the last noise, real or estimated; None before the first step. float32.
-        delta: what a step adds, before alpha (eq. 3, 6); None before two real noises. float32.
+        eps: the last noise, real or estimated; None before the first step.
+        delta: what a step adds, before alpha (eq. 3, 6); None before two real noises.
         scaled: whether alpha scales ``delta``.
         ahead: estimates since the last real noise.
+        real: the last real noises, the newest first, at most ``REMEMBERED``.
+        gaps: steps from each of them to the next older one; one fewer than ``real``.
+        edge: the edge model's noise at the step under way, where it was called.
+        residual: cloud's noise minus edge's at the last real step, where both were called.
     """
 
     eps: Tensor | None = None
     delta: Tensor | None = None
     scaled: bool = False
     ahead: int = 0
+    real: tuple[Tensor, ...] = ()
+    gaps: tuple[int, ...] = ()
+    edge: Tensor | None = None
+    residual: Tensor | None = None
 
 
 def init() -> NoiseState:
@@ -52,16 +68,27 @@ def _over_batch(alpha: Alpha, like: Tensor) -> Alpha:
     return alpha.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def observe_gradient(state: NoiseState, eps: Tensor) -> NoiseState:
-    """Take in a real noise (EC-Diff eq. 3 and 6).
+def with_edge(state: NoiseState, eps: Tensor) -> NoiseState:
+    """Take in the edge model's noise at the next step, before that step is observed or estimated."""
+    return replace(state, edge=eps.to(torch.float32))
+
+
+def observe(state: NoiseState, eps: Tensor) -> NoiseState:
+    """Take in a real noise (EC-Diff eq. 3 and 6): every estimator's way, so that all can share a warm-up.
 
     In the warm-up the gradient is the difference of two real noises, which alpha leaves alone (eq. 3). After
     an approximated window it is real minus last approximated noise, which alpha scales (eq. 6).
     """
     eps = eps.to(torch.float32)
-    if state.eps is None:
-        return NoiseState(eps)
-    return NoiseState(eps, eps - state.eps, scaled=state.ahead > 0)
+    real = (eps, *state.real)[:REMEMBERED]
+    return NoiseState(
+        eps,
+        delta=None if state.eps is None else eps - state.eps,
+        scaled=state.ahead > 0,
+        real=real,
+        gaps=(state.ahead + 1, *state.gaps)[: len(real) - 1],
+        residual=None if state.edge is None else eps - state.edge,
+    )
 
 
 def estimate_gradient(state: NoiseState, alpha: Alpha) -> NoiseState:
@@ -72,37 +99,99 @@ def estimate_gradient(state: NoiseState, alpha: Alpha) -> NoiseState:
     if state.eps is None or state.delta is None:
         raise ValueError("Expected two observed noises before an estimate; p >= 2 guarantees them.")
     delta = _over_batch(alpha, state.delta) * state.delta if state.scaled else state.delta
-    return replace(state, eps=state.eps + delta, ahead=state.ahead + 1)
-
-
-def observe_reuse(state: NoiseState, eps: Tensor) -> NoiseState:
-    """Take in a real noise and nothing else."""
-    return NoiseState(eps.to(torch.float32))
+    return NoiseState(state.eps + delta, state.delta, state.scaled, state.ahead + 1)
 
 
 def estimate_reuse(state: NoiseState, alpha: Alpha) -> NoiseState:
     """Repeat the last real noise (AdaptiveDiffusion's skip, arXiv 2410.09873); alpha has no meaning here."""
     if state.eps is None:
         raise ValueError("Expected an observed noise before an estimate.")
-    return replace(state, ahead=state.ahead + 1)
+    return NoiseState(state.eps, ahead=state.ahead + 1)
+
+
+def estimate_secant(state: NoiseState, alpha: Alpha) -> NoiseState:
+    """Go along the line through the last two real noises, at steps q < r:
+
+        eps_i = eps_r + alpha (i - r) (eps_r - eps_q) / (r - q)
+
+    With alpha = 1 this is the polynomial extrapolation of DEIS (arXiv 2204.13902) in its first order, over
+    step indices; that alpha damps it is our own, after EC-Diff's eq. 6.
+    """
+    if len(state.real) < 2:
+        raise ValueError("Expected two observed noises before an estimate; p >= 2 guarantees them.")
+    (last, before), i = state.real[:2], state.ahead + 1
+    correction = i * (last - before) / state.gaps[0]
+    eps = last + _over_batch(alpha, last) * correction
+    return NoiseState(eps, ahead=i, real=state.real[:2], gaps=state.gaps[:1])
+
+
+def estimate_newton2(state: NoiseState, alpha: Alpha) -> NoiseState:
+    """Go along the parabola through the last three real noises, at steps o < q < r (Newton's divided
+    differences; DEIS in its second order):
+
+        eps_i = eps_r + alpha ((i - r) [r, q] + (i - r) (i - q) [r, q, o])
+
+    with [r, q] = (eps_r - eps_q) / (r - q) and [r, q, o] = ([r, q] - [q, o]) / (r - o). alpha scales all that
+    is added to eps_r, the linear and the quadratic term alike, so that alpha = 0 would be ``reuse``. Where
+    there are but two real noises it is ``secant``.
+    """
+    if len(state.real) < REMEMBERED:
+        return replace(estimate_secant(state, alpha), real=state.real)
+    (last, before, oldest), (gap, earlier_gap), i = state.real, state.gaps, state.ahead + 1
+    slope = (last - before) / gap
+    curvature = (slope - (before - oldest) / earlier_gap) / (gap + earlier_gap)
+    correction = i * slope + i * (i + gap) * curvature
+    eps = last + _over_batch(alpha, last) * correction
+    return NoiseState(eps, ahead=i, real=state.real, gaps=state.gaps)
+
+
+def estimate_edge(state: NoiseState, alpha: Alpha) -> NoiseState:
+    """The edge model's noise at this step, plus alpha times what the cloud's lay beside it at the last real
+    step r: eps_i = edge_i + alpha (cloud_r - edge_r). Our own.
+
+    It costs an edge call at every approximated step, and one at the last real step before a window.
+    """
+    if state.edge is None or state.residual is None:
+        raise ValueError("Expected the edge's noise at this step and the last real one: Plan.edge_beside.")
+    eps = state.edge + _over_batch(alpha, state.edge) * state.residual
+    return NoiseState(eps, ahead=state.ahead + 1, residual=state.residual)
 
 
 @dataclass(frozen=True)
 class Estimator:
     """A way to fill approximated steps: what is learnt from a real noise, and what is predicted.
 
-    Until the first estimate that alpha scales, a state does not depend on alpha, so that configs which differ
-    in alpha alone share their trajectory until there.
+    Args:
+        observe, estimate: as the functions above.
+        real_noises: needed before the first estimate.
+        alpha_from_window: the first window of approximated steps in which alpha acts, counted from 1; None is
+            never. Until there a state does not depend on alpha, so that configs which differ in alpha alone
+            share their trajectory.
+        calls_edge: whether the edge model must be called beside the cloud's steps (``Plan.edge_beside``).
     """
 
     observe: Callable[[NoiseState, Tensor], NoiseState]
     estimate: Callable[[NoiseState, Alpha], NoiseState]
-    uses_alpha: bool
+    real_noises: int
+    alpha_from_window: int | None
+    calls_edge: bool = False
+
+    @property
+    def uses_alpha(self) -> bool:
+        """Whether alpha can ever act."""
+        return self.alpha_from_window is not None
+
+    def uses_alpha_in(self, plan: Plan) -> bool:
+        """Whether alpha can change the result of a plan, or of the first steps of one."""
+        return self.alpha_from_window is not None and plan.windows >= self.alpha_from_window
 
 
 ESTIMATORS = {
-    "gradient": Estimator(observe_gradient, estimate_gradient, uses_alpha=True),
-    "reuse": Estimator(observe_reuse, estimate_reuse, uses_alpha=False),
+    "gradient": Estimator(observe, estimate_gradient, real_noises=2, alpha_from_window=2),
+    "reuse": Estimator(observe, estimate_reuse, real_noises=1, alpha_from_window=None),
+    "secant": Estimator(observe, estimate_secant, real_noises=2, alpha_from_window=1),
+    "newton2": Estimator(observe, estimate_newton2, real_noises=2, alpha_from_window=1),
+    "edge": Estimator(observe, estimate_edge, real_noises=1, alpha_from_window=1, calls_edge=True),
 }
 
 

@@ -178,8 +178,8 @@ def load_pair(
         replace(ref, fingerprint=got, revision=None if is_local(ref) else ref.revision)
         for ref, got in zip((spec.cloud, spec.edge), found, strict=True)
     ]
-    ours = noise_schedule(cloud_folder)
-    theirs = noise_schedule(edge_folder) if has_schedule(edge_folder) else ours
+    ours = noise_schedule(cloud_folder, cloud_folder)
+    theirs = noise_schedule(edge_folder, cloud_folder) if has_schedule(edge_folder) else ours
     convertible = tuple(row for row in rows if row.verdict is Verdict.CONVERTIBLE)
     return Pair(PairSpec(spec.name, *refs), family, edge, ours, theirs, convertible)
 

@@ -27,7 +27,10 @@ from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of a generation went; the cloud's part includes its approximated steps."""
+    """Where the time of a generation went.
+
+    The cloud's part includes its approximated steps, and calls of the edge model beside its own.
+    """
 
     encode: float
     cloud: float
@@ -175,12 +178,18 @@ class ECDiffPipeline:
             handoff_adapter: in place of the config's.
 
         Raises:
-            ParamsError: ``matched`` for models of flow matching.
+            ParamsError: ``matched`` for models of flow matching, or with ``use_dynamic_cfg``.
         """
         guidance, pair = self.guidance, self.pair
+        adapter = handoff_adapter or self.config.sampling.handoff_adapter
+        if adapter == "matched" and guidance.dynamic_steps is not None:
+            raise ParamsError(
+                "use_dynamic_cfg takes its scale from the timestep, which handoff_adapter=matched changes. "
+                "Choose one of the two."
+            )
         edge = adapt(
             pair.family.bind(pair.edge, conditioning, guidance),
-            handoff_adapter or self.config.sampling.handoff_adapter,
+            adapter,
             pair.cloud_schedule,
             pair.edge_schedule,
         )

@@ -127,14 +127,18 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
     return scheduler
 
 
-def noise_schedule(folder: Path) -> NoiseSchedule | None:
-    """A model's noise schedule; None for flow matching."""
-    return NoiseSchedule.of(load_scheduler(folder), whole_config(folder, "vae")["scaling_factor"])
+def noise_schedule(folder: Path, cloud: Path) -> NoiseSchedule | None:
+    """A model's noise schedule, its scaling the cloud's where it has no VAE; None for flow matching."""
+    return NoiseSchedule.of(load_scheduler(folder), _vae_config(folder, cloud)["scaling_factor"])
 
 
 def has_schedule(folder: Path) -> bool:
     """Whether a folder tells how its model's noisy latents are made; an edge of a denoiser alone does not."""
-    return (folder / "scheduler").is_dir() and (folder / "vae").is_dir()
+    return (folder / "scheduler").is_dir()
+
+
+def _vae_config(folder: Path, cloud: Path) -> dict[str, Any]:
+    return whole_config(folder if (folder / "vae").is_dir() else cloud, "vae")
 
 
 def _values(folder: Path, family: type[Family], keys: tuple[str, ...]) -> str:
@@ -148,12 +152,16 @@ def _equal(name: str, cloud: str, edge: str, why: str) -> Row:
 
 
 def _schedule_rows(cloud: Path, edge: Path) -> list[Row]:
-    vaes = [whole_config(folder, "vae") for folder in (cloud, edge)]
+    vaes = [_vae_config(folder, cloud) for folder in (cloud, edge)]
     ours, theirs = (str(vae.get("latent_channels")) for vae in vaes)
     rows = [_equal("autoencoder's channels", ours, theirs, "the latents are of another autoencoder")]
-    factors = [f"{vae.get('scaling_factor')}, shift {vae.get('shift_factor')}" for vae in vaes]
-    schedules = [noise_schedule(folder) for folder in (cloud, edge)]
-    convertible = all(schedules) and vaes[0].get("shift_factor") == vaes[1].get("shift_factor")
+    moved = ("shift_factor", "latents_mean", "latents_std")
+    factors = [
+        ", ".join([str(vae.get("scaling_factor")), *(f"{key} {vae[key]}" for key in moved if vae.get(key))])
+        for vae in vaes
+    ]
+    schedules = [noise_schedule(folder, cloud) for folder in (cloud, edge)]
+    convertible = all(schedules) and all(vaes[0].get(key) == vaes[1].get(key) for key in moved)
     predictions = [_prediction(folder) for folder in (cloud, edge)]
     terms = [_schedule_text(folder) for folder in (cloud, edge)]
     for name, (ours, theirs) in (
@@ -187,6 +195,10 @@ def _schedule_text(folder: Path) -> str:
     if _is_flow(scheduler):  # its shift only chooses the timesteps, for which the cloud's is used
         return "rectified flow"
     words = f"{config['beta_schedule']} {config['beta_start']} … {config['beta_end']}"
+    if config["num_train_timesteps"] != 1000:
+        words += f", {config['num_train_timesteps']} timesteps"
+    if config.get("trained_betas") is not None:
+        words += f", betas {list(config['trained_betas'])}"
     if config.get("snr_shift_scale") is not None:
         words += f", SNR shift {config['snr_shift_scale']}"
     if config.get("rescale_betas_zero_snr"):

@@ -82,17 +82,26 @@ def trajectory(
     until: int | None = None,
     on_step: OnStep | None = None,
 ) -> Trajectory:
-    """The plan's steps from ``state.step`` up to, not including, ``until`` (default: T)."""
+    """The plan's steps from ``state.step`` up to, not including, ``until`` (default: T).
+
+    Args:
+        plan: made for the estimator, since it says where the edge model is called beside the cloud.
+    """
     scheduler = copy.deepcopy(state.scheduler)
     latents, history = state.latents, state.noise
     end = plan.num_steps if until is None else until
     for step in range(state.step, end):
         action, timestep = plan.steps[step], scheduler.timesteps[step]
+        answers: dict[Action, Tensor] = {}
+        for model in plan.models(step):
+            model_input = scale_model_input(scheduler, latents, timestep)
+            answers[model] = yield Call(step, model, model_input, timestep)
+        if step in plan.edge_beside:
+            history = noise.with_edge(history, answers[Action.EDGE])
         if action is Action.APPROX:
             history = estimator.estimate(history, alpha)
         else:
-            model_input = scale_model_input(scheduler, latents, timestep)
-            history = estimator.observe(history, (yield Call(step, action, model_input, timestep)))
+            history = estimator.observe(history, answers[action])
         assert history.eps is not None
         latents = scheduler.step(history.eps.to(latents.dtype), timestep, latents, return_dict=False)[0]
         if on_step is not None:

@@ -59,15 +59,7 @@ def from_bytes(data: bytes, device: torch.device | str = "cpu") -> SamplerState:
         return SamplerState(
             tree["step"], tree["latents"].to(device), noise, _scheduler(tree["scheduler"], device)
         )
-    except (
-        RuntimeError,
-        UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
+    except _DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SavedStateError(f"These {len(data)} bytes hold no sampler state: {reason}") from error
 
@@ -89,7 +81,10 @@ def _is_plain(value: object) -> bool:
 
 
 def _scheduler(tree: dict[str, Any], device: torch.device | str) -> SchedulerMixin:
-    scheduler = getattr(diffusers, tree["class"]).from_config(tree["config"])
+    scheduler_class = getattr(diffusers, tree["class"])
+    if not issubclass(scheduler_class, SchedulerMixin):
+        raise TypeError(f"{tree['class']} is no scheduler")
+    scheduler = scheduler_class.from_config(tree["config"])
     scheduler.set_timesteps(tree["num_inference_steps"], device=device)
     for name, value in tree["remembered"].items():
         made = getattr(

@@ -121,8 +121,14 @@ def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> Non
 
 
 def _scaled(config: TunedConfig, num_steps: int) -> str:
-    """p, k and s for another number of steps, in the same proportions; k >= 1 needs p >= 2."""
+    """The params for another number of steps, in the same proportions; k >= 1 needs p >= 2."""
     params, factor = config.params, num_steps / config.sampling.num_steps
-    p = min(max(round(params.p * factor), min(2, params.p)), num_steps)
-    s = max(round(params.s * factor), p)
-    return f"p={p}, k={params.k if p < num_steps else 0}, s={s}"
+    s = round(params.s * factor)
+    if params.schedule is not None:
+        last = num_steps - 1
+        begin = range(min(2, params.warm_up, num_steps))
+        steps = {*begin, *(min(round(step * factor), last) for step in params.schedule)}
+        return f"schedule={sorted(steps)}, s={s}"
+    warm_up = params.warm_up
+    p = min(max(round(warm_up * factor), min(2, warm_up)), num_steps)
+    return f"p={p}, k={params.k if p < num_steps else 0}, s={max(s, p)}"

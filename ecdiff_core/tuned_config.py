@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -26,6 +26,7 @@ _COMMENTS = {
     "fingerprint": "of the weights; null is not checked",
     "p": "warm-up steps with real cloud calls",
     "k": "approximated steps between two real cloud calls; 0 is none",
+    "schedule": "steps with real cloud calls, in place of p and k",
     "alpha": "factor of the noise gradient, 0 < alpha <= 1",
     "s": "steps on the cloud side, 0 … T",
     "num_inference_steps": "T, but for PNDMScheduler, whose T is one more",
@@ -38,7 +39,7 @@ _COMMENTS = {
     "dtype": "float32, float16 or bfloat16",
     "handoff": "aligned (after a correcting call) or exact (cut at s)",
     "handoff_adapter": "identity (the paper) or matched (equal signal-to-noise ratio)",
-    "estimator": "gradient (the paper's) or reuse",
+    "estimator": "of approximated steps: gradient (the paper's), reuse, secant, newton2 or edge",
     "quality": "mean SSIM to the cloud's pictures, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
     "burden": "(T - s) / (T - s'), eq. 11; null where there is no s",
@@ -153,14 +154,18 @@ class TunedConfig:
         Raises:
             ParamsError: params do not fit num_inference_steps.
         """
-        return plan(self.params, self.sampling.num_steps, self.sampling.handoff)
+        sampling = self.sampling
+        estimator = get_estimator(sampling.estimator)
+        return plan(self.params, sampling.num_steps, sampling.handoff, estimator)
 
     def to_yaml(self) -> str:
         """The YAML text, every key with its comment."""
         tree = {"format_version": self.format_version, **asdict(self)}
         tree = {key: value for key, value in tree.items() if value is not None}
+        tree["params"] = {key: value for key, value in tree["params"].items() if value is not None}
         # One line a value, however long: a comment inside a folded one would break it.
-        lines = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=float("inf")).splitlines()
+        text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
+        lines = text.splitlines()
         told = len(lines) if self.provenance is None else lines.index("provenance:")
         return "\n".join([*map(_with_comment, lines[:told]), *lines[told:]]) + "\n"
 
@@ -208,6 +213,15 @@ class TunedConfig:
         return cls.from_yaml(text, str(path))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes tuples, the schedule, on one line."""
+
+
+_Dumper.add_representer(
+    tuple, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+)
+
+
 def _with_comment(line: str) -> str:
     key = line.strip().partition(":")[0]
     return f"{line}  # {_COMMENTS[key]}" if key in _COMMENTS else line
@@ -229,6 +243,7 @@ _SCALARS: dict[str, tuple[type, ...]] = {
     "HandoffAdapter": (str,),
     "str | None": (str, type(None)),
     "int | None": (int, type(None)),
+    "tuple[int, ...] | None": (list, type(None)),
     "Mapping[str, Any] | None": (dict, type(None)),
 }
 T = TypeVar("T")
@@ -250,10 +265,16 @@ def _build(cls: type[T], tree: object, source: str, where: str) -> T:
         kind = str(known[key].type)
         expected = _SCALARS.get(kind)
         if expected and not (isinstance(value, expected) and isinstance(value, bool) == (kind == "bool")):
-            raise ConfigError(f"{source}: expected {path} to be {kind}, got {value!r}.")
+            wanted = "a list" if list in expected else kind
+            raise ConfigError(f"{source}: expected {path} to be {wanted}, got {value!r}.")
         values[key] = value
-    required = [name for name, field in known.items() if field.default is MISSING]
-    missing = [f"{where}.{name}" if where else name for name in required if name not in values]
+    left = [name for name, field in known.items() if field.default is MISSING and name not in values]
+    missing = [f"{where}.{name}" if where else name for name in left if not _may_be_none(known[name])]
     if missing:
         raise ConfigError(f"{source}: missing {', '.join(missing)}.")
+    values |= dict.fromkeys(left)
     return cls(**values)
+
+
+def _may_be_none(field: Field[Any]) -> bool:
+    return str(field.type).endswith("| None")

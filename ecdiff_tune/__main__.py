@@ -156,18 +156,9 @@ def _sibling_settings(key: str) -> list[str]:
     return [field.name for field in fields(Settings)]
 
 
-_WITH_VALUE = {
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--config-dir",
-}
-"""Hydra's flags that the next argument belongs to (``-cd`` too)."""
+_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"}
+_WITH_VALUE |= {"--config-dir", "-cd"}
+"""Hydra's flags that the next argument belongs to."""
 
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
@@ -181,7 +172,7 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
     left = iter(arguments)
     for one in left:
         (flags if one.startswith("-") else settings).append(one)
-        if one in {*_WITH_VALUE, "-cd"}:
+        if one in _WITH_VALUE:
             flags += [value for value in [next(left, None)] if value is not None]
     return flags + settings
 

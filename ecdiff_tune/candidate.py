@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import HandoffAdapter, Plan
+from ecdiff_core.plan import Handoff, HandoffAdapter, Plan, plan
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,18 @@ class Candidate:
     estimator: str = "gradient"
     handoff_adapter: HandoffAdapter = "identity"
 
+    def plan(self, num_steps: int, handoff: Handoff) -> Plan:
+        """What every step does."""
+        return plan(self.params, num_steps, handoff, get_estimator(self.estimator))
+
 
 @dataclass(frozen=True)
 class ConfigKey:
     """What decides a picture, or the latents after some steps, besides the prompt.
 
     Candidates with equal keys give equal pictures. What changes nothing is left out: alpha is 0 where the
-    schedule or the estimator does not use it; without approximated steps there is no estimator, and without
-    edge steps no handoff adapter.
+    schedule and the estimator do not use it; without approximated steps, or calls that prepare them, there is
+    no estimator, and without calls of the edge model no handoff adapter.
     """
 
     schedule: str
@@ -35,10 +39,9 @@ class ConfigKey:
     @classmethod
     def of(cls, candidate: Candidate, plan: Plan) -> ConfigKey:
         """The key of a candidate with that plan, or with the first steps of it."""
-        uses_alpha = plan.uses_alpha and get_estimator(candidate.estimator).uses_alpha
         return cls(
             plan.schedule,
-            candidate.params.alpha if uses_alpha else 0.0,
-            candidate.estimator if plan.approximated else "",
+            candidate.params.alpha if get_estimator(candidate.estimator).uses_alpha_in(plan) else 0.0,
+            candidate.estimator if plan.approximated or plan.edge_beside else "",
             candidate.handoff_adapter if plan.edge_calls else "",
         )

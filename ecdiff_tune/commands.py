@@ -16,11 +16,12 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
+from ecdiff_tune.optuna_setup import search_options
 from ecdiff_tune.progress import duration
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.report.result import result_lines
 from ecdiff_tune.search import SEARCHES, Context, Search, Space, extend
-from ecdiff_tune.search.base import JointSpace, Stage1Space, Stage2Space, stage_name
+from ecdiff_tune.search.base import Cost, JointSpace, Stage1Space, Stage2Space, stage_name
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
 from ecdiff_tune.study_folder import study_path
@@ -51,16 +52,12 @@ def stage1(settings: Settings) -> None:
 
 
 def stage2(settings: Settings) -> None:
-    """s, for the study's stage1.yaml or for (k, alpha) by hand."""
-    k, alpha = settings.params.k, settings.params.alpha
-    if k is None:
+    """s, for the study's stage1.yaml, or for (k, alpha) or (schedule, alpha) by hand."""
+    if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
     with prepare(settings) as bench:
-        if k is not None and alpha is not None:
-            params = ECDiffParams(bench.p(), k, alpha, settings.num_steps)
-            winner = Candidate(params, settings.sampling.estimator)
-        else:
-            winner = _stage1_winner(bench)
+        params = settings.params_by_hand(bench.p())
+        winner = Candidate(params, settings.sampling.estimator) if params else _stage1_winner(bench)
         _finish(bench, *_run_stage2(bench, winner))
 
 
@@ -78,9 +75,10 @@ def tune(settings: Settings) -> None:
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:
-    if settings.params.k is not None:
+    if settings.params.alpha is not None:
         raise SettingsError(
-            "params.k and params.alpha are for stage2 alone; here search.k and search.alpha go."
+            "params.k and params.alpha are for stage2 alone, and so is params.schedule; here search.k and "
+            "search.alpha go."
         )
 
 
@@ -95,8 +93,9 @@ COMMANDS: dict[str, Callable[[Settings], None]] = {
 
 def _stage1_space(bench: Workbench) -> Stage1Space:
     search = bench.settings.search
-    ks, alphas, estimators = tuple(search.k), tuple(search.alpha), bench.settings.estimators
-    return Stage1Space(bench.p(), ks, alphas, bench.settings.num_steps, estimators)
+    settings, ks, alphas = bench.settings, tuple(search.k), tuple(search.alpha)
+    adapter = settings.core_sampling().handoff_adapter
+    return Stage1Space(bench.p(), ks, alphas, settings.num_steps, settings.estimators, adapter)
 
 
 def _joint_space(bench: Workbench) -> JointSpace:
@@ -147,7 +146,7 @@ def _check_stage1_is_done(path: Path) -> None:
     if not (path / STAGE1_FILE).is_file():
         raise SettingsError(
             f"No stage 1 in {path}: run stage1 with the same settings first, "
-            "or give params.k and params.alpha."
+            "or give params.k and params.alpha, or params.schedule and params.alpha."
         )
 
 
@@ -171,7 +170,7 @@ def _search(bench: Workbench, space: Space) -> Found:
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
-        table = tables.trials_table(trials, bench.settings.searched)
+        table = tables.trials_table(trials, bench.settings.more_columns)
         write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
 
     spaces = [space]
@@ -179,7 +178,7 @@ def _search(bench: Workbench, space: Space) -> Found:
     winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
     space = spaces[-1]
-    if not search.discarded and len(trials) < len(space.grid):
+    if bench.settings.search.name == "greedy" and len(trials) < len(space.grid):
         left = len(space.grid) - len(trials)
         bench.progress.say(
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
@@ -217,7 +216,12 @@ def _context(bench: Workbench, space: Space) -> Context:
     def objective(candidate: Candidate, quality: float) -> float:
         return scorer.if_quality(evaluator.plan(candidate), quality, with_burden=space.stage != 1)
 
-    return Context(len(bench.prompts), objective, bench.predict, bench.settings.seed)
+    def cost(candidate: Candidate) -> Cost:
+        plan = evaluator.plan(candidate)
+        return Cost(bench.latency.seconds(plan), plan.cloud_calls, plan.approximated, plan.edge_calls)
+
+    options = search_options(bench.settings, space)
+    return Context(len(bench.prompts), objective, bench.predict, bench.settings.seed, cost, options)
 
 
 def _earlier_trials(path: Path) -> pd.DataFrame:
@@ -225,7 +229,7 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     try:
-        table = pd.read_csv(path).astype({"s": "Int64"})
+        table = pd.read_csv(path).astype(dict.fromkeys(tables.WHOLE_OR_EMPTY, "Int64"))
         return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
@@ -255,7 +259,7 @@ def _forecast_of_tune(bench: Workbench) -> str:
     return _forecast(bench, "tune", [_stage1_space(bench), dearest])
 
 
-def _point_out_edge(bench: Workbench, name: str, value: float, grid: Any) -> None:
+def _point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any) -> None:
     values = sorted(grid)
     if bench.settings.search.extend:  # it went as far as it may
         return
@@ -302,7 +306,7 @@ def _write_samples(bench: Workbench, winner: Trial) -> None:
     rows = [
         (f"cloud\n{plan.num_steps} calls", cloud),
         (f"edge\n{plan.num_steps} calls", edge),
-        (f"HybridSD\n{plan.handoff_step} + {plan.edge_calls}", hybrid),
+        (f"HybridSD\n{plan.handoff_step} + {plan.edge_steps}", hybrid),
         (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}\n{plan.approximated} free", tuned),
     ]
     headings = [f"SSIM {ssims[i]:.3f}\n{bench.prompts.prompts[i]}" for i in worst]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from ecdiff_core.batching import join, join_prompts, take, take_prompts
+from ecdiff_core.batching import join, join_prompts, move, move_prompts, take, take_prompts
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
+from ecdiff_core.noise import get_estimator
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
-from ecdiff_core.plan import Action, Plan, effective_s, plan
+from ecdiff_core.plan import Action, Plan, effective_s
 from ecdiff_core.sampler import SamplerState
 from ecdiff_tune import lockstep
 from ecdiff_tune.calibration import CalibrationSet
@@ -56,7 +58,7 @@ class Evaluator:
 
     def plan(self, candidate: Candidate) -> Plan:
         """What every step of a candidate does."""
-        return plan(candidate.params, self._pipe.num_steps, self._pipe.config.sampling.handoff)
+        return candidate.plan(self._pipe.num_steps, self._pipe.config.sampling.handoff)
 
     def measure(
         self,
@@ -110,8 +112,13 @@ class Evaluator:
     def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
         """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
         paid = {piece.key: piece for candidate in candidates for piece in self._pieces(candidate)}
-        steps = [action for piece in paid.values() for action in piece.plan.steps[piece.begin : piece.end]]
-        return steps.count(Action.CLOUD), steps.count(Action.EDGE)
+        calls = [
+            model
+            for piece in paid.values()
+            for step in range(piece.begin, piece.end)
+            for model in piece.plan.models(step)
+        ]
+        return calls.count(Action.CLOUD), calls.count(Action.EDGE)
 
     def forget(self, candidate: Candidate) -> None:
         """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""
@@ -123,31 +130,39 @@ class Evaluator:
     def _generate(
         self, candidates: Sequence[Candidate], rows: Sequence[int]
     ) -> dict[ConfigKey, list[Measurement]]:
+        if self._store is None and len(candidates) > 1:  # timed, or measured from scratch: each for itself
+            return {key: found for one in candidates for key, found in self._generate([one], rows).items()}
+        self._prepare(rows)  # a prompt is encoded once: not part of a generation's seconds
         synchronize(self._pipe.device)
         started = time.perf_counter()
         finals = self._finals(candidates, rows)
-        family = self._pipe.pair.family
-        decoded = {key: family.decode(state.latents) for key, state in finals.items()}
-        self.calls["decode"] += len(rows) * len(decoded)
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
         cloud = torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
-        return {
-            key: _measured(finals[key].latents, made.cpu(), cloud, seconds) for key, made in decoded.items()
-        }
+        return {key: self._measured(state.latents, cloud, seconds) for key, state in finals.items()}
+
+    def _measured(self, latents: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
+        """Latents decoded and held against the cloud's pictures."""
+        started = time.perf_counter()
+        decoded = self._pipe.pair.family.decode(latents)
+        synchronize(self._pipe.device)
+        seconds += (time.perf_counter() - started) / len(latents)
+        self.calls["decode"] += len(latents)
+        return _compared(latents, decoded.cpu(), cloud, seconds)
 
     def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
         """The states at step T, by key."""
         device, store = self._pipe.device, self._store
+        names = [self._prompts.keys[i] for i in rows]
         begun = self._prepare(rows)
         known: dict[ConfigKey | None, SamplerState] = {None: begun.start}
         wanted: dict[ConfigKey, lockstep.Piece] = {}
         for candidate in candidates:
             chain = self._pieces(candidate)
-            there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, rows)]
+            there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, names)]
             first = there[-1] + 1 if there else 0
             if store is not None and there and chain[there[-1]].key not in known:
-                known[chain[there[-1]].key] = store.get(chain[there[-1]].key, rows, device)
+                known[chain[there[-1]].key] = store.get(chain[there[-1]].key, names, device)
             wanted |= {one.key: one for one in chain[first:]}
         finals: dict[ConfigKey, SamplerState] = {}
 
@@ -155,7 +170,7 @@ class Evaluator:
             if state.step == self._pipe.num_steps:
                 finals[key] = state
             elif store is not None:
-                store.put(key, rows, state)
+                store.put(key, names, state)
 
         models = lockstep.Models(self._pipe, begun.conditioning, max(self._batches.size, len(rows)))
         lockstep.run(wanted.values(), known, models, keep)
@@ -168,30 +183,38 @@ class Evaluator:
         return lockstep.pieces(candidate, steps, self._forks(candidate) if self._store is not None else ())
 
     def _forks(self, candidate: Candidate) -> Iterable[int]:
-        """Where other candidates may go another way: other k, other alphas, other s."""
+        """Where other candidates may go another way: other k, other alphas, other s.
+
+        Whether the edge model is called at a real step depends on what follows, so that an estimator which
+        goes by it shares one step less.
+        """
         params, pipe = candidate.params, self._pipe
         handoff = pipe.config.sampling.handoff
-        yield params.p
-        if params.k:
-            yield params.p + params.k + 1
-        for s in self._s_values:
-            if s >= params.p:
-                yield effective_s(replace(params, s=s), pipe.num_steps, handoff)
+        later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
+        forks = [params.warm_up, *(step + 1 for step in islice(later, 1))]
+        forks += [
+            effective_s(replace(params, s=s), pipe.num_steps, handoff)
+            for s in self._s_values
+            if s >= params.warm_up
+        ]
+        earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
+        handoff_step = self.plan(candidate).handoff_step
+        return [fork - earlier for fork in forks if fork <= handoff_step]
 
     def _prepare(self, rows: Sequence[int]) -> Prepared:
-        """Some prompts, ready to run; encoded once each."""
+        """Some prompts, ready to run; encoded once each, and kept in the host's memory."""
         fresh = [i for i in rows if i not in self._prepared]
         if fresh:
             made = prepare(self._pipe, self._prompts, fresh)
             for row, i in enumerate(fresh):
-                self._prepared[i] = Prepared(take(made.start, [row]), take_prompts(made.conditioning, [row]))
+                start, conditioning = take(made.start, [row]), take_prompts(made.conditioning, [row])
+                self._prepared[i] = Prepared(move(start, "cpu"), move_prompts(conditioning, "cpu"))
         parts = [self._prepared[i] for i in rows]
-        return Prepared(
-            join([part.start for part in parts]), join_prompts([part.conditioning for part in parts])
-        )
+        start, conditioning = join([p.start for p in parts]), join_prompts([p.conditioning for p in parts])
+        return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))
 
 
-def _measured(latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
+def _compared(latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
     """Pictures against the cloud's, one measurement each."""
     pictures = torch.nan_to_num(decoded)
     # A half-precision decoder can overflow on finite latents.

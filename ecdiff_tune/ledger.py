@@ -114,7 +114,7 @@ class Ledger:
                 self._database.executemany(
                     "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values
                 )
-        except sqlite3.OperationalError as error:  # a full disk, a read-only one
+        except sqlite3.DatabaseError as error:  # a full disk, a read-only one, a damaged page
             raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ def pieces(candidate: Candidate, plan: Plan, forks: Iterable[int]) -> list[Piece
     """A candidate's trajectory, cut at those forks that lie within it; the last piece ends at T."""
     found: list[Piece] = []
     for end in (*sorted(step for step in set(forks) if 0 < step < plan.num_steps), plan.num_steps):
-        key = ConfigKey.of(candidate, Plan(plan.steps[:end]))
+        key = ConfigKey.of(candidate, plan.until(end))
         before, begin = (found[-1].key, found[-1].end) if found else (None, 0)
         found.append(Piece(key, before, candidate, plan, begin, end))
     return found
@@ -115,15 +115,15 @@ def run(
     for before, state in known.items():
         begin_after(before, state)
     while running:
-        step, action, adapter = min(map(_turn, running.values()))
-        together = [one for one in running.values() if _turn(one) == (step, action, adapter)]
-        outputs = models.answer([call for _, _, call in together], together[0][0].candidate.handoff_adapter)
+        turn = min(map(_turn, running.values()))
+        together = [one for one in running.values() if _turn(one) == turn]
+        outputs = models.answer([call for _, _, call in together], turn[2])
         for (piece, steps, _), output in zip(together, outputs, strict=True):
             go_on(piece, steps, output)
 
 
-def _turn(running: tuple[Piece, Trajectory, Call]) -> tuple[int, str, str]:
+def _turn(running: tuple[Piece, Trajectory, Call]) -> tuple[int, str, HandoffAdapter]:
     """Those with an equal turn can share a model call; the least is next."""
     piece, _, call = running
-    adapter = piece.candidate.handoff_adapter if call.action is Action.EDGE else "identity"
+    adapter: HandoffAdapter = piece.candidate.handoff_adapter if call.action is Action.EDGE else "identity"
     return call.step, call.action.value, adapter

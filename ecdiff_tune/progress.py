@@ -22,10 +22,11 @@ LINE_SECONDS = 15.0
 def describe(candidate: Candidate, stage: Stage) -> str:
     """The part of a candidate that its stage varies; of the rest what is not the paper's."""
     params = candidate.params
+    when = f"p={params.p} k={params.k}" if params.schedule is None else f"{len(params.schedule)} listed steps"
     words = {
         1: [f"k={params.k} alpha={params.alpha:g}"],
         2: [f"s={params.s}"],
-        "joint": [f"p={params.p} k={params.k} alpha={params.alpha:g} s={params.s}"],
+        "joint": [f"{when} alpha={params.alpha:g} s={params.s}"],
     }[stage]
     if stage != 2 and candidate.estimator != "gradient":
         words.append(candidate.estimator)

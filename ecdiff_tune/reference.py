@@ -6,7 +6,6 @@ Figure 3), and the Gram matrix of the cloud's noises, from which later searches 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,21 +19,23 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ecdiff_core.devices import synchronize
 from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
+from ecdiff_core.families.base import Conditioning
 from ecdiff_core.files import replacing
 from ecdiff_core.memory import Batches
-from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
-from ecdiff_core.plan import plan
-from ecdiff_core.sampler import advance
 from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.own_run import OwnRun, Side, own_run
 from ecdiff_tune.settings import LEAST_P
 
 
 class DamagedReferenceError(ECDiffError):
     """A reference file is damaged."""
 
+
+SIDES: tuple[Side, Side] = ("cloud", "edge")
+OnRuns = Callable[[Sequence[int], Conditioning, OwnRun, OwnRun], None]
+"""Told the indices of prompts, their conditioning, and the cloud's and the edge's own run on them."""
 
 SETTLED_SHARE = 0.75
 """Of the initial fall of the noise's change, what must be over when the warm-up ends."""
@@ -63,12 +64,12 @@ class PromptReference:
         Raises:
             DamagedReferenceError: the file is gone or damaged.
         """
-        return _read(self.path, "cloud")["cloud"]
+        return read(self.path, "cloud")["cloud"]
 
     @property
     def edge(self) -> Tensor:
         """The edge's picture, as ``cloud``."""
-        return _read(self.path, "edge")["edge"]
+        return read(self.path, "edge")["edge"]
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,13 @@ def make(
     *,
     batches: Batches,
     on_prompts: Callable[[int], None],
+    on_runs: OnRuns | None = None,
 ) -> Reference:
     """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
 
-    ``on_prompts`` is told how many prompts became ready. Stopped at any moment, at most a batch is lost.
+    ``on_prompts`` is told how many prompts became ready. ``on_runs`` hears the runs that are made, with what
+    the models were asked, before their references are written. Stopped at any moment, at most a batch is
+    lost.
 
     Raises:
         NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
@@ -144,7 +148,7 @@ def make(
     paths = [_path(folder, key) for key in prompts.keys]
     wanted = missing(prompts, folder)
     on_prompts(len(prompts) - len(wanted))
-    for rows, found in batches.over(wanted, lambda rows: _generate(pipe, prompts, rows)):
+    for rows, found in batches.over(wanted, lambda rows: _generate(pipe, prompts, rows, on_runs)):
         for row, tensors in zip(rows, found, strict=True):
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
@@ -154,10 +158,15 @@ def make(
 
 def _open(path: Path) -> PromptReference:
     """A prompt's reference with all but its pictures read."""
-    return PromptReference(path, **_read(path, "noise_change", "gram", "seconds"))
+    return PromptReference(path, **read(path, "noise_change", "gram", "seconds"))
 
 
-def _read(path: Path, *names: str) -> dict[str, Tensor]:
+def read(path: Path, *names: str) -> dict[str, Tensor]:
+    """Some tensors of a file.
+
+    Raises:
+        DamagedReferenceError: it is gone or damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in names}
@@ -167,42 +176,31 @@ def _read(path: Path, *names: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _generate(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> list[dict[str, Tensor]]:
+def _generate(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int], on_runs: OnRuns | None
+) -> list[dict[str, Tensor]]:
     batch = prepare(pipe, prompts, rows)
-    models = pipe.bind(batch.conditioning)
-    steps = pipe.num_steps
-    noises: list[Tensor] = []
-    pictures, seconds = {}, []
-    for name, params in (("cloud", ECDiffParams.cloud_only(steps)), ("edge", ECDiffParams.edge_only())):
-        synchronize(pipe.device)
-        started = time.perf_counter()
-        record = (lambda _step, _action, eps: noises.append(eps)) if name == "cloud" else None
-        state = advance(
-            batch.start,
-            plan(params, steps),
-            *models,
-            pipe.estimator,
-            1.0,
-            on_step=record,
-        )
-        synchronize(pipe.device)
-        seconds.append((time.perf_counter() - started) / len(rows))
-        pictures[name] = pipe.pair.family.decode(state.latents)
-        if not (torch.isfinite(state.latents).all() and torch.isfinite(pictures[name]).all()):
+    runs = {side: own_run(pipe, batch, side, keep=on_runs is not None) for side in SIDES}
+    pictures = {side: pipe.pair.family.decode(run.latents) for side, run in runs.items()}
+    for side, run in runs.items():
+        if not (torch.isfinite(run.latents).all() and torch.isfinite(pictures[side]).all()):
             dtype = pipe.config.sampling.dtype
             advice = "Are its weights damaged?" if dtype == "float32" else "Try dtype=float32."
-            raise NonFiniteLatentsError(f"The {name} model's own picture is not finite in {dtype}. {advice}")
-    flat = torch.stack([eps.flatten(1) for eps in noises], dim=1)
+            raise NonFiniteLatentsError(f"The {side} model's own picture is not finite in {dtype}. {advice}")
+    if on_runs is not None:
+        on_runs(rows, batch.conditioning, runs["cloud"], runs["edge"])
+    flat = torch.stack([eps.flatten(1) for eps in runs["cloud"].noises], dim=1)
     change = flat.diff(dim=1).abs().mean(dim=2).cpu()
     flat = flat.cpu().double()
     gram = flat @ flat.transpose(1, 2)
+    seconds = torch.tensor([runs[side].seconds / len(rows) for side in SIDES], dtype=torch.float64)
     return [
         {
             "cloud": pictures["cloud"][i].half().cpu().contiguous(),
             "edge": pictures["edge"][i].half().cpu().contiguous(),
             "noise_change": change[i].contiguous(),
             "gram": gram[i].contiguous(),
-            "seconds": torch.tensor(seconds, dtype=torch.float64),
+            "seconds": seconds,
         }
         for i in range(len(rows))
     ]

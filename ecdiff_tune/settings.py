@@ -14,14 +14,17 @@ from ecdiff_core.link import Link
 from ecdiff_core.memory import Memory, Offload
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import HandoffAdapter, count_steps
+from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
-from ecdiff_tune.search import SEARCHES
+from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
+from ecdiff_tune.search.options import Options, OptunaOptions
 
 LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
 PICKS = {"fastest_above": "quality", "best_below": "seconds"}
 """What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
+EXTENDING = ("greedy", "exhaustive")
+"""Searches that ``search.extend`` is for."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
 MAX_SEED = 2**62
@@ -47,11 +50,12 @@ class PairSettings:
 
 @dataclass
 class ParamsSettings:
-    """What is not searched: p always, k and alpha when stage2 gets them by hand."""
+    """What is not searched: p always, the rest when stage2 gets it by hand."""
 
     p: Any = "auto"
     k: int | None = None
     alpha: float | None = None
+    schedule: list[int] | None = None
 
 
 @dataclass
@@ -83,6 +87,18 @@ class SearchSettings:
     joint: bool = False
     p: list[int] | None = None
     extend: bool = False
+    looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
+    error_rate: float = 0.05
+    margin: float = 0.0
+    finalists: int = 12
+    sampler: str = "tpe"
+    trials: int = 50
+    study_name: str | None = None
+    storage: str | None = None
+    warm_start: bool = True
+    objectives: list[str] = field(default_factory=lambda: ["objective"])
+    min_quality: float | None = None
+    max_seconds: float | None = None
 
 
 @dataclass
@@ -183,6 +199,33 @@ class Settings:
         """The link between cloud and edge."""
         return Link(**asdict(self.link))
 
+    def search_options(self) -> Options:
+        """How candidates race, and what Optuna is told."""
+        search = self.search
+        optuna = OptunaOptions(
+            search.trials,
+            search.sampler,
+            search.study_name or f"{self.pair.name}/{self.study}",
+            search.storage,
+            objectives=tuple(search.objectives),
+            min_quality=search.min_quality,
+            max_seconds=search.max_seconds,
+        )
+        return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
+
+    def params_by_hand(self, p: int) -> ECDiffParams | None:
+        """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.
+
+        Args:
+            p: the warm-up where k is given.
+        """
+        given = self.params
+        if given.alpha is None:
+            return None
+        if given.schedule is not None:
+            return ECDiffParams.scheduled(given.schedule, given.alpha, self.num_steps)
+        return ECDiffParams(p, given.k, given.alpha, self.num_steps)
+
     @property
     def num_steps(self) -> int:
         """T."""
@@ -208,10 +251,16 @@ class Settings:
         )
 
     @property
-    def searched(self) -> tuple[str, ...]:
-        """What is searched beyond (p, k, alpha, s)."""
-        several = {"estimator": self.estimators, "handoff_adapter": self.handoff_adapters}
-        return tuple(name for name, values in several.items() if len(values) > 1)
+    def more_columns(self) -> tuple[str, ...]:
+        """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
+        wanted = {
+            "schedule": self.params.schedule is not None,
+            "estimator": len(self.estimators) > 1,
+            "handoff_adapter": len(self.handoff_adapters) > 1,
+            "prompts": self.search.name in ("race", "joint", "optuna"),
+            "discarded": self.search.name in ("race", "joint", "optuna"),
+        }
+        return tuple(name for name, told in wanted.items() if told)
 
     @property
     def s_values(self) -> tuple[int, ...]:
@@ -275,6 +324,7 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             f"Unknown search {settings.search.name!r}: {nearest(settings.search.name, SEARCHES)}."
         )
+    _check_search(settings)
     _check_params(settings)
     _check_grids(settings)
     _check_picks(settings)
@@ -300,16 +350,44 @@ def _check_picks(settings: Settings) -> None:
         raise SettingsError(f"pareto.pick={pareto.pick} needs pareto.{limit}=VALUE.")
 
 
+def _check_search(settings: Settings) -> None:
+    settings.search_options()
+    name, search = settings.search.name, settings.search
+    check_installed(name, search.sampler)
+    if name != "optuna" and (search.min_quality, search.max_seconds) != (None, None):
+        raise SettingsError(
+            f"search.min_quality and search.max_seconds are for search=optuna; not for search={name}."
+        )
+    if settings.latency == "wallclock" and name not in BY_CLOCK:
+        raise SettingsError(
+            f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
+            f"not: set latency=profile, or search={' or search='.join(BY_CLOCK)}."
+        )
+    if search.extend and name not in EXTENDING:
+        raise SettingsError(
+            f"search.extend is for search={' and search='.join(EXTENDING)}; not for search={name}."
+        )
+    if settings.search.joint and name == "greedy":
+        raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")
+
+
 def _check_params(settings: Settings) -> None:
     p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
     if p != "auto" and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
         raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
-    if (k is None) != (alpha is None):
+    schedule = settings.params.schedule
+    if schedule is not None and (p != "auto" or k is not None):
+        raise SettingsError("Expected params.p and params.k, or params.schedule in their place, got both.")
+    if schedule is not None and alpha is None:
+        raise SettingsError("Expected params.alpha with params.schedule: give params.alpha=0.5 or another.")
+    if schedule is None and (k is None) != (alpha is None):
         raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
-    if k is not None and alpha is not None:
-        if k >= settings.num_steps:
-            raise ParamsError(f"Expected params.k within 0 … {settings.num_steps - 1}, got {k}.")
-        ECDiffParams(p if isinstance(p, int) else LEAST_P, k, alpha, settings.num_steps)
+    if k is not None and k >= settings.num_steps:
+        raise ParamsError(f"Expected params.k within 0 … {settings.num_steps - 1}, got {k}.")
+    params = settings.params_by_hand(p if isinstance(p, int) else LEAST_P)
+    if params is not None:
+        sampling = settings.core_sampling()
+        plan(params, settings.num_steps, sampling.handoff, get_estimator(sampling.estimator))
 
 
 def _check_grids(settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -104,7 +104,8 @@ class Scorer:
 
     def if_quality(self, plan: Plan, quality: float, with_burden: bool) -> float:
         """The objective if the quality were that, by the latency profile."""
-        found = self.score(plan, (Measurement(quality, None, 0.0),), with_burden)
+        by_profile = replace(self, wallclock=None)
+        found = by_profile.score(plan, (Measurement(quality, None, 0.0),), with_burden)
         assert found is not None
         return found.objective
 
@@ -135,19 +136,19 @@ def run(
     Raises:
         NoWinnerError: no config won.
     """
+    numbers: dict[Candidate, int] = {}
     trials: dict[Candidate, Trial] = {}
     unfinished: dict[Candidate, Trial] = {}
     best: Trial | None = None
     while not search.done:
         ask = search.ask()
-        progress.start_trials(stage, len(trials) + 1, ask)
+        progress.start_trials(stage, numbers.get(ask.candidates[0], len(numbers) + 1), ask)
         found = evaluator.measure(ask.candidates, progress.prompts_done, ask.prompts)
         results = []
         for candidate, measured in zip(ask.candidates, found, strict=True):
-            trial = _trial(
-                stage, len(trials) + 1, candidate, evaluator.plan(candidate), tuple(measured), scorer
-            )
-            results.append(Result(trial.value, scorer.values(trial)))
+            number = numbers.setdefault(candidate, len(numbers) + 1)
+            trial = _trial(stage, number, candidate, evaluator.plan(candidate), tuple(measured), scorer)
+            results.append(Result(trial.value, scorer.values(trial), trial.score))
             if ask.prompts is not None:
                 unfinished[candidate] = trial
                 continue
@@ -161,12 +162,15 @@ def run(
         search.tell(results)
         for candidate in [one for one in unfinished if one in search.discarded]:
             on_trial(replace(unfinished.pop(candidate), discarded=search.discarded[candidate]))
-    if search.discarded:
-        progress.say(_told_of_discarded(search.discarded.values(), len(trials)))
+            if stage == 1:
+                evaluator.forget(candidate)
+    if given_up := [why for one, why in search.discarded.items() if one not in trials]:
+        progress.say(_told_of_discarded(given_up, len(trials)))
     if search.best is None:
         raise NoWinnerError(
             f"The {stage_name(stage)} has no winner: none of {len(trials)} configs has finite pictures and a "
-            "score that wins. Try dtype=float32, other search.k and search.alpha, or a larger objective.w1."
+            "score that wins. Try dtype=float32, other search.k and search.alpha, a larger objective.w1, or "
+            "looser limits of search=optuna."
         )
     return trials[search.best]
 
@@ -183,11 +187,8 @@ def _trial(
     return Trial(stage, number, candidate, plan, found, scorer.seconds(plan, found), value)
 
 
-def _told_of_discarded(reasons: Iterable[str], measured: int) -> str:
+def _told_of_discarded(reasons: Sequence[str], measured: int) -> str:
     """How many candidates were given up and why, the most frequent reason first."""
-    counts = Counter(reasons)
-    parts = [f"{count} by {reason}" for reason, count in counts.most_common()]
-    total = counts.total() + measured
-    return (
-        f"of {total} configs {counts.total()} were given up ({', '.join(parts)}), {measured} measured whole"
-    )
+    parts = ", ".join(f"{count} by {reason}" for reason, count in Counter(reasons).most_common())
+    total = len(reasons) + measured
+    return f"of {total} configs {len(reasons)} were given up ({parts}), {measured} measured whole"

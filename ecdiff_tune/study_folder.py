@@ -22,11 +22,15 @@ _FREE_TO_CHANGE = {
     "output_dir",
     "study",
     "batch_size",
+    "offload",
+    "vae_slicing",
     "sharing",
     "sharing_gib",
     "params.k",
     "params.alpha",
+    "search.trials",
     "search.extend",
+    "params.schedule",
     "rerank.latency",
     "rerank.min_quality",
     "rerank.max_seconds",
@@ -34,8 +38,7 @@ _FREE_TO_CHANGE = {
     "pareto.quality",
     "pareto.seconds",
 }
-"""Settings that change no row of the ledger and none of its configs' scores: another value goes on with the
-study (params.k and params.alpha are stage2's alone; search.extend only adds configs)."""
+"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 
 
 class StudyError(ECDiffError):
@@ -122,7 +125,9 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    found = differences(old, new)
+    """A setting that the study does not know yet had its default when the study was made."""
+    old = {**flat(asdict(Settings())), **old}
+    found = differences({key: value for key, value in old.items() if key not in _FREE_TO_CHANGE}, new)
     if found:
         raise StudyError(
             f"The study in {path} has other settings ({'; '.join(found)}). "

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
+from ecdiff_core.devices import device_name
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import sections
+from ecdiff_tune.settings import Settings
 from ecdiff_tune.study import Trial
 from ecdiff_tune.workbench import Workbench
 
@@ -24,27 +23,26 @@ def tuned_config(bench: Workbench, trial: Trial, trials: Iterable[Trial] = ()) -
         "study": settings.study,
         "search": settings.search.name,
         "extend": settings.search.extend,
-        "k_and_alpha": "stage 1" if settings.params.k is None else "by hand",
+        "k_and_alpha": _source_of_k_and_alpha(settings, trial),
         "created": bench.created,
         "calibration": sections.calibration_section(settings, bench.prompts),
         "objective": sections.objective_section(settings),
         "latency": sections.latency_section(settings.latency, bench.latency),
-        "device": _device_name(bench.pipe.device),
+        "device": device_name(bench.pipe.device),
         "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
         "tied": sections.tied_section(trial, trials, w1, seed),
     }
     candidate = trial.candidate
-    sampling = replace(
-        pipe.sampling, estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
-    )
+    adapter = pipe.sampling.handoff_adapter if trial.stage == 1 else candidate.handoff_adapter
+    sampling = replace(pipe.sampling, estimator=candidate.estimator, handoff_adapter=adapter)
     score = sections.score_section(trial, w1, seed)
     return TunedConfig(pipe.pair.spec, candidate.params, sampling, score, provenance)
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+def _source_of_k_and_alpha(settings: Settings, trial: Trial) -> str:
+    if settings.params.alpha is not None:
+        return "by hand"
+    return "joint search" if trial.stage == "joint" else "stage 1"
 
 
 def heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:

@@ -10,19 +10,24 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ecdiff_core.devices import get_device, get_dtype
+from torch import Tensor
+
+from ecdiff_core.devices import device_name, get_device, get_dtype
 from ecdiff_core.memory import Batches, keep_freed_memory
 from ecdiff_core.pair import EMBEDDED, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.plan import HandoffAdapter
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import calibration, latency, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.edge_along import EdgeAlong
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.objective import Weights, efficiency
+from ecdiff_tune.predict import PREDICTING, Predictor
 from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
@@ -61,8 +66,22 @@ class Workbench:
         return reference.auto_p(self.reference.noise_change, min(self.settings.s_values))
 
     def predict(self, candidates: Sequence[Candidate]) -> list[float]:
-        """The quality of candidates, foretold from the reference alone."""
-        raise NotImplementedError
+        """The quality of candidates, foretold from the reference and an edge pass, which is made if need be.
+
+        Raises:
+            UnpredictableError: nothing can be foretold with this scheduler or this pair.
+        """
+        return self._predictor.qualities(candidates)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder)
+
+        def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
+            return make_edge_along(along, adapter, self.batches, self.progress)
+
+        handoff = self.pipe.config.sampling.handoff
+        return Predictor.of(self.pipe.scheduler, handoff, self.reference, passes, along.own_adapter)
 
     def scorer(self) -> Scorer:
         """Measurements to scores, by this study's weights and latency."""
@@ -139,7 +158,8 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
             closing(Ledger(folder.path / "ledger.sqlite", settings.sampling.handoff_adapter)) as ledger,
             StateStore(folder.path / ".states", round(settings.sharing_gib * 2**30)) as store,
         ):
-            made = make_reference(pipe, prompts, where, batches, profile, progress)
+            along = EdgeAlong(pipe, prompts, where) if settings.search.name in PREDICTING else None
+            made = make_reference(pipe, prompts, where, batches, profile, progress, along=along)
             yield Workbench(
                 settings,
                 folder.path,
@@ -165,14 +185,35 @@ def make_reference(
     profile: LatencyProfile,
     progress: Progress,
     what: str = "reference",
+    along: EdgeAlong | None = None,
 ) -> Reference:
-    """The reference of a prompt set, with how much there is to do and progress."""
-    calls = len(reference.missing(prompts, where)) * pipe.num_steps
-    if calls:
-        seconds = calls * (profile.cloud_call.median + profile.edge_call.median)
-        progress.say(f"{what}: {calls:,} cloud and {calls:,} edge calls, about {duration(seconds)}")
+    """The reference of a prompt set, with how much there is to do and progress.
+
+    ``along`` makes its edge passes of the prompts whose reference is made.
+    """
+    missing = reference.missing(prompts, where)
+    passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
+    cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
+    if missing:
+        seconds = cloud * profile.cloud_call.median + edge * profile.edge_call.median
+        progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
     progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
-    return reference.make(pipe, prompts, where, batches=batches, on_prompts=progress.prompts_done)
+    on_runs = along.listen if along else None
+    return reference.make(
+        pipe, prompts, where, batches=batches, on_prompts=progress.prompts_done, on_runs=on_runs
+    )
+
+
+def make_edge_along(
+    along: EdgeAlong, adapter: HandoffAdapter, batches: Batches, progress: Progress
+) -> list[dict[str, Tensor]]:
+    """Edge passes along the cloud's trajectories, with how much there is to do and progress."""
+    missing = along.missing(adapter)
+    if missing:
+        cloud, edge = along.calls(adapter)
+        progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
+        progress.start_task("edge along the cloud's trajectory", len(along.prompts.keys[: along.first]))
+    return along.make(adapter, batches, progress.prompts_done if missing else lambda _: None)
 
 
 def _load_pipe(settings: Settings) -> ECDiffPipeline:
@@ -231,7 +272,7 @@ def _reference_digest(settings: Settings, pipe: ECDiffPipeline) -> str:
         "weights": [spec.cloud.fingerprint, spec.edge.fingerprint],
         "sampling": sampling,
         "device": pipe.device.type,
-        "timed": settings.latency == "wallclock",
+        "timed": [settings.offload, device_name(pipe.device)] if settings.latency == "wallclock" else False,
         "vae_tiling": settings.vae_tiling,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -22,8 +22,7 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
     score = config.score or {}
     seconds = f"{score['seconds']:.2f} s a picture (cloud only {cloud_seconds:.2f} s)"
     return [
-        *tables.TABLE5_HEADER,
-        tables.table5_row(config),
+        *tables.table5([config]).splitlines(),
         f"quality {_with_interval(score, 'quality')} on {num_prompts} prompts{_heldout(score, 'quality')}",
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
         *_warning(score),
@@ -74,6 +73,8 @@ def tied_line(tied: Any, seconds: float) -> list[str]:
 
 def _named(config: Mapping[str, Any]) -> str:
     words = [f"{name}={config[name]:g}" for name in ("p", "k", "alpha", "s") if config[name] is not None]
+    if config.get("schedule"):
+        words.insert(0, f"{len(config['schedule'])} listed steps")
     words += [config[name] for name, usual in _USUAL.items() if config.get(name, usual) != usual]
     return " ".join(words)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
@@ -28,15 +28,28 @@ COLUMNS = (
     "state",
 )
 
+WHOLE_OR_EMPTY = ("p", "k", "s")
+"""Columns of whole numbers that may be left empty."""
 
-def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.DataFrame:
+
+_FURTHER: dict[str, Callable[[Trial], object]] = {
+    "schedule": lambda trial: trial.plan.schedule,
+    "estimator": lambda trial: trial.candidate.estimator,
+    "handoff_adapter": lambda trial: trial.candidate.handoff_adapter,
+    "prompts": lambda trial: len(trial.measurements),
+    "discarded": lambda trial: trial.discarded,
+}
+"""Real steps as a list; what else is searched; on how many prompts, and why not on all."""
+
+
+def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFrame:
     """One row a trial in the order of evaluation.
 
-    Empty are the scores of infeasible trials, and s and burden in stage 1.
+    Empty are the scores of infeasible trials, s and burden in stage 1, p and k where real steps are listed.
 
     Args:
         trials: evaluated so far.
-        searched: further dimensions, fields of ``Candidate``, a column each.
+        more: further columns, names of ``_FURTHER``, which most studies have no use for.
     """
     rows = []
     for trial in trials:
@@ -45,9 +58,10 @@ def trials_table(trials: Iterable[Trial], searched: Sequence[str] = ()) -> pd.Da
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        more = (getattr(trial.candidate, name) for name in searched)
-        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *more))
-    return pd.DataFrame(rows, columns=[*COLUMNS, *searched]).astype({"s": "Int64"})
+        further = (_FURTHER[name](trial) for name in more)
+        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *further))
+    columns = [*COLUMNS, *more]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(WHOLE_OR_EMPTY, "Int64"))
 
 
 TABLE5_HEADER = (
@@ -62,8 +76,8 @@ def table5_row(config: TunedConfig) -> str:
     params, plan, score = config.params, config.plan(), config.score or {}
     cells: Sequence[object] = (
         config.pair.name,
-        params.p,
-        params.k,
+        "–" if params.p is None else params.p,
+        "–" if params.k is None else params.k,
         f"{params.alpha:g}",
         params.s,
         plan.cloud_calls,
@@ -75,8 +89,15 @@ def table5_row(config: TunedConfig) -> str:
 
 
 def table5(configs: Iterable[TunedConfig]) -> str:
-    """A markdown table, a row a config."""
-    return "\n".join([*TABLE5_HEADER, *map(table5_row, configs)]) + "\n"
+    """A markdown table, a row a config; real steps that are listed stand below it."""
+    configs = list(configs)
+    listed = [
+        f"real steps of {config.pair.name}: {', '.join(map(str, config.params.schedule))}"
+        for config in configs
+        if config.params.schedule is not None
+    ]
+    below = ["", *listed] if listed else []
+    return "\n".join([*TABLE5_HEADER, *map(table5_row, configs), *below]) + "\n"
 
 
 RANKING = (
@@ -95,11 +116,13 @@ RANKING = (
     "burden",
     "objective",
     "seconds",
+    "schedule",
 )
 
 
 def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
-    """One row a scored trial in their order; alpha is empty where it changes no picture."""
+    """One row a scored trial in their order; alpha is empty where it changes no picture, p and k where the
+    real steps are listed in their place. ``schedule`` is every step's action, run-length encoded."""
     rows = []
     for trial in trials:
         candidate, plan, score = trial.candidate, trial.plan, trial.score
@@ -109,13 +132,13 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
         ways = (candidate.estimator, candidate.handoff_adapter)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
         scores = (score.quality, score.efficiency, score.burden, score.objective, trial.seconds)
-        rows.append((*head, *ways, *calls, *scores))
-    return pd.DataFrame(rows, columns=list(RANKING))
+        rows.append((*head, *ways, *calls, *scores, plan.schedule))
+    return pd.DataFrame(rows, columns=list(RANKING)).astype({"p": "Int64", "k": "Int64"})
 
 
 def ranking(trials: Sequence[Trial]) -> list[str]:
-    """The same as lines of a markdown table; estimators and adapters where they differ."""
-    table = ranking_table(trials)
+    """The same as lines of a markdown table; estimators and adapters where they differ, and no schedules."""
+    table = ranking_table(trials).drop(columns="schedule")
     for name in ("estimator", "handoff_adapter"):
         if table[name].nunique() == 1:
             table = table.drop(columns=name)
@@ -127,8 +150,10 @@ def ranking(trials: Sequence[Trial]) -> list[str]:
 
 
 def _cell(name: str, value: object) -> str:
+    if pd.isna(value):  # type: ignore[call-overload]
+        return "–"
     if name == "alpha":
-        return "–" if pd.isna(value) else f"{value:g}"  # type: ignore[call-overload]
+        return f"{value:g}"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s, plan
+from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
 from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.objective import Score
+from ecdiff_tune.search.options import Options
 
 Stage = Literal[1, 2, "joint"]
 """1 searches (k, alpha), 2 s, joint all at once."""
@@ -36,24 +38,26 @@ class Stage1Space:
     alphas: tuple[float, ...]
     num_steps: int
     estimators: tuple[str, ...] = ("gradient",)
+    handoff_adapter: HandoffAdapter = "identity"
 
     def at(self, k: int, alpha: float, estimator: str = "gradient") -> Candidate:
-        """The candidate at a point."""
-        return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator)
+        """The candidate at a point; the adapter matters to an estimator that calls the edge model."""
+        return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator, self.handoff_adapter)
 
     def alphas_of(self, estimator: str) -> tuple[float, ...]:
         """The alphas that make a difference: one for an estimator without alpha."""
         return self.alphas if get_estimator(estimator).uses_alpha else self.alphas[:1]
 
+    @cached_property
+    def aliases(self) -> Mapping[Candidate, Candidate]:
+        """Every candidate, and the one of the grid that makes the same pictures."""
+        points = itertools.product(self.estimators, self.ks, self.alphas)
+        return _aliases((self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned")
+
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """Every candidate, estimator by estimator and k by k."""
-        return tuple(
-            self.at(k, alpha, estimator)
-            for estimator in self.estimators
-            for k in self.ks
-            for alpha in self.alphas_of(estimator)
-        )
+        """One candidate a picture, estimator by estimator and k by k."""
+        return tuple(dict.fromkeys(self.aliases.values()))
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,17 @@ class Stage2Space:
     @property
     def p(self) -> int:
         """Warm-up steps."""
-        return self.stage1_winner.params.p
+        return self.stage1_winner.params.warm_up
 
     def at(self, s: int, handoff_adapter: HandoffAdapter = "identity") -> Candidate:
         """The candidate at a point."""
         winner = self.stage1_winner
         return replace(winner, params=replace(winner.params, s=s), handoff_adapter=handoff_adapter)
+
+    @property
+    def aliases(self) -> Mapping[Candidate, Candidate]:
+        """Every candidate, and the one of the grid that makes the same pictures: itself."""
+        return {one: one for one in self.grid}
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
@@ -123,24 +132,39 @@ class JointSpace:
         """The longest warm-up."""
         return max(self.ps)
 
+    def at(
+        self, p: int, k: int, alpha: float, s: int, estimator: str, handoff_adapter: HandoffAdapter
+    ) -> Candidate:
+        """The candidate at a point, with the s at which it really hands over."""
+        effective = effective_s(ECDiffParams(p, k, alpha, s), self.num_steps, self.handoff)
+        return Candidate(ECDiffParams(p, k, alpha, effective), estimator, handoff_adapter)
+
     @cached_property
+    def aliases(self) -> Mapping[Candidate, Candidate]:
+        """Every candidate, and the one of the grid that makes the same pictures."""
+        candidates = (
+            self.at(p, k, alpha, s, estimator, adapter)
+            for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
+            for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
+            if p <= s and (k == 0 or p >= 2)
+        )
+        return _aliases(candidates, self.num_steps, self.handoff)
+
+    @property
     def grid(self) -> tuple[Candidate, ...]:
-        """Every candidate that makes another picture than those before it.
+        """One candidate a picture.
 
         >>> space = JointSpace((7,), (2,), (0.2, 0.3), tuple(range(30, 41)), 50)
         >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
         [(0.2, 31), (0.2, 34), (0.2, 37), (0.2, 40), (0.3, 31)]
         """
-        seen: dict[ConfigKey, Candidate] = {}
-        for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters):
-            for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values):
-                if p <= s and (k == 0 or p >= 2):
-                    effective = effective_s(ECDiffParams(p, k, alpha, s), self.num_steps, self.handoff)
-                    params = ECDiffParams(p, k, alpha, effective)
-                    candidate = Candidate(params, estimator, adapter)
-                    key = ConfigKey.of(candidate, plan(params, self.num_steps, self.handoff))
-                    seen.setdefault(key, candidate)
-        return tuple(seen.values())
+        return tuple(dict.fromkeys(self.aliases.values()))
+
+
+def _aliases(candidates: Iterable[Candidate], num_steps: int, handoff: Handoff) -> dict[Candidate, Candidate]:
+    first: dict[ConfigKey, Candidate] = {}
+    keys = {one: ConfigKey.of(one, one.plan(num_steps, handoff)) for one in candidates}
+    return {one: first.setdefault(key, one) for one, key in keys.items()}
 
 
 N = TypeVar("N", int, float)
@@ -172,11 +196,24 @@ class Result:
 
     Args:
         value: the objective over the prompts that were asked for; minus infinity where it is infeasible.
-        values: the objective of every such prompt alone, whose mean ``value`` is.
+        values: the objective of every such prompt alone, whose mean ``value`` is (but for timed trials, whose
+            seconds are a median).
+        score: what ``value`` is made of; None where it is infeasible.
     """
 
     value: float
     values: tuple[float, ...] = ()
+    score: Score | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate's picture costs by the latency profile."""
+
+    seconds: float = 0.0
+    cloud_calls: int = 0
+    approximated: int = 0
+    edge_calls: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,12 +226,16 @@ class Context:
             the plan, so that quality 1 gives an upper bound.
         predict: the quality of candidates, foretold from the reference run alone (``ecdiff_tune.predict``).
         seed: of whatever a search draws.
+        cost: of a candidate; its seconds decide between equal objectives.
+        options: what a person set.
     """
 
     num_prompts: int
     objective: Callable[[Candidate, float], float]
     predict: Callable[[Sequence[Candidate]], Sequence[float]]
     seed: int = 0
+    cost: Callable[[Candidate], Cost] = lambda _: Cost()
+    options: Options = field(default_factory=Options)
 
 
 class Search(Protocol):

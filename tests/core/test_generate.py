@@ -17,8 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
-from ecdiff_core.__main__ import main
+from ecdiff_core.__main__ import _cloud_alone, main
+from ecdiff_core.noise import get_estimator
 from ecdiff_core.pair import load_pair
+from ecdiff_core.pipeline import Seconds
+from ecdiff_core.plan import plan
 
 Capture = pytest.CaptureFixture[str]
 
@@ -130,6 +133,27 @@ def test_modes(config_path: Path, out: Path, capsys: Capture, mode: str, schedul
     assert generate(config_path, out, "--prompt", "a", "--mode", mode) == 0
     assert Image.open(out / "00000.png").text["ecdiff:plan"] == schedule
     assert re.fullmatch(closing, capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("s", "beside", "alone"), [(9, 6, True), (12, 9, False)])
+def test_edge_calls_beside_the_cloud_s_steps_are_told(
+    tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture, s: int, beside: int, alone: bool
+) -> None:
+    params, sampling = replace(tiny_config.params, s=s), replace(tiny_config.sampling, estimator="edge")
+    replace(tiny_config, params=params, sampling=sampling).save(config_path)
+    assert generate(config_path, out, "--prompt", "a") == 0
+    closing = capsys.readouterr().out.splitlines()[-1]
+    assert f"edge, {beside} more edge calls beside the cloud's steps · " in closing
+    assert ("cloud only about" in closing) is alone
+
+
+def test_seconds_of_the_cloud_alone() -> None:
+    spent = [Seconds(encode=1.0, cloud=5 * 4.0, edge=3 * 2.0, decode=0.5)]
+    params = ECDiffParams(3, 2, 0.3, 9)
+    assert _cloud_alone(plan(params, 12), spent) == 1.5 + 12 * 4
+    beside = plan(params, 12, "aligned", get_estimator("edge"))  # six more edge calls, 2 s each
+    assert _cloud_alone(beside, [replace(spent[0], cloud=5 * 4.0 + 6 * 2.0)]) == 1.5 + 12 * 4
+    assert _cloud_alone(plan(ECDiffParams.edge_only(), 12), spent) is None
 
 
 def test_negative_prompt_changes_the_picture(config_path: Path, out: Path) -> None:

@@ -109,6 +109,19 @@ def test_same_latents_and_counts(kind: str, name: str, config: TunedConfig, pipe
     )
 
 
+def test_edge_calls_beside_the_cloud_s_steps_are_counted(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    config = with_sampling(with_plan(config, "no edge"), estimator="edge")
+    with pytest.raises(PairError, match=r"The plan calls the edge model \(.*\): give apply_ecdiff one"):
+        apply_ecdiff(pipe, config)
+    apply_ecdiff(pipe, config, edge=edge)
+    with counted(cloud=pipe.unet.conv_in, edge=edge.unet.conv_in) as calls:
+        run(pipe)
+    assert pipe.ecdiff.calls == calls == {"cloud": 7, "edge": 10}  # 1C1B1M1B1M1B1M1B1M1B1M1C
+    assert pipe.ecdiff.summary() == (
+        "12 steps = 7 cloud + 5 approximated + 0 edge (7 cloud calls, 10 edge calls)"
+    )
+
+
 @pytest.mark.parametrize("guidance_scale", [3.0, 1.0])
 @pytest.mark.parametrize(
     "scheduler",
@@ -125,8 +138,11 @@ def test_same_latents_with_other_schedulers(
     assert pipe.ecdiff.summary().startswith(str(expected.plan))
 
 
-def test_negative_prompts_and_reuse(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
-    config = with_sampling(config, estimator="reuse")
+@pytest.mark.parametrize("estimator", ["reuse", "secant", "newton2", "edge"])
+def test_negative_prompts_and_other_estimators(
+    estimator: str, config: TunedConfig, pipe: Pipe, edge: Pipe
+) -> None:
+    config = with_sampling(config, estimator=estimator)
     ours = ECDiffPipeline.from_config(config, device="cpu")
     negatives = ["a dark background", "", "blue"]
     expected = ours(PROMPTS, negative_prompt=negatives, generator=seeded()).latents
@@ -473,7 +489,7 @@ def test_pairs_that_cannot_be_used(config: TunedConfig, pipe: Pipe, edge: Pipe) 
         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
     )  # fmt: skip
     for given, message in (
-        (None, r"edge steps \(12 steps = .*give apply_ecdiff an edge model"),
+        (None, r"calls the edge model \(12 steps = .*give apply_ecdiff one"),
         (pipe, "own denoiser"),
         (pipe.unet, "own denoiser"),
         ("edge", "str has neither unet nor transformer"),

@@ -15,6 +15,7 @@ PACKAGE = Path(ecdiff_core.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "PIL",
+    "accelerate",
     "diffusers",
     "ecdiff_core",
     "huggingface_hub",

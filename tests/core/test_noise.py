@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, replace
+import copy
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from ecdiff_core.errors import ConfigError
 from ecdiff_core.noise import NoiseState
 
 GRADIENT, REUSE = noise.get_estimator("gradient"), noise.get_estimator("reuse")
+SECANT, NEWTON2, EDGE = (noise.get_estimator(name) for name in ("secant", "newton2", "edge"))
+every_estimator = pytest.mark.parametrize("estimator", noise.ESTIMATORS.values(), ids=list(noise.ESTIMATORS))
 
 
 def one(value: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -32,6 +36,22 @@ def observed(*values: float) -> NoiseState:
     for value in values:
         state = GRADIENT.observe(state, one(value))
     return state
+
+
+def estimates(
+    estimator: noise.Estimator, actions: str, real: list[float], alpha: noise.Alpha = 1.0
+) -> list[float]:
+    """The noises of the approximated steps (A) between real ones (C), which come from a list by step."""
+    state, found = noise.init(), []
+    for action, value in zip(actions, real, strict=True):
+        if estimator.calls_edge:
+            state = noise.with_edge(state, one(value / 2))
+        if action == "C":
+            state = estimator.observe(state, one(value))
+        else:
+            state = estimator.estimate(state, alpha)
+            found.append(number(state.eps))
+    return found
 
 
 def test_equations_3_to_6_by_hand() -> None:
@@ -136,29 +156,188 @@ def test_reuse_repeats_the_last_real_noise() -> None:
         REUSE.estimate(noise.init(), 0.3)
 
 
-@pytest.mark.parametrize("estimator", [GRADIENT, REUSE], ids=["gradient", "reuse"])
-def test_a_state_is_never_changed(estimator: noise.Estimator) -> None:
-    state = estimator.observe(estimator.observe(noise.init(), one(1.0)), one(2.0))
-    kept = replace(state, eps=state.eps.clone(), delta=None if state.delta is None else state.delta.clone())
+def test_secant_by_hand() -> None:
+    # Real noises 2, 6 at steps 0, 1; then 12 at step 4, from a gap of 3; then 10 at step 5, from a gap of 1.
+    real = [2.0, 6.0, 0, 0, 12.0, 10.0, 0]
+    assert estimates(SECANT, "CCAACCA", real, 0.5) == [6 + 0.5 * 4, 6 + 0.5 * 8, 10 - 0.5 * 2]
+    assert estimates(SECANT, "CCAACAA", [2.0, 6.0, 0, 0, 12.0, 0, 0], 0.5) == [8, 10, 12 + 1, 12 + 2]
+
+
+def test_newton2_by_hand() -> None:
+    # Steps 0, 1, 4: slopes 4 and (12 - 6) / 3 = 2, curvature (2 - 4) / 4 = -0.5. At step 5 the correction is
+    # 1 * 2 + 1 * 4 * -0.5 = 0, at step 6 2 * 2 + 2 * 5 * -0.5 = -1. The first window has but two noises.
+    real = [2.0, 6.0, 0, 0, 12.0, 0, 0]
+    assert estimates(NEWTON2, "CCAACAA", real, 1.0) == [10, 14, 12, 11]
+    assert estimates(NEWTON2, "CCAACAA", real, 0.5) == [8, 10, 12, 11.5]
+    # Three in a row, 1, 4, 9: on to 16 and 25; alpha scales what is added to 9, both terms alike.
+    assert estimates(NEWTON2, "CCCAA", [1.0, 4.0, 9.0, 0, 0], 1.0) == [16, 25]
+    assert estimates(NEWTON2, "CCCAA", [1.0, 4.0, 9.0, 0, 0], 0.25) == [9 + 7 / 4, 9 + 16 / 4]
+
+
+def test_edge_by_hand() -> None:
+    state = noise.with_edge(EDGE.observe(noise.init(), one(1.0)), one(5.0))
+    state = EDGE.observe(state, one(9.0))
+    assert number(state.residual) == 4.0
+    for told, expected in ((6.0, 6 + 0.5 * 4), (7.0, 7 + 0.5 * 4)):
+        state = EDGE.estimate(noise.with_edge(state, one(told)), 0.5)
+        assert number(state.eps) == expected
+    state = EDGE.observe(noise.with_edge(state, one(3.0)), one(2.0))
+    assert number(EDGE.estimate(noise.with_edge(state, one(4.0)), 0.25).eps) == 4 - 0.25
+    not_told = EDGE.observe(state, one(2.0))
+    for lacking in (state, noise.with_edge(not_told, one(1.0))):  # at this step; at the last real one
+        with pytest.raises(ValueError, match=r"the edge's noise at this step and the last real one"):
+            EDGE.estimate(lacking, 0.5)
+
+
+PATTERN = "CCAAACACAAAACCA"
+"""Windows of 3, 1, 4 and 1 steps: gaps of 4, 2, 5 and 1."""
+
+
+@pytest.mark.parametrize(
+    ("estimator", "polynomial", "from_step"),
+    [
+        (SECANT, lambda i: 3 * i - 40, 0),
+        (NEWTON2, lambda i: 3 * i - 40, 0),
+        (NEWTON2, lambda i: i * i - 7 * i + 2, 5),  # from the third real noise on
+    ],
+    ids=["secant", "newton2", "newton2, quadratic"],
+)
+def test_polynomials_are_exact_whatever_the_gaps(
+    estimator: noise.Estimator, polynomial: Callable[[int], float], from_step: int
+) -> None:
+    real = [float(polynomial(step)) for step in range(len(PATTERN))]
+    found = dict(
+        zip(
+            [step for step, action in enumerate(PATTERN) if action == "A"],
+            estimates(estimator, PATTERN, real),
+            strict=True,
+        )
+    )
+    for step, value in found.items():
+        if step > from_step:
+            assert value == pytest.approx(real[step], abs=1e-4), step
+
+
+def test_edge_is_exact_where_the_residual_is_constant() -> None:
+    state = noise.init()
+    for step, action in enumerate(PATTERN):
+        cloud = one(float(step**3 % 17))
+        state = noise.with_edge(state, cloud - 5)
+        if action == "C":
+            state = EDGE.observe(state, cloud)
+        else:
+            state = EDGE.estimate(state, 1.0)
+            assert number(state.eps) == number(cloud)
+
+
+@every_estimator
+def test_alpha_over_a_batch(estimator: noise.Estimator) -> None:
+    generator = torch.Generator().manual_seed(0)
+    cloud, edge = torch.randn(2, len(PATTERN), 3, 4, 8, 8, generator=generator)
+
+    def trace(rows: slice, alpha: noise.Alpha) -> list[Tensor]:
+        state, seen = noise.init(), []
+        for step, action in enumerate(PATTERN):
+            if estimator.calls_edge:
+                state = noise.with_edge(state, edge[step, rows])
+            if action == "C":
+                state = estimator.observe(state, cloud[step, rows])
+            else:
+                state = estimator.estimate(state, alpha)
+            assert state.eps is not None
+            seen.append(state.eps)
+        return seen
+
+    alphas = [0.1, 0.3, 0.9]
+    together = trace(slice(None), torch.tensor(alphas))
+    for row, alpha in enumerate(alphas):
+        alone = trace(slice(row, row + 1), alpha)
+        assert all(torch.equal(a, t[row : row + 1]) for a, t in zip(alone, together, strict=True))
+
+
+@every_estimator
+def test_every_history_is_float32(estimator: noise.Estimator) -> None:
+    grain = 2**-10  # the spacing of float16 above 1
+    state = noise.init()
+    for step, action in enumerate("CCCAACA"):
+        told = one(1.0 + step * grain, torch.float16)
+        state = noise.with_edge(state, told) if estimator.calls_edge else state
+        state = estimator.observe(state, told) if action == "C" else estimator.estimate(state, 0.3)
+        tensors = [*state.real, *(x for x in vars(state).values() if isinstance(x, Tensor))]
+        assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    fine = {"gradient", "secant", "newton2"}  # of these the last noise is no number of float16
+    if estimator in [noise.ESTIMATORS[name] for name in fine]:
+        assert number(state.eps) != number(state.eps.half().float())
+
+
+def real_noises(state: NoiseState) -> list[float]:
+    return [number(eps) for eps in state.real]
+
+
+def test_a_state_keeps_three_real_noises_and_their_gaps_and_then_what_is_needed() -> None:
+    state = observed(1.0, 2.0, 3.0, 4.0)
+    assert (real_noises(state), state.gaps) == ([4, 3, 2], (1, 1))
+    kept = {name: one.estimate(state, 0.5) for name, one in noise.ESTIMATORS.items() if name != "edge"}
+    assert {name: (real_noises(one), one.gaps) for name, one in kept.items()} == {
+        "gradient": ([], ()),
+        "reuse": ([], ()),
+        "secant": ([4, 3], (1,)),
+        "newton2": ([4, 3, 2], (1, 1)),
+    }
+    again = NEWTON2.observe(NEWTON2.estimate(kept["newton2"], 0.5), one(7.0))
+    assert (real_noises(again), again.gaps) == ([7, 4, 3], (3, 1))
+    again = GRADIENT.observe(kept["gradient"], one(7.0))
+    assert (real_noises(again), again.gaps) == ([7], ())
+
+
+def test_newton2_is_the_secant_where_there_are_two_real_noises() -> None:
+    state = observed(1.0, 4.0)
     for _ in range(2):
-        estimator.observe(estimator.estimate(state, 0.3), one(9.0))
-    assert torch.equal(state.eps, kept.eps)
-    assert kept.delta is None or torch.equal(state.delta, kept.delta)
+        assert number(NEWTON2.estimate(state, 0.7).eps) == number(SECANT.estimate(state, 0.7).eps)
+        state = NEWTON2.estimate(state, 0.7)
+    state = NEWTON2.observe(state, one(9.0))
+    assert len(state.real) == 3
+    assert number(NEWTON2.estimate(state, 0.7).eps) != number(SECANT.estimate(state, 0.7).eps)
+
+
+@every_estimator
+def test_too_few_real_noises_are_refused(estimator: noise.Estimator) -> None:
+    enough = noise.init()
+    for _ in range(estimator.real_noises):
+        enough = estimator.observe(noise.with_edge(enough, one(1.0)), one(2.0))
+    estimator.estimate(noise.with_edge(enough, one(1.0)), 0.5)
+    few = noise.init()
+    for _ in range(estimator.real_noises - 1):
+        few = estimator.observe(noise.with_edge(few, one(1.0)), one(2.0))
+    with pytest.raises(ValueError, match=r"before an estimate|last real one"):
+        estimator.estimate(noise.with_edge(few, one(1.0)), 0.5)
+
+
+@every_estimator
+def test_a_state_is_never_changed(estimator: noise.Estimator) -> None:
+    state = noise.init()
+    for value in (1.0, 2.0, 5.0):
+        state = estimator.observe(noise.with_edge(state, one(value - 1)), one(value))
+    kept = copy.deepcopy(state)
+    for _ in range(2):
+        ahead = estimator.estimate(noise.with_edge(state, one(3.0)), 0.3)
+        estimator.observe(noise.with_edge(ahead, one(3.0)), one(9.0))
+    assert (state.scaled, state.ahead, state.gaps) == (kept.scaled, kept.ahead, kept.gaps)
+    for name in ("eps", "delta", "residual"):
+        assert torch.equal(getattr(state, name), getattr(kept, name))
+    assert all(torch.equal(a, b) for a, b in zip(state.real, kept.real, strict=True))
     with pytest.raises(FrozenInstanceError):
         state.ahead = 1  # type: ignore[misc]
 
 
-def test_which_estimators_heed_alpha() -> None:
-    def after_a_correction(estimator: noise.Estimator, alpha: float) -> float:
-        state = noise.init()
-        for value in (1.0, 2.0):
-            state = estimator.observe(state, one(value))
-        state = estimator.observe(estimator.estimate(state, alpha), one(7.0))
-        return number(estimator.estimate(state, alpha).eps)
-
-    for estimator in noise.ESTIMATORS.values():
-        heeds = after_a_correction(estimator, 0.2) != after_a_correction(estimator, 0.8)
-        assert estimator.uses_alpha is heeds
+@every_estimator
+def test_the_window_from_which_alpha_acts(estimator: noise.Estimator) -> None:
+    real = [1.0, 2.0, 0, 7.0, 0, 4.0, 0]
+    low, high = (estimates(estimator, "CCACACA", real, alpha) for alpha in (0.25, 0.75))
+    differs = [one != other for one, other in zip(low, high, strict=True)]
+    first = differs.index(True) + 1 if any(differs) else None
+    assert estimator.alpha_from_window == first
+    assert estimator.uses_alpha is any(differs)
 
 
 def test_unknown_estimator() -> None:

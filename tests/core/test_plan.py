@@ -147,7 +147,7 @@ def test_schedule_says_every_step(run: tuple[ECDiffParams, int], handoff: Handof
     assert all(one != other for (_, one), (_, other) in pairwise(pieces))
 
 
-def _noises(steps: Plan, alpha: float) -> Tensor:
+def _noises(steps: Plan, estimator: noise.Estimator, alpha: float) -> Tensor:
     """Every noise of a trajectory under nonlinear toy models, so that no estimate is exact by chance."""
 
     def cloud(x: Tensor, t: Tensor) -> Tensor:
@@ -158,32 +158,70 @@ def _noises(steps: Plan, alpha: float) -> Tensor:
 
     used: list[Tensor] = []
     state = sampler.start(torch.tensor([[0.3, -1.1]]), DDIMScheduler(clip_sample=False), steps.num_steps)
-    gradient = noise.get_estimator("gradient")
-    sampler.advance(state, steps, cloud, edge, gradient, alpha, on_step=lambda *step: used.append(step[2]))
+    sampler.advance(state, steps, cloud, edge, estimator, alpha, on_step=lambda *step: used.append(step[2]))
     return torch.stack(used)
 
 
-@settings(max_examples=60)
-@given(run=runs(most_steps=20), handoff=st.sampled_from(HANDOFFS))
+every_estimator = pytest.mark.parametrize("estimator", noise.ESTIMATORS.values(), ids=list(noise.ESTIMATORS))
+
+
+@every_estimator
+@settings(max_examples=40)
+@given(run=runs(most_steps=20), handoff=st.sampled_from(HANDOFFS), end=st.integers(1, 20))
 def test_uses_alpha_means_that_another_alpha_gives_another_trajectory(
-    run: tuple[ECDiffParams, int], handoff: Handoff
+    estimator: noise.Estimator, run: tuple[ECDiffParams, int], handoff: Handoff, end: int
 ) -> None:
-    steps = plan(*run, handoff)
-    differs = not torch.equal(_noises(steps, 0.25), _noises(steps, 0.75))
-    assert steps.uses_alpha is differs
+    steps = plan(*run, handoff, estimator)
+    low, high = (_noises(steps, estimator, alpha)[:end] for alpha in (0.25, 0.75))
+    assert estimator.uses_alpha_in(steps.until(end)) is not torch.equal(low, high)
 
 
 @pytest.mark.parametrize(
-    ("params", "num_steps", "handoff", "uses_alpha"),
+    ("params", "handoff", "windows"),
     [
-        (ECDiffParams(p=3, k=2, alpha=0.3, s=6), 12, "aligned", False),  # 3C2A1C6E: one window
-        (ECDiffParams(p=3, k=2, alpha=0.3, s=7), 12, "aligned", True),
-        (ECDiffParams(p=3, k=2, alpha=0.3, s=7), 12, "exact", True),  # 3C2A1C1A5E
-        (ECDiffParams(p=3, k=2, alpha=0.3, s=6), 12, "exact", False),
-        (ECDiffParams.hybrid(6), 12, "aligned", False),
+        (ECDiffParams(p=3, k=2, alpha=0.3, s=6), "aligned", 1),  # 3C2A1C6E
+        (ECDiffParams(p=3, k=2, alpha=0.3, s=7), "aligned", 2),
+        (ECDiffParams(p=3, k=2, alpha=0.3, s=7), "exact", 2),  # 3C2A1C1A5E
+        (ECDiffParams(p=3, k=2, alpha=0.3, s=6), "exact", 1),
+        (ECDiffParams.hybrid(6), "aligned", 0),
     ],
 )
-def test_alpha_acts_after_the_first_correction(
-    params: ECDiffParams, num_steps: int, handoff: Handoff, uses_alpha: bool
-) -> None:
-    assert plan(params, num_steps, handoff).uses_alpha is uses_alpha
+def test_windows(params: ECDiffParams, handoff: Handoff, windows: int) -> None:
+    steps = plan(params, 12, handoff)
+    assert steps.windows == windows
+    heeds = {name: one.uses_alpha_in(steps) for name, one in noise.ESTIMATORS.items()}
+    assert heeds == {
+        "gradient": windows >= 2,  # after the first correction (eq. 6)
+        "reuse": False,
+        "secant": windows >= 1,
+        "newton2": windows >= 1,
+        "edge": windows >= 1,
+    }
+
+
+def test_edge_calls_beside_the_cloud_s_steps() -> None:
+    steps = plan(ECDiffParams(3, 2, 0.3, 9), 12, "aligned", noise.get_estimator("edge"))
+    assert steps.schedule == "2C1B2M1B2M1C3E"  # the last real step has no window after it
+    assert steps.steps == plan(ECDiffParams(3, 2, 0.3, 9), 12).steps
+    assert (steps.cloud_calls, steps.approximated, steps.edge_steps, steps.edge_calls) == (5, 4, 3, 9)
+    assert steps.handoff_step == 9
+    text = "12 steps = 5 cloud + 4 approximated + 3 edge, 6 more edge calls beside the cloud's steps"
+    assert str(steps) == text
+    called = ["".join(model.value for model in steps.models(step)) for step in range(12)]
+    assert called == ["C", "C", "CE", "E", "E", "CE", "E", "E", "C", "E", "E", "E"]
+    assert steps.until(6).schedule == "2C1B2M1B"
+    exact = plan(ECDiffParams(3, 2, 0.3, 5), 12, "exact", noise.get_estimator("edge"))
+    assert exact.schedule == "2C1B2M7E"
+
+
+@given(run=runs(), handoff=st.sampled_from(HANDOFFS))
+def test_edge_calls_stand_in_the_schedule(run: tuple[ECDiffParams, int], handoff: Handoff) -> None:
+    steps = plan(*run, handoff, noise.get_estimator("edge"))
+    count = dict.fromkeys("CABME", 0)
+    for number, letter in re.findall(r"(\d+)([CABME])", steps.schedule):
+        count[letter] += int(number)
+    assert count["A"] == 0
+    assert steps.approximated == count["M"]
+    assert steps.cloud_calls == count["C"] + count["B"]
+    assert steps.edge_calls == count["E"] + count["M"] + count["B"]
+    assert count["B"] == steps.windows

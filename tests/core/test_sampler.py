@@ -27,7 +27,7 @@ from ecdiff_core.sampler import Denoiser, SamplerState, advance, start
 from ecdiff_core.schedulers import build_scheduler
 from shapes_pair import models
 
-GRADIENT, REUSE = noise.get_estimator("gradient"), noise.get_estimator("reuse")
+GRADIENT = noise.get_estimator("gradient")
 SCHEDULERS = [
     "DDIMScheduler",
     "DPMSolverMultistepScheduler",
@@ -106,18 +106,49 @@ def test_obeys_the_plan() -> None:
     assert calls == real
 
 
+def test_calls_the_edge_beside_the_cloud_s_steps() -> None:
+    """``edge`` by hand: the models' noises at every step are known, so the estimates are."""
+    used = noise.get_estimator("edge")
+    steps = plan(ECDiffParams(p=2, k=2, alpha=0.5, s=5), 7, "aligned", used)  # 1C1B2M1C2E
+    begun = start(latents(), DDIMScheduler(clip_sample=False), 7)
+    timesteps = begun.scheduler.timesteps.tolist()
+    calls: list[tuple[str, int]] = []
+
+    def model(name: str, factor: float) -> Denoiser:
+        def call(x: Tensor, t: Tensor) -> Tensor:
+            calls.append((name, timesteps.index(int(t))))
+            return torch.full_like(x, factor * (timesteps.index(int(t)) + 1))
+
+        return call
+
+    seen: list[float] = []
+    advance(
+        begun,
+        steps,
+        model("C", 10.0),
+        model("E", 1.0),
+        used,
+        0.5,
+        on_step=lambda *step: seen.append(step[2].mean().item()),
+    )
+    assert calls == [("C", 0), ("C", 1), ("E", 1), ("E", 2), ("E", 3), ("C", 4), ("E", 5), ("E", 6)]
+    assert seen == [10, 20, 3 + 0.5 * (20 - 2), 4 + 0.5 * (20 - 2), 50, 6, 7]
+    assert len(calls) == steps.cloud_calls + steps.edge_calls
+
+
 def noted(
     state: SamplerState, estimator: noise.Estimator, until: int = T
 ) -> tuple[SamplerState, list[Tensor]]:
     """The state at ``until``, and the noises of the steps until there."""
     noises: list[Tensor] = []
+    steps = plan(ECDiffParams(p=3, k=2, alpha=0.3, s=9), T, "aligned", estimator)
     state = advance(
-        state, PLAN, cloud, edge, estimator, 0.3, until=until, on_step=lambda *step: noises.append(step[2])
+        state, steps, cloud, edge, estimator, 0.3, until=until, on_step=lambda *step: noises.append(step[2])
     )
     return state, noises
 
 
-@pytest.mark.parametrize("estimator", [GRADIENT, REUSE], ids=["gradient", "reuse"])
+@pytest.mark.parametrize("estimator", noise.ESTIMATORS.values(), ids=list(noise.ESTIMATORS))
 def test_stops_anywhere_and_resumes(scheduler: SchedulerMixin, estimator: noise.Estimator) -> None:
     begun = begin(scheduler)
     uncut, uncut_noises = noted(begun, estimator)

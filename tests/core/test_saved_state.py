@@ -57,7 +57,9 @@ def test_cut_anywhere_written_read_and_resumed_equals_the_uncut_run(
     params = ECDiffParams(
         p=data.draw(st.integers(2, s), "p"), k=data.draw(st.integers(0, 4), "k"), alpha=0.3, s=s
     )
-    loop = (plan(params, steps), cloud, edge, noise.get_estimator(estimator), params.alpha)
+    handoff = data.draw(st.sampled_from(["aligned", "exact"]), "handoff")
+    used = noise.get_estimator(estimator)
+    loop = (plan(params, steps, handoff, used), cloud, edge, used, params.alpha)
     begun = begin(name, steps)
     uncut = advance(begun, *loop)
     assert uncut.latents.isfinite().all()

@@ -175,9 +175,9 @@ def test_what_is_no_truth_value(value: object) -> None:
         ("format_version", "1", r"format_version 1 or an older one, got '1'"),
         ("format_version", True, r"format_version"),
         # types
-        ("params.p", 7.5, r"params\.p to be int, got 7\.5"),
-        ("params.p", "7", r"params\.p to be int, got '7'"),
-        ("params.k", True, r"params\.k to be int, got True"),
+        ("params.p", 7.5, r"params\.p to be int \| None, got 7\.5"),
+        ("params.p", "7", r"params\.p to be int \| None, got '7'"),
+        ("params.k", True, r"params\.k to be int \| None, got True"),
         ("params.s", None, r"params\.s to be int, got None"),
         ("params.alpha", "3e-1", r"params\.alpha to be float, got '3e-1'"),
         ("params.alpha", [0.3], r"params\.alpha to be float, got \[0\.3\]"),

@@ -173,20 +173,79 @@ def test_what_trajectories_have_in_common_is_paid_once(evaluator: Evaluator, cal
     assert calls.cloud < 2 * 3  # the last batch, of one prompt, takes both alphas through the model at once
 
 
+@pytest.mark.parametrize("first", [0, 5, 6])
 def test_together_equals_one_by_one(
-    evaluator: Evaluator, pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path: Path
+    evaluator: Evaluator,
+    first: int,
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    made: Reference,
+    tmp_path: Path,
 ) -> None:
     several = [Candidate(params) for params in CONFIGS] + [
         Candidate(replace(TUNED, alpha=0.9)),
         Candidate(TUNED, "reuse"),
         Candidate(TUNED, handoff_adapter="matched"),
     ]
+    several = several[first:] + several[:first]  # what is done first must not matter
     with closing(Ledger(tmp_path / "other.sqlite")) as other:
         whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
         expected = [ssims(whole.measure([one], lambda _: None)[0]) for one in several]
     for found, wanted in zip(evaluator.measure(several, lambda _: None), expected, strict=True):
         assert ssims(found) == pytest.approx(wanted, abs=1e-5)
     assert len({tuple(one) for one in expected}) >= len(several) - 1  # the tiny pair needs no adapter
+
+
+@pytest.mark.parametrize("first", ["edge", "reuse"])
+def test_sharing_changes_nothing_whatever_the_estimator_and_whoever_is_first(
+    evaluator: Evaluator,
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    made: Reference,
+    tmp_path: Path,
+    first: str,
+) -> None:
+    """One after the other, over states that others left behind: other alphas, other s, other estimators."""
+    names = [first, *(name for name in sorted(noise.ESTIMATORS) if name != first)]
+    several = [
+        Candidate(replace(TUNED, alpha=alpha, s=s), name)
+        for name in names
+        for alpha, s in ((0.3, 9), (0.8, 9), (0.3, 12), (0.3, 6))
+    ]
+    with closing(Ledger(tmp_path / "other.sqlite")) as other:
+        whole = Evaluator(pipe, prompts, made, other, batches=Batches(3))
+        expected = [ssims(one) for one in whole.measure(several, lambda _: None)]
+    for candidate, wanted in zip(several, expected, strict=True):
+        (found,) = evaluator.measure([candidate], lambda _: None)
+        assert ssims(found) == pytest.approx(wanted, abs=1e-5), candidate
+    listed = [Candidate(ECDiffParams.scheduled((0, 1, 2, 5, 6, 9), 0.3, s), first) for s in (7, 10, 12)]
+    with closing(Ledger(tmp_path / "third.sqlite")) as third:
+        whole_listed = Evaluator(pipe, prompts, made, third, batches=Batches(3))
+        expected_listed = [ssims(one) for one in whole_listed.measure(listed, lambda _: None)]
+    for candidate, wanted in zip(listed, expected_listed, strict=True):
+        (found,) = evaluator.measure([candidate], lambda _: None)
+        assert ssims(found) == pytest.approx(wanted, abs=1e-5), candidate
+    assert evaluator.calls["cloud"] < whole.calls["cloud"]
+    # Of reuse alpha makes no difference, of gradient not before s = 9.
+    assert len({tuple(round(value, 5) for value in one) for one in expected}) == len(several) - 1
+
+
+def test_calls_of_the_estimator_edge(evaluator: Evaluator, calls: Calls) -> None:
+    """2C1B2M1B2M1C3E and its relatives, calls a batch; there are two."""
+
+    def paid(params: ECDiffParams) -> tuple[float, float]:
+        calls.reset()
+        evaluator.measure([Candidate(params, "edge")], lambda _: None)
+        return calls.cloud / 2, calls.edge / 2
+
+    candidates = [Candidate(replace(TUNED, s=s), "edge") for s in (9, 6)]
+    assert evaluator.most_calls(candidates) == (5 + 1, 9 + 6)
+    before = dict(evaluator.calls)
+    assert paid(TUNED) == (5, 9)
+    assert evaluator.calls["edge"] - before["edge"] == 3 * 9
+    assert paid(replace(TUNED, alpha=0.8)) == (3, 9)  # from step 2 on, the last before the first window
+    assert paid(replace(TUNED, s=6)) == (1, 6)  # the correction anew, without the edge beside it
+    assert paid(replace(TUNED, s=12)) == (2, 3)  # from step 8 on: 1B2M1C
 
 
 def test_states_that_do_not_fit_are_read_from_files(

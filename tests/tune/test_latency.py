@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ecdiff_core.link import Link
+from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import plan
@@ -29,6 +30,11 @@ from ecdiff_tune.latency import LatencyProfile, Timing
 )
 def test_seconds_of_a_plan(latency: LatencyProfile, params: ECDiffParams, seconds: float) -> None:
     assert latency.seconds(plan(params, 12)) == pytest.approx(seconds)
+
+
+def test_seconds_count_the_edge_calls_beside_the_cloud_s_steps(latency: LatencyProfile) -> None:
+    steps = plan(ECDiffParams(3, 2, 0.3, 9), 12, "aligned", get_estimator("edge"))  # 2C1B2M1B2M1C3E
+    assert latency.seconds(steps) == pytest.approx(0.003 + 5 * 0.020 + 9 * 0.008 + 0.005 + 0.010)
 
 
 def test_the_paper_s_sdxl_and_vega() -> None:

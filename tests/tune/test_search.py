@@ -1,4 +1,4 @@
-"""All searches: what every one must obey, the paper's walks by hand, and Algorithms 2 and 3 word for word."""
+"""The paper's walks by hand, and Algorithms 2 and 3 word for word."""
 
 from __future__ import annotations
 
@@ -13,107 +13,27 @@ from hypothesis import strategies as st
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search import SEARCHES, Search, Space
-from ecdiff_tune.search.base import Context, Result, Stage1Space, Stage2Space
+from ecdiff_tune.search import Search, Space
+from ecdiff_tune.search.base import Result, Stage1Space, Stage2Space
 
-NEVER = float("-inf")
+from .worlds import ALPHAS, NEVER, PAPER_WINNER, SPACES, Objective, World, exact_space, scrambled
+
 PROMPTS = 40
-ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-PAPER_STAGE_1 = Stage1Space(7, (1, 2, 3, 4, 5), ALPHAS, 50)
-PAPER_WINNER = Candidate(ECDiffParams(7, 2, 0.3, 50))
-
-Objective = Callable[[ECDiffParams], float]
+PAPER_STAGE_1 = SPACES["stage 1"]
 Trace = list[tuple[Candidate, float]]
 
 
 def make(name: str, space: Space, objective: Objective) -> Search:
-    """A search that knows a bound, 1, and a foretold quality that is none too good."""
-    context = Context(PROMPTS, lambda _, quality: quality, lambda cs: [scrambled(c.params) for c in cs])
-    return SEARCHES[name](space, context)
+    return World(objective, PROMPTS).search(name, space)
 
 
-def exact_space(values: Sequence[int] = range(30, 41)) -> Stage2Space:
-    return Stage2Space.of(PAPER_WINNER, values, 50, "exact")
+def drive(search: Search, objective: Objective) -> Trace:
+    """Run a search that asks one by one to its end; what it asked and was told."""
+    trace = World(objective, PROMPTS).drive(search)
+    return [(ask.candidates[0], told[0].value) for ask, told in trace]
 
 
-def drive(search: Search, objective: Objective, most: int = 1000) -> Trace:
-    """Run a search to its end; what it asked and was told."""
-    trace: Trace = []
-    while not search.done:
-        ask = search.ask()
-        assert search.ask() == ask, "ask() must give the same candidates until it is told"
-        fresh = [(candidate, objective(candidate.params)) for candidate in ask.candidates]
-        search.tell([Result(value, (value,) * (ask.prompts or PROMPTS)) for _, value in fresh])
-        trace += fresh
-        assert len(trace) <= most, "the search does not end"
-    return trace
-
-
-def scrambled(params: ECDiffParams) -> float:
-    return random.Random(repr(params)).random()
-
-
-SPACES: dict[str, Space] = {
-    "stage 1": PAPER_STAGE_1,
-    "stage 1, odd grids": Stage1Space(3, (6, 2), (0.8, 0.05, 0.45, 1.0), 20),
-    "stage 1, one point": Stage1Space(7, (4,), (0.9,), 50),
-    "stage 1, one k": Stage1Space(7, (2,), ALPHAS, 50),
-    "stage 1, two estimators": Stage1Space(7, (1, 2), (0.3, 0.5), 50, ("gradient", "reuse")),
-    "stage 1, one alpha": Stage1Space(7, (1, 2, 3, 4, 5, 6, 7), (0.2,), 50),
-    "stage 2, exact": exact_space(),
-    "stage 2, aligned": Stage2Space.of(PAPER_WINNER, range(30, 41), 50, "aligned"),
-    "stage 2, two adapters": Stage2Space.of(
-        PAPER_WINNER, range(30, 41), 50, "aligned", ("identity", "matched")
-    ),
-    "stage 2, one point": exact_space([33]),
-    "stage 2, unsorted": exact_space([50, 7, 20, 33]),
-}
-OBJECTIVES: dict[str, Objective] = {
-    "peak": lambda c: 2 - abs(c.k - 2) / 5 - abs(c.alpha - 0.3) - abs(c.s - 34) / 50,
-    "rising": lambda c: 1 + c.k + c.alpha + c.s,
-    "falling": lambda c: 100 - c.k - c.alpha - c.s,
-    "flat": lambda c: 0.5,
-    "scrambled": scrambled,
-    "below zero": lambda c: scrambled(c) - 2,
-    "infeasible": lambda c: NEVER,
-    "half infeasible": lambda c: scrambled(c) if scrambled(c) > 0.5 else NEVER,
-}
-each_search = pytest.mark.parametrize("name", SEARCHES)
 each_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-
-
-# What every search must obey.
-
-
-@each_search
-@each_space
-class TestConformance:
-    def test_is_deterministic(self, name: str, space: Space) -> None:
-        for objective in OBJECTIVES.values():
-            first, second = make(name, space, objective), make(name, space, objective)
-            assert drive(first, objective) == drive(second, objective)
-            assert first.best == second.best
-
-    def test_asks_for_what_the_space_holds_and_never_twice(self, name: str, space: Space) -> None:
-        for objective in OBJECTIVES.values():
-            asked = [candidate for candidate, _ in drive(make(name, space, objective), objective)]
-            assert asked
-            assert set(asked) <= set(space.grid)
-            assert len(set(asked)) == len(asked)
-
-    def test_the_best_is_the_first_of_the_best_that_it_saw(self, name: str, space: Space) -> None:
-        # Algorithm 2 starts from V_best = 0, so there a config must score above 0.
-        floor = 0.0 if name == "greedy" and isinstance(space, Stage1Space) else NEVER
-        for label, objective in OBJECTIVES.items():
-            search = make(name, space, objective)
-            best, value = max(drive(search, objective), key=lambda seen: seen[1])
-            assert search.best == (best if value > floor else None), label
-
-    def test_nothing_is_asked_once_done(self, name: str, space: Space) -> None:
-        search = make(name, space, scrambled)
-        drive(search, scrambled)
-        with pytest.raises(RuntimeError, match="done"):
-            search.ask()
 
 
 @each_space

@@ -31,7 +31,7 @@ SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567")
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         pair=PairSettings("tiny", "a", "b"),
-        search=SearchSettings("greedy", [1, 2], [0.3, 0.5]),
+        search=SearchSettings("greedy", k=[1, 2], alpha=[0.3, 0.5]),
         output_dir=str(tmp_path),
     )
 
@@ -149,6 +149,18 @@ def test_all_differences_are_listed(settings: Settings) -> None:
 def test_what_may_change(settings: Settings, change: Callable[[Settings], Settings]) -> None:
     created = claim(settings)
     assert claim(change(settings)) == created
+
+
+def test_a_study_from_before_a_setting_existed_goes_on(settings: Settings, tmp_path: Path) -> None:
+    created = claim(settings)
+    path = tmp_path / "tiny" / "default" / "study.json"
+    state = json.loads(path.read_text())
+    for key in ("search.joint", "offload", "sampling.use_dynamic_cfg", "search.handoff_adapter"):
+        state["settings"].pop(key, None)
+    path.write_text(json.dumps(state))
+    assert claim(settings) == created
+    with pytest.raises(StudyError, match=r"search\.joint false -> true"):
+        claim(replace(settings, search=replace(settings.search, joint=True)))
 
 
 def test_resume_false_sets_an_old_study_aside(settings: Settings, tmp_path: Path) -> None:

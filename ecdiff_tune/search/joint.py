@@ -1,0 +1,41 @@
+"""The whole grid at once: the forecast proposes, a race on few prompts decides, the winner is measured."""
+
+from __future__ import annotations
+
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.search.base import Context, Search, Space
+from ecdiff_tune.search.predict import by_forecast
+from ecdiff_tune.search.race import Field, run_looks
+from ecdiff_tune.search.script import Rounds, Scripted
+
+
+def joint(space: Space, context: Context) -> Search:
+    """``Search`` that measures one candidate whole and a few others on some prompts."""
+    discarded: dict[Candidate, str] = {}
+    return Scripted(_rounds(space, context, discarded), discarded)
+
+
+def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
+    """The best foretold ones race, and after the last look their leader goes on alone.
+
+    Where it turns out to be infeasible the next one takes its place; when no finalist is left, the next best
+    foretold ones race.
+    """
+    field, everything, options = Field(context, discarded), context.num_prompts, context.options
+    ranked = by_forecast(space.grid, context)
+    seen = (options.prompts(everything) or (everything,))[-1]
+    for start in range(0, len(ranked), options.finalists):
+        finalists = ranked[start : start + options.finalists]
+        yield from run_looks(finalists, field, context)
+        yield from field.measure(finalists, seen)
+        while left := field.left(finalists):
+            winner = field.leader(left, seen)
+            yield from field.measure([winner], everything)
+            if winner not in discarded:
+                field.bound(ranked)
+                ties = dict.fromkeys(finalists, f"tie after {seen} prompts")
+                reasons = {**dict.fromkeys(ranked, "forecast"), **ties}
+                whole = field.whole()
+                discarded |= {one: reasons[one] for one in field.left(ranked) if one not in whole}
+                return winner
+    return None

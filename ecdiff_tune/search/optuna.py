@@ -1,0 +1,170 @@
+"""An Optuna study over the space's grid, through ask and tell (https://optuna.org, version 5).
+
+What Optuna suggests twice is measured once. A trial that surely loses is given up after a few prompts, by the
+test of ``race``. What is finished stays in the study: a search that is made again over it goes on from there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.search.base import Context, Search, Space
+from ecdiff_tune.search.options import OBJECTIVES, SearchError
+from ecdiff_tune.search.optuna_study import finished, make_sampler, open_study, under_way
+from ecdiff_tune.search.optuna_trial import note, repeat, tell
+from ecdiff_tune.search.paired import TIE
+from ecdiff_tune.search.race import Field
+from ecdiff_tune.search.script import Rounds, Scripted
+from ecdiff_tune.search.suggest import DIMENSIONS, Knobs, dimension
+
+
+def search(space: Space, context: Context) -> Search:
+    """``Search`` that asks for what an Optuna study suggests.
+
+    Raises:
+        SearchError: the sampler lacks a package, the storage cannot be used, or the objectives do not fit.
+    """
+    if space.stage == 1 and "burden" in context.options.optuna.objectives:
+        raise SearchError("search.objectives=burden has no meaning in stage 1, which has no s: leave it out.")
+    discarded: dict[Candidate, str] = {}
+    return Scripted(_Trials(space, context, discarded).rounds(), discarded)
+
+
+class _Trials:
+    """The trials of a study and the race that they run."""
+
+    def __init__(self, space: Space, context: Context, discarded: dict[Candidate, str]) -> None:
+        self._context, self._options = context, context.options.optuna
+        self._knobs, self._study = Knobs(space), open_study(self._options)
+        self._field, self._discarded = Field(context, discarded), discarded
+        self._starts = self._first(space)
+        grid = self._options.sampler == "grid"
+        self._most = min(self._options.trials, len(self._starts)) if grid else self._options.trials
+
+    def _first(self, space: Space) -> Sequence[Candidate]:
+        """What is tried before the sampler is asked: the paper's params; of a grid every point, shuffled."""
+        if self._options.sampler == "grid":
+            return random.Random(self._context.seed).sample(space.grid, len(space.grid))
+        return [] if self._options.start is None else [Candidate(self._options.start)]
+
+    def rounds(self) -> Rounds[Candidate | None]:
+        """Go on with the study until it has its trials; the best."""
+        for known in finished(self._study, self._options.worker):
+            yield from self._measure_again(known)
+        while (number := under_way(self._study)) < self._most:
+            yield from self._run(self._ask(number))
+        best = self._best()
+        if best is not None:
+            yield from self._field.measure([best], self._context.num_prompts)
+        return best
+
+    def _measure_again(self, known: FrozenTrial) -> Rounds[None]:
+        """What this search measured before it was stopped: the ledger has it."""
+        candidate = self._knobs.candidate(known.params)
+        if candidate is not None and "same_as" not in known.user_attrs:
+            yield from self._field.measure([candidate], known.user_attrs["prompts"])
+            if "discarded" in known.user_attrs:
+                self._discarded[candidate] = known.user_attrs["discarded"]
+
+    def _ask(self, number: int) -> optuna.Trial:
+        waiting = self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
+        if number < len(self._starts) and not waiting:
+            self._study.enqueue_trial(self._knobs.nearest(self._starts[number]))
+        self._study.sampler = make_sampler(self._options.sampler, self._context.seed, number)
+        trial = self._study.ask(self._knobs.distributions)
+        trial.set_user_attr("worker", self._options.worker)
+        return trial
+
+    def _run(self, trial: optuna.Trial) -> Rounds[None]:
+        """Measure a trial as far as it is worth it, and tell Optuna."""
+        candidate = self._knobs.candidate(trial.params)
+        if candidate is None:  # p > s, or p < 2 with k >= 1
+            note(trial, prompts=0, discarded="contradictory params")
+            self._study.tell(trial, state=TrialState.PRUNED)
+        elif known := self._known(candidate):
+            repeat(self._study, trial, known)
+        else:
+            best = self._incumbent()
+            yield from self._race(candidate, best)
+            self._tell(trial, candidate, best)
+
+    def _known(self, candidate: Candidate) -> FrozenTrial | None:
+        """A finished trial that made the same pictures."""
+        trials = finished(self._study)
+        return next((one for one in trials if self._knobs.candidate(one.params) == candidate), None)
+
+    def _race(self, candidate: Candidate, best: Candidate | None) -> Rounds[None]:
+        """Measure it, up to the look at which it surely loses to the best."""
+        everything, options, field = self._context.num_prompts, self._context.options, self._field
+        limit = self._options.max_seconds
+        if limit is not None and self._context.cost(candidate).seconds > limit:
+            self._discarded[candidate] = "max_seconds"
+        if best is not None:
+            arms, level = [best, candidate], options.level(everything, self._options.trials)
+            field.bound(arms)
+            for prompts in options.prompts(everything):
+                yield from field.measure([candidate], prompts)
+                field.bound(arms)
+                field.compare(arms, prompts, level, options.margin)
+        yield from field.measure([candidate], everything)
+
+    def _incumbent(self) -> Candidate | None:
+        """The best so far that keeps the limits; None where not eq. 12 decides."""
+        least = self._options.min_quality or -1.0
+        whole = [one for one in self._field.whole() if self._quality(one) >= least]
+        if not whole or self._options.objectives != ("objective",):
+            return None
+        return self._field.leader(whole, self._context.num_prompts)
+
+    def _quality(self, one: Candidate) -> float:
+        result = self._field.result(one)
+        return -1.0 if result is None or result.score is None else result.score.quality
+
+    def _tell(self, trial: optuna.Trial, candidate: Candidate, best: Candidate | None) -> None:
+        """Tell Optuna what came of a trial.
+
+        The prompts of a pruned one may have been easy: it lies as far below the best as on those prompts.
+        """
+        field, everything = self._field, self._context.num_prompts
+        seen, result = field.seen(candidate), field.result(candidate)
+        note(trial, prompts=seen, **{name: dimension(candidate, name) for name in DIMENSIONS})
+        if candidate in self._discarded:
+            note(trial, discarded=self._discarded[candidate])
+        values = dict[str, float | None](asdict(self._context.cost(candidate)))
+        if result is not None and result.score is not None:
+            values |= asdict(result.score)
+            if best is not None and seen < everything:
+                values["objective"] = field.mean(best) + field.mean(candidate) - field.mean(best, seen)
+            looks = (*self._context.options.prompts(everything), everything)
+            means = {prompts: field.mean(candidate, prompts) for prompts in looks if prompts <= seen}
+        else:
+            means = {}
+        tell(self._study, trial, self._options, values, means)
+
+    def _best(self) -> Candidate | None:
+        """Of the trials that were measured whole and keep the limits."""
+        whole = [
+            one
+            for one in finished(self._study)
+            if one.user_attrs.get("prompts") == self._context.num_prompts
+            and one.state == TrialState.COMPLETE
+            and all(value <= 0 for value in one.constraints.values())
+        ]
+        if len(self._options.objectives) > 1:
+            front = {one.number for one in self._study.best_trials}
+            whole = [one for one in whole if one.number in front]
+        best = max(whole, key=self._rank, default=None)
+        return None if best is None else self._knobs.candidate(best.params)
+
+    def _rank(self, one: FrozenTrial) -> tuple[float, float, int]:
+        """The better the higher: by what is optimised, of several objectives by eq. 12; then the faster."""
+        (name, *others) = self._options.objectives
+        sign = -1 if OBJECTIVES[name] == "minimize" else 1
+        value = one.user_attrs["objective"] if others else sign * one.values[0]
+        return round(value / TIE), -one.user_attrs["seconds"], -one.number

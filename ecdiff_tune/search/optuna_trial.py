@@ -1,0 +1,57 @@
+"""What a trial of the Optuna study is told at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from ecdiff_tune.search.options import OptunaOptions
+
+
+def note(trial: optuna.Trial, **attributes: object) -> None:
+    """Set user attributes."""
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
+
+
+def tell(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    options: OptunaOptions,
+    values: Mapping[str, float | None],
+    means: Mapping[int, float],
+) -> None:
+    """End a trial: limits, intermediate values, user attributes, then its values.
+
+    Without any score it is pruned, which samplers take for the worst of all.
+
+    Args:
+        values: by the names of ``OBJECTIVES``, and what else is worth noting; without a score neither quality
+            nor the rest of eq. 12.
+        means: objective by number of prompts, at the looks.
+    """
+    note(trial, **values)
+    if options.max_seconds is not None:
+        trial.set_constraint("max_seconds", float(values["seconds"] or 0.0) - options.max_seconds)
+    if "quality" not in values:
+        study.tell(trial, state=TrialState.PRUNED)
+        return
+    if options.min_quality is not None:
+        trial.set_constraint("min_quality", options.min_quality - float(values["quality"] or 0.0))
+    if len(options.objectives) == 1:
+        for prompts, mean in means.items():
+            trial.report(mean, prompts)
+    study.tell(trial, [float(values[name] or 0.0) for name in options.objectives])
+
+
+def repeat(study: optuna.Study, trial: optuna.Trial, known: FrozenTrial) -> None:
+    """End a trial as an earlier one of the same config ended."""
+    note(trial, **{**known.user_attrs, "worker": trial.user_attrs["worker"], "same_as": known.number})
+    for name, value in known.constraints.items():
+        trial.set_constraint(name, value)
+    if known.state == TrialState.COMPLETE:
+        study.tell(trial, known.values)
+    else:
+        study.tell(trial, state=known.state)

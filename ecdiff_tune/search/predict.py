@@ -1,0 +1,37 @@
+"""The best by what the reference run foretells, without generating anything else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.search.base import Ask, Context, Search, Space
+from ecdiff_tune.search.script import Rounds, Scripted
+
+
+def by_forecast(candidates: Sequence[Candidate], context: Context) -> list[Candidate]:
+    """By their foretold objective, the best first; of equal ones the faster, then the first."""
+    qualities = context.predict(candidates)
+    foretold = {
+        one: context.objective(one, quality) if math.isfinite(quality) else float("-inf")
+        for one, quality in zip(candidates, qualities, strict=True)
+    }
+    return sorted(candidates, key=lambda one: (-foretold[one], context.cost(one).seconds))
+
+
+def predict(space: Space, context: Context) -> Search:
+    """``Search`` that measures nothing but its winner."""
+    discarded: dict[Candidate, str] = {}
+    return Scripted(_rounds(space, context, discarded), discarded)
+
+
+def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
+    """The best foretold one that has finite pictures."""
+    ranked = by_forecast(space.grid, context)
+    for rank, one in enumerate(ranked):
+        (result,) = yield Ask((one,))
+        if result.value > float("-inf"):
+            discarded |= dict.fromkeys(ranked[rank + 1 :], "forecast")
+            return one
+    return None

@@ -1,0 +1,133 @@
+"""Candidates race over the prompts: those that cannot win, or surely do not, are given up early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.search.base import Ask, Context, Result, Search, Space
+from ecdiff_tune.search.paired import TIE, surely_below
+from ecdiff_tune.search.predict import by_forecast
+from ecdiff_tune.search.script import Rounds, Scripted
+
+TOGETHER = 16
+"""Candidates asked for at once: enough to fill a batch, few enough for their pictures to lie in memory."""
+
+
+class Field:
+    """The candidates of a race and what is known of them so far.
+
+    Args:
+        context: its prompts are in random order, so that the first ones are a random part of all.
+        discarded: why candidates were given up, to be filled.
+    """
+
+    def __init__(self, context: Context, discarded: dict[Candidate, str]) -> None:
+        self._context, self._discarded = context, discarded
+        self._results: dict[Candidate, Result] = {}
+
+    def measure(self, arms: Sequence[Candidate], prompts: int) -> Rounds[None]:
+        """Ask for what is not known about the first so many prompts; infeasible candidates go at once."""
+        whole = prompts >= self._context.num_prompts
+        fresh = [one for one in self.left(arms) if self.seen(one) < prompts]
+        for start in range(0, len(fresh), TOGETHER):
+            asked = tuple(fresh[start : start + TOGETHER])
+            results = yield Ask(asked, None if whole else prompts)
+            for one, result in zip(asked, results, strict=True):
+                self._results[one] = result
+                if result.value == float("-inf"):
+                    self._discarded[one] = "infeasible"
+
+    def left(self, arms: Iterable[Candidate]) -> list[Candidate]:
+        """Those that were not given up."""
+        return [one for one in arms if one not in self._discarded]
+
+    def result(self, one: Candidate) -> Result | None:
+        """What was told of it last."""
+        return self._results.get(one)
+
+    def seen(self, one: Candidate) -> int:
+        """On how many prompts it was measured."""
+        return len(self._results[one].values) if one in self._results else 0
+
+    def whole(self, arms: Iterable[Candidate] | None = None) -> list[Candidate]:
+        """Those of some candidates, or of all, that were measured on all prompts and can be used."""
+        known = self._results if arms is None else arms
+        return [one for one in self.left(known) if self.seen(one) == self._context.num_prompts]
+
+    def mean(self, one: Candidate, prompts: int | None = None) -> float:
+        """The objective on the first so many prompts, or on all that it was measured on."""
+        return fmean(self._results[one].values[:prompts])
+
+    def leader(self, arms: Sequence[Candidate], prompts: int) -> Candidate:
+        """The best on the first so many prompts; of equal ones the faster, then the first."""
+        means = {one: round(self.mean(one, prompts) / TIE) for one in arms}
+        return min(arms, key=lambda one: (-means[one], self._context.cost(one).seconds))
+
+    def bound(self, arms: Sequence[Candidate]) -> None:
+        """Give up those that cannot reach one that was measured whole, whatever SSIM the prompts have that
+        they were not measured on."""
+        whole = self.whole(arms)
+        floor = max(map(self.mean, whole), default=float("-inf"))
+        for one in self.left(arms):
+            if one not in whole and self._most(one) < floor - TIE:
+                self._discarded[one] = "bound"
+
+    def compare(self, arms: Sequence[Candidate], prompts: int, level: float, margin: float) -> None:
+        """Give up those that the leader surely beats (``surely_below``) and that were not measured whole."""
+        arms = self.left(arms)
+        if not arms:
+            return
+        leader, whole = self.leader(arms, prompts), self.whole(arms)
+        ahead = self._results[leader].values[:prompts]
+        for one in arms:
+            values = self._results[one].values[:prompts]
+            if one is leader or one in whole:
+                continue
+            if surely_below(values, ahead, self._context.num_prompts, level, margin):
+                self._discarded[one] = f"race after {prompts} prompts"
+
+    def _most(self, one: Candidate) -> float:
+        """Its objective over all prompts is no higher: SSIM is within -1 … 1."""
+        everything = self._context.num_prompts
+        values = self._results[one].values if one in self._results else ()
+        end = max(self._context.objective(one, quality) for quality in (-1.0, 1.0))
+        return (sum(values) + (everything - len(values)) * end) / everything
+
+
+def run_looks(arms: Sequence[Candidate], field: Field, context: Context) -> Rounds[None]:
+    """Successive elimination (Maron and Moore's Hoeffding races, 1994, with a paired t test in its place).
+
+    After a few looks the losers are given up. With no ``margin``, the candidate that is best on all prompts
+    is lost with at most ``error_rate``: it meets every other one at most once a look, and each test has its
+    share of that rate. With one, each look gives away at most so much.
+    """
+    options = context.options
+    level = options.level(context.num_prompts, len(arms))
+    for prompts in options.prompts(context.num_prompts):
+        if len(field.left(arms)) > 1:
+            yield from field.measure(arms, prompts)
+            field.bound(arms)
+            field.compare(arms, prompts, level, options.margin)
+
+
+def race(space: Space, context: Context) -> Search:
+    """``Search`` that measures the best foretold candidate whole, races the others against it as far as
+    their bounds allow, and measures the survivors whole."""
+    discarded: dict[Candidate, str] = {}
+    return Scripted(_rounds(space, context, discarded), discarded)
+
+
+def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
+    arms, everything = space.grid, context.num_prompts
+    field = Field(context, discarded)
+    for pilot in by_forecast(arms, context):
+        yield from field.measure([pilot], everything)
+        if pilot not in discarded:
+            break
+    field.bound(arms)
+    yield from run_looks(arms, field, context)
+    yield from field.measure(arms, everything)
+    survivors = field.left(arms)
+    return field.leader(survivors, everything) if survivors else None

@@ -1,0 +1,111 @@
+"""A space as Optuna sees it: parameters with distributions, and back to candidates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from ecdiff_core.errors import ParamsError
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.search.base import Space, Stage1Space, Stage2Space, nearest_value
+
+Value = int | float | str
+DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter")
+SCALES = {"": 1, "_tenths": 10, "_hundredths": 100}
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One dimension of a space: its name to Optuna, and its values by what Optuna suggests."""
+
+    name: str
+    distribution: BaseDistribution
+    values: Mapping[Any, Value]
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[Value]) -> Knob:
+        """Evenly spaced numbers keep their order, as whole numbers, of tenths or hundredths where they must
+        be (0.1 + 0.2 is no 0.3); anything else is categorical.
+
+        >>> Knob.of("alpha", (0.2, 0.4, 0.6)).distribution
+        IntDistribution(high=6, log=False, low=2, step=2)
+        >>> Knob.of("k", (1, 2, 5)).distribution
+        CategoricalDistribution(choices=(1, 2, 5))
+        """
+        numbers = [one for one in values if not isinstance(one, str)]
+        for suffix, scale in SCALES.items() if len(numbers) == len(values) else ():
+            scaled = {round(one * scale): one for one in sorted(numbers)}
+            whole = list(scaled)
+            exact = all(abs(key - one * scale) < 1e-9 for key, one in scaled.items())
+            steps = {after - before for before, after in itertools.pairwise(whole)} or {1}
+            if exact and len(scaled) == len(values) and len(steps) == 1:
+                return cls(name + suffix, IntDistribution(whole[0], whole[-1], step=steps.pop()), scaled)
+        return cls(name, CategoricalDistribution(values), {one: one for one in values})
+
+    def suggestion(self, target: Value) -> Any:
+        """What stands for the value nearest to ``target``; where there is no near, for it or the first."""
+        if isinstance(target, str):
+            return target if target in self.values else next(iter(self.values))
+        value = nearest_value([one for one in self.values.values() if not isinstance(one, str)], target)
+        return next(key for key, one in self.values.items() if one == value)
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The dimensions of a space that have more than one value are suggested; the others are fixed."""
+
+    space: Space
+
+    @cached_property
+    def all(self) -> dict[str, Knob]:
+        """By the name of the dimension."""
+        return {name: Knob.of(name, values) for name, values in _dimensions(self.space).items()}
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """By the name that Optuna knows."""
+        return {knob.name: knob.distribution for knob in self.all.values() if len(knob.values) > 1}
+
+    def candidate(self, suggested: Mapping[str, Any]) -> Candidate | None:
+        """That of the grid which makes these pictures; None where the params contradict each other."""
+        point = {
+            name: knob.values[suggested.get(knob.name, next(iter(knob.values)))]
+            for name, knob in self.all.items()
+        }
+        try:
+            return self.space.aliases.get(self.space.at(**point))  # type: ignore[arg-type]
+        except ParamsError:
+            return None
+
+    def nearest(self, candidate: Candidate) -> dict[str, Any]:
+        """The suggestion nearest to a candidate, dimension by dimension."""
+        return {
+            knob.name: knob.suggestion(dimension(candidate, name))
+            for name, knob in self.all.items()
+            if len(knob.values) > 1
+        }
+
+
+def dimension(candidate: Candidate, name: str) -> Any:
+    """p, k, alpha, s, estimator or handoff_adapter of a candidate."""
+    return getattr(candidate if name in ("estimator", "handoff_adapter") else candidate.params, name)
+
+
+def _dimensions(space: Space) -> dict[str, Sequence[Value]]:
+    if isinstance(space, Stage1Space):
+        return {"k": space.ks, "alpha": space.alphas, "estimator": space.estimators}
+    if isinstance(space, Stage2Space):
+        return {"s": space.s_values, "handoff_adapter": space.handoff_adapters}
+    return {
+        "p": space.ps,
+        "k": space.ks,
+        "alpha": space.alphas,
+        "s": space.s_values,
+        "estimator": space.estimators,
+        "handoff_adapter": space.handoff_adapters,
+    }

@@ -1,0 +1,142 @@
+"""Made-up pairs for searches: every candidate's objective on every prompt, and a cost model that agrees."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from ecdiff_core.params import ECDiffParams
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.objective import Score
+from ecdiff_tune.search import SEARCHES, Context, Search, Space
+from ecdiff_tune.search.base import Ask, Cost, JointSpace, Result, Stage1Space, Stage2Space
+from ecdiff_tune.search.options import Options
+
+NEVER = float("-inf")
+ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PAPER_WINNER = Candidate(ECDiffParams(7, 2, 0.3, 50))
+WEIGHT, MIDDLE = 0.3, 0.6
+"""w1, and the quality about which that of prompts varies."""
+
+Objective = Callable[[ECDiffParams], float]
+Trace = list[tuple[Ask, list[Result]]]
+
+
+def scrambled(params: ECDiffParams) -> float:
+    return random.Random(repr(params)).random()
+
+
+def exact_space(values: Sequence[int] = range(30, 41)) -> Stage2Space:
+    return Stage2Space.of(PAPER_WINNER, values, 50, "exact")
+
+
+SPACES: dict[str, Space] = {
+    "stage 1": Stage1Space(7, (1, 2, 3, 4, 5), ALPHAS, 50),
+    "stage 1, odd grids": Stage1Space(3, (6, 2), (0.8, 0.05, 0.45, 1.0), 20),
+    "stage 1, one point": Stage1Space(7, (4,), (0.9,), 50),
+    "stage 1, one k": Stage1Space(7, (2,), ALPHAS, 50),
+    "stage 1, two estimators": Stage1Space(7, (1, 2), (0.3, 0.5), 50, ("gradient", "reuse")),
+    "stage 1, one alpha": Stage1Space(7, (1, 2, 3, 4, 5, 6, 7), (0.2,), 50),
+    "stage 2, exact": exact_space(),
+    "stage 2, aligned": Stage2Space.of(PAPER_WINNER, range(30, 41), 50, "aligned"),
+    "stage 2, two adapters": Stage2Space.of(
+        PAPER_WINNER, range(30, 41), 50, "aligned", ("identity", "matched")
+    ),
+    "stage 2, one point": exact_space([33]),
+    "stage 2, unsorted": exact_space([50, 7, 20, 33]),
+}
+OBJECTIVES: dict[str, Objective] = {
+    "peak": lambda c: 2 - abs(c.k - 2) / 5 - abs(c.alpha - 0.3) - abs(c.s - 34) / 50,
+    "rising": lambda c: 1 + c.k + c.alpha + c.s,
+    "falling": lambda c: 100 - c.k - c.alpha - c.s,
+    "flat": lambda c: 0.5,
+    "scrambled": scrambled,
+    "below zero": lambda c: scrambled(c) - 2,
+    "infeasible": lambda c: NEVER,
+    "half infeasible": lambda c: scrambled(c) if scrambled(c) > 0.5 else NEVER,
+}
+ALIASES = Stage1Space(7, (0, 1, 42), (0.3, 0.5), 50)
+"""k = 0 and k = 42 are one plan each, whatever alpha."""
+JOINT = JointSpace((5, 7), (1, 2, 3), (0.1, 0.3, 0.5), tuple(range(30, 41)), 50)
+"""Both stages at once."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Prompts vary by ``noise`` about the objective; an infeasible candidate fails on one of them."""
+
+    objective: Objective
+    num_prompts: int = 40
+    noise: float = 0.0
+    options: Options = field(default_factory=Options)
+    seed: int = 0
+
+    def values(self, candidate: Candidate, prompts: int | None = None) -> tuple[float, ...]:
+        value = self.objective(candidate.params)
+        drawn = random.Random(f"{self.seed} {candidate}")
+        noises = [drawn.uniform(-self.noise, self.noise) for _ in range(self.num_prompts)]
+        if value == NEVER:
+            fails = drawn.randrange(self.num_prompts)
+            whole = [NEVER if i == fails else one for i, one in enumerate(noises)]
+        else:
+            whole = [value + one for one in noises]
+        return tuple(whole[:prompts])
+
+    def mean(self, candidate: Candidate) -> float:
+        return fmean(self.values(candidate))
+
+    def context(self) -> Context:
+        return Context(
+            self.num_prompts,
+            lambda one, quality: self._base(one) + WEIGHT * quality,
+            lambda some: [scrambled(one.params) for one in some],
+            self.seed,
+            lambda one: Cost(float(one.params.s)),
+            self.options,
+        )
+
+    def search(self, name: str, space: Space) -> Search:
+        return SEARCHES[name](space, self.context())
+
+    def answer(self, ask: Ask) -> list[Result]:
+        found = []
+        for one in ask.candidates:
+            values = self.values(one, ask.prompts)
+            quality = (fmean(values) - self._base(one)) / WEIGHT
+            score = None if NEVER in values else Score(quality, self._base(one), 0.5, fmean(values))
+            found.append(Result(fmean(values), values, score))
+        return found
+
+    def drive(self, search: Search, most: int = 2000) -> Trace:
+        """Run a search to its end; what it asked and was told."""
+        trace: Trace = []
+        while not search.done:
+            ask = search.ask()
+            assert search.ask() == ask, "ask() must give the same candidates until it is told"
+            trace.append((ask, self.answer(ask)))
+            search.tell(trace[-1][1])
+            assert len(trace) <= most, "the search does not end"
+        return trace
+
+    def _base(self, candidate: Candidate) -> float:
+        value = self.objective(candidate.params)
+        return (0.0 if value == NEVER else value) - WEIGHT * MIDDLE
+
+
+def whole(trace: Trace) -> dict[Candidate, float]:
+    """The objective of those that were measured on all prompts, in the order of asking."""
+    asked = [
+        pair for ask, told in trace if ask.prompts is None for pair in zip(ask.candidates, told, strict=True)
+    ]
+    return {candidate: result.value for candidate, result in asked}
+
+
+def evaluations(trace: Trace, num_prompts: int) -> int:
+    """Generations that a trace cost: candidates times prompts, none twice."""
+    most: dict[Candidate, int] = {}
+    for ask, _ in trace:
+        for one in ask.candidates:
+            most[one] = max(most.get(one, 0), ask.prompts or num_prompts)
+    return sum(most.values())
