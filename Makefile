@@ -19,7 +19,7 @@ tune: $(VENV)/.installed  ## install, then tune the embedded pair (ARGS="..." ov
 	$(BIN)/python -m ecdiff_tune tune $(ARGS)
 
 test: lint  ## install, lint, check types, run the tests (ARGS="..." goes to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy, changing nothing
 	$(BIN)/python -m ruff check .

@@ -25,7 +25,7 @@ from ecdiff_core import noise
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.handoff import NoiseSchedule
 from ecdiff_core.noise import get_estimator
-from ecdiff_core.plan import Action, Handoff, Plan, plan
+from ecdiff_core.plan import Action, Handoff, Plan
 from ecdiff_core.sampler import SamplerState, trajectory
 from ecdiff_tune.candidate import Candidate
 
@@ -139,6 +139,7 @@ class _Side:
 
     estimator: str
     longest: tuple[Action, ...]
+    edge_beside: frozenset[int]
     rows: list[int]
 
 
@@ -155,7 +156,7 @@ def _sides(candidates: Sequence[Candidate], plans: Sequence[Plan]) -> Iterator[_
         if side is None or estimator != side.estimator or side.longest[: len(steps)] != steps:
             if side is not None:
                 yield side
-            side = _Side(estimator, steps, [])
+            side = _Side(estimator, steps, plans[i].edge_beside, [])
         side.rows.append(i)
     if side is not None:
         yield side
@@ -169,10 +170,12 @@ def _side_errors(side: _Side, alphas: Sequence[float], response: Array, reaction
     estimator, history = get_estimator(side.estimator), noise.init()
     errors: Array = np.zeros((len(side.longest), len(alphas), total))
     for step, action in enumerate(side.longest):
+        wrong = np.tensordot(reactions[step] * response[step, :step], errors[:step], 1)
+        if step in side.edge_beside:
+            history = noise.with_edge(history, basis[len(reactions) + step] + torch.as_tensor(wrong))
         if action is Action.APPROX:
             history = estimator.estimate(history, factors)
         else:
-            wrong = np.tensordot(reactions[step] * response[step, :step], errors[:step], 1)
             real = basis[step].expand(len(alphas), -1) + torch.as_tensor(wrong)
             history = estimator.observe(history, real)
         assert history.eps is not None
@@ -195,7 +198,7 @@ def coefficients(
         Shape (candidates, 2T).
     """
     steps = len(reactions)
-    plans = [plan(one.params, steps, handoff) for one in candidates]
+    plans = [one.plan(steps, handoff) for one in candidates]
     tails = {s: tail(response, reactions, s) for s in {whole.handoff_step for whole in plans}}
     found = np.zeros((len(candidates), 2 * steps))
     for side in _sides(candidates, plans):
