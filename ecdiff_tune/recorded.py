@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from ecdiff_core.errors import ParamsError
 from ecdiff_core.link import Link
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import HandoffAdapter, plan
+from ecdiff_core.plan import HandoffAdapter
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import calibration
 from ecdiff_tune.calibration import CalibrationSet
@@ -111,7 +112,7 @@ def _on_all(
 
 def _trial(candidate: Candidate, rows: tuple[Measurement, ...], settings: Settings, scorer: Scorer) -> Trial:
     """A trial of measurements that are there; the burden counts whatever stage they come from."""
-    steps = plan(candidate.params, settings.num_steps, settings.core_sampling().handoff)
+    steps = candidate.plan(settings.num_steps, settings.core_sampling().handoff)
     score = scorer.score(steps, rows, with_burden=True)
     return Trial("joint", 0, candidate, steps, rows, scorer.seconds(steps, rows), score)
 
@@ -142,27 +143,42 @@ def _read_ledger(folder: Path, settings: Settings) -> dict[Candidate, dict[str, 
 
 
 def candidate_of(key: ConfigKey, settings: Settings) -> Candidate | None:
-    """A config with that key; None where no (p, k) makes such a schedule.
+    """A config with that key, by p and k where they make such steps, else by its real steps; or None.
 
     What the key leaves out changes no picture: alpha is 1 there, estimator and handoff adapter the study's,
     and a schedule without approximated steps has p = k = 0.
     """
     steps = "".join(letter * int(count) for count, letter in re.findall(r"(\d+)([A-Z])", key.schedule))
-    cloud_side = steps.rstrip("E")
-    warm_up, window = re.match(r"(C*)(A*)", cloud_side).groups()  # type: ignore[union-attr]
-    sampling = settings.core_sampling()
-    p, k = (len(warm_up), len(window)) if window else (0, 0)
-    if k and p < 2:
-        return None
-    candidate = Candidate(
-        ECDiffParams(p, k, key.alpha or 1.0, len(cloud_side)),
-        key.estimator or sampling.estimator,
-        cast(HandoffAdapter, key.handoff_adapter or sampling.handoff_adapter),
-    )
     if len(steps) != settings.num_steps:
         return None
-    found = ConfigKey.of(candidate, plan(candidate.params, settings.num_steps, sampling.handoff))
-    return candidate if found == key else None
+    sampling = settings.core_sampling()
+    for params in _params_of(steps, key.alpha or 1.0):
+        candidate = Candidate(
+            params,
+            key.estimator or sampling.estimator,
+            cast(HandoffAdapter, key.handoff_adapter or sampling.handoff_adapter),
+        )
+        try:
+            if ConfigKey.of(candidate, candidate.plan(settings.num_steps, sampling.handoff)) == key:
+                return candidate
+        except ParamsError:  # the estimator needs another warm-up
+            continue
+    return None
+
+
+def _params_of(steps: str, alpha: float) -> Iterator[ECDiffParams]:
+    """What may make such steps, a letter each as in ``Plan.schedule``: p and k, or a list of real steps."""
+    cloud_side = steps.translate(str.maketrans("BM", "CA")).rstrip("E")
+    s, real = len(cloud_side), [i for i, letter in enumerate(cloud_side) if letter == "C"]
+    if "A" not in cloud_side:
+        yield ECDiffParams(0, 0, alpha, s)
+        return
+    p = cloud_side.index("A")
+    k = len(cloud_side[p:]) - len(cloud_side[p:].lstrip("A"))
+    if p >= 2:
+        yield ECDiffParams(p, k, alpha, s)
+    if p >= 1:
+        yield ECDiffParams.scheduled(real, alpha, s)
 
 
 def latency_profile(path: Path, settings: Settings, study: Mapping[str, Any]) -> LatencyProfile:

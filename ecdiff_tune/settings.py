@@ -23,6 +23,8 @@ LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
 PICKS = {"fastest_above": "quality", "best_below": "seconds"}
 """What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
+EXTENDING = ("greedy", "exhaustive")
+"""Searches that ``search.extend`` is for."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
 MAX_SEED = 2**62
@@ -84,6 +86,7 @@ class SearchSettings:
     handoff_adapter: list[str] | None = None
     joint: bool = False
     p: list[int] | None = None
+    extend: bool = False
     looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
     error_rate: float = 0.05
     margin: float = 0.0
@@ -96,7 +99,6 @@ class SearchSettings:
     objectives: list[str] = field(default_factory=lambda: ["objective"])
     min_quality: float | None = None
     max_seconds: float | None = None
-    extend: bool = False
 
 
 @dataclass
@@ -361,8 +363,10 @@ def _check_search(settings: Settings) -> None:
             f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
             f"not: set latency=profile, or search={' or search='.join(BY_CLOCK)}."
         )
-    if search.extend and name == "optuna":
-        raise SettingsError("An Optuna study keeps its grid: give wider ones in place of search.extend.")
+    if search.extend and name not in EXTENDING:
+        raise SettingsError(
+            f"search.extend is for search={' and search='.join(EXTENDING)}; not for search={name}."
+        )
     if settings.search.joint and name == "greedy":
         raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")
 

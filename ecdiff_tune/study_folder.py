@@ -28,8 +28,8 @@ _FREE_TO_CHANGE = {
     "sharing_gib",
     "params.k",
     "params.alpha",
-    "search.extend",
     "search.trials",
+    "search.extend",
     "params.schedule",
     "rerank.latency",
     "rerank.min_quality",
@@ -38,8 +38,7 @@ _FREE_TO_CHANGE = {
     "pareto.quality",
     "pareto.seconds",
 }
-"""Settings that change no row of the ledger and none of its configs' scores: another value goes on with the
-study (params but p are stage2's alone; search.extend only adds configs)."""
+"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 
 
 class StudyError(ECDiffError):

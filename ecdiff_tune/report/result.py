@@ -73,6 +73,8 @@ def tied_line(tied: Any, seconds: float) -> list[str]:
 
 def _named(config: Mapping[str, Any]) -> str:
     words = [f"{name}={config[name]:g}" for name in ("p", "k", "alpha", "s") if config[name] is not None]
+    if config.get("schedule"):
+        words.insert(0, f"{len(config['schedule'])} listed steps")
     words += [config[name] for name, usual in _USUAL.items() if config.get(name, usual) != usual]
     return " ".join(words)
 

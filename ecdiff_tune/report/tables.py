@@ -116,11 +116,13 @@ RANKING = (
     "burden",
     "objective",
     "seconds",
+    "schedule",
 )
 
 
 def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
-    """One row a scored trial in their order; alpha is empty where it changes no picture."""
+    """One row a scored trial in their order; alpha is empty where it changes no picture, p and k where the
+    real steps are listed in their place. ``schedule`` is every step's action, run-length encoded."""
     rows = []
     for trial in trials:
         candidate, plan, score = trial.candidate, trial.plan, trial.score
@@ -130,13 +132,13 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
         ways = (candidate.estimator, candidate.handoff_adapter)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
         scores = (score.quality, score.efficiency, score.burden, score.objective, trial.seconds)
-        rows.append((*head, *ways, *calls, *scores))
-    return pd.DataFrame(rows, columns=list(RANKING))
+        rows.append((*head, *ways, *calls, *scores, plan.schedule))
+    return pd.DataFrame(rows, columns=list(RANKING)).astype({"p": "Int64", "k": "Int64"})
 
 
 def ranking(trials: Sequence[Trial]) -> list[str]:
-    """The same as lines of a markdown table; estimators and adapters where they differ."""
-    table = ranking_table(trials)
+    """The same as lines of a markdown table; estimators and adapters where they differ, and no schedules."""
+    table = ranking_table(trials).drop(columns="schedule")
     for name in ("estimator", "handoff_adapter"):
         if table[name].nunique() == 1:
             table = table.drop(columns=name)
@@ -148,8 +150,10 @@ def ranking(trials: Sequence[Trial]) -> list[str]:
 
 
 def _cell(name: str, value: object) -> str:
+    if pd.isna(value):  # type: ignore[call-overload]
+        return "–"
     if name == "alpha":
-        return "–" if pd.isna(value) else f"{value:g}"  # type: ignore[call-overload]
+        return f"{value:g}"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ecdiff_core.noise import get_estimator
-from ecdiff_core.plan import Handoff, effective_s
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import Handoff, Plan, effective_s
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Ask, JointSpace, N, Result, Search, Space, Stage2Space
+from ecdiff_tune.search.base import Ask, N, Result, Search, Space, Stage1Space, Stage2Space
 
 
 def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None = None) -> tuple[N, ...]:
@@ -36,54 +37,48 @@ def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None =
 def extended(space: Space, best: Candidate, num_steps: int, handoff: Handoff) -> Space | None:
     """The space with one more value beyond every edge that ``best`` lies on; None where there is none.
 
-    Limits: 0 <= k < T, 0 < alpha <= 1, p <= s <= T. An aligned handoff moves s by a whole cycle, k + 1.
+    Limits: 0 <= k < T, 0 < alpha <= 1, p <= s <= T. An aligned handoff moves s to after the next real step.
     """
-    if best.params.k is None:  # a list of real steps, which has no grid
-        return None
-    if isinstance(space, Stage2Space):
-        larger: Space = replace(
-            space, s_values=_more_s(space.s_values, best, best.params.s, num_steps, handoff)
-        )
-    else:
-        larger = replace(
-            space,
-            ks=grown(space.ks, best.params.k, 0, num_steps - 1),
-            alphas=_more_alphas(space.alphas, best),
-        )
-    if isinstance(larger, JointSpace):
-        at = _raw_s(larger, best, handoff)
-        larger = replace(larger, s_values=_more_s(larger.s_values, best, at, num_steps, handoff))
+    larger = space
+    if not isinstance(larger, Stage2Space):
+        k = best.params.k
+        ks = larger.ks if k is None else grown(larger.ks, k, 0, num_steps - 1)
+        alphas = _more_alphas(larger.alphas, best, best.plan(num_steps, handoff))
+        larger = replace(larger, ks=ks, alphas=alphas)
+    if not isinstance(larger, Stage1Space):
+        larger = replace(larger, s_values=_more_s(larger.s_values, best.params, num_steps, handoff))
     return None if larger == space else larger
 
 
-def _more_alphas(alphas: tuple[float, ...], best: Candidate) -> tuple[float, ...]:
-    if not get_estimator(best.estimator).uses_alpha or best.params.k == 0:
+def _more_alphas(alphas: tuple[float, ...], best: Candidate, plan: Plan) -> tuple[float, ...]:
+    if not get_estimator(best.estimator).uses_alpha_in(plan):
         return alphas
     return tuple(alpha for alpha in grown(alphas, best.params.alpha, 0.0, 1.0) if alpha > 0)
 
 
-def _more_s(
-    values: tuple[int, ...], best: Candidate, s: int, num_steps: int, handoff: Handoff
-) -> tuple[int, ...]:
-    p, k = best.params.p or 0, best.params.k or 0
-    return tuple(sorted(grown(values, s, p, num_steps, k + 1 if handoff == "aligned" else None)))
+def _more_s(values: tuple[int, ...], best: ECDiffParams, num_steps: int, handoff: Handoff) -> tuple[int, ...]:
+    """The values are those of the winner's stage or, of a joint space, any; the winner's s is effective."""
+    usable = [s for s in values if s >= best.warm_up]
+    if len(usable) < 2:
+        return values
+    if handoff == "exact":
+        return tuple(sorted(grown(values, best.s, best.warm_up, num_steps)))
 
+    def effective(s: int) -> int:
+        return effective_s(replace(best, s=s), num_steps, handoff)
 
-def _raw_s(space: JointSpace, best: Candidate, handoff: Handoff) -> int:
-    """The edge value of the grid that ``best``, whose s is the effective one, comes from; else its s."""
-    for s in (min(space.s_values), max(space.s_values)):
-        if (
-            s >= (best.params.p or 0)
-            and effective_s(replace(best.params, s=s), space.num_steps, handoff) == best.params.s
-        ):
-            return s
-    return best.params.s
+    new = best.s
+    if best.s == effective(min(usable)):
+        earlier = {effective(s) for s in range(best.warm_up, best.s)} - {best.s}
+        new = max(earlier, default=best.s)
+    elif best.s == effective(max(usable)) and best.s < num_steps:
+        new = effective(best.s + 1)
+    return tuple(sorted({*values, new})) if new != best.s else values
 
 
 def told(old: Space, new: Space) -> str:
     """What a larger space adds, in words.
 
-    >>> from ecdiff_tune.search.base import Stage1Space
     >>> space = Stage1Space(7, (1, 2), (0.3, 0.5), 50)
     >>> told(space, replace(space, ks=(1, 2, 3), alphas=(0.1, 0.3, 0.5)))
     'k=3, alpha=0.1'

@@ -34,7 +34,13 @@ FULL = TunedConfig(
     sampling=Sampling(
         50, "UniPCMultistepScheduler", 5.5, 512, 768, 1, "bfloat16", "exact", "matched", "reuse"
     ),
-    score={"quality": 0.91, "burden": None, "quality_ci95": [0.9, 0.92], "calls": {"cloud": 16}},
+    score={
+        "quality": 0.91,
+        "burden": None,
+        "quality_ci95": [0.9, 0.92],
+        "objective_ci95": [0.8, 0.82],
+        "calls": {"cloud": 16},
+    },
     provenance={"study": "default", "seeds": {"first": 0, "last": 99}},
 )
 

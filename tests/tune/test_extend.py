@@ -78,6 +78,10 @@ def test_s_grows_by_whole_cycles_where_the_handoff_is_aligned() -> None:
     assert values(EXACT, 35, "exact") == (30, 32, 35, 38)
     assert values(EXACT, 30, "exact") == (28, 30, 32, 35)
     assert values(replace(EXACT, s_values=(8, 11)), 8, "exact") == (7, 8, 11)
+    listed = Candidate(ECDiffParams.scheduled([0, 1, 2, 5, 9, 14, 20, 27], 0.3, STEPS))
+    space = Stage2Space.of(listed, (10, 15), STEPS, "aligned")
+    assert values(space, 15, "aligned") == (10, 15, 21)  # after the next real step
+    assert values(space, 10, "aligned") == (6, 10, 15)
 
 
 def drive(search: Extending, objective: Objective) -> list[ECDiffParams]:

@@ -180,6 +180,7 @@ def test_what_inference_is_told() -> None:
         (["objective.earliest_s=50"], "Expected objective.earliest_s within 0 … 49 .* got 50"),
         (["objective.earliest_s=-1"], "Expected objective.earliest_s within 0 … 49 .* got -1"),
         (["objective.w1=nan"], "objective.w1"),
+        (["search=race", "search.extend=true"], "search.extend is for search=greedy and search=exhaustive"),
     ],
 )
 def test_bad_values(overrides: list[str], told: str) -> None:
