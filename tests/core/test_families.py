@@ -156,7 +156,9 @@ def test_a_batch_equals_one_by_one(case: Case, folder: Path) -> None:
     pipe = load(folder, case.scheduler)
     together = pipe(PROMPTS, generator=seeded(0, 1)).latents
     for i, prompt in enumerate(PROMPTS):
-        assert_same_latents(pipe(prompt, generator=seeded(i)).latents[0], together[i])
+        alone = pipe(prompt, generator=seeded(i)).latents[0]
+        # Kernels round by the batch, and a trajectory amplifies it: up to 1.2e-5 of the greatest was seen.
+        assert difference(alone, together[i]) <= 1e-4 * float(together[i].abs().max())
 
 
 def test_prompt_and_seed_matter(case: Case, folder: Path) -> None:

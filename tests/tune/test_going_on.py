@@ -13,7 +13,7 @@ from ecdiff_tune import evaluator, reference
 from ecdiff_tune import latency as latency_module
 from ecdiff_tune.report import pictures
 
-from .studies import WRITTEN, Study, one_line
+from .studies import WRITTEN, Study, one_line, told
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_resume_false_starts_anew(done: Study, tmp_path: Path) -> None:
     outcome = again("reference", "objective.w1=0.5", "resume=false")
     assert outcome.status == 0, outcome
     (old,) = again.folder.glob("old-*")
-    assert {name: (old / name).read_bytes() for name in WRITTEN} == done.bytes()
+    assert {name: told(old / name) for name in WRITTEN} == done.bytes()
     assert not (again.folder / "ecdiff.yaml").exists()
     assert (again.folder / "noise_profile.csv").is_file()
 
