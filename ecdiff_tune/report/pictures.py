@@ -6,25 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ecdiff_core.files import replacing
+from ecdiff_tune.report.export import save_figure
 
 HEADING_WIDTH = 23
 """Characters a line over a column of samples.png."""
 HEADING_LINES = 7
 
 
-def _save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    with replacing(path) as part:
-        figure.savefig(part, dpi=dpi, format=path.suffix[1:], bbox_inches="tight", facecolor="white")
+def _save(figure: Figure, path: Path) -> None:
+    save_figure(figure, path)
     plt.close(figure)
 
 
