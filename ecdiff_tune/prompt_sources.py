@@ -106,6 +106,8 @@ def _text(drawn: pd.DataFrame, kind: str) -> str:
 def _read(request: Request) -> pd.DataFrame:
     """A row a candidate: ``prompt``, ``id``, and of COCO ``caption_id``."""
     path, kind = request.source, request.source.suffix.lower()
+    if not path.is_file():  # in one place: the readers' words for it differ
+        raise PromptSourceError(f"Cannot read {path}: there is no such file.")
     if kind == ".json":
         return _read_json(path, request.seed)
     if kind == ".parquet":
