@@ -180,6 +180,15 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``ecdiff-tune``; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # started by torchrun or the like
+        from ecdiff_tune import ranks
+
+        return ranks.run(lambda: _command(arguments))
+    return _command(arguments)
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """Run a command; the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0 if arguments else 2

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +27,8 @@ from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import Reference, prepare
 from ecdiff_tune.state_store import StateStore
+
+T = TypeVar("T")
 
 
 class Evaluator:
@@ -54,7 +59,12 @@ class Evaluator:
         self._ledger, self._batches, self._store = ledger, batches, store
         self._s_values = s_values
         self._prepared: dict[int, Prepared] = {}
-        self.calls = {"cloud": 0, "edge": 0, "decode": 0}
+        self.calls = Counter(cloud=0, edge=0, decode=0)
+
+    @property
+    def prompts_digest(self) -> str:
+        """Of the prompt set."""
+        return self._prompts.digest
 
     def plan(self, candidate: Candidate) -> Plan:
         """What every step of a candidate does."""
@@ -81,15 +91,13 @@ class Evaluator:
         if len(missing) < len(names):
             on_prompts(len(names) - len(missing))
 
-        def generate(rows: Sequence[int]) -> dict[ConfigKey, list[Measurement]]:
-            wanted = [
-                one
-                for one, key in zip(candidates, keys, strict=True)
-                if any(names[i] not in known[key] for i in rows)
-            ]
-            return self._generate(wanted, rows)
-
-        for rows, found in self._batches.over(missing, generate):
+        lacking = {
+            one: frozenset(i for i in missing if names[i] not in known[key])
+            for one, key in zip(candidates, keys, strict=True)
+        }
+        work = partial(self._counted, partial(self._generate_lacking, lacking))
+        for rows, (found, calls) in self._batches.over(missing, work):
+            self.calls.update(calls)
             for key, fresh in found.items():
                 measured = {names[i]: one for i, one in zip(rows, fresh, strict=True)}
                 self._ledger.append(key, measured.items())
@@ -102,12 +110,16 @@ class Evaluator:
 
         Shape (rows, 3, height, width), of videos (rows, frames, 3, height, width).
         """
+        made: dict[int, Tensor] = {}
+        work = partial(self._counted, partial(self._pictures, candidate))
+        for some, (pictures, calls) in self._batches.over(sorted(rows), work):
+            self.calls.update(calls)
+            made.update(zip(some, pictures, strict=True))
+        return torch.stack([made[i] for i in rows])
 
-        def generate(some: Sequence[int]) -> Tensor:
-            (final,) = self._finals([candidate], some).values()
-            return self._pipe.pair.family.decode(final.latents).cpu()
-
-        return torch.cat([made for _, made in self._batches.over(rows, generate)])
+    def _pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
+        (final,) = self._finals([candidate], rows).values()
+        return self._pipe.pair.family.decode(final.latents).cpu()
 
     def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
         """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
@@ -126,6 +138,19 @@ class Evaluator:
             for piece in self._pieces(candidate):
                 if piece.key.alpha:
                     self._store.forget(piece.key)
+
+    def _counted(self, work: Callable[[Sequence[int]], T], rows: Sequence[int]) -> tuple[T, Counter[str]]:
+        """Work on some prompts, and the calls that it took: another process may have done it."""
+        before, self.calls = self.calls, Counter()
+        try:
+            return work(rows), self.calls
+        finally:
+            self.calls = before
+
+    def _generate_lacking(
+        self, lacking: Mapping[Candidate, frozenset[int]], rows: Sequence[int]
+    ) -> dict[ConfigKey, list[Measurement]]:
+        return self._generate([one for one, lacks in lacking.items() if lacks.intersection(rows)], rows)
 
     def _generate(
         self, candidates: Sequence[Candidate], rows: Sequence[int]

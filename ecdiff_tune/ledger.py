@@ -87,6 +87,11 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(path, error)) from error
 
+    @classmethod
+    def in_memory(cls) -> Ledger:
+        """One that no file keeps."""
+        return cls(Path(":memory:"))
+
     def read(self, key: ConfigKey) -> dict[str, Measurement]:
         """The config's measurements by prompt key."""
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +153,12 @@ def make(
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
         on_prompts(len(rows))
-    return Reference(tuple(_open(path) for path in paths))
+    return read(prompts, folder)
+
+
+def read(prompts: CalibrationSet, folder: Path) -> Reference:
+    """The reference of a prompt set that is there."""
+    return Reference(tuple(_open(_path(folder, key)) for key in prompts.keys))
 
 
 def _open(path: Path) -> PromptReference:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -12,16 +13,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ecdiff_core.devices import device_name, get_device, get_dtype
+from ecdiff_core.devices import device_name, get_dtype
 from ecdiff_core.memory import Batches, keep_freed_memory
 from ecdiff_core.pair import EMBEDDED, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import HandoffAdapter
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration, latency, reference
+from ecdiff_tune import calibration, latency, ranks, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.crew import Crew
 from ecdiff_tune.edge_along import EdgeAlong
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
@@ -33,7 +35,7 @@ from ecdiff_tune.reference import Reference
 from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
-from ecdiff_tune.study_folder import StudyFolder
+from ecdiff_tune.study_folder import StudyFolder, study_path
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,10 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
     """
     prompts, heldout = calibration.load(settings)
     with StudyFolder(settings) as folder, Progress() as progress:
-        pipe = _load_pipe(settings)
+        crew = Crew(settings, prompts, heldout)
+        pipe = load_pipe(settings)
         spec = pipe.pair.spec
+        crew.check(spec)
         created = folder.claim(spec, prompts.digest, str(pipe.device))
         progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
         if (folder.path / "ledger.sqlite").is_file():
@@ -145,18 +149,15 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
                 "note: without calibration.file the prompts are captions of the embedded pair's scenes; "
                 "give a file of your own."
             )
+        if crew.count > 1:
+            progress.say(crew.told(len(prompts), settings.batch_size))
         profile = _latency_profile(folder.path / "latency.json", pipe, settings, progress)
-        where = (
-            Path(settings.output_dir)
-            / settings.pair.name
-            / REFERENCE_FOLDER
-            / _reference_digest(settings, pipe)
-        )
+        where = reference_folder(settings, pipe)
         timed = settings.latency == "wallclock"
-        batches = Batches(1 if timed else settings.batch_size, progress.say)
+        batches = crew.batches(1 if timed else settings.batch_size, progress.say)
         with (
             closing(Ledger(folder.path / "ledger.sqlite", settings.sampling.handoff_adapter)) as ledger,
-            StateStore(folder.path / ".states", round(settings.sharing_gib * 2**30)) as store,
+            crew.store(state_folder(settings), states_bytes(settings)) as store,
         ):
             along = EdgeAlong(pipe, prompts, where) if settings.search.name in PREDICTING else None
             made = make_reference(pipe, prompts, where, batches, profile, progress, along=along)
@@ -216,8 +217,9 @@ def make_edge_along(
     return along.make(adapter, batches, progress.prompts_done if missing else lambda _: None)
 
 
-def _load_pipe(settings: Settings) -> ECDiffPipeline:
-    sampling, device = settings.core_sampling(), get_device(settings.device)
+def load_pipe(settings: Settings) -> ECDiffPipeline:
+    """The pair, on this process's device."""
+    sampling, device = settings.core_sampling(), ranks.own_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
     pair = load_pair(
@@ -262,8 +264,18 @@ def _latency_profile(
     return profile
 
 
-def _reference_digest(settings: Settings, pipe: ECDiffPipeline) -> str:
-    """The folder name under which references of these weights and sampling settings are shared by studies."""
+def state_folder(settings: Settings) -> Path:
+    """For states that do not fit into memory."""
+    return study_path(settings) / ".states"
+
+
+def states_bytes(settings: Settings) -> int:
+    """Of host memory for states; the ranks of a machine share what the setting allows."""
+    return round(settings.sharing_gib * 2**30 / int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def reference_folder(settings: Settings, pipe: ECDiffPipeline) -> Path:
+    """Where references of these weights and sampling settings lie, which studies share."""
     sampling = asdict(pipe.sampling)
     for unused in ("handoff", "estimator"):
         sampling.pop(unused)
@@ -275,4 +287,5 @@ def _reference_digest(settings: Settings, pipe: ECDiffPipeline) -> str:
         "timed": [settings.offload, device_name(pipe.device)] if settings.latency == "wallclock" else False,
         "vae_tiling": settings.vae_tiling,
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return Path(settings.output_dir) / settings.pair.name / REFERENCE_FOLDER / digest
