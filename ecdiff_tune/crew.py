@@ -122,11 +122,11 @@ class Crew:
         rounds = math.ceil(blocks / self.count)
         line = f"{self.count} ranks share {prompts} prompts in {blocks} batches"
         line += f": about {rounds}/{blocks} of the times foretold below"
-        if blocks < self.count and batch_size > 1:
+        if blocks < self.count:
+            line += f"; ranks without a batch: {self.count - blocks}"
             smaller = math.ceil(prompts / self.count)
-            line += f"; {self.count - blocks} ranks stay idle, fewer of them with batch_size={smaller}"
-        elif blocks < self.count:
-            line += f"; {self.count - blocks} ranks stay idle"
+            if smaller < batch_size:
+                line += f", fewer with batch_size={smaller}"
         return line
 
     def batches(self, size: int, say: Callable[[str], None]) -> Batches:

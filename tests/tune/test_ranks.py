@@ -203,7 +203,7 @@ def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tm
     assert fresh("stage1").status == 0
     outcomes = run(fresh, 3, "tune")
     assert [one.status for one in outcomes] == [0, 0, 0], outcomes
-    assert "; 1 ranks stay idle, fewer of them with batch_size=1\n" in outcomes[0].out
+    assert "; ranks without a batch: 1, fewer with batch_size=1\n" in outcomes[0].out
     assert equal(fresh, done)
 
 
@@ -318,12 +318,12 @@ def test_every_prompt_in_its_block_on_its_rank(rows: list[int], size: int, count
 def test_how_the_work_is_shared_is_told() -> None:
     assert Alone(8).told(100, 25) == (
         "8 ranks share 100 prompts in 4 batches: about 1/4 of the times foretold below; "
-        "4 ranks stay idle, fewer of them with batch_size=13"
+        "ranks without a batch: 4, fewer with batch_size=13"
     )
     assert Alone(8).told(100, 13) == (
         "8 ranks share 100 prompts in 8 batches: about 1/8 of the times foretold below"
     )
-    assert Alone(8).told(3, 1).endswith("about 1/3 of the times foretold below; 5 ranks stay idle")
+    assert Alone(8).told(3, 1).endswith("about 1/3 of the times foretold below; ranks without a batch: 5")
 
 
 def test_one_process_has_no_helpers() -> None:
