@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.own_run import OwnRun, own_run
 from ecdiff_tune.reference import prepare, read
 
+Heard = tuple[list[int], HandoffAdapter, dict[str, Tensor]]
+"""Prompts by index, the adapter, and the content of their files, stacked."""
 FIRST_PROMPTS = 25
 """So many of a calibration set, which is in random order, are enough to rank candidates."""
 
@@ -66,13 +69,22 @@ class EdgeAlong:
     def _paths(self, adapter: HandoffAdapter) -> list[Path]:
         return [self.folder / f"{key}.along-{adapter}.safetensors" for key in self.prompts.keys[: self.first]]
 
-    def listen(self, rows: Sequence[int], conditioning: Conditioning, cloud: OwnRun, edge: OwnRun) -> None:
-        """Make what is missing from both models' own runs, kept whole, on some prompts."""
+    def listen(self, rows: Sequence[int], conditioning: Conditioning, cloud: OwnRun, edge: OwnRun) -> Heard:
+        """What is missing, made from both models' own runs, kept whole, on some prompts."""
         wanted = set(self.missing(self.own_adapter)) & set(rows)
         at = [i for i, row in enumerate(rows) if row in wanted]
+        found: dict[str, Tensor] = {}
         if at:
             found = self._along(conditioning, cloud, at, self.own_adapter) | _divergence(cloud, edge, at)
-            self._write([rows[i] for i in at], found, self.own_adapter)
+        return [rows[i] for i in at], self.own_adapter, found
+
+    def keep(self, heard: Heard) -> None:
+        """Write the files."""
+        rows, adapter, found = heard
+        paths = self._paths(adapter)
+        for i, row in enumerate(rows):
+            with replacing(paths[row]) as part:
+                save_file({name: tensor[i].contiguous() for name, tensor in found.items()}, part)
 
     def make(
         self, adapter: HandoffAdapter, batches: Batches, on_prompts: Callable[[int], None]
@@ -89,18 +101,18 @@ class EdgeAlong:
         names = ("gram", "divergence") if adapter == self.own_adapter else ("gram",)
         on_prompts(len(paths) - len(missing))
 
-        def run(rows: Sequence[int]) -> None:
-            batch = prepare(self.pipe, self.prompts, rows)
-            cloud = own_run(self.pipe, batch, "cloud", keep=True)
-            if adapter == self.own_adapter:
-                self.listen(rows, batch.conditioning, cloud, own_run(self.pipe, batch, "edge", keep=True))
-            else:
-                found = self._along(batch.conditioning, cloud, range(len(rows)), adapter)
-                self._write(rows, found, adapter)
-
-        for rows, _ in batches.over(missing, run):
+        for rows, heard in batches.over(missing, partial(self._run, adapter)):
+            self.keep(heard)
             on_prompts(len(rows))
         return [read(path, *names) for path in paths]
+
+    def _run(self, adapter: HandoffAdapter, rows: Sequence[int]) -> Heard:
+        batch = prepare(self.pipe, self.prompts, rows)
+        cloud = own_run(self.pipe, batch, "cloud", keep=True)
+        if adapter == self.own_adapter:
+            edge = own_run(self.pipe, batch, "edge", keep=True)
+            return self.listen(rows, batch.conditioning, cloud, edge)
+        return list(rows), adapter, self._along(batch.conditioning, cloud, range(len(rows)), adapter)
 
     @torch.no_grad()
     def _along(
@@ -112,12 +124,6 @@ class EdgeAlong:
         noises = [eps[rows] for eps in cloud.noises] + along
         flat = torch.stack([eps.float().flatten(1).cpu() for eps in noises], dim=1).double()
         return {"gram": flat @ flat.transpose(1, 2)}
-
-    def _write(self, rows: Sequence[int], found: dict[str, Tensor], adapter: HandoffAdapter) -> None:
-        paths = self._paths(adapter)
-        for i, row in enumerate(rows):
-            with replacing(paths[row]) as part:
-                save_file({name: tensor[i].contiguous() for name, tensor in found.items()}, part)
 
 
 def _divergence(cloud: OwnRun, edge: OwnRun, at: Sequence[int]) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class Helper:
         return Evaluator(
             self.pipe,
             prompts,
-            reference.read(prompts, folder),
+            reference.load(prompts, folder),
             Ledger.in_memory(),
             batches=self._batches,
             store=self.store if shares else None,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -34,8 +35,17 @@ class DamagedReferenceError(ECDiffError):
 
 
 SIDES: tuple[Side, Side] = ("cloud", "edge")
-OnRuns = Callable[[Sequence[int], Conditioning, OwnRun, OwnRun], None]
-"""Told the indices of prompts, their conditioning, and the cloud's and the edge's own run on them."""
+
+
+class Listener(Protocol):
+    """Makes something of the models' own runs; ``listen`` where they run, which may be another process."""
+
+    def listen(self, rows: Sequence[int], conditioning: Conditioning, cloud: OwnRun, edge: OwnRun) -> Any:
+        """What is made of the cloud's and the edge's own run on the prompts of these indices."""
+
+    def keep(self, heard: Any) -> None:
+        """Write what ``listen`` made."""
+
 
 SETTLED_SHARE = 0.75
 """Of the initial fall of the noise's change, what must be over when the warm-up ends."""
@@ -133,13 +143,13 @@ def make(
     *,
     batches: Batches,
     on_prompts: Callable[[int], None],
-    on_runs: OnRuns | None = None,
+    listener: Listener | None = None,
 ) -> Reference:
     """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
 
-    ``on_prompts`` is told how many prompts became ready. ``on_runs`` hears the runs that are made, with what
-    the models were asked, before their references are written. Stopped at any moment, at most a batch is
-    lost.
+    ``on_prompts`` is told how many prompts became ready. ``listener`` hears the runs that are made, with what
+    the models were asked, and keeps what it made of them before their references are written. Stopped at any
+    moment, at most a batch is lost.
 
     Raises:
         NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
@@ -148,15 +158,17 @@ def make(
     paths = [_path(folder, key) for key in prompts.keys]
     wanted = missing(prompts, folder)
     on_prompts(len(prompts) - len(wanted))
-    for rows, found in batches.over(wanted, lambda rows: _generate(pipe, prompts, rows, on_runs)):
+    for rows, (found, heard) in batches.over(wanted, partial(_generate, pipe, prompts, listener)):
+        if listener is not None:
+            listener.keep(heard)
         for row, tensors in zip(rows, found, strict=True):
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
         on_prompts(len(rows))
-    return read(prompts, folder)
+    return load(prompts, folder)
 
 
-def read(prompts: CalibrationSet, folder: Path) -> Reference:
+def load(prompts: CalibrationSet, folder: Path) -> Reference:
     """The reference of a prompt set that is there."""
     return Reference(tuple(_open(_path(folder, key)) for key in prompts.keys))
 
@@ -182,24 +194,26 @@ def read(path: Path, *names: str) -> dict[str, Tensor]:
 
 
 def _generate(
-    pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int], on_runs: OnRuns | None
-) -> list[dict[str, Tensor]]:
+    pipe: ECDiffPipeline, prompts: CalibrationSet, listener: Listener | None, rows: Sequence[int]
+) -> tuple[list[dict[str, Tensor]], Any]:
+    """What the files of these prompts hold, and what the listener made of their runs."""
     batch = prepare(pipe, prompts, rows)
-    runs = {side: own_run(pipe, batch, side, keep=on_runs is not None) for side in SIDES}
+    runs = {side: own_run(pipe, batch, side, keep=listener is not None) for side in SIDES}
     pictures = {side: pipe.pair.family.decode(run.latents) for side, run in runs.items()}
     for side, run in runs.items():
         if not (torch.isfinite(run.latents).all() and torch.isfinite(pictures[side]).all()):
             dtype = pipe.config.sampling.dtype
             advice = "Are its weights damaged?" if dtype == "float32" else "Try dtype=float32."
             raise NonFiniteLatentsError(f"The {side} model's own picture is not finite in {dtype}. {advice}")
-    if on_runs is not None:
-        on_runs(rows, batch.conditioning, runs["cloud"], runs["edge"])
+    heard = None
+    if listener is not None:
+        heard = listener.listen(rows, batch.conditioning, runs["cloud"], runs["edge"])
     flat = torch.stack([eps.flatten(1) for eps in runs["cloud"].noises], dim=1)
     change = flat.diff(dim=1).abs().mean(dim=2).cpu()
     flat = flat.cpu().double()
     gram = flat @ flat.transpose(1, 2)
     seconds = torch.tensor([runs[side].seconds / len(rows) for side in SIDES], dtype=torch.float64)
-    return [
+    found = [
         {
             "cloud": pictures["cloud"][i].half().cpu().contiguous(),
             "edge": pictures["edge"][i].half().cpu().contiguous(),
@@ -209,3 +223,4 @@ def _generate(
         }
         for i in range(len(rows))
     ]
+    return found, heard

@@ -199,9 +199,8 @@ def make_reference(
         seconds = cloud * profile.cloud_call.median + edge * profile.edge_call.median
         progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
     progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
-    on_runs = along.listen if along else None
     return reference.make(
-        pipe, prompts, where, batches=batches, on_prompts=progress.prompts_done, on_runs=on_runs
+        pipe, prompts, where, batches=batches, on_prompts=progress.prompts_done, listener=along
     )
 
 

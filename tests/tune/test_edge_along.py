@@ -32,9 +32,7 @@ def make(along: EdgeAlong, batch_size: int = 2) -> tuple[Passes, list[int]]:
 
 def with_reference(along: EdgeAlong, batch_size: int = 2) -> None:
     batches, pipe, folder = Batches(batch_size), along.pipe, along.folder
-    reference.make(
-        pipe, along.prompts, folder, batches=batches, on_prompts=lambda _: None, on_runs=along.listen
-    )
+    reference.make(pipe, along.prompts, folder, batches=batches, on_prompts=lambda _: None, listener=along)
 
 
 @pytest.fixture(scope="module")

@@ -180,6 +180,17 @@ def test_two_ranks_do_what_one_does(fresh: Study, done: Study) -> None:
     assert not (fresh.folder / ".states").exists()
 
 
+def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
+    (fresh.folder / "study.json").unlink()  # of another search
+    alone = fresh.copy(tmp_path / "alone")
+    joint = ("tune", "search=joint", "search.s=[7,9]", "heldout.num_prompts=0")
+    assert alone(*joint).status == 0
+    assert [one.status for one in run(fresh, 2, *joint)] == [0, 0]
+    assert references(fresh) == references(alone)
+    assert any("along" in name for name in references(fresh))
+    assert measured(fresh) == measured(alone)
+
+
 def test_ranks_that_die(fresh: Study, done: Study) -> None:
     dead, other = run(fresh, 2, "tune", doom={0: killed_at(Ledger, "append", 3)})
     assert dead.status == -signal.SIGKILL
