@@ -15,6 +15,7 @@ from ecdiff_core.plan import plan
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.latency import LatencyProfile, Timing
 from ecdiff_tune.objective import burden, efficiency
+from ecdiff_tune.sections import DIGITS
 
 from .recorded_study import GRID, SPEC, STEPS, RecordedStudy, quality, with_payload
 from .studies import Command, Study, one_line
