@@ -178,15 +178,11 @@ class ECDiffPipeline:
             handoff_adapter: in place of the config's.
 
         Raises:
-            ParamsError: ``matched`` for models of flow matching, or with ``use_dynamic_cfg``.
+            ParamsError: as ``check_adapter``.
         """
         guidance, pair = self.guidance, self.pair
         adapter = handoff_adapter or self.config.sampling.handoff_adapter
-        if adapter == "matched" and guidance.dynamic_steps is not None:
-            raise ParamsError(
-                "use_dynamic_cfg takes its scale from the timestep, which handoff_adapter=matched changes. "
-                "Choose one of the two."
-            )
+        self.check_adapter(adapter)
         edge = adapt(
             pair.family.bind(pair.edge, conditioning, guidance),
             adapter,
@@ -194,6 +190,16 @@ class ECDiffPipeline:
             pair.edge_schedule,
         )
         return pair.family.bind(pair.cloud, conditioning, guidance), edge
+
+    def check_adapter(self, handoff_adapter: HandoffAdapter) -> None:
+        """Whether these models can be joined by a handoff adapter, in place of the config's.
+
+        Raises:
+            ParamsError: they cannot (``ecdiff_core.handoff.check_adapter``), or it is ``matched`` with
+                ``use_dynamic_cfg``.
+        """
+        replace(self.config.sampling, handoff_adapter=handoff_adapter)  # refuses what settings alone tell
+        check_adapter(handoff_adapter, self.pair.cloud_schedule, self.pair.edge_schedule)
 
     def plan(self, mode: Mode = "ecdiff") -> Plan:
         """What every step does in a mode: as tuned, or one of the baselines.

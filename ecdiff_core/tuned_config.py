@@ -128,6 +128,11 @@ class Sampling:
                 f"Unknown handoff_adapter {self.handoff_adapter!r}: "
                 f"{nearest(self.handoff_adapter, get_args(HandoffAdapter))}."
             )
+        if self.use_dynamic_cfg and self.handoff_adapter == "matched":
+            raise ParamsError(
+                "use_dynamic_cfg takes its scale from the timestep, which handoff_adapter=matched changes. "
+                "Choose one of the two."
+            )
         get_dtype(self.dtype)
         get_estimator(self.estimator)
 

@@ -217,7 +217,11 @@ def make_edge_along(
 
 
 def load_pipe(settings: Settings) -> ECDiffPipeline:
-    """The pair, on this process's device."""
+    """The pair, on this process's device.
+
+    Raises:
+        ECDiffError: it cannot be loaded, or not do what the settings ask for, the search's included.
+    """
     sampling, device = settings.core_sampling(), ranks.own_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -228,7 +232,10 @@ def load_pipe(settings: Settings) -> ECDiffPipeline:
         memory=settings.core_memory(),
     )
     whole = ECDiffParams.cloud_only(sampling.num_steps)
-    return ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
+    pipe = ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
+    for adapter in settings.handoff_adapters:  # before anything is generated
+        pipe.check_adapter(adapter)
+    return pipe
 
 
 def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: int) -> str:

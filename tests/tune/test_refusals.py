@@ -32,6 +32,18 @@ def test_bad_input(study: Study, overrides: list[str], told: str) -> None:
     assert {path.name for path in study.folder.iterdir()} <= {".lock", "latency.json"}  # the study is free
 
 
+@pytest.mark.parametrize("adapters", ["[identity,matched]", "[matched]"])
+def test_an_adapter_to_search_that_the_models_cannot_have(
+    study: Study, sd3_pair: Path, adapters: str
+) -> None:
+    models = (f"pair.cloud={sd3_pair / 'cloud'}", f"pair.edge={sd3_pair / 'edge'}")
+    flow = "sampling.scheduler=FlowMatchEulerDiscreteScheduler"
+    line = one_line(study("tune", *models, flow, f"search.handoff_adapter={adapters}"))
+    assert "handoff_adapter=matched needs noise schedules with alphas_cumprod" in line
+    assert {path.name for path in study.folder.iterdir()} == {"latency.json", ".lock"}  # the study is free
+    assert not list((study.outputs / "tiny").rglob("*.safetensors"))
+
+
 def test_corrupt_weights(study: Study, tmp_path: Path) -> None:
     cloud = shutil.copytree(study.pair / "cloud", tmp_path / "cloud")
     weights = cloud / "unet" / "diffusion_pytorch_model.safetensors"

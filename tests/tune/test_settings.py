@@ -180,6 +180,14 @@ def test_what_inference_is_told() -> None:
         (["objective.earliest_s=50"], "Expected objective.earliest_s within 0 … 49 .* got 50"),
         (["objective.earliest_s=-1"], "Expected objective.earliest_s within 0 … 49 .* got -1"),
         (["objective.w1=nan"], "objective.w1"),
+        (
+            ["sampling.use_dynamic_cfg=true", "sampling.handoff_adapter=matched"],
+            "use_dynamic_cfg takes its scale from the timestep",
+        ),
+        (
+            ["sampling.use_dynamic_cfg=true", "search.handoff_adapter=[identity,matched]"],
+            "use_dynamic_cfg takes its scale from the timestep",
+        ),
         (["search=race", "search.extend=true"], "search.extend is for search=greedy and search=exhaustive"),
     ],
 )
