@@ -20,7 +20,7 @@ from ecdiff_core import ECDiffPipeline, ModelRef, PairSpec, TunedConfig, apply_e
 from ecdiff_core.errors import ConfigError, PairError, ParamsError
 from ecdiff_core.schedulers import build_scheduler
 
-from ..hooking import (
+from ...hooking import (
     CALLS,
     CLASSES,
     PLANS,

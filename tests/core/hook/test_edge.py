@@ -22,8 +22,8 @@ from ecdiff_core import ECDiffParams, ECDiffPipeline, TunedConfig, apply_ecdiff,
 from ecdiff_core.errors import ConfigError, PairError, ParamsError
 from ecdiff_core.hook.edge import EdgeModel, arguments_for, check_edge, schedule_of
 
-from ..hooking import Pipe, assert_close, denoise, load, run, seeded, with_plan, with_sampling
-from ..small_videos import TEXT_TOKENS
+from ...hooking import Pipe, assert_close, denoise, load, run, seeded, with_plan, with_sampling
+from ...small_videos import TEXT_TOKENS
 
 PROMPT = "a red circle moves left"
 

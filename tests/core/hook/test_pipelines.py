@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ecdiff_core import ECDiffPipeline, TunedConfig, apply_ecdiff, noise, remove_ecdiff
 from ecdiff_core.plan import Action
 
-from ..hooking import (
+from ...hooking import (
     PLANS,
     PROMPT,
     STEPS,
@@ -38,7 +38,7 @@ from ..hooking import (
     with_plan,
     with_sampling,
 )
-from ..small_videos import TEXT_TOKENS
+from ...small_videos import TEXT_TOKENS
 
 GUIDANCE = 3.0
 EMBEDS = torch.randn(2, 1, 8, 16, generator=seeded(1))

@@ -16,7 +16,7 @@ from ecdiff_core import ECDiffParams, TunedConfig
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.hook.tracking import StepTracker
 
-from ..hooking import STEPS, with_sampling
+from ...hooking import STEPS, with_sampling
 
 
 def pipe_with(scheduler: SchedulerMixin, num_inference_steps: int = STEPS) -> Any:
