@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from ecdiff_core.errors import PairError
 from ecdiff_core.hook.checks import (
-    HOOK_NAME,
     check_scheduler,
     denoiser_of,
     forward_signature,
     hook_on,
+    put_hook,
+    take_hook,
     without_offload,
 )
 from ecdiff_core.hook.edge import EdgeModel
@@ -79,7 +80,7 @@ def apply_ecdiff(
         )
     remove_ecdiff(pipe)
     with without_offload(pipe):
-        HookRegistry.check_if_exists_or_initialize(denoiser_of(pipe)).register_hook(hook, HOOK_NAME)
+        put_hook(denoiser_of(pipe), hook)
     pipe.ecdiff = hook
 
 
@@ -93,10 +94,7 @@ def remove_ecdiff(pipe: Any) -> None:
         return
     if hook_on(hook.module) is hook:
         with without_offload(pipe):
-            registry = hook.module._diffusers_hook
-            registry.remove_hook(HOOK_NAME, recurse=False)
-            if not registry.hooks:  # an empty registry would put later hooks inside torch.compile
-                del hook.module._diffusers_hook
+            take_hook(hook.module)
     for owner in (pipe, hook.pipe):
         vars(owner).pop("ecdiff", None)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
@@ -32,10 +33,34 @@ def denoiser_of(holder: Any) -> nn.Module:
     return found[0]
 
 
+_REGISTRY = "_diffusers_hook"
+"""Where diffusers keeps a model's HookRegistry."""
+
+
 def hook_on(model: nn.Module) -> Any:
-    """The hook that ``apply_ecdiff`` put on a model; None without one."""
-    registry = getattr(model, "_diffusers_hook", None)
-    return None if registry is None else registry.get_hook(HOOK_NAME)
+    """The hook that ``apply_ecdiff`` put on a model, before or after it was compiled; None without one."""
+    for module in (model, unwrap_module(model)):
+        registry = vars(module).get(_REGISTRY)
+        if registry is not None and HOOK_NAME in registry.hooks:
+            return registry.hooks[HOOK_NAME]
+    return None
+
+
+def put_hook(model: nn.Module, hook: ModelHook) -> None:
+    """Register the hook on the model itself.
+
+    ``torch.compile(model)`` hands attributes through to the model inside. Its registry, of which diffusers
+    leaves an empty one behind (``disable_cache``), would put the hook inside the graph.
+    """
+    vars(model).setdefault(_REGISTRY, HookRegistry(model)).register_hook(hook, HOOK_NAME)
+
+
+def take_hook(model: nn.Module) -> None:
+    """Undo ``put_hook``."""
+    registry = vars(model)[_REGISTRY]
+    registry.remove_hook(HOOK_NAME, recurse=False)
+    if not registry.hooks:  # an empty registry would put later hooks inside torch.compile
+        del vars(model)[_REGISTRY]
 
 
 def forward_signature(pipe: Any) -> inspect.Signature:
