@@ -112,14 +112,37 @@ def matched(edge: Denoiser, cloud_schedule: NoiseSchedule, edge_schedule: NoiseS
     return denoise
 
 
+def only_matched(
+    cloud_schedule: NoiseSchedule | None, edge_schedule: NoiseSchedule | None
+) -> tuple[str, str, str] | None:
+    """What makes the edge's answers meaningless without conversion: its name, the cloud's and the edge's value.
+
+    None where ``identity`` may do: other betas or another scaling only make it worse.
+    """
+    if cloud_schedule is None or edge_schedule is None:
+        return None
+    ours, theirs = cloud_schedule.prediction_type, edge_schedule.prediction_type
+    if ours != theirs:
+        return "prediction type", ours, theirs
+    trained = [str(len(one.alphas_cumprod)) for one in (cloud_schedule, edge_schedule)]
+    return None if trained[0] == trained[1] else ("num_train_timesteps", *trained)
+
+
 def check_adapter(
     adapter: HandoffAdapter, cloud_schedule: NoiseSchedule | None, edge_schedule: NoiseSchedule | None
 ) -> None:
     """Whether two models can be joined by the adapter.
 
     Raises:
-        ParamsError: ``matched`` is asked for models that have no alphas_cumprod (flow matching).
+        ParamsError: ``matched`` is asked for models that have no alphas_cumprod (flow matching), or
+            ``identity`` for models that answer with another quantity or count other timesteps.
     """
+    found = only_matched(cloud_schedule, edge_schedule)
+    if adapter == "identity" and found is not None:
+        raise ParamsError(
+            f"The models' {found[0]} differs (cloud {found[1]}, edge {found[2]}), which "
+            "handoff_adapter=identity does not convert. Set handoff_adapter=matched."
+        )
     if adapter == "matched" and (cloud_schedule is None or edge_schedule is None):
         raise ParamsError(
             "handoff_adapter=matched needs noise schedules with alphas_cumprod, which flow-matching "

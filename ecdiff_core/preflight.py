@@ -16,7 +16,7 @@ from diffusers import SchedulerMixin
 from ecdiff_core.errors import PairError
 from ecdiff_core.families import Family
 from ecdiff_core.families.parts import part_class
-from ecdiff_core.handoff import NoiseSchedule
+from ecdiff_core.handoff import NoiseSchedule, only_matched
 
 
 class Verdict(Enum):
@@ -39,6 +39,8 @@ class Row:
 
 
 _MATCHED = "with sampling.handoff_adapter=matched"
+NEEDS_MATCHED = "refused with identity: set sampling.handoff_adapter=matched"
+"""Why a row is convertible, and without it refused."""
 _TEXT_KEYS = ("model_type", "hidden_size", "num_hidden_layers", "d_model", "num_layers", "vocab_size")
 
 
@@ -164,6 +166,8 @@ def _schedule_rows(cloud: Path, edge: Path) -> list[Row]:
     convertible = all(schedules) and all(vaes[0].get(key) == vaes[1].get(key) for key in moved)
     predictions = [_prediction(folder) for folder in (cloud, edge)]
     terms = [_schedule_text(folder) for folder in (cloud, edge)]
+    needed = {"prediction type": "prediction type", "num_train_timesteps": "noise schedule"}
+    found = only_matched(*schedules)
     for name, (ours, theirs) in (
         ("latent scaling", factors),
         ("prediction type", predictions),
@@ -172,7 +176,8 @@ def _schedule_rows(cloud: Path, edge: Path) -> list[Row]:
         if ours == theirs:
             rows.append(Row(name, ours, theirs, Verdict.OK))
         elif convertible:
-            rows.append(Row(name, ours, theirs, Verdict.CONVERTIBLE, _MATCHED))
+            why = NEEDS_MATCHED if found and needed[found[0]] == name else _MATCHED
+            rows.append(Row(name, ours, theirs, Verdict.CONVERTIBLE, why))
         else:
             why = "nothing converts between the two"
             rows.append(Row(name, ours, theirs, Verdict.REFUSED, why))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ecdiff_core.errors import PairError
 from ecdiff_core.model_folder import check_parts
 from ecdiff_core.pair import common_family, find_configs
-from ecdiff_core.preflight import Row, Verdict, compare
+from ecdiff_core.preflight import NEEDS_MATCHED, Row, Verdict, compare
 from ecdiff_tune.settings import Settings
 
 
@@ -25,7 +25,9 @@ def check(settings: Settings) -> None:
     refused = [row.name for row in rows if row.verdict is Verdict.REFUSED]
     if refused:
         raise PairError(f"These two cannot work together: {', '.join(refused)}. Choose another edge model.")
-    if any(row.verdict is Verdict.CONVERTIBLE for row in rows):
+    if any(row.why == NEEDS_MATCHED for row in rows):
+        print("\nThese two can work together, but only with sampling.handoff_adapter=matched.")
+    elif any(row.verdict is Verdict.CONVERTIBLE for row in rows):
         print("\nThese two can work together with sampling.handoff_adapter=matched.")
     else:
         print("\nThese two can work together.")

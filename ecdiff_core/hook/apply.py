@@ -55,7 +55,8 @@ def apply_ecdiff(
 
     Raises:
         ConfigError: the config cannot be read, or asks for ``matched`` with an edge that is no pipeline.
-        ParamsError: the scheduler is not the config's, or has no noise schedule for ``matched``.
+        ParamsError: the scheduler is not the config's, or has no noise schedule for ``matched``; the edge
+            pipeline's tells that ``identity`` cannot be.
         PairError: the pipeline or the edge model cannot be used.
 
     A generation raises ParamsError when it has another number of steps than the config, a scheduler that does

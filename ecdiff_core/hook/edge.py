@@ -32,7 +32,8 @@ class EdgeModel:
     Raises:
         PairError: the edge model does not fit.
         ConfigError: the adapter is ``matched``, and only the pipeline would tell the edge's noise schedule.
-        ParamsError: the adapter is ``matched``, for flow matching.
+        ParamsError: the adapter is ``matched``, for flow matching, or ``identity``, for an edge pipeline whose
+            scheduler has another prediction type or number of training timesteps.
     """
 
     def __init__(self, pipe: Any, edge: Any, adapter: HandoffAdapter) -> None:
@@ -42,7 +43,9 @@ class EdgeModel:
         self._schedules: tuple[NoiseSchedule | None, NoiseSchedule | None] = (None, None)
         cloud = denoiser_of(pipe)
         check_edge(cloud, self.module)
-        if adapter == "matched":
+        if adapter == "identity":
+            _check_identity(pipe, edge)
+        else:
             if edge is self.module:
                 raise ConfigError(
                     "handoff_adapter=matched needs the edge's noise schedule: give apply_ecdiff the edge's "
@@ -100,6 +103,13 @@ def schedule_of(pipe: Any) -> NoiseSchedule | None:
             "it lacks one of them."
         )
     return NoiseSchedule.of(scheduler, vae.config.get("scaling_factor", 1.0))
+
+
+def _check_identity(pipe: Any, edge: Any) -> None:
+    """Refuse ``identity`` where the edge's own scheduler tells that the edge answers in other terms."""
+    schedulers = [getattr(holder, "scheduler", None) for holder in (pipe, edge)]
+    if None not in schedulers:
+        check_adapter("identity", *(NoiseSchedule.of(scheduler, 1.0) for scheduler in schedulers))
 
 
 def _check_input_is_latents(cloud: nn.Module) -> None:

@@ -8,7 +8,14 @@ from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscr
 from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.handoff import NoiseSchedule, adapt, from_epsilon_and_z, matched, to_epsilon_and_z
+from ecdiff_core.handoff import (
+    NoiseSchedule,
+    adapt,
+    check_adapter,
+    from_epsilon_and_z,
+    matched,
+    to_epsilon_and_z,
+)
 from ecdiff_core.sampler import Denoiser
 
 
@@ -25,9 +32,13 @@ def cogvideox(scaling_factor: float, snr_shift_scale: float) -> NoiseSchedule:
     return schedule
 
 
-def stable_diffusion(prediction_type: str = "epsilon") -> NoiseSchedule:
+def stable_diffusion(prediction_type: str = "epsilon", timesteps: int = 1000) -> NoiseSchedule:
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        num_train_timesteps=timesteps,
     )
     schedule = NoiseSchedule.of(scheduler, 0.18215)
     assert schedule is not None
@@ -113,3 +124,19 @@ def test_flow_matching_has_no_schedule_to_match() -> None:
     assert adapt(denoiser, "identity", None, None) is denoiser
     with pytest.raises(ParamsError, match="handoff_adapter=matched needs noise schedules"):
         adapt(denoiser, "matched", None, FIVE)
+
+
+@pytest.mark.parametrize(
+    ("edge", "told"),
+    [
+        (stable_diffusion("v_prediction"), r"prediction type differs \(cloud epsilon, edge v_prediction\)"),
+        (stable_diffusion(timesteps=500), r"num_train_timesteps differs \(cloud 1000, edge 500\)"),
+    ],
+)
+def test_identity_is_refused_where_the_answer_would_mean_something_else(
+    edge: NoiseSchedule, told: str
+) -> None:
+    with pytest.raises(ParamsError, match=told + r".*Set handoff_adapter=matched"):
+        check_adapter("identity", stable_diffusion(), edge)
+    check_adapter("matched", stable_diffusion(), edge)
+    check_adapter("identity", FIVE, TWO)  # the paper's own pair: scaled and noised otherwise

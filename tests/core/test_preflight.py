@@ -40,7 +40,6 @@ def test_a_pair_made_for_each_other(tiny_pair: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "values", "name"),
     [
-        ("edge/scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "prediction type"),
         ("edge/scheduler/scheduler_config.json", {"beta_end": 0.02}, "noise schedule"),
         ("edge/scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "noise schedule"),
         ("edge/vae/config.json", {"scaling_factor": 0.5}, "latent scaling"),
@@ -53,6 +52,23 @@ def test_what_a_matched_handoff_converts(
     rows = rows_of(own_pair)
     assert rows[name].verdict is Verdict.CONVERTIBLE
     assert rows[name].why == "with sampling.handoff_adapter=matched"
+    assert [row.name for row in rows.values() if row.verdict is not Verdict.OK] == [name]
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"prediction_type": "v_prediction"}, "prediction type"),
+        ({"num_train_timesteps": 500}, "noise schedule"),
+    ],
+)
+def test_what_only_a_matched_handoff_makes_possible(
+    own_pair: Path, values: dict[str, Any], name: str
+) -> None:
+    set_keys(own_pair / "edge/scheduler/scheduler_config.json", **values)
+    rows = rows_of(own_pair)
+    assert rows[name].verdict is Verdict.CONVERTIBLE
+    assert rows[name].why == "refused with identity: set sampling.handoff_adapter=matched"
     assert [row.name for row in rows.values() if row.verdict is not Verdict.OK] == [name]
 
 

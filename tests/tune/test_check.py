@@ -47,6 +47,19 @@ def test_two_that_need_a_matched_handoff(command: Command, own_pair: Path, tmp_p
     )
 
 
+def test_two_that_cannot_do_without_a_matched_handoff(
+    command: Command, own_pair: Path, tmp_path: Path
+) -> None:
+    path = own_pair / "edge" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
+    outcome = check(command, own_pair, tmp_path)
+    assert outcome.status == 0
+    assert "convertible  refused with identity: set sampling.handoff_adapter=matched" in outcome.out
+    assert outcome.out.splitlines()[-1] == (
+        "These two can work together, but only with sampling.handoff_adapter=matched."
+    )
+
+
 def test_two_that_do_not_fit(command: Command, own_pair: Path, tmp_path: Path) -> None:
     path = own_pair / "edge" / "unet" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "cross_attention_dim": 48}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -42,6 +43,17 @@ def test_an_adapter_to_search_that_the_models_cannot_have(
     assert "handoff_adapter=matched needs noise schedules with alphas_cumprod" in line
     assert {path.name for path in study.folder.iterdir()} == {"latency.json", ".lock"}  # the study is free
     assert not list((study.outputs / "tiny").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("adapter", [(), ("search.handoff_adapter=[identity,matched]",)])
+def test_an_edge_that_answers_in_other_terms(study: Study, tmp_path: Path, adapter: tuple[str, ...]) -> None:
+    edge = shutil.copytree(study.pair / "edge", tmp_path / "edge")
+    path = edge / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
+    line = one_line(study("tune", f"pair.edge={edge}", *adapter))
+    assert "prediction type differs (cloud epsilon, edge v_prediction)" in line
+    assert "Set handoff_adapter=matched" in line
+    assert {path.name for path in study.folder.iterdir()} == {"latency.json", ".lock"}  # the study is free
 
 
 def test_corrupt_weights(study: Study, tmp_path: Path) -> None:

@@ -144,6 +144,19 @@ def test_matched_needs_two_noise_schedules(video_config: TunedConfig, pipe: Pipe
     assert pipe.ecdiff.plan.edge_calls == 0
 
 
+@pytest.mark.parametrize("changes", [{"prediction_type": "v_prediction"}, {"num_train_timesteps": 500}])
+def test_identity_needs_an_edge_that_answers_in_the_cloud_s_terms(
+    changes: dict[str, object], tiny_config: TunedConfig, tiny_pair: Path
+) -> None:
+    cloud, edge = (load(tiny_pair / side) for side in ("cloud", "edge"))
+    edge.scheduler = DDIMScheduler.from_config(edge.scheduler.config, **changes)
+    with pytest.raises(ParamsError, match=r"identity does not convert. Set handoff_adapter=matched"):
+        apply_ecdiff(cloud, tiny_config, edge=edge)
+    assert not hasattr(cloud, "ecdiff")
+    apply_ecdiff(cloud, with_sampling(tiny_config, handoff_adapter="matched"), edge=edge)
+    assert run(cloud).isfinite().all()
+
+
 def test_matched_refuses_inputs_that_hold_more_than_latents(pipe: Pipe, edge: Pipe) -> None:
     """Image to video and inpainting hand over a picture's latents too."""
     for own in (pipe, edge):
