@@ -115,7 +115,7 @@ def matched(edge: Denoiser, cloud_schedule: NoiseSchedule, edge_schedule: NoiseS
 def only_matched(
     cloud_schedule: NoiseSchedule | None, edge_schedule: NoiseSchedule | None
 ) -> tuple[str, str, str] | None:
-    """What makes the edge's answers meaningless without conversion: its name, the cloud's and the edge's value.
+    """Why the edge's answers mean nothing without conversion: a property, the cloud's value, the edge's.
 
     None where ``identity`` may do: other betas or another scaling only make it worse.
     """
@@ -124,8 +124,8 @@ def only_matched(
     ours, theirs = cloud_schedule.prediction_type, edge_schedule.prediction_type
     if ours != theirs:
         return "prediction type", ours, theirs
-    trained = [str(len(one.alphas_cumprod)) for one in (cloud_schedule, edge_schedule)]
-    return None if trained[0] == trained[1] else ("num_train_timesteps", *trained)
+    here, there = len(cloud_schedule.alphas_cumprod), len(edge_schedule.alphas_cumprod)
+    return None if here == there else ("num_train_timesteps", str(here), str(there))
 
 
 def check_adapter(

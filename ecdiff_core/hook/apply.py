@@ -14,7 +14,7 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from ecdiff_core.errors import PairError
+from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.hook.checks import (
     check_scheduler,
     denoiser_of,
@@ -54,7 +54,8 @@ def apply_ecdiff(
         check_scheduler: refuse a scheduler that is not the config's or draws fresh noise at every step.
 
     Raises:
-        ConfigError: the config cannot be read, or asks for ``matched`` with an edge that is no pipeline.
+        ConfigError: the config is none, cannot be read, or asks for ``matched`` with an edge that is no
+            pipeline.
         ParamsError: the scheduler is not the config's, or has no noise schedule for ``matched``; the edge
             pipeline's tells that ``identity`` cannot be.
         PairError: the pipeline or the edge model cannot be used.
@@ -71,8 +72,14 @@ def apply_ecdiff(
     >>> print(pipe.ecdiff.summary())  # doctest: +SKIP
     50 steps = 16 cloud + 18 approximated + 16 edge (16 cloud calls, 16 edge calls)
     """
-    if not isinstance(config, TunedConfig):
+    if isinstance(pipe, nn.Module):
+        raise PairError(f"Expected a diffusers pipeline, got its {type(pipe).__name__}: give pipe itself.")
+    if isinstance(config, Path | str):
         config = TunedConfig.load(config)
+    if not isinstance(config, TunedConfig):
+        raise ConfigError(
+            f"Expected a tuned config or the path of its YAML file, got {type(config).__name__}."
+        )
     hook = ECDiffHook(pipe, config, edge, check_scheduler)
     there = hook_on(denoiser_of(pipe))
     if there is not None and there is not getattr(pipe, "ecdiff", None):
@@ -177,7 +184,7 @@ class ECDiffHook(ModelHook):
             self._done, self.calls = [], {"cloud": 0, "edge": 0}
             self._check_scheduler()
             if self._edge is not None:
-                self._edge.begin(module)
+                self._edge.begin(module, given)
         if not self._needs_history:
             self._history.clear()
         elif tracker.step > 0:

@@ -72,6 +72,7 @@ class StepTracker:
         self.forget()
         if timesteps is None:  # PNDM before its first set_timesteps
             return
+        _check_whole(self._pipe)
         _check_number(self._pipe.scheduler, timesteps, self._config)
         told = timesteps.to(timestep.device, timestep.dtype)
         # As the model sees them: some pipelines (Flux, Qwen) hand over timestep / 1000, in half precision.
@@ -98,6 +99,16 @@ class StepTracker:
         if step in found and (step + 1 not in found or self.branch + 1 < self._branches):
             return step
         return step + 1 if step + 1 in found else found[0]
+
+
+def _check_whole(pipe: Any) -> None:
+    """Refuse a generation that another model is to end (SDXL's ``denoising_end``)."""
+    end = getattr(pipe, "denoising_end", None)
+    if isinstance(end, float) and 0 < end < 1:
+        raise ParamsError(
+            f"Expected a whole generation, got denoising_end={end:g}: the config's plan would be cut short. "
+            "Leave it out, or call remove_ecdiff(pipe) first."
+        )
 
 
 def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> None:

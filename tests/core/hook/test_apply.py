@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
+from diffusers import (
+    ControlNetModel,
+    DDPMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
@@ -488,12 +495,26 @@ def test_pairs_that_cannot_be_used(config: TunedConfig, pipe: Pipe, edge: Pipe) 
         sample_size=8, in_channels=3, block_out_channels=(8, 8), norm_num_groups=8, attention_head_dim=2,
         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
     )  # fmt: skip
+    narrow = UNet2DConditionModel.from_config(edge.unet.config, cross_attention_dim=48)
+    pooled = UNet2DConditionModel.from_config(
+        edge.unet.config,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+    )
+    other = SD3Transformer2DModel(sample_size=8, num_layers=1, num_attention_heads=2, attention_head_dim=4)
     for given, message in (
         (None, r"calls the edge model \(12 steps = .*give apply_ecdiff one"),
         (pipe, "own denoiser"),
         (pipe.unet, "own denoiser"),
         ("edge", "str has neither unet nor transformer"),
         (three, "in_channels is 3, the cloud's 4"),
+        (
+            narrow,
+            r"cross_attention_dim is 48, the cloud's 32 \(the edge cannot take the cloud's embeddings\)",
+        ),
+        (pooled, "addition_embed_type is text_time, the cloud's None"),
+        (other, "it is a SD3Transformer2DModel, the cloud a UNet2DConditionModel"),
     ):
         with pytest.raises(PairError, match=message):
             apply_ecdiff(pipe, config, edge=given)
@@ -508,3 +529,41 @@ def test_pairs_that_cannot_be_used(config: TunedConfig, pipe: Pipe, edge: Pipe) 
     with pytest.raises(PairError, match="two denoisers"):
         apply_ecdiff(SimpleNamespace(transformer=pipe.unet, transformer_2=pipe.unet), config, edge=edge)
     assert not hasattr(pipe, "ecdiff")
+
+
+def test_calls_that_make_no_sense(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    with pytest.raises(PairError, match="Expected a diffusers pipeline, got its UNet2DConditionModel"):
+        apply_ecdiff(pipe.unet, config, edge=edge)
+    for given in (None, {"params": {}}):
+        with pytest.raises(ConfigError, match=f"the path of its YAML file, got {type(given).__name__}"):
+            apply_ecdiff(pipe, given, edge=edge)
+    assert not hasattr(pipe, "ecdiff")
+
+
+def test_residuals_that_fit_the_cloud_s_blocks_alone(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    """Told at the first step, not where the edge's turn comes."""
+    controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(16, 32, 96))
+    parts = {**pipe.components, "controlnet": controlnet, "safety_checker": None, "feature_extractor": None}
+    own = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    own.set_progress_bar_config(disable=True)
+    given = {"image": torch.zeros(1, 3, 32, 32), "height": 32, "width": 32}
+    apply_ecdiff(own, config, edge=edge)
+    with (
+        counted(cloud=pipe.unet.conv_in) as calls,
+        pytest.raises(PairError, match=r"adds down_block_additional_residuals .*layers_per_block is 1, .* 2"),
+    ):
+        run(own, **given)
+    assert calls == {"cloud": 0}
+    alike = UNet2DConditionModel.from_config(pipe.unet.config).eval()
+    apply_ecdiff(own, config, edge=alike)
+    assert run(own, **given).isfinite().all()
+    remove_ecdiff(own)
+
+
+@pytest.mark.parametrize("kind", ["sdxl"], indirect=True)
+def test_a_generation_that_another_model_ends(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    apply_ecdiff(pipe, config, edge=edge)
+    expected = run(pipe)
+    with pytest.raises(ParamsError, match=r"Expected a whole generation, got denoising_end=0\.5"):
+        run(pipe, denoising_end=0.5)
+    assert torch.equal(run(pipe), expected)
