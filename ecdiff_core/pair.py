@@ -34,7 +34,7 @@ class Pair:
     """A loaded pair.
 
     Args:
-        spec: with the fingerprints of the weights that were loaded; a folder has no revision.
+        spec: with the fingerprints of the weights that were loaded; a folder is absolute and has no revision.
         family: holds the cloud's pipeline.
         edge: the edge's denoiser.
         cloud_schedule, edge_schedule: how their noisy latents are made; None for flow matching.
@@ -82,15 +82,23 @@ def is_local(ref: ModelRef) -> bool:
 def _local_folder(ref: ModelRef) -> Path:
     if ref.id.startswith(EMBEDDED):
         return Path(str(resources.files("ecdiff_core"))) / ref.id.removeprefix(EMBEDDED)
-    return Path(ref.id).expanduser()
+    return Path(ref.id).expanduser().absolute()
+
+
+def _anywhere(ref: ModelRef) -> ModelRef:
+    """The same model, named so that it is found from any working folder; a folder has no revision."""
+    if not is_local(ref):
+        return ref
+    where = ref.id if ref.id.startswith(EMBEDDED) else str(_local_folder(ref))
+    return replace(ref, id=where, revision=None)
 
 
 def _cannot_get(ref: ModelRef) -> PairError:
     command = f"hf download {ref.id}" + (f" --revision {ref.revision}" if ref.revision else "")
     return PairError(
-        f"Cannot get {ref.id}: it is no folder here, not in the hub's cache ({constants.HF_HUB_CACHE}), and "
-        f"could not be fetched (no network, a wrong id, or a gated model without a login). "
-        f"Run `{command}` where there is a network, or give a folder."
+        f"Cannot get {ref.id}: it is no folder ({_local_folder(ref)}), not in the hub's cache "
+        f"({constants.HF_HUB_CACHE}), and could not be fetched (no network, a wrong id, or a gated model "
+        f"without a login). Run `{command}` where there is a network, or give a folder."
     )
 
 
@@ -175,7 +183,7 @@ def load_pair(
     with out_of_memory_told():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [
-        replace(ref, fingerprint=got, revision=None if is_local(ref) else ref.revision)
+        _anywhere(replace(ref, fingerprint=got))
         for ref, got in zip((spec.cloud, spec.edge), found, strict=True)
     ]
     ours = noise_schedule(cloud_folder, cloud_folder)

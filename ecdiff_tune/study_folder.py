@@ -43,6 +43,8 @@ _FREE_TO_CHANGE = {
     "metrics.clip",
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
+_PLACES = {"weights.cloud.id", "weights.edge.id"}
+"""Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""
 
 
 class StudyError(ECDiffError):
@@ -131,7 +133,11 @@ def read_state(path: Path) -> dict[str, Any]:
 def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """A setting that the study does not know yet had its default when the study was made."""
     old = {**flat(asdict(Settings())), **old}
-    found = differences({key: value for key, value in old.items() if key not in _FREE_TO_CHANGE}, new)
+    ours, theirs = (
+        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES}
+        for one in (old, new)
+    )
+    found = differences(ours, theirs)
     if found:
         raise StudyError(
             f"The study in {path} has other settings ({'; '.join(found)}). "

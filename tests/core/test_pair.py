@@ -306,6 +306,35 @@ def test_a_relative_folder_wins_over_the_hub(
     own_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_model(ModelRef("pair/cloud")) == Path("pair/cloud")
+    assert find_model(ModelRef("pair/cloud")) == own_pair / "cloud"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_model(ModelRef("~/pair/cloud")) == own_pair / "cloud"
+
+
+def test_a_relative_folder_is_named_so_that_it_is_found_from_anywhere(
+    own_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spec = load(PairSpec("tiny", ModelRef("pair/cloud"), ModelRef("~/pair/edge"))).spec
+    assert (spec.cloud.id, spec.edge.id) == (str(own_pair / "cloud"), str(own_pair / "edge"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load(spec).spec == spec
+
+
+def test_a_relative_folder_that_is_not_there_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def download(*_: object, **__: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    with pytest.raises(PairError, match=rf"^No model folder at {tmp_path}/models/sd14/cloud\. "):
+        find_model(ModelRef("models/sd14/cloud"))
+    with pytest.raises(
+        PairError, match=rf"^Cannot get models/sd14: it is no folder \({tmp_path}/models/sd14\)"
+    ):
+        find_model(ModelRef("models/sd14"))

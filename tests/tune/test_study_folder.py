@@ -165,6 +165,13 @@ def test_a_study_from_before_a_setting_existed_goes_on(settings: Settings, tmp_p
         claim(replace(settings, search=replace(settings.search, joint=True)))
 
 
+def test_a_study_of_relative_folders_goes_on_now_that_they_are_absolute(settings: Settings) -> None:
+    relative = replace(SPEC, cloud=replace(SPEC.cloud, id="models/cloud"))
+    absolute = replace(SPEC, cloud=replace(SPEC.cloud, id="/home/me/models/cloud"))
+    created = claim(settings, relative)
+    assert claim(settings, absolute) == created
+
+
 def test_resume_false_sets_an_old_study_aside(settings: Settings, tmp_path: Path) -> None:
     claim(settings)
     folder = tmp_path / "tiny" / "default"
