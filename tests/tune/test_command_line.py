@@ -80,3 +80,37 @@ def test_a_failing_job_of_a_sweep(study: Study) -> None:
     assert outcome.status == 2
     assert outcome.err.splitlines()[-1].startswith("error: Expected search.k within 0 … 11, got [12]")
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("name", ["a b", "a=b", "a,b", "my (1)", "it's", "a\\b", "[x]", "back\\", "ünï&%$#!"])
+def test_paths_are_taken_as_they_are(command: Command, tiny_pair: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(tiny_pair)
+    models = (f"pair.cloud={tmp_path / name / 'cloud'}", f"pair.edge={tmp_path / name / 'edge'}")
+    outcome = command("check", "pair=custom", *models, f"output_dir={tmp_path / 'outputs'}")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"cloud {tmp_path / name / 'cloud'}\n" in outcome.out
+
+
+def test_the_home_folder_in_paths(
+    command: Command, tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my models").symlink_to(tiny_pair)
+    # The second as bash hands over "pair.edge='~/my models/edge'".
+    models = ("pair.cloud=~/my models/cloud", "pair.edge='~/my models/edge'")
+    outcome = command("check", "pair=custom", *models, "output_dir=~/outputs", "study=~a")
+    assert outcome.err.endswith("goes into quotes of its own: \"study='~a'\".\n")
+    outcome = command("check", "pair=custom", *models, "output_dir=~/outputs", "study='~a'")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"cloud {tmp_path / 'my models/cloud'}\n" in outcome.out
+    assert (tmp_path / "outputs").is_dir()
+    assert not Path("~").exists()
+
+
+def test_paths_of_a_sweep_are_divided(command: Command, tiny_pair: Path, tmp_path: Path) -> None:
+    clouds = f"pair.cloud={tiny_pair / 'cloud'},{tiny_pair / 'edge'}"
+    outcome = command(
+        "check", "-m", "pair=custom", clouds, f"pair.edge={tiny_pair / 'edge'}", f"output_dir={tmp_path}"
+    )
+    assert outcome.status == 0, outcome
+    assert outcome.out.count("These two can work together.") == 2
