@@ -187,7 +187,7 @@ class TunedConfig:
             ParamsError: a value is out of range.
         """
         try:
-            tree = yaml.safe_load(text)
+            tree = yaml.load(text, Loader=_Loader)
         except (yaml.YAMLError, ValueError) as error:  # PyYAML lets ValueError of impossible dates through
             where = str(error).replace("\n", " ")
             raise ConfigError(f"{source} is not valid YAML: {where}") from error
@@ -216,6 +216,23 @@ class TunedConfig:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise ConfigError(f"Cannot read the config {path}: {reason}.") from error
         return cls.from_yaml(text, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise ValueError(
+                    f"the key {key.value} is given twice, in line {lines[key.value]} and in line {line}."
+                )
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):

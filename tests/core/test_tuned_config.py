@@ -242,6 +242,12 @@ def test_refuses_values(path: str, value: object, error: type[ECDiffError], mess
         ("a: \x00", r"is not valid YAML"),
         ("? [a, b]\n: 1", r"is not valid YAML"),
         ("format_version: 1\n7: x", r"unknown key 7"),
+        (
+            "params:\n  p: 3\n  alpha: 0.3\n  alpha: 0.9\n",
+            r"is not valid YAML: the key alpha is given twice, in line 3 and in line 4\.",
+        ),
+        ("pair: {name: a, name: b}", r"the key name is given twice, in line 1 and in line 1\."),
+        ("format_version: 1\nformat_version: 1", r"the key format_version is given twice"),
     ],
 )
 def test_refuses_what_is_no_config(text: str, message: str) -> None:
