@@ -55,8 +55,8 @@ def compare(cloud: Path, edge: Path, family: type[Family]) -> list[Row]:
         for name, (keys, why) in family.must_agree.items()
     ]
     rows += [
-        Row(name, ours, theirs, Verdict.OK, "" if ours == theirs else "each model gets its own")
-        for name, keys in family.may_differ.items()
+        Row(name, ours, theirs, Verdict.OK, "" if ours == theirs else why)
+        for name, (keys, why) in family.may_differ.items()
         for ours, theirs in [(_values(cloud, family, keys), _values(edge, family, keys))]
     ]
     if has_schedule(edge):

@@ -78,8 +78,8 @@ class Family(ABC):
     """Optional parts of the pipeline that are not loaded."""
     must_agree: ClassVar[dict[str, tuple[tuple[str, ...], str]]]
     """Name of a property: keys of the denoiser's config, and why another value is refused."""
-    may_differ: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Name of a property in which cloud and edge may differ: keys of the denoiser's config."""
+    may_differ: ClassVar[dict[str, tuple[tuple[str, ...], str]]] = {}
+    """Name of a property: keys of the denoiser's config, and what becomes of another value."""
     media: ClassVar[Literal["image", "video"]] = "image"
     offers_dynamic_cfg: ClassVar[bool] = False
     """Whether the pipeline knows ``use_dynamic_cfg``."""

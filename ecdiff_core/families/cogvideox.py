@@ -45,8 +45,11 @@ class CogVideoX(Family):
         "patch": (("patch_size", "patch_size_t"), "the edge cuts latents into other patches"),
     }
     may_differ: ClassVar = {
-        "rotary positions": ("use_rotary_positional_embeddings",),
-        "trained size": ("sample_height", "sample_width", "sample_frames"),
+        "rotary positions": (("use_rotary_positional_embeddings",), "each model gets its own"),
+        "trained size": (
+            ("sample_height", "sample_width", "sample_frames"),
+            "both make the cloud's, or what sampling.height, width and num_frames say",
+        ),
     }
     media: ClassVar[Literal["image", "video"]] = "video"
     offers_dynamic_cfg = True

@@ -22,6 +22,9 @@ from ecdiff_core.families.base import (
 )
 from ecdiff_core.sampler import Denoiser
 
+OF_ONE_SIZE = "both make the cloud's, or what sampling.height and width say"
+"""Of a trained size that differs."""
+
 
 class ImageFamily(Family):
     """A family whose pipeline has ``prepare_latents``, ``vae_scale_factor`` and ``image_processor``.

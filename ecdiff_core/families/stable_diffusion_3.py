@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.families.base import Conditioning, Prompts, Size
-from ecdiff_core.families.image import ImageFamily
+from ecdiff_core.families.image import OF_ONE_SIZE, ImageFamily
 
 
 class StableDiffusion3(ImageFamily):
@@ -33,7 +33,7 @@ class StableDiffusion3(ImageFamily):
         "embedding width": (("joint_attention_dim",), "the edge cannot take the cloud's embeddings"),
         "pooled width": (("pooled_projection_dim",), "the edge cannot take the cloud's pooled embeddings"),
     }
-    may_differ: ClassVar = {"trained size": ("sample_size",)}
+    may_differ: ClassVar = {"trained size": (("sample_size",), OF_ONE_SIZE)}
     left_out_parts = ("image_encoder", "feature_extractor")
 
     @property

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from ecdiff_core.families.base import Conditioning, Prompts, Size
-from ecdiff_core.families.image import ImageFamily
+from ecdiff_core.families.image import OF_ONE_SIZE, ImageFamily
 
 
 class StableDiffusionXL(ImageFamily):
@@ -31,7 +31,7 @@ class StableDiffusionXL(ImageFamily):
             "the edge cannot take the cloud's pooled embeddings",
         ),
     }
-    may_differ: ClassVar = {"trained size": ("sample_size",)}
+    may_differ: ClassVar = {"trained size": (("sample_size",), OF_ONE_SIZE)}
     left_out_parts = ("image_encoder", "feature_extractor")
 
     @torch.no_grad()

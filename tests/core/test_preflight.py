@@ -55,6 +55,13 @@ def test_what_a_matched_handoff_converts(
     assert [row.name for row in rows.values() if row.verdict is not Verdict.OK] == [name]
 
 
+def test_an_edge_of_another_trained_size(own_pair: Path) -> None:
+    set_keys(own_pair / "edge/unet/config.json", sample_size=16)
+    row = rows_of(own_pair)["trained size"]
+    assert (row.cloud, row.edge, row.verdict) == ("8", "16", Verdict.OK)
+    assert row.why == "both make the cloud's, or what sampling.height and width say"
+
+
 @pytest.mark.parametrize(
     ("values", "name"),
     [
