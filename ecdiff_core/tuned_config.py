@@ -192,7 +192,9 @@ class TunedConfig:
             where = str(error).replace("\n", " ")
             raise ConfigError(f"{source} is not valid YAML: {where}") from error
         if not isinstance(tree, dict):
-            raise ConfigError(f"{source}: expected a mapping with pair, params and sampling, got {tree!r}.")
+            raise ConfigError(
+                f"{source}: expected a mapping with pair, params and sampling, got {_shown(tree)}."
+            )
         version = tree.get("format_version")
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ConfigError(
@@ -256,25 +258,28 @@ _NESTED = {
     "cloud": ModelRef,
     "edge": ModelRef,
 }
-_SCALARS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-    "Handoff": (str,),
-    "HandoffAdapter": (str,),
-    "str | None": (str, type(None)),
-    "int | None": (int, type(None)),
-    "tuple[int, ...] | None": (list, type(None)),
-    "Mapping[str, Any] | None": (dict, type(None)),
+_SCALARS: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "text"),
+    "bool": ((bool,), "true or false"),
+    "Handoff": ((str,), "text"),
+    "HandoffAdapter": ((str,), "text"),
+    "str | None": ((str, type(None)), "text or null"),
+    "int | None": ((int, type(None)), "a whole number or null"),
+    "tuple[int, ...] | None": ((list, type(None)), "a list or null"),
+    "Mapping[str, Any] | None": ((dict, type(None)), "a mapping or null"),
 }
+"""By a field's type: what YAML must hold for it, and that in words."""
+_SHOWN = 40
+"""Characters of a wrong value that an error shows."""
 T = TypeVar("T")
 
 
 def _build(cls: type[T], tree: object, source: str, where: str) -> T:
     """``cls`` from a mapping, every key known, every required one there, every scalar of its type."""
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{source}: expected {where or 'a mapping'} to hold keys, got {tree!r}.")
+        raise ConfigError(f"{source}: expected {where or 'a mapping'} to hold keys, got {_shown(tree)}.")
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in tree.items():
@@ -285,10 +290,9 @@ def _build(cls: type[T], tree: object, source: str, where: str) -> T:
             values[key] = _build(_NESTED[key], value, source, path)
             continue
         kind = str(known[key].type)
-        expected = _SCALARS.get(kind)
-        if expected and not (isinstance(value, expected) and isinstance(value, bool) == (kind == "bool")):
-            wanted = "a list" if list in expected else kind
-            raise ConfigError(f"{source}: expected {path} to be {wanted}, got {value!r}.")
+        expected, words = _SCALARS.get(kind, ((object,), ""))
+        if not isinstance(value, expected) or (isinstance(value, bool) != (kind == "bool") and words):
+            raise ConfigError(f"{source}: expected {path} to be {words}, got {_shown(value)}.")
         values[key] = value
     left = [name for name, field in known.items() if field.default is MISSING and name not in values]
     missing = [f"{where}.{name}" if where else name for name in left if not _may_be_none(known[name])]
@@ -296,6 +300,12 @@ def _build(cls: type[T], tree: object, source: str, where: str) -> T:
         raise ConfigError(f"{source}: missing {', '.join(missing)}.")
     values |= dict.fromkeys(left)
     return cls(**values)
+
+
+def _shown(value: object) -> str:
+    """A value on one line, its beginning where it is long (another file's content, say)."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _may_be_none(field: Field[Any]) -> bool:
