@@ -1,8 +1,9 @@
 """The same thing inside an unmodified diffusers pipeline: a hook on its denoiser.
 
 The hook works on the model's raw output, before classifier-free guidance. Both estimators and guidance are
-linear, so the latents are those of ``ECDiffPipeline``, which works after it; guidance that changes from step
-to step or is rescaled (``guidance_rescale``, CogVideoX's ``use_dynamic_cfg``) makes a small difference.
+linear, so the latents are those of ``ECDiffPipeline``, which works after it. Where guidance changes from step
+to step or is rescaled (CogVideoX's ``use_dynamic_cfg``, ``guidance_rescale``) that does not hold: the two
+estimate different things, and their latents differ visibly.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ def apply_ecdiff(
     last call did. The pipeline's own settings stay in force: prompts, guidance scale, size, callbacks, LoRA
     (the cloud's alone: load one for the edge model too). Called again, it replaces what was applied before.
     The hook sits on the denoiser, so it acts in every pipeline that has the same one (``from_pipe``).
+
+    Some arguments of the call do not reach the denoiser, and so are neither set nor checked: give the
+    config's ``guidance_scale``, size and ``use_dynamic_cfg``, and leave ``eta`` at 0 (fresh noise at every
+    step was not tuned for). The latents are those of ``ECDiffPipeline``, but with ``use_dynamic_cfg`` (also
+    where the config says it) or ``guidance_rescale``: then noise is estimated before the varying guidance,
+    not after it, and what is made is only near to what was tuned.
 
     A model to be compiled with ``fullgraph=True`` must be compiled before this (``pipe.unet =
     torch.compile(pipe.unet, fullgraph=True)``), or block by block (``pipe.unet.compile_repeated_blocks``).
