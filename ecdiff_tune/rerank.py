@@ -11,7 +11,7 @@ from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.progress import Progress, describe
 from ecdiff_tune.recorded import Recorded
 from ecdiff_tune.report import tables
-from ecdiff_tune.report.result import result_lines
+from ecdiff_tune.report.result import made_by, result_lines
 from ecdiff_tune.settings import RerankSettings, Settings, SettingsError
 from ecdiff_tune.study import Trial
 from ecdiff_tune.study_folder import StudyFolder
@@ -103,5 +103,5 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
         f"{told} -> this one: "
         f"quality {quality_of(known):.4f} -> {quality_of(chosen):.4f}, "
         f"objective {known.value:.4f} -> {chosen.value:.4f}, "
-        f"{known.seconds:.2f} s -> {chosen.seconds:.2f} s a picture"
+        f"{known.seconds:.2f} s -> {chosen.seconds:.2f} s {made_by(old.sampling)}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_core.tuned_config import Sampling, TunedConfig
 from ecdiff_tune.report import tables
 
 NAMED = 5
@@ -17,18 +17,24 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
 
     Args:
         num_prompts: in the calibration set.
-        cloud_seconds: of a picture by the cloud alone.
+        cloud_seconds: of a picture or video by the cloud alone.
     """
     score = config.score or {}
-    seconds = f"{score['seconds']:.2f} s a picture (cloud only {cloud_seconds:.2f} s)"
+    made = made_by(config.sampling)
+    seconds = f"{score['seconds']:.2f} s {made} (cloud only {cloud_seconds:.2f} s)"
     return [
         *tables.table5([config]).splitlines(),
         f"quality {_with_interval(score, 'quality')} on {num_prompts} prompts{_heldout(score, 'quality')}",
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
         *_warning(score),
-        *tied_line((config.provenance or {}).get("tied", ()), score["seconds"]),
+        *tied_line((config.provenance or {}).get("tied", ()), score["seconds"], made),
         f"{config.plan()} · {seconds}",
     ]
+
+
+def made_by(sampling: Sampling) -> str:
+    """What a generation makes."""
+    return "a picture" if sampling.num_frames is None else "a video"
 
 
 def _with_interval(score: Mapping[str, Any], name: str) -> str:
@@ -54,7 +60,7 @@ def _warning(score: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def tied_line(tied: Any, seconds: float) -> list[str]:
+def tied_line(tied: Any, seconds: float, made: str = "a picture") -> list[str]:
     """The configs that the prompts cannot tell from the winner; none is no line.
 
     >>> tied_line([{"p": 3, "k": 5, "alpha": 0.1, "s": 39, "seconds": 0.5}], 0.72)
@@ -64,7 +70,7 @@ def tied_line(tied: Any, seconds: float) -> list[str]:
         return []
     first, *others = [_named(one) for one in tied[:NAMED]]
     if tied[0]["seconds"] < seconds:
-        head = f"tied with the winner: {first} (the cheapest, {tied[0]['seconds']:.2f} s a picture)"
+        head = f"tied with the winner: {first} (the cheapest, {tied[0]['seconds']:.2f} s {made})"
     else:
         head = f"tied with the winner, which is the cheapest: {first}"
     more = f" and {len(tied) - NAMED} more" if len(tied) > NAMED else ""

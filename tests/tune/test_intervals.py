@@ -120,7 +120,24 @@ def test_held_out_prompts_below_the_interval(held: float | None, told: bool) -> 
     pair = PairSpec("mine", ModelRef("a"), ModelRef("b"))
     lines = result_lines(TunedConfig(pair, ECDiffParams(7, 2, 0.3, 34), Sampling(), score), 100, 2.5)
     assert "quality 0.9000 (95% 0.8900 … 0.9100) on 100 prompts, 0.9000 on 7 held-out ones" in lines
+    assert lines[-1].endswith("0.50 s a picture (cloud only 2.50 s)")
     notes = [line for line in lines if line.startswith("note: ")]
     assert bool(notes) is told
     if told:
         assert "0.8000, lies below the interval of the calibration prompts, 0.8500 … 0.8900" in notes[0]
+
+
+def test_of_videos_it_is_told_that_they_are() -> None:
+    score = {
+        "quality": 0.9,
+        "objective": 0.87,
+        "quality_ci95": [0.89, 0.91],
+        "objective_ci95": [0.85, 0.89],
+        "seconds": 90.0,
+    }
+    other = {"p": 7, "k": 2, "alpha": 0.3, "s": 31, "seconds": 80.0}
+    pair, sampling = PairSpec("mine", ModelRef("a"), ModelRef("b")), Sampling(num_frames=49)
+    config = TunedConfig(pair, ECDiffParams(7, 2, 0.3, 34), sampling, score, {"tied": [other]})
+    lines = result_lines(config, 100, 250.0)
+    assert lines[-1].endswith("90.00 s a video (cloud only 250.00 s)")
+    assert lines[-2].endswith("(the cheapest, 80.00 s a video)")
