@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -197,5 +198,12 @@ def _load(load: Callable[[], T], folder: Path) -> T:
     try:
         return load()
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        if "ignore_mismatched_sizes" in str(error):  # advice of the libraries that would load random weights
+            named = re.search(r"because (\S+) (?:expected|has) shape", str(error))
+            raise PairError(
+                f"The weights of the model in {folder} and its config.json do not belong together"
+                + (f": {named[1]} has another shape" if named else "")
+                + ". Fetch it again, or put back the config.json that the weights were saved with."
+            ) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}. Fetch it again.") from error

@@ -165,7 +165,15 @@ UNUSABLE: list[tuple[Damage, str]] = [
         r"text_encoder/config\.json is damaged: expected a mapping",
     ),
     (write("cloud/tokenizer/tokenizer.json", "{"), r"Cannot load the model in .*cloud: "),
-    (set_keys("edge/unet/config.json", block_out_channels=[32, 32]), r"in .*edge: .*shape"),
+    (
+        set_keys("edge/unet/config.json", block_out_channels=[32, 32]),
+        r"^The weights of the model in .*edge and its config\.json do not belong together: \S+ has another "
+        r"shape\. Fetch it again, or put back",
+    ),
+    (
+        set_keys("cloud/text_encoder/config.json", intermediate_size=48),
+        r"^The weights of the model in .*cloud and its config\.json do not belong together",
+    ),
     (set_keys("edge/unet/config.json", down_block_types=["A", "B"]), r"in .*edge: A "),
     (write("cloud/model_index.json", "{"), r"cloud/model_index\.json is damaged"),
     (write("cloud/model_index.json", "[]"), r"cloud/model_index\.json is damaged"),
