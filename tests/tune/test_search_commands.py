@@ -26,11 +26,14 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
 
 
-@pytest.mark.parametrize("name", ["race", "predict", "joint", "optuna"])
+OF_ITS_OWN = {"optuna": ("search.trials=6",), "schedule": ("search.cloud_calls=[4,5]", "search.finalists=4")}
+
+
+@pytest.mark.parametrize("name", ["race", "predict", "joint", "optuna", "schedule"])
 def test_tune_goes_on_after_a_stop(
     name: str, study: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("tune", f"search={name}", *SMALL, *(("search.trials=6",) if name == "optuna" else ()))
+    command = ("tune", f"search={name}", *SMALL, *OF_ITS_OWN.get(name, ()))
     whole = study.with_latency(latency)
     outcome = whole(*command)
     assert outcome.status == 0, outcome
@@ -79,7 +82,10 @@ def test_what_a_search_cannot_heed(study: Study) -> None:
     line = one_line(study("tune", "search=race", "latency=wallclock"))
     assert "search=race must know the seconds of a config before it runs" in line
     assert "search=greedy or search=exhaustive" in line
-    assert "search.min_quality" in one_line(study("tune", "search.min_quality=0.9"))
+    assert "search.min_quality is for search=optuna and search=schedule; not for search=greedy" in one_line(
+        study("tune", "search.min_quality=0.9")
+    )
+    assert "search.max_seconds is for search=optuna" in one_line(study("tune", "search.max_seconds=1"))
     assert "stage by stage" in one_line(study("tune", "search.joint=true"))
     assert "Unknown search.sampler" in one_line(study("tune", "search=optuna", "search.sampler=bayes"))
     assert "search.extend is for search=greedy" in one_line(
