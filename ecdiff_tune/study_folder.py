@@ -30,6 +30,7 @@ _FREE_TO_CHANGE = {
     "params.alpha",
     "search.trials",
     "search.extend",
+    "search.cloud_calls",
     "params.schedule",
     "rerank.latency",
     "rerank.min_quality",

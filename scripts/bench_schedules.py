@@ -55,8 +55,10 @@ from ecdiff_tune.workbench import load_pipe, reference_folder
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLACED_ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-ESTIMATORS = {"secant": 2, "newton2": 2, "gradient": 1}
+ESTIMATORS = {"secant": 4, "newton2": 3, "gradient": 1}
 """How many of the best foretold of each are generated."""
+PAIRS = 5
+"""(p, k) that are generated for the paper, each with up to three alphas."""
 FIRST = 4
 """Calibration prompts that all finalists are generated on; the best two are on all."""
 SOLVERS = {
@@ -132,8 +134,8 @@ class Bench:
         return self._best(finalists)
 
     def papers(self, calls: int) -> Candidate:
-        """Of the three (p, k) with the least foretold error the best: each with the alpha that is foretold,
-        with the next smaller one (small ones are underrated), and with the least."""
+        """The best of the (p, k) with the least foretold error: each with the alpha that is foretold, with the
+        next smaller one (small ones are underrated), and with the least."""
         steps, ks = self.pipe.num_steps, range(1, self.pipe.num_steps // 2)
         some = [Candidate(one) for one in paper_params(calls, steps, steps, "aligned", ks, ALPHAS)]
         errors = [float(one.mean()) for one in self.predictor.squared_errors(some)]
@@ -143,7 +145,7 @@ class Bench:
             best.setdefault((one.params.p, one.params.k), one.params.alpha)
         wanted = {
             (p, k, value)
-            for (p, k), alpha in list(best.items())[:3]
+            for (p, k), alpha in list(best.items())[:PAIRS]
             for value in (alpha, round(max(0.1, alpha - 0.1), 1), 0.1)
         }
         return self._best([one for one in ranked if (one.params.p, one.params.k, one.params.alpha) in wanted])
