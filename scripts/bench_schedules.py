@@ -134,8 +134,11 @@ class Bench:
         return self._best(finalists)
 
     def papers(self, calls: int) -> Candidate:
-        """The best of the (p, k) with the least foretold error: each with the alpha that is foretold, with the
-        next smaller one (small ones are underrated), and with the least."""
+        """The best of the (p, k) with the least foretold error.
+
+        Each with the alpha that is foretold, with the next smaller one (small ones are underrated), and with
+        the least.
+        """
         steps, ks = self.pipe.num_steps, range(1, self.pipe.num_steps // 2)
         some = [Candidate(one) for one in paper_params(calls, steps, steps, "aligned", ks, ALPHAS)]
         errors = [float(one.mean()) for one in self.predictor.squared_errors(some)]
