@@ -24,13 +24,13 @@ def schedule(space: Space, context: Context) -> Search:
 
 
 def in_turn(ranked: Sequence[Candidate]) -> list[Candidate]:
-    """One of each kind, then the second of each, and so on.
+    """One of each kind, then the second of each, and so on: placements by estimator, and the (p, k).
 
     The forecast ranks placements of one estimator well, estimators among one another less well.
     """
-    kinds: dict[tuple[str, bool], list[Candidate]] = {}
+    kinds: dict[str, list[Candidate]] = {}
     for one in ranked:
-        kinds.setdefault((one.estimator, one.params.schedule is None), []).append(one)
+        kinds.setdefault("(p, k)" if one.params.schedule is None else one.estimator, []).append(one)
     rounds = zip_longest(*kinds.values())
     return [one for some in rounds for one in some if one is not None]
 
