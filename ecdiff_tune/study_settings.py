@@ -84,6 +84,6 @@ def _plain(value: Any) -> Any:
 def _refuse(found: Sequence[str]) -> None:
     if found:
         raise SettingsError(
-            f"These settings need new measurements ({'; '.join(found)}), and this command takes the "
-            "study as it is. Leave them out, or tune another study=NAME with them."
+            f"These settings need new measurements ({'; '.join(found)}), and this command takes the study "
+            "as it is. Leave them out, or tune another study=NAME with them."
         )

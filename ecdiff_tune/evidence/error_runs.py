@@ -104,7 +104,7 @@ def measure(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, rows: Seq
     own = decoded(cloud)
     stills, similar, nearness = [_still(own)], [], []
     for ratio in work.ratios:
-        nudge = _nudge(ratio, [prompts.seeds[i] for i in rows])
+        nudge = gaussian_nudge(ratio, [prompts.seeds[i] for i in rows])
         disturbed = decoded(trace(pipe, batch, alone, every_step, nudge=nudge))
         stills.append(_still(disturbed))
         similar.append(ssim(disturbed, own))
@@ -132,7 +132,7 @@ def _follow(pipe: ECDiffPipeline, batch: Prepared, run: Run, cloud: Trace) -> Tr
     return trace(pipe, batch, run.candidate, run.plan, after=cloud, begin=_fork(run))
 
 
-def _nudge(ratio: float, seeds: Sequence[int]) -> Nudge:
+def gaussian_nudge(ratio: float, seeds: Sequence[int]) -> Nudge:
     """Gaussian noise whose standard deviation is ``ratio`` times the latents' root mean square, prompt by
     prompt; of all ratios the same noise, so that they differ in nothing else."""
     generators = [torch.Generator().manual_seed(seed + NUDGE_SEED) for seed in seeds]
