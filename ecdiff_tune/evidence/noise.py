@@ -29,8 +29,8 @@ def noise(settings: Settings) -> None:
         p, folder, name = bench.p(), bench.path / FOLDER, FIGURES[media]
         count = len(bench.prompts)
         caption = (
-            f"Mean |eps_i - eps_(i-1)| of {settings.pair.name}'s cloud model over {count} prompts, and its "
-            f"variance over them; {settings.num_steps} {settings.sampling.scheduler} steps."
+            f"Mean |eps_i - eps_(i-1)| of the cloud model of {settings.pair.name} over {count} prompts, and "
+            f"its variance over them; {settings.num_steps} {settings.sampling.scheduler} steps."
         )
         shown = [
             [

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ecdiff_tune.report.pictures import draw_noise_change
+
+SHOWN_SHARE = 0.9
+"""Of the steps, from the first on, that the linear scale shows whole: with DDIM the last ones change many
+times as much as all others, and would press the curve flat."""
 
 
 def noise_figure(profile: pd.DataFrame, p: int, prompts: int, media: str) -> Figure:
@@ -24,7 +31,18 @@ def noise_figure(profile: pd.DataFrame, p: int, prompts: int, media: str) -> Fig
         axis.set_yscale(scale)
         axis.set_title(f"{scale} scale", fontsize=9)
     axes[1].set_ylabel("")
-    axes[0].set_ylim(bottom=0)
-    axes[0].legend(frameon=False, fontsize=8)
+    _limit(axes[0], profile)
+    axes[0].legend(frameon=False, fontsize=8, loc="upper center")
     figure.suptitle(f"change of the cloud's noise, {prompts} {media}{'s' * (prompts != 1)}", fontsize=10)
     return figure
+
+
+def _limit(axis: Axes, profile: pd.DataFrame) -> None:
+    """Scale an axis to the first steps; where the curve leaves it, say how far it goes."""
+    mean, spread = profile["mean"].to_numpy(), profile["variance"].to_numpy() ** 0.5
+    top = 1.2 * float((mean + spread)[: math.ceil(SHOWN_SHARE * len(mean))].max())
+    axis.set_ylim(0, top)
+    most = int(mean.argmax())
+    if mean[most] > top:
+        told = f"up to {mean[most]:.2g}\nat step {most + 1}"
+        axis.text(most - 2, 0.6 * top, told, ha="right", va="center", fontsize=8)
