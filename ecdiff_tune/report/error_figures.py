@@ -17,7 +17,11 @@ from ecdiff_core.plan import Action, Plan
 from ecdiff_tune.report.pictures import grid
 
 Array = NDArray[np.float64]
-MARKS = {Action.CLOUD: ("o", "real call"), Action.APPROX: (".", "approximated"), Action.EDGE: ("s", "edge")}
+MARKS = {
+    Action.CLOUD: ("o", "a real call"),
+    Action.APPROX: (".", "an approximated step"),
+    Action.EDGE: ("s", "an edge step"),
+}
 """By what the step before did."""
 
 
