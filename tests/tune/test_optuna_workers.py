@@ -1,0 +1,161 @@
+"""Several processes that work on one Optuna study."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.search import Space, optuna_workers
+from ecdiff_tune.search.base import Context, Records, Stage1Space
+from ecdiff_tune.search.options import Options, OptunaOptions
+from ecdiff_tune.search.optuna_trial import MEASUREMENTS
+from ecdiff_tune.search.suggest import Knobs
+
+from .worlds import JOINT, OBJECTIVES, World
+
+pytestmark = [
+    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+FEW = Stage1Space(7, (1, 2, 3), (0.3, 0.5, 0.7), 50)
+fork = multiprocessing.get_context("fork")
+
+
+class Ledgered(World):
+    """A world that keeps what it measured, as the ledger does, and tells generations apart from memories."""
+
+    def begin(self) -> Ledgered:
+        object.__setattr__(self, "known", dict[Candidate, int]())
+        object.__setattr__(self, "generated", list[tuple[Candidate, int]]())
+        return self
+
+    def context(self) -> Context:
+        records = Records(self._read, self._add)
+        return replace(super().context(), records=records)
+
+    known: dict[Candidate, int]
+    generated: list[tuple[Candidate, int]]
+
+    def _read(self, one: Candidate) -> list[Measurement]:
+        return [Measurement(value, 30.0, 1.0) for value in self.values(one)][: self.known.get(one, 0)]
+
+    def _add(self, one: Candidate, measured: Any) -> None:
+        assert [row.ssim for row in measured] == list(self.values(one))[: len(measured)]
+        self.known[one] = max(self.known.get(one, 0), len(measured))
+
+    def generate(self, one: Candidate, prompts: int) -> None:
+        for row in range(self.known.get(one, 0), prompts):
+            self.generated.append((one, row))
+        self.known[one] = max(self.known.get(one, 0), prompts)
+
+
+def worker(
+    storage: str,
+    name: str,
+    answer: Any,
+    pause: float = 0.0,
+    stop: int | None = None,
+    space: Space = JOINT,
+    **more: Any,
+) -> None:
+    """Work on the study until its end; be killed after so many asks."""
+    options = Options(optuna=OptunaOptions(more.pop("trials", 16), storage=storage, worker=name, **more))
+    world = Ledgered(OBJECTIVES["peak"], 10, 0.02, options).begin()
+    search = world.search("optuna", space)
+    asks = 0
+    while not search.done:
+        ask = search.ask()
+        time.sleep(pause)
+        for one in ask.candidates:
+            world.generate(one, ask.prompts or world.num_prompts)
+        if asks == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+        search.tell(world.answer(ask))
+        asks += 1
+    answer.put((name, search.best, world.generated))
+
+
+def run(*workers: dict[str, Any], seconds: float = 60) -> dict[str, tuple[Candidate, list[Any]]]:
+    """The best and the generations of every worker that was not killed."""
+    answer = fork.Queue()
+    processes = [fork.Process(target=worker, kwargs={"answer": answer, **one}) for one in workers]
+    for process in processes:
+        process.start()
+    living = sum("stop" not in one for one in workers)
+    found = [answer.get(timeout=seconds) for _ in range(living)]
+    for process in processes:
+        process.join(seconds)
+        assert process.exitcode is not None
+    return {name: (best, generated) for name, best, generated in found}
+
+
+def trials(storage: str) -> list[FrozenTrial]:
+    where: Any = storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
+    return optuna.load_study(study_name="ecdiff", storage=where).trials
+
+
+@pytest.fixture(params=["journal", "sqlite"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    path = tmp_path / "study"
+    url = f"sqlite:///{path}" if request.param == "sqlite" else str(path)
+    where: Any = url if "://" in url else JournalStorage(JournalFileBackend(url))
+    optuna.create_study(study_name="ecdiff", storage=where, direction="maximize")  # sqlite's tables
+    return url
+
+
+def test_two_workers_end_with_the_same_best_and_generate_nothing_twice(storage: str) -> None:
+    found = run(
+        {"storage": storage, "name": "a", "pause": 0.03},
+        {"storage": storage, "name": "b", "pause": 0.05},
+    )
+    (best, first), (other, second) = found["a"], found["b"]
+    assert best is not None
+    assert best == other
+    assert first
+    assert second
+    assert set(first).isdisjoint(second)
+    ended = [one for one in trials(storage) if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) == 16
+    assert len(ended) == len(trials(storage)), "nothing failed"
+    assert {one.user_attrs["worker"] for one in ended} == {"a", "b"}
+    whole = [one for one in ended if one.user_attrs.get("prompts") == 10 and MEASUREMENTS in one.user_attrs]
+    top = max(whole, key=lambda one: one.values[0])
+    assert Knobs(JOINT).candidate(top.params) == best
+
+
+def test_a_grid_is_shared_out(storage: str) -> None:
+    options = {"storage": storage, "sampler": "grid", "trials": 1000, "space": FEW}
+    found = run({**options, "name": "a"}, {**options, "name": "b"})
+    assert found["a"][0] == found["b"][0]
+    assert {Knobs(FEW).candidate(one.params) for one in trials(storage)} == set(FEW.grid)
+
+
+def test_a_worker_that_dies_holds_nobody_up(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna_workers, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(optuna_workers, "SILENT_SECONDS", 2.0)
+    found = run(
+        {"storage": storage, "name": "a", "pause": 0.05, "stop": 3},
+        {"storage": storage, "name": "b", "pause": 0.05},
+    )
+    assert found["b"][0] is not None
+    states = [one.state for one in trials(storage)]
+    assert states.count(TrialState.FAIL) == 1
+    assert TrialState.RUNNING not in states
+    assert len(states) == 16 + 1
+
+    again = run({"storage": storage, "name": "a"})  # all is done, and it measured but a part of it
+    assert again["a"][0] == found["b"][0]
+    assert again["a"][1] == [], "nothing is generated"
