@@ -1,13 +1,14 @@
-"""Kill a tuning run at random moments (SIGKILL), go on with it, and compare its YAML with an undisturbed run's.
+"""Kill a tuning run at random moments (SIGKILL), go on with it, and compare its YAML with an undisturbed one.
 
-    python scripts/kill_searches.py [--searches greedy race …] [--kills 10] [--seed 0] [--keep DIR] [KEY=VALUE …]
+    python scripts/kill_searches.py [--searches greedy …] [--kills 10] [--seed 0] [--keep DIR] [KEY=VALUE …]
 
 Every search of the registry is run on the embedded pair with few prompts and steps; KEY=VALUE are settings of
 `tune` that go before those. A run that ends before its kill is compared and begun anew. A run is a fork of
 this process, which has imported everything, so that the moments fall into the work and not into imports.
 All runs of a search go by one latency profile and one date, which otherwise are never the same twice.
 
-Prints a row a search; ends with status 1 where a YAML differs.
+Prints a row a search, with how far apart the SSIM of equal rows of both ledgers is at most; ends with status 1
+where a YAML differs.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,9 +33,9 @@ SETTINGS = [
     "calibration.num_prompts=6",
     "heldout.num_prompts=2",
     "batch_size=4",
-    "sampling.num_inference_steps=10",
+    "sampling.num_inference_steps=8",
     "search.k=[1,2]",
-    "search.alpha=[0.3,0.5,0.7]",
+    "search.alpha=[0.3,0.7]",
     "device=cpu",
 ]
 MORE = {"optuna": ["search.trials=12"]}
@@ -103,6 +106,14 @@ class Run:
         """The YAML files."""
         return {name: (self.study / name).read_bytes() for name in COMPARED if (self.study / name).is_file()}
 
+    def ssims(self) -> dict[tuple[object, ...], float]:
+        """Of the ledger, by config and prompt."""
+        with closing(sqlite3.connect(self.study / "ledger.sqlite")) as ledger:
+            rows = ledger.execute(
+                "SELECT schedule, alpha, estimator, handoff_adapter, prompt, ssim FROM measurements"
+            )
+            return {tuple(key): ssim for *key, ssim in rows if ssim is not None}
+
     def begin_like(self, other: Run) -> None:
         """Nothing but another's date and latency profile."""
         shutil.rmtree(self.outputs, ignore_errors=True)
@@ -122,6 +133,7 @@ class Outcome:
     compared: int = 0
     moments: list[float] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
+    apart: float = 0.0
 
 
 def kill_search(folder: Path, search: str, kills: int, settings: Sequence[str], seed: int = 0) -> Outcome:
@@ -150,6 +162,9 @@ def kill_search(folder: Path, search: str, kills: int, settings: Sequence[str], 
 def _compare(undisturbed: Run, killed: Run, outcome: Outcome) -> None:
     outcome.compared += 1
     expected, found = undisturbed.written(), killed.written()
+    ledger, other = undisturbed.ssims(), killed.ssims()
+    apart = [abs(ssim - other[key]) for key, ssim in ledger.items() if key in other]
+    outcome.apart = max(outcome.apart, *apart, 0.0)
     differing = [name for name in {*expected, *found} if expected.get(name) != found.get(name)]
     if differing:
         outcome.differing += differing
@@ -173,11 +188,12 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_intermixed_args()
     # All that a run imports, so that its fork need not.
-    import ecdiff_tune.commands
+    import ecdiff_tune.commands  # noqa: F401
     from ecdiff_core.console import quiet_libraries
 
     quiet_libraries()
-    print("| search | kills | runs compared | undisturbed, s | YAML |\n|---|---|---|---|---|", flush=True)
+    print("| search | kills | runs compared | undisturbed, s | SSIM apart | YAML |", flush=True)
+    print("|---|---|---|---|---|---|", flush=True)
     failed = False
     with tempfile.TemporaryDirectory() as temporary:
         for name in given.searches or searches():
@@ -185,7 +201,14 @@ def main() -> int:
             outcome = kill_search(folder, name, given.kills, [*SETTINGS, *given.settings], given.seed)
             failed = failed or bool(outcome.differing)
             same = f"differs: {', '.join(outcome.differing)}" if outcome.differing else "same"
-            row = (name, outcome.kills, outcome.compared, f"{outcome.seconds:.1f}", same)
+            row = (
+                name,
+                outcome.kills,
+                outcome.compared,
+                f"{outcome.seconds:.1f}",
+                f"{outcome.apart:.0e}",
+                same,
+            )
             print("| " + " | ".join(map(str, row)) + " |", flush=True)
     return int(failed)
 

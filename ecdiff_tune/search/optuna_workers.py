@@ -1,8 +1,7 @@
 """Several processes that work on one Optuna study: who is alive, and whose measurement one waits for.
 
-Optuna's own heartbeat is of ``Study.optimize`` on a database. Here every storage will do: a worker counts up a
-user attribute of the trial that it measures, and the others go by whether it moves, not by what their clocks
-say.
+Optuna's own heartbeat is of ``Study.optimize`` on a database. Here every storage will do: a worker counts up
+a user attribute of the trial that it measures, and the others go by whether it moves, not by the time of day.
 """
 
 from __future__ import annotations
