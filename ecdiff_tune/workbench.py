@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ecdiff_core.devices import device_name, get_dtype
@@ -206,8 +207,32 @@ def make_reference(
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress.
 
-    ``along`` makes its edge passes of the prompts whose reference is made.
+    ``along`` makes its edge passes of the prompts whose reference is made. Studies that run side by side wait
+    for each other here, so that what they share is made once.
     """
+    where.mkdir(parents=True, exist_ok=True)
+    turn = FileLock(where / ".lock")
+    with suppress(Timeout):
+        turn.acquire(timeout=0)
+    if not turn.is_locked:
+        progress.say(f"{what}: another process is making it; waiting")
+        turn.acquire()
+    try:
+        return _make_reference(pipe, prompts, where, batches, profile, progress, what, along)
+    finally:
+        turn.release()
+
+
+def _make_reference(
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    where: Path,
+    batches: Batches,
+    profile: LatencyProfile,
+    progress: Progress,
+    what: str,
+    along: EdgeAlong | None,
+) -> Reference:
     missing = reference.missing(prompts, where)
     passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
     cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps

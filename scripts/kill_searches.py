@@ -3,12 +3,12 @@
     python scripts/kill_searches.py [--searches greedy …] [--kills 10] [--seed 0] [--keep DIR] [KEY=VALUE …]
 
 Every search of the registry is run on the embedded pair with few prompts and steps; KEY=VALUE are settings of
-`tune` that go before those. A run that ends before its kill is compared and begun anew. A run is a fork of
+`tune` in place of those. A run that ends before its kill is compared and begun anew. A run is a fork of
 this process, which has imported everything, so that the moments fall into the work and not into imports.
 All runs of a search go by one latency profile and one date, which otherwise are never the same twice.
 
-Prints a row a search, with how far apart the SSIM of equal rows of both ledgers is at most; ends with status 1
-where a YAML differs.
+Prints a row a search, with how far apart the SSIM of equal rows of both ledgers is at most; ends with status
+1 where a YAML differs.
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ class Run:
 
     def ssims(self) -> dict[tuple[object, ...], float]:
         """Of the ledger, by config and prompt."""
+        if not (self.study / "ledger.sqlite").is_file():
+            return {}
         with closing(sqlite3.connect(self.study / "ledger.sqlite")) as ledger:
             rows = ledger.execute(
                 "SELECT schedule, alpha, estimator, handoff_adapter, prompt, ssim FROM measurements"
@@ -152,14 +154,15 @@ def kill_search(folder: Path, search: str, kills: int, settings: Sequence[str], 
             outcome.kills += 1
             outcome.moments.append(moment)
         else:
-            _compare(undisturbed, killed, outcome)
+            compare(undisturbed, killed, outcome)
             killed.begin_like(undisturbed)
     killed.to_the_end()
-    _compare(undisturbed, killed, outcome)
+    compare(undisturbed, killed, outcome)
     return outcome
 
 
-def _compare(undisturbed: Run, killed: Run, outcome: Outcome) -> None:
+def compare(undisturbed: Run, killed: Run, outcome: Outcome) -> None:
+    """Note what differs; the killed run's files are kept then."""
     outcome.compared += 1
     expected, found = undisturbed.written(), killed.written()
     ledger, other = undisturbed.ssims(), killed.ssims()
@@ -169,6 +172,12 @@ def _compare(undisturbed: Run, killed: Run, outcome: Outcome) -> None:
     if differing:
         outcome.differing += differing
         shutil.copytree(killed.outputs, killed.outputs.with_name(f"differs{outcome.compared}"))
+
+
+def settings(given: Sequence[str]) -> list[str]:
+    """``SETTINGS``, but for those that are given."""
+    names = {one.partition("=")[0] for one in given}
+    return [*(one for one in SETTINGS if one.partition("=")[0] not in names), *given]
 
 
 def searches() -> Iterator[str]:
@@ -198,7 +207,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         for name in given.searches or searches():
             folder = (given.keep or Path(temporary)) / name
-            outcome = kill_search(folder, name, given.kills, [*SETTINGS, *given.settings], given.seed)
+            outcome = kill_search(folder, name, given.kills, settings(given.settings), given.seed)
             failed = failed or bool(outcome.differing)
             same = f"differs: {', '.join(outcome.differing)}" if outcome.differing else "same"
             row = (

@@ -128,7 +128,7 @@ def test_two_workers_end_with_the_same_best_and_generate_nothing_twice(storage: 
     assert second
     assert set(first).isdisjoint(second)
     ended = [one for one in trials(storage) if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(ended) == 16
+    assert 16 <= len(ended) <= 17, "both may begin the last one"
     assert len(ended) == len(trials(storage)), "nothing failed"
     assert {one.user_attrs["worker"] for one in ended} == {"a", "b"}
     whole = [one for one in ended if one.user_attrs.get("prompts") == 10 and MEASUREMENTS in one.user_attrs]
@@ -154,7 +154,7 @@ def test_a_worker_that_dies_holds_nobody_up(storage: str, monkeypatch: pytest.Mo
     states = [one.state for one in trials(storage)]
     assert states.count(TrialState.FAIL) == 1
     assert TrialState.RUNNING not in states
-    assert len(states) == 16 + 1
+    assert len(states) - states.count(TrialState.FAIL) == 16
 
     again = run({"storage": storage, "name": "a"})  # all is done, and it measured but a part of it
     assert again["a"][0] == found["b"][0]
