@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.search import Space, optuna_workers
@@ -24,6 +27,7 @@ from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.optuna_trial import MEASUREMENTS
 from ecdiff_tune.search.suggest import Knobs
 
+from .studies import Study, one_line
 from .worlds import JOINT, OBJECTIVES, World
 
 pytestmark = [
@@ -102,8 +106,12 @@ def run(*workers: dict[str, Any], seconds: float = 60) -> dict[str, tuple[Candid
     return {name: (best, generated) for name, best, generated in found}
 
 
+def _journal(path: str) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(path))
+
+
 def trials(storage: str) -> list[FrozenTrial]:
-    where: Any = storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
+    where: Any = storage if "://" in storage else _journal(storage)
     return optuna.load_study(study_name="ecdiff", storage=where).trials
 
 
@@ -111,7 +119,7 @@ def trials(storage: str) -> list[FrozenTrial]:
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     path = tmp_path / "study"
     url = f"sqlite:///{path}" if request.param == "sqlite" else str(path)
-    where: Any = url if "://" in url else JournalStorage(JournalFileBackend(url))
+    where: Any = url if "://" in url else _journal(url)
     optuna.create_study(study_name="ecdiff", storage=where, direction="maximize")  # sqlite's tables
     return url
 
@@ -159,3 +167,41 @@ def test_a_worker_that_dies_holds_nobody_up(storage: str, monkeypatch: pytest.Mo
     again = run({"storage": storage, "name": "a"})  # all is done, and it measured but a part of it
     assert again["a"][0] == found["b"][0]
     assert again["a"][1] == [], "nothing is generated"
+
+
+# Whole studies.
+
+
+def test_the_same_command_twice(study: Study, tmp_path: Path) -> None:
+    """The second one finds the folder taken, and all trials made."""
+    shared = (
+        *("search=optuna", "search.trials=5", "search.s=[7,9]", "heldout.num_prompts=0"),
+        f"search.storage={tmp_path / 'journal'}",
+    )
+    first = study("tune", *shared)
+    assert first.status == 0, first
+    with FileLock(study.folder / ".lock"):  # the first one is still there
+        second = study("tune", *shared)
+    assert second.status == 0, second
+    other = study.folder.with_name("default-2")
+    assert TunedConfig.load(other / "ecdiff.yaml").params == study.config().params
+    assert (other / "latency.json").read_bytes() == (study.folder / "latency.json").read_bytes()
+    with (
+        sqlite3.connect(other / "ledger.sqlite") as ledger,
+        sqlite3.connect(study.folder / "ledger.sqlite") as mine,
+    ):
+        rows = "SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5"
+        assert ledger.execute(rows).fetchall() == mine.execute(rows).fetchall(), "taken over, not generated"
+    found = optuna.load_study(study_name="tiny/default", storage=_journal(str(tmp_path / "journal"))).trials
+    artifacts = [one for one in found if any(name.startswith("artifacts:") for name in one.system_attrs)]
+    assert len(artifacts) == sum(
+        MEASUREMENTS in one.user_attrs and one.user_attrs["prompts"] > 0 for one in found
+    )
+    assert len(list((tmp_path / "journal.artifacts").iterdir())) == len(artifacts) > 0
+    for one in artifacts:
+        if one.state == TrialState.COMPLETE:
+            low, high = one.user_attrs["quality_ci95"]
+            assert low <= one.user_attrs["quality"] <= high
+
+    refused = study("tune", *shared, "study=another", "search.study_name=tiny/default", "objective.w1=0.5")
+    assert "belongs to other settings (objective.w1 0.3 -> 0.5)" in one_line(refused)
