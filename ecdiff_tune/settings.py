@@ -97,6 +97,7 @@ class SearchSettings:
     trials: int = 50
     study_name: str | None = None
     storage: str | None = None
+    artifacts: str | None = None
     warm_start: bool = True
     objectives: list[str] = field(default_factory=lambda: ["objective"])
     min_quality: float | None = None
@@ -225,6 +226,11 @@ class Settings:
             max_seconds=search.max_seconds,
         )
         return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether several processes may work on one Optuna study."""
+        return self.search.name == "optuna" and self.search.storage is not None
 
     def params_by_hand(self, p: int) -> ECDiffParams | None:
         """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.
