@@ -13,7 +13,7 @@ from ecdiff_core.errors import ECDiffError, ParamsError, nearest
 from ecdiff_core.link import Link
 from ecdiff_core.memory import Memory, Offload
 from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.params import MAX_SEED, ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
@@ -29,10 +29,12 @@ GIVING_UP = ("race", "joint", "optuna", "schedule")
 """Searches that give candidates up after some prompts."""
 LIMITING = {"min_quality": ("optuna", "schedule"), "max_seconds": ("optuna",), "cloud_calls": ("schedule",)}
 """Limits, and the searches that heed them."""
+METRICS = ("ssim", "psnr", "lpips", "clip")
+"""What ``metrics.names`` takes."""
+LPIPS_NETS = ("alex", "vgg")
+"""What ``metrics.lpips_net`` takes."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
-MAX_SEED = 2**62
-"""Prompts take the seeds that follow it; torch's end at 2^64."""
 LEAST_P = 2
 """Of a warm-up before approximated steps: eq. 3 needs two noises."""
 LEAST_CALLS = 3
@@ -101,6 +103,7 @@ class SearchSettings:
     trials: int = 50
     study_name: str | None = None
     storage: str | None = None
+    artifacts: str | None = None
     warm_start: bool = True
     objectives: list[str] = field(default_factory=lambda: ["objective"])
     min_quality: float | None = None
@@ -161,6 +164,25 @@ class ParetoSettings:
 
 
 @dataclass
+class ErrorsSettings:
+    """What ``errors`` measures."""
+
+    num_prompts: int = 8
+    noise: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02])
+    config: str | None = None
+
+
+@dataclass
+class MetricsSettings:
+    """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
+
+    names: list[str] = field(default_factory=lambda: ["ssim", "psnr"])
+    lpips_net: str = "alex"
+    lpips_weights: str | None = None
+    clip: str | None = None
+
+
+@dataclass
 class Settings:
     """Everything that a command is told."""
 
@@ -174,6 +196,8 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
+    errors: ErrorsSettings = field(default_factory=ErrorsSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
@@ -226,6 +250,11 @@ class Settings:
             search.min_quality,
             optuna,
         )
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether several processes may work on one Optuna study."""
+        return self.search.name == "optuna" and self.search.storage is not None
 
     def params_by_hand(self, p: int) -> ECDiffParams | None:
         """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.
@@ -331,6 +360,7 @@ def _check(settings: Settings) -> None:
         ("batch_size", settings.batch_size, 1),
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
+        ("errors.num_prompts", settings.errors.num_prompts, 1),
     ):
         if value < least:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
@@ -355,6 +385,25 @@ def _check(settings: Settings) -> None:
     _check_params(settings)
     _check_grids(settings)
     _check_picks(settings)
+    _check_metrics(settings.metrics)
+    noise = settings.errors.noise
+    if not noise or not all(0 < ratio <= 1 for ratio in noise) or len(set(noise)) < len(noise):
+        raise SettingsError(f"Expected errors.noise to hold different shares, 0 < share <= 1, got {noise}.")
+
+
+def _check_metrics(metrics: MetricsSettings) -> None:
+    names = metrics.names
+    if not names or len(set(names)) < len(names):
+        raise SettingsError(f"Expected metrics.names to hold at least one metric, none twice, got {names}.")
+    for name in names:
+        if name not in METRICS:
+            raise SettingsError(f"Unknown metric {name!r} in metrics.names: {nearest(name, METRICS)}.")
+    if metrics.lpips_net not in LPIPS_NETS:
+        raise SettingsError(
+            f"Unknown metrics.lpips_net {metrics.lpips_net!r}: {nearest(metrics.lpips_net, LPIPS_NETS)}."
+        )
+    if "clip" in names and metrics.clip is None:
+        raise SettingsError("The metric clip needs the folder of a CLIP model: give metrics.clip=FOLDER.")
 
 
 def _check_picks(settings: Settings) -> None:
