@@ -37,6 +37,7 @@ class OptunaOptions:
         study_name: under which the storage knows the study.
         storage: path of a journal file, or a database's URL; None keeps the study in memory.
         worker: whose trials are whose where several processes share a storage; empty where none do.
+        artifacts: folder for the pictures of trials; None keeps none.
         objectives: names of ``OBJECTIVES``; of several the winner is that of the Pareto front which is best
             by eq. 12.
         min_quality: mean SSIM that the winner must have.
@@ -52,6 +53,7 @@ class OptunaOptions:
     study_name: str = "ecdiff"
     storage: str | None = None
     worker: str = ""
+    artifacts: str | None = None
     objectives: tuple[str, ...] = ("objective",)
     min_quality: float | None = None
     max_seconds: float | None = None
@@ -81,7 +83,8 @@ class Options:
         looks: shares of the prompts after which losers are given up, 0 < share < 1.
         error_rate: greatest probability of giving up the best candidate in the whole race.
         margin: objective that may be given away at a look; 0 is nothing.
-        finalists: how many of the best foretold race (``joint``).
+        finalists: how many of the best foretold race (``joint``, ``schedule``).
+        min_quality: mean SSIM that the winner must have (``schedule``).
         optuna: for ``search=optuna``, which prunes by the same looks.
 
     Raises:
@@ -92,6 +95,7 @@ class Options:
     error_rate: float = 0.05
     margin: float = 0.0
     finalists: int = 12
+    min_quality: float | None = None
     optuna: OptunaOptions = field(default_factory=OptunaOptions)
 
     def __post_init__(self) -> None:

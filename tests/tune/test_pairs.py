@@ -34,7 +34,7 @@ from ecdiff_tune.metrics import ssim
 from ecdiff_tune.report import pictures
 from ecdiff_tune.settings import CalibrationSettings, HeldoutSettings, Settings
 
-from .studies import Command, Outcome, told
+from .studies import ROUNDED, Command, Outcome, told
 
 STEPS, P = 7, 2
 TIMED_CALLS = 2
@@ -186,7 +186,7 @@ def test_tune_ends_with_a_config_that_loads(made: Made) -> None:
     assert min(plan.cloud_calls, plan.approximated, plan.edge_calls) > 0
     assert (config.sampling.height, config.sampling.width) == (32, 32)
     assert 0 < score["quality"] < 1
-    assert score["objective"] == pytest.approx(best, abs=1e-6)
+    assert score["objective"] == pytest.approx(best, abs=ROUNDED)
     assert set(made.trials["state"]) == {"complete"}
 
 
@@ -281,14 +281,14 @@ def test_ssd_1b_stopped_in_stage_1_goes_on(
     folder.mkdir(parents=True)
     shutil.copy(whole.folder / "study.json", folder)  # the same date in the YAML files
     shutil.copytree(pair / "reference", folder.parent / "reference")
-    settings, append = (*whole.settings, f"output_dir={tmp_path}"), Ledger.append
+    settings, append = (*whole.settings, f"output_dir={tmp_path}"), Ledger.append_all
 
     def append_and_stop(ledger: Ledger, *rows: object) -> None:
         append(ledger, *rows)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "append", append_and_stop)
+        patch.setattr(Ledger, "append_all", append_and_stop)
         assert command("stage1", *settings).status == 130
     assert not (folder / "stage1.yaml").exists()
     with counted() as calls:

@@ -188,6 +188,10 @@ def test_what_inference_is_told() -> None:
             ["sampling.use_dynamic_cfg=true", "search.handoff_adapter=[identity,matched]"],
             "use_dynamic_cfg takes its scale from the timestep",
         ),
+        (["errors.num_prompts=0"], "Expected errors.num_prompts >= 1, got 0"),
+        (["errors.noise=[]"], "Expected errors.noise to hold different shares, 0 < share <= 1, got \\[\\]"),
+        (["errors.noise=[0.01,2]"], "errors.noise .* got \\[0.01, 2.0\\]"),
+        (["errors.noise=[0.01,0.01]"], "errors.noise .* different"),
         (["search=race", "search.extend=true"], "search.extend is for search=greedy and search=exhaustive"),
     ],
 )
