@@ -2,8 +2,8 @@
 
 The hook works on the model's raw output, before classifier-free guidance. Both estimators and guidance are
 linear, so the latents are those of ``ECDiffPipeline``, which works after it. Where guidance changes from step
-to step or is rescaled (CogVideoX's ``use_dynamic_cfg``, ``guidance_rescale``) that does not hold: the two
-estimate different things, and their latents differ visibly.
+to step (CogVideoX's ``use_dynamic_cfg``) that does not hold: there the hook guides what it remembers, by the
+config's scale. Where it is rescaled (``guidance_rescale``), the difference is left as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
+from ecdiff_core.families.base import Guidance
 from ecdiff_core.hook.checks import (
     check_scheduler,
     denoiser_of,
@@ -45,9 +46,7 @@ def apply_ecdiff(
 
     Some arguments of the call do not reach the denoiser, and so are neither set nor checked: give the
     config's ``guidance_scale``, size and ``use_dynamic_cfg``, and leave ``eta`` at 0 (fresh noise at every
-    step was not tuned for). The latents are those of ``ECDiffPipeline``, but with ``use_dynamic_cfg`` (also
-    where the config says it) or ``guidance_rescale``: then noise is estimated before the varying guidance,
-    not after it, and what is made is only near to what was tuned.
+    step was not tuned for). Then the latents are those of ``ECDiffPipeline``.
 
     A model to be compiled with ``fullgraph=True`` must be compiled before this (``pipe.unet =
     torch.compile(pipe.unet, fullgraph=True)``), or block by block (``pipe.unet.compile_repeated_blocks``).
@@ -140,6 +139,10 @@ class ECDiffHook(ModelHook):
         self._edge = None if edge is None else EdgeModel(pipe, edge, config.sampling.handoff_adapter)
         self._tracker = StepTracker(pipe, config)
         self._history = History(get_estimator(config.sampling.estimator), config.params.alpha)
+        sampling = config.sampling
+        varies = sampling.use_dynamic_cfg and sampling.guidance_scale > 1
+        self._guidance = Guidance(sampling.guidance_scale, sampling.num_inference_steps) if varies else None
+        self._scale: float | None = None
 
     def _check_scheduler(self) -> None:
         if self._scheduler is not None:
@@ -186,7 +189,9 @@ class ECDiffHook(ModelHook):
         """What this call is to do."""
         given = self._signature.bind_partial(*args, **kwargs).arguments
         tracker, calls_before = self._tracker, self._tracker.branch + 1
-        if tracker.enter(torch.as_tensor(given["timestep"])):
+        timestep = torch.as_tensor(given["timestep"])
+        self._scale = None if self._guidance is None else self._guidance.at(timestep.max())
+        if tracker.enter(timestep):
             self._history.clear()
             self._done, self.calls = [], {"cloud": 0, "edge": 0}
             self._check_scheduler()
@@ -207,13 +212,13 @@ class ECDiffHook(ModelHook):
         self._note(Action.CLOUD)
         self.calls["cloud"] += 1
         if self._needs_history:
-            self._history.observe(self._tracker.branch, output, beside)
+            self._history.observe(self._tracker.branch, output, beside, self._scale)
         return output
 
     @torch.compiler.disable
     def _estimate(self, beside: Tensor | None) -> Any:
         self._note(Action.APPROX)
-        return self._history.estimate(self._tracker.branch, beside)
+        return self._history.estimate(self._tracker.branch, beside, self._scale)
 
     @torch.compiler.disable
     def _call_edge(self, *args: Any, **kwargs: Any) -> Any:

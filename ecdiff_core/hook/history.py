@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ecdiff_core import noise
 from ecdiff_core.errors import PairError, ParamsError
+from ecdiff_core.families.base import guide
 from ecdiff_core.noise import Estimator, NoiseState
 
 
@@ -57,26 +58,50 @@ class History:
                 "nothing to estimate from. Keep guidance on or off for a whole generation."
             )
 
-    def observe(self, branch: int, output: Any, edge: Tensor | None = None) -> None:
+    def observe(
+        self, branch: int, output: Any, edge: Tensor | None = None, scale: float | None = None
+    ) -> None:
         """Take in a real output of the cloud model, and what the edge model answered at the same step.
+
+        Args:
+            scale: of guidance at this step, where it varies: then the guided output is remembered, which is
+                what an estimate is made of; None for the output as it is.
 
         Raises:
             PairError: it is not one tensor in a tuple or a diffusers output.
+            ParamsError: there is a scale, and the output is not of both branches of guidance.
         """
         tensor, wrap = unwrap(output)
         # A copy: pipelines change outputs in place, and CUDA graphs reuse their memory.
         eps = tensor.detach().to(torch.float32, copy=True)
         if branch == len(self._branches):
             self._branches.append(_Branch(noise.init(), len(eps), tensor.dtype, wrap))
+        if scale is not None:
+            eps, edge = _guided(eps, scale), None if edge is None else _guided(edge, scale)
         known = self._branches[branch]
         known.noise = self._estimator.observe(_with_edge(known.noise, edge), eps)
 
-    def estimate(self, branch: int, edge: Tensor | None = None) -> Any:
-        """What the cloud model would answer with, without calling it; ``edge`` is the edge model's answer."""
+    def estimate(self, branch: int, edge: Tensor | None = None, scale: float | None = None) -> Any:
+        """What the cloud model would answer with, without calling it; ``edge`` is the edge model's answer.
+
+        With a ``scale`` it is both branches the guided output, which guidance of any scale leaves as it is.
+        """
         known = self._branches[branch]
+        if scale is not None and edge is not None:
+            edge = _guided(edge, scale)
         known.noise = self._estimator.estimate(_with_edge(known.noise, edge), self._alpha)
-        assert known.noise.eps is not None
-        return known.wrap(known.noise.eps.to(known.dtype, copy=True))
+        eps = known.noise.eps
+        assert eps is not None
+        return known.wrap((eps if scale is None else torch.cat([eps, eps])).to(known.dtype, copy=True))
+
+
+def _guided(output: Tensor, scale: float) -> Tensor:
+    if len(output) % 2:
+        raise ParamsError(
+            f"Expected the model's batch to hold both branches of guidance, got {len(output)}: the config "
+            "has use_dynamic_cfg. Give the call its guidance_scale."
+        )
+    return guide(output, scale)
 
 
 def _with_edge(state: NoiseState, edge: Tensor | None) -> NoiseState:

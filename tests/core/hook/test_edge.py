@@ -28,9 +28,9 @@ from ...small_videos import TEXT_TOKENS
 PROMPT = "a red circle moves left"
 
 
-def video(pipe: Pipe) -> Tensor:
+def video(pipe: Pipe, **settings: Any) -> Tensor:
     sizes = {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": TEXT_TOKENS}
-    return run(pipe, PROMPT, num_inference_steps=9, **sizes)
+    return run(pipe, PROMPT, num_inference_steps=9, **sizes, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,22 @@ def test_matched_equals_our_own_pipeline(video_config: TunedConfig, pipe: Pipe, 
         assert_close(found[adapter], expected.latents)
         assert pipe.ecdiff.summary() == f"{expected.plan} (4 cloud calls, 3 edge calls)"
     assert (found["identity"] - found["matched"]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("estimator", ["gradient", "edge"])
+def test_guidance_that_varies_equals_our_own_pipeline(
+    estimator: str, video_config: TunedConfig, pipe: Pipe, edge: Pipe
+) -> None:
+    config = with_sampling(video_config, use_dynamic_cfg=True, estimator=estimator)
+    expected = ECDiffPipeline.from_config(config, device="cpu")(PROMPT, generator=seeded())
+    apply_ecdiff(pipe, config, edge=edge)
+    found = video(pipe, use_dynamic_cfg=True)
+    assert_close(found, expected.latents)
+    assert torch.equal(video(pipe, use_dynamic_cfg=True), found)
+    with pytest.raises(
+        ParamsError, match=r"both branches of guidance, got 1: .*Give the call its guidance_scale"
+    ):
+        video(pipe, guidance_scale=1.0)
 
 
 def test_matched_tells_the_edge_its_own_timesteps(video_config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
