@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_tune.quoting import paths_quoted, quoting_hint
 
 if TYPE_CHECKING:
     from ecdiff_tune.settings import Settings
@@ -138,7 +138,7 @@ def _hydra_message(error: Exception) -> str:
         return f"Unknown {group} {choice!r}: {nearest(choice, error.options)}."
     if isinstance(error, OverrideParseException):
         told = f"Expected KEY=VALUE or GROUP=CHOICE, got {error.override!r}; --help lists all settings."
-        return told + _quoting_hint(error.override or "")
+        return told + quoting_hint(error.override or "")
     cause = error.__cause__
     for one in (error, cause):
         key = str(getattr(one, "full_key", None) or getattr(one, "key", None) or "")
@@ -151,14 +151,6 @@ def _hydra_message(error: Exception) -> str:
         str(one).strip().splitlines()[0] for one in (error, cause) if one is not None and str(one).strip()
     ]
     return ": ".join(dict.fromkeys(line.rstrip(".") for line in first)) + "."
-
-
-def _quoting_hint(override: str) -> str:
-    """How to write a value that Hydra's grammar cannot read as it is; nothing for broken lists."""
-    key, equals, value = override.partition("=")
-    if not (equals and key and value) or value[0] in "[{'\"" or "'" in value:
-        return ""
-    return f" A value with spaces or any of ~ = , ( ) goes into quotes of its own: \"{key}='{value}'\"."
 
 
 def _sibling_settings(key: str) -> list[str]:
@@ -195,38 +187,6 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
     return flags + settings
 
 
-_PATHS = {
-    *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "rerank.latency"),
-    *("metrics.clip", "metrics.lpips_weights", "search.storage"),
-}
-"""Settings whose value may hold whatever a path may."""
-_PLAIN = re.compile(r"[\w./:-]*")
-"""A path that Hydra's grammar reads as it is."""
-
-
-def _paths_quoted(arguments: Sequence[str]) -> list[str]:
-    """Paths in Hydra's quotes, ``~`` as the home folder; lists of a sweep and what is quoted stay.
-
-    >>> _paths_quoted(["output_dir=a b", "pair.cloud=/x", "study=a", "output_dir='it'"])
-    ["output_dir='a b'", 'pair.cloud=/x', 'study=a', "output_dir='it'"]
-    """
-    sweep = {"-m", "--multirun"} & set(arguments)
-    quoted = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        as_it_is = _PLAIN.fullmatch(value) or value[0] in "'\"" or "${" in value or (sweep and "," in value)
-        if key in _PATHS and not as_it_is:
-            # In Hydra's quotes a backslash is one of itself, but before a quote.
-            inside = re.sub(r"(\\*)('|$)", _escaped, os.path.expanduser(value))
-            argument = f"{key}='{inside}'"
-        quoted.append(argument)
-    return quoted
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return 2 * found[1] + ("\\'" if found[2] else "")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``ecdiff-tune``; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -247,7 +207,7 @@ def _command(arguments: Sequence[str]) -> int:
         return 0
     command = next((one for one in arguments if one in COMMANDS), arguments[0])
     rest = _flags_first(
-        _paths_quoted([one for i, one in enumerate(arguments) if i != arguments.index(command)])
+        paths_quoted([one for i, one in enumerate(arguments) if i != arguments.index(command)])
     )
 
     def work() -> None:

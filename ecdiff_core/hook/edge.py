@@ -1,34 +1,20 @@
-"""The edge model inside another model's diffusers pipeline: whether it can be there, and how it is called."""
+"""The edge model inside another model's diffusers pipeline, and how it is called."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from inspect import Signature
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
-from diffusers.utils.torch_utils import get_module_execution_device, unwrap_module
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.families import FAMILIES
 from ecdiff_core.handoff import NoiseSchedule, adapt, check_adapter
-from ecdiff_core.hook.checks import denoiser_of, forward_signature, hook_on
+from ecdiff_core.hook.checks import denoiser_of, forward_signature
+from ecdiff_core.hook.fit import ONLY_IF, check_edge, check_not_hooked, check_place, check_residuals
 from ecdiff_core.hook.history import unwrap
 from ecdiff_core.plan import HandoffAdapter
-
-_ONLY_IF = {"image_rotary_emb": "use_rotary_positional_embeddings", "guidance": "guidance_embeds"}
-"""Arguments that a model must not be given unless its config has that key set."""
-_WORDS = {"image_rotary_emb": "rotary embeddings", "guidance": "the guidance scale as an embedding"}
-"""What those are."""
-_OTHER_EMBEDDINGS = ("caption_channels", "encoder_hid_dim", "encoder_hid_dim_type", "text_dim")
-"""Keys of models that no family here is for (PixArt, Sana, Kandinsky, Wan)."""
-_RESIDUALS = ("down_block_additional_residuals", "down_intrablock_additional_residuals")
-"""Arguments that a pipeline adds to the blocks of a U-Net, one by one (ControlNet, T2I-Adapter)."""
-_BLOCKS = ("down_block_types", "layers_per_block", "block_out_channels")
-"""Keys of a U-Net's config that tell what fits them."""
 
 
 class EdgeModel:
@@ -80,7 +66,7 @@ class EdgeModel:
         """
         check_not_hooked(self.module)
         check_place(cloud, self.module)
-        _check_residuals(cloud, self.module, given)
+        check_residuals(cloud, self.module, given)
         if self._adapter == "matched":
             self._schedules = (schedule_of(self._pipe), self._schedules[1])
 
@@ -140,92 +126,8 @@ def _check_input_is_latents(cloud: nn.Module) -> None:
         )
 
 
-def check_edge(cloud: nn.Module, edge: nn.Module) -> None:
-    """Refuse an edge model that cannot stand in for the cloud model.
-
-    Raises:
-        PairError: it is the cloud model itself, hooked too, of another class, or built for other latents or
-            embeddings.
-    """
-    if unwrap_module(edge) is unwrap_module(cloud):
-        raise PairError("The edge model is the pipeline's own denoiser: give apply_ecdiff another one.")
-    check_not_hooked(edge)
-    classes = type(unwrap_module(cloud)), type(unwrap_module(edge))
-    models = all(
-        issubclass(one, ModelMixin) for one in classes
-    )  # others may be anything that is called alike
-    if models and not (issubclass(*classes) or issubclass(*reversed(classes))):
-        raise PairError(
-            f"The edge does not fit the cloud: it is a {classes[1].__name__}, the cloud a "
-            f"{classes[0].__name__}."
-        )
-    ours, theirs = getattr(cloud, "config", {}), getattr(edge, "config", {})
-    for key, why in _must_agree().items():
-        if key in ours and key in theirs and _listed(ours[key]) != _listed(theirs[key]):
-            raise PairError(
-                f"The edge does not fit the cloud: {key} is {theirs[key]}, the cloud's {ours[key]} ({why})."
-            )
-    for name, key in _ONLY_IF.items():
-        if theirs.get(key) and not ours.get(key):
-            raise PairError(
-                f"The edge needs {_WORDS[name]}, which a pipeline for this cloud model does not make."
-            )
-
-
-@cache
-def _must_agree() -> dict[str, str]:
-    """Keys of a denoiser's config, of all families, that must be the cloud's, and why."""
-    rows = [row for family in FAMILIES.values() for row in family.must_agree.values()]
-    return {key: why for keys, why in rows for key in keys} | dict.fromkeys(
-        _OTHER_EMBEDDINGS, "the edge cannot take the cloud's embeddings"
-    )
-
-
-def _listed(value: Any) -> Any:
-    """A config's tuples as lists, which they are once it was saved."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def check_not_hooked(edge: nn.Module) -> None:
-    """Refuse an edge model that would itself be shared.
-
-    Raises:
-        PairError: ``apply_ecdiff`` was called on its pipeline.
-    """
-    if hook_on(edge) is not None:
-        raise PairError("ECDiff is applied to the edge model's pipeline: call remove_ecdiff on it first.")
-
-
-def _check_residuals(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any]) -> None:
-    """Refuse what a ControlNet or an adapter adds to the cloud's blocks where the edge has others."""
-    added = [name for name in _RESIDUALS if given.get(name) is not None]
-    ours, theirs = getattr(cloud, "config", {}), getattr(edge, "config", {})
-    other = [key for key in _BLOCKS if _listed(ours.get(key)) != _listed(theirs.get(key))]
-    if added and other:
-        key = other[0]
-        raise PairError(
-            f"The pipeline adds {added[0]} (a ControlNet's or an adapter's) to the cloud's blocks, and the "
-            f"edge has others: {key} is {theirs.get(key)}, the cloud's {ours.get(key)}. Choose an edge with "
-            "the cloud's blocks, or leave the ControlNet out."
-        )
-
-
-def check_place(cloud: nn.Module, edge: nn.Module) -> None:
-    """Refuse an edge model on another device or in another dtype; offloaded ones count as where they compute.
-
-    Raises:
-        PairError: it is.
-    """
-    here, there = get_module_execution_device(cloud), get_module_execution_device(edge)
-    if (here.type, here.index or 0) != (there.type, there.index or 0):
-        raise PairError(f"The edge model is on {there}, the cloud on {here}: call edge.to({str(here)!r}).")
-    ours, theirs = getattr(cloud, "dtype", None), getattr(edge, "dtype", None)
-    if None not in (ours, theirs) and ours != theirs:
-        raise PairError(f"The edge model is in {theirs}, the cloud in {ours}: call edge.to({ours}).")
-
-
 def arguments_for(edge: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The cloud's arguments without those that the edge would misread (rotary embeddings, CogVideoX 2B)."""
     config = getattr(edge, "config", {})
-    unread = [name for name, key in _ONLY_IF.items() if name in kwargs and not config.get(key, True)]
+    unread = [name for name, key in ONLY_IF.items() if name in kwargs and not config.get(key, True)]
     return {**kwargs, **dict.fromkeys(unread)}
