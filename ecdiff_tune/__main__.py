@@ -23,10 +23,14 @@ COMMANDS = {
     "reference": "cloud and edge pictures, noise profile, latency profile",
     "rerank": "the best config by other weights, another link or machine; no model call",
     "pareto": "all configs that no other beats in quality, time and burden; no model call",
+    "compare": "the winner beside what else could have been done, on held-out prompts (Tables 1 and 6)",
+    "ablate": "what correcting twice, alpha and the scheduler are worth (Table 2)",
     "check": "can these two models work together? (reads their configs alone)",
 }
 READING = ("rerank", "pareto")
 """Commands that read what a study measured and load no model; their modules have their names."""
+EVIDENCE = ("compare", "ablate")
+"""Commands that show what the paper shows, of a study that is there; their modules lie in ``evidence``."""
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
 
@@ -81,13 +85,12 @@ def _run(command: str) -> None:
     def job(config: DictConfig) -> None:
         begun.append(command)
         try:
-            if command in READING:
+            if command in (*READING, *EVIDENCE):
                 from ecdiff_tune import study_settings
 
-                given = HydraConfig.get().overrides.task
-                chosen = settings.from_config(study_settings.restore(config, given))
-            else:
-                chosen = settings.from_config(config)
+                config = study_settings.restore(config, HydraConfig.get().overrides.task)
+            chosen = settings.from_config(config)
+            if command not in READING:
                 quiet_libraries()
             _function(command)(chosen)
         except ECDiffError as error:
@@ -116,6 +119,8 @@ def _function(command: str) -> Callable[[Settings], None]:
     """What does a command's work; models' libraries are imported for those alone that need them."""
     if command in READING:
         return getattr(import_module(f"ecdiff_tune.{command}"), command)
+    if command in EVIDENCE:
+        return getattr(import_module(f"ecdiff_tune.evidence.{command}"), command)
     return import_module("ecdiff_tune.commands").COMMANDS[command]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -17,6 +18,7 @@ from ecdiff_core.batching import join, join_prompts, move, move_prompts, take, t
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
 from ecdiff_core.noise import get_estimator
+from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.plan import Action, Plan, effective_s
 from ecdiff_core.sampler import SamplerState
@@ -29,6 +31,9 @@ from ecdiff_tune.reference import Reference, prepare
 from ecdiff_tune.state_store import StateStore
 
 T = TypeVar("T")
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""Of pictures and others, as ``metrics.ssim``."""
+Generation = Callable[[], AbstractContextManager[object]]
 
 
 class Evaluator:
@@ -39,25 +44,32 @@ class Evaluator:
     generation runs whole, so that its seconds mean something.
 
     Args:
+        reference: whose cloud pictures count; None is the cloud's own run with this pipeline.
         batches: of prompts; a model gets at most so many samples at a time.
         store: for states at forks.
-        s_values: at which later candidates may hand over.
+        s_values: at which later candidates may hand over, or go another way for another reason.
+        sampler: of the ledger's keys, empty for the study's own pipeline and reference.
+        generation: entered for each generation of a batch, which gets a new one every time.
+        lpips: of pictures and the cloud's, measured where it is given.
     """
 
     def __init__(
         self,
         pipe: ECDiffPipeline,
         prompts: CalibrationSet,
-        reference: Reference,
+        reference: Reference | None,
         ledger: Ledger,
         *,
         batches: Batches,
         store: StateStore | None = None,
         s_values: Sequence[int] = (),
+        sampler: str = "",
+        generation: Generation = nullcontext,
+        lpips: Metric | None = None,
     ) -> None:
         self._pipe, self._prompts, self._reference = pipe, prompts, reference
         self._ledger, self._batches, self._store = ledger, batches, store
-        self._s_values = s_values
+        self._s_values, self._sampler, self._generation, self._lpips = s_values, sampler, generation, lpips
         self._prepared: dict[int, Prepared] = {}
         self.calls = Counter(cloud=0, edge=0, decode=0)
 
@@ -85,7 +97,7 @@ class Evaluator:
             OutOfMemoryError: a single prompt does not fit.
         """
         keys = [ConfigKey.of(one, self.plan(one)) for one in candidates]
-        known = {key: self._ledger.read(key) for key in keys}
+        known = {key: self._read(key) for key in keys}
         names = self._prompts.keys[:first]
         missing = [i for i, name in enumerate(names) if any(name not in known[key] for key in keys)]
         if len(missing) < len(names):
@@ -100,10 +112,21 @@ class Evaluator:
             self.calls.update(calls)
             for key, fresh in found.items():
                 measured = {names[i]: one for i, one in zip(rows, fresh, strict=True)}
-                self._ledger.append(key, measured.items())
-                known[key] = {**measured, **known[key]}
+                self._ledger.append(self._place(key), measured.items())
+                known[key] = self._read(key)
             on_prompts(len(rows))
         return [[known[key][name] for name in names] for key in keys]
+
+    def _place(self, key: ConfigKey) -> ConfigKey:
+        """Where the ledger keeps what this evaluator measured."""
+        return replace(key, sampler=self._sampler)
+
+    def _read(self, key: ConfigKey) -> dict[str, Measurement]:
+        """What need not be measured again."""
+        rows = self._ledger.read(self._place(key))
+        if self._lpips is None:
+            return rows
+        return {name: one for name, one in rows.items() if one.lpips is not None or one.ssim is None}
 
     def pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
         """A candidate's pictures of some prompts, float32 RGB in 0 … 1.
@@ -160,11 +183,18 @@ class Evaluator:
         self._prepare(rows)  # a prompt is encoded once: not part of a generation's seconds
         synchronize(self._pipe.device)
         started = time.perf_counter()
-        finals = self._finals(candidates, rows)
+        with self._generation():
+            finals = self._finals(candidates, rows)
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
-        cloud = torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
+        cloud = self._cloud(rows)
         return {key: self._measured(state.latents, cloud, seconds) for key, state in finals.items()}
+
+    def _cloud(self, rows: Sequence[int]) -> Tensor:
+        """The pictures that count."""
+        if self._reference is not None:
+            return torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
+        return self._pictures(Candidate(ECDiffParams.cloud_only(self._pipe.num_steps)), rows)
 
     def _measured(self, latents: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
         """Latents decoded and held against the cloud's pictures."""
@@ -173,7 +203,7 @@ class Evaluator:
         synchronize(self._pipe.device)
         seconds += (time.perf_counter() - started) / len(latents)
         self.calls["decode"] += len(latents)
-        return _compared(latents, decoded.cpu(), cloud, seconds)
+        return compared(latents, decoded.cpu(), cloud, seconds, self._lpips)
 
     def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
         """The states at step T, by key."""
@@ -239,13 +269,25 @@ class Evaluator:
         return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))
 
 
-def _compared(latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
-    """Pictures against the cloud's, one measurement each."""
+def compared(
+    latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float, lpips: Metric | None = None
+) -> list[Measurement]:
+    """Pictures against the cloud's, one measurement each: the metrics of every picture come from here.
+
+    Args:
+        latents: that they were decoded from, of which only whether they are finite matters.
+        decoded, cloud: as for ``metrics.ssim``.
+        seconds: that each took.
+    """
     pictures = torch.nan_to_num(decoded)
     # A half-precision decoder can overflow on finite latents.
     finite = [
         bool(torch.isfinite(x).all() and torch.isfinite(y).all())
         for x, y in zip(latents, decoded, strict=True)
     ]
-    values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
-    return [Measurement(s, p, seconds) if ok else Measurement(None, None, seconds) for ok, s, p in values]
+    lpipses = [None] * len(decoded) if lpips is None else lpips(pictures, cloud).tolist()
+    values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), lpipses, strict=True)
+    return [
+        Measurement(s, p, seconds, distance) if ok else Measurement(None, None, seconds)
+        for ok, s, p, distance in values
+    ]

@@ -150,9 +150,7 @@ class Ledger:
 
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
         """Add measurements by prompt key; what is there already stays, but for a missing lpips."""
-        values = [
-            (*astuple(key), prompt, one.ssim, one.psnr, one.lpips, one.seconds) for prompt, one in rows
-        ]
+        values = [(*astuple(key), prompt, one.ssim, one.psnr, one.lpips, one.seconds) for prompt, one in rows]
         self._write(
             f"""
             INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

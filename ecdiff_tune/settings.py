@@ -16,6 +16,7 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
 from ecdiff_tune.search.options import Options, OptunaOptions
 
@@ -154,6 +155,15 @@ class ParetoSettings:
 
 
 @dataclass
+class CompareSettings:
+    """What ``compare`` holds a study's winner against."""
+
+    methods: list[str] | None = None
+    schedule: str | None = None
+    timed_prompts: int = 3
+
+
+@dataclass
 class Settings:
     """Everything that a command is told."""
 
@@ -167,6 +177,7 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
+    compare: CompareSettings = field(default_factory=CompareSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
@@ -304,6 +315,7 @@ def _check(settings: Settings) -> None:
         ("batch_size", settings.batch_size, 1),
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
+        ("compare.timed_prompts", settings.compare.timed_prompts, 1),
     ):
         if value < least:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
@@ -328,6 +340,17 @@ def _check(settings: Settings) -> None:
     _check_params(settings)
     _check_grids(settings)
     _check_picks(settings)
+    _check_methods(settings.compare)
+
+
+def _check_methods(compare: CompareSettings) -> None:
+    if compare.methods is None:
+        return
+    for name in compare.methods:
+        if name not in METHODS:
+            raise SettingsError(f"Unknown method {name!r} in compare.methods: {nearest(name, METHODS)}.")
+    if not compare.methods or len(set(compare.methods)) < len(compare.methods):
+        raise SettingsError(f"Expected compare.methods to hold different methods, got {compare.methods}.")
 
 
 def _check_picks(settings: Settings) -> None:

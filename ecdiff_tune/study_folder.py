@@ -37,6 +37,9 @@ _FREE_TO_CHANGE = {
     "pareto.pick",
     "pareto.quality",
     "pareto.seconds",
+    "compare.methods",
+    "compare.schedule",
+    "compare.timed_prompts",
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 

@@ -15,7 +15,10 @@ from ecdiff_tune.settings import REFERENCE_FOLDER, Settings, SettingsError
 from ecdiff_tune.study_folder import STATE_FILE, differences, flat, read_state
 
 GROUPS = ("pair", "search", "calibration", "objective", "link")
-_FREE = ("objective.", "link.", "rerank.", "pareto.", "output_dir", "study", "batch_size", "sharing")
+_FREE = (
+    *("objective.", "link.", "rerank.", "pareto.", "compare."),
+    *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing"),
+)
 """Beginnings of settings that may be others than the study's: no measurement depends on them."""
 
 
@@ -74,6 +77,6 @@ def _plain(value: Any) -> Any:
 def _refuse(found: Sequence[str]) -> None:
     if found:
         raise SettingsError(
-            f"These settings need new measurements ({'; '.join(found)}), and this command makes none. "
-            "Leave them out, or tune another study=NAME with them."
+            f"These settings need new measurements ({'; '.join(found)}), and this command takes the study "
+            "as it is. Leave them out, or tune another study=NAME with them."
         )
