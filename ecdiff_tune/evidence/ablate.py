@@ -57,8 +57,8 @@ def ablations(tuned: TunedConfig) -> Iterator[Method]:
 def correcting_twice(params: ECDiffParams, handoff_step: int, num_steps: int) -> ECDiffParams:
     """Two real cloud calls after every window of approximated steps, in place of one (the paper's 4.4).
 
-    The paper says no more of it. Of p and k the windows keep their k steps, so that one more correction pushes
-    the next window back by a step; of listed steps a window loses its first step to it. The gradient after
+    The paper says no more of it. Of p and k the windows keep their k steps, so that a second correction moves
+    the next window on by a step; of listed steps a window loses its first step to it. The gradient after
     two real calls is their difference, which spans one step: as in the warm-up (eq. 3), alpha leaves it
     alone. The edge takes over after the first pair of corrections that ends at the handoff or later.
 
