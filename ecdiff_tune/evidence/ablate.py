@@ -28,7 +28,7 @@ def ablate(settings: Settings) -> None:
     tuned = tuned_config(settings)
     with prepare(settings) as bench:
         measuring = Measuring(bench, tuned.sampling)
-        chosen = measuring.usable(list(ablations(tuned)))
+        chosen = measuring.usable(ablations(tuned))
         measured = measuring.measure(chosen)
         quality = summary.quality_table(chosen, measured, settings.seed)
         costs = summary.cost_table(chosen, bench.latency, {}, tuned.sampling.num_steps)

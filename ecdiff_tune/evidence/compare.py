@@ -28,7 +28,7 @@ def compare(settings: Settings) -> None:
         known = Known(tuned, paper_config(settings.pair.name), schedule, bench.latency, adapter)
         measuring = Measuring(bench, tuned.sampling)
         names = settings.compare.methods or METHODS
-        chosen = measuring.usable(list(methods.made(known, names, bench.progress.say)))
+        chosen = measuring.usable(methods.made(known, names, bench.progress.say))
         measured = measuring.measure(chosen)
         timed = running.time_methods(bench, chosen, tuned.sampling, settings.compare.timed_prompts)
         quality = summary.quality_table(chosen, measured, settings.seed)

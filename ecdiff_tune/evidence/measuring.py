@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from ecdiff_core.memory import Batches
@@ -10,7 +10,7 @@ from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune.evaluator import Evaluator, Metric, compared
 from ecdiff_tune.evidence import running
 from ecdiff_tune.evidence.caches import CACHES
-from ecdiff_tune.evidence.methods import ALONE, Method, Sampler
+from ecdiff_tune.evidence.methods import ALONE, Method, Sampler, distinct
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.own_run import Side
 from ecdiff_tune.progress import duration
@@ -33,14 +33,17 @@ class Measuring:
         self._bench, self._study, self._lpips = bench, study, lpips
         self._prompts = bench.heldout
 
-    def usable(self, methods: Sequence[Method]) -> list[Method]:
-        """Those that these models can do; the others are told of."""
-        pair = self._bench.pipe.pair
-        reasons = {one.name: running.obstacle(pair, one) for one in methods}
-        for name, reason in reasons.items():
-            if reason is not None:
-                self._bench.progress.say(f"{name} is left out: {reason}")
-        return [one for one in methods if reasons[one.name] is None]
+    def usable(self, methods: Iterable[Method]) -> list[Method]:
+        """Those that these models can do and that make pictures of their own; the others are told of."""
+        pair, say = self._bench.pipe.pair, self._bench.progress.say
+        found = []
+        for method in methods:
+            reason = running.obstacle(pair, method)
+            if reason is None:
+                found.append(method)
+            else:
+                say(f"{method.name} is left out: {reason}")
+        return distinct(found, self._study, say)
 
     def measure(self, methods: Sequence[Method]) -> Measured:
         """Every method on every prompt; what the ledger holds is not generated again."""

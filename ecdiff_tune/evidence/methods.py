@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ecdiff_core.params import ECDiffParams
@@ -229,20 +229,28 @@ ALONE = ("cloud", "edge")
 
 
 def made(known: Known, names: Sequence[str], say: Callable[[str], None]) -> Iterator[Method]:
-    """The methods of these names that apply, but those that make the same pictures as an earlier one.
+    """The methods of these names that apply.
 
     Args:
         say: hears of those that are left out.
     """
-    earlier: dict[ConfigKey, Method] = {}
     for name in names:
         try:
-            method = MAKERS[name](known)
+            yield MAKERS[name](known)
         except LeftOutError as reason:
             say(f"{name} is left out: {reason}")
-            continue
-        same = earlier.setdefault(method.key(known.sampling), method)
-        if same is method:
-            yield method
-        else:
-            say(f"{name} is left out: it makes the same pictures as {same.name}")
+
+
+def distinct(methods: Iterable[Method], study: Sampling, say: Callable[[str], None]) -> list[Method]:
+    """Those that make other pictures than every earlier one.
+
+    Args:
+        study: the sampling settings that the study was tuned with.
+        say: hears of those that are left out.
+    """
+    earlier: dict[ConfigKey, Method] = {}
+    for method in methods:
+        same = earlier.setdefault(method.key(study), method)
+        if same is not method:
+            say(f"{method.name} is left out: it makes the same pictures as {same.name}")
+    return list(earlier.values())
