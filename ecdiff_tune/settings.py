@@ -26,6 +26,10 @@ PICKS = {"fastest_above": "quality", "best_below": "seconds"}
 """What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
 EXTENDING = ("greedy", "exhaustive")
 """Searches that ``search.extend`` is for."""
+METRICS = ("ssim", "psnr", "lpips", "clip")
+"""What ``metrics.names`` takes."""
+LPIPS_NETS = ("alex", "vgg")
+"""What ``metrics.lpips_net`` takes."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
 LEAST_P = 2
@@ -162,6 +166,16 @@ class CompareSettings:
 
 
 @dataclass
+class MetricsSettings:
+    """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
+
+    names: list[str] = field(default_factory=lambda: ["ssim", "psnr"])
+    lpips_net: str = "alex"
+    lpips_weights: str | None = None
+    clip: str | None = None
+
+
+@dataclass
 class Settings:
     """Everything that a command is told."""
 
@@ -176,6 +190,7 @@ class Settings:
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
@@ -339,6 +354,7 @@ def _check(settings: Settings) -> None:
     _check_grids(settings)
     _check_picks(settings)
     _check_methods(settings.compare)
+    _check_metrics(settings.metrics)
 
 
 def _check_methods(compare: CompareSettings) -> None:
@@ -349,6 +365,21 @@ def _check_methods(compare: CompareSettings) -> None:
             raise SettingsError(f"Unknown method {name!r} in compare.methods: {nearest(name, METHODS)}.")
     if not compare.methods or len(set(compare.methods)) < len(compare.methods):
         raise SettingsError(f"Expected compare.methods to hold different methods, got {compare.methods}.")
+
+
+def _check_metrics(metrics: MetricsSettings) -> None:
+    names = metrics.names
+    if not names or len(set(names)) < len(names):
+        raise SettingsError(f"Expected metrics.names to hold at least one metric, none twice, got {names}.")
+    for name in names:
+        if name not in METRICS:
+            raise SettingsError(f"Unknown metric {name!r} in metrics.names: {nearest(name, METRICS)}.")
+    if metrics.lpips_net not in LPIPS_NETS:
+        raise SettingsError(
+            f"Unknown metrics.lpips_net {metrics.lpips_net!r}: {nearest(metrics.lpips_net, LPIPS_NETS)}."
+        )
+    if "clip" in names and metrics.clip is None:
+        raise SettingsError("The metric clip needs the folder of a CLIP model: give metrics.clip=FOLDER.")
 
 
 def _check_picks(settings: Settings) -> None:

@@ -40,6 +40,10 @@ _FREE_TO_CHANGE = {
     "compare.methods",
     "compare.schedule",
     "compare.timed_prompts",
+    "metrics.names",
+    "metrics.lpips_net",
+    "metrics.lpips_weights",
+    "metrics.clip",
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 

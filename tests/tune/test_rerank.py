@@ -106,6 +106,14 @@ def test_another_link_and_another_machine(
     assert "scored with link.round_trip_seconds 0.0 -> 5.0; objective.w1 0.3 -> 1.0" in outcome.out
 
 
+def test_metrics_of_comparisons_are_no_measurements_of_the_study(
+    recorded: RecordedStudy, command: Command
+) -> None:
+    given = recorded.arguments("metrics.names=[psnr,clip]", "metrics.clip=clip", "metrics.lpips_net=vgg")
+    outcome = command("rerank", *given)
+    assert outcome.status == 0, outcome
+
+
 def test_limits(recorded: RecordedStudy, command: Command, latency: LatencyProfile) -> None:
     seconds = {params: latency.seconds(plan(params, STEPS)) for params in GRID}
     outcome = command("rerank", *recorded.arguments("rerank.min_quality=0.85", "rerank.max_seconds=0.165"))
