@@ -25,12 +25,18 @@ COMMANDS = {
     "pareto": "all configs that no other beats in quality, time and burden; no model call",
     "compare": "the winner beside what else could have been done, on held-out prompts (Tables 1 and 6)",
     "ablate": "what correcting twice, alpha and the scheduler are worth (Table 2)",
+    "noise": "how the cloud's noise changes from step to step (Figure 3)",
+    "errors": "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
+    "table5": "every tuned pair beside the paper's rows (Table 5); no model call",
     "check": "can these two models work together? (reads their configs alone)",
 }
 READING = ("rerank", "pareto")
-"""Commands that read what a study measured and load no model; their modules have their names."""
-EVIDENCE = ("compare", "ablate")
-"""Commands that show what the paper shows, of a study that is there; their modules lie in ``evidence``."""
+"""Commands that read what a study measured and go by its settings; their modules have their names."""
+EVIDENCE = ("compare", "ablate", "noise", "errors", "table5")
+"""Commands that show what the paper shows; their modules in ``evidence`` have their names."""
+OF_A_STUDY = (*READING, "compare", "ablate")
+"""Commands of a study that must be there."""
+WITHOUT_MODELS = (*READING, "table5")
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
 
@@ -85,12 +91,13 @@ def _run(command: str) -> None:
     def job(config: DictConfig) -> None:
         begun.append(command)
         try:
-            if command in (*READING, *EVIDENCE):
+            if command in READING or command in EVIDENCE:
                 from ecdiff_tune import study_settings
 
-                config = study_settings.restore(config, HydraConfig.get().overrides.task)
+                if command in OF_A_STUDY or (command != "table5" and study_settings.is_known(config)):
+                    config = study_settings.restore(config, HydraConfig.get().overrides.task)
             chosen = settings.from_config(config)
-            if command not in READING:
+            if command not in WITHOUT_MODELS:
                 quiet_libraries()
             _function(command)(chosen)
         except ECDiffError as error:

@@ -176,6 +176,15 @@ class MetricsSettings:
 
 
 @dataclass
+class ErrorsSettings:
+    """What ``errors`` measures."""
+
+    num_prompts: int = 8
+    noise: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02])
+    config: str | None = None
+
+
+@dataclass
 class Settings:
     """Everything that a command is told."""
 
@@ -191,6 +200,7 @@ class Settings:
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    errors: ErrorsSettings = field(default_factory=ErrorsSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
@@ -329,6 +339,7 @@ def _check(settings: Settings) -> None:
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
         ("compare.timed_prompts", settings.compare.timed_prompts, 1),
+        ("errors.num_prompts", settings.errors.num_prompts, 1),
     ):
         if value < least:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
@@ -355,6 +366,9 @@ def _check(settings: Settings) -> None:
     _check_picks(settings)
     _check_methods(settings.compare)
     _check_metrics(settings.metrics)
+    noise = settings.errors.noise
+    if not noise or not all(0 < ratio <= 1 for ratio in noise) or len(set(noise)) < len(noise):
+        raise SettingsError(f"Expected errors.noise to hold different shares, 0 < share <= 1, got {noise}.")
 
 
 def _check_methods(compare: CompareSettings) -> None:

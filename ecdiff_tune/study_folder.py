@@ -44,6 +44,9 @@ _FREE_TO_CHANGE = {
     "metrics.lpips_net",
     "metrics.lpips_weights",
     "metrics.clip",
+    "errors.num_prompts",
+    "errors.noise",
+    "errors.config",
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 
