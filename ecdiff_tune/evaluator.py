@@ -26,13 +26,12 @@ from ecdiff_tune import lockstep
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_tune.metric_choice import Metric
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import Reference, prepare
 from ecdiff_tune.state_store import StateStore
 
 T = TypeVar("T")
-Metric = Callable[[Tensor, Tensor], Tensor]
-"""Of pictures and others, as ``metrics.ssim``."""
 Generation = Callable[[], AbstractContextManager[object]]
 
 
@@ -50,7 +49,7 @@ class Evaluator:
         s_values: at which later candidates may hand over, or go another way for another reason.
         sampler: of the ledger's keys, empty for the study's own pipeline and reference.
         generation: entered for each generation of a batch, which gets a new one every time.
-        lpips: of pictures and the cloud's, measured where it is given.
+        further: metrics that pictures are measured by beside SSIM and PSNR.
     """
 
     def __init__(
@@ -65,11 +64,12 @@ class Evaluator:
         s_values: Sequence[int] = (),
         sampler: str = "",
         generation: Generation = nullcontext,
-        lpips: Metric | None = None,
+        further: Sequence[Metric] = (),
     ) -> None:
         self._pipe, self._prompts, self._reference = pipe, prompts, reference
         self._ledger, self._batches, self._store = ledger, batches, store
-        self._s_values, self._sampler, self._generation, self._lpips = s_values, sampler, generation, lpips
+        self._s_values, self._sampler, self._generation = s_values, sampler, generation
+        self._further = further
         self._prepared: dict[int, Prepared] = {}
         self.calls = Counter(cloud=0, edge=0, decode=0)
 
@@ -124,9 +124,8 @@ class Evaluator:
     def _read(self, key: ConfigKey) -> dict[str, Measurement]:
         """What need not be measured again."""
         rows = self._ledger.read(self._place(key))
-        if self._lpips is None:
-            return rows
-        return {name: one for name, one in rows.items() if one.lpips is not None or one.ssim is None}
+        wanted = {one.name for one in self._further}
+        return {name: one for name, one in rows.items() if wanted <= one.further.keys() or one.ssim is None}
 
     def pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
         """A candidate's pictures of some prompts, float32 RGB in 0 … 1.
@@ -188,7 +187,8 @@ class Evaluator:
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
         cloud = self._cloud(rows)
-        return {key: self._measured(state.latents, cloud, seconds) for key, state in finals.items()}
+        prompts = [self._prompts.prompts[i] for i in rows]
+        return {key: self._measured(state.latents, cloud, prompts, seconds) for key, state in finals.items()}
 
     def _cloud(self, rows: Sequence[int]) -> Tensor:
         """The pictures that count."""
@@ -196,14 +196,16 @@ class Evaluator:
             return torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
         return self._pictures(Candidate(ECDiffParams.cloud_only(self._pipe.num_steps)), rows)
 
-    def _measured(self, latents: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
+    def _measured(
+        self, latents: Tensor, cloud: Tensor, prompts: Sequence[str], seconds: float
+    ) -> list[Measurement]:
         """Latents decoded and held against the cloud's pictures."""
         started = time.perf_counter()
         decoded = self._pipe.pair.family.decode(latents)
         synchronize(self._pipe.device)
         seconds += (time.perf_counter() - started) / len(latents)
         self.calls["decode"] += len(latents)
-        return compared(latents, decoded.cpu(), cloud, seconds, self._lpips)
+        return compared(latents, decoded.cpu(), cloud, prompts, seconds, self._further)
 
     def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
         """The states at step T, by key."""
@@ -270,24 +272,33 @@ class Evaluator:
 
 
 def compared(
-    latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float, lpips: Metric | None = None
+    latents: Tensor,
+    decoded: Tensor,
+    cloud: Tensor,
+    prompts: Sequence[str],
+    seconds: float,
+    further: Sequence[Metric] = (),
 ) -> list[Measurement]:
-    """Pictures against the cloud's, one measurement each: the metrics of every picture come from here.
+    """Pictures against the cloud's, one measurement each: what is known of a picture comes from here.
 
     Args:
         latents: that they were decoded from, of which only whether they are finite matters.
         decoded, cloud: as for ``metrics.ssim``.
+        prompts: one each.
         seconds: that each took.
+        further: metrics beside SSIM and PSNR.
     """
     pictures = torch.nan_to_num(decoded)
+    more = {one.name: one.measure(pictures, cloud, prompts).tolist() for one in further}
     # A half-precision decoder can overflow on finite latents.
     finite = [
         bool(torch.isfinite(x).all() and torch.isfinite(y).all())
         for x, y in zip(latents, decoded, strict=True)
     ]
-    lpipses = [None] * len(decoded) if lpips is None else lpips(pictures, cloud).tolist()
-    values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), lpipses, strict=True)
+    pairs = zip(ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
     return [
-        Measurement(s, p, seconds, distance) if ok else Measurement(None, None, seconds)
-        for ok, s, p, distance in values
+        Measurement(*pair, seconds, {name: values[i] for name, values in more.items()})
+        if finite[i]
+        else Measurement(None, None, seconds)
+        for i, pair in enumerate(pairs)
     ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,15 @@ _SCHEMA = (
 CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
     ssim      REAL,              -- to the cloud's picture; NULL where the latents were not finite
     psnr      REAL,              -- dB
-    lpips     REAL,              -- NULL where it was not measured
     seconds   REAL NOT NULL,     -- of the generation, as far as it was not shared
     PRIMARY KEY ({_PLACE})
+) WITHOUT ROWID
+""",
+    f"""
+CREATE TABLE IF NOT EXISTS further ({_KEY_COLUMNS}
+    metric    TEXT NOT NULL,     -- beside ssim and psnr
+    value     REAL NOT NULL,
+    PRIMARY KEY ({_PLACE}, metric)
 ) WITHOUT ROWID
 """,
     f"""
@@ -41,13 +47,13 @@ CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
 
 
 def _migration(estimator: str, handoff_adapter: str) -> tuple[str, ...]:
-    """From a table without ``sampler`` and ``lpips``, whose keys are the study's own sampler's."""
+    """From a table without ``sampler``, of which all rows are the study's own sampler's."""
     return (
         "ALTER TABLE measurements RENAME TO older",
         *_SCHEMA,
         f"""
         INSERT INTO measurements
-        SELECT schedule, alpha, {estimator}, {handoff_adapter}, '', prompt, ssim, psnr, NULL, seconds
+        SELECT schedule, alpha, {estimator}, {handoff_adapter}, '', prompt, ssim, psnr, seconds
         FROM older
         """,
         "DROP TABLE older",
@@ -75,13 +81,13 @@ class LedgerError(ECDiffError):
 class Measurement:
     """One prompt's picture against the cloud's; ssim and psnr are None where it could not be made.
 
-    ``lpips`` is None there too, and where it was not asked for.
+    ``further`` are other metrics by name, where they were asked for.
     """
 
     ssim: float | None
     psnr: float | None
     seconds: float
-    lpips: float | None = None
+    further: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 def _unusable(path: Path, error: Exception) -> str:
@@ -126,8 +132,14 @@ class Ledger:
 
     def read(self, key: ConfigKey) -> dict[str, Measurement]:
         """The config's measurements by prompt key."""
-        rows = self._rows("SELECT prompt, ssim, psnr, seconds, lpips FROM measurements", key)
-        return {prompt: Measurement(*values) for prompt, *values in rows}
+        further: dict[str, dict[str, float]] = {}
+        for prompt, metric, value in self._rows("SELECT prompt, metric, value FROM further", key):
+            further.setdefault(prompt, {})[metric] = value
+        rows = self._rows("SELECT prompt, ssim, psnr, seconds FROM measurements", key)
+        return {
+            prompt: Measurement(ssim, psnr, seconds, further.get(prompt, {}))
+            for prompt, ssim, psnr, seconds in rows
+        }
 
     def read_timings(self, key: ConfigKey) -> dict[str, float]:
         """Seconds of whole generations of one picture by prompt key."""
@@ -149,26 +161,26 @@ class Ledger:
             raise LedgerError(_unusable(self._path, error)) from error
 
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
-        """Add measurements by prompt key; what is there already stays, but for a missing lpips."""
-        values = [(*astuple(key), prompt, one.ssim, one.psnr, one.lpips, one.seconds) for prompt, one in rows]
+        """Add measurements by prompt key; what is there already stays."""
+        place, rows = astuple(key), list(rows)
         self._write(
-            f"""
-            INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT ({_PLACE}) DO UPDATE SET lpips = excluded.lpips
-            WHERE lpips IS NULL AND ssim IS NOT NULL
-            """,
-            values,
+            ("measurements", [(*place, prompt, one.ssim, one.psnr, one.seconds) for prompt, one in rows]),
+            ("further", [(*place, prompt, *pair) for prompt, one in rows for pair in one.further.items()]),
         )
 
     def append_timing(self, key: ConfigKey, prompt: str, seconds: float) -> None:
         """Add the seconds of a whole generation; those that are there stay."""
-        statement = "INSERT OR IGNORE INTO timings VALUES (?, ?, ?, ?, ?, ?, ?)"
-        self._write(statement, [(*astuple(key), prompt, seconds)])
+        self._write(("timings", [(*astuple(key), prompt, seconds)]))
 
-    def _write(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
+    def _write(self, *tables: tuple[str, list[tuple[Any, ...]]]) -> None:
+        """Add rows to tables in one transaction."""
         try:
             with self._database:
-                self._database.executemany(statement, values)
+                for table, rows in tables:
+                    if not rows:
+                        continue
+                    places = ", ".join("?" * len(rows[0]))
+                    self._database.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
         except sqlite3.DatabaseError as error:  # a full disk, a read-only one, a damaged page
             raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
 

@@ -9,7 +9,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.evidence import summary, tables
-from ecdiff_tune.evidence.measuring import Measuring
+from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.methods import Method, Sampler
 from ecdiff_tune.evidence.winners import tuned_config
 from ecdiff_tune.settings import Settings
@@ -27,13 +27,14 @@ def ablate(settings: Settings) -> None:
     """
     tuned = tuned_config(settings)
     with prepare(settings) as bench:
-        measuring = Measuring(bench, tuned.sampling)
+        further = further_metrics(settings, bench.pipe.device)
+        measuring = Measuring(bench, tuned.sampling, further)
         chosen = measuring.usable(ablations(tuned))
         measured = measuring.measure(chosen)
         quality = summary.quality_table(chosen, measured, settings.seed)
         costs = summary.cost_table(chosen, bench.latency, {}, tuned.sampling.num_steps)
         told = tables.told(bench, tuned.sampling)
-        table = tables.table2(quality, costs)
+        table = tables.table2(quality, costs, further)
         paths = tables.write(bench.path / FOLDER, "table2", table, told, bench.progress.say)
         bench.progress.say("wrote " + ", ".join(map(str, paths)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ecdiff_tune.evidence import methods, running, summary, tables
-from ecdiff_tune.evidence.measuring import Measuring
+from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.methods import Known
 from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.evidence.winners import paper_config, schedule_config, tuned_config
@@ -26,7 +26,8 @@ def compare(settings: Settings) -> None:
     with prepare(settings) as bench:
         adapter = bench.pipe.config.sampling.handoff_adapter
         known = Known(tuned, paper_config(settings.pair.name), schedule, bench.latency, adapter)
-        measuring = Measuring(bench, tuned.sampling)
+        further = further_metrics(settings, bench.pipe.device)
+        measuring = Measuring(bench, tuned.sampling, further)
         names = settings.compare.methods or METHODS
         chosen = measuring.usable(methods.made(known, names, bench.progress.say))
         measured = measuring.measure(chosen)
@@ -36,7 +37,7 @@ def compare(settings: Settings) -> None:
         costs = costs.assign(comparable_seconds=summary.comparable_seconds(costs))
         folder, told = bench.path / FOLDER, tables.told(bench, tuned.sampling)
         paths = [
-            *tables.write(folder, "table1", tables.table1(quality, costs), told, bench.progress.say),
+            *tables.write(folder, "table1", tables.table1(quality, costs, further), told, bench.progress.say),
             *tables.write(folder, "table6", tables.table6(costs), told, bench.progress.say),
         ]
         points = quality.assign(seconds=costs["comparable_seconds"])

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
+
+import torch
 
 from ecdiff_core.memory import Batches
 from ecdiff_core.tuned_config import Sampling
-from ecdiff_tune.evaluator import Evaluator, Metric, compared
+from ecdiff_tune.evaluator import Evaluator, compared
 from ecdiff_tune.evidence import running
 from ecdiff_tune.evidence.caches import CACHES
 from ecdiff_tune.evidence.methods import ALONE, Method, Sampler, distinct
 from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.metric_choice import Metric, load_metrics
 from ecdiff_tune.own_run import Side
 from ecdiff_tune.progress import duration
 from ecdiff_tune.reference import SIDES, Reference
+from ecdiff_tune.settings import Settings
 from ecdiff_tune.workbench import Workbench
 
 Measured = dict[str, list[Measurement]]
 """By the names of methods, prompt by prompt."""
+
+
+def further_metrics(settings: Settings, device: torch.device) -> tuple[Metric, ...]:
+    """Those of ``metrics.names`` beside SSIM and PSNR, which are always measured, with names that tell their
+    networks apart.
+
+    Raises:
+        MetricError: weights are missing.
+    """
+    chosen = settings.metrics
+    names = [name for name in chosen.names if name not in ("ssim", "psnr")]
+    whose = {"lpips": chosen.lpips_net, "clip": Path(chosen.clip or "").name}
+    loaded = load_metrics(replace(chosen, names=names), device)
+    return tuple(replace(one, name=f"{one.name}_{whose[one.name]}") for one in loaded)
 
 
 class Measuring:
@@ -26,11 +46,11 @@ class Measuring:
 
     Args:
         study: the sampling settings that the study was tuned with.
-        lpips: measured where it is given.
+        further: metrics beside SSIM and PSNR.
     """
 
-    def __init__(self, bench: Workbench, study: Sampling, lpips: Metric | None = None) -> None:
-        self._bench, self._study, self._lpips = bench, study, lpips
+    def __init__(self, bench: Workbench, study: Sampling, further: Sequence[Metric] = ()) -> None:
+        self._bench, self._study, self._further = bench, study, further
         self._prompts = bench.heldout
 
     def usable(self, methods: Iterable[Method]) -> list[Method]:
@@ -66,13 +86,14 @@ class Measuring:
         """The cloud's or the edge's own pictures against the cloud's, without a model call."""
         side: Side = "cloud" if method.name == "cloud" else "edge"
         key, ledger, names = method.key(self._study), self._bench.ledger, self._prompts.keys
-        known = ledger.read(key)
-        for name, prompt in zip(names, self._reference.prompts, strict=True):
-            if name in known and (self._lpips is None or known[name].lpips is not None):
+        known, wanted = ledger.read(key), {one.name for one in self._further}
+        for i, name in enumerate(names):
+            if name in known and wanted <= known[name].further.keys():
                 continue
+            prompt, text = self._reference.prompts[i], self._prompts.prompts[i]
             picture, cloud = getattr(prompt, side).float()[None], prompt.cloud.float()[None]
             seconds = prompt.seconds[SIDES.index(side)].item()
-            ledger.append(key, [(name, compared(picture, picture, cloud, seconds, self._lpips)[0])])
+            ledger.append(key, [(name, compared(picture, picture, cloud, [text], seconds, self._further)[0])])
         known = ledger.read(key)
         return [known[name] for name in names]
 
@@ -107,5 +128,5 @@ class Measuring:
             s_values=sorted(forks - {0}),
             sampler=key,
             generation=running.generation(methods[0], pipe),
-            lpips=self._lpips,
+            further=self._further,
         )

@@ -15,13 +15,11 @@ from ecdiff_tune.intervals import interval95
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
 
-QUALITY = ("ssim", "psnr", "lpips")
-
 
 def quality_table(
     methods: Sequence[Method], measured: Mapping[str, Sequence[Measurement]], seed: int
 ) -> pd.DataFrame:
-    """A row a method: mean and bootstrap 95% interval over prompts of SSIM, PSNR and, if measured, LPIPS.
+    """A row a method: mean and bootstrap 95% interval over prompts of SSIM, PSNR and further metrics.
 
     Means are over the prompts that have a finite picture; ``prompts`` counts them, ``failed`` the others.
     """
@@ -30,13 +28,21 @@ def quality_table(
         found = measured[method.name]
         good = [one for one in found if one.ssim is not None]
         row: dict[str, Any] = {"method": method.name, "label": method.label}
-        for metric in QUALITY:
-            values = [getattr(one, metric) for one in good if getattr(one, metric) is not None]
+        for metric, values in _values(good).items():
             mean, low, high = _mean(values, seed)
             row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
         rows.append({**row, "prompts": len(good), "failed": len(found) - len(good)})
-    table = pd.DataFrame(rows)
-    return table if table["lpips"].notna().any() else table.drop(columns=["lpips", "lpips_low", "lpips_high"])
+    return pd.DataFrame(rows)
+
+
+def _values(good: Sequence[Measurement]) -> dict[str, list[float]]:
+    """By metric, prompt by prompt; further ones where every prompt has them."""
+    found = {
+        "ssim": [one.ssim for one in good if one.ssim is not None],
+        "psnr": [one.psnr for one in good if one.psnr is not None],
+    }
+    names = set.intersection(*(set(one.further) for one in good)) if good else set()
+    return found | {name: [one.further[name] for one in good] for name in sorted(names)}
 
 
 def _mean(values: Sequence[float], seed: int) -> tuple[float | None, float | None, float | None]:

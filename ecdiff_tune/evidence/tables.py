@@ -11,6 +11,7 @@ import pandas as pd
 from ecdiff_core.devices import device_name
 from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune.evidence.methods import ALONE
+from ecdiff_tune.metric_choice import Metric
 from ecdiff_tune.report.comparison import Shown, cells, value
 from ecdiff_tune.report.export import markdown, write_table
 from ecdiff_tune.workbench import Workbench
@@ -31,9 +32,8 @@ class Column:
 
 
 QUALITY = (
-    Column("psnr", "PSNR ↑", value("psnr", "{:.2f}"), 1),
-    Column("lpips", "LPIPS ↓", value("lpips"), -1),
     Column("ssim", "SSIM ↑", value("ssim"), 1),
+    Column("psnr", "PSNR ↑, dB", value("psnr", "{:.2f}"), 1),
 )
 COUNTS = (
     Column("cloud_calls", "cloud calls", value("cloud_calls", "{:d}")),
@@ -62,10 +62,21 @@ class Table:
     caption: str
 
 
-def table1(quality: pd.DataFrame, costs: pd.DataFrame) -> Table:
+def _of(further: Sequence[Metric]) -> tuple[Column, ...]:
+    """Columns of metrics beside SSIM and PSNR."""
+    up = {one.name: one.higher_is_better for one in further}
+    return tuple(
+        Column(
+            one.name, f"{one.heading} {'↑' if up[one.name] else '↓'}", value(one.name), 2 * up[one.name] - 1
+        )
+        for one in further
+    )
+
+
+def table1(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric] = ()) -> Table:
     """Quality, seconds and speedup, as the paper's Table 1."""
     rows = quality.merge(costs[["method", "seconds", "speedup"]], on="method", validate="1:1")
-    return Table(rows, (*QUALITY, SECONDS, SPEEDUP), "Quality against the cloud's pictures")
+    return Table(rows, (*QUALITY, *_of(further), SECONDS, SPEEDUP), "Quality against the cloud's pictures")
 
 
 def table6(costs: pd.DataFrame) -> Table:
@@ -74,12 +85,12 @@ def table6(costs: pd.DataFrame) -> Table:
     return Table(costs, columns, "Seconds a picture by the latency profile and by the clock at batch 1")
 
 
-def table2(quality: pd.DataFrame, costs: pd.DataFrame) -> Table:
+def table2(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric] = ()) -> Table:
     """What parts of the method are worth, as the paper's Table 2."""
     names = ["method", "seconds", *(one.name for one in COUNTS)]
     rows = quality.merge(costs[names], on="method", validate="1:1")
     caption = "Ablation; of other schedulers against the cloud's pictures with the same scheduler"
-    return Table(rows, (*QUALITY, *COUNTS, SECONDS), caption)
+    return Table(rows, (*QUALITY, *_of(further), *COUNTS, SECONDS), caption)
 
 
 def told(bench: Workbench, sampling: Sampling) -> str:

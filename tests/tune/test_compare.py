@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.ledger import Ledger
+from ecdiff_tune.lpips import NETS
 
 from .studies import Outcome, Study, one_line
 
@@ -99,15 +103,38 @@ def test_a_second_time_nothing_is_generated(
 ) -> None:
     study = compared[0].copy(tmp_path / "outputs")
     before = {path.name: path.read_bytes() for path in (study.folder / "compare").glob("*.[cmt]*")}
-    calls = []
-    from ecdiff_core.pipeline import ECDiffPipeline
-
+    calls: list[int] = []
     monkeypatch.setattr(ECDiffPipeline, "bind", lambda *_: calls.append(1))
     outcome = study("compare", "compare.timed_prompts=1")
     assert outcome.status == 0, outcome
     assert not calls
     for name, content in before.items():
         assert (study.folder / "compare" / name).read_bytes() == content
+
+
+def test_lpips_is_added_to_what_was_measured(
+    compared: tuple[Study, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    layers = NETS["alex"].layers()
+    torch.save({f"features.{key}": one for key, one in layers.state_dict().items()}, tmp_path / "alex.pth")
+    more = (
+        "compare.timed_prompts=1",
+        "compare.methods=[cloud,edge,tuned,fewer_dpm]",
+        "metrics.names=[ssim,psnr,lpips]",
+        f"metrics.lpips_weights={tmp_path / 'alex.pth'}",
+    )
+    assert study("compare", *more).status == 0
+    before, found = table(compared[0]), table(study)
+    assert found["ssim"].equals(before.loc[found.index, "ssim"])
+    assert found.loc["cloud", "lpips_alex"] == 0
+    assert (found.loc[["edge", "tuned", "fewer_dpm"], "lpips_alex"] > 0).all()
+    assert "LPIPS ↓" in (study.folder / "compare" / "table1.md").read_text()
+    calls: list[int] = []
+    monkeypatch.setattr(ECDiffPipeline, "bind", lambda *_: calls.append(1))
+    assert study("compare", *more).status == 0
+    assert not calls
+    assert table(study).equals(found)
 
 
 def test_chosen_methods_alone(compared: tuple[Study, Outcome], tmp_path: Path) -> None:
@@ -156,8 +183,6 @@ def test_the_best_schedule_of_another_study(compared: tuple[Study, Outcome], tmp
     ],
 )
 def test_refusals(done: Study, more: list[str], told: str) -> None:
-    import re
-
     assert re.search(told, one_line(done("compare", *more)))
 
 
