@@ -29,7 +29,7 @@ def ablate(settings: Settings) -> None:
     with prepare(settings) as bench:
         further = further_metrics(settings, bench.pipe.device)
         measuring = Measuring(bench, tuned.sampling, further)
-        chosen = measuring.usable(ablations(tuned))
+        chosen = measuring.usable(ablations(tuned), {})
         measured = measuring.measure(chosen)
         quality = summary.quality_table(chosen, measured, settings.seed)
         costs = summary.cost_table(chosen, bench.latency, {}, tuned.sampling.num_steps)

@@ -29,7 +29,7 @@ def compare(settings: Settings) -> None:
         further = further_metrics(settings, bench.pipe.device)
         measuring = Measuring(bench, tuned.sampling, further)
         names = settings.compare.methods or METHODS
-        chosen = measuring.usable(methods.made(known, names, bench.progress.say))
+        chosen = measuring.usable(*methods.made(known, names))
         measured = measuring.measure(chosen)
         timed = running.time_methods(bench, chosen, tuned.sampling, settings.compare.timed_prompts)
         quality = summary.quality_table(chosen, measured, settings.seed)

@@ -14,7 +14,7 @@ from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune.evaluator import Evaluator, compared
 from ecdiff_tune.evidence import running
 from ecdiff_tune.evidence.caches import CACHES
-from ecdiff_tune.evidence.methods import ALONE, Method, Sampler, distinct
+from ecdiff_tune.evidence.methods import ALONE, LeftOut, Method, Sampler, distinct, told
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.metric_choice import Metric, load_metrics
 from ecdiff_tune.own_run import Side
@@ -53,17 +53,18 @@ class Measuring:
         self._bench, self._study, self._further = bench, study, further
         self._prompts = bench.heldout
 
-    def usable(self, methods: Iterable[Method]) -> list[Method]:
-        """Those that these models can do and that make pictures of their own; the others are told of."""
-        pair, say = self._bench.pipe.pair, self._bench.progress.say
-        found = []
-        for method in methods:
-            reason = running.obstacle(pair, method)
-            if reason is None:
-                found.append(method)
-            else:
-                say(f"{method.name} is left out: {reason}")
-        return distinct(found, self._study, say)
+    def usable(self, methods: Iterable[Method], left_out: LeftOut) -> list[Method]:
+        """Those that these models can do and that make pictures of their own.
+
+        The others are told of, with those that are left out already.
+        """
+        obstacles = {one: running.obstacle(self._bench.pipe.pair, one) for one in methods}
+        left_out = left_out | {one.name: reason for one, reason in obstacles.items() if reason is not None}
+        possible = [one for one, reason in obstacles.items() if reason is None]
+        found, doubled = distinct(possible, self._study)
+        for line in told(left_out | doubled):
+            self._bench.progress.say(line)
+        return found
 
     def measure(self, methods: Sequence[Method]) -> Measured:
         """Every method on every prompt; what the ledger holds is not generated again."""

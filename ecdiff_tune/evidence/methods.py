@@ -228,29 +228,43 @@ ALONE = ("cloud", "edge")
 """Methods that no other is ranked with."""
 
 
-def made(known: Known, names: Sequence[str], say: Callable[[str], None]) -> Iterator[Method]:
-    """The methods of these names that apply.
+LeftOut = dict[str, str]
+"""Why methods do not apply, by their names."""
 
-    Args:
-        say: hears of those that are left out.
-    """
+
+def made(known: Known, names: Sequence[str]) -> tuple[list[Method], LeftOut]:
+    """The methods of these names that apply, and why the others do not."""
+    found: list[Method] = []
+    left_out: LeftOut = {}
     for name in names:
         try:
-            yield MAKERS[name](known)
+            found.append(MAKERS[name](known))
         except LeftOutError as reason:
-            say(f"{name} is left out: {reason}")
+            left_out[name] = str(reason)
+    return found, left_out
 
 
-def distinct(methods: Iterable[Method], study: Sampling, say: Callable[[str], None]) -> list[Method]:
-    """Those that make other pictures than every earlier one.
+def distinct(methods: Iterable[Method], study: Sampling) -> tuple[list[Method], LeftOut]:
+    """Those that make other pictures than every earlier one, and whose the others make.
 
     Args:
         study: the sampling settings that the study was tuned with.
-        say: hears of those that are left out.
     """
     earlier: dict[ConfigKey, Method] = {}
+    left_out: LeftOut = {}
     for method in methods:
         same = earlier.setdefault(method.key(study), method)
         if same is not method:
-            say(f"{method.name} is left out: it makes the same pictures as {same.name}")
-    return list(earlier.values())
+            left_out[method.name] = f"it makes the same pictures as {same.name}"
+    return list(earlier.values()), left_out
+
+
+def told(left_out: LeftOut) -> Iterator[str]:
+    """A line a reason.
+
+    >>> list(told({"pab": "no cache", "paper": "no row", "taylorseer": "no cache"}))
+    ['left out: pab, taylorseer (no cache)', 'left out: paper (no row)']
+    """
+    for reason in dict.fromkeys(left_out.values()):
+        names = ", ".join(name for name, other in left_out.items() if other == reason)
+        yield f"left out: {names} ({reason})"
