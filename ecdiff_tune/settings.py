@@ -166,6 +166,13 @@ class CompareSettings:
 
 
 @dataclass
+class AblateSettings:
+    """What ``ablate`` measures on."""
+
+    num_prompts: int | None = 25
+
+
+@dataclass
 class MetricsSettings:
     """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
 
@@ -199,6 +206,7 @@ class Settings:
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
+    ablate: AblateSettings = field(default_factory=AblateSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     errors: ErrorsSettings = field(default_factory=ErrorsSettings)
     latency: str = "profile"
@@ -339,6 +347,7 @@ def _check(settings: Settings) -> None:
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
         ("compare.timed_prompts", settings.compare.timed_prompts, 1),
+        ("ablate.num_prompts", 1 if settings.ablate.num_prompts is None else settings.ablate.num_prompts, 1),
         ("errors.num_prompts", settings.errors.num_prompts, 1),
     ):
         if value < least:

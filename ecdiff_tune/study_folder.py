@@ -40,6 +40,7 @@ _FREE_TO_CHANGE = {
     "compare.methods",
     "compare.schedule",
     "compare.timed_prompts",
+    "ablate.num_prompts",
     "metrics.names",
     "metrics.lpips_net",
     "metrics.lpips_weights",

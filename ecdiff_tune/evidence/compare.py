@@ -35,7 +35,7 @@ def compare(settings: Settings) -> None:
         quality = summary.quality_table(chosen, measured, settings.seed)
         costs = summary.cost_table(chosen, bench.latency, timed, tuned.sampling.num_steps)
         costs = costs.assign(comparable_seconds=summary.comparable_seconds(costs))
-        folder, told = bench.path / FOLDER, tables.told(bench, tuned.sampling)
+        folder, told = bench.path / FOLDER, tables.told(bench, tuned.sampling, len(bench.heldout))
         paths = [
             *tables.write(folder, "table1", tables.table1(quality, costs, further), told, bench.progress.say),
             *tables.write(folder, "table6", tables.table6(costs), told, bench.progress.say),

@@ -47,11 +47,19 @@ class Measuring:
     Args:
         study: the sampling settings that the study was tuned with.
         further: metrics beside SSIM and PSNR.
+        first: on so many prompts; None is all.
     """
 
-    def __init__(self, bench: Workbench, study: Sampling, further: Sequence[Metric] = ()) -> None:
+    def __init__(
+        self, bench: Workbench, study: Sampling, further: Sequence[Metric] = (), first: int | None = None
+    ) -> None:
         self._bench, self._study, self._further = bench, study, further
-        self._prompts = bench.heldout
+        self._prompts, self._first = bench.heldout, first
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The prompts' keys."""
+        return self._prompts.keys[: self._first]
 
     def usable(self, methods: Iterable[Method], left_out: LeftOut) -> list[Method]:
         """Those that these models can do and that make pictures of their own.
@@ -86,7 +94,7 @@ class Measuring:
     def _of_reference(self, method: Method) -> list[Measurement]:
         """The cloud's or the edge's own pictures against the cloud's, without a model call."""
         side: Side = "cloud" if method.name == "cloud" else "edge"
-        key, ledger, names = method.key(self._study), self._bench.ledger, self._prompts.keys
+        key, ledger, names = method.key(self._study), self._bench.ledger, self._names
         known, wanted = ledger.read(key), {one.name for one in self._further}
         for i, name in enumerate(names):
             if name in known and wanted <= known[name].further.keys():
@@ -102,7 +110,7 @@ class Measuring:
         """Methods of one sampler together, which share what their trajectories have in common."""
         evaluator, progress = self._evaluator(methods), self._bench.progress
         candidates = [one.candidate for one in methods]
-        names, prompts = ", ".join(one.name for one in methods), len(self._prompts)
+        names, prompts = ", ".join(one.name for one in methods), len(self._names)
         cloud, edge = (calls * prompts for calls in evaluator.most_calls(candidates))
         paces = [seconds / self._study.num_steps for seconds in self._reference.seconds()]
         progress.say(
@@ -110,7 +118,7 @@ class Measuring:
             f"about {duration(cloud * paces[0] + edge * paces[1])}"
         )
         progress.start_task(names, prompts)
-        rows = evaluator.measure(candidates, progress.prompts_done)
+        rows = evaluator.measure(candidates, progress.prompts_done, self._first)
         progress.end_stage()
         return {one.name: found for one, found in zip(methods, rows, strict=True)}
 

@@ -76,7 +76,11 @@ def _of(further: Sequence[Metric]) -> tuple[Column, ...]:
 def table1(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric] = ()) -> Table:
     """Quality, seconds and speedup, as the paper's Table 1."""
     rows = quality.merge(costs[["method", "seconds", "speedup"]], on="method", validate="1:1")
-    return Table(rows, (*QUALITY, *_of(further), SECONDS, SPEEDUP), "Quality against the cloud's pictures")
+    return Table(
+        rows,
+        (*QUALITY, *_of(further), SECONDS, SPEEDUP),
+        "Quality against the cloud's pictures, mean and bootstrap 95% interval",
+    )
 
 
 def table6(costs: pd.DataFrame) -> Table:
@@ -89,19 +93,21 @@ def table2(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric]
     """What parts of the method are worth, as the paper's Table 2."""
     names = ["method", "seconds", *(one.name for one in COUNTS)]
     rows = quality.merge(costs[names], on="method", validate="1:1")
-    caption = "Ablation; of other schedulers against the cloud's pictures with the same scheduler"
+    caption = (
+        "Ablation, mean and bootstrap 95% interval; other schedulers against the cloud with the same one"
+    )
     return Table(rows, (*QUALITY, *_of(further), *COUNTS, SECONDS), caption)
 
 
-def told(bench: Workbench, sampling: Sampling) -> str:
-    """What all numbers of a table have in common."""
+def told(bench: Workbench, sampling: Sampling, prompts: int) -> str:
+    """What all numbers of a table have in common; ``prompts`` is how many were measured."""
     link = bench.settings.link.mbps
     return (
         f"pair {bench.settings.pair.name}, study {bench.settings.study}, "
-        f"{len(bench.heldout)} held-out prompts, "
+        f"{prompts} held-out prompts, "
         f"{sampling.num_inference_steps} {sampling.scheduler} steps, guidance {sampling.guidance_scale:g}, "
         f"{device_name(bench.pipe.device)}, {'one machine' if link is None else f'link {link:g} Mbps'}; "
-        "mean (bootstrap 95% interval over prompts), best bold, second best underlined or italic"
+        "best bold, second best underlined or italic"
     )
 
 

@@ -26,7 +26,7 @@ def ablated(tuned: tuple[Study, Outcome], tmp_path_factory: pytest.TempPathFacto
     """A study whose winner has two windows, so that alpha acts, with its ablation; not to be written to."""
     study = tuned[0].copy(tmp_path_factory.mktemp("ablated") / "outputs")
     replace(study.config(), params=ECDiffParams(3, 2, 0.3, 9)).save(study.folder / "ecdiff.yaml")
-    outcome = study("ablate")
+    outcome = study("ablate", "ablate.num_prompts=null")
     assert outcome.status == 0, outcome
     return study
 
@@ -99,6 +99,16 @@ def test_a_second_time_nothing_is_generated(
 def test_correcting_twice(params: ECDiffParams, schedule: str) -> None:
     handoff = plan(params, 12).handoff_step
     assert plan(correcting_twice(params, handoff, 12), 12).schedule == schedule
+
+
+def test_on_the_first_prompts_alone(ablated: Study, tmp_path: Path) -> None:
+    study = ablated.copy(tmp_path / "outputs")
+    outcome = study("ablate", "ablate.num_prompts=1")
+    assert outcome.status == 0, outcome
+    found = table(study)
+    assert (found["prompts"] == 1).all()
+    assert "1 held-out prompts" in outcome.out
+    assert not found["ssim"].equals(table(ablated)["ssim"])
 
 
 def test_where_alpha_never_acts_its_row_is_left_out(tuned: tuple[Study, Outcome], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.report import comparison
 from ecdiff_tune.report.comparison import value
+from ecdiff_tune.report.export import latex
 
 
 def papers_pair(latency: LatencyProfile, **sampling: object) -> Known:
@@ -142,6 +143,12 @@ def test_marks_of_the_best_and_the_second_best() -> None:
         ["C", "**0.700**", "_2.000_", "2"],
         ["D", "–", "3.000", "1"],
     ]
+
+
+def test_latex_knows_all_signs() -> None:
+    text = latex(["SSIM ↑", "LPIPS ↓"], [["∞", "0.5 (0.4 … 0.6)"], ["1.47×", "–"]])
+    assert text.isascii()
+    assert r"SSIM $\uparrow$ & LPIPS $\downarrow$" in text
 
 
 def test_a_figure_has_a_point_a_method() -> None:
