@@ -96,10 +96,10 @@ class Evaluator:
         Raises:
             OutOfMemoryError: a single prompt does not fit.
         """
-        keys = [ConfigKey.of(one, self.plan(one)) for one in candidates]
+        keys = self._keys(candidates)
         known = {key: self._read(key) for key in keys}
         names = self._prompts.keys[:first]
-        missing = [i for i, name in enumerate(names) if any(name not in known[key] for key in keys)]
+        missing = _missing(names, known)
         if len(missing) < len(names):
             on_prompts(len(names) - len(missing))
 
@@ -116,6 +116,14 @@ class Evaluator:
                 known[key] = self._read(key)
             on_prompts(len(rows))
         return [[known[key][name] for name in names] for key in keys]
+
+    def missing(self, candidates: Sequence[Candidate], first: int | None = None) -> int:
+        """Of how many prompts there is not yet a measurement of every candidate."""
+        known = {key: self._read(key) for key in self._keys(candidates)}
+        return len(_missing(self._prompts.keys[:first], known))
+
+    def _keys(self, candidates: Sequence[Candidate]) -> list[ConfigKey]:
+        return [ConfigKey.of(one, self.plan(one)) for one in candidates]
 
     def _place(self, key: ConfigKey) -> ConfigKey:
         """Where the ledger keeps what this evaluator measured."""
@@ -269,6 +277,11 @@ class Evaluator:
         parts = [self._prepared[i] for i in rows]
         start, conditioning = join([p.start for p in parts]), join_prompts([p.conditioning for p in parts])
         return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))
+
+
+def _missing(names: Sequence[str], known: Mapping[ConfigKey, Mapping[str, Measurement]]) -> list[int]:
+    """The prompts, by index, that some config lacks."""
+    return [i for i, name in enumerate(names) if any(name not in rows for rows in known.values())]
 
 
 def compared(

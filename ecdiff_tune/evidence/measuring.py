@@ -110,14 +110,18 @@ class Measuring:
         """Methods of one sampler together, which share what their trajectories have in common."""
         evaluator, progress = self._evaluator(methods), self._bench.progress
         candidates = [one.candidate for one in methods]
-        names, prompts = ", ".join(one.name for one in methods), len(self._names)
+        names = ", ".join(one.name for one in methods)
+        prompts = evaluator.missing(candidates, self._first)
         cloud, edge = (calls * prompts for calls in evaluator.most_calls(candidates))
+        if methods[0].sampler.own_cloud:
+            cloud += prompts * methods[0].plan.num_steps
         paces = [seconds / self._study.num_steps for seconds in self._reference.seconds()]
-        progress.say(
-            f"{names}: up to {cloud:,} cloud and {edge:,} edge calls on {prompts} prompts, "
-            f"about {duration(cloud * paces[0] + edge * paces[1])}"
-        )
-        progress.start_task(names, prompts)
+        if prompts:
+            progress.say(
+                f"{names}: up to {cloud:,} cloud and {edge:,} edge calls on {prompts} prompts, "
+                f"about {duration(cloud * paces[0] + edge * paces[1])}"
+            )
+        progress.start_task(names, len(self._names))
         rows = evaluator.measure(candidates, progress.prompts_done, self._first)
         progress.end_stage()
         return {one.name: found for one, found in zip(methods, rows, strict=True)}

@@ -109,6 +109,8 @@ def test_a_second_time_nothing_is_generated(
     outcome = study("compare", "compare.timed_prompts=1")
     assert outcome.status == 0, outcome
     assert not calls
+    assert "edge calls on" in compared[1].out
+    assert "edge calls on" not in outcome.out
     for name, content in before.items():
         assert (study.folder / "compare" / name).read_bytes() == content
 
