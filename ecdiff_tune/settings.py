@@ -169,7 +169,7 @@ class CompareSettings:
 class AblateSettings:
     """What ``ablate`` measures on."""
 
-    num_prompts: int | None = 25
+    num_prompts: int | None = 50
 
 
 @dataclass
