@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TypeVar
 
 import torch
@@ -30,6 +30,7 @@ from ecdiff_tune.metric_choice import Metric
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import Reference, prepare
 from ecdiff_tune.state_store import StateStore
+from ecdiff_tune.thumbnails import Thumbnails
 
 T = TypeVar("T")
 Generation = Callable[[], AbstractContextManager[object]]
@@ -50,6 +51,7 @@ class Evaluator:
         sampler: of the ledger's keys, empty for the study's own pipeline and reference.
         generation: entered for each generation of a batch, which gets a new one every time.
         further: metrics that pictures are measured by beside SSIM and PSNR.
+        thumbnails: keeps small pictures of what is measured.
     """
 
     def __init__(
@@ -65,11 +67,12 @@ class Evaluator:
         sampler: str = "",
         generation: Generation = nullcontext,
         further: Sequence[Metric] = (),
+        thumbnails: Thumbnails | None = None,
     ) -> None:
         self._pipe, self._prompts, self._reference = pipe, prompts, reference
         self._ledger, self._batches, self._store = ledger, batches, store
         self._s_values, self._sampler, self._generation = s_values, sampler, generation
-        self._further = further
+        self._further, self._thumbnails = further, thumbnails
         self._prepared: dict[int, Prepared] = {}
         self.calls = Counter(cloud=0, edge=0, decode=0)
 
@@ -96,7 +99,7 @@ class Evaluator:
         Raises:
             OutOfMemoryError: a single prompt does not fit.
         """
-        keys = self._keys(candidates)
+        keys = [self.key(one) for one in candidates]
         known = {key: self._read(key) for key in keys}
         names = self._prompts.keys[:first]
         missing = _missing(names, known)
@@ -110,30 +113,40 @@ class Evaluator:
         work = partial(self._counted, partial(self._generate_lacking, lacking))
         for rows, (found, calls) in self._batches.over(missing, work):
             self.calls.update(calls)
-            for key, fresh in found.items():
-                measured = {names[i]: one for i, one in zip(rows, fresh, strict=True)}
-                self._ledger.append(self._place(key), measured.items())
-                known[key] = self._read(key)
+            measured = {
+                replace(key, sampler=self._sampler): {
+                    names[i]: one for i, one in zip(rows, fresh, strict=True)
+                }
+                for key, fresh in found.items()
+            }
+            self._ledger.append_all({key: some.items() for key, some in measured.items()})
+            known |= {key: self._read(key) for key in measured}
             on_prompts(len(rows))
         return [[known[key][name] for name in names] for key in keys]
 
     def missing(self, candidates: Sequence[Candidate], first: int | None = None) -> int:
         """Of how many prompts there is not yet a measurement of every candidate."""
-        known = {key: self._read(key) for key in self._keys(candidates)}
+        known = {key: self._read(key) for key in map(self.key, candidates)}
         return len(_missing(self._prompts.keys[:first], known))
 
-    def _keys(self, candidates: Sequence[Candidate]) -> list[ConfigKey]:
-        return [ConfigKey.of(one, self.plan(one)) for one in candidates]
-
-    def _place(self, key: ConfigKey) -> ConfigKey:
-        """Where the ledger keeps what this evaluator measured."""
-        return replace(key, sampler=self._sampler)
+    def key(self, candidate: Candidate) -> ConfigKey:
+        """The candidate's key in the ledger."""
+        return replace(ConfigKey.of(candidate, self.plan(candidate)), sampler=self._sampler)
 
     def _read(self, key: ConfigKey) -> dict[str, Measurement]:
         """What need not be measured again."""
-        rows = self._ledger.read(self._place(key))
-        wanted = {one.name for one in self._further}
+        rows, wanted = self._ledger.read(key), {one.name for one in self._further}
         return {name: one for name, one in rows.items() if wanted <= one.further.keys() or one.ssim is None}
+
+    def known(self, candidate: Candidate) -> list[Measurement]:
+        """What the ledger has of a candidate on the first prompts, as many as there are."""
+        known = self._ledger.read(self.key(candidate))
+        return [known[name] for name in takewhile(known.__contains__, self._prompts.keys)]
+
+    def learn(self, candidate: Candidate, measured: Sequence[Measurement]) -> None:
+        """Add to the ledger what another process measured on the first prompts."""
+        rows = zip(self._prompts.keys, measured, strict=False)
+        self._ledger.append(self.key(candidate), rows)
 
     def pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
         """A candidate's pictures of some prompts, float32 RGB in 0 … 1.
@@ -194,9 +207,13 @@ class Evaluator:
             finals = self._finals(candidates, rows)
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
-        cloud = self._cloud(rows)
-        prompts = [self._prompts.prompts[i] for i in rows]
-        return {key: self._measured(state.latents, cloud, prompts, seconds) for key, state in finals.items()}
+        cloud, prompts = self._cloud(rows), [self._prompts.prompts[i] for i in rows]
+        found = {}
+        for key, state in finals.items():
+            decoded, found[key] = self._measured(state.latents, cloud, prompts, seconds)
+            if self._thumbnails is not None:
+                self._thumbnails.keep(key, rows, decoded)
+        return found
 
     def _cloud(self, rows: Sequence[int]) -> Tensor:
         """The pictures that count."""
@@ -206,14 +223,15 @@ class Evaluator:
 
     def _measured(
         self, latents: Tensor, cloud: Tensor, prompts: Sequence[str], seconds: float
-    ) -> list[Measurement]:
-        """Latents decoded and held against the cloud's pictures."""
+    ) -> tuple[Tensor, list[Measurement]]:
+        """Latents decoded, and held against the cloud's pictures."""
         started = time.perf_counter()
         decoded = self._pipe.pair.family.decode(latents)
         synchronize(self._pipe.device)
         seconds += (time.perf_counter() - started) / len(latents)
         self.calls["decode"] += len(latents)
-        return compared(latents, decoded.cpu(), cloud, prompts, seconds, self._further)
+        decoded = decoded.cpu()
+        return decoded, compared(latents, decoded, cloud, prompts, seconds, self._further)
 
     def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
         """The states at step T, by key."""

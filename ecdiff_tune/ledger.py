@@ -161,11 +161,16 @@ class Ledger:
             raise LedgerError(_unusable(self._path, error)) from error
 
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
-        """Add measurements by prompt key; what is there already stays."""
-        place, rows = astuple(key), list(rows)
+        """Add a config's measurements by prompt key; what is there already stays."""
+        self.append_all({key: rows})
+
+    def append_all(self, rows: Mapping[ConfigKey, Iterable[tuple[str, Measurement]]]) -> None:
+        """The same of several configs, all or nothing: what was generated together is generated together
+        again after a stop, and so rounds the same."""
+        placed = [((*astuple(key), prompt), one) for key, some in rows.items() for prompt, one in some]
         self._write(
-            ("measurements", [(*place, prompt, one.ssim, one.psnr, one.seconds) for prompt, one in rows]),
-            ("further", [(*place, prompt, *pair) for prompt, one in rows for pair in one.further.items()]),
+            ("measurements", [(*place, one.ssim, one.psnr, one.seconds) for place, one in placed]),
+            ("further", [(*place, *pair) for place, one in placed for pair in one.further.items()]),
         )
 
     def append_timing(self, key: ConfigKey, prompt: str, seconds: float) -> None:

@@ -98,6 +98,7 @@ class SearchSettings:
     trials: int = 50
     study_name: str | None = None
     storage: str | None = None
+    artifacts: str | None = None
     warm_start: bool = True
     objectives: list[str] = field(default_factory=lambda: ["objective"])
     min_quality: float | None = None
@@ -173,6 +174,15 @@ class AblateSettings:
 
 
 @dataclass
+class ErrorsSettings:
+    """What ``errors`` measures."""
+
+    num_prompts: int = 8
+    noise: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02])
+    config: str | None = None
+
+
+@dataclass
 class MetricsSettings:
     """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
 
@@ -180,15 +190,6 @@ class MetricsSettings:
     lpips_net: str = "alex"
     lpips_weights: str | None = None
     clip: str | None = None
-
-
-@dataclass
-class ErrorsSettings:
-    """What ``errors`` measures."""
-
-    num_prompts: int = 8
-    noise: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02])
-    config: str | None = None
 
 
 @dataclass
@@ -207,8 +208,8 @@ class Settings:
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
     ablate: AblateSettings = field(default_factory=AblateSettings)
-    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     errors: ErrorsSettings = field(default_factory=ErrorsSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
@@ -254,6 +255,11 @@ class Settings:
             max_seconds=search.max_seconds,
         )
         return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether several processes may work on one Optuna study."""
+        return self.search.name == "optuna" and self.search.storage is not None
 
     def params_by_hand(self, p: int) -> ECDiffParams | None:
         """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.

@@ -68,11 +68,11 @@ class Correction:
 
     @property
     def mode(self) -> Mode:
-        """``at once``: the error falls in the step of the real call. ``in the next window``: not in that
-        step, but over the approximated ones after it, which go by the updated gradient."""
-        if self.fall_at_once > 0:
-            return "at once"
-        return "in the next window" if (self.fall_in_window or 0) > 0 else "neither"
+        """``at once``: the error falls in the step of the real call. ``in the next window``: it falls over
+        the approximated steps after it, which go by the updated gradient. Of both the larger fall counts."""
+        if max(self.fall_at_once, self.fall_in_window or 0.0) <= 0:
+            return "neither"
+        return "at once" if self.fall_at_once >= (self.fall_in_window or 0.0) else "in the next window"
 
     @property
     def fall(self) -> float:

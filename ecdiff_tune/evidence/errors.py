@@ -16,7 +16,7 @@ from ecdiff_tune.evidence.bounds import Coefficients
 from ecdiff_tune.evidence.error_runs import Work, measure, runs_beside
 from ecdiff_tune.evidence.error_tables import Errors
 from ecdiff_tune.report.error_figures import figure1, figure5
-from ecdiff_tune.report.export import write_figure, write_table
+from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study_folder import study_path
 from ecdiff_tune.workbench import Workbench, prepare
@@ -47,7 +47,7 @@ def errors(settings: Settings) -> None:
         )
         found, stills = _measure_all(bench, prompts, count, work)
         paths = _write(bench, found, stills, [prompts.prompts[i] for i in range(count)])
-        for line in (*tables.lines(found, settings.seed), f"wrote {', '.join(map(str, paths))}"):
+        for line in (*tables.lines(found, settings.seed), wrote(paths)):
             bench.progress.say(line)
 
 
@@ -99,7 +99,7 @@ def _write(bench: Workbench, found: Errors, stills: Tensor, prompts: list[str]) 
             disturbed,
             tables.figure1_cells(disturbed),
             ["noise after each step", "SSIM", "95% interval", "PSNR"],
-            f"Cloud's own run with noise after each step, against the same without; {where}.",
+            f"The cloud's own run with noise after each step, against the same without; {where}.",
         ),
         *write_figure(folder, "figure1", figure1(stills, found.work.ratios, found.ssim, prompts)),
         curves,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ecdiff_tune.reference import Reference
-from ecdiff_tune.report.export import write_figure, write_table
+from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.report.noise_figure import noise_figure
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.workbench import prepare
@@ -48,7 +48,7 @@ def noise(settings: Settings) -> None:
                 folder, name, noise_figure(profile, p, count, "picture" if media == "image" else media)
             ),
         ]
-        for line in (*_lines(profile, p), f"wrote {', '.join(map(str, paths))}"):
+        for line in (*_lines(profile, p), wrote(paths)):
             bench.progress.say(line)
 
 

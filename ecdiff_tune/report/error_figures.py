@@ -17,7 +17,11 @@ from ecdiff_core.plan import Action, Plan
 from ecdiff_tune.report.pictures import grid
 
 Array = NDArray[np.float64]
-MARKS = {Action.CLOUD: ("o", "real call"), Action.APPROX: (".", "approximated"), Action.EDGE: ("s", "edge")}
+MARKS = {
+    Action.CLOUD: ("o", "a real call"),
+    Action.APPROX: (".", "an approximated step"),
+    Action.EDGE: ("s", "an edge step"),
+}
 """By what the step before did."""
 
 
@@ -67,6 +71,8 @@ def figure5(errors: Mapping[str, Array], plan: Plan, examples: Sequence[Example]
     _draw_all(axes[0], errors, plan)
     for axis, example in zip(axes[1:], examples, strict=True):
         _draw_example(axis, example, plan)
+    for axis in axes[1:2]:
+        axis.legend(frameon=False, fontsize=7)
     for axis in axes:
         axis.set_xlabel("step")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -112,4 +118,4 @@ def _draw_example(axis: Axes, example: Example, plan: Plan) -> None:
             )
     axis.axvspan(example.correction, example.correction + 1, color="C3", alpha=0.12, lw=0)
     axis.set_title(example.title, fontsize=9)
-    axis.legend(frameon=False, fontsize=7)
+    axis.margins(y=0.2)  # room for the legend

@@ -86,6 +86,12 @@ def test_schedulers_that_look_back_have_none(name: str) -> None:
     assert Coefficients.of(scheduler_of(name), STEPS) is None
 
 
+def test_pndm_which_does_a_step_twice_has_none() -> None:
+    scheduler = diffusers.PNDMScheduler(**CURVE, skip_prk_steps=True)
+    scheduler.set_timesteps(STEPS)
+    assert Coefficients.of(scheduler, STEPS + 1) is None
+
+
 def test_a_scheduler_that_clips_has_none() -> None:
     scheduler = diffusers.DDIMScheduler(**CURVE, clip_sample=True)
     scheduler.set_timesteps(STEPS)

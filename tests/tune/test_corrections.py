@@ -33,21 +33,25 @@ def test_the_modes() -> None:
     """The corrections are steps 5 and 8; the window after the first is steps 6 and 7."""
     falls_at_once = curve(e5=0.8, e6=0.4, e8=0.85)
     falls_later = curve(e5=0.5, e6=0.6, e8=0.3)
+    falls_more_later = curve(e5=0.5, e6=0.49, e8=0.3)
     never = curve()
-    found = list(corrections(PLAN, np.stack([falls_at_once, falls_later, never])))
+    found = list(corrections(PLAN, np.stack([falls_at_once, falls_later, never, falls_more_later])))
     assert [(one.prompt, one.before.end, one.mode) for one in found] == [
         (0, 5, "at once"),
         (1, 5, "in the next window"),
         (2, 5, "neither"),
+        (3, 5, "in the next window"),
         (0, 8, "neither"),
         (1, 8, "neither"),
         (2, 8, "neither"),
+        (3, 8, "neither"),
     ]
     assert found[0].fall == pytest.approx(0.5)
     assert found[0].fall_in_window == pytest.approx(1 - 0.85 / 0.4)
     assert found[1].fall_at_once == pytest.approx(-0.2)
     assert found[1].fall == pytest.approx(0.5)
-    assert found[3].fall_in_window is None
+    assert found[4].fall_in_window is None
+    assert found[3].fall == pytest.approx(1 - 0.3 / 0.49)
 
 
 def test_no_error_falls_by_nothing() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from ecdiff_core.plan import plan
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.crew import _pickled
 from ecdiff_tune.evidence.bounds import Coefficients
-from ecdiff_tune.evidence.error_runs import Work, gaussian_nudge, measure, runs_beside
+from ecdiff_tune.evidence.error_runs import Found, Work, gaussian_nudge, measure, runs_beside
 from ecdiff_tune.evidence.error_tables import Errors, checks_table, figure1_table, latent_error_table, lines
 from ecdiff_tune.evidence.trace import rms, trace
 from ecdiff_tune.metrics import ssim
@@ -97,6 +100,14 @@ def test_calls(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, calls:
     """The cloud alone and two disturbed runs whole; the methods from where they leave the cloud."""
     measure(pipe, prompts, work, [0])
     assert calls.both == (3 * STEPS + 2, 3 + 2 + 6)
+
+
+def test_other_ranks_can_do_it(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work) -> None:
+    """What they are told and what they answer goes through pickle, the models not with it."""
+    found = measure(pipe, prompts, work, [1])
+    assert len(_pickled(partial(measure, pipe, prompts, work))) < 20_000
+    again: Found = pickle.loads(pickle.dumps(found))
+    assert (again.rows, again.checks) == (found.rows, found.checks)
 
 
 def test_noise_after_each_step(

@@ -32,8 +32,8 @@ def check_written(folder: Path, out: str, names: dict[str, tuple[str, ...]]) -> 
     expected = {f"{name}.{kind}" for name, kinds in names.items() for kind in kinds}
     assert {path.name for path in folder.iterdir()} == expected
     last = out.splitlines()[-1]
-    assert last.startswith("wrote ")
-    assert {Path(one).name for one in last.removeprefix("wrote ").split(", ")} == expected
+    assert last.startswith(f"wrote {folder}/: ")
+    assert set(last.removeprefix(f"wrote {folder}/: ").split(", ")) == expected
     for path in folder.glob("*.png"):
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
