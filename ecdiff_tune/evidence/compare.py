@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ecdiff_tune.evidence import methods, running, summary, tables
+from ecdiff_tune.evidence import baselines, running, summary, tables
+from ecdiff_tune.evidence.baselines import Known
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
-from ecdiff_tune.evidence.methods import Known
 from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.evidence.winners import paper_config, schedule_config, tuned_config
 from ecdiff_tune.report import comparison
@@ -29,7 +29,7 @@ def compare(settings: Settings) -> None:
         further = further_metrics(settings, bench.pipe.device)
         measuring = Measuring(bench, tuned.sampling, further)
         names = settings.compare.methods or METHODS
-        chosen = measuring.usable(*methods.made(known, names))
+        chosen = measuring.usable(*baselines.made(known, names))
         measured = measuring.measure(chosen)
         timed = running.time_methods(bench, chosen, tuned.sampling, settings.compare.timed_prompts)
         quality = summary.quality_table(chosen, measured, settings.seed)

@@ -9,7 +9,8 @@ import pytest
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_tune.evidence import summary
-from ecdiff_tune.evidence.methods import MAKERS, Known, Method, distinct, equal_cost_steps, made
+from ecdiff_tune.evidence.baselines import MAKERS, Known, equal_cost_steps, made
+from ecdiff_tune.evidence.methods import Method, distinct
 from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.evidence.winners import paper_config
 from ecdiff_tune.latency import LatencyProfile
