@@ -53,8 +53,8 @@ def test_the_numbers(compared: tuple[Study, Outcome]) -> None:
     assert quality.loc["cloud", "ssim"] == 1.0
     assert quality.loc["cloud", "psnr"] == float("inf")
     assert config.score is not None
-    assert quality.loc["tuned", "ssim"] == pytest.approx(config.score["heldout"]["quality"], abs=1e-6)
-    assert quality.loc["tuned", "seconds"] == pytest.approx(config.score["seconds"], abs=1e-6)
+    assert quality.loc["tuned", "ssim"] == pytest.approx(config.score["heldout"]["quality"], abs=1e-5)
+    assert quality.loc["tuned", "seconds"] == pytest.approx(config.score["seconds"], abs=1e-5)
     assert quality.loc["hybrid_10", "ssim"] > quality.loc["hybrid_25", "ssim"]
     assert (quality["ssim_low"] <= quality["ssim"] + 1e-9).all()
     assert (quality["ssim"] <= quality["ssim_high"] + 1e-9).all()
