@@ -108,7 +108,11 @@ class Workbench:
 
     def heldout_evaluator(self) -> Evaluator:
         """Measures candidates on the held-out set, whose reference is made now if need be."""
-        made = make_reference(
+        return self._evaluator(self.heldout, self.heldout_reference(), None)
+
+    def heldout_reference(self) -> Reference:
+        """Of the held-out set, made now if need be."""
+        return make_reference(
             self.pipe,
             self.heldout,
             self.reference_folder,
@@ -117,7 +121,6 @@ class Workbench:
             self.progress,
             "reference of the held-out prompts",
         )
-        return self._evaluator(self.heldout, made, None)
 
     def _evaluator(self, prompts: CalibrationSet, made: Reference, store: StateStore | None) -> Evaluator:
         return Evaluator(
