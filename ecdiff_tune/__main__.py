@@ -23,10 +23,11 @@ COMMANDS = {
     "reference": "cloud and edge pictures, noise profile, latency profile",
     "rerank": "the best config by other weights, another link or machine; no model call",
     "pareto": "all configs that no other beats in quality, time and burden; no model call",
+    "report": "one page about a study, with its pictures; no model call",
     "check": "can these two models work together? (reads their configs alone)",
 }
-READING = ("rerank", "pareto")
-"""Commands that read what a study measured and load no model; their modules have their names."""
+READING = {"rerank": "rerank", "pareto": "pareto", "report": "report.page"}
+"""Commands that read what a study measured and load no model, and their modules."""
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
 
@@ -115,7 +116,7 @@ def _run(command: str) -> None:
 def _function(command: str) -> Callable[[Settings], None]:
     """What does a command's work; models' libraries are imported for those alone that need them."""
     if command in READING:
-        return getattr(import_module(f"ecdiff_tune.{command}"), command)
+        return getattr(import_module(f"ecdiff_tune.{READING[command]}"), command)
     return import_module("ecdiff_tune.commands").COMMANDS[command]
 
 

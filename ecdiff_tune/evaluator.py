@@ -102,6 +102,7 @@ class Evaluator:
                 measured = {names[i]: one for i, one in zip(rows, fresh, strict=True)}
                 self._ledger.append(key, measured.items())
                 known[key] = {**measured, **known[key]}
+            self._ledger.spend(self._prompts.digest, calls)
             on_prompts(len(rows))
         return [[known[key][name] for name in names] for key in keys]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -23,6 +23,14 @@ CREATE TABLE IF NOT EXISTS measurements (
     seconds   REAL NOT NULL,     -- of the generation, as far as it was not shared
     PRIMARY KEY (schedule, alpha, estimator, handoff_adapter, prompt)
 ) WITHOUT ROWID
+"""
+_SPENT = """
+CREATE TABLE IF NOT EXISTS spent (
+    prompts TEXT NOT NULL,       -- CalibrationSet.digest
+    cloud   INTEGER NOT NULL,    -- model calls of a batch, a sample each
+    edge    INTEGER NOT NULL,
+    decode  INTEGER NOT NULL     -- pictures
+)
 """
 _FROM_VERSION_1 = (
     "ALTER TABLE measurements RENAME TO version_1",
@@ -83,6 +91,7 @@ class Ledger:
                 self._database.execute("BEGIN")
                 for statement in _FROM_VERSION_1 if version == 1 else (_SCHEMA,):
                     self._database.execute(statement, {"handoff_adapter": handoff_adapter})
+                self._database.execute(_SPENT)
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(path, error)) from error
@@ -121,6 +130,29 @@ class Ledger:
                 )
         except sqlite3.DatabaseError as error:  # a full disk, a read-only one, a damaged page
             raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
+
+    def spend(self, prompts_digest: str, calls: Mapping[str, int]) -> None:
+        """Add the model calls that a batch of measurements took: cloud, edge, decode."""
+        try:
+            with self._database:
+                values = (prompts_digest, calls["cloud"], calls["edge"], calls["decode"])
+                self._database.execute("INSERT INTO spent VALUES (?, ?, ?, ?)", values)
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
+
+    def spent(self) -> dict[str, dict[str, int]]:
+        """The calls made so far by the digest of a prompt set: cloud, edge, decode. Ledgers of before this
+        was counted lack what they had then."""
+        try:
+            found = self._database.execute(
+                "SELECT prompts, SUM(cloud), SUM(edge), SUM(decode) FROM spent GROUP BY prompts"
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_unusable(self._path, error)) from error
+        return {
+            prompts: {"cloud": cloud, "edge": edge, "decode": decode}
+            for prompts, cloud, edge, decode in found
+        }
 
     def close(self) -> None:
         """Close the file."""
