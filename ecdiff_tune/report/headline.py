@@ -28,8 +28,8 @@ def sentence(data: StudyData) -> str:
         checked = f", and {held['quality']:.3f} on {held['num_prompts']} prompts that were not tuned on"
     return (
         f"A {data.thing} takes {seconds} in place of the cloud's {seconds_text(cloud)}, "
-        f"{times:.1f} times as fast, by {plan_.cloud_calls} of {plan_.num_steps} cloud calls{edge}; its SSIM to the cloud's own is "
-        f"{score['quality']:.3f}{checked}."
+        f"{times:.1f} times as fast, by {plan_.cloud_calls} of {plan_.num_steps} cloud calls{edge}; "
+        f"its SSIM to the cloud's own is {score['quality']:.3f}{checked}."
     )
 
 

@@ -16,6 +16,8 @@ from ecdiff_tune.report.sensitivity import Sweep
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.tables import ranking_table
 
+SHORT = {"alpha", "from", "to"}
+"""Columns that show three digits at most."""
 HIDDEN = {"number", "schedule"}
 WORDS = {
     "handoff_adapter": "adapter",
@@ -60,9 +62,9 @@ def cell(value: Any) -> Cell:
         return Cell("–", None)
     if isinstance(value, str):
         return Cell(value, value)
-    if isinstance(value, float) and not value.is_integer():
-        return Cell(f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}", float(value))
-    return Cell(f"{value:g}" if isinstance(value, float) else str(value), float(value))
+    if isinstance(value, float):
+        return Cell(f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}", value)
+    return Cell(str(value), float(value))
 
 
 def of_frame(name: str, frame: pd.DataFrame, styles: Sequence[str] = ()) -> Table:
@@ -71,16 +73,18 @@ def of_frame(name: str, frame: pd.DataFrame, styles: Sequence[str] = ()) -> Tabl
     words = frozenset(
         i for i, one in enumerate(frame.columns) if not pd.api.types.is_numeric_dtype(frame[one])
     )
-    rows = [
-        Row(tuple(cell(_plain(value)) for value in values), styles[i] if styles else "")
-        for i, values in enumerate(frame.astype(object).itertuples(index=False))
-    ]
+    rows = []
+    for i, values in enumerate(frame.astype(object).itertuples(index=False)):
+        cells = (_cell(*one) for one in zip(frame.columns, values, strict=True))
+        rows.append(Row(tuple(cells), styles[i] if styles else ""))
     return Table(name, headings, tuple(rows), words)
 
 
-def _plain(value: Any) -> Any:
-    """numpy's scalars as Python's."""
-    return value.item() if hasattr(value, "item") else value
+def _cell(column: str, value: Any) -> Cell:
+    """A value of a frame; what a person has chosen from a grid has as many digits as it was given."""
+    found = cell(value.item() if hasattr(value, "item") else value)
+    chosen = column in SHORT and isinstance(found.key, float)
+    return Cell(f"{found.key:.3g}", found.key) if chosen else found
 
 
 def configs(data: StudyData) -> Table:
@@ -166,8 +170,7 @@ def heldout(data: StudyData) -> Table | None:
     ):
         row: dict[str, Any] = {"set": name, "prompts": count}
         for what in ("quality", "objective"):
-            row |= {what: score[what]} | dict(
-                zip((f"{what} 2.5%", "97.5%"), score[f"{what}_ci95"], strict=True)
-            )
-        rows.append(row | {"median PSNR, dB": score["psnr"]})
+            low, high = score[f"{what}_ci95"]
+            row |= {what: score[what], f"{what} 95%": f"{low:.4f} … {high:.4f}"}
+        rows.append(row | {"PSNR, dB": score["psnr"]})
     return of_frame("heldout-table", pd.DataFrame(rows))

@@ -118,7 +118,7 @@ def read(path: Path, settings: Settings, tuned: Path) -> StudyData:
         table(path / NOISE, ("step", "mean", "variance")) if _there(path / NOISE) else None,
         table(path / EDGE_ALONE, ("ssim", "psnr")) if _there(path / EDGE_ALONE) else None,
         _paper(tuned / f"{settings.pair.name}.yaml", settings.num_steps, notes.append),
-        tuple(notes),
+        tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
     )
 
 

@@ -19,7 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 48
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values and what they are; ``whole`` has ticks at whole numbers alone."""
+    """A range of values and what they are; ``whole`` has ticks at whole numbers alone, no label no ticks."""
 
     label: str
     low: float
@@ -185,7 +185,7 @@ class Plot:
             x, _ = self.place(value, self.y.low)
             parts.append(f'<path class="grid" d="M{x:.1f},{TOP}V{bottom}"/>')
             parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{short(value)}</text>')
-        for value in self.y.ticks():
+        for value in self.y.ticks() if self.y.label else ():
             _, y = self.place(self.x.low, value)
             parts.append(f'<path class="grid" d="M{LEFT},{y:.1f}H{WIDTH - RIGHT}"/>')
             parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>')
