@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import fmean
 
 import pandas as pd
@@ -74,7 +75,7 @@ def _against(
         for index, row in rows.iterrows():
             shape = "star" if index == best else MARKS[number % SERIES]
             plot.mark(row[x], row["objective"], style(number), _row_title(row), shape)
-            if linked and index != best:
+            if linked:
                 plot.text(row[x], row["objective"], str(row["trial"]), "order")
     if linked:
         plot.legend.append(("path", "order of the search"))
@@ -121,59 +122,76 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     return found
 
 
-def tradeoff(data: StudyData, others: Sequence[tuple[str, float, float]]) -> Plot:
-    """Quality against seconds: every config, the front, cloud and edge alone, the paper's row.
+@dataclass(frozen=True)
+class Spot:
+    """A labelled point of ``tradeoff``; without a quality a line at its seconds."""
 
-    Args:
-        others: name, seconds and quality of methods that were measured on held-out prompts.
-    """
-    record, winner = data.record, data.winner
-    cloud, edge = record.scorer.cloud_and_edge_seconds(data.num_steps)
-    edge_quality = None if data.edge_alone is None else float(data.edge_alone["ssim"].mean())
-    paper = data.paper.plan() if data.paper else None
-    paper_seconds = record.latency.seconds(paper) if paper else None
-    known = data.measured(data.paper) if data.paper else None
-    trials = record.trials
-    seconds = [*(one.seconds for one in trials), cloud, *(x for _, x, _ in others)]
-    seconds += [edge] if edge_quality is not None else []
-    seconds += [paper_seconds] if paper_seconds is not None else []
-    qualities = [*map(quality_of, trials), 1.0, *(y for _, _, y in others)]
-    qualities += [] if edge_quality is None else [edge_quality]
+    label: str
+    style: str
+    seconds: float
+    quality: float | None
+    title: str
+    shape: str = "ring"
+    rise: float = 9
+
+
+def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
+    """Quality against seconds: every config, the front, cloud and edge alone, the paper's row, others."""
+    trials = data.record.trials
+    spots = [*others, *_paper(data), *_alone(data), _own(data)]
     plot = Plot(
         "Quality against seconds a picture",
-        Axis.around("seconds a picture", seconds),
-        Axis.around("quality (mean SSIM to the cloud's)", qualities),
+        Axis.around("seconds a picture", [*(one.seconds for one in trials), *(one.seconds for one in spots)]),
+        Axis.around(
+            "quality (mean SSIM to the cloud's)",
+            [*map(quality_of, trials), *(one.quality for one in spots if one.quality is not None)],
+        ),
         height=380,
     )
-    best = front(trials)
     steps: list[Point] = []
-    for one in best:
-        steps += [(one.seconds, steps[-1][1])] if steps else []
-        steps.append((one.seconds, quality_of(one)))
+    for trial in front(trials):
+        steps += [(trial.seconds, steps[-1][1])] if steps else []
+        steps.append((trial.seconds, quality_of(trial)))
     plot.line(steps, "front")
-    for one in trials:
-        plot.mark(one.seconds, quality_of(one), "trial", told(one), "small")
-    for name, x, y in others:
-        plot.mark(x, y, "other", f"{name}, on held-out prompts\nquality {y:.4f}, {x:.3g} s", "ring")
-        plot.text(x, y, name, "other")
-    if paper_seconds is not None and known is None:
-        plot.rule(paper_seconds, "paper", "the paper's row: quality not measured here")
-    if known is not None:
-        plot.mark(known.seconds, quality_of(known), "paper", f"the paper's row: {told(known)}", "diamond")
-        plot.text(known.seconds, quality_of(known), "the paper's row", "paper", rise=-16)
-    plot.mark(cloud, 1.0, "cloud", f"cloud alone\nquality 1 by definition, {cloud:.3g} s", "square")
-    plot.text(cloud, 1.0, "cloud alone", "cloud", rise=-18)
-    if edge_quality is not None:
-        plot.mark(
-            edge, edge_quality, "edge", f"edge alone\nquality {edge_quality:.4f}, {edge:.3g} s", "square"
-        )
-        plot.text(edge, edge_quality, "edge alone", "edge")
-    low, high = data.score["quality_ci95"]
-    plot.whisker(winner.seconds, low, high, "winner")
-    plot.mark(winner.seconds, quality_of(winner), "winner", f"the winner: {told(winner)}", "star")
-    plot.text(winner.seconds, quality_of(winner), "the winner", "winner", rise=-20)
+    for trial in trials:
+        plot.mark(trial.seconds, quality_of(trial), "trial", told(trial), "small")
+    plot.whisker(data.winner.seconds, *data.score["quality_ci95"], "winner")
+    for one in spots:
+        if one.quality is None:
+            plot.rule(one.seconds, one.style, one.label)
+        else:
+            plot.mark(one.seconds, one.quality, one.style, one.title, one.shape)
+            plot.text(one.seconds, one.quality, one.label, one.style, one.rise)
     plot.legend += [("trial", "a config, on all prompts"), ("front", "no config is faster and better")]
     return plot
+
+
+def _own(data: StudyData) -> Spot:
+    one = data.winner
+    title = f"the winner: {told(one)}"
+    return Spot("the winner", "winner", one.seconds, quality_of(one), title, "star", rise=-20)
+
+
+def _alone(data: StudyData) -> list[Spot]:
+    cloud, edge = data.record.scorer.cloud_and_edge_seconds(data.num_steps)
+    title = f"cloud alone\nquality 1 by definition, {cloud:.3g} s"
+    spots = [Spot("cloud alone", "cloud", cloud, 1.0, title, "square", rise=-18)]
+    if data.edge_alone is not None:
+        quality = float(data.edge_alone["ssim"].mean())
+        title = f"edge alone\nquality {quality:.4f}, {edge:.3g} s"
+        spots.append(Spot("edge alone", "edge", edge, quality, title, "square"))
+    return spots
+
+
+def _paper(data: StudyData) -> list[Spot]:
+    """The paper's row of the pair, if it has one; its quality if it was measured here."""
+    if data.paper is None:
+        return []
+    seconds, known = data.record.latency.seconds(data.paper.plan()), data.measured(data.paper)
+    if known is None:
+        return [Spot("the paper's row: quality not measured here", "paper", seconds, None, "")]
+    title = f"the paper's row: {told(known)}"
+    return [Spot("the paper's row", "paper", seconds, quality_of(known), title, "diamond", rise=-16)]
 
 
 def noise_profile(data: StudyData) -> Plot | None:
@@ -187,7 +205,7 @@ def noise_profile(data: StudyData) -> Plot | None:
     plot = Plot(
         "Change of the cloud's noise from step to step",
         Axis.around("step i", x, whole=True, room=0.02),
-        Axis.around("mean |eps_i - eps_(i-1)|", [*low, *high], log=True),
+        Axis.around("mean |ε(i) − ε(i−1)|", [*low, *high], log=True),
     )
     plot.band(x, low, high, "s0")
     plot.line(list(zip(x, mean, strict=True)), "s0")

@@ -86,7 +86,7 @@ def read(path: Path) -> list[PromptRow]:
 def _calls(schedule: str) -> str:
     cloud, edge = calls_of(schedule)
     words = [f"{cloud} cloud"] * (cloud > 0) + [f"{edge} edge"] * (edge > 0)
-    return " + ".join(words) + " calls"
+    return " + ".join(words)
 
 
 def _open(path: Path) -> Frames:

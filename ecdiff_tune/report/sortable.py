@@ -18,7 +18,11 @@ from ecdiff_tune.report.tables import ranking_table
 
 SHORT = {"alpha", "from", "to"}
 """Columns that show three digits at most."""
-HIDDEN = {"number", "schedule"}
+SHOWN = [
+    *("p", "k", "alpha", "s", "estimator", "handoff_adapter", "objective", "quality", "seconds"),
+    *("efficiency", "burden", "cloud_calls", "approximated", "edge_calls"),
+]
+"""Of ranking_table, what people look for first."""
 WORDS = {
     "handoff_adapter": "adapter",
     "cloud_calls": "cloud calls",
@@ -28,10 +32,11 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and what is sorted by; None comes last."""
+    """What is shown, what is sorted by (None comes last), and ``best`` or ``second`` of its column."""
 
     text: str
     key: float | str | None
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,14 @@ def cell(value: Any) -> Cell:
     """A value as people read it.
 
     >>> cell(0.88427), cell(3), cell(None).text
-    (Cell(text='0.8843', key=0.88427), Cell(text='3', key=3.0), '–')
+    (Cell(text='0.8843', key=0.88427, style=''), Cell(text='3', key=3.0, style=''), '–')
     """
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return Cell("–", None)
     if isinstance(value, str):
         return Cell(value, value)
+    if isinstance(value, float) and math.isinf(value):
+        return Cell("∞" if value > 0 else "−∞", math.copysign(1e308, value))
     if isinstance(value, float):
         return Cell(f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}", value)
     return Cell(str(value), float(value))
@@ -90,7 +97,7 @@ def _cell(column: str, value: Any) -> Cell:
 def configs(data: StudyData) -> Table:
     """Every config of the ledger that was measured on all prompts, the winner marked."""
     trials = data.record.trials
-    found = ranking_table(trials).drop(columns=list(HIDDEN))
+    found = ranking_table(trials)[SHOWN]
     for name in ("estimator", "handoff_adapter"):
         if found[name].nunique() == 1:
             found = found.drop(columns=name)

@@ -166,5 +166,6 @@ def table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
         raise StudyError(f"{path} is damaged. Delete it, and run the command that wrote it again.") from error
     missing = [name for name in columns if name not in found.columns]
     if missing:
-        raise StudyError(f"{path} has no column {', '.join(missing)}. Delete it, and run tune again.")
+        told = ", ".join(missing)
+        raise StudyError(f"{path} has no column {told}. Delete it, and run the command that wrote it again.")
     return found
