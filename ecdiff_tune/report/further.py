@@ -8,17 +8,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_tune.report.charts import Spot, style
+from ecdiff_tune.report.charts import style
 from ecdiff_tune.report.sortable import Row, Table, of_frame
 from ecdiff_tune.report.study_data import table
 from ecdiff_tune.report.svg import Axis, Plot
+from ecdiff_tune.report.tradeoff import Spot
 
 COMPARE, ERRORS = "compare", "errors"
 ALONE, TUNED = ("cloud", "edge"), "tuned"
 """Names of methods: those that are not ranked, and the winner."""
 BETTER = {
-    **{"ssim": 1, "psnr": 1, "lpips": -1, "seconds": -1, "speedup": 1},
-    **{"measured_seconds": -1, "measured_speedup": 1},
+    "ssim": 1,
+    "psnr": 1,
+    "lpips": -1,
+    "seconds": -1,
+    "speedup": 1,
+    "measured_seconds": -1,
+    "measured_speedup": 1,
 }
 """1 where more is better, -1 where less is."""
 MOST_ROWS = 1000

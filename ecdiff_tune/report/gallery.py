@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from ecdiff_core.video import FPS
 from ecdiff_tune.report.spending import calls_of
 from ecdiff_tune.report.study_data import table
 from ecdiff_tune.study_folder import StudyError
@@ -92,11 +93,21 @@ def _calls(schedule: str) -> str:
 def _open(path: Path) -> Frames:
     try:
         with Image.open(path) as file:
-            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(file)]
+            return [
+                np.asarray(frame.convert("RGB"))
+                for frame in ImageSequence.Iterator(file)
+                for _ in range(_repeats(frame))
+            ]
     except (OSError, ValueError) as error:
         raise StudyError(
             f"Cannot read the picture {path}. Delete the folder {path.parent.name} and run tune again."
         ) from error
+
+
+def _repeats(frame: Image.Image) -> int:
+    """How many equal frames a video's file keeps as this one."""
+    frame.load()  # Pillow knows the duration of a frame only then
+    return max(1, round(frame.info.get("duration", 0) * FPS / 1000))
 
 
 def difference(frames: Frames, others: Frames) -> Frames:
@@ -125,7 +136,7 @@ def _scaled(frames: Frames) -> list[Image.Image]:
     return images
 
 
-def data_uri(images: list[Image.Image], frame_milliseconds: int = 125) -> str:
+def data_uri(images: list[Image.Image]) -> str:
     """A PNG of a small picture, a WebP of a larger one, an endless WebP of several frames."""
     first, *others = images
     buffer = io.BytesIO()
@@ -133,7 +144,7 @@ def data_uri(images: list[Image.Image], frame_milliseconds: int = 125) -> str:
     if kind == "png":
         first.save(buffer, format="PNG", optimize=True)
     elif others:
-        shown = {"duration": frame_milliseconds, "loop": 0, "quality": QUALITY}
+        shown = {"duration": round(1000 / FPS), "loop": 0, "quality": QUALITY}
         first.save(buffer, format="WEBP", save_all=True, append_images=others, **shown)
     else:
         first.save(buffer, format="WEBP", quality=QUALITY)

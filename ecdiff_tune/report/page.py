@@ -21,6 +21,7 @@ from ecdiff_tune.report import (
     sortable,
     spending,
     study_data,
+    tradeoff,
 )
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.time_bars import bars
@@ -79,7 +80,7 @@ def view(data: StudyData) -> dict[str, Any]:
         "gain": gallery.GAIN,
         "search_plots": charts.search_plots(data.trials),
         "left_out": charts.left_out(data.trials),
-        "tradeoff": charts.tradeoff(data, compared.points),
+        "tradeoff": tradeoff.tradeoff(data, compared.points),
         "configs": sortable.configs(data),
         "noise": charts.noise_profile(data),
         "errors": further.latent_errors(data.path),

@@ -11,10 +11,10 @@ import pandas as pd
 
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.progress import describe
-from ecdiff_tune.report.charts import front
 from ecdiff_tune.report.sensitivity import Sweep
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.tables import ranking_table
+from ecdiff_tune.report.tradeoff import front
 
 SHORT = {"alpha", "from", "to"}
 """Columns that show three digits at most."""
@@ -25,8 +25,8 @@ SHOWN = [
 """Of ranking_table, what people look for first."""
 WORDS = {
     "handoff_adapter": "adapter",
-    "cloud_calls": "cloud calls",
-    "edge_calls": "edge calls",
+    "label": "method",
+    **{name: name.upper() for name in ("ssim", "psnr", "lpips")},
 }
 
 
@@ -76,7 +76,8 @@ def cell(value: Any) -> Cell:
 
 def of_frame(name: str, frame: pd.DataFrame, styles: Sequence[str] = ()) -> Table:
     """Every column and row of a frame."""
-    headings = tuple(WORDS.get(str(one), str(one).replace("_", " ")) for one in frame.columns)
+    names = (str(one) for one in frame.columns)
+    headings = tuple(WORDS.get(one, one.replace("_", " ")) for one in names)
     words = frozenset(
         i for i, one in enumerate(frame.columns) if not pd.api.types.is_numeric_dtype(frame[one])
     )

@@ -76,7 +76,7 @@ class Axis:
             step = max(1, round(step))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [round(i * step, 12) + 0.0 for i in range(first, last + 1)]
+        return [float(f"{i * step:.12g}") + 0.0 for i in range(first, last + 1)]
 
 
 def short(value: float) -> str:
@@ -85,7 +85,7 @@ def short(value: float) -> str:
     >>> short(0.30000000000000004), short(50.0), short(0.00001), short(20000.0)
     ('0.3', '50', '1e-5', '20000')
     """
-    if value and not 1e-4 <= abs(value) < 1e6:
+    if value and not 1e-3 <= abs(value) < 1e6:
         digits, _, power = f"{value:.3g}".partition("e")
         return f"{digits}e{int(power)}" if power else digits
     return f"{value:.6g}"

@@ -17,7 +17,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.report import charts, page, sensitivity, spending, study_data
+from ecdiff_tune.report import page, sensitivity, spending, study_data, tradeoff
 from ecdiff_tune.report.study_data import StudyData
 
 from .page_reader import Page
@@ -232,17 +232,17 @@ def test_the_papers_row(recorded: RecordedStudy) -> None:
     data = read(recorded)
     assert data.paper is None
     measured = replace(data.config, params=GRID[1])
-    shown = charts.tradeoff(replace(data, paper=measured), ())
+    shown = tradeoff.tradeoff(replace(data, paper=measured), ())
     assert f"the paper&#x27;s row: p=3 k=1 alpha={GRID[1].alpha:g}" in shown.svg()
     other = replace(data.config, params=ECDiffParams(2, 3, 0.2, 10))
-    svg = charts.tradeoff(replace(data, paper=other), ()).svg()
+    svg = tradeoff.tradeoff(replace(data, paper=other), ()).svg()
     assert "quality not measured here" in svg
     assert "the paper&#x27;s row: p=" not in svg
 
 
 def test_the_front(recorded: RecordedStudy) -> None:
     trials = read(recorded).record.trials
-    found = charts.front(trials)
+    found = tradeoff.front(trials)
     values = [(one.seconds, one.score.quality) for one in trials if one.score]
     expected = {
         (t, q) for t, q in values if not any(t2 <= t and q2 >= q and (t2, q2) != (t, q) for t2, q2 in values)
