@@ -142,5 +142,5 @@ def spread(data: StudyData) -> Plot:
         low, high = interval95(values, data.settings.seed)
         plot.across(place + 0.26, low, high, "winner")
         plot.mark(fmean(values), place + 0.26, "winner", f"{name}: mean {fmean(values):.4f}", "diamond")
-        plot.text(fmean(values), place + 0.26, f"{name}: {fmean(values):.4f}", "winner", rise=12)
+        plot.text(fmean(values), place + 0.26, f"{name}: {fmean(values):.4f}", "winner")
     return plot

@@ -11,10 +11,16 @@ from itertools import pairwise
 from markupsafe import Markup
 
 Point = tuple[float, float]
+Box = tuple[float, float, float]
+"""Of a label: its left and right end, its foot."""
 
 WIDTH, HEIGHT = 520, 340
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 48
 """Margins."""
+LETTER, LINE = 6.7, 13
+"""About the width of a letter, and the height of a label."""
+RISES = (9, -17, 22, -30, 35, -43, 48)
+"""How far over its point a label may stand, the best first."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ def short(value: float) -> str:
     ('0.3', '50', '1e-5', '20000')
     """
     if value and not 1e-3 <= abs(value) < 1e6:
-        digits, _, power = f"{value:.3g}".partition("e")
-        return f"{digits}e{int(power)}" if power else digits
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:.6g}"
 
 
@@ -105,6 +111,7 @@ class Plot:
     legend: list[tuple[str, str]] = field(default_factory=list)
     """(style, label) of what the page explains beside the plot."""
     _parts: list[str] = field(default_factory=list)
+    _labels: list[Box] = field(default_factory=list)
 
     def place(self, x: float, y: float) -> Point:
         """Values to coordinates."""
@@ -159,16 +166,25 @@ class Plot:
         across, _ = self.place(x, self.y.low)
         self._parts.append(f'<path class="line {style}" d="M{across:.1f},{TOP}V{self.height - BOTTOM}"/>')
         if label:
-            self._label(across, TOP + 11, label, style)
+            self._label(across, TOP + 20, label, style)
 
-    def text(self, x: float, y: float, label: str, style: str = "", rise: float = 9) -> None:
-        """A label beside a point, on the side with more room; ``rise`` is how far over it."""
-        across, up = self.place(x, y)
-        self._label(across, max(up - rise, TOP + 9), label, style)
+    def text(self, x: float, y: float, label: str, style: str = "") -> None:
+        """A label beside a point, on the side with more room, where it covers no other."""
+        self._label(*self.place(x, y), label, style)
 
     def _label(self, across: float, up: float, label: str, style: str) -> None:
         left = across > (LEFT + WIDTH) * 0.62
         anchor, shift = ("end", -7) if left else ("start", 7)
+        ends = across + shift, across + shift + (-1 if left else 1) * LETTER * len(label)
+        for rise in RISES:
+            box = min(ends), max(ends), up - rise
+            inside = TOP + 9 <= box[2] <= self.height - BOTTOM - 2
+            if inside and not any(_cover(box, other) for other in self._labels):
+                break
+        else:
+            box = min(ends), max(ends), max(up - RISES[0], TOP + 9)
+        self._labels.append(box)
+        up = box[2]
         self._parts.append(
             f'<text class="label {style}" x="{across + shift:.1f}" y="{up:.1f}" text-anchor="{anchor}">'
             f"{escape(label)}</text>"
@@ -201,6 +217,10 @@ class Plot:
             f'<svg class="plot" viewBox="0 0 {WIDTH} {self.height}" role="img" '
             f'aria-label="{escape(self.name)}">{"".join(parts)}</svg>'
         )
+
+
+def _cover(one: Box, other: Box) -> bool:
+    return one[0] < other[1] and other[0] < one[1] and abs(one[2] - other[2]) < LINE
 
 
 def _star(points: int, outer: float, inner: float) -> str:

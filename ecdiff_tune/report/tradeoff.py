@@ -40,7 +40,6 @@ class Spot:
     quality: float | None
     title: str
     shape: str = "ring"
-    rise: float = 9
 
 
 def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
@@ -70,7 +69,7 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
             plot.rule(one.seconds, one.style, one.label)
         else:
             plot.mark(one.seconds, one.quality, one.style, one.title, one.shape)
-            plot.text(one.seconds, one.quality, one.label, one.style, one.rise)
+            plot.text(one.seconds, one.quality, one.label, one.style)
     plot.legend += [("trial", "a config, on all prompts"), ("front", "no config is faster and better")]
     return plot
 
@@ -78,13 +77,13 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
 def _own(data: StudyData) -> Spot:
     one = data.winner
     title = f"the winner: {told(one)}"
-    return Spot("the winner", "winner", one.seconds, quality_of(one), title, "star", rise=-20)
+    return Spot("the winner", "winner", one.seconds, quality_of(one), title, "star")
 
 
 def _alone(data: StudyData) -> list[Spot]:
     cloud, edge = data.record.scorer.cloud_and_edge_seconds(data.num_steps)
     title = f"cloud alone\nquality 1 by definition, {cloud:.3g} s"
-    spots = [Spot("cloud alone", "cloud", cloud, 1.0, title, "square", rise=-18)]
+    spots = [Spot("cloud alone", "cloud", cloud, 1.0, title, "square")]
     if data.edge_alone is not None:
         quality = float(data.edge_alone["ssim"].mean())
         title = f"edge alone\nquality {quality:.4f}, {edge:.3g} s"
@@ -100,4 +99,4 @@ def _paper(data: StudyData) -> list[Spot]:
     if known is None:
         return [Spot("the paper's row: quality not measured here", "paper", seconds, None, "")]
     title = f"the paper's row: {told(known)}"
-    return [Spot("the paper's row", "paper", seconds, quality_of(known), title, "diamond", rise=-16)]
+    return [Spot("the paper's row", "paper", seconds, quality_of(known), title, "diamond")]

@@ -26,6 +26,7 @@ FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
 @given(st.lists(FINITE, min_size=1, max_size=9), st.booleans())
 def test_points_lie_inside(values: list[float], whole: bool) -> None:
+    values = [float(round(value)) for value in values] if whole else values
     plot = Plot("", Axis.around("x", values, whole=whole), Axis.around("y", values))
     for value in values:
         x, y = plot.place(value, value)
