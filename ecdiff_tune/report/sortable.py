@@ -143,7 +143,7 @@ def _measured(
 
 
 def _decibels(value: float | None) -> Cell:
-    return Cell("–", None) if value is None else Cell(f"{value:.2f}", value)
+    return cell(value) if value is None or math.isinf(value) else Cell(f"{value:.2f}", value)
 
 
 def sensitivity(sweeps: Iterable[Sweep]) -> Table:

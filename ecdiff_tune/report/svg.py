@@ -234,7 +234,7 @@ def _star(points: int, outer: float, inner: float) -> str:
 _SHAPES = {
     "dot": "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
     "ring": "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
-    "small": "M-2.2,0a2.2,2.2 0 1,0 4.4,0a2.2,2.2 0 1,0 -4.4,0z",
+    "small": "M-2.8,0a2.8,2.8 0 1,0 5.6,0a2.8,2.8 0 1,0 -5.6,0z",
     "square": "M-4,-4h8v8h-8z",
     "diamond": "M0,-5.6L5.6,0L0,5.6L-5.6,0z",
     "triangle": "M0,-5.4L5.2,4L-5.2,4z",
