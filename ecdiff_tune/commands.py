@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 from ecdiff_core.files import write_text
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import samples
+from ecdiff_tune import samples, trackers
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
 from ecdiff_tune.optuna_setup import search_options
@@ -21,10 +22,10 @@ from ecdiff_tune.progress import duration
 from ecdiff_tune.report import page, pictures, tables
 from ecdiff_tune.report.result import result_lines
 from ecdiff_tune.search import SEARCHES, Context, Search, Space, extend
-from ecdiff_tune.search.base import Cost, JointSpace, Stage1Space, Stage2Space, stage_name
+from ecdiff_tune.search.base import Cost, JointSpace, Stage, Stage1Space, Stage2Space, stage_name
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
-from ecdiff_tune.study_folder import study_path
+from ecdiff_tune.study_folder import flat, study_path
 from ecdiff_tune.winner import heldout_scores, tuned_config
 from ecdiff_tune.workbench import Workbench, prepare
 
@@ -168,12 +169,15 @@ def _search(bench: Workbench, space: Space) -> Found:
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
+        tracked.trial(trial)
         table = tables.trials_table(trials, bench.settings.more_columns)
         write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
 
     spaces = [space]
     search = _make_search(bench, spaces)
-    winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
+    with _tracked(bench, stage) as tracked:
+        winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
+        tracked.winner(winner)
     bench.progress.end_stage()
     space = spaces[-1]
     if bench.settings.search.name == "greedy" and len(trials) < len(space.grid):
@@ -182,6 +186,12 @@ def _search(bench: Workbench, space: Space) -> Found:
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
         )
     return Found(winner, tuple(trials), space)
+
+
+def _tracked(bench: Workbench, stage: Stage) -> AbstractContextManager[trackers.Run]:
+    settings = bench.settings
+    name = f"{settings.pair.name}/{settings.study}/{stage_name(stage)}"
+    return trackers.run(settings.tracking, name, bench.path, flat(asdict(settings)))
 
 
 def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
