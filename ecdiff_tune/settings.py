@@ -13,7 +13,7 @@ from ecdiff_core.errors import ECDiffError, ParamsError, nearest
 from ecdiff_core.link import Link
 from ecdiff_core.memory import Memory, Offload
 from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.params import MAX_SEED, ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune import trackers
@@ -26,10 +26,12 @@ PICKS = {"fastest_above": "quality", "best_below": "seconds"}
 """What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
 EXTENDING = ("greedy", "exhaustive")
 """Searches that ``search.extend`` is for."""
+METRICS = ("ssim", "psnr", "lpips", "clip")
+"""What ``metrics.names`` takes."""
+LPIPS_NETS = ("alex", "vgg")
+"""What ``metrics.lpips_net`` takes."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
-MAX_SEED = 2**62
-"""Prompts take the seeds that follow it; torch's end at 2^64."""
 LEAST_P = 2
 """Of a warm-up before approximated steps: eq. 3 needs two noises."""
 
@@ -96,6 +98,7 @@ class SearchSettings:
     trials: int = 50
     study_name: str | None = None
     storage: str | None = None
+    artifacts: str | None = None
     warm_start: bool = True
     objectives: list[str] = field(default_factory=lambda: ["objective"])
     min_quality: float | None = None
@@ -155,6 +158,16 @@ class ParetoSettings:
 
 
 @dataclass
+class MetricsSettings:
+    """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
+
+    names: list[str] = field(default_factory=lambda: ["ssim", "psnr"])
+    lpips_net: str = "alex"
+    lpips_weights: str | None = None
+    clip: str | None = None
+
+
+@dataclass
 class Settings:
     """Everything that a command is told."""
 
@@ -168,6 +181,7 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
@@ -214,6 +228,11 @@ class Settings:
             max_seconds=search.max_seconds,
         )
         return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether several processes may work on one Optuna study."""
+        return self.search.name == "optuna" and self.search.storage is not None
 
     def params_by_hand(self, p: int) -> ECDiffParams | None:
         """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.
@@ -331,6 +350,22 @@ def _check(settings: Settings) -> None:
     _check_params(settings)
     _check_grids(settings)
     _check_picks(settings)
+    _check_metrics(settings.metrics)
+
+
+def _check_metrics(metrics: MetricsSettings) -> None:
+    names = metrics.names
+    if not names or len(set(names)) < len(names):
+        raise SettingsError(f"Expected metrics.names to hold at least one metric, none twice, got {names}.")
+    for name in names:
+        if name not in METRICS:
+            raise SettingsError(f"Unknown metric {name!r} in metrics.names: {nearest(name, METRICS)}.")
+    if metrics.lpips_net not in LPIPS_NETS:
+        raise SettingsError(
+            f"Unknown metrics.lpips_net {metrics.lpips_net!r}: {nearest(metrics.lpips_net, LPIPS_NETS)}."
+        )
+    if "clip" in names and metrics.clip is None:
+        raise SettingsError("The metric clip needs the folder of a CLIP model: give metrics.clip=FOLDER.")
 
 
 def _check_picks(settings: Settings) -> None:

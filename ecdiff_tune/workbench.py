@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ecdiff_core.devices import device_name, get_dtype
@@ -29,13 +30,16 @@ from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.objective import Weights, efficiency
+from ecdiff_tune.optuna_setup import agree
 from ecdiff_tune.predict import PREDICTING, Predictor
 from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
+from ecdiff_tune.search.base import Records
 from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
-from ecdiff_tune.study_folder import StudyFolder, study_path
+from ecdiff_tune.study_folder import STATE_FILE, StudyFolder, read_state, study_path
+from ecdiff_tune.thumbnails import FIRST, Thumbnails
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,18 @@ class Workbench:
             batches=self.batches,
             store=store,
             s_values=self.settings.s_values,
+            thumbnails=thumbnails(self.settings) if prompts is self.prompts else None,
         )
+
+    def records(self) -> Records:
+        """What is kept of candidates, for an Optuna study."""
+        evaluator, kept = self.evaluator, thumbnails(self.settings)
+        clouds = cache(lambda: [one.cloud for one in self.reference.prompts[:FIRST]])
+
+        def picture(candidate: Candidate) -> Path | None:
+            return None if kept is None else kept.sheet(evaluator.key(candidate), clouds())
+
+        return Records(evaluator.known, evaluator.learn, picture)
 
 
 @contextmanager
@@ -130,7 +145,9 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         ECDiffError: something that the user can mend.
     """
     prompts, heldout = calibration.load(settings)
-    with StudyFolder(settings) as folder, Progress() as progress:
+    begun = StudyFolder.of_worker(settings) if settings.has_workers else StudyFolder(settings)
+    with begun as folder, Progress() as progress:
+        settings = folder.settings
         crew = Crew(settings, prompts, heldout)
         pipe = load_pipe(settings)
         spec = pipe.pair.spec
@@ -151,7 +168,7 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
             )
         if crew.count > 1:
             progress.say(crew.told(len(prompts), settings.batch_size))
-        profile = _latency_profile(folder.path / "latency.json", pipe, settings, progress)
+        profile = _latency_profile(folder, pipe, progress)
         where = reference_folder(settings, pipe)
         timed = settings.latency == "wallclock"
         batches = crew.batches(1 if timed else settings.batch_size, progress.say)
@@ -190,8 +207,32 @@ def make_reference(
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress.
 
-    ``along`` makes its edge passes of the prompts whose reference is made.
+    ``along`` makes its edge passes of the prompts whose reference is made. Studies that run side by side wait
+    for each other here, so that what they share is made once.
     """
+    where.mkdir(parents=True, exist_ok=True)
+    turn = FileLock(where / ".lock")
+    with suppress(Timeout):
+        turn.acquire(timeout=0)
+    if not turn.is_locked:
+        progress.say(f"{what}: another process is making it; waiting")
+        turn.acquire()
+    try:
+        return _make_reference(pipe, prompts, where, batches, profile, progress, what, along)
+    finally:
+        turn.release()
+
+
+def _make_reference(
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    where: Path,
+    batches: Batches,
+    profile: LatencyProfile,
+    progress: Progress,
+    what: str,
+    along: EdgeAlong | None,
+) -> Reference:
     missing = reference.missing(prompts, where)
     passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
     cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
@@ -241,18 +282,22 @@ def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: in
     )
 
 
-def _latency_profile(
-    path: Path, pipe: ECDiffPipeline, settings: Settings, progress: Progress
-) -> LatencyProfile:
+def _latency_profile(folder: StudyFolder, pipe: ECDiffPipeline, progress: Progress) -> LatencyProfile:
     """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
-    known = path.is_file()
-    if known:
-        profile = LatencyProfile.load(path)
-    else:
-        take_turns = settings.offload == "none"
-        profile = latency.measure(pipe, settings.core_link(), take_turns=take_turns)
+    path, settings = folder.path / "latency.json", folder.settings
+    known = LatencyProfile.load(path) if path.is_file() else None
+
+    def own() -> LatencyProfile:
+        turns = settings.offload == "none"
+        return known or latency.measure(pipe, settings.core_link(), take_turns=turns)
+
+    profile = (
+        agree(settings, read_state(folder.path / STATE_FILE)["settings"], own)
+        if settings.has_workers
+        else own()
+    )
     efficiency(0.0, *profile.alone(settings.num_steps))  # a pair that eq. 10 has no meaning for ends here
-    if not known:
+    if profile != known:
         profile.save(path)
     cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
     progress.say(
@@ -261,6 +306,11 @@ def _latency_profile(
         f"transfer {profile.transfer_seconds * 1e3:.1f} ms"
     )
     return profile
+
+
+def thumbnails(settings: Settings) -> Thumbnails | None:
+    """Where pictures of configs are kept; of searches that show them."""
+    return Thumbnails(study_path(settings) / "thumbnails") if settings.search.name == "optuna" else None
 
 
 def state_folder(settings: Settings) -> Path:
