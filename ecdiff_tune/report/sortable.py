@@ -179,6 +179,6 @@ def heldout(data: StudyData) -> Table | None:
         row: dict[str, Any] = {"set": name, "prompts": count}
         for what in ("quality", "objective"):
             low, high = score[f"{what}_ci95"]
-            row |= {what: score[what], f"{what} 95%": f"{low:.4f} … {high:.4f}"}
-        rows.append(row | {"PSNR, dB": score["psnr"]})
+            row |= {what: score[what], f"{what} 95%": f"{low:.3f} … {high:.3f}"}
+        rows.append(row)
     return of_frame("heldout-table", pd.DataFrame(rows))
