@@ -158,6 +158,15 @@ class ParetoSettings:
 
 
 @dataclass
+class ErrorsSettings:
+    """What ``errors`` measures."""
+
+    num_prompts: int = 8
+    noise: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02])
+    config: str | None = None
+
+
+@dataclass
 class MetricsSettings:
     """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
 
@@ -181,6 +190,7 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
+    errors: ErrorsSettings = field(default_factory=ErrorsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
     study: str = "default"
@@ -326,6 +336,7 @@ def _check(settings: Settings) -> None:
         ("batch_size", settings.batch_size, 1),
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
+        ("errors.num_prompts", settings.errors.num_prompts, 1),
     ):
         if value < least:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
@@ -351,6 +362,9 @@ def _check(settings: Settings) -> None:
     _check_grids(settings)
     _check_picks(settings)
     _check_metrics(settings.metrics)
+    noise = settings.errors.noise
+    if not noise or not all(0 < ratio <= 1 for ratio in noise) or len(set(noise)) < len(noise):
+        raise SettingsError(f"Expected errors.noise to hold different shares, 0 < share <= 1, got {noise}.")
 
 
 def _check_metrics(metrics: MetricsSettings) -> None:
