@@ -77,10 +77,15 @@ class Workbench:
         Raises:
             UnpredictableError: nothing can be foretold with this scheduler or this pair.
         """
-        return self._predictor.qualities(candidates)
+        return self.predictor.qualities(candidates)
 
     @cached_property
-    def _predictor(self) -> Predictor:
+    def predictor(self) -> Predictor:
+        """What foretells errors and qualities.
+
+        Raises:
+            UnpredictableError: nothing can be foretold with this scheduler or this pair.
+        """
         along = EdgeAlong(self.pipe, self.prompts, self.reference_folder)
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:

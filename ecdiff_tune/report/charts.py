@@ -79,8 +79,10 @@ def _against(
 
 
 def _series(part: pd.DataFrame, by: str | None) -> pd.Series:
-    """What tells the lines of a plot apart: k, and what else was searched."""
+    """What tells the lines of a plot apart: k, or that steps are listed, and what else was searched."""
     words = pd.Series("", index=part.index) if by is None else "k = " + part[by].astype("Int64").astype(str)
+    if by == "k":
+        words = words.where(part["k"].notna(), "listed steps")
     for more in ("estimator", "handoff_adapter"):
         if more in part and part[more].nunique() > 1:
             words = (words + " " + part[more]).str.strip()

@@ -93,6 +93,12 @@ def test_a_joint_search_has_no_path() -> None:
     assert (one.x.label, two.x.label) == ("alpha", "s, steps on the cloud side")
     assert "line path" not in one.svg()
     assert "k = 1 secant" in dict(map(reversed, one.legend))
+    listed = joint.assign(p=None, k=[None, None, 2, 2, 2, 2])
+    one, two = charts.search_plots(listed)
+    names = [label for _, label in two.legend]
+    assert names[:2] == ["k = 2 gradient", "k = 2 secant"]
+    assert "listed steps gradient" in names
+    assert "trial 1: alpha=0.5 s=9" in one.svg()
 
 
 def test_cells() -> None:
