@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_tune.config_folder import config_folder
 
 if TYPE_CHECKING:
     from ecdiff_tune.settings import Settings
@@ -28,10 +28,11 @@ COMMANDS = {
     "noise": "how the cloud's noise changes from step to step (Figure 3)",
     "errors": "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
     "table5": "every tuned pair beside the paper's rows (Table 5); no model call",
+    "report": "one page about a study, with its pictures; no model call",
     "check": "can these two models work together? (reads their configs alone)",
 }
-READING = ("rerank", "pareto")
-"""Commands that read what a study measured and go by its settings; their modules have their names."""
+READING = {"rerank": "rerank", "pareto": "pareto", "report": "report.page"}
+"""Commands that read what a study measured and go by its settings, and their modules."""
 EVIDENCE = ("compare", "ablate", "noise", "errors", "table5")
 """Commands that show what the paper shows; their modules in ``evidence`` have their names."""
 OF_A_STUDY = (*READING, "compare", "ablate")
@@ -42,13 +43,6 @@ USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [
 
 class CommandLineError(ECDiffError):
     """The command, a setting's name or its value is not known."""
-
-
-def config_folder() -> Path:
-    """conf/: beside the packages in a checkout, inside this package when installed from a wheel."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def _help() -> str:
@@ -125,7 +119,7 @@ def _run(command: str) -> None:
 def _function(command: str) -> Callable[[Settings], None]:
     """What does a command's work; models' libraries are imported for those alone that need them."""
     if command in READING:
-        return getattr(import_module(f"ecdiff_tune.{command}"), command)
+        return getattr(import_module(f"ecdiff_tune.{READING[command]}"), command)
     if command in EVIDENCE:
         return getattr(import_module(f"ecdiff_tune.evidence.{command}"), command)
     return import_module("ecdiff_tune.commands").COMMANDS[command]

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from ecdiff_core.files import write_text
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import proposals
+from ecdiff_tune import proposals, samples, trackers
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
 from ecdiff_tune.optuna_setup import search_options
 from ecdiff_tune.progress import duration
-from ecdiff_tune.report import pictures, tables
+from ecdiff_tune.report import page, pictures, tables
 from ecdiff_tune.report.result import result_lines
 from ecdiff_tune.search import SEARCHES, Context, Search, Space, extend
-from ecdiff_tune.search.base import Cost, GridSpace, JointSpace, Stage1Space, Stage2Space, stage_name
+from ecdiff_tune.search.base import Cost, GridSpace, JointSpace, Stage, Stage1Space, Stage2Space, stage_name
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
-from ecdiff_tune.study_folder import study_path
+from ecdiff_tune.study_folder import flat, study_path
 from ecdiff_tune.winner import heldout_scores, tuned_config
 from ecdiff_tune.workbench import Workbench, prepare
 
 STAGE1_FILE = "stage1.yaml"
-SAMPLES = 8
-"""Prompts in samples.png."""
 
 
 def reference(settings: Settings) -> None:
@@ -202,12 +200,15 @@ def _search(bench: Workbench, space: Space) -> Found:
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
+        tracked.trial(trial)
         table = tables.trials_table(trials, bench.settings.more_columns)
         write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
 
     spaces = [space]
     search = _make_search(bench, spaces)
-    winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
+    with _tracked(bench, stage) as tracked:
+        winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
+        tracked.winner(winner)
     bench.progress.end_stage()
     space = spaces[-1]
     if bench.settings.search.name == "greedy" and len(trials) < len(space.grid):
@@ -216,6 +217,12 @@ def _search(bench: Workbench, space: Space) -> Found:
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
         )
     return Found(winner, tuple(trials), space)
+
+
+def _tracked(bench: Workbench, stage: Stage) -> AbstractContextManager[trackers.Run]:
+    settings = bench.settings
+    name = f"{settings.pair.name}/{settings.study}/{stage_name(stage)}"
+    return trackers.run(settings.tracking, name, bench.path, flat(asdict(settings)))
 
 
 def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
@@ -304,16 +311,18 @@ def _point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any)
 
 
 def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
-    """Held-out score, YAML, table and pictures; the last lines that a command prints."""
+    """Held-out score, YAML, table, pictures and page; the last lines that a command prints."""
     scores = dict(config.score or {})
     if len(bench.heldout):
         scores["heldout"] = heldout_scores(bench, winner)
     config = TunedConfig(config.pair, config.params, config.sampling, scores, config.provenance)
     config.save(bench.path / "ecdiff.yaml")
     write_text(bench.path / "table5.md", tables.table5([config]))
-    _write_samples(bench, winner)
+    samples.write(bench, winner)
+    samples.write_edge_alone(bench)
+    page.write(bench.path, bench.settings)
     _print_result(bench, config)
-    _say_paths(bench, "ecdiff.yaml", "trials.csv", "table5.md", "samples.png")
+    _say_paths(bench, "ecdiff.yaml", "trials.csv", "table5.md", samples.GRID, page.PAGE)
     yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / "ecdiff.yaml", bench.prompts.prompts[0]))
     bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
 
@@ -322,28 +331,6 @@ def _write_noise_profile(bench: Workbench) -> None:
     profile = bench.reference.noise_profile()
     write_text(bench.path / "noise_profile.csv", profile.to_csv(index=False))
     pictures.noise_profile(bench.path / "noise_profile.png", profile, bench.p())
-
-
-def _write_samples(bench: Workbench, winner: Trial) -> None:
-    """samples.png: cloud, edge, HybridSD and EC-Diff, the prompts with the lowest SSIM first."""
-    ssims = [one.ssim if one.ssim is not None else 1.0 for one in winner.measurements]
-    worst = sorted(range(len(ssims)), key=lambda i: ssims[i])[:SAMPLES]
-    evaluator = bench.evaluator
-    cloud = torch.stack([bench.reference.prompts[i].cloud for i in worst])
-    edge = torch.stack([bench.reference.prompts[i].edge for i in worst])
-    hybrid = evaluator.pictures(
-        replace(winner.candidate, params=ECDiffParams.hybrid(winner.plan.handoff_step)), worst
-    )
-    tuned = evaluator.pictures(winner.candidate, worst)
-    plan = winner.plan
-    rows = [
-        (f"cloud\n{plan.num_steps} calls", cloud),
-        (f"edge\n{plan.num_steps} calls", edge),
-        (f"HybridSD\n{plan.handoff_step} + {plan.edge_steps}", hybrid),
-        (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}\n{plan.approximated} free", tuned),
-    ]
-    headings = [f"SSIM {ssims[i]:.3f}\n{bench.prompts.prompts[i]}" for i in worst]
-    pictures.samples(bench.path / "samples.png", rows, headings)
 
 
 def _print_result(bench: Workbench, config: TunedConfig) -> None:

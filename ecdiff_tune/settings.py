@@ -16,6 +16,7 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import MAX_SEED, ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+from ecdiff_tune import trackers
 from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
 from ecdiff_tune.search.options import Options, OptunaOptions
@@ -228,6 +229,7 @@ class Settings:
     seed: int = 0
     sharing: str = "on"
     sharing_gib: float = 4.0
+    tracking: str = "none"
     resume: bool = True
     output_dir: str = "outputs"
 
@@ -373,6 +375,7 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"Unknown sharing {settings.sharing!r}: {nearest(settings.sharing, SHARING)}.")
     if settings.latency not in LATENCIES:
         raise SettingsError(f"Unknown latency {settings.latency!r}: {nearest(settings.latency, LATENCIES)}.")
+    trackers.check(settings.tracking)
     for name, value, least in (
         ("calibration.num_prompts", settings.calibration.num_prompts, 1),
         ("heldout.num_prompts", settings.heldout.num_prompts, 0),

@@ -26,6 +26,7 @@ _FREE_TO_CHANGE = {
     "vae_slicing",
     "sharing",
     "sharing_gib",
+    "tracking",
     "params.k",
     "params.alpha",
     "search.trials",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.__main__ import config_folder
+from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study_folder import study_path
 
