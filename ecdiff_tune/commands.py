@@ -38,7 +38,7 @@ def reference(settings: Settings) -> None:
     _refuse_params_by_hand(settings)
     with prepare(settings) as bench:
         _write_noise_profile(bench)
-        _say_paths(bench, "latency.json", "noise_profile.csv", "noise_profile.png")
+        _say_end(bench, "latency.json", "noise_profile.csv", "noise_profile.png")
 
 
 def stage1(settings: Settings) -> None:
@@ -47,7 +47,7 @@ def stage1(settings: Settings) -> None:
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         _print_result(bench, _run_stage1(bench)[1])
-        _say_paths(bench, STAGE1_FILE, "trials.csv", "noise_profile.csv", "noise_profile.png")
+        _say_end(bench, STAGE1_FILE, "trials.csv", "noise_profile.csv", "noise_profile.png")
         bench.progress.say("next: stage2 with the same settings")
 
 
@@ -172,10 +172,12 @@ def _search(bench: Workbench, space: Space) -> Found:
         trials.append(trial)
         table = tables.trials_table(trials, bench.settings.more_columns)
         write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
+        bench.spending.save()
 
     spaces = [space]
     search = _make_search(bench, spaces)
-    winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
+    with bench.spending.part(stage_name(stage)):
+        winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
     bench.progress.end_stage()
     space = spaces[-1]
     if bench.settings.search.name == "greedy" and len(trials) < len(space.grid):
@@ -274,13 +276,15 @@ def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     """Held-out score, YAML, table and pictures; the last lines that a command prints."""
     scores = dict(config.score or {})
     if len(bench.heldout):
-        scores["heldout"] = heldout_scores(bench, winner)
+        with bench.spending.part("held-out"):
+            scores["heldout"] = heldout_scores(bench, winner)
     config = TunedConfig(config.pair, config.params, config.sampling, scores, config.provenance)
     config.save(bench.path / "ecdiff.yaml")
     write_text(bench.path / "table5.md", tables.table5([config]))
-    _write_samples(bench, winner)
+    with bench.spending.part("samples"):
+        _write_samples(bench, winner)
     _print_result(bench, config)
-    _say_paths(bench, "ecdiff.yaml", "trials.csv", "table5.md", "samples.png")
+    _say_end(bench, "ecdiff.yaml", "trials.csv", "table5.md", "samples.png")
     yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / "ecdiff.yaml", bench.prompts.prompts[0]))
     bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
 
@@ -319,5 +323,6 @@ def _print_result(bench: Workbench, config: TunedConfig) -> None:
         bench.progress.say(line)
 
 
-def _say_paths(bench: Workbench, *names: str) -> None:
+def _say_end(bench: Workbench, *names: str) -> None:
+    bench.progress.say(bench.spending.told())
     bench.progress.say("wrote " + ", ".join(str(bench.path / name) for name in names))

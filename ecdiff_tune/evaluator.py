@@ -26,6 +26,7 @@ from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import Reference, prepare
+from ecdiff_tune.spending import KINDS
 from ecdiff_tune.state_store import StateStore
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Evaluator:
         batches: of prompts; a model gets at most so many samples at a time.
         store: for states at forks.
         s_values: at which later candidates may hand over.
+        calls: to count model calls and decodes in, by prompt.
     """
 
     def __init__(
@@ -54,12 +56,13 @@ class Evaluator:
         batches: Batches,
         store: StateStore | None = None,
         s_values: Sequence[int] = (),
+        calls: Counter[str] | None = None,
     ) -> None:
         self._pipe, self._prompts, self._reference = pipe, prompts, reference
         self._ledger, self._batches, self._store = ledger, batches, store
         self._s_values = s_values
         self._prepared: dict[int, Prepared] = {}
-        self.calls = Counter(cloud=0, edge=0, decode=0)
+        self.calls = Counter(dict.fromkeys(KINDS, 0)) if calls is None else calls
 
     @property
     def prompts_digest(self) -> str:
@@ -119,6 +122,7 @@ class Evaluator:
 
     def _pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
         (final,) = self._finals([candidate], rows).values()
+        self.calls["decode"] += len(rows)
         return self._pipe.pair.family.decode(final.latents).cpu()
 
     def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:

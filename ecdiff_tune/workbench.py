@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from ecdiff_tune.predict import PREDICTING, Predictor
 from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
+from ecdiff_tune.spending import CALLS_FILE, KINDS, REFERENCE, Spending
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
 from ecdiff_tune.study_folder import StudyFolder, study_path
@@ -55,6 +57,7 @@ class Workbench:
     reference_folder: Path
     batches: Batches
     store: StateStore | None
+    spending: Spending
 
     @property
     def wallclock(self) -> bool:
@@ -77,10 +80,12 @@ class Workbench:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder)
+        calls = self.spending.calls
+        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder, spent=calls)
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
-            return make_edge_along(along, adapter, self.batches, self.progress)
+            with self.spending.part(REFERENCE):
+                return make_edge_along(along, adapter, self.batches, self.progress)
 
         handoff = self.pipe.config.sampling.handoff
         return Predictor.of(self.pipe.scheduler, handoff, self.reference, passes, along.own_adapter)
@@ -99,15 +104,18 @@ class Workbench:
 
     def heldout_evaluator(self) -> Evaluator:
         """Measures candidates on the held-out set, whose reference is made now if need be."""
-        made = make_reference(
-            self.pipe,
-            self.heldout,
-            self.reference_folder,
-            self.batches,
-            self.latency,
-            self.progress,
-            "reference of the held-out prompts",
-        )
+        what = "reference of the held-out prompts"
+        with self.spending.part("held-out reference"):
+            made = make_reference(
+                self.pipe,
+                self.heldout,
+                self.reference_folder,
+                self.batches,
+                self.latency,
+                self.progress,
+                self.spending.calls,
+                what,
+            )
         return self._evaluator(self.heldout, made, None)
 
     def _evaluator(self, prompts: CalibrationSet, made: Reference, store: StateStore | None) -> Evaluator:
@@ -119,6 +127,7 @@ class Workbench:
             batches=self.batches,
             store=store,
             s_values=self.settings.s_values,
+            calls=self.spending.calls,
         )
 
 
@@ -151,7 +160,11 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
             )
         if crew.count > 1:
             progress.say(crew.told(len(prompts), settings.batch_size))
-        profile = _latency_profile(folder.path / "latency.json", pipe, settings, progress)
+        spending = Spending(folder.path / CALLS_FILE)
+        with spending.part("latency"):
+            profile = _latency_profile(
+                folder.path / "latency.json", pipe, settings, progress, spending.calls
+            )
         where = reference_folder(settings, pipe)
         timed = settings.latency == "wallclock"
         batches = crew.batches(1 if timed else settings.batch_size, progress.say)
@@ -159,8 +172,11 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
             closing(Ledger(folder.path / "ledger.sqlite", settings.sampling.handoff_adapter)) as ledger,
             crew.store(state_folder(settings), states_bytes(settings)) as store,
         ):
-            along = EdgeAlong(pipe, prompts, where) if settings.search.name in PREDICTING else None
-            made = make_reference(pipe, prompts, where, batches, profile, progress, along=along)
+            calls = spending.calls
+            predicting = settings.search.name in PREDICTING
+            along = EdgeAlong(pipe, prompts, where, spent=calls) if predicting else None
+            with spending.part(REFERENCE):
+                made = make_reference(pipe, prompts, where, batches, profile, progress, calls, along=along)
             yield Workbench(
                 settings,
                 folder.path,
@@ -175,6 +191,7 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
                 where,
                 batches,
                 None if timed or settings.sharing == "off" else store,
+                spending,
             )
 
 
@@ -185,12 +202,13 @@ def make_reference(
     batches: Batches,
     profile: LatencyProfile,
     progress: Progress,
-    what: str = "reference",
+    calls: Counter[str],
+    what: str = REFERENCE,
     along: EdgeAlong | None = None,
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress.
 
-    ``along`` makes its edge passes of the prompts whose reference is made.
+    ``along`` makes its edge passes of the prompts whose reference is made; ``calls`` counts model calls.
     """
     missing = reference.missing(prompts, where)
     passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
@@ -200,7 +218,13 @@ def make_reference(
         progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
     progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
     return reference.make(
-        pipe, prompts, where, batches=batches, on_prompts=progress.prompts_done, listener=along
+        pipe,
+        prompts,
+        where,
+        batches=batches,
+        on_prompts=progress.prompts_done,
+        listener=along,
+        calls=calls,
     )
 
 
@@ -242,7 +266,7 @@ def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: in
 
 
 def _latency_profile(
-    path: Path, pipe: ECDiffPipeline, settings: Settings, progress: Progress
+    path: Path, pipe: ECDiffPipeline, settings: Settings, progress: Progress, calls: Counter[str]
 ) -> LatencyProfile:
     """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
     known = path.is_file()
@@ -251,6 +275,7 @@ def _latency_profile(
     else:
         take_turns = settings.offload == "none"
         profile = latency.measure(pipe, settings.core_link(), take_turns=take_turns)
+        calls.update(dict.fromkeys(KINDS, latency.CALLS))
     efficiency(0.0, *profile.alone(settings.num_steps))  # a pair that eq. 10 has no meaning for ends here
     if not known:
         profile.save(path)
