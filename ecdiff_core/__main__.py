@@ -14,6 +14,7 @@ from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import OutputError, ParamsError
 from ecdiff_core.files import replacing, write_text
+from ecdiff_core.params import MAX_SEED
 from ecdiff_core.plan import Mode, Plan
 from ecdiff_core.video import FPS, check_writer, save_mp4
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline, Seconds
-
-MAX_SEED = 2**62
-"""Prompts take the seeds that follow it; torch's end at 2^64."""
 
 
 def _parser() -> argparse.ArgumentParser:

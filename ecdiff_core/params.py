@@ -9,6 +9,9 @@ from itertools import pairwise
 
 from ecdiff_core.errors import ParamsError
 
+MAX_SEED = 2**62
+"""Prompts take the seeds that follow it; torch's end at 2^64."""
+
 
 @dataclass(frozen=True)
 class ECDiffParams:

@@ -1,4 +1,4 @@
-"""Rank 0's side of the work on several ranks: what it tells its helpers, and what it hears from them.
+"""Rank 0's side of the work on several ranks: what it tells its workers, and what it hears from them.
 
 Prompts are divided into blocks of ``batch_size`` by their place in the set, and block b is done by rank
 b mod count. So every prompt is generated in the company in which a single process generates it, and a rank
@@ -138,7 +138,7 @@ class Crew:
         return _Forgetting(self, folder, budget_bytes)
 
     def give(self, rank: int, work: Callable[..., Any], rows: Sequence[int] | None) -> int:
-        """Tell a helper to do work; the number of its answer."""
+        """Tell a worker to do work; the number of its answer."""
         number = next(_numbers)
         self._send(rank, Task(number, _pickled(work), None if rows is None else tuple(rows)))
         return number

@@ -1,10 +1,10 @@
 """Several processes that do one command together, as torchrun and accelerate launch start them.
 
 Rank 0 runs the command as a single process would: it alone searches, writes and prints. The others, its
-helpers, generate what it tells them to (``crew`` is its side of that, ``helper`` theirs). So every rank goes
+workers, generate what it tells them to (``crew`` is its side of that, ``worker`` theirs). So every rank goes
 by the same decisions, whatever a search decides by.
 
-Messages are bytes in host memory between rank 0 and a helper, over gloo on GPU machines too: no tensor of a
+Messages are bytes in host memory between rank 0 and a worker, over gloo on GPU machines too: no tensor of a
 GPU travels, and a connection that breaks raises at once instead of hanging.
 """
 
@@ -32,7 +32,7 @@ CONNECTING = timedelta(minutes=10)
 SILENCE = timedelta(hours=6)
 """For an answer. A process that ends is noticed at once; this is for a machine that is suddenly away."""
 GOODBYE = timedelta(seconds=5)
-"""For a helper to hear that the command is over."""
+"""For a worker to hear that the command is over."""
 AGAIN = "What was measured is kept: run the same command again, on any number of ranks, to go on from here."
 
 
@@ -87,7 +87,7 @@ class Ranks:
             return _received(torch.empty(int(size), dtype=torch.uint8), rank).numpy().tobytes()
 
     def end(self, status: int) -> None:
-        """Let the helpers end too; one that does not listen any more is left alone."""
+        """Let the workers end too; one that does not listen any more is left alone."""
         end = pickle.dumps(End(status))
         for rank in range(1, self.count):
             with suppress(RankError):
@@ -127,7 +127,7 @@ def current() -> Ranks | None:
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a command on rank 0 with the others as helpers; the exit status, which is rank 0's on all.
+    """Run a command on rank 0 with the others as workers; the exit status, which is rank 0's on all.
 
     The launcher stops the other ranks when one has ended: rank 0 then says so, as after a broken connection.
     """
@@ -163,7 +163,7 @@ def _lead(ranks: Ranks, command: Callable[[], int]) -> int:
 def _help(ranks: Ranks) -> int:
     try:
         quiet_libraries()
-        from ecdiff_tune.helper import serve
+        from ecdiff_tune.worker import serve
 
         return serve(ranks)
     except KeyboardInterrupt:

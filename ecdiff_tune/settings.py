@@ -13,7 +13,7 @@ from ecdiff_core.errors import ECDiffError, ParamsError, nearest
 from ecdiff_core.link import Link
 from ecdiff_core.memory import Memory, Offload
 from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.params import MAX_SEED, ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
@@ -27,8 +27,6 @@ EXTENDING = ("greedy", "exhaustive")
 """Searches that ``search.extend`` is for."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
-MAX_SEED = 2**62
-"""Prompts take the seeds that follow it; torch's end at 2^64."""
 LEAST_P = 2
 """Of a warm-up before approximated steps: eq. 3 needs two noises."""
 

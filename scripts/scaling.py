@@ -24,7 +24,7 @@ PROMPTS, HELDOUT = 100, 50
 PROFILE_TURNS = 18
 """Of the latency profile: 3 to warm up, 15 timed."""
 MESSAGES_PER_SECOND = 500
-"""Task and answer of a helper, between two processes on the two-core machine of the measurement."""
+"""Task and answer of a rank, between two processes on the two-core machine of the measurement."""
 RANKS = (1, 8, 64)
 STATE_BYTES = 16
 """A value of the latents: the latents, two noises and a gradient in float32."""

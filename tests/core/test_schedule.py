@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from ecdiff_core import ECDiffPipeline, TunedConfig, apply_ecdiff
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
+from ecdiff_core.hook.tracking import StepTracker
 from ecdiff_core.noise import ESTIMATORS, get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Action, Handoff, effective_s, plan
-from ecdiff_core.tracking import StepTracker
 
 from ..hooking import PROMPT, assert_close, load, run, seeded, with_sampling
 

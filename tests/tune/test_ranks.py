@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,7 +227,7 @@ def test_a_refusal_is_told_once(done: Study) -> None:
     assert (first.status, second) == (2, Outcome(2, "", ""))
 
 
-def test_an_error_of_a_helper(fresh: Study) -> None:
+def test_an_error_of_a_worker(fresh: Study) -> None:
     def not_finite(_: Sequence[int]) -> None:
         raise NonFiniteLatentsError("not finite")
 
@@ -271,24 +269,11 @@ def test_stopped_from_outside(fresh: Study, number: int, statuses: tuple[int, in
     assert second.err == ""
 
 
-def test_a_launcher(done: Study) -> None:
-    """torchrun itself, over a study that is complete."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    ended = subprocess.run(
-        [*torchrun, f"--master-port={free_port()}", "-m", "ecdiff_tune", "stage1", *done.settings],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.count("next: stage2") == 1
-
-
 # Who does what, without processes.
 
 
 class Alone(Crew):
-    """A crew whose helpers do their work in this process; keeps who did what."""
+    """A crew whose workers do their work in this process; keeps who did what."""
 
     def __init__(self, count: int) -> None:
         self.count, self.done, self._waiting = count, list[tuple[int, list[int]]](), dict[int, Any]()
@@ -337,7 +322,7 @@ def test_how_the_work_is_shared_is_told() -> None:
     assert Alone(8).told(3, 1).endswith("about 1/3 of the times foretold below; ranks without a batch: 5")
 
 
-def test_one_process_has_no_helpers() -> None:
+def test_one_process_has_no_workers() -> None:
     crew = Crew(Settings(), None, None)  # type: ignore[arg-type]
     assert crew.count == 1
     said: list[str] = []

@@ -15,7 +15,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
 from ecdiff_core.errors import PairError
-from ecdiff_core.hook_checks import (
+from ecdiff_core.hook.checks import (
     HOOK_NAME,
     check_scheduler,
     denoiser_of,
@@ -23,11 +23,11 @@ from ecdiff_core.hook_checks import (
     hook_on,
     without_offload,
 )
-from ecdiff_core.hook_edge import EdgeModel
-from ecdiff_core.hook_history import History, unwrap
+from ecdiff_core.hook.edge import EdgeModel
+from ecdiff_core.hook.history import History, unwrap
+from ecdiff_core.hook.tracking import StepTracker
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.plan import Action, Plan
-from ecdiff_core.tracking import StepTracker
 from ecdiff_core.tuned_config import TunedConfig
 
 

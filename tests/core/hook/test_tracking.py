@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffParams, TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.tracking import StepTracker
+from ecdiff_core.hook.tracking import StepTracker
 
 from ..hooking import STEPS, with_sampling
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.handoff import NoiseSchedule, adapt, check_adapter
-from ecdiff_core.hook_checks import denoiser_of, forward_signature, hook_on
-from ecdiff_core.hook_history import unwrap
+from ecdiff_core.hook.checks import denoiser_of, forward_signature, hook_on
+from ecdiff_core.hook.history import unwrap
 from ecdiff_core.plan import HandoffAdapter
 
 _ONLY_IF = {"image_rotary_emb": "use_rotary_positional_embeddings", "guidance": "guidance_embeds"}

@@ -23,7 +23,7 @@ from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.workbench import load_pipe, reference_folder, state_folder, states_bytes
 
 
-class Helper:
+class Worker:
     """A rank's own models, batches, states and evaluators for a study."""
 
     def __init__(self, setup: Setup, rank: int) -> None:
@@ -75,20 +75,20 @@ class Helper:
 
 def serve(ranks: Ranks) -> int:
     """Help until rank 0 ends; its exit status."""
-    helper: Helper | None = None
+    worker: Worker | None = None
     while True:
         message = pickle.loads(ranks.receive(0))
         if isinstance(message, End):
             return message.status
         try:
             if isinstance(message, Setup):
-                helper = None  # models of an earlier study go first
-                helper = Helper(message, ranks.rank)
-                reply = Reply(message.number, helper.pipe.pair.spec)
+                worker = None  # models of an earlier study go first
+                worker = Worker(message, ranks.rank)
+                reply = Reply(message.number, worker.pipe.pair.spec)
             else:
-                assert helper is not None
-                helper.said.clear()
-                reply = Reply(message.number, helper.do(message), said=tuple(helper.said))
+                assert worker is not None
+                worker.said.clear()
+                reply = Reply(message.number, worker.do(message), said=tuple(worker.said))
         except ECDiffError as error:
             reply = Reply(message.number, None, error)
         except Exception as error:

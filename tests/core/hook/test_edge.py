@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, TunedConfig, apply_ecdiff, remove_ecdiff
 from ecdiff_core.errors import ConfigError, PairError, ParamsError
-from ecdiff_core.hook_edge import EdgeModel, arguments_for, check_edge, schedule_of
+from ecdiff_core.hook.edge import EdgeModel, arguments_for, check_edge, schedule_of
 
 from ..hooking import Pipe, assert_close, denoise, load, run, seeded, with_plan, with_sampling
 from ..small_videos import TEXT_TOKENS
