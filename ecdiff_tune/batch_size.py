@@ -17,7 +17,6 @@ from ecdiff_core.memory import free, is_out_of_memory, out_of_memory_told
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.latency import PROMPT
 
-AUTO = "auto"
 TIMED_CALLS = 3
 """After one that warms up; the fastest counts, so that other work on the machine matters little."""
 GAIN = 1.05

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
+from ecdiff_tune.forecast import forecast, total_calls
 from ecdiff_tune.optuna_setup import search_options
-from ecdiff_tune.progress import duration
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.report.result import result_lines
 from ecdiff_tune.search import SEARCHES, Context, Search, Space, extend
 from ecdiff_tune.search.base import Cost, JointSpace, Stage1Space, Stage2Space, stage_name
+from ecdiff_tune.search.most import Share, most_asked
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
 from ecdiff_tune.study_folder import study_path
@@ -162,8 +163,9 @@ class Found:
 def _search(bench: Workbench, space: Space) -> Found:
     """Run one stage; trials.csv grows with every trial and keeps the stages before."""
     stage = space.stage
-    bench.progress.say(_forecast(bench, stage_name(stage), [space]))
-    bench.progress.start_stage(stage, len(space.grid), len(bench.prompts))
+    most = _most(bench, space)
+    bench.progress.say(forecast(bench, stage_name(stage), space.p, [most]))
+    bench.progress.start_stage(stage, most[0].count, len(bench.prompts))
     path = bench.path / "trials.csv"
     earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
     trials: list[Trial] = []
@@ -237,28 +239,19 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
 
 
-def _forecast(bench: Workbench, what: str, spaces: Sequence[Space]) -> str:
-    """How many trials and calls at most, and about how long at the reference's pace."""
-    prompts = len(bench.prompts)
-    trials = sum(len(space.grid) for space in spaces)
-    calls = [bench.evaluator.most_calls(space.grid) for space in spaces]
-    cloud, edge = (sum(side) * prompts for side in zip(*calls, strict=True))
-    cloud_pace, edge_pace = (seconds / bench.settings.num_steps for seconds in bench.reference.seconds())
-    seconds = cloud * cloud_pace + edge * edge_pace
-    return (
-        f"{what}: up to {trials} trial{'s' * (trials != 1)}, {cloud:,} cloud and {edge:,} edge calls, "
-        f"about {duration(seconds)} if all are needed (p = {spaces[0].p})"
-    )
-
-
 def _forecast_of_tune(bench: Workbench) -> str:
     """Of both stages; stage 2 by the k whose stage 2 would take the most calls."""
     spaces = [
         _stage2_space(bench, Candidate(ECDiffParams(bench.p(), k, 1.0, bench.settings.num_steps)))
         for k in bench.settings.search.k
     ]
-    dearest = max(spaces, key=lambda space: sum(bench.evaluator.most_calls(space.grid)))
-    return _forecast(bench, "tune", [_stage1_space(bench), dearest])
+    found = [_most(bench, space) for space in spaces]
+    dearest = max(found, key=lambda shares: sum(total_calls(bench, shares)))
+    return forecast(bench, "tune", bench.p(), [_most(bench, _stage1_space(bench)), dearest])
+
+
+def _most(bench: Workbench, space: Space) -> list[Share]:
+    return most_asked(bench.settings.search.name, space, _context(bench, space))
 
 
 def _point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any) -> None:

@@ -1,7 +1,7 @@
 """What a run of a command spends, part by part: model calls, decoded pictures, seconds.
 
-A call is one of one prompt, with guidance. ``calls.csv`` in the study's folder has a row a run and part; it is
-written after every trial, so that of a run that was killed no more than a trial is missing.
+A call is one of one prompt, with guidance. ``calls.csv`` in the study's folder has a row a run and part; it
+is written after every trial, so that of a run that was killed no more than a trial is missing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Spending:
         self._path, self._earlier = path, _read(path)
         self._run = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._parts: dict[str, Counter[str]] = {}
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
         self._inside: list[str] = []
         self._settled, self._since = Counter(self.calls), time.perf_counter()
 
@@ -72,10 +72,11 @@ class Spending:
         """Put down to the part under way what was spent since the last time."""
         now = time.perf_counter()
         if self._inside:
-            part = self._parts.setdefault(self._inside[-1], Counter(dict.fromkeys(KINDS, 0)))
+            name = self._inside[-1]
+            part = self._parts.setdefault(name, Counter(dict.fromkeys(KINDS, 0)))
             for kind in KINDS:
                 part[kind] += self.calls[kind] - self._settled[kind]
-            self._seconds[self._inside[-1]] += now - self._since
+            self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since
         self._settled, self._since = Counter(self.calls), now
 
 

@@ -21,7 +21,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import HandoffAdapter
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration, latency, ranks, reference
+from ecdiff_tune import batch_size, calibration, latency, ranks, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.crew import Crew
@@ -33,7 +33,7 @@ from ecdiff_tune.objective import Weights, efficiency
 from ecdiff_tune.predict import PREDICTING, Predictor
 from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
-from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
+from ecdiff_tune.settings import AUTO, REFERENCE_FOLDER, Settings
 from ecdiff_tune.spending import CALLS_FILE, KINDS, REFERENCE, Spending
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
@@ -66,7 +66,7 @@ class Workbench:
 
     def p(self) -> int:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""
-        if self.settings.params.p != "auto":
+        if self.settings.params.p != AUTO:
             return int(self.settings.params.p)
         return reference.auto_p(self.reference.noise_change, min(self.settings.s_values))
 
@@ -158,16 +158,16 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
                 "note: without calibration.file the prompts are captions of the embedded pair's scenes; "
                 "give a file of your own."
             )
-        if crew.count > 1:
-            progress.say(crew.told(len(prompts), settings.batch_size))
         spending = Spending(folder.path / CALLS_FILE)
         with spending.part("latency"):
-            profile = _latency_profile(
-                folder.path / "latency.json", pipe, settings, progress, spending.calls
-            )
+            profile = _latency_profile(folder.path / "latency.json", pipe, settings, progress, spending.calls)
         where = reference_folder(settings, pipe)
         timed = settings.latency == "wallclock"
-        batches = crew.batches(1 if timed else settings.batch_size, progress.say)
+        with spending.part("batch size"):
+            size = 1 if timed else _batch_size(folder.path, pipe, settings, len(prompts), progress, spending)
+        if crew.count > 1:
+            progress.say(crew.told(len(prompts), size))
+        batches = crew.batches(size, progress.say)
         with (
             closing(Ledger(folder.path / "ledger.sqlite", settings.sampling.handoff_adapter)) as ledger,
             crew.store(state_folder(settings), states_bytes(settings)) as store,
@@ -286,6 +286,24 @@ def _latency_profile(
         f"transfer {profile.transfer_seconds * 1e3:.1f} ms"
     )
     return profile
+
+
+def _batch_size(
+    folder: Path,
+    pipe: ECDiffPipeline,
+    settings: Settings,
+    prompts: int,
+    progress: Progress,
+    spending: Spending,
+) -> int:
+    """As set; ``auto`` is found once, so that a resumed study goes on with the same."""
+    if settings.batch_size != AUTO:
+        return int(settings.batch_size)
+
+    def find() -> dict[int, float]:
+        return batch_size.throughputs(pipe, prompts, spending.calls)
+
+    return batch_size.kept(folder / "batch_size.json", find, progress.say)
 
 
 def state_folder(settings: Settings) -> Path:

@@ -4,9 +4,9 @@
     python scripts/bench_search.py --num-prompts 20 --searches joint predict exact
     python scripts/bench_search.py --num-prompts 4 --steps 12 search.k=[1,2]   # shows that it works
 
-Every search has a study of its own in --outputs; the reference pictures and the latency profile are made once,
-and their calls are counted in full for each. Stopped at any moment, the same command goes on from there.
-The calls of a trial that was under way are then missing, and the table tells how many runs a search took.
+Every search has a study of its own in --outputs; the reference pictures and the latency profile are made
+once, and their calls are counted in full for each. Stopped at any moment, the same command goes on from
+there; the calls of a trial that was under way are then missing, and the table tells how many runs it took.
 
 The optimum that regret is measured against is that of the whole joint grid: of `exhaustive`, which generates
 every config, or of `exact`, which leaves out those that could not reach the best found even if every prompt
@@ -24,6 +24,8 @@ from pathlib import Path
 
 from ecdiff_core.console import quiet_libraries, run_command
 
+OUTPUTS = Path("outputs/bench_search")
+
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -35,7 +37,13 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=50, metavar="T", help="sampling steps (default 50)")
     add("--trials", type=int, default=50, metavar="N", help="of optuna (default 50)")
     add("--searches", nargs="+", metavar="NAME", help="which, in this order (default: all)")
-    add("--outputs", type=Path, default=Path("outputs/bench_search"), metavar="DIR", help="for all that is made")
+    add("--outputs", type=Path, default=OUTPUTS, metavar="DIR", help=f"for all that is made ({OUTPUTS})")
+    add(
+        "--latency",
+        type=Path,
+        metavar="FILE",
+        help="a latency.json of this pair to go by (default: measured)",
+    )
     add("--table-only", action="store_true", help="run nothing: the table of what is there")
     args, args.settings = parser.parse_known_args(arguments)
     for one in args.settings:
@@ -49,14 +57,16 @@ def bench(args: argparse.Namespace) -> None:
     from search_bench import runs, table
 
     chosen = runs.choose(args.searches)
-    setup = runs.Setup(args.outputs, args.num_prompts, args.heldout, args.steps, args.trials, args.settings)
+    setup = runs.Setup(
+        args.outputs, args.num_prompts, args.heldout, args.steps, args.trials, args.latency, args.settings
+    )
     if not args.table_only:
         for name in chosen:
             runs.run(setup, name)
     found = runs.finished(setup, chosen)
     for path in table.write(args.outputs, found):
         print(f"wrote {path}")
-    for line in table.told(found):
+    for line in table.told(found, args.num_prompts):
         print(line)
 
 

@@ -15,6 +15,11 @@ def joint(space: Space, context: Context) -> Search:
     return Scripted(_rounds(space, context, discarded), discarded)
 
 
+def last_look(context: Context) -> int:
+    """On how many prompts the finalists are compared in the end."""
+    return (context.options.prompts(context.num_prompts) or (context.num_prompts,))[-1]
+
+
 def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
     """The best foretold ones race, and after the last look their leader goes on alone.
 
@@ -23,7 +28,7 @@ def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> 
     """
     field, everything, options = Field(context, discarded), context.num_prompts, context.options
     ranked = by_forecast(space.grid, context)
-    seen = (options.prompts(everything) or (everything,))[-1]
+    seen = last_look(context)
     for start in range(0, len(ranked), options.finalists):
         finalists = ranked[start : start + options.finalists]
         yield from run_looks(finalists, field, context)

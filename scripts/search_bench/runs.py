@@ -48,6 +48,7 @@ class Setup:
     """What all searches have in common.
 
     Args:
+        latency: the profile that all go by; None is one that is measured now.
         settings: overrides for every search.
     """
 
@@ -56,6 +57,7 @@ class Setup:
     heldout: int
     steps: int
     trials: int
+    latency: Path | None = None
     settings: Sequence[str] = ()
 
     @property
@@ -101,7 +103,7 @@ class Finished:
         reference: what it needs of the reference and the latency profile, as if it had made them itself.
         search: what its trials cost.
         runs: how many it took, more than 1 where it was stopped.
-        trials: how many configs were measured on every prompt, and how many were given up.
+        trials: how many configs were measured on every prompt, and how many on some.
         rows: SSIM and the like by config and prompt.
     """
 
@@ -141,6 +143,8 @@ def choose(names: Sequence[str] | None) -> list[str]:
 def run(setup: Setup, name: str) -> None:
     """Run a search to its end, or go on with it; nothing if it is done."""
     folder, pictures = setup.folder(name), setup.folder(PICTURES)
+    if setup.latency is not None and not (pictures / "latency.json").is_file():
+        LatencyProfile.load(setup.latency).save(pictures / "latency.json")
     if not (pictures / "noise_profile.csv").is_file():
         # joint predicts, so that the edge passes along the cloud's trajectories are made too.
         _tuner("reference", f"study={PICTURES}", "search=joint", *setup.overrides)
@@ -179,7 +183,7 @@ def _read(setup: Setup, name: str) -> Finished:
     profile = LatencyProfile.load(folder / "latency.json")
     calls = pd.read_csv(folder / CALLS_FILE)
     trials = pd.read_csv(folder / "trials.csv")
-    given_up = int((trials["state"] == "discarded").sum())
+    in_part = int((trials["state"] == "discarded").sum())
     ledger = Ledger(folder / "ledger.sqlite")
     try:
         rows = {key: ledger.read(key) for key in ledger.configs()}
@@ -192,7 +196,7 @@ def _read(setup: Setup, name: str) -> Finished:
         _sum(calls[~calls["part"].isin(NOT_SEARCHING)]),
         profile.edge_call.median / profile.cloud_call.median,
         calls["run"].nunique(),
-        (len(trials) - given_up, given_up),
+        (len(trials) - in_part, in_part),
         rows,
     )
 
