@@ -45,8 +45,11 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         help="a latency.json of this pair to go by (default: measured)",
     )
     add("--table-only", action="store_true", help="run nothing: the table of what is there")
-    args, args.settings = parser.parse_known_args(arguments)
-    for one in args.settings:
+    args, settings = parser.parse_known_args(arguments)
+    names: list[str] = args.searches or []  # argparse takes what follows them for names too
+    args.settings = settings + [one for one in names if "=" in one]
+    args.searches = [one for one in names if "=" not in one] or None
+    for one in settings:
         if one.startswith("-") or "=" not in one:
             parser.error(f"expected KEY=VALUE, got {one!r}")
     return args

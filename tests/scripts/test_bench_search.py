@@ -21,10 +21,9 @@ WEIGHT = 0.4
 @pytest.fixture(scope="module")
 def arguments(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("bench")
-    call, short = Timing(0.02, 0.019, 0.021), Timing(0.005, 0.005, 0.005)
-    LatencyProfile(call, Timing(0.02 * WEIGHT, 0.007, 0.009), short, short, 0.01).save(
-        folder / "latency.json"
-    )
+    cloud, short = 0.02, Timing(0.005, 0.005, 0.005)
+    calls = [Timing(one, 0.9 * one, 1.1 * one) for one in (cloud, WEIGHT * cloud)]
+    LatencyProfile(*calls, short, short, transfer_seconds=0.01).save(folder / "latency.json")
     return [
         *("--num-prompts", f"{PROMPTS}", "--heldout", "2", "--steps", f"{STEPS}", "--trials", "4"),
         *("--outputs", str(folder / "out"), "--latency", str(folder / "latency.json")),
@@ -134,5 +133,7 @@ def test_what_cannot_be_run(arguments: list[str], tmp_path: Path, capsys: pytest
     assert "No search in" in capsys.readouterr().err
     assert bench_search.main(["--outputs", str(tmp_path), "pair=nonsense"]) == 2
     assert "ended with status 2" in capsys.readouterr().err
+    args = bench_search.parse_args(["seed=1", "--searches", "joint", "exact", "search.k=[1,2]"])
+    assert (args.searches, args.settings) == (["joint", "exact"], ["seed=1", "search.k=[1,2]"])
     with pytest.raises(SystemExit):
         bench_search.parse_args(["--num-promts", "3"])
