@@ -79,7 +79,8 @@ class Options:
 
     Args:
         looks: shares of the prompts after which losers are given up, 0 < share < 1.
-        error_rate: greatest probability of giving up the best candidate in the whole race.
+        error_rate: greatest probability of giving up the best candidate in the whole race; 0 leaves it to
+            the bounds alone.
         margin: objective that may be given away at a look; 0 is nothing.
         finalists: how many of the best foretold race (``joint``).
         optuna: for ``search=optuna``, which prunes by the same looks.
@@ -97,8 +98,8 @@ class Options:
     def __post_init__(self) -> None:
         if not all(0 < share < 1 for share in self.looks):
             raise SearchError(f"Expected search.looks within 0 < share < 1, got {list(self.looks)}.")
-        if not 0 < self.error_rate < 1:
-            raise SearchError(f"Expected search.error_rate within 0 < rate < 1, got {self.error_rate}.")
+        if not 0 <= self.error_rate < 1:
+            raise SearchError(f"Expected search.error_rate within 0 <= rate < 1, got {self.error_rate}.")
         if not 0 <= self.margin < math.inf:
             raise SearchError(f"Expected search.margin >= 0, got {self.margin}.")
         if self.finalists < 1:
