@@ -85,16 +85,37 @@ def read_prompts(path: Path, column: str | None = None) -> list[str]:
     Raises:
         CalibrationError: the file cannot be read or parsed, or lacks the column.
     """
+    table = read_table(path)
+    values = table["prompt"] if is_text(path) else table[column_name(table, column, path)]
+    prompts = [prompt for value in values.dropna() if (prompt := str(value).strip())]
+    if not prompts:
+        raise CalibrationError(f"The prompts file {path} holds no prompt.")
+    return prompts
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is, by its name, plain text with a prompt a line."""
+    return path.suffix.lower() in ("", ".txt", ".text", ".md")
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A csv or jsonl file as a table; a txt file as one of the column ``prompt``.
+
+    Args:
+        columns: of a csv file that has them all, read these alone.
+
+    Raises:
+        CalibrationError: the file cannot be read or parsed.
+    """
     try:
         kind = path.suffix.lower()
         if kind == ".csv":
-            prompts = _column(_read_csv(path), column, path)
-        elif kind in (".jsonl", ".ndjson"):
-            prompts = _column(_read_jsonl(path), column, path)
-        elif kind not in ("", ".txt", ".text", ".md"):
+            return _read_csv(path, columns)
+        if kind in (".jsonl", ".ndjson"):
+            return _read_jsonl(path)
+        if not is_text(path):
             raise CalibrationError(f"Expected a .txt, .csv or .jsonl file of prompts, got {path}.")
-        else:
-            prompts = path.read_text(encoding="utf-8-sig").splitlines()
+        return pd.DataFrame({"prompt": path.read_text(encoding="utf-8-sig").splitlines()}, dtype=str)
     except OSError as error:
         raise CalibrationError(f"Cannot read the prompts file {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -102,19 +123,22 @@ def read_prompts(path: Path, column: str | None = None) -> list[str]:
     except ValueError as error:  # not csv
         reason = str(error).strip().splitlines()[0]
         raise CalibrationError(f"Cannot read the prompts file {path}: {reason}") from error
-    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
-    if not prompts:
-        raise CalibrationError(f"The prompts file {path} holds no prompt.")
-    return prompts
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A table whose fields are divided by what its first line has most of: comma, semicolon or tab."""
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline()
     delimiter = max(",;\t", key=header.count)
+    names = [name.strip(' "\r\n') for name in header.split(delimiter)]
     return pd.read_csv(
-        path, sep=delimiter, dtype=str, keep_default_na=False, na_values=[], encoding="utf-8-sig"
+        path,
+        sep=delimiter,
+        usecols=list(columns) if columns and set(columns) <= set(names) else None,
+        dtype=str,
+        keep_default_na=False,
+        na_values=[],
+        encoding="utf-8-sig",
     )
 
 
@@ -136,14 +160,24 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _column(table: pd.DataFrame, column: str | None, path: Path) -> list[str]:
+def column_name(
+    table: pd.DataFrame, column: str | None, path: Path, setting: str = "calibration.column"
+) -> str:
+    """The column that holds the prompts: the named one, or the first of ``COLUMNS`` that is there.
+
+    Args:
+        setting: that names it.
+
+    Raises:
+        CalibrationError: the table has no such column.
+    """
     names = [str(name) for name in table.columns]
     chosen = column or next((name for name in COLUMNS if name in names), None)
     if chosen is None:
         raise CalibrationError(
             f"{path} has none of the columns {', '.join(COLUMNS)}: {nearest('prompt', names)}; "
-            "name it with calibration.column."
+            f"name it with {setting}."
         )
     if chosen not in names:
         raise CalibrationError(f"{path} has no column {chosen!r}: {nearest(chosen, names)}.")
-    return [str(value) for value in table[chosen].dropna()]
+    return chosen

@@ -1,6 +1,7 @@
-"""How near a picture or video is to the cloud's, one by one.
+"""How near a picture or video is to the cloud's, one by one: what needs no weights.
 
 A video's value is the mean of its frames' values; of PSNR that is a mean of decibels, not one pooled error.
+``metric_choice`` puts these and the metrics of trained networks together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from ecdiff_core.errors import ECDiffError
+
+
+class MetricError(ECDiffError):
+    """A metric's weights or model are missing, or the pictures are not what it can measure."""
 
 
 def ssim(pictures: Tensor, reference: Tensor) -> Tensor:
@@ -22,9 +29,9 @@ def ssim(pictures: Tensor, reference: Tensor) -> Tensor:
     Returns:
         One value a picture or video, shape (n,), float32.
     """
-    _check(pictures, reference)
+    check_shapes(pictures, reference)
     if pictures.ndim == 5:
-        return _frame_means(ssim, pictures, reference)
+        return frame_means(ssim, pictures, reference)
     value = structural_similarity_index_measure(
         pictures.float(), reference.float(), data_range=1.0, reduction="none"
     )
@@ -39,9 +46,9 @@ def psnr(pictures: Tensor, reference: Tensor) -> Tensor:
 
     Args and shapes as ``ssim``.
     """
-    _check(pictures, reference)
+    check_shapes(pictures, reference)
     if pictures.ndim == 5:
-        return _frame_means(psnr, pictures, reference)
+        return frame_means(psnr, pictures, reference)
     values = [
         peak_signal_noise_ratio(one.float(), other.float(), data_range=1.0)
         for one, other in zip(pictures, reference, strict=True)
@@ -49,12 +56,21 @@ def psnr(pictures: Tensor, reference: Tensor) -> Tensor:
     return torch.stack(values)
 
 
-def _frame_means(metric: Callable[[Tensor, Tensor], Tensor], videos: Tensor, reference: Tensor) -> Tensor:
-    """The metric's mean over frames, video by video, which bounds the memory it takes."""
+def frame_means(metric: Callable[[Tensor, Tensor], Tensor], videos: Tensor, reference: Tensor) -> Tensor:
+    """The metric's mean over frames, video by video, which bounds the memory it takes.
+
+    Args:
+        metric: of pictures, (n, 3, height, width) twice to (n,).
+        videos, reference: (n, frames, 3, height, width).
+
+    Returns:
+        One value a video, shape (n,).
+    """
     return torch.stack([metric(one, other).mean() for one, other in zip(videos, reference, strict=True)])
 
 
-def _check(pictures: Tensor, reference: Tensor) -> None:
+def check_shapes(pictures: Tensor, reference: Tensor) -> None:
+    """Raise ValueError but for two equal shapes (n, 3, height, width) or (n, frames, 3, height, width)."""
     if pictures.shape != reference.shape or pictures.ndim not in (4, 5) or pictures.shape[-3] != 3:
         raise ValueError(
             f"Expected two batches of shape (n, 3, height, width), got {tuple(pictures.shape)} and "

@@ -16,6 +16,9 @@ from ecdiff_tune.objective import Score
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study import Trial
 
+DIGITS = 5
+"""Of scores. Pictures of one config differ by some 1e-7 of SSIM with the batches that they are made in."""
+
 
 def ssims_of(measurements: Iterable[Measurement]) -> list[float]:
     """SSIM a prompt, where there is a picture."""
@@ -34,12 +37,12 @@ def _measured(score: Score, measurements: Sequence[Measurement], w1: float, seed
     return {
         "quality_ci95": _rounded(interval95(ssims, seed)),
         "objective_ci95": _rounded(interval95(objectives(score, ssims, w1), seed)),
-        "psnr": round(float(np.median(psnrs)), 3),
+        "psnr": round(float(np.median(psnrs)), 2),
     }
 
 
 def _rounded(values: Iterable[float]) -> list[float]:
-    return [round(value, 6) for value in values]
+    return [round(value, DIGITS) for value in values]
 
 
 def score_section(trial: Trial, w1: float, seed: int) -> dict[str, Any]:
@@ -47,7 +50,9 @@ def score_section(trial: Trial, w1: float, seed: int) -> dict[str, Any]:
     assert trial.score is not None
     plan = trial.plan
     return {
-        **{key: None if value is None else round(value, 6) for key, value in asdict(trial.score).items()},
+        **{
+            key: None if value is None else round(value, DIGITS) for key, value in asdict(trial.score).items()
+        },
         **_measured(trial.score, trial.measurements, w1, seed),
         "seconds": round(trial.seconds, 6),
         "calls": {"cloud": plan.cloud_calls, "approximated": plan.approximated, "edge": plan.edge_calls},
@@ -60,7 +65,7 @@ def heldout_section(
     """``score.heldout``, None where a picture could not be made."""
     values = dict.fromkeys(("quality", "objective", "quality_ci95", "objective_ci95", "psnr"))
     if score is not None:
-        values |= {"quality": round(score.quality, 6), "objective": round(score.objective, 6)}
+        values |= {"quality": round(score.quality, DIGITS), "objective": round(score.objective, DIGITS)}
         values |= _measured(score, measurements, w1, seed)
     return {**values, "num_prompts": len(prompts), "digest": prompts.digest}
 
@@ -117,6 +122,6 @@ def _named(trial: Trial) -> dict[str, Any]:
         **asdict(candidate.params),
         "estimator": candidate.estimator,
         "handoff_adapter": candidate.handoff_adapter,
-        "objective": round(trial.value, 6),
+        "objective": round(trial.value, DIGITS),
         "seconds": round(trial.seconds, 6),
     }

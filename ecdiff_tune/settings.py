@@ -27,6 +27,10 @@ PICKS = {"fastest_above": "quality", "best_below": "seconds"}
 """What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
 EXTENDING = ("greedy", "exhaustive")
 """Searches that ``search.extend`` is for."""
+METRICS = ("ssim", "psnr", "lpips", "clip")
+"""What ``metrics.names`` takes."""
+LPIPS_NETS = ("alex", "vgg")
+"""What ``metrics.lpips_net`` takes."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
 LEAST_P = 2
@@ -154,6 +158,16 @@ class ParetoSettings:
 
 
 @dataclass
+class MetricsSettings:
+    """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
+
+    names: list[str] = field(default_factory=lambda: ["ssim", "psnr"])
+    lpips_net: str = "alex"
+    lpips_weights: str | None = None
+    clip: str | None = None
+
+
+@dataclass
 class Settings:
     """Everything that a command is told."""
 
@@ -167,6 +181,7 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
@@ -330,6 +345,22 @@ def _check(settings: Settings) -> None:
     _check_params(settings)
     _check_grids(settings)
     _check_picks(settings)
+    _check_metrics(settings.metrics)
+
+
+def _check_metrics(metrics: MetricsSettings) -> None:
+    names = metrics.names
+    if not names or len(set(names)) < len(names):
+        raise SettingsError(f"Expected metrics.names to hold at least one metric, none twice, got {names}.")
+    for name in names:
+        if name not in METRICS:
+            raise SettingsError(f"Unknown metric {name!r} in metrics.names: {nearest(name, METRICS)}.")
+    if metrics.lpips_net not in LPIPS_NETS:
+        raise SettingsError(
+            f"Unknown metrics.lpips_net {metrics.lpips_net!r}: {nearest(metrics.lpips_net, LPIPS_NETS)}."
+        )
+    if "clip" in names and metrics.clip is None:
+        raise SettingsError("The metric clip needs the folder of a CLIP model: give metrics.clip=FOLDER.")
 
 
 def _check_picks(settings: Settings) -> None:

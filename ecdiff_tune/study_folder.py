@@ -37,6 +37,10 @@ _FREE_TO_CHANGE = {
     "pareto.pick",
     "pareto.quality",
     "pareto.seconds",
+    "metrics.names",
+    "metrics.lpips_net",
+    "metrics.lpips_weights",
+    "metrics.clip",
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 

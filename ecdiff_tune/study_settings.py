@@ -15,7 +15,10 @@ from ecdiff_tune.settings import REFERENCE_FOLDER, Settings, SettingsError
 from ecdiff_tune.study_folder import STATE_FILE, differences, flat, read_state
 
 GROUPS = ("pair", "search", "calibration", "objective", "link")
-_FREE = ("objective.", "link.", "rerank.", "pareto.", "output_dir", "study", "batch_size", "sharing")
+_FREE = (
+    *("objective.", "link.", "rerank.", "pareto.", "metrics."),
+    *("output_dir", "study", "batch_size", "sharing"),
+)
 """Beginnings of settings that may be others than the study's: no measurement depends on them."""
 
 

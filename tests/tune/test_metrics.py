@@ -75,6 +75,15 @@ def test_psnr_by_hand() -> None:
     assert psnr(black, black + 0.1).item() == pytest.approx(20.0, abs=1e-3)
 
 
+@pytest.mark.parametrize(("one", "other"), [(0.5, 0.5), (0.2, 0.6), (0.0, 1.0)])
+def test_ssim_of_flat_pictures_by_hand(one: float, other: float) -> None:
+    # Without variance eq. 32 is its first factor, C1 = 0.01². In float32 a variance of 0 is off by some 1e-7,
+    # which C2 = 0.03² below it makes 1e-4.
+    expected = (2 * one * other + 1e-4) / (one**2 + other**2 + 1e-4)
+    black = torch.zeros(1, 3, 16, 16)
+    assert ssim(black + one, black + other).item() == pytest.approx(expected, abs=2e-4)
+
+
 def test_pictures_of_a_batch_are_measured_apart() -> None:
     # torchmetrics' own PSNR pools the batch, and its SSIM may take the range from the data.
     one, other = tensor(smooth(3, 32, 32, seed=0)), tensor(smooth(3, 32, 32, seed=1))

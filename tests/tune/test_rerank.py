@@ -15,6 +15,7 @@ from ecdiff_core.plan import plan
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.latency import LatencyProfile, Timing
 from ecdiff_tune.objective import burden, efficiency
+from ecdiff_tune.sections import DIGITS
 
 from .recorded_study import GRID, SPEC, STEPS, RecordedStudy, quality, with_payload
 from .studies import Command, Study, one_line
@@ -64,7 +65,7 @@ def test_other_weights(
     assert (config.params, config.pair) == (params, SPEC)
     assert config.sampling.num_inference_steps == STEPS
     assert config.score is not None
-    assert config.score["objective"] == pytest.approx(objective, abs=1e-6)
+    assert config.score["objective"] == round(objective, DIGITS)
     low, high = config.score["objective_ci95"]
     assert low <= config.score["objective"] <= high
     assert (low < high) == (weights[0] > 0)
@@ -104,6 +105,14 @@ def test_another_link_and_another_machine(
         f"latency profile {machine}",
     ]
     assert "scored with link.round_trip_seconds 0.0 -> 5.0; objective.w1 0.3 -> 1.0" in outcome.out
+
+
+def test_metrics_of_comparisons_are_no_measurements_of_the_study(
+    recorded: RecordedStudy, command: Command
+) -> None:
+    given = recorded.arguments("metrics.names=[psnr,clip]", "metrics.clip=clip", "metrics.lpips_net=vgg")
+    outcome = command("rerank", *given)
+    assert outcome.status == 0, outcome
 
 
 def test_limits(recorded: RecordedStudy, command: Command, latency: LatencyProfile) -> None:

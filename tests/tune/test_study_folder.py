@@ -15,6 +15,7 @@ from ecdiff_tune.settings import (
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
+    MetricsSettings,
     ObjectiveSettings,
     PairSettings,
     ParamsSettings,
@@ -142,6 +143,7 @@ def test_all_differences_are_listed(settings: Settings) -> None:
     "change",
     [
         lambda s: replace(s, batch_size=1),
+        lambda s: replace(s, metrics=MetricsSettings(["psnr", "clip"], "vgg", "vgg.pth", "clip")),
         lambda s: replace(s, params=ParamsSettings(k=2, alpha=0.3)),
         lambda s: replace(s, search=replace(s.search, k=(1, 2))),
     ],
