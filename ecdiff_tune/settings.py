@@ -94,7 +94,7 @@ class SearchSettings:
     looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
     error_rate: float = 0.05
     margin: float = 0.0
-    finalists: int = 12
+    finalists: int = 8
     sampler: str = "tpe"
     trials: int = 50
     study_name: str | None = None

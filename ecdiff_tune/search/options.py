@@ -92,7 +92,7 @@ class Options:
     looks: tuple[float, ...] = (0.1, 0.25, 0.5)
     error_rate: float = 0.05
     margin: float = 0.0
-    finalists: int = 12
+    finalists: int = 8
     optuna: OptunaOptions = field(default_factory=OptunaOptions)
 
     def __post_init__(self) -> None:

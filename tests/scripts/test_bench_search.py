@@ -61,13 +61,13 @@ def test_every_search_has_its_row(found: list[runs.Finished], setup: runs.Setup)
 def test_the_optimum_is_that_of_the_whole_grid(found: list[runs.Finished]) -> None:
     by_name = {one.name: one for one in found}
     exact, exhaustive = by_name["exact"], by_name["exhaustive"]
-    assert exact.objective == pytest.approx(exhaustive.objective, abs=1e-6)
+    assert exact.objective == pytest.approx(exhaustive.objective, abs=2e-5)
     assert exact.config.params == exhaustive.config.params
     assert exhaustive.trials == (7, 0)
     assert 1 <= sum(exact.trials) <= 7  # some are given up without a picture
     written = table.rows(found)
-    assert (written["regret"] > -1e-5).all()
-    assert written.set_index("search")["regret"]["exhaustive"] == pytest.approx(0, abs=1e-5)
+    assert (written["regret"] > -2e-5).all()
+    assert written.set_index("search")["regret"]["exhaustive"] == pytest.approx(0, abs=2e-5)
 
 
 def test_calls_are_those_of_the_plans(found: list[runs.Finished], setup: runs.Setup) -> None:

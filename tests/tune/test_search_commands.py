@@ -41,7 +41,7 @@ def test_tune_goes_on_after_a_stop(
     config = whole.config()
     assert config.score is not None
     last = complete[complete["stage"] == complete["stage"].iloc[-1]]
-    assert config.score["objective"] == pytest.approx(last["objective"].max(), abs=1e-6)
+    assert config.score["objective"] == pytest.approx(last["objective"].max(), abs=5.1e-6)  # its five digits
 
     append, left = Ledger.append, iter(range(1))
 
