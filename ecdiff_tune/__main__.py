@@ -23,10 +23,16 @@ COMMANDS = {
     "reference": "cloud and edge pictures, noise profile, latency profile",
     "rerank": "the best config by other weights, another link or machine; no model call",
     "pareto": "all configs that no other beats in quality, time and burden; no model call",
+    "noise": "how the cloud's noise changes from step to step (Figure 3)",
+    "errors": "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
+    "table5": "every tuned pair beside the paper's rows (Table 5); no model call",
     "check": "can these two models work together? (reads their configs alone)",
 }
 READING = ("rerank", "pareto")
-"""Commands that read what a study measured and load no model; their modules have their names."""
+"""Commands that read what a study measured and go by its settings; their modules have their names."""
+EVIDENCE = ("noise", "errors", "table5")
+"""Commands that show what the paper shows; their modules in ``evidence`` have their names."""
+WITHOUT_MODELS = (*READING, "table5")
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
 
@@ -81,13 +87,13 @@ def _run(command: str) -> None:
     def job(config: DictConfig) -> None:
         begun.append(command)
         try:
-            if command in READING:
+            if command in READING or command in EVIDENCE:
                 from ecdiff_tune import study_settings
 
-                given = HydraConfig.get().overrides.task
-                chosen = settings.from_config(study_settings.restore(config, given))
-            else:
-                chosen = settings.from_config(config)
+                if command in READING or (command != "table5" and study_settings.is_known(config)):
+                    config = study_settings.restore(config, HydraConfig.get().overrides.task)
+            chosen = settings.from_config(config)
+            if command not in WITHOUT_MODELS:
                 quiet_libraries()
             _function(command)(chosen)
         except ECDiffError as error:
@@ -116,6 +122,8 @@ def _function(command: str) -> Callable[[Settings], None]:
     """What does a command's work; models' libraries are imported for those alone that need them."""
     if command in READING:
         return getattr(import_module(f"ecdiff_tune.{command}"), command)
+    if command in EVIDENCE:
+        return getattr(import_module(f"ecdiff_tune.evidence.{command}"), command)
     return import_module("ecdiff_tune.commands").COMMANDS[command]
 
 

@@ -225,7 +225,8 @@ def _context(bench: Workbench, space: Space) -> Context:
         return Cost(bench.latency.seconds(plan), plan.cloud_calls, plan.approximated, plan.edge_calls)
 
     options = search_options(bench.settings, space)
-    return Context(len(bench.prompts), objective, bench.predict, bench.settings.seed, cost, options)
+    seed, records = bench.settings.seed, bench.records()
+    return Context(len(bench.prompts), objective, bench.predict, seed, cost, options, records)
 
 
 def _earlier_trials(path: Path) -> pd.DataFrame:

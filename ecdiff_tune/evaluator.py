@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TypeVar
 
 import torch
@@ -28,6 +28,7 @@ from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import Reference, prepare
 from ecdiff_tune.spending import KINDS
 from ecdiff_tune.state_store import StateStore
+from ecdiff_tune.thumbnails import Thumbnails
 
 T = TypeVar("T")
 
@@ -44,6 +45,7 @@ class Evaluator:
         store: for states at forks.
         s_values: at which later candidates may hand over.
         calls: to count model calls and decodes in, by prompt.
+        thumbnails: keeps small pictures of what is measured.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class Evaluator:
         store: StateStore | None = None,
         s_values: Sequence[int] = (),
         calls: Counter[str] | None = None,
+        thumbnails: Thumbnails | None = None,
     ) -> None:
         self._pipe, self._prompts, self._reference = pipe, prompts, reference
         self._ledger, self._batches, self._store = ledger, batches, store
-        self._s_values = s_values
+        self._s_values, self._thumbnails = s_values, thumbnails
         self._prepared: dict[int, Prepared] = {}
         self.calls = Counter(dict.fromkeys(KINDS, 0)) if calls is None else calls
 
@@ -87,7 +90,7 @@ class Evaluator:
         Raises:
             OutOfMemoryError: a single prompt does not fit.
         """
-        keys = [ConfigKey.of(one, self.plan(one)) for one in candidates]
+        keys = [self.key(one) for one in candidates]
         known = {key: self._ledger.read(key) for key in keys}
         names = self._prompts.keys[:first]
         missing = [i for i, name in enumerate(names) if any(name not in known[key] for key in keys)]
@@ -101,12 +104,29 @@ class Evaluator:
         work = partial(self._counted, partial(self._generate_lacking, lacking))
         for rows, (found, calls) in self._batches.over(missing, work):
             self.calls.update(calls)
-            for key, fresh in found.items():
-                measured = {names[i]: one for i, one in zip(rows, fresh, strict=True)}
-                self._ledger.append(key, measured.items())
-                known[key] = {**measured, **known[key]}
+            measured = {
+                key: {names[i]: one for i, one in zip(rows, fresh, strict=True)}
+                for key, fresh in found.items()
+            }
+            self._ledger.append_all({key: some.items() for key, some in measured.items()})
+            for key, some in measured.items():
+                known[key] = {**some, **known[key]}
             on_prompts(len(rows))
         return [[known[key][name] for name in names] for key in keys]
+
+    def key(self, candidate: Candidate) -> ConfigKey:
+        """The candidate's key in the ledger."""
+        return ConfigKey.of(candidate, self.plan(candidate))
+
+    def known(self, candidate: Candidate) -> list[Measurement]:
+        """What the ledger has of a candidate on the first prompts, as many as there are."""
+        known = self._ledger.read(self.key(candidate))
+        return [known[name] for name in takewhile(known.__contains__, self._prompts.keys)]
+
+    def learn(self, candidate: Candidate, measured: Sequence[Measurement]) -> None:
+        """Add to the ledger what another process measured on the first prompts."""
+        rows = zip(self._prompts.keys, measured, strict=False)
+        self._ledger.append(self.key(candidate), rows)
 
     def pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
         """A candidate's pictures of some prompts, float32 RGB in 0 … 1.
@@ -168,16 +188,22 @@ class Evaluator:
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
         cloud = torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
-        return {key: self._measured(state.latents, cloud, seconds) for key, state in finals.items()}
+        found = {}
+        for key, state in finals.items():
+            decoded, found[key] = self._measured(state.latents, cloud, seconds)
+            if self._thumbnails is not None:
+                self._thumbnails.keep(key, rows, decoded)
+        return found
 
-    def _measured(self, latents: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
-        """Latents decoded and held against the cloud's pictures."""
+    def _measured(self, latents: Tensor, cloud: Tensor, seconds: float) -> tuple[Tensor, list[Measurement]]:
+        """Latents decoded, and held against the cloud's pictures."""
         started = time.perf_counter()
         decoded = self._pipe.pair.family.decode(latents)
         synchronize(self._pipe.device)
         seconds += (time.perf_counter() - started) / len(latents)
         self.calls["decode"] += len(latents)
-        return _compared(latents, decoded.cpu(), cloud, seconds)
+        decoded = decoded.cpu()
+        return decoded, _compared(latents, decoded, cloud, seconds)
 
     def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
         """The states at step T, by key."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -74,6 +74,16 @@ class LatencyProfile:
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
+    def of(cls, tree: Mapping[str, Any]) -> LatencyProfile:
+        """From what ``asdict`` made of it."""
+        tree = dict(tree)
+        transfer, payload = float(tree.pop("transfer_seconds")), tree.pop("payload_values", None)
+        if payload is not None:
+            payload = int(payload)
+        timings = {name: Timing(**values) for name, values in tree.items()}
+        return cls(**timings, transfer_seconds=transfer, payload_values=payload)
+
+    @classmethod
     def load(cls, path: Path) -> LatencyProfile:
         """Read what ``save`` wrote.
 
@@ -81,12 +91,7 @@ class LatencyProfile:
             LatencyError: the file cannot be read, or is damaged.
         """
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-            transfer, payload = float(tree.pop("transfer_seconds")), tree.pop("payload_values", None)
-            if payload is not None:
-                payload = int(payload)
-            timings = {name: Timing(**values) for name, values in tree.items()}
-            return cls(**timings, transfer_seconds=transfer, payload_values=payload)
+            return cls.of(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise LatencyError(f"Cannot read the latency profile {path}: {error.strerror}.") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:

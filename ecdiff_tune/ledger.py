@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -112,8 +112,15 @@ class Ledger:
             raise LedgerError(_unusable(self._path, error)) from error
 
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
-        """Add measurements by prompt key; one that is there already stays as it is."""
-        values = [(*astuple(key), prompt, *astuple(one)) for prompt, one in rows]
+        """Add a config's measurements by prompt key; one that is there already stays as it is."""
+        self.append_all({key: rows})
+
+    def append_all(self, rows: Mapping[ConfigKey, Iterable[tuple[str, Measurement]]]) -> None:
+        """The same of several configs, all or nothing: what was generated together is generated together
+        again after a stop, and so rounds the same."""
+        values = [
+            (*astuple(key), prompt, *astuple(one)) for key, some in rows.items() for prompt, one in some
+        ]
         try:
             with self._database:
                 self._database.executemany(

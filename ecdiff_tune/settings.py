@@ -99,6 +99,7 @@ class SearchSettings:
     trials: int = 50
     study_name: str | None = None
     storage: str | None = None
+    artifacts: str | None = None
     warm_start: bool = True
     objectives: list[str] = field(default_factory=lambda: ["objective"])
     min_quality: float | None = None
@@ -158,6 +159,15 @@ class ParetoSettings:
 
 
 @dataclass
+class ErrorsSettings:
+    """What ``errors`` measures."""
+
+    num_prompts: int = 8
+    noise: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02])
+    config: str | None = None
+
+
+@dataclass
 class MetricsSettings:
     """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
 
@@ -181,6 +191,7 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
+    errors: ErrorsSettings = field(default_factory=ErrorsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
     study: str = "default"
@@ -227,6 +238,11 @@ class Settings:
             max_seconds=search.max_seconds,
         )
         return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether several processes may work on one Optuna study."""
+        return self.search.name == "optuna" and self.search.storage is not None
 
     def params_by_hand(self, p: int) -> ECDiffParams | None:
         """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.
@@ -318,6 +334,7 @@ def _check(settings: Settings) -> None:
         ("heldout.num_prompts", settings.heldout.num_prompts, 0),
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
+        ("errors.num_prompts", settings.errors.num_prompts, 1),
     ):
         if value < least:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
@@ -346,6 +363,9 @@ def _check(settings: Settings) -> None:
     _check_grids(settings)
     _check_picks(settings)
     _check_metrics(settings.metrics)
+    noise = settings.errors.noise
+    if not noise or not all(0 < ratio <= 1 for ratio in noise) or len(set(noise)) < len(noise):
+        raise SettingsError(f"Expected errors.noise to hold different shares, 0 < share <= 1, got {noise}.")
 
 
 def _check_metrics(metrics: MetricsSettings) -> None:

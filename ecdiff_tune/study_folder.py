@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _FREE_TO_CHANGE = {
     "params.k",
     "params.alpha",
     "search.trials",
+    "search.artifacts",
     "search.extend",
     "params.schedule",
     "rerank.latency",
@@ -37,6 +38,9 @@ _FREE_TO_CHANGE = {
     "pareto.pick",
     "pareto.quality",
     "pareto.seconds",
+    "errors.num_prompts",
+    "errors.noise",
+    "errors.config",
     "metrics.names",
     "metrics.lpips_net",
     "metrics.lpips_weights",
@@ -47,6 +51,10 @@ _FREE_TO_CHANGE = {
 
 class StudyError(ECDiffError):
     """The study's folder cannot be used with these settings."""
+
+
+class BusyStudyError(StudyError):
+    """Another process works in the folder."""
 
 
 def study_path(settings: Settings) -> Path:
@@ -62,20 +70,31 @@ class StudyFolder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.path = study_path(settings)
-        self._settings = settings
+        self.path, self.settings = study_path(settings), settings
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock")
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise StudyError(
+            raise BusyStudyError(
                 f"Another process works on {self.path}. Wait for it, or choose another study=NAME."
             ) from error
         except OSError as error:
             raise StudyError(
                 f"Cannot write to {self.path}: {error.strerror}. Set output_dir to a writable folder."
             ) from error
+
+    @classmethod
+    def of_worker(cls, settings: Settings) -> StudyFolder:
+        """The first free one of STUDY, STUDY-2, …: workers of an Optuna study have one each."""
+        search = replace(settings.search, study_name=settings.search_options().optuna.study_name)
+        mine, number = settings, 1
+        while True:
+            try:
+                return cls(mine)
+            except BusyStudyError:
+                number += 1
+                mine = replace(settings, study=f"{settings.study}-{number}", search=search)
 
     def __enter__(self) -> StudyFolder:
         return self
@@ -92,10 +111,10 @@ class StudyFolder:
         With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
         """
         found = {"weights": asdict(spec), "prompts_digest": prompts_digest, "device": device}
-        fingerprint = flat({**asdict(self._settings), **found})
+        fingerprint = flat({**asdict(self.settings), **found})
         fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         state_path = self.path / STATE_FILE
-        if not self._settings.resume:
+        if not self.settings.resume:
             self._set_aside()
         if state_path.is_file():
             state = read_state(state_path)

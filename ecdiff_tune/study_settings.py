@@ -16,8 +16,8 @@ from ecdiff_tune.study_folder import STATE_FILE, differences, flat, read_state
 
 GROUPS = ("pair", "search", "calibration", "objective", "link")
 _FREE = (
-    *("objective.", "link.", "rerank.", "pareto.", "metrics."),
-    *("output_dir", "study", "batch_size", "sharing"),
+    *("objective.", "link.", "rerank.", "pareto.", "metrics.", "errors."),
+    *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing"),
 )
 """Beginnings of settings that may be others than the study's: no measurement depends on them."""
 
@@ -46,6 +46,13 @@ def restore(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     wanted = flat({key: _plain(value) for key, value in wanted.items()})
     _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
     return config
+
+
+def is_known(config: DictConfig) -> bool:
+    """Whether the study that a composed config names is there."""
+    if OmegaConf.is_missing(config.pair, "name"):
+        return False
+    return (Path(config.output_dir) / config.pair.name / config.study / STATE_FILE).is_file()
 
 
 def study_state(pair: Path, study: str) -> dict[str, Any]:
@@ -77,6 +84,6 @@ def _plain(value: Any) -> Any:
 def _refuse(found: Sequence[str]) -> None:
     if found:
         raise SettingsError(
-            f"These settings need new measurements ({'; '.join(found)}), and this command makes none. "
-            "Leave them out, or tune another study=NAME with them."
+            f"These settings need new measurements ({'; '.join(found)}), and this command takes the study "
+            "as it is. Leave them out, or tune another study=NAME with them."
         )

@@ -7,11 +7,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ecdiff_core.devices import device_name, get_dtype
@@ -30,14 +31,17 @@ from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.objective import Weights, efficiency
+from ecdiff_tune.optuna_setup import agree
 from ecdiff_tune.predict import PREDICTING, Predictor
 from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
+from ecdiff_tune.search.base import Records
 from ecdiff_tune.settings import AUTO, REFERENCE_FOLDER, Settings
 from ecdiff_tune.spending import CALLS_FILE, KINDS, REFERENCE, Spending
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
-from ecdiff_tune.study_folder import StudyFolder, study_path
+from ecdiff_tune.study_folder import STATE_FILE, StudyFolder, read_state, study_path
+from ecdiff_tune.thumbnails import FIRST, Thumbnails
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,18 @@ class Workbench:
             store=store,
             s_values=self.settings.s_values,
             calls=self.spending.calls,
+            thumbnails=thumbnails(self.settings) if prompts is self.prompts else None,
         )
+
+    def records(self) -> Records:
+        """What is kept of candidates, for an Optuna study."""
+        evaluator, kept = self.evaluator, thumbnails(self.settings)
+        clouds = cache(lambda: [one.cloud for one in self.reference.prompts[:FIRST]])
+
+        def picture(candidate: Candidate) -> Path | None:
+            return None if kept is None else kept.sheet(evaluator.key(candidate), clouds())
+
+        return Records(evaluator.known, evaluator.learn, picture)
 
 
 @contextmanager
@@ -139,7 +154,9 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         ECDiffError: something that the user can mend.
     """
     prompts, heldout = calibration.load(settings)
-    with StudyFolder(settings) as folder, Progress() as progress:
+    begun = StudyFolder.of_worker(settings) if settings.has_workers else StudyFolder(settings)
+    with begun as folder, Progress() as progress:
+        settings = folder.settings
         crew = Crew(settings, prompts, heldout)
         pipe = load_pipe(settings)
         spec = pipe.pair.spec
@@ -160,7 +177,7 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
             )
         spending = Spending(folder.path / CALLS_FILE)
         with spending.part("latency"):
-            profile = _latency_profile(folder.path / "latency.json", pipe, settings, progress, spending.calls)
+            profile = _latency_profile(folder, pipe, progress, spending.calls)
         where = reference_folder(settings, pipe)
         timed = settings.latency == "wallclock"
         with spending.part("batch size"):
@@ -209,7 +226,32 @@ def make_reference(
     """The reference of a prompt set, with how much there is to do and progress.
 
     ``along`` makes its edge passes of the prompts whose reference is made; ``calls`` counts model calls.
+    Studies that run side by side wait for each other here, so that what they share is made once.
     """
+    where.mkdir(parents=True, exist_ok=True)
+    turn = FileLock(where / ".lock")
+    with suppress(Timeout):
+        turn.acquire(timeout=0)
+    if not turn.is_locked:
+        progress.say(f"{what}: another process is making it; waiting")
+        turn.acquire()
+    try:
+        return _make_reference(pipe, prompts, where, batches, profile, progress, calls, what, along)
+    finally:
+        turn.release()
+
+
+def _make_reference(
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    where: Path,
+    batches: Batches,
+    profile: LatencyProfile,
+    progress: Progress,
+    calls: Counter[str],
+    what: str,
+    along: EdgeAlong | None,
+) -> Reference:
     missing = reference.missing(prompts, where)
     passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
     cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
@@ -266,18 +308,25 @@ def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: in
 
 
 def _latency_profile(
-    path: Path, pipe: ECDiffPipeline, settings: Settings, progress: Progress, calls: Counter[str]
+    folder: StudyFolder, pipe: ECDiffPipeline, progress: Progress, calls: Counter[str]
 ) -> LatencyProfile:
     """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
-    known = path.is_file()
-    if known:
-        profile = LatencyProfile.load(path)
-    else:
-        take_turns = settings.offload == "none"
-        profile = latency.measure(pipe, settings.core_link(), take_turns=take_turns)
+    path, settings = folder.path / "latency.json", folder.settings
+    known = LatencyProfile.load(path) if path.is_file() else None
+
+    def own() -> LatencyProfile:
+        if known:
+            return known
         calls.update(dict.fromkeys(KINDS, latency.CALLS))
+        return latency.measure(pipe, settings.core_link(), take_turns=settings.offload == "none")
+
+    profile = (
+        agree(settings, read_state(folder.path / STATE_FILE)["settings"], own)
+        if settings.has_workers
+        else own()
+    )
     efficiency(0.0, *profile.alone(settings.num_steps))  # a pair that eq. 10 has no meaning for ends here
-    if not known:
+    if profile != known:
         profile.save(path)
     cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
     progress.say(
@@ -304,6 +353,11 @@ def _batch_size(
         return batch_size.throughputs(pipe, prompts, spending.calls)
 
     return batch_size.kept(folder / "batch_size.json", find, progress.say)
+
+
+def thumbnails(settings: Settings) -> Thumbnails | None:
+    """Where pictures of configs are kept; of searches that show them."""
+    return Thumbnails(study_path(settings) / "thumbnails") if settings.search.name == "optuna" else None
 
 
 def state_folder(settings: Settings) -> Path:

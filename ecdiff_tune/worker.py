@@ -20,7 +20,7 @@ from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.ranks import End, RankError, Ranks
 from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.workbench import load_pipe, reference_folder, state_folder, states_bytes
+from ecdiff_tune.workbench import load_pipe, reference_folder, state_folder, states_bytes, thumbnails
 
 
 class Worker:
@@ -74,6 +74,7 @@ class Worker:
             batches=batches,
             store=self.store if shares else None,
             s_values=settings.s_values,
+            thumbnails=thumbnails(settings) if prompts is self._setup.prompts else None,
         )
 
 

@@ -100,6 +100,15 @@ def _latex_cell(text: str) -> str:
     return text.translate(_LATEX)
 
 
+def wrote(paths: Sequence[Path]) -> str:
+    """The line that says where files of one folder were written.
+
+    >>> wrote([Path("outputs/shapes/a.csv"), Path("outputs/shapes/a.md")])
+    'wrote outputs/shapes/: a.csv, a.md'
+    """
+    return f"wrote {paths[0].parent}/: {', '.join(path.name for path in paths)}"
+
+
 def write_figure(folder: Path, name: str, figure: Figure, dpi: int = 150) -> list[Path]:
     """``name.png`` and ``name.svg``; the figure is closed.
 

@@ -8,6 +8,7 @@ from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -24,10 +25,14 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def samples(path: Path, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str]) -> None:
+    """A grid of pictures as a PNG; rows and columns as ``grid``."""
+    _save(grid(rows, columns), path)
+
+
+def grid(rows: Sequence[tuple[str, Tensor]], columns: Sequence[str]) -> Figure:
     """A grid of pictures.
 
     Args:
-        path: of the PNG.
         rows: a label and pictures, RGB in 0 … 1, shape (columns, 3, height, width), a row of the grid; of
             videos, shape (columns, frames, 3, height, width), the middle frame is shown.
         columns: a heading a column.
@@ -47,7 +52,7 @@ def samples(path: Path, rows: Sequence[tuple[str, Tensor]], columns: Sequence[st
         lines = [line for part in heading.splitlines() for line in wrap(part, HEADING_WIDTH)]
         axis.set_title("\n".join(lines[:HEADING_LINES]), fontsize=6, verticalalignment="bottom")
     figure.subplots_adjust(wspace=0.04, hspace=0.04)
-    _save(figure, path)
+    return figure
 
 
 def noise_profile(path: Path, profile: pd.DataFrame, p: int) -> None:
@@ -59,13 +64,18 @@ def noise_profile(path: Path, profile: pd.DataFrame, p: int) -> None:
         p: warm-up steps.
     """
     figure, axis = plt.subplots(figsize=(6, 3.2))
+    draw_noise_change(axis, profile, p)
+    axis.set_yscale("log")
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def draw_noise_change(axis: Axes, profile: pd.DataFrame, p: int) -> None:
+    """The curve of ``noise_profile`` on an axis."""
     spread = profile["variance"] ** 0.5
     axis.fill_between(profile["step"], profile["mean"] - spread, profile["mean"] + spread, alpha=0.25, lw=0)
     axis.plot(profile["step"], profile["mean"], label="mean over prompts, ± standard deviation")
     axis.axvline(p, color="black", lw=1, ls="--", label=f"p = {p}")
-    axis.set_yscale("log")
     axis.set_xlabel("step i")
     axis.set_ylabel(r"mean $|\epsilon_i - \epsilon_{i-1}|$")
-    axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)

@@ -64,14 +64,13 @@ def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFr
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(WHOLE_OR_EMPTY, "Int64"))
 
 
-TABLE5_HEADER = (
-    "| pair | p | k | alpha | s | cloud calls | approximated | edge calls "
-    "| quality | efficiency | burden | objective |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|",
+TABLE5_HEADINGS = (
+    *("pair", "p", "k", "alpha", "s", "cloud calls", "approximated", "edge calls"),
+    *("quality", "efficiency", "burden", "objective"),
 )
 
 
-def table5_row(config: TunedConfig) -> str:
+def table5_cells(config: TunedConfig) -> list[str]:
     """One row in the manner of the paper's Table 5, with the calls and scores behind it."""
     params, plan, score = config.params, config.plan(), config.score or {}
     cells: Sequence[object] = (
@@ -85,19 +84,25 @@ def table5_row(config: TunedConfig) -> str:
         plan.edge_calls,
         *(_number(score.get(name)) for name in ("quality", "efficiency", "burden", "objective")),
     )
-    return f"| {' | '.join(map(str, cells))} |"
+    return list(map(str, cells))
+
+
+def listed_steps(configs: Iterable[TunedConfig]) -> list[str]:
+    """A line a config whose real steps are listed in place of p and k."""
+    return [
+        f"real steps of {config.pair.name}: {', '.join(map(str, config.params.schedule))}"
+        for config in configs
+        if config.params.schedule is not None
+    ]
 
 
 def table5(configs: Iterable[TunedConfig]) -> str:
     """A markdown table, a row a config; real steps that are listed stand below it."""
     configs = list(configs)
-    listed = [
-        f"real steps of {config.pair.name}: {', '.join(map(str, config.params.schedule))}"
-        for config in configs
-        if config.params.schedule is not None
-    ]
+    listed = listed_steps(configs)
     below = ["", *listed] if listed else []
-    return "\n".join([*TABLE5_HEADER, *map(table5_row, configs), *below]) + "\n"
+    rows = [f"| {' | '.join(cells)} |" for cells in (TABLE5_HEADINGS, *map(table5_cells, configs))]
+    return "\n".join([rows[0], "|" + "---|" * len(TABLE5_HEADINGS), *rows[1:], *below]) + "\n"
 
 
 RANKING = (

@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
 from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search.options import Options
 
@@ -217,6 +219,21 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Records:
+    """What is kept of candidates beside what a search is told, for those who look on or work along.
+
+    Args:
+        read: a candidate's measurements on the first prompts, as many as there are.
+        add: what another process measured on the first prompts, so that it is not generated here.
+        picture: a file that shows it beside the cloud on a few prompts; None where there is none.
+    """
+
+    read: Callable[[Candidate], Sequence[Measurement]] = lambda _: ()
+    add: Callable[[Candidate, Sequence[Measurement]], None] = lambda *_: None
+    picture: Callable[[Candidate], Path | None] = lambda _: None
+
+
+@dataclass(frozen=True)
 class Context:
     """What a search may know without asking.
 
@@ -228,6 +245,7 @@ class Context:
         seed: of whatever a search draws.
         cost: of a candidate; its seconds decide between equal objectives.
         options: what a person set.
+        records: what is kept of candidates.
     """
 
     num_prompts: int
@@ -236,6 +254,7 @@ class Context:
     seed: int = 0
     cost: Callable[[Candidate], Cost] = lambda _: Cost()
     options: Options = field(default_factory=Options)
+    records: Records = field(default_factory=Records)
 
 
 class Search(Protocol):

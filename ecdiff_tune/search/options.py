@@ -37,6 +37,7 @@ class OptunaOptions:
         study_name: under which the storage knows the study.
         storage: path of a journal file, or a database's URL; None keeps the study in memory.
         worker: whose trials are whose where several processes share a storage; empty where none do.
+        artifacts: folder for the pictures of trials; None keeps none.
         objectives: names of ``OBJECTIVES``; of several the winner is that of the Pareto front which is best
             by eq. 12.
         min_quality: mean SSIM that the winner must have.
@@ -52,6 +53,7 @@ class OptunaOptions:
     study_name: str = "ecdiff"
     storage: str | None = None
     worker: str = ""
+    artifacts: str | None = None
     objectives: tuple[str, ...] = ("objective",)
     min_quality: float | None = None
     max_seconds: float | None = None

@@ -1,23 +1,37 @@
 """An Optuna study over the space's grid, through ask and tell (https://optuna.org, version 5).
 
 What Optuna suggests twice is measured once. A trial that surely loses is given up after a few prompts, by the
-test of ``race``. What is finished stays in the study: a search that is made again over it goes on from there.
+test of ``race``. What is finished stays in the study: a search that is made again over it goes on from there,
+and several processes may work on it at once, each taking over what the others measured.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
+from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.intervals import interval95
 from ecdiff_tune.search.base import Context, Search, Space
 from ecdiff_tune.search.options import OBJECTIVES, SearchError
 from ecdiff_tune.search.optuna_study import finished, make_sampler, open_study, under_way
-from ecdiff_tune.search.optuna_trial import note, repeat, tell
+from ecdiff_tune.search.optuna_trial import (
+    note,
+    note_measurements,
+    noted_measurements,
+    repeat,
+    show,
+    tell,
+)
+from ecdiff_tune.search.optuna_workers import POLL_SECONDS, Watch, beating
 from ecdiff_tune.search.paired import TIE
 from ecdiff_tune.search.race import Field
 from ecdiff_tune.search.script import Rounds, Scripted
@@ -43,56 +57,102 @@ class _Trials:
         self._context, self._options = context, context.options.optuna
         self._knobs, self._study = Knobs(space), open_study(self._options)
         self._field, self._discarded = Field(context, discarded), discarded
-        self._starts = self._first(space)
-        grid = self._options.sampler == "grid"
-        self._most = min(self._options.trials, len(self._starts)) if grid else self._options.trials
+        self._watch = Watch(self._study, self._options.worker)
+        self._seen: set[int] = set()
 
-    def _first(self, space: Space) -> Sequence[Candidate]:
+    @cached_property
+    def _starts(self) -> Sequence[dict[str, Any]]:
         """What is tried before the sampler is asked: the paper's params; of a grid every point, shuffled."""
+        start, grid = self._options.start, self._knobs.space.grid
+        first = [] if start is None else [Candidate(start)]
         if self._options.sampler == "grid":
-            return random.Random(self._context.seed).sample(space.grid, len(space.grid))
-        return [] if self._options.start is None else [Candidate(self._options.start)]
+            first = random.Random(self._context.seed).sample(grid, len(grid))
+        return [self._knobs.nearest(one) for one in first]
 
     def rounds(self) -> Rounds[Candidate | None]:
-        """Go on with the study until it has its trials; the best."""
-        for known in finished(self._study, self._options.worker):
-            yield from self._measure_again(known)
-        while (number := under_way(self._study)) < self._most:
-            yield from self._run(self._ask(number))
+        """Go on with the study until it has its trials and nobody works on one any more; the best."""
+        while True:
+            yield from self._catch_up()
+            others = self._watch.running()
+            if self._has_room():
+                yield from self._run(self._ask())
+            elif others:
+                time.sleep(POLL_SECONDS)  # one of them may win, or die
+            else:
+                break
         best = self._best()
         if best is not None:
             yield from self._field.measure([best], self._context.num_prompts)
         return best
 
-    def _measure_again(self, known: FrozenTrial) -> Rounds[None]:
-        """What this search measured before it was stopped: the ledger has it."""
-        candidate = self._knobs.candidate(known.params)
-        if candidate is not None and "same_as" not in known.user_attrs:
-            yield from self._field.measure([candidate], known.user_attrs["prompts"])
+    def _catch_up(self) -> Rounds[None]:
+        """What was measured before this search was stopped, or by other workers: the ledger has it, or it is
+        added there."""
+        for known in finished(self._study):
+            if known.number in self._seen:
+                continue
+            self._seen.add(known.number)
+            candidate = self._knobs.candidate(known.params)
+            if candidate is None or "same_as" in known.user_attrs:
+                continue
+            measured = noted_measurements(known)
+            if measured or known.user_attrs["worker"] == self._options.worker:
+                self._context.records.add(candidate, measured)
+                yield from self._field.measure([candidate], known.user_attrs["prompts"])
             if "discarded" in known.user_attrs:
                 self._discarded[candidate] = known.user_attrs["discarded"]
 
-    def _ask(self, number: int) -> optuna.Trial:
+    def _has_room(self) -> bool:
+        """Whether a trial is left to be made."""
+        grid = self._options.sampler == "grid"
+        return under_way(self._study) < self._options.trials and not (grid and self._untried() is None)
+
+    def _untried(self) -> dict[str, Any] | None:
+        """The first of the starts that no trial has."""
+        trials = self._study.get_trials(deepcopy=False)
+        tried = [one.params for one in trials if one.state != TrialState.FAIL]
+        return next((one for one in self._starts if one not in tried), None)
+
+    def _ask(self) -> optuna.Trial:
+        start, options = self._untried(), self._options
         waiting = self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
-        if number < len(self._starts) and not waiting:
-            self._study.enqueue_trial(self._knobs.nearest(self._starts[number]))
-        self._study.sampler = make_sampler(self._options.sampler, self._context.seed, number)
+        if start is not None and not waiting:
+            self._study.enqueue_trial(start)
+        number = under_way(self._study)
+        self._study.sampler = make_sampler(options.sampler, self._context.seed, number, options.worker)
         trial = self._study.ask(self._knobs.distributions)
-        trial.set_user_attr("worker", self._options.worker)
+        trial.set_user_attr("worker", options.worker)
         return trial
 
     def _run(self, trial: optuna.Trial) -> Rounds[None]:
         """Measure a trial as far as it is worth it, and tell Optuna."""
         candidate = self._knobs.candidate(trial.params)
-        if candidate is None:  # p > s, or p < 2 with k >= 1
-            note(trial, prompts=0, discarded="contradictory params")
-            self._study.tell(trial, state=TrialState.PRUNED)
-        elif known := self._known(candidate):
-            repeat(self._study, trial, known)
-        else:
-            best = self._incumbent()
-            yield from self._race(candidate, best)
-            self._tell(trial, candidate, best)
+        try:
+            with beating(trial, self._options.worker):
+                if candidate is None:  # p > s, or p < 2 with k >= 1
+                    note(trial, prompts=0, discarded="contradictory params")
+                    self._study.tell(trial, state=TrialState.PRUNED)
+                    return
+                while self._is_measured_elsewhere(trial, candidate):
+                    time.sleep(POLL_SECONDS)
+                yield from self._catch_up()
+                if known := self._known(candidate):
+                    repeat(self._study, trial, known)
+                    return
+                best = self._incumbent()
+                yield from self._race(candidate, best)
+                self._seen.add(trial.number)
+                self._tell(trial, candidate, best)
+        except UpdateFinishedTrialError:  # it was silent for so long that another worker gave it up
+            return
+
+    def _is_measured_elsewhere(self, trial: optuna.Trial, candidate: Candidate) -> bool:
+        """Whether another worker was first; one that has no worker's name yet has not got all its params."""
+        return any(
+            "worker" not in one.user_attrs or self._knobs.candidate(one.params) == candidate
+            for one in self._watch.running()
+            if one.number < trial.number
+        )
 
     def _known(self, candidate: Candidate) -> FrozenTrial | None:
         """A finished trial that made the same pictures."""
@@ -136,16 +196,25 @@ class _Trials:
         note(trial, prompts=seen, **{name: dimension(candidate, name) for name in DIMENSIONS})
         if candidate in self._discarded:
             note(trial, discarded=self._discarded[candidate])
+        measured, options = self._context.records.read(candidate)[:seen], self._options
+        if options.worker:
+            note_measurements(trial, measured)
+        picture = self._context.records.picture(candidate)
+        if picture is not None and options.artifacts is not None:
+            show(trial, picture, options.artifacts)
         values = dict[str, float | None](asdict(self._context.cost(candidate)))
         if result is not None and result.score is not None:
             values |= asdict(result.score)
+            ssims = [one.ssim for one in measured if one.ssim is not None]
+            if ssims:
+                note(trial, quality_ci95=interval95(ssims, self._context.seed))
             if best is not None and seen < everything:
                 values["objective"] = field.mean(best) + field.mean(candidate) - field.mean(best, seen)
             looks = (*self._context.options.prompts(everything), everything)
             means = {prompts: field.mean(candidate, prompts) for prompts in looks if prompts <= seen}
         else:
             means = {}
-        tell(self._study, trial, self._options, values, means)
+        tell(self._study, trial, options, values, means)
 
     def _best(self) -> Candidate | None:
         """Of the trials that were measured whole and keep the limits."""

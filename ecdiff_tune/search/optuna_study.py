@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,10 +19,11 @@ from ecdiff_tune.search.options import OBJECTIVES, OptunaOptions, SearchError
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
-    """A sampler for one trial. Its draws depend on nothing but the seed, the number of trials before it and
-    the study's history, so that a study goes on after a stop as if there had been none."""
-    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+def make_sampler(name: str, seed: int, number: int, worker: str = "") -> BaseSampler:
+    """A sampler for one trial. Its draws depend on nothing but the seed, the number of trials before it, the
+    worker and the study's history, so that a study goes on after a stop as if there had been none."""
+    entropy = [seed, number, *worker.encode()]
+    drawn = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
@@ -63,15 +65,15 @@ def open_study(options: OptunaOptions) -> optuna.Study:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(objectives)
     for left in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        if left.user_attrs.get("worker", options.worker) == options.worker:
+        # Where others work, one that has no worker yet may be theirs; it is watched.
+        if left.user_attrs.get("worker") == options.worker or not options.worker:
             study.tell(left.number, state=TrialState.FAIL)
     return study
 
 
-def finished(study: optuna.Study, worker: str | None = None) -> list[FrozenTrial]:
-    """The trials that Optuna was told of, or those of one worker."""
-    trials = study.get_trials(deepcopy=False, states=FINISHED)
-    return [one for one in trials if worker is None or one.user_attrs["worker"] == worker]
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that Optuna was told of."""
+    return study.get_trials(deepcopy=False, states=FINISHED)
 
 
 def under_way(study: optuna.Study) -> int:
@@ -85,16 +87,29 @@ def _storage(options: OptunaOptions) -> BaseStorage:
     if "://" in options.storage:
         return get_storage(options.storage)
     path = Path(options.storage)
-    if not options.worker:
-        _mend(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+    if not options.worker:  # the file is this process's alone: who left a lock there is dead
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    lock = _MendingLock(path)
+    if path.is_file() and lock.acquire():  # before it is read
+        lock.release()
+    return JournalStorage(JournalFileBackend(str(path), lock))
 
 
-def _mend(path: Path) -> None:
-    """Take away what a killed process left of a journal that is this process's alone: a lock, half a line."""
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    if path.is_file():
-        text = path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            path.write_bytes(whole)
+class _MendingLock(JournalFileSymlinkLock):
+    """A journal's lock; who gets it takes away the half line that a killed process left, which would spoil
+    what is written after it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def acquire(self) -> bool:
+        acquired = super().acquire()
+        with self._path.open("rb+") as journal:
+            end = journal.seek(0, os.SEEK_END)
+            start = max(0, end - 1)
+            journal.seek(start)
+            if journal.read(1) not in (b"", b"\n"):
+                journal.seek(0)
+                journal.truncate(journal.read().rfind(b"\n") + 1)
+        return acquired

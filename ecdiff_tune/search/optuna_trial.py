@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
 
 import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial, TrialState
 
+from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.search.options import OptunaOptions
+from ecdiff_tune.search.optuna_workers import BEAT
+
+MEASUREMENTS = "measurements"
+"""The user attribute that tells other workers what was measured: a prompt's (ssim, psnr, seconds) each."""
 
 
 def note(trial: optuna.Trial, **attributes: object) -> None:
@@ -46,9 +54,28 @@ def tell(
     study.tell(trial, [float(values[name] or 0.0) for name in options.objectives])
 
 
+def note_measurements(trial: optuna.Trial, measured: Sequence[Measurement]) -> None:
+    """Tell the other workers what was measured."""
+    note(trial, **{MEASUREMENTS: [astuple(one) for one in measured]})
+
+
+def noted_measurements(known: FrozenTrial) -> list[Measurement]:
+    """What ``note_measurements`` told."""
+    return [Measurement(*one) for one in known.user_attrs.get(MEASUREMENTS, ())]
+
+
+def show(trial: optuna.Trial, picture: Path, artifacts: str) -> None:
+    """Attach a picture, which optuna-dashboard shows (``--artifact-dir``)."""
+    Path(artifacts).mkdir(parents=True, exist_ok=True)
+    store = FileSystemArtifactStore(artifacts)
+    upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=trial)
+
+
 def repeat(study: optuna.Study, trial: optuna.Trial, known: FrozenTrial) -> None:
     """End a trial as an earlier one of the same config ended."""
-    note(trial, **{**known.user_attrs, "worker": trial.user_attrs["worker"], "same_as": known.number})
+    own = ("worker", BEAT, MEASUREMENTS)
+    attributes = {name: value for name, value in known.user_attrs.items() if name not in own}
+    note(trial, **attributes, same_as=known.number)
     for name, value in known.constraints.items():
         trial.set_constraint(name, value)
     if known.state == TrialState.COMPLETE:

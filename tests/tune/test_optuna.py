@@ -333,24 +333,6 @@ def test_more_trials_go_on_with_a_study(tmp_path: Path) -> None:
     assert search.best is not None
 
 
-def test_several_workers_share_a_database(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'studies.db'}"
-    first = world(trials=8)
-    one = replace(first, options=Options(optuna=OptunaOptions(4, storage=url, worker="a")))
-    two = replace(first, options=Options(optuna=OptunaOptions(8, storage=url, worker="b")))
-    search = one.search("optuna", JOINT)
-    search.tell(one.answer(search.ask()))  # its next trial is being measured
-    other = two.search("optuna", JOINT)
-    two.drive(other)
-    one.drive(search)
-    study = optuna.load_study(study_name="ecdiff", storage=url)
-    assert {trial.user_attrs["worker"] for trial in study.trials} == {"a", "b"}
-    assert not any(trial.state == TrialState.FAIL for trial in study.trials), "none of the other's"
-    assert other.best is not None
-    assert search.best is not None
-    assert two.mean(search.best) >= two.mean(other.best)
-
-
 # What cannot be used.
 
 

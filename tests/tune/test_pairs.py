@@ -281,14 +281,14 @@ def test_ssd_1b_stopped_in_stage_1_goes_on(
     folder.mkdir(parents=True)
     shutil.copy(whole.folder / "study.json", folder)  # the same date in the YAML files
     shutil.copytree(pair / "reference", folder.parent / "reference")
-    settings, append = (*whole.settings, f"output_dir={tmp_path}"), Ledger.append
+    settings, append = (*whole.settings, f"output_dir={tmp_path}"), Ledger.append_all
 
     def append_and_stop(ledger: Ledger, *rows: object) -> None:
         append(ledger, *rows)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "append", append_and_stop)
+        patch.setattr(Ledger, "append_all", append_and_stop)
         assert command("stage1", *settings).status == 130
     assert not (folder / "stage1.yaml").exists()
     with counted() as calls:

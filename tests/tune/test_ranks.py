@@ -190,7 +190,7 @@ def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
 
 
 def test_ranks_that_die(fresh: Study, done: Study) -> None:
-    dead, other = run(fresh, 2, "tune", doom={0: killed_at(Ledger, "append", 3)})
+    dead, other = run(fresh, 2, "tune", doom={0: killed_at(Ledger, "append_all", 3)})
     assert dead.status == -signal.SIGKILL
     assert (other.status, other.out) == (2, "")
     assert other.err == f"error: Rank 0 ended before its work was done. {AGAIN}\n"

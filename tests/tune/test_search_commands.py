@@ -43,16 +43,16 @@ def test_tune_goes_on_after_a_stop(
     last = complete[complete["stage"] == complete["stage"].iloc[-1]]
     assert config.score["objective"] == pytest.approx(last["objective"].max(), abs=5.1e-6)  # its five digits
 
-    append, left = Ledger.append, iter(range(1))
+    append, left = Ledger.append_all, iter(range(1))
 
-    def append_and_die(ledger: Ledger, key: ConfigKey, rows: list[tuple[str, Measurement]]) -> None:
-        append(ledger, key, rows)
+    def append_and_die(ledger: Ledger, rows: dict[ConfigKey, list[tuple[str, Measurement]]]) -> None:
+        append(ledger, rows)
         if next(left, None) is None:
             raise KeyboardInterrupt
 
     other = study.copy(tmp_path / "other", "latency.json")
     with monkeypatch.context() as dying:
-        dying.setattr(evaluator.Ledger, "append", append_and_die)
+        dying.setattr(evaluator.Ledger, "append_all", append_and_die)
         assert other(*command).status == 130
     assert 0 < other.rows() <= whole.rows()
     again = other(*command)

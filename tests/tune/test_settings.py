@@ -181,6 +181,10 @@ def test_what_inference_is_told() -> None:
         (["objective.earliest_s=50"], "Expected objective.earliest_s within 0 … 49 .* got 50"),
         (["objective.earliest_s=-1"], "Expected objective.earliest_s within 0 … 49 .* got -1"),
         (["objective.w1=nan"], "objective.w1"),
+        (["errors.num_prompts=0"], "Expected errors.num_prompts >= 1, got 0"),
+        (["errors.noise=[]"], "Expected errors.noise to hold different shares, 0 < share <= 1, got \\[\\]"),
+        (["errors.noise=[0.01,2]"], "errors.noise .* got \\[0.01, 2.0\\]"),
+        (["errors.noise=[0.01,0.01]"], "errors.noise .* different"),
         (["search=race", "search.extend=true"], "search.extend is for search=greedy and search=exhaustive"),
     ],
 )

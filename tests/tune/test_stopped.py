@@ -36,7 +36,7 @@ def kill_before_rename(name: str, number: int = 1) -> None:
 
 def kill_after_append(number: int) -> None:
     """Let this process be killed when the ledger has n more batches."""
-    append, left = Ledger.append, [number]
+    append, left = Ledger.append_all, [number]
 
     def append_or_die(ledger: Ledger, *rows: object) -> None:
         append(ledger, *rows)  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def kill_after_append(number: int) -> None:
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Ledger.append = append_or_die  # type: ignore[method-assign, assignment]
+    Ledger.append_all = append_or_die  # type: ignore[method-assign, assignment]
 
 
 MOMENTS: list[tuple[Callable[..., None], tuple[object, ...]]] = [

@@ -1,0 +1,226 @@
+"""Kill a tuning run at random moments (SIGKILL), go on with it, and compare its YAML with an undisturbed one.
+
+    python scripts/kill_searches.py [--searches greedy …] [--kills 10] [--seed 0] [--keep DIR] [KEY=VALUE …]
+
+Every search of the registry is run on the embedded pair with few prompts and steps; KEY=VALUE are settings of
+`tune` in place of those. A run that ends before its kill is compared and begun anew. A run is a fork of
+this process, which has imported everything, so that the moments fall into the work and not into imports.
+All runs of a search go by one latency profile and one date, which otherwise are never the same twice.
+
+Prints a row a search, with how far apart the SSIM of equal rows of both ledgers is at most; ends with status
+1 where a YAML differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SETTINGS = [
+    "pair=shapes",
+    "calibration.num_prompts=6",
+    "heldout.num_prompts=2",
+    "batch_size=4",
+    "sampling.num_inference_steps=8",
+    "search.k=[1,2]",
+    "search.alpha=[0.3,0.7]",
+    "device=cpu",
+]
+MORE = {"optuna": ["search.trials=12"]}
+"""Settings of single searches."""
+COMPARED = ("ecdiff.yaml", "stage1.yaml")
+GIVEN = ("study.json", "latency.json")
+"""The date and the latency profile."""
+
+
+class KillError(Exception):
+    """A run that nobody killed did not end well."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A search's ``tune`` in a folder of outputs."""
+
+    outputs: Path
+    settings: tuple[str, ...]
+
+    @property
+    def study(self) -> Path:
+        """Its folder; the pair's name is a setting."""
+        (found,) = [path.parent for path in self.outputs.glob("*/*/study.json")]
+        return found
+
+    def start(self) -> multiprocessing.context.ForkProcess:
+        """Begin, or go on."""
+        process = multiprocessing.get_context("fork").Process(target=self._work)
+        process.start()
+        return process
+
+    def _work(self) -> None:
+        import torch
+
+        from ecdiff_tune.__main__ import main
+
+        self.outputs.mkdir(parents=True, exist_ok=True)
+        log = os.open(self.outputs / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        torch.set_num_threads(1)
+        status = main(["tune", *self.settings, f"output_dir={self.outputs}"])
+        sys.stdout.flush()
+        os._exit(status)
+
+    def to_the_end(self) -> float:
+        """Run undisturbed; its seconds."""
+        started = time.monotonic()
+        process = self.start()
+        process.join()
+        if process.exitcode:
+            raise KillError(f"status {process.exitcode}: {(self.outputs / 'log.txt').read_text()[-2000:]}")
+        return time.monotonic() - started
+
+    def until(self, seconds: float) -> bool:
+        """Run for so long, then kill; whether it was still running."""
+        process = self.start()
+        process.join(seconds)
+        if process.exitcode is None and process.pid is not None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        if process.exitcode not in (0, -signal.SIGKILL):
+            raise KillError(f"status {process.exitcode}: {(self.outputs / 'log.txt').read_text()[-2000:]}")
+        return process.exitcode != 0
+
+    def written(self) -> dict[str, bytes]:
+        """The YAML files."""
+        return {name: (self.study / name).read_bytes() for name in COMPARED if (self.study / name).is_file()}
+
+    def ssims(self) -> dict[tuple[object, ...], float]:
+        """Of the ledger, by config and prompt."""
+        if not (self.study / "ledger.sqlite").is_file():
+            return {}
+        with closing(sqlite3.connect(self.study / "ledger.sqlite")) as ledger:
+            rows = ledger.execute(
+                "SELECT schedule, alpha, estimator, handoff_adapter, prompt, ssim FROM measurements"
+            )
+            return {tuple(key): ssim for *key, ssim in rows if ssim is not None}
+
+    def begin_like(self, other: Run) -> None:
+        """Nothing but another's date and latency profile."""
+        shutil.rmtree(self.outputs, ignore_errors=True)
+        target = self.outputs / other.study.relative_to(other.outputs)
+        target.mkdir(parents=True)
+        for name in GIVEN:
+            shutil.copy(other.study / name, target / name)
+
+
+@dataclass
+class Outcome:
+    """What came of a search: kills, runs that were compared, and what differed."""
+
+    search: str
+    seconds: float
+    kills: int = 0
+    compared: int = 0
+    moments: list[float] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+    apart: float = 0.0
+
+
+def kill_search(folder: Path, search: str, kills: int, settings: Sequence[str], seed: int = 0) -> Outcome:
+    """Kill a search so many times.
+
+    Args:
+        folder: for all runs; a differing one is kept beside the undisturbed one.
+    """
+    told = (*settings, f"search={search}", *MORE.get(search, []))
+    undisturbed, killed = Run(folder / "undisturbed", told), Run(folder / "killed", told)
+    outcome, random_moments = Outcome(search, undisturbed.to_the_end()), random.Random(f"{seed} {search}")
+    killed.begin_like(undisturbed)
+    while outcome.kills < kills:
+        moment = random_moments.uniform(0, outcome.seconds)
+        if killed.until(moment):
+            outcome.kills += 1
+            outcome.moments.append(moment)
+        else:
+            compare(undisturbed, killed, outcome)
+            killed.begin_like(undisturbed)
+    killed.to_the_end()
+    compare(undisturbed, killed, outcome)
+    return outcome
+
+
+def compare(undisturbed: Run, killed: Run, outcome: Outcome) -> None:
+    """Note what differs; the killed run's files are kept then."""
+    outcome.compared += 1
+    expected, found = undisturbed.written(), killed.written()
+    ledger, other = undisturbed.ssims(), killed.ssims()
+    apart = [abs(ssim - other[key]) for key, ssim in ledger.items() if key in other]
+    outcome.apart = max(outcome.apart, *apart, 0.0)
+    differing = [name for name in {*expected, *found} if expected.get(name) != found.get(name)]
+    if differing:
+        outcome.differing += differing
+        shutil.copytree(killed.outputs, killed.outputs.with_name(f"differs{outcome.compared}"))
+
+
+def settings(given: Sequence[str]) -> list[str]:
+    """``SETTINGS``, but for those that are given."""
+    names = {one.partition("=")[0] for one in given}
+    return [*(one for one in SETTINGS if one.partition("=")[0] not in names), *given]
+
+
+def searches() -> Iterator[str]:
+    """All of the registry."""
+    from ecdiff_tune.search import SEARCHES
+
+    yield from SEARCHES
+
+
+def main() -> int:
+    """Print a row a search."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--searches", nargs="*", help="names; all of the registry")
+    parser.add_argument("--kills", type=int, default=10, help="of every search")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--keep", type=Path, help="folder for what the runs write, else a temporary one")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    given = parser.parse_intermixed_args()
+    # All that a run imports, so that its fork need not.
+    import ecdiff_tune.commands  # noqa: F401
+    from ecdiff_core.console import quiet_libraries
+
+    quiet_libraries()
+    print("| search | kills | runs compared | undisturbed, s | SSIM apart | YAML |", flush=True)
+    print("|---|---|---|---|---|---|", flush=True)
+    failed = False
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in given.searches or searches():
+            folder = (given.keep or Path(temporary)) / name
+            outcome = kill_search(folder, name, given.kills, settings(given.settings), given.seed)
+            failed = failed or bool(outcome.differing)
+            same = f"differs: {', '.join(outcome.differing)}" if outcome.differing else "same"
+            row = (
+                name,
+                outcome.kills,
+                outcome.compared,
+                f"{outcome.seconds:.1f}",
+                f"{outcome.apart:.0e}",
+                same,
+            )
+            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Every search of the registry, killed at a random moment, ends with the YAML of an undisturbed run."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+import kill_searches
+from ecdiff_tune.search import SEARCHES
+
+pytestmark = [
+    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+
+def tiny(pair: Path) -> list[str]:
+    return kill_searches.settings(
+        [
+            "pair=custom",
+            "pair.name=tiny",
+            f"pair.cloud={pair / 'cloud'}",
+            f"pair.edge={pair / 'edge'}",
+            "heldout.num_prompts=0",
+            "sampling.guidance_scale=3.0",
+        ]
+    )
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_killed_once(search: str, tiny_pair: Path, tmp_path: Path) -> None:
+    outcome = kill_searches.kill_search(tmp_path, search, 1, tiny(tiny_pair))
+    assert outcome.kills == 1
+    assert outcome.compared >= 1
+    assert outcome.differing == []
+
+
+def test_a_yaml_that_differs_is_found(tmp_path: Path) -> None:
+    runs = [kill_searches.Run(tmp_path / name, ()) for name in ("undisturbed", "killed")]
+    outcome = kill_searches.Outcome("greedy", 1.0)
+    for number, run in enumerate(runs):
+        study = run.outputs / "tiny" / "default"
+        study.mkdir(parents=True)
+        (study / "study.json").touch()
+        (study / "ecdiff.yaml").write_text(f"quality: 0.{number}")
+    kill_searches.compare(*runs, outcome)
+    assert outcome.differing == ["ecdiff.yaml"]
+    assert (tmp_path / "differs1").is_dir()
