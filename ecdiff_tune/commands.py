@@ -14,6 +14,7 @@ import torch
 from ecdiff_core.files import write_text
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import proposals
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
 from ecdiff_tune.forecast import forecast, total_calls
@@ -21,8 +22,9 @@ from ecdiff_tune.optuna_setup import search_options
 from ecdiff_tune.report import pictures, tables
 from ecdiff_tune.report.result import result_lines
 from ecdiff_tune.search import SEARCHES, Context, Search, Space, extend
-from ecdiff_tune.search.base import Cost, JointSpace, Stage1Space, Stage2Space, stage_name
+from ecdiff_tune.search.base import Cost, GridSpace, JointSpace, Stage1Space, Stage2Space, stage_name
 from ecdiff_tune.search.most import Share, most_asked
+from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
 from ecdiff_tune.study_folder import study_path
@@ -45,6 +47,7 @@ def reference(settings: Settings) -> None:
 def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
     _refuse_params_by_hand(settings)
+    _refuse_placing(settings)
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         _print_result(bench, _run_stage1(bench)[1])
@@ -54,6 +57,7 @@ def stage1(settings: Settings) -> None:
 
 def stage2(settings: Settings) -> None:
     """s, for the study's stage1.yaml, or for (k, alpha) or (schedule, alpha) by hand."""
+    _refuse_placing(settings)
     if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
     with prepare(settings) as bench:
@@ -68,7 +72,7 @@ def tune(settings: Settings) -> None:
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         if settings.search.joint:
-            found = _search(bench, _joint_space(bench))
+            found = _search(bench, _schedule_space(bench) if _places(settings) else _joint_space(bench))
             return _finish(bench, found.winner, tuned_config(bench, found.winner, found.trials))
         bench.progress.say(_forecast_of_tune(bench))
         winner, _ = _run_stage1(bench)
@@ -81,6 +85,15 @@ def _refuse_params_by_hand(settings: Settings) -> None:
             "params.k and params.alpha are for stage2 alone, and so is params.schedule; here search.k and "
             "search.alpha go."
         )
+
+
+def _places(settings: Settings) -> bool:
+    return settings.search.name == "schedule"
+
+
+def _refuse_placing(settings: Settings) -> None:
+    if _places(settings):
+        raise SettingsError("search=schedule places the real steps for every s at once: run tune with it.")
 
 
 COMMANDS: dict[str, Callable[[Settings], None]] = {
@@ -110,6 +123,25 @@ def _joint_space(bench: Workbench) -> JointSpace:
         settings.core_sampling().handoff,
         settings.estimators,
         settings.handoff_adapters,
+    )
+
+
+def _schedule_space(bench: Workbench) -> ScheduleSpace:
+    settings = bench.settings
+    numbers = ", ".join(map(str, settings.cloud_calls))
+    bench.progress.say(f"placing {numbers} cloud calls by the forecast")
+    return ScheduleSpace(
+        proposals.propose(
+            bench.predictor,
+            settings.cloud_calls,
+            settings.s_values,
+            settings.estimators,
+            settings.handoff_adapters,
+            tuple(settings.search.k),
+            tuple(settings.search.alpha),
+        ),
+        settings.num_steps,
+        settings.core_sampling().handoff,
     )
 
 
@@ -192,25 +224,25 @@ def _search(bench: Workbench, space: Space) -> Found:
 
 def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
     """The search over the last of ``spaces``; with search.extend a larger space is added to them."""
-    settings = bench.settings
+    settings, first = bench.settings, spaces[-1]
 
     def make(space: Space) -> Search:
         return SEARCHES[settings.search.name](space, _context(bench, space))
 
-    if not settings.search.extend:
-        return make(spaces[-1])
+    if not settings.search.extend or isinstance(first, ScheduleSpace):
+        return make(first)
 
-    def grow(space: Space, best: Candidate) -> Space | None:
+    def grow(space: GridSpace, best: Candidate) -> GridSpace | None:
         return extend.extended(space, best, settings.num_steps, settings.core_sampling().handoff)
 
-    def on_growth(old: Space, new: Space) -> None:
+    def on_growth(old: GridSpace, new: GridSpace) -> None:
         spaces.append(new)
         bench.progress.more_trials(len(new.grid))
         bench.progress.say(
             f"the best so far lies on the edge of the grid: it goes on with {extend.told(old, new)}"
         )
 
-    return extend.Extending(make, spaces[-1], grow, on_growth)
+    return extend.Extending(make, first, grow, on_growth)
 
 
 def _context(bench: Workbench, space: Space) -> Context:

@@ -27,6 +27,10 @@ PICKS = {"fastest_above": "quality", "best_below": "seconds"}
 """What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
 EXTENDING = ("greedy", "exhaustive")
 """Searches that ``search.extend`` is for."""
+GIVING_UP = ("race", "joint", "optuna", "schedule")
+"""Searches that give candidates up after some prompts."""
+LIMITING = {"min_quality": ("optuna", "schedule"), "max_seconds": ("optuna",), "cloud_calls": ("schedule",)}
+"""Limits, and the searches that heed them."""
 METRICS = ("ssim", "psnr", "lpips", "clip")
 """What ``metrics.names`` takes."""
 LPIPS_NETS = ("alex", "vgg")
@@ -35,6 +39,8 @@ REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
 LEAST_P = 2
 """Of a warm-up before approximated steps: eq. 3 needs two noises."""
+LEAST_CALLS = 3
+"""Of the cloud calls of a schedule: the two that a first estimate needs, and one to place."""
 
 
 class SettingsError(ECDiffError):
@@ -104,6 +110,7 @@ class SearchSettings:
     objectives: list[str] = field(default_factory=lambda: ["objective"])
     min_quality: float | None = None
     max_seconds: float | None = None
+    cloud_calls: list[int] | None = None
 
 
 @dataclass
@@ -237,7 +244,14 @@ class Settings:
             min_quality=search.min_quality,
             max_seconds=search.max_seconds,
         )
-        return Options(tuple(search.looks), search.error_rate, search.margin, search.finalists, optuna)
+        return Options(
+            tuple(search.looks),
+            search.error_rate,
+            search.margin,
+            search.finalists,
+            search.min_quality,
+            optuna,
+        )
 
     @property
     def has_workers(self) -> bool:
@@ -285,19 +299,32 @@ class Settings:
     def more_columns(self) -> tuple[str, ...]:
         """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
         wanted = {
-            "schedule": self.params.schedule is not None,
+            "schedule": self.params.schedule is not None or self.search.name == "schedule",
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
-            "prompts": self.search.name in ("race", "joint", "optuna"),
-            "discarded": self.search.name in ("race", "joint", "optuna"),
+            "prompts": self.search.name in GIVING_UP,
+            "discarded": self.search.name in GIVING_UP,
         }
         return tuple(name for name, told in wanted.items() if told)
 
     @property
+    def cloud_calls(self) -> tuple[int, ...]:
+        """The numbers of cloud calls to place: as set, or 0.28 T, with a wanted quality 0.16 T … 0.5 T (14,
+        and 8 … 25, at T = 50)."""
+        if self.search.cloud_calls is not None:
+            return tuple(self.search.cloud_calls)
+        shares = (0.28, 0.28) if self.search.min_quality is None else (0.16, 0.5)
+        first, last = (max(LEAST_CALLS, round(share * self.num_steps)) for share in shares)
+        return tuple(range(first, last + 1))
+
+    @property
     def s_values(self) -> tuple[int, ...]:
-        """The values of s to search: as set, or 0.6 T … 0.8 T (the paper's 30 … 40 at T = 50)."""
+        """The values of s to search: as set, or 0.6 T … 0.8 T (the paper's 30 … 40 at T = 50), of which
+        ``search=schedule`` takes the first, the middle and the last."""
         if self.search.s is not None:
             return tuple(self.search.s)
+        if self.search.name == "schedule":
+            return tuple(dict.fromkeys(round(share * self.num_steps) for share in (0.6, 0.7, 0.8)))
         return tuple(range(round(0.6 * self.num_steps), round(0.8 * self.num_steps) + 1))
 
 
@@ -407,10 +434,11 @@ def _check_search(settings: Settings) -> None:
     settings.search_options()
     name, search = settings.search.name, settings.search
     check_installed(name, search.sampler)
-    if name != "optuna" and (search.min_quality, search.max_seconds) != (None, None):
-        raise SettingsError(
-            f"search.min_quality and search.max_seconds are for search=optuna; not for search={name}."
-        )
+    for limit, heeding in LIMITING.items():
+        if getattr(search, limit) is not None and name not in heeding:
+            raise SettingsError(
+                f"search.{limit} is for search={' and search='.join(heeding)}; not for search={name}."
+            )
     if settings.latency == "wallclock" and name not in BY_CLOCK:
         raise SettingsError(
             f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
@@ -420,8 +448,22 @@ def _check_search(settings: Settings) -> None:
         raise SettingsError(
             f"search.extend is for search={' and search='.join(EXTENDING)}; not for search={name}."
         )
+    if name == "schedule":
+        _check_cloud_calls(settings)
     if settings.search.joint and name == "greedy":
         raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")
+
+
+def _check_cloud_calls(settings: Settings) -> None:
+    calls, most = settings.cloud_calls, max(settings.s_values, default=0)
+    if not calls or len(set(calls)) < len(calls):
+        raise SettingsError(f"Expected different search.cloud_calls, at least one, got {list(calls)}.")
+    if not all(LEAST_CALLS <= one <= most for one in calls):
+        raise SettingsError(
+            f"Expected search.cloud_calls within {LEAST_CALLS} … {most} (the largest s), got {list(calls)}."
+        )
+    if settings.search.joint is False:
+        raise SettingsError("search=schedule places calls and s at once: leave search.joint=true.")
 
 
 def _check_params(settings: Settings) -> None:

@@ -170,7 +170,7 @@ def run(
         raise NoWinnerError(
             f"The {stage_name(stage)} has no winner: none of {len(trials)} configs has finite pictures and a "
             "score that wins. Try dtype=float32, other search.k and search.alpha, a larger objective.w1, or "
-            "looser limits of search=optuna."
+            "a looser search.min_quality or search.max_seconds if you set one."
         )
     return trials[search.best]
 

@@ -31,6 +31,7 @@ _FREE_TO_CHANGE = {
     "search.trials",
     "search.artifacts",
     "search.extend",
+    "search.cloud_calls",
     "params.schedule",
     "rerank.latency",
     "rerank.min_quality",

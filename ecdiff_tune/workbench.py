@@ -80,10 +80,15 @@ class Workbench:
         Raises:
             UnpredictableError: nothing can be foretold with this scheduler or this pair.
         """
-        return self._predictor.qualities(candidates)
+        return self.predictor.qualities(candidates)
 
     @cached_property
-    def _predictor(self) -> Predictor:
+    def predictor(self) -> Predictor:
+        """What foretells errors and qualities.
+
+        Raises:
+            UnpredictableError: nothing can be foretold with this scheduler or this pair.
+        """
         calls = self.spending.calls
         along = EdgeAlong(self.pipe, self.prompts, self.reference_folder, spent=calls)
 

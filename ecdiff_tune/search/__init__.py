@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from ecdiff_tune.search import exhaustive, greedy, joint, predict, race
+from ecdiff_tune.search import exhaustive, greedy, joint, predict, race, schedule
 from ecdiff_tune.search.base import Context, Search, Space
 from ecdiff_tune.search.options import SearchError
 
@@ -23,6 +23,7 @@ SEARCHES: dict[str, Callable[[Any, Context], Search]] = {
     "race": race.race,
     "predict": predict.predict,
     "joint": joint.joint,
+    "schedule": schedule.schedule,
     "optuna": _optuna,
 }
 """By the name that ``search=`` takes. Greedy knows stage spaces alone."""

@@ -16,6 +16,7 @@ from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search.options import Options
+from ecdiff_tune.search.schedule_space import ScheduleSpace
 
 Stage = Literal[1, 2, "joint"]
 """1 searches (k, alpha), 2 s, joint all at once."""
@@ -171,7 +172,9 @@ def _aliases(candidates: Iterable[Candidate], num_steps: int, handoff: Handoff) 
 
 N = TypeVar("N", int, float)
 
-Space = Stage1Space | Stage2Space | JointSpace
+GridSpace = Stage1Space | Stage2Space | JointSpace
+"""Those that a search may look at dimension by dimension."""
+Space = GridSpace | ScheduleSpace
 
 
 def nearest_value(values: Sequence[N], target: float) -> N:

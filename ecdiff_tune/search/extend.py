@@ -9,7 +9,7 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, Plan, effective_s
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Ask, N, Result, Search, Space, Stage1Space, Stage2Space
+from ecdiff_tune.search.base import Ask, GridSpace, N, Result, Search, Stage1Space, Stage2Space
 
 
 def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None = None) -> tuple[N, ...]:
@@ -34,7 +34,7 @@ def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None =
     return tuple(values) if new in values else tuple(found)
 
 
-def extended(space: Space, best: Candidate, num_steps: int, handoff: Handoff) -> Space | None:
+def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff) -> GridSpace | None:
     """The space with one more value beyond every edge that ``best`` lies on; None where there is none.
 
     Limits: 0 <= k < T, 0 < alpha <= 1, p <= s <= T. An aligned handoff moves s to after the next real step.
@@ -76,7 +76,7 @@ def _more_s(values: tuple[int, ...], best: ECDiffParams, num_steps: int, handoff
     return tuple(sorted({*values, new})) if new != best.s else values
 
 
-def told(old: Space, new: Space) -> str:
+def told(old: GridSpace, new: GridSpace) -> str:
     """What a larger space adds, in words.
 
     >>> space = Stage1Space(7, (1, 2), (0.3, 0.5), 50)
@@ -105,10 +105,10 @@ class Extending:
 
     def __init__(
         self,
-        make: Callable[[Space], Search],
-        space: Space,
-        grow: Callable[[Space, Candidate], Space | None],
-        on_growth: Callable[[Space, Space], None],
+        make: Callable[[GridSpace], Search],
+        space: GridSpace,
+        grow: Callable[[GridSpace, Candidate], GridSpace | None],
+        on_growth: Callable[[GridSpace, GridSpace], None],
     ) -> None:
         self._make, self._grow, self._on_growth = make, grow, on_growth
         self._space, self._inner = space, make(space)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Context, Search, Space
 from ecdiff_tune.search.predict import by_forecast
@@ -12,7 +14,8 @@ from ecdiff_tune.search.script import Rounds, Scripted
 def joint(space: Space, context: Context) -> Search:
     """``Search`` that measures one candidate whole and a few others on some prompts."""
     discarded: dict[Candidate, str] = {}
-    return Scripted(_rounds(space, context, discarded), discarded)
+    ranked = by_forecast(space.grid, context)
+    return Scripted(finals(ranked, Field(context, discarded), context, discarded), discarded)
 
 
 def last_look(context: Context) -> int:
@@ -20,14 +23,18 @@ def last_look(context: Context) -> int:
     return (context.options.prompts(context.num_prompts) or (context.num_prompts,))[-1]
 
 
-def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
-    """The best foretold ones race, and after the last look their leader goes on alone.
+def finals(
+    ranked: Sequence[Candidate], field: Field, context: Context, discarded: dict[Candidate, str]
+) -> Rounds[Candidate | None]:
+    """The first ones race, and after the last look their leader goes on alone.
 
-    Where it turns out to be infeasible the next one takes its place; when no finalist is left, the next best
-    foretold ones race.
+    Where it turns out to be infeasible the next one takes its place; when no finalist is left, the next ones
+    race.
+
+    Args:
+        ranked: the most promising first.
     """
-    field, everything, options = Field(context, discarded), context.num_prompts, context.options
-    ranked = by_forecast(space.grid, context)
+    everything, options = context.num_prompts, context.options
     seen = last_look(context)
     for start in range(0, len(ranked), options.finalists):
         finalists = ranked[start : start + options.finalists]

@@ -9,6 +9,7 @@ from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Context, Space
 from ecdiff_tune.search.joint import last_look
 from ecdiff_tune.search.predict import by_forecast
+from ecdiff_tune.search.schedule import in_turn
 
 Calls = tuple[int, int]
 """Of the cloud and of the edge."""
@@ -41,8 +42,10 @@ def most_asked(name: str, space: Space, context: Context) -> list[Share]:
     grid, everything, options = space.grid, context.num_prompts, context.options
     if name == "predict":
         return [Share(tuple(by_forecast(grid, context)[:1]), 1, everything)]
-    if name == "joint":
-        finalists, seen = tuple(by_forecast(grid, context)[: options.finalists]), last_look(context)
+    if name in ("joint", "schedule") and options.min_quality is None:
+        ranked = by_forecast(grid, context)
+        first = (in_turn(ranked) if name == "schedule" else ranked)[: options.finalists]
+        finalists, seen = tuple(first), last_look(context)
         return [Share(finalists, len(finalists), seen), Share(finalists, 1, everything - seen)]
     if name == "optuna":
         return [Share(grid, min(options.optuna.trials, len(grid)), everything)]

@@ -84,7 +84,8 @@ class Options:
         error_rate: greatest probability of giving up the best candidate in the whole race; 0 leaves it to
             the bounds alone.
         margin: objective that may be given away at a look; 0 is nothing.
-        finalists: how many of the best foretold race (``joint``).
+        finalists: how many of the best foretold race (``joint``, ``schedule``).
+        min_quality: mean SSIM that the winner must have (``schedule``).
         optuna: for ``search=optuna``, which prunes by the same looks.
 
     Raises:
@@ -95,6 +96,7 @@ class Options:
     error_rate: float = 0.05
     margin: float = 0.0
     finalists: int = 8
+    min_quality: float | None = None
     optuna: OptunaOptions = field(default_factory=OptunaOptions)
 
     def __post_init__(self) -> None:

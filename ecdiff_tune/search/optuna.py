@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.intervals import interval95
-from ecdiff_tune.search.base import Context, Search, Space
+from ecdiff_tune.search.base import Context, GridSpace, Search
 from ecdiff_tune.search.options import OBJECTIVES, SearchError
 from ecdiff_tune.search.optuna_study import finished, make_sampler, open_study, under_way
 from ecdiff_tune.search.optuna_trial import (
@@ -38,7 +38,7 @@ from ecdiff_tune.search.script import Rounds, Scripted
 from ecdiff_tune.search.suggest import DIMENSIONS, Knobs, dimension
 
 
-def search(space: Space, context: Context) -> Search:
+def search(space: GridSpace, context: Context) -> Search:
     """``Search`` that asks for what an Optuna study suggests.
 
     Raises:
@@ -53,7 +53,7 @@ def search(space: Space, context: Context) -> Search:
 class _Trials:
     """The trials of a study and the race that they run."""
 
-    def __init__(self, space: Space, context: Context, discarded: dict[Candidate, str]) -> None:
+    def __init__(self, space: GridSpace, context: Context, discarded: dict[Candidate, str]) -> None:
         self._context, self._options = context, context.options.optuna
         self._knobs, self._study = Knobs(space), open_study(self._options)
         self._field, self._discarded = Field(context, discarded), discarded

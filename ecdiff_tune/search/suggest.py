@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Space, Stage1Space, Stage2Space, nearest_value
+from ecdiff_tune.search.base import GridSpace, Stage1Space, Stage2Space, nearest_value
 
 Value = int | float | str
 DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter")
@@ -59,7 +59,7 @@ class Knob:
 class Knobs:
     """The dimensions of a space that have more than one value are suggested; the others are fixed."""
 
-    space: Space
+    space: GridSpace
 
     @cached_property
     def all(self) -> dict[str, Knob]:
@@ -96,7 +96,7 @@ def dimension(candidate: Candidate, name: str) -> Any:
     return getattr(candidate if name in ("estimator", "handoff_adapter") else candidate.params, name)
 
 
-def _dimensions(space: Space) -> dict[str, Sequence[Value]]:
+def _dimensions(space: GridSpace) -> dict[str, Sequence[Value]]:
     if isinstance(space, Stage1Space):
         return {"k": space.ks, "alpha": space.alphas, "estimator": space.estimators}
     if isinstance(space, Stage2Space):

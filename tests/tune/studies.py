@@ -13,8 +13,11 @@ import pandas as pd
 
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.sections import DIGITS
 
 STEPS = 12
+ROUNDED = 0.51 * 10**-DIGITS
+"""How far a score in a YAML may be from what it was rounded from."""
 WRITTEN = ("stage1.yaml", "ecdiff.yaml", "trials.csv", "table5.md")
 
 

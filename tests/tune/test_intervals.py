@@ -21,6 +21,8 @@ from ecdiff_tune.objective import Weights
 from ecdiff_tune.report.result import result_lines, tied_line
 from ecdiff_tune.study import Scorer, Trial
 
+from .studies import ROUNDED
+
 WEIGHTS = Weights(0.5, 0.3, 0.4)
 
 
@@ -69,8 +71,8 @@ def test_the_interval_of_the_objective_is_that_of_its_prompts(latency: LatencyPr
     alone = sections.objectives(one.score, [0.9, 0.7, 0.8, 0.95], WEIGHTS.w1)
     assert alone == pytest.approx(scorer.values(one))
     section = sections.score_section(one, WEIGHTS.w1, seed=0)
-    assert section["objective_ci95"] == pytest.approx(interval95(alone, 0), abs=1e-6)
-    assert section["quality_ci95"] == pytest.approx(interval95([0.9, 0.7, 0.8, 0.95], 0), abs=1e-6)
+    assert section["objective_ci95"] == pytest.approx(interval95(alone, 0), abs=ROUNDED)
+    assert section["quality_ci95"] == pytest.approx(interval95([0.9, 0.7, 0.8, 0.95], 0), abs=ROUNDED)
     assert section["psnr"] == 31.5
     prompts = CalibrationSet(("a", "b", "c", "d"), (0, 1, 2, 3))
     held = sections.heldout_section(one.score, one.measurements, prompts, WEIGHTS.w1, 0)
@@ -96,7 +98,7 @@ def test_tied_configs_the_cheapest_first(latency: LatencyProfile) -> None:
     worse = trial(latency, 8, [0.1, 0.0])
     found = sections.tied_section(winner, [winner, *others, worse], WEIGHTS.w1, seed=0)
     assert [(one["s"], one["seconds"]) for one in found] == [(12, 0.128), (6, 0.146)]
-    assert found[0]["objective"] == pytest.approx(winner.value, abs=1e-6)
+    assert found[0]["objective"] == pytest.approx(winner.value, abs=ROUNDED)
     (line,) = tied_line(found, winner.seconds)
     assert line == (
         "tied with the winner: p=3 k=2 alpha=0.3 s=12 (the cheapest, 0.13 s a picture), p=3 k=2 alpha=0.3 s=6"

@@ -34,7 +34,7 @@ from ecdiff_tune.metrics import ssim
 from ecdiff_tune.report import pictures
 from ecdiff_tune.settings import CalibrationSettings, HeldoutSettings, Settings
 
-from .studies import Command, Outcome, told
+from .studies import ROUNDED, Command, Outcome, told
 
 STEPS, P = 7, 2
 TIMED_CALLS = 2
@@ -186,7 +186,7 @@ def test_tune_ends_with_a_config_that_loads(made: Made) -> None:
     assert min(plan.cloud_calls, plan.approximated, plan.edge_calls) > 0
     assert (config.sampling.height, config.sampling.width) == (32, 32)
     assert 0 < score["quality"] < 1
-    assert score["objective"] == pytest.approx(best, abs=1e-6)
+    assert score["objective"] == pytest.approx(best, abs=ROUNDED)
     assert set(made.trials["state"]) == {"complete"}
 
 

@@ -21,7 +21,7 @@ from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Context, Result, Stage1Space
 
-from .studies import STEPS, WRITTEN, Outcome, Study, best_row
+from .studies import ROUNDED, STEPS, WRITTEN, Outcome, Study, best_row
 
 COLUMNS = [
     "stage",
@@ -140,7 +140,7 @@ def test_stage1_yaml_is_the_best_of_stage_1(done: Study) -> None:
     assert config.params == ECDiffParams(int(best["p"]), int(best["k"]), float(best["alpha"]), STEPS)
     assert config.score is not None
     assert config.score["burden"] is None
-    assert config.score["objective"] == pytest.approx(best["objective"], abs=1e-6)
+    assert config.score["objective"] == pytest.approx(best["objective"], abs=ROUNDED)
 
 
 def test_ecdiff_yaml_is_the_best_of_stage_2(done: Study) -> None:
@@ -151,7 +151,7 @@ def test_ecdiff_yaml_is_the_best_of_stage_2(done: Study) -> None:
     score = config.score
     assert score is not None
     for name in ("quality", "efficiency", "burden", "objective", "seconds"):
-        assert score[name] == pytest.approx(best[name], abs=1e-6)
+        assert score[name] == pytest.approx(best[name], abs=ROUNDED)
     assert score["calls"] == {
         "cloud": best["cloud_calls"],
         "approximated": best["approximated"],
@@ -163,7 +163,7 @@ def test_ecdiff_yaml_is_the_best_of_stage_2(done: Study) -> None:
         assert score["heldout"][f"{name}_ci95"] == sorted(score["heldout"][f"{name}_ci95"])
     # Only quality varies with the prompts, by w1 in the objective.
     widths = {name: score[f"{name}_ci95"][1] - score[f"{name}_ci95"][0] for name in ("quality", "objective")}
-    assert widths["objective"] == pytest.approx(0.3 * widths["quality"], abs=3e-6)
+    assert widths["objective"] == pytest.approx(0.3 * widths["quality"], abs=3 * ROUNDED)
     assert config.pair.cloud.fingerprint
     assert config.pair.edge.fingerprint
     assert config.provenance is not None
@@ -180,9 +180,9 @@ def test_heldout_scores_are_of_other_prompts(done: Study) -> None:
     total = sum(one.ssim for one in found.values() if one.ssim is not None)
     assert len(found) == 5
     assert heldout["num_prompts"] == 2
-    assert heldout["quality"] == pytest.approx((total - 3 * config.score["quality"]) / 2, abs=1e-5)
+    assert heldout["quality"] == pytest.approx((total - 3 * config.score["quality"]) / 2, abs=3 * ROUNDED)
     difference = 0.3 * (heldout["quality"] - config.score["quality"])
-    assert heldout["objective"] - config.score["objective"] == pytest.approx(difference, abs=1e-5)
+    assert heldout["objective"] - config.score["objective"] == pytest.approx(difference, abs=3 * ROUNDED)
     assert heldout["digest"] != config.provenance["calibration"]["digest"]
 
 

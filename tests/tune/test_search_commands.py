@@ -16,7 +16,7 @@ from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.optuna_setup import JOURNAL_FILE
 from ecdiff_tune.report import pictures
 
-from .studies import Study, one_line
+from .studies import ROUNDED, Study, one_line
 
 SMALL = ("params.p=3", "calibration.num_prompts=6", "search.s=[6,9]", "heldout.num_prompts=0")
 
@@ -26,11 +26,14 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
 
 
-@pytest.mark.parametrize("name", ["race", "predict", "joint", "optuna"])
+OF_ITS_OWN = {"optuna": ("search.trials=6",), "schedule": ("search.cloud_calls=[4,5]", "search.finalists=4")}
+
+
+@pytest.mark.parametrize("name", ["race", "predict", "joint", "optuna", "schedule"])
 def test_tune_goes_on_after_a_stop(
     name: str, study: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("tune", f"search={name}", *SMALL, *(("search.trials=6",) if name == "optuna" else ()))
+    command = ("tune", f"search={name}", *SMALL, *OF_ITS_OWN.get(name, ()))
     whole = study.with_latency(latency)
     outcome = whole(*command)
     assert outcome.status == 0, outcome
@@ -41,7 +44,7 @@ def test_tune_goes_on_after_a_stop(
     config = whole.config()
     assert config.score is not None
     last = complete[complete["stage"] == complete["stage"].iloc[-1]]
-    assert config.score["objective"] == pytest.approx(last["objective"].max(), abs=5.1e-6)  # its five digits
+    assert config.score["objective"] == pytest.approx(last["objective"].max(), abs=ROUNDED)
 
     append, left = Ledger.append_all, iter(range(1))
 
@@ -79,7 +82,10 @@ def test_what_a_search_cannot_heed(study: Study) -> None:
     line = one_line(study("tune", "search=race", "latency=wallclock"))
     assert "search=race must know the seconds of a config before it runs" in line
     assert "search=greedy or search=exhaustive" in line
-    assert "search.min_quality" in one_line(study("tune", "search.min_quality=0.9"))
+    assert "search.min_quality is for search=optuna and search=schedule; not for search=greedy" in one_line(
+        study("tune", "search.min_quality=0.9")
+    )
+    assert "search.max_seconds is for search=optuna" in one_line(study("tune", "search.max_seconds=1"))
     assert "stage by stage" in one_line(study("tune", "search.joint=true"))
     assert "Unknown search.sampler" in one_line(study("tune", "search=optuna", "search.sampler=bayes"))
     assert "search.extend is for search=greedy" in one_line(

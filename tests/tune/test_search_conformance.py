@@ -13,18 +13,17 @@ from ecdiff_tune.search import SEARCHES, Space
 from ecdiff_tune.search.base import Stage1Space
 from ecdiff_tune.search.options import Options, OptunaOptions
 
-from .worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, whole
+from .worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SCHEDULES, SPACES, World, whole
 
-GREEDY_CANNOT = {("greedy", "joint"), ("greedy", "aliases")}
-"""It takes one stage at a time, and walks over every alpha: equal plans are one to the ledger alone."""
+CANNOT = {("greedy", "joint"), ("greedy", "aliases"), ("greedy", "schedules"), ("optuna", "schedules")}
+"""Greedy takes one stage at a time, and walks over every alpha: equal plans are one to the ledger alone.
+Listed schedules have no dimensions to walk along or to suggest from."""
 
-EVERY_SPACE: dict[str, Space] = {**SPACES, "aliases": ALIASES, "joint": JOINT}
+EVERY_SPACE: dict[str, Space] = {**SPACES, "aliases": ALIASES, "joint": JOINT, "schedules": SCHEDULES}
 CASES = [
     pytest.param(name, space, id=f"{name}, {label}")
-    for name, (label, space) in itertools.product(
-        SEARCHES, {**SPACES, "aliases": ALIASES, "joint": JOINT}.items()
-    )
-    if (name, label) not in GREEDY_CANNOT
+    for name, (label, space) in itertools.product(SEARCHES, EVERY_SPACE.items())
+    if (name, label) not in CANNOT
 ]
 WORLDS = {
     label: World(objective, noise=noise, options=Options(finalists=6, optuna=OptunaOptions(trials=14)))

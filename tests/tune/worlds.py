@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from ecdiff_tune.objective import Score
 from ecdiff_tune.search import SEARCHES, Context, Search, Space
 from ecdiff_tune.search.base import Ask, Cost, JointSpace, Result, Stage1Space, Stage2Space
 from ecdiff_tune.search.options import Options
+from ecdiff_tune.search.schedule_space import ScheduleSpace
 
 NEVER = float("-inf")
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -47,10 +49,17 @@ SPACES: dict[str, Space] = {
     "stage 2, one point": exact_space([33]),
     "stage 2, unsorted": exact_space([50, 7, 20, 33]),
 }
+
+
+def width(params: ECDiffParams) -> int:
+    """k, or of listed steps the gap after the warm-up."""
+    return params.schedule[-1] - params.warm_up if params.schedule is not None else params.k or 0
+
+
 OBJECTIVES: dict[str, Objective] = {
-    "peak": lambda c: 2 - abs(c.k - 2) / 5 - abs(c.alpha - 0.3) - abs(c.s - 34) / 50,
-    "rising": lambda c: 1 + c.k + c.alpha + c.s,
-    "falling": lambda c: 100 - c.k - c.alpha - c.s,
+    "peak": lambda c: 2 - abs(width(c) - 2) / 5 - abs(c.alpha - 0.3) - abs(c.s - 34) / 50,
+    "rising": lambda c: 1 + width(c) + c.alpha + c.s,
+    "falling": lambda c: 100 - width(c) - c.alpha - c.s,
     "flat": lambda c: 0.5,
     "scrambled": scrambled,
     "below zero": lambda c: scrambled(c) - 2,
@@ -61,6 +70,23 @@ ALIASES = Stage1Space(7, (0, 1, 42), (0.3, 0.5), 50)
 """k = 0 and k = 42 are one plan each, whatever alpha."""
 JOINT = JointSpace((5, 7), (1, 2, 3), (0.1, 0.3, 0.5), tuple(range(30, 41)), 50)
 """Both stages at once."""
+SCHEDULES = ScheduleSpace(
+    tuple(
+        Candidate(params, estimator)
+        for estimator in ("gradient", "secant")
+        for s in (30, 38, 50)
+        for params in (
+            *(
+                ECDiffParams.scheduled((*range(warm_up), 9, last), alpha, s)
+                for warm_up, last, alpha in itertools.product((2, 4), (20, 29), (0.3, 1.0))
+            ),
+            ECDiffParams(4, 2, 0.3, s),
+            ECDiffParams.scheduled(range(s), 0.3, s),
+        )
+    ),
+    50,
+)
+"""Listed: one plan under several names is among them."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""The table and the figure of ``scripts/bench_schedules.py``: quality against the number of cloud calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ecdiff_tune.report.export import write_figure, write_table
+
+LABELS = {
+    "ours": "placed calls",
+    "paper": "(p, k, alpha)",
+    "DDIM": "fewer DDIM steps",
+    "DPM++ 2M": "fewer DPM++ 2M steps",
+}
+_STYLES = {"ours": "o-", "paper": "s-", "DDIM": "^--", "DPM++ 2M": "v--"}
+
+
+def write(folder: Path, table: pd.DataFrame) -> list[Path]:
+    """``schedules.csv``, ``.md``, ``.tex``, ``.png`` and ``.svg``.
+
+    Args:
+        table: a row a (cloud_calls, method), with psnr_median, psnr_mean and ssim.
+
+    Returns:
+        The files' paths.
+    """
+    return [*_write_table(folder, table), *_write_figure(folder, table)]
+
+
+def _write_table(folder: Path, table: pd.DataFrame) -> list[Path]:
+    """A row a number of calls; of every method the median PSNR, the mean and SSIM, the best median bold."""
+    shown = []
+    for calls, part in table.groupby("cloud_calls"):
+        rows = part.set_index("method")
+        best = rows["psnr_median"].idxmax()
+        cells = [str(calls)]
+        for method in LABELS:
+            one = rows.loc[method]
+            text = f"{one['psnr_median']:.1f} / {one['psnr_mean']:.1f} / {one['ssim']:.4f}"
+            cells.append(f"**{text}**" if method == best else text)
+        shown.append([*cells, *(str(rows.loc[method, "config"]) for method in ("ours", "paper"))])
+    headings = ["cloud calls", *LABELS.values(), "placed calls: config", "(p, k, alpha): config"]
+    caption = (
+        "PSNR median, mean (dB) and SSIM to the cloud's 50-step picture, "
+        f"{int(table['prompts'].max())} held-out prompts"
+    )
+    return write_table(folder, "schedules", table, shown, headings, caption)
+
+
+def _write_figure(folder: Path, table: pd.DataFrame) -> list[Path]:
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for method, style in _STYLES.items():
+        part = table[table["method"] == method].sort_values("cloud_calls")
+        axes.plot(part["cloud_calls"], part["psnr_median"], style, label=LABELS[method], markersize=4)
+    axes.set_xlabel("cloud calls")
+    axes.set_ylabel("median PSNR to the 50-step picture, dB")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return write_figure(folder, "schedules", figure)

@@ -1,0 +1,42 @@
+"""A space whose candidates are listed: the schedules that were proposed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from ecdiff_core.plan import Handoff
+from ecdiff_tune.candidate import Candidate, ConfigKey
+
+
+@dataclass(frozen=True)
+class ScheduleSpace:
+    """Candidates of ``search=schedule``: real steps, alpha, s and estimator all at once.
+
+    Args:
+        proposed: at least one.
+    """
+
+    stage: ClassVar[Literal["joint"]] = "joint"
+    proposed: tuple[Candidate, ...]
+    num_steps: int
+    handoff: Handoff = "aligned"
+
+    @property
+    def p(self) -> int:
+        """The longest warm-up."""
+        return max(one.params.warm_up for one in self.proposed)
+
+    @cached_property
+    def aliases(self) -> Mapping[Candidate, Candidate]:
+        """Every candidate, and the one of the grid that makes the same pictures."""
+        first: dict[ConfigKey, Candidate] = {}
+        keys = {one: ConfigKey.of(one, one.plan(self.num_steps, self.handoff)) for one in self.proposed}
+        return {one: first.setdefault(key, one) for one, key in keys.items()}
+
+    @property
+    def grid(self) -> tuple[Candidate, ...]:
+        """One candidate a picture."""
+        return tuple(dict.fromkeys(self.aliases.values()))
