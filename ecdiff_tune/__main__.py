@@ -23,6 +23,8 @@ COMMANDS = {
     "reference": "cloud and edge pictures, noise profile, latency profile",
     "rerank": "the best config by other weights, another link or machine; no model call",
     "pareto": "all configs that no other beats in quality, time and burden; no model call",
+    "compare": "the winner beside what else could have been done, on held-out prompts (Tables 1 and 6)",
+    "ablate": "what correcting twice, alpha and the scheduler are worth (Table 2)",
     "noise": "how the cloud's noise changes from step to step (Figure 3)",
     "errors": "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
     "table5": "every tuned pair beside the paper's rows (Table 5); no model call",
@@ -30,8 +32,10 @@ COMMANDS = {
 }
 READING = ("rerank", "pareto")
 """Commands that read what a study measured and go by its settings; their modules have their names."""
-EVIDENCE = ("noise", "errors", "table5")
+EVIDENCE = ("compare", "ablate", "noise", "errors", "table5")
 """Commands that show what the paper shows; their modules in ``evidence`` have their names."""
+OF_A_STUDY = (*READING, "compare", "ablate")
+"""Commands of a study that must be there."""
 WITHOUT_MODELS = (*READING, "table5")
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
@@ -90,7 +94,7 @@ def _run(command: str) -> None:
             if command in READING or command in EVIDENCE:
                 from ecdiff_tune import study_settings
 
-                if command in READING or (command != "table5" and study_settings.is_known(config)):
+                if command in OF_A_STUDY or (command != "table5" and study_settings.is_known(config)):
                     config = study_settings.restore(config, HydraConfig.get().overrides.task)
             chosen = settings.from_config(config)
             if command not in WITHOUT_MODELS:

@@ -16,6 +16,7 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import MAX_SEED, ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
 from ecdiff_tune.search.options import Options, OptunaOptions
 
@@ -166,6 +167,22 @@ class ParetoSettings:
 
 
 @dataclass
+class CompareSettings:
+    """What ``compare`` holds a study's winner against."""
+
+    methods: list[str] | None = None
+    schedule: str | None = None
+    timed_prompts: int = 3
+
+
+@dataclass
+class AblateSettings:
+    """What ``ablate`` measures on."""
+
+    num_prompts: int | None = 50
+
+
+@dataclass
 class ErrorsSettings:
     """What ``errors`` measures."""
 
@@ -198,6 +215,8 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
+    compare: CompareSettings = field(default_factory=CompareSettings)
+    ablate: AblateSettings = field(default_factory=AblateSettings)
     errors: ErrorsSettings = field(default_factory=ErrorsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
@@ -361,6 +380,8 @@ def _check(settings: Settings) -> None:
         ("heldout.num_prompts", settings.heldout.num_prompts, 0),
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
+        ("compare.timed_prompts", settings.compare.timed_prompts, 1),
+        ("ablate.num_prompts", 1 if settings.ablate.num_prompts is None else settings.ablate.num_prompts, 1),
         ("errors.num_prompts", settings.errors.num_prompts, 1),
     ):
         if value < least:
@@ -389,10 +410,21 @@ def _check(settings: Settings) -> None:
     _check_params(settings)
     _check_grids(settings)
     _check_picks(settings)
+    _check_methods(settings.compare)
     _check_metrics(settings.metrics)
     noise = settings.errors.noise
     if not noise or not all(0 < ratio <= 1 for ratio in noise) or len(set(noise)) < len(noise):
         raise SettingsError(f"Expected errors.noise to hold different shares, 0 < share <= 1, got {noise}.")
+
+
+def _check_methods(compare: CompareSettings) -> None:
+    if compare.methods is None:
+        return
+    for name in compare.methods:
+        if name not in METHODS:
+            raise SettingsError(f"Unknown method {name!r} in compare.methods: {nearest(name, METHODS)}.")
+    if not compare.methods or len(set(compare.methods)) < len(compare.methods):
+        raise SettingsError(f"Expected compare.methods to hold different methods, got {compare.methods}.")
 
 
 def _check_metrics(metrics: MetricsSettings) -> None:

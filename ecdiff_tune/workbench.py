@@ -113,9 +113,12 @@ class Workbench:
 
     def heldout_evaluator(self) -> Evaluator:
         """Measures candidates on the held-out set, whose reference is made now if need be."""
-        what = "reference of the held-out prompts"
+        return self._evaluator(self.heldout, self.heldout_reference(), None)
+
+    def heldout_reference(self) -> Reference:
+        """Of the held-out set, made now if need be."""
         with self.spending.part("held-out reference"):
-            made = make_reference(
+            return make_reference(
                 self.pipe,
                 self.heldout,
                 self.reference_folder,
@@ -123,9 +126,8 @@ class Workbench:
                 self.latency,
                 self.progress,
                 self.spending.calls,
-                what,
+                "reference of the held-out prompts",
             )
-        return self._evaluator(self.heldout, made, None)
 
     def _evaluator(self, prompts: CalibrationSet, made: Reference, store: StateStore | None) -> Evaluator:
         return Evaluator(

@@ -131,7 +131,7 @@ def killed_at(owner: Any, name: str, number: int) -> Doom:
 def measured(study: Study) -> list[tuple[Any, ...]]:
     """The rows of the ledger but for their seconds."""
     with sqlite3.connect(study.folder / "ledger.sqlite") as database:
-        rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5").fetchall()
+        rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
     return [row[:-1] for row in rows]
 
 
