@@ -29,6 +29,7 @@ from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.metric_choice import Metric
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import Reference, prepare
+from ecdiff_tune.spending import KINDS
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.thumbnails import Thumbnails
 
@@ -48,6 +49,7 @@ class Evaluator:
         batches: of prompts; a model gets at most so many samples at a time.
         store: for states at forks.
         s_values: at which later candidates may hand over, or go another way for another reason.
+        calls: to count model calls and decodes in, by prompt.
         sampler: of the ledger's keys, empty for the study's own pipeline and reference.
         generation: entered for each generation of a batch, which gets a new one every time.
         further: metrics that pictures are measured by beside SSIM and PSNR.
@@ -64,6 +66,7 @@ class Evaluator:
         batches: Batches,
         store: StateStore | None = None,
         s_values: Sequence[int] = (),
+        calls: Counter[str] | None = None,
         sampler: str = "",
         generation: Generation = nullcontext,
         further: Sequence[Metric] = (),
@@ -74,7 +77,7 @@ class Evaluator:
         self._s_values, self._sampler, self._generation = s_values, sampler, generation
         self._further, self._thumbnails = further, thumbnails
         self._prepared: dict[int, Prepared] = {}
-        self.calls = Counter(cloud=0, edge=0, decode=0)
+        self.calls = Counter(dict.fromkeys(KINDS, 0)) if calls is None else calls
 
     @property
     def prompts_digest(self) -> str:
@@ -164,6 +167,7 @@ class Evaluator:
 
     def _pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
         (final,) = self._finals([candidate], rows).values()
+        self.calls["decode"] += len(rows)
         return self._pipe.pair.family.decode(final.latents).cpu()
 
     def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:

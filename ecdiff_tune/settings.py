@@ -21,6 +21,8 @@ from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
 from ecdiff_tune.search.options import Options, OptunaOptions
 
+AUTO = "auto"
+"""For ``params.p`` and ``batch_size``: found from the pair."""
 LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
 PICKS = {"fastest_above": "quality", "best_below": "seconds"}
@@ -62,7 +64,7 @@ class PairSettings:
 class ParamsSettings:
     """What is not searched: p always, the rest when stage2 gets it by hand."""
 
-    p: Any = "auto"
+    p: Any = AUTO
     k: int | None = None
     alpha: float | None = None
     schedule: list[int] | None = None
@@ -100,7 +102,7 @@ class SearchSettings:
     looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
     error_rate: float = 0.05
     margin: float = 0.0
-    finalists: int = 12
+    finalists: int = 8
     sampler: str = "tpe"
     trials: int = 50
     study_name: str | None = None
@@ -222,7 +224,7 @@ class Settings:
     study: str = "default"
     device: str = "auto"
     dtype: str = "float32"
-    batch_size: int = 25
+    batch_size: Any = 25
     offload: str = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -379,7 +381,6 @@ def _check(settings: Settings) -> None:
     for name, value, least in (
         ("calibration.num_prompts", settings.calibration.num_prompts, 1),
         ("heldout.num_prompts", settings.heldout.num_prompts, 0),
-        ("batch_size", settings.batch_size, 1),
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
         ("compare.timed_prompts", settings.compare.timed_prompts, 1),
@@ -388,6 +389,9 @@ def _check(settings: Settings) -> None:
     ):
         if value < least:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
+    size = settings.batch_size
+    if size != AUTO and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise SettingsError(f"Expected batch_size >= 1 or auto, got {size}.")
     if settings.seed > MAX_SEED:
         raise SettingsError(f"Expected seed <= {MAX_SEED}, got {settings.seed}.")
     for name, folder in (("study", settings.study), ("pair.name", settings.pair.name)):
@@ -499,10 +503,10 @@ def _check_cloud_calls(settings: Settings) -> None:
 
 def _check_params(settings: Settings) -> None:
     p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
-    if p != "auto" and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
+    if p != AUTO and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
         raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
     schedule = settings.params.schedule
-    if schedule is not None and (p != "auto" or k is not None):
+    if schedule is not None and (p != AUTO or k is not None):
         raise SettingsError("Expected params.p and params.k, or params.schedule in their place, got both.")
     if schedule is not None and alpha is None:
         raise SettingsError("Expected params.alpha with params.schedule: give params.alpha=0.5 or another.")
@@ -548,7 +552,7 @@ def _check_grids(settings: Settings) -> None:
             f"Expected objective.earliest_s within 0 … {steps - 1} (s' of eq. 11), got {settings.earliest_s}."
         )
     p = settings.params.p
-    if p == "auto" and min(settings.s_values) < LEAST_P:
+    if p == AUTO and min(settings.s_values) < LEAST_P:
         raise ParamsError(
             f"Expected every s >= {LEAST_P}, the least p that params.p=auto chooses, "
             f"got s from {min(settings.s_values)}."

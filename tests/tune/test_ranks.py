@@ -216,6 +216,14 @@ def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tm
     assert equal(fresh, done)
 
 
+def test_a_batch_size_that_was_found(fresh: Study, done: Study) -> None:
+    (fresh.folder / "batch_size.json").write_text('{"batch_size": 2}', encoding="utf-8")
+    first, second = run(fresh, 2, "tune", "batch_size=auto")
+    assert (first.status, second.status) == (0, 0), first
+    assert "2 ranks share 3 prompts in 2 batches" in first.out
+    assert equal(fresh, done)
+
+
 def test_a_refusal_is_told_once(done: Study) -> None:
     for setting, told in (("seed=1", "has other settings"), ("latency=wallclock", "which 2 ranks do not do")):
         first, second = run(done, 2, "tune", setting, f"study={'default' if 'seed' in setting else 'timed'}")
