@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.quoting import paths_quoted, quoting_hint
 
 if TYPE_CHECKING:
@@ -24,28 +24,26 @@ COMMANDS = {
     "reference": "cloud and edge pictures, noise profile, latency profile",
     "rerank": "the best config by other weights, another link or machine; no model call",
     "pareto": "all configs that no other beats in quality, time and burden; no model call",
+    "compare": "the winner beside what else could have been done, on held-out prompts (Tables 1 and 6)",
+    "ablate": "what correcting twice, alpha and the scheduler are worth (Table 2)",
     "noise": "how the cloud's noise changes from step to step (Figure 3)",
     "errors": "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
     "table5": "every tuned pair beside the paper's rows (Table 5); no model call",
+    "report": "one page about a study, with its pictures; no model call",
     "check": "can these two models work together? (reads their configs alone)",
 }
-READING = ("rerank", "pareto")
-"""Commands that read what a study measured and go by its settings; their modules have their names."""
-EVIDENCE = ("noise", "errors", "table5")
+READING = {"rerank": "rerank", "pareto": "pareto", "report": "report.page"}
+"""Commands that read what a study measured and go by its settings, and their modules."""
+EVIDENCE = ("compare", "ablate", "noise", "errors", "table5")
 """Commands that show what the paper shows; their modules in ``evidence`` have their names."""
+OF_A_STUDY = (*READING, "compare", "ablate")
+"""Commands of a study that must be there."""
 WITHOUT_MODELS = (*READING, "table5")
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
 
 class CommandLineError(ECDiffError):
     """The command, a setting's name or its value is not known."""
-
-
-def config_folder() -> Path:
-    """conf/: beside the packages in a checkout, inside this package when installed from a wheel."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def _help() -> str:
@@ -91,7 +89,7 @@ def _run(command: str) -> None:
             if command in READING or command in EVIDENCE:
                 from ecdiff_tune import study_settings
 
-                if command in READING or (command != "table5" and study_settings.is_known(config)):
+                if command in OF_A_STUDY or (command != "table5" and study_settings.is_known(config)):
                     config = study_settings.restore(config, HydraConfig.get().overrides.task)
             chosen = settings.from_config(config)
             if command not in WITHOUT_MODELS:
@@ -122,7 +120,7 @@ def _run(command: str) -> None:
 def _function(command: str) -> Callable[[Settings], None]:
     """What does a command's work; models' libraries are imported for those alone that need them."""
     if command in READING:
-        return getattr(import_module(f"ecdiff_tune.{command}"), command)
+        return getattr(import_module(f"ecdiff_tune.{READING[command]}"), command)
     if command in EVIDENCE:
         return getattr(import_module(f"ecdiff_tune.evidence.{command}"), command)
     return import_module("ecdiff_tune.commands").COMMANDS[command]

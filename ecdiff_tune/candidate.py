@@ -28,13 +28,15 @@ class ConfigKey:
 
     Candidates with equal keys give equal pictures. What changes nothing is left out: alpha is 0 where the
     schedule and the estimator do not use it; without approximated steps, or calls that prepare them, there is
-    no estimator, and without calls of the edge model no handoff adapter.
+    no estimator, and without calls of the edge model no handoff adapter. ``sampler`` is empty for the study's
+    own scheduler, number of steps and reference; what else is compared with it has a name of its own there.
     """
 
     schedule: str
     alpha: float
     estimator: str
     handoff_adapter: str
+    sampler: str = ""
 
     @classmethod
     def of(cls, candidate: Candidate, plan: Plan) -> ConfigKey:

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from ecdiff_core.files import write_text
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import proposals
+from ecdiff_tune import proposals, samples, trackers
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
+from ecdiff_tune.forecast import forecast, total_calls
 from ecdiff_tune.optuna_setup import search_options
-from ecdiff_tune.progress import duration
-from ecdiff_tune.report import pictures, tables
+from ecdiff_tune.report import page, pictures, tables
 from ecdiff_tune.report.result import result_lines
 from ecdiff_tune.search import SEARCHES, Context, Search, Space, extend
-from ecdiff_tune.search.base import Cost, GridSpace, JointSpace, Stage1Space, Stage2Space, stage_name
+from ecdiff_tune.search.base import Cost, GridSpace, JointSpace, Stage, Stage1Space, Stage2Space, stage_name
+from ecdiff_tune.search.most import Share, most_asked
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial, run
-from ecdiff_tune.study_folder import study_path
+from ecdiff_tune.study_folder import flat, study_path
 from ecdiff_tune.winner import heldout_scores, tuned_config
 from ecdiff_tune.workbench import Workbench, prepare
 
 STAGE1_FILE = "stage1.yaml"
-SAMPLES = 8
-"""Prompts in samples.png."""
 
 
 def reference(settings: Settings) -> None:
@@ -40,7 +39,7 @@ def reference(settings: Settings) -> None:
     _refuse_params_by_hand(settings)
     with prepare(settings) as bench:
         _write_noise_profile(bench)
-        _say_paths(bench, "latency.json", "noise_profile.csv", "noise_profile.png")
+        _say_end(bench, "latency.json", "noise_profile.csv", "noise_profile.png")
 
 
 def stage1(settings: Settings) -> None:
@@ -50,7 +49,7 @@ def stage1(settings: Settings) -> None:
     with prepare(settings) as bench:
         _write_noise_profile(bench)
         _print_result(bench, _run_stage1(bench)[1])
-        _say_paths(bench, STAGE1_FILE, "trials.csv", "noise_profile.csv", "noise_profile.png")
+        _say_end(bench, STAGE1_FILE, "trials.csv", "noise_profile.csv", "noise_profile.png")
         bench.progress.say("next: stage2 with the same settings")
 
 
@@ -194,20 +193,25 @@ class Found:
 def _search(bench: Workbench, space: Space) -> Found:
     """Run one stage; trials.csv grows with every trial and keeps the stages before."""
     stage = space.stage
-    bench.progress.say(_forecast(bench, stage_name(stage), [space]))
-    bench.progress.start_stage(stage, len(space.grid), len(bench.prompts))
+    most = _most(bench, space)
+    bench.progress.say(forecast(bench, stage_name(stage), space.p, [most]))
+    bench.progress.start_stage(stage, most[0].count, len(bench.prompts))
     path = bench.path / "trials.csv"
     earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
     trials: list[Trial] = []
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
+        tracked.trial(trial)
         table = tables.trials_table(trials, bench.settings.more_columns)
         write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
+        bench.spending.save()
 
     spaces = [space]
     search = _make_search(bench, spaces)
-    winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
+    with _tracked(bench, stage) as tracked, bench.spending.part(stage_name(stage)):
+        winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
+        tracked.winner(winner)
     bench.progress.end_stage()
     space = spaces[-1]
     if bench.settings.search.name == "greedy" and len(trials) < len(space.grid):
@@ -216,6 +220,12 @@ def _search(bench: Workbench, space: Space) -> Found:
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
         )
     return Found(winner, tuple(trials), space)
+
+
+def _tracked(bench: Workbench, stage: Stage) -> AbstractContextManager[trackers.Run]:
+    settings = bench.settings
+    name = f"{settings.pair.name}/{settings.study}/{stage_name(stage)}"
+    return trackers.run(settings.tracking, name, bench.path, flat(asdict(settings)))
 
 
 def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
@@ -268,28 +278,19 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
 
 
-def _forecast(bench: Workbench, what: str, spaces: Sequence[Space]) -> str:
-    """How many trials and calls at most, and about how long at the reference's pace."""
-    prompts = len(bench.prompts)
-    trials = sum(len(space.grid) for space in spaces)
-    calls = [bench.evaluator.most_calls(space.grid) for space in spaces]
-    cloud, edge = (sum(side) * prompts for side in zip(*calls, strict=True))
-    cloud_pace, edge_pace = (seconds / bench.settings.num_steps for seconds in bench.reference.seconds())
-    seconds = cloud * cloud_pace + edge * edge_pace
-    return (
-        f"{what}: up to {trials} trial{'s' * (trials != 1)}, {cloud:,} cloud and {edge:,} edge calls, "
-        f"about {duration(seconds)} if all are needed (p = {spaces[0].p})"
-    )
-
-
 def _forecast_of_tune(bench: Workbench) -> str:
     """Of both stages; stage 2 by the k whose stage 2 would take the most calls."""
     spaces = [
         _stage2_space(bench, Candidate(ECDiffParams(bench.p(), k, 1.0, bench.settings.num_steps)))
         for k in bench.settings.search.k
     ]
-    dearest = max(spaces, key=lambda space: sum(bench.evaluator.most_calls(space.grid)))
-    return _forecast(bench, "tune", [_stage1_space(bench), dearest])
+    found = [_most(bench, space) for space in spaces]
+    dearest = max(found, key=lambda shares: sum(total_calls(bench, shares)))
+    return forecast(bench, "tune", bench.p(), [_most(bench, _stage1_space(bench)), dearest])
+
+
+def _most(bench: Workbench, space: Space) -> list[Share]:
+    return most_asked(bench.settings.search.name, space, _context(bench, space))
 
 
 def _point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any) -> None:
@@ -304,16 +305,20 @@ def _point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any)
 
 
 def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
-    """Held-out score, YAML, table and pictures; the last lines that a command prints."""
+    """Held-out score, YAML, table, pictures and page; the last lines that a command prints."""
     scores = dict(config.score or {})
     if len(bench.heldout):
-        scores["heldout"] = heldout_scores(bench, winner)
+        with bench.spending.part("held-out"):
+            scores["heldout"] = heldout_scores(bench, winner)
     config = TunedConfig(config.pair, config.params, config.sampling, scores, config.provenance)
     config.save(bench.path / "ecdiff.yaml")
     write_text(bench.path / "table5.md", tables.table5([config]))
-    _write_samples(bench, winner)
+    with bench.spending.part("samples"):
+        samples.write(bench, winner)
+    samples.write_edge_alone(bench)
+    page.write(bench.path, bench.settings)
     _print_result(bench, config)
-    _say_paths(bench, "ecdiff.yaml", "trials.csv", "table5.md", "samples.png")
+    _say_end(bench, "ecdiff.yaml", "trials.csv", "table5.md", samples.GRID, page.PAGE)
     yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / "ecdiff.yaml", bench.prompts.prompts[0]))
     bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
 
@@ -324,33 +329,12 @@ def _write_noise_profile(bench: Workbench) -> None:
     pictures.noise_profile(bench.path / "noise_profile.png", profile, bench.p())
 
 
-def _write_samples(bench: Workbench, winner: Trial) -> None:
-    """samples.png: cloud, edge, HybridSD and EC-Diff, the prompts with the lowest SSIM first."""
-    ssims = [one.ssim if one.ssim is not None else 1.0 for one in winner.measurements]
-    worst = sorted(range(len(ssims)), key=lambda i: ssims[i])[:SAMPLES]
-    evaluator = bench.evaluator
-    cloud = torch.stack([bench.reference.prompts[i].cloud for i in worst])
-    edge = torch.stack([bench.reference.prompts[i].edge for i in worst])
-    hybrid = evaluator.pictures(
-        replace(winner.candidate, params=ECDiffParams.hybrid(winner.plan.handoff_step)), worst
-    )
-    tuned = evaluator.pictures(winner.candidate, worst)
-    plan = winner.plan
-    rows = [
-        (f"cloud\n{plan.num_steps} calls", cloud),
-        (f"edge\n{plan.num_steps} calls", edge),
-        (f"HybridSD\n{plan.handoff_step} + {plan.edge_steps}", hybrid),
-        (f"EC-Diff\n{plan.cloud_calls} + {plan.edge_calls}\n{plan.approximated} free", tuned),
-    ]
-    headings = [f"SSIM {ssims[i]:.3f}\n{bench.prompts.prompts[i]}" for i in worst]
-    pictures.samples(bench.path / "samples.png", rows, headings)
-
-
 def _print_result(bench: Workbench, config: TunedConfig) -> None:
     cloud, _ = bench.scorer().cloud_and_edge_seconds(bench.settings.num_steps)
     for line in result_lines(config, len(bench.prompts), cloud):
         bench.progress.say(line)
 
 
-def _say_paths(bench: Workbench, *names: str) -> None:
+def _say_end(bench: Workbench, *names: str) -> None:
+    bench.progress.say(bench.spending.told())
     bench.progress.say("wrote " + ", ".join(str(bench.path / name) for name in names))

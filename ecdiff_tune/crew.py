@@ -52,11 +52,13 @@ class Task:
     Args:
         work: pickled, with names in place of what every rank has its own of.
         rows: None is work without prompts and without an answer.
+        batch_size: of rank 0.
     """
 
     number: int
     work: bytes
     rows: tuple[int, ...] | None
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Crew:
                 "start it as one process, or set latency=profile."
             )
         self._number = next(_numbers)
+        self._batch_size = 1
         for rank in range(1, self.count):
             self._send(rank, Setup(self._number, settings, prompts, heldout))
 
@@ -131,6 +134,7 @@ class Crew:
 
     def batches(self, size: int, say: Callable[[str], None]) -> Batches:
         """Batches that all ranks work on."""
+        self._batch_size = size
         return _Shared(self, size, say)
 
     def store(self, folder: Path, budget_bytes: int) -> StateStore:
@@ -140,7 +144,9 @@ class Crew:
     def give(self, rank: int, work: Callable[..., Any], rows: Sequence[int] | None) -> int:
         """Tell a worker to do work; the number of its answer."""
         number = next(_numbers)
-        self._send(rank, Task(number, _pickled(work), None if rows is None else tuple(rows)))
+        self._send(
+            rank, Task(number, _pickled(work), None if rows is None else tuple(rows), self._batch_size)
+        )
         return number
 
     def take(self, rank: int, number: int, say: Callable[[str], None]) -> Any:

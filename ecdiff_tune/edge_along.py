@@ -7,8 +7,9 @@ are made once more.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -45,12 +46,14 @@ class EdgeAlong:
         prompts: the calibration set.
         folder: of the references; its name changes with weights and sampling.
         first: so many prompts.
+        spent: counts model calls, by prompt.
     """
 
     pipe: ECDiffPipeline
     prompts: CalibrationSet
     folder: Path
     first: int = FIRST_PROMPTS
+    spent: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def own_adapter(self) -> HandoffAdapter:
@@ -81,6 +84,7 @@ class EdgeAlong:
     def keep(self, heard: Heard) -> None:
         """Write the files."""
         rows, adapter, found = heard
+        self.spent["edge"] += len(rows) * self.pipe.num_steps
         paths = self._paths(adapter)
         for i, row in enumerate(rows):
             with replacing(paths[row]) as part:
@@ -102,6 +106,8 @@ class EdgeAlong:
         on_prompts(len(paths) - len(missing))
 
         for rows, heard in batches.over(missing, partial(self._run, adapter)):
+            again = len(rows) * self.pipe.num_steps  # the models' own runs, for this alone
+            self.spent.update(cloud=again, edge=again if adapter == self.own_adapter else 0)
             self.keep(heard)
             on_prompts(len(rows))
         return [read(path, *names) for path in paths]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice, takewhile
@@ -17,6 +18,7 @@ from ecdiff_core.batching import join, join_prompts, move, move_prompts, take, t
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
 from ecdiff_core.noise import get_estimator
+from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.plan import Action, Plan, effective_s
 from ecdiff_core.sampler import SamplerState
@@ -24,12 +26,15 @@ from ecdiff_tune import lockstep
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_tune.metric_choice import Metric
 from ecdiff_tune.metrics import psnr, ssim
 from ecdiff_tune.reference import Reference, prepare
+from ecdiff_tune.spending import KINDS
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.thumbnails import Thumbnails
 
 T = TypeVar("T")
+Generation = Callable[[], AbstractContextManager[object]]
 
 
 class Evaluator:
@@ -40,9 +45,14 @@ class Evaluator:
     generation runs whole, so that its seconds mean something.
 
     Args:
+        reference: whose cloud pictures count; None is the cloud's own run with this pipeline.
         batches: of prompts; a model gets at most so many samples at a time.
         store: for states at forks.
-        s_values: at which later candidates may hand over.
+        s_values: at which later candidates may hand over, or go another way for another reason.
+        calls: to count model calls and decodes in, by prompt.
+        sampler: of the ledger's keys, empty for the study's own pipeline and reference.
+        generation: entered for each generation of a batch, which gets a new one every time.
+        further: metrics that pictures are measured by beside SSIM and PSNR.
         thumbnails: keeps small pictures of what is measured.
     """
 
@@ -50,19 +60,24 @@ class Evaluator:
         self,
         pipe: ECDiffPipeline,
         prompts: CalibrationSet,
-        reference: Reference,
+        reference: Reference | None,
         ledger: Ledger,
         *,
         batches: Batches,
         store: StateStore | None = None,
         s_values: Sequence[int] = (),
+        calls: Counter[str] | None = None,
+        sampler: str = "",
+        generation: Generation = nullcontext,
+        further: Sequence[Metric] = (),
         thumbnails: Thumbnails | None = None,
     ) -> None:
         self._pipe, self._prompts, self._reference = pipe, prompts, reference
         self._ledger, self._batches, self._store = ledger, batches, store
-        self._s_values, self._thumbnails = s_values, thumbnails
+        self._s_values, self._sampler, self._generation = s_values, sampler, generation
+        self._further, self._thumbnails = further, thumbnails
         self._prepared: dict[int, Prepared] = {}
-        self.calls = Counter(cloud=0, edge=0, decode=0)
+        self.calls = Counter(dict.fromkeys(KINDS, 0)) if calls is None else calls
 
     @property
     def prompts_digest(self) -> str:
@@ -88,9 +103,9 @@ class Evaluator:
             OutOfMemoryError: a single prompt does not fit.
         """
         keys = [self.key(one) for one in candidates]
-        known = {key: self._ledger.read(key) for key in keys}
+        known = {key: self._read(key) for key in keys}
         names = self._prompts.keys[:first]
-        missing = [i for i, name in enumerate(names) if any(name not in known[key] for key in keys)]
+        missing = _missing(names, known)
         if len(missing) < len(names):
             on_prompts(len(names) - len(missing))
 
@@ -102,18 +117,31 @@ class Evaluator:
         for rows, (found, calls) in self._batches.over(missing, work):
             self.calls.update(calls)
             measured = {
-                key: {names[i]: one for i, one in zip(rows, fresh, strict=True)}
+                replace(key, sampler=self._sampler): {
+                    names[i]: one for i, one in zip(rows, fresh, strict=True)
+                }
                 for key, fresh in found.items()
             }
             self._ledger.append_all({key: some.items() for key, some in measured.items()})
-            for key, some in measured.items():
-                known[key] = {**some, **known[key]}
+            known |= {key: self._read(key) for key in measured}
+            if not self._sampler:
+                self._ledger.spend(self._prompts.digest, calls)
             on_prompts(len(rows))
         return [[known[key][name] for name in names] for key in keys]
 
+    def missing(self, candidates: Sequence[Candidate], first: int | None = None) -> int:
+        """Of how many prompts there is not yet a measurement of every candidate."""
+        known = {key: self._read(key) for key in map(self.key, candidates)}
+        return len(_missing(self._prompts.keys[:first], known))
+
     def key(self, candidate: Candidate) -> ConfigKey:
         """The candidate's key in the ledger."""
-        return ConfigKey.of(candidate, self.plan(candidate))
+        return replace(ConfigKey.of(candidate, self.plan(candidate)), sampler=self._sampler)
+
+    def _read(self, key: ConfigKey) -> dict[str, Measurement]:
+        """What need not be measured again."""
+        rows, wanted = self._ledger.read(key), {one.name for one in self._further}
+        return {name: one for name, one in rows.items() if wanted <= one.further.keys() or one.ssim is None}
 
     def known(self, candidate: Candidate) -> list[Measurement]:
         """What the ledger has of a candidate on the first prompts, as many as there are."""
@@ -139,6 +167,7 @@ class Evaluator:
 
     def _pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
         (final,) = self._finals([candidate], rows).values()
+        self.calls["decode"] += len(rows)
         return self._pipe.pair.family.decode(final.latents).cpu()
 
     def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
@@ -180,18 +209,27 @@ class Evaluator:
         self._prepare(rows)  # a prompt is encoded once: not part of a generation's seconds
         synchronize(self._pipe.device)
         started = time.perf_counter()
-        finals = self._finals(candidates, rows)
+        with self._generation():
+            finals = self._finals(candidates, rows)
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
-        cloud = torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
+        cloud, prompts = self._cloud(rows), [self._prompts.prompts[i] for i in rows]
         found = {}
         for key, state in finals.items():
-            decoded, found[key] = self._measured(state.latents, cloud, seconds)
+            decoded, found[key] = self._measured(state.latents, cloud, prompts, seconds)
             if self._thumbnails is not None:
                 self._thumbnails.keep(key, rows, decoded)
         return found
 
-    def _measured(self, latents: Tensor, cloud: Tensor, seconds: float) -> tuple[Tensor, list[Measurement]]:
+    def _cloud(self, rows: Sequence[int]) -> Tensor:
+        """The pictures that count."""
+        if self._reference is not None:
+            return torch.stack([self._reference.prompts[i].cloud for i in rows]).float()
+        return self._pictures(Candidate(ECDiffParams.cloud_only(self._pipe.num_steps)), rows)
+
+    def _measured(
+        self, latents: Tensor, cloud: Tensor, prompts: Sequence[str], seconds: float
+    ) -> tuple[Tensor, list[Measurement]]:
         """Latents decoded, and held against the cloud's pictures."""
         started = time.perf_counter()
         decoded = self._pipe.pair.family.decode(latents)
@@ -199,7 +237,7 @@ class Evaluator:
         seconds += (time.perf_counter() - started) / len(latents)
         self.calls["decode"] += len(latents)
         decoded = decoded.cpu()
-        return decoded, _compared(latents, decoded, cloud, seconds)
+        return decoded, compared(latents, decoded, cloud, prompts, seconds, self._further)
 
     def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
         """The states at step T, by key."""
@@ -265,13 +303,39 @@ class Evaluator:
         return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))
 
 
-def _compared(latents: Tensor, decoded: Tensor, cloud: Tensor, seconds: float) -> list[Measurement]:
-    """Pictures against the cloud's, one measurement each."""
+def _missing(names: Sequence[str], known: Mapping[ConfigKey, Mapping[str, Measurement]]) -> list[int]:
+    """The prompts, by index, that some config lacks."""
+    return [i for i, name in enumerate(names) if any(name not in rows for rows in known.values())]
+
+
+def compared(
+    latents: Tensor,
+    decoded: Tensor,
+    cloud: Tensor,
+    prompts: Sequence[str],
+    seconds: float,
+    further: Sequence[Metric] = (),
+) -> list[Measurement]:
+    """Pictures against the cloud's, one measurement each: what is known of a picture comes from here.
+
+    Args:
+        latents: that they were decoded from, of which only whether they are finite matters.
+        decoded, cloud: as for ``metrics.ssim``.
+        prompts: one each.
+        seconds: that each took.
+        further: metrics beside SSIM and PSNR.
+    """
     pictures = torch.nan_to_num(decoded)
+    more = {one.name: one.measure(pictures, cloud, prompts).tolist() for one in further}
     # A half-precision decoder can overflow on finite latents.
     finite = [
         bool(torch.isfinite(x).all() and torch.isfinite(y).all())
         for x, y in zip(latents, decoded, strict=True)
     ]
-    values = zip(finite, ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
-    return [Measurement(s, p, seconds) if ok else Measurement(None, None, seconds) for ok, s, p in values]
+    pairs = zip(ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
+    return [
+        Measurement(*pair, seconds, {name: values[i] for name, values in more.items()})
+        if finite[i]
+        else Measurement(None, None, seconds)
+        for i, pair in enumerate(pairs)
+    ]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WARM_UP_CALLS = 3
 TIMED_CALLS = 15
+CALLS = WARM_UP_CALLS + TIMED_CALLS
+"""Of either model and of the decoder, that ``measure`` makes."""
 PROMPT = "a photo of a red circle"
 """Only its length could matter, and tokenizers pad."""
 
@@ -119,7 +121,7 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
         "decode": lambda: family.decode(latents),
     }
     seconds: dict[str, list[float]] = {name: [] for name in operations}
-    turns = range(WARM_UP_CALLS + TIMED_CALLS)
+    turns = range(CALLS)
     by_turn = [(turn, name) for turn in turns for name in operations]
     by_name = [(turn, name) for name in operations for turn in turns]
     with torch.no_grad(), out_of_memory_told():

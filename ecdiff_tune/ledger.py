@@ -4,38 +4,80 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.candidate import ConfigKey
 
-SCHEMA_VERSION = 2
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS measurements (
+SCHEMA_VERSION = 3
+_KEY_COLUMNS = """
     schedule  TEXT NOT NULL,     -- actions, run-length encoded: Plan.schedule
     alpha     REAL NOT NULL,     -- 0 where the schedule or the estimator does not use it
     estimator TEXT NOT NULL,     -- empty where no step is approximated
     handoff_adapter TEXT NOT NULL,  -- empty where the edge makes no step
+    sampler   TEXT NOT NULL,     -- empty for the study's own; else another scheduler, steps or a cache
     prompt    TEXT NOT NULL,     -- CalibrationSet.keys
+"""
+_PLACE = "schedule, alpha, estimator, handoff_adapter, sampler, prompt"
+_SCHEMA = (
+    f"""
+CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
     ssim      REAL,              -- to the cloud's picture; NULL where the latents were not finite
     psnr      REAL,              -- dB
     seconds   REAL NOT NULL,     -- of the generation, as far as it was not shared
-    PRIMARY KEY (schedule, alpha, estimator, handoff_adapter, prompt)
+    PRIMARY KEY ({_PLACE})
 ) WITHOUT ROWID
-"""
-_FROM_VERSION_1 = (
-    "ALTER TABLE measurements RENAME TO version_1",
-    _SCHEMA,
+""",
+    f"""
+CREATE TABLE IF NOT EXISTS further ({_KEY_COLUMNS}
+    metric    TEXT NOT NULL,     -- beside ssim and psnr
+    value     REAL NOT NULL,
+    PRIMARY KEY ({_PLACE}, metric)
+) WITHOUT ROWID
+""",
+    f"""
+CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
+    seconds   REAL NOT NULL,     -- of a whole generation of one picture, nothing shared
+    PRIMARY KEY ({_PLACE})
+) WITHOUT ROWID
+""",
     """
-    INSERT INTO measurements
-    SELECT schedule, alpha, CASE WHEN instr(schedule, 'A') THEN estimator ELSE '' END,
-           CASE WHEN instr(schedule, 'E') THEN :handoff_adapter ELSE '' END,
-           prompt, ssim, psnr, seconds
-    FROM version_1
-    """,
-    "DROP TABLE version_1",
+CREATE TABLE IF NOT EXISTS spent (
+    prompts   TEXT NOT NULL,     -- CalibrationSet.digest
+    cloud     INTEGER NOT NULL,  -- model calls of a batch, a sample each
+    edge      INTEGER NOT NULL,
+    decode    INTEGER NOT NULL   -- pictures
 )
+""",
+)
+
+
+def _migration(estimator: str, handoff_adapter: str) -> tuple[str, ...]:
+    """From a table without ``sampler``, of which all rows are the study's own sampler's."""
+    return (
+        "ALTER TABLE measurements RENAME TO older",
+        *_SCHEMA,
+        f"""
+        INSERT INTO measurements
+        SELECT schedule, alpha, {estimator}, {handoff_adapter}, '', prompt, ssim, psnr, seconds
+        FROM older
+        """,
+        "DROP TABLE older",
+    )
+
+
+_STATEMENTS = {
+    0: _SCHEMA,
+    1: _migration(
+        "CASE WHEN instr(schedule, 'A') THEN estimator ELSE '' END",
+        "CASE WHEN instr(schedule, 'E') THEN :handoff_adapter ELSE '' END",
+    ),
+    2: _migration("estimator", "handoff_adapter"),
+    SCHEMA_VERSION: _SCHEMA,
+}
+"""What makes a ledger of each version one of this version; 0 is an empty file."""
 _KEY = " AND ".join(f"{field.name} = :{field.name}" for field in fields(ConfigKey))
 
 
@@ -45,11 +87,15 @@ class LedgerError(ECDiffError):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One prompt's picture against the cloud's; ssim and psnr are None where it could not be made."""
+    """One prompt's picture against the cloud's; ssim and psnr are None where it could not be made.
+
+    ``further`` are other metrics by name, where they were asked for.
+    """
 
     ssim: float | None
     psnr: float | None
     seconds: float
+    further: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 def _unusable(path: Path, error: Exception) -> str:
@@ -81,7 +127,7 @@ class Ledger:
                 )
             with self._database:
                 self._database.execute("BEGIN")
-                for statement in _FROM_VERSION_1 if version == 1 else (_SCHEMA,):
+                for statement in _STATEMENTS[version]:
                     self._database.execute(statement, {"handoff_adapter": handoff_adapter})
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
@@ -94,13 +140,24 @@ class Ledger:
 
     def read(self, key: ConfigKey) -> dict[str, Measurement]:
         """The config's measurements by prompt key."""
+        further: dict[str, dict[str, float]] = {}
+        for prompt, metric, value in self._rows("SELECT prompt, metric, value FROM further", key):
+            further.setdefault(prompt, {})[metric] = value
+        rows = self._rows("SELECT prompt, ssim, psnr, seconds FROM measurements", key)
+        return {
+            prompt: Measurement(ssim, psnr, seconds, further.get(prompt, {}))
+            for prompt, ssim, psnr, seconds in rows
+        }
+
+    def read_timings(self, key: ConfigKey) -> dict[str, float]:
+        """Seconds of whole generations of one picture by prompt key."""
+        return dict(self._rows("SELECT prompt, seconds FROM timings", key))
+
+    def _rows(self, select: str, key: ConfigKey) -> list[Any]:
         try:
-            rows = self._database.execute(
-                f"SELECT prompt, ssim, psnr, seconds FROM measurements WHERE {_KEY}", asdict(key)
-            ).fetchall()
+            return self._database.execute(f"{select} WHERE {_KEY}", asdict(key)).fetchall()
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(self._path, error)) from error
-        return {prompt: Measurement(ssim, psnr, seconds) for prompt, ssim, psnr, seconds in rows}
 
     def configs(self) -> list[ConfigKey]:
         """The keys of all configs that have a measurement, in order."""
@@ -112,22 +169,56 @@ class Ledger:
             raise LedgerError(_unusable(self._path, error)) from error
 
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
-        """Add a config's measurements by prompt key; one that is there already stays as it is."""
+        """Add a config's measurements by prompt key; what is there already stays."""
         self.append_all({key: rows})
 
     def append_all(self, rows: Mapping[ConfigKey, Iterable[tuple[str, Measurement]]]) -> None:
         """The same of several configs, all or nothing: what was generated together is generated together
         again after a stop, and so rounds the same."""
-        values = [
-            (*astuple(key), prompt, *astuple(one)) for key, some in rows.items() for prompt, one in some
-        ]
+        placed = [((*astuple(key), prompt), one) for key, some in rows.items() for prompt, one in some]
+        self._write(
+            ("measurements", [(*place, one.ssim, one.psnr, one.seconds) for place, one in placed]),
+            ("further", [(*place, *pair) for place, one in placed for pair in one.further.items()]),
+        )
+
+    def append_timing(self, key: ConfigKey, prompt: str, seconds: float) -> None:
+        """Add the seconds of a whole generation; those that are there stay."""
+        self._write(("timings", [(*astuple(key), prompt, seconds)]))
+
+    def _write(self, *tables: tuple[str, list[tuple[Any, ...]]]) -> None:
+        """Add rows to tables in one transaction."""
         try:
             with self._database:
-                self._database.executemany(
-                    "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values
-                )
+                for table, rows in tables:
+                    if not rows:
+                        continue
+                    places = ", ".join("?" * len(rows[0]))
+                    self._database.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
         except sqlite3.DatabaseError as error:  # a full disk, a read-only one, a damaged page
             raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
+
+    def spend(self, prompts_digest: str, calls: Mapping[str, int]) -> None:
+        """Add the model calls that a batch of measurements took: cloud, edge, decode."""
+        try:
+            with self._database:
+                values = (prompts_digest, calls["cloud"], calls["edge"], calls["decode"])
+                self._database.execute("INSERT INTO spent VALUES (?, ?, ?, ?)", values)
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
+
+    def spent(self) -> dict[str, dict[str, int]]:
+        """The calls made so far by the digest of a prompt set: cloud, edge, decode. Ledgers of before this
+        was counted lack what they had then."""
+        try:
+            found = self._database.execute(
+                "SELECT prompts, SUM(cloud), SUM(edge), SUM(decode) FROM spent GROUP BY prompts"
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_unusable(self._path, error)) from error
+        return {
+            prompts: {"cloud": cloud, "edge": edge, "decode": decode}
+            for prompts, cloud, edge, decode in found
+        }
 
     def close(self) -> None:
         """Close the file."""

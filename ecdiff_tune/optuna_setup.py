@@ -12,7 +12,7 @@ from typing import Any
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.__main__ import config_folder
+from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.base import stage_name

@@ -38,7 +38,7 @@ from ecdiff_tune.error_growth import (
 from ecdiff_tune.metrics import ssim
 from ecdiff_tune.reference import Reference
 
-PREDICTING = frozenset({"predict", "joint", "schedule"})
+PREDICTING = frozenset({"race", "predict", "joint", "schedule"})
 """Searches that ask for predictions, so that the edge pass is made together with the reference."""
 
 SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, float("inf"))

@@ -131,7 +131,7 @@ class Progress:
             self._best = trial
         self._bars.advance(self._trials)
         passed = time.monotonic() - self._started
-        left = passed / trial.number * (self._most_trials - trial.number)
+        left = passed / trial.number * max(0, self._most_trials - trial.number)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
         self._bars.update(self._trials, note=f"trials at most, {best}")
         self.say(f"{_trial_line(trial)}   {best}, up to about {duration(left)} left")

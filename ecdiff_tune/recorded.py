@@ -77,7 +77,7 @@ def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded
     trials = [one for one in (_trial(*pair, settings, scorer) for pair in measured.items()) if one.score]
     if not trials:
         raise StudyError(f"{path} has no config with pictures of all {len(prompts)} prompts yet.")
-    left_out = len(known) - len(trials)
+    left_out = sum(not rows.keys().isdisjoint(prompts.keys) for rows in known.values()) - len(trials)
     say(
         f"{len(trials)} configs were measured on all {len(prompts)} prompts"
         + (f"; {left_out} were not, or have no finite pictures, and are left out" if left_out else "")
@@ -145,11 +145,13 @@ def _read_ledger(folder: Path, settings: Settings) -> dict[Candidate, dict[str, 
 def candidate_of(key: ConfigKey, settings: Settings) -> Candidate | None:
     """A config with that key, by p and k where they make such steps, else by its real steps; or None.
 
+    None too for what another sampler made.
+
     What the key leaves out changes no picture: alpha is 1 there, estimator and handoff adapter the study's,
     and a schedule without approximated steps has p = k = 0.
     """
     steps = "".join(letter * int(count) for count, letter in re.findall(r"(\d+)([A-Z])", key.schedule))
-    if len(steps) != settings.num_steps:
+    if len(steps) != settings.num_steps or key.sampler:
         return None
     sampling = settings.core_sampling()
     for params in _params_of(steps, key.alpha or 1.0):

@@ -6,6 +6,7 @@ Figure 3), and the Gram matrix of the cloud's noises, from which later searches 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -144,12 +145,13 @@ def make(
     batches: Batches,
     on_prompts: Callable[[int], None],
     listener: Listener | None = None,
+    calls: Counter[str] | None = None,
 ) -> Reference:
     """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
 
     ``on_prompts`` is told how many prompts became ready. ``listener`` hears the runs that are made, with what
-    the models were asked, and keeps what it made of them before their references are written. Stopped at any
-    moment, at most a batch is lost.
+    the models were asked, and keeps what it made of them before their references are written. Model calls and
+    decodes are counted in ``calls``. Stopped at any moment, at most a batch is lost.
 
     Raises:
         NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
@@ -159,6 +161,9 @@ def make(
     wanted = missing(prompts, folder)
     on_prompts(len(prompts) - len(wanted))
     for rows, (found, heard) in batches.over(wanted, partial(_generate, pipe, prompts, listener)):
+        if calls is not None:
+            each = len(rows) * pipe.num_steps
+            calls.update(cloud=each, edge=each, decode=2 * len(rows))
         if listener is not None:
             listener.keep(heard)
         for row, tensors in zip(rows, found, strict=True):

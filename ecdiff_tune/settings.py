@@ -16,9 +16,13 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import MAX_SEED, ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+from ecdiff_tune import trackers
+from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
 from ecdiff_tune.search.options import Options, OptunaOptions
 
+AUTO = "auto"
+"""For ``params.p`` and ``batch_size``: found from the pair."""
 LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
 PICKS = {"fastest_above": "quality", "best_below": "seconds"}
@@ -60,7 +64,7 @@ class PairSettings:
 class ParamsSettings:
     """What is not searched: p always, the rest when stage2 gets it by hand."""
 
-    p: Any = "auto"
+    p: Any = AUTO
     k: int | None = None
     alpha: float | None = None
     schedule: list[int] | None = None
@@ -98,7 +102,7 @@ class SearchSettings:
     looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
     error_rate: float = 0.05
     margin: float = 0.0
-    finalists: int = 12
+    finalists: int = 8
     sampler: str = "tpe"
     trials: int = 50
     study_name: str | None = None
@@ -164,6 +168,22 @@ class ParetoSettings:
 
 
 @dataclass
+class CompareSettings:
+    """What ``compare`` holds a study's winner against."""
+
+    methods: list[str] | None = None
+    schedule: str | None = None
+    timed_prompts: int = 3
+
+
+@dataclass
+class AblateSettings:
+    """What ``ablate`` measures on."""
+
+    num_prompts: int | None = 50
+
+
+@dataclass
 class ErrorsSettings:
     """What ``errors`` measures."""
 
@@ -196,19 +216,22 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     rerank: RerankSettings = field(default_factory=RerankSettings)
     pareto: ParetoSettings = field(default_factory=ParetoSettings)
+    compare: CompareSettings = field(default_factory=CompareSettings)
+    ablate: AblateSettings = field(default_factory=AblateSettings)
     errors: ErrorsSettings = field(default_factory=ErrorsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     latency: str = "profile"
     study: str = "default"
     device: str = "auto"
     dtype: str = "float32"
-    batch_size: int = 25
+    batch_size: Any = 25
     offload: str = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
     seed: int = 0
     sharing: str = "on"
     sharing_gib: float = 4.0
+    tracking: str = "none"
     resume: bool = True
     output_dir: str = "outputs"
 
@@ -354,16 +377,21 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"Unknown sharing {settings.sharing!r}: {nearest(settings.sharing, SHARING)}.")
     if settings.latency not in LATENCIES:
         raise SettingsError(f"Unknown latency {settings.latency!r}: {nearest(settings.latency, LATENCIES)}.")
+    trackers.check(settings.tracking)
     for name, value, least in (
         ("calibration.num_prompts", settings.calibration.num_prompts, 1),
         ("heldout.num_prompts", settings.heldout.num_prompts, 0),
-        ("batch_size", settings.batch_size, 1),
         ("sharing_gib", settings.sharing_gib, 0),
         ("seed", settings.seed, 0),
+        ("compare.timed_prompts", settings.compare.timed_prompts, 1),
+        ("ablate.num_prompts", 1 if settings.ablate.num_prompts is None else settings.ablate.num_prompts, 1),
         ("errors.num_prompts", settings.errors.num_prompts, 1),
     ):
         if value < least:
             raise SettingsError(f"Expected {name} >= {least}, got {value}.")
+    size = settings.batch_size
+    if size != AUTO and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise SettingsError(f"Expected batch_size >= 1 or auto, got {size}.")
     if settings.seed > MAX_SEED:
         raise SettingsError(f"Expected seed <= {MAX_SEED}, got {settings.seed}.")
     for name, folder in (("study", settings.study), ("pair.name", settings.pair.name)):
@@ -385,10 +413,21 @@ def _check(settings: Settings) -> None:
     _check_params(settings)
     _check_grids(settings)
     _check_picks(settings)
+    _check_methods(settings.compare)
     _check_metrics(settings.metrics)
     noise = settings.errors.noise
     if not noise or not all(0 < ratio <= 1 for ratio in noise) or len(set(noise)) < len(noise):
         raise SettingsError(f"Expected errors.noise to hold different shares, 0 < share <= 1, got {noise}.")
+
+
+def _check_methods(compare: CompareSettings) -> None:
+    if compare.methods is None:
+        return
+    for name in compare.methods:
+        if name not in METHODS:
+            raise SettingsError(f"Unknown method {name!r} in compare.methods: {nearest(name, METHODS)}.")
+    if not compare.methods or len(set(compare.methods)) < len(compare.methods):
+        raise SettingsError(f"Expected compare.methods to hold different methods, got {compare.methods}.")
 
 
 def _check_metrics(metrics: MetricsSettings) -> None:
@@ -464,10 +503,10 @@ def _check_cloud_calls(settings: Settings) -> None:
 
 def _check_params(settings: Settings) -> None:
     p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
-    if p != "auto" and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
+    if p != AUTO and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
         raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
     schedule = settings.params.schedule
-    if schedule is not None and (p != "auto" or k is not None):
+    if schedule is not None and (p != AUTO or k is not None):
         raise SettingsError("Expected params.p and params.k, or params.schedule in their place, got both.")
     if schedule is not None and alpha is None:
         raise SettingsError("Expected params.alpha with params.schedule: give params.alpha=0.5 or another.")
@@ -513,7 +552,7 @@ def _check_grids(settings: Settings) -> None:
             f"Expected objective.earliest_s within 0 … {steps - 1} (s' of eq. 11), got {settings.earliest_s}."
         )
     p = settings.params.p
-    if p == "auto" and min(settings.s_values) < LEAST_P:
+    if p == AUTO and min(settings.s_values) < LEAST_P:
         raise ParamsError(
             f"Expected every s >= {LEAST_P}, the least p that params.p=auto chooses, "
             f"got s from {min(settings.s_values)}."

@@ -16,8 +16,8 @@ from ecdiff_tune.study_folder import STATE_FILE, differences, flat, read_state
 
 GROUPS = ("pair", "search", "calibration", "objective", "link")
 _FREE = (
-    *("objective.", "link.", "rerank.", "pareto.", "metrics.", "errors."),
-    *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing"),
+    *("objective.", "link.", "rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors."),
+    *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
 )
 """Beginnings of settings that may be others than the study's: no measurement depends on them."""
 

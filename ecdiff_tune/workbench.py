@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import HandoffAdapter
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration, latency, ranks, reference
+from ecdiff_tune import batch_size, calibration, latency, ranks, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.crew import Crew
@@ -35,7 +36,8 @@ from ecdiff_tune.predict import PREDICTING, Predictor
 from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.search.base import Records
-from ecdiff_tune.settings import REFERENCE_FOLDER, Settings
+from ecdiff_tune.settings import AUTO, REFERENCE_FOLDER, Settings
+from ecdiff_tune.spending import CALLS_FILE, KINDS, REFERENCE, Spending
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
 from ecdiff_tune.study_folder import STATE_FILE, StudyFolder, read_state, study_path
@@ -59,6 +61,7 @@ class Workbench:
     reference_folder: Path
     batches: Batches
     store: StateStore | None
+    spending: Spending
 
     @property
     def wallclock(self) -> bool:
@@ -67,7 +70,7 @@ class Workbench:
 
     def p(self) -> int:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""
-        if self.settings.params.p != "auto":
+        if self.settings.params.p != AUTO:
             return int(self.settings.params.p)
         return reference.auto_p(self.reference.noise_change, min(self.settings.s_values))
 
@@ -86,10 +89,12 @@ class Workbench:
         Raises:
             UnpredictableError: nothing can be foretold with this scheduler or this pair.
         """
-        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder)
+        calls = self.spending.calls
+        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder, spent=calls)
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
-            return make_edge_along(along, adapter, self.batches, self.progress)
+            with self.spending.part(REFERENCE):
+                return make_edge_along(along, adapter, self.batches, self.progress)
 
         handoff = self.pipe.config.sampling.handoff
         return Predictor.of(self.pipe.scheduler, handoff, self.reference, passes, along.own_adapter)
@@ -108,16 +113,21 @@ class Workbench:
 
     def heldout_evaluator(self) -> Evaluator:
         """Measures candidates on the held-out set, whose reference is made now if need be."""
-        made = make_reference(
-            self.pipe,
-            self.heldout,
-            self.reference_folder,
-            self.batches,
-            self.latency,
-            self.progress,
-            "reference of the held-out prompts",
-        )
-        return self._evaluator(self.heldout, made, None)
+        return self._evaluator(self.heldout, self.heldout_reference(), None)
+
+    def heldout_reference(self) -> Reference:
+        """Of the held-out set, made now if need be."""
+        with self.spending.part("held-out reference"):
+            return make_reference(
+                self.pipe,
+                self.heldout,
+                self.reference_folder,
+                self.batches,
+                self.latency,
+                self.progress,
+                self.spending.calls,
+                "reference of the held-out prompts",
+            )
 
     def _evaluator(self, prompts: CalibrationSet, made: Reference, store: StateStore | None) -> Evaluator:
         return Evaluator(
@@ -128,6 +138,7 @@ class Workbench:
             batches=self.batches,
             store=store,
             s_values=self.settings.s_values,
+            calls=self.spending.calls,
             thumbnails=thumbnails(self.settings) if prompts is self.prompts else None,
         )
 
@@ -171,18 +182,25 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
                 "note: without calibration.file the prompts are captions of the embedded pair's scenes; "
                 "give a file of your own."
             )
-        if crew.count > 1:
-            progress.say(crew.told(len(prompts), settings.batch_size))
-        profile = _latency_profile(folder, pipe, progress)
+        spending = Spending(folder.path / CALLS_FILE)
+        with spending.part("latency"):
+            profile = _latency_profile(folder, pipe, progress, spending.calls)
         where = reference_folder(settings, pipe)
         timed = settings.latency == "wallclock"
-        batches = crew.batches(1 if timed else settings.batch_size, progress.say)
+        with spending.part("batch size"):
+            size = 1 if timed else _batch_size(folder.path, pipe, settings, len(prompts), progress, spending)
+        if crew.count > 1:
+            progress.say(crew.told(len(prompts), size))
+        batches = crew.batches(size, progress.say)
         with (
             closing(Ledger(folder.path / "ledger.sqlite", settings.sampling.handoff_adapter)) as ledger,
             crew.store(state_folder(settings), states_bytes(settings)) as store,
         ):
-            along = EdgeAlong(pipe, prompts, where) if settings.search.name in PREDICTING else None
-            made = make_reference(pipe, prompts, where, batches, profile, progress, along=along)
+            calls = spending.calls
+            predicting = settings.search.name in PREDICTING
+            along = EdgeAlong(pipe, prompts, where, spent=calls) if predicting else None
+            with spending.part(REFERENCE):
+                made = make_reference(pipe, prompts, where, batches, profile, progress, calls, along=along)
             yield Workbench(
                 settings,
                 folder.path,
@@ -197,6 +215,7 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
                 where,
                 batches,
                 None if timed or settings.sharing == "off" else store,
+                spending,
             )
 
 
@@ -207,13 +226,14 @@ def make_reference(
     batches: Batches,
     profile: LatencyProfile,
     progress: Progress,
-    what: str = "reference",
+    calls: Counter[str],
+    what: str = REFERENCE,
     along: EdgeAlong | None = None,
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress.
 
-    ``along`` makes its edge passes of the prompts whose reference is made. Studies that run side by side wait
-    for each other here, so that what they share is made once.
+    ``along`` makes its edge passes of the prompts whose reference is made; ``calls`` counts model calls.
+    Studies that run side by side wait for each other here, so that what they share is made once.
     """
     where.mkdir(parents=True, exist_ok=True)
     turn = FileLock(where / ".lock")
@@ -223,7 +243,7 @@ def make_reference(
         progress.say(f"{what}: another process is making it; waiting")
         turn.acquire()
     try:
-        return _make_reference(pipe, prompts, where, batches, profile, progress, what, along)
+        return _make_reference(pipe, prompts, where, batches, profile, progress, calls, what, along)
     finally:
         turn.release()
 
@@ -235,6 +255,7 @@ def _make_reference(
     batches: Batches,
     profile: LatencyProfile,
     progress: Progress,
+    calls: Counter[str],
     what: str,
     along: EdgeAlong | None,
 ) -> Reference:
@@ -246,7 +267,13 @@ def _make_reference(
         progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
     progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
     return reference.make(
-        pipe, prompts, where, batches=batches, on_prompts=progress.prompts_done, listener=along
+        pipe,
+        prompts,
+        where,
+        batches=batches,
+        on_prompts=progress.prompts_done,
+        listener=along,
+        calls=calls,
     )
 
 
@@ -294,14 +321,18 @@ def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: in
     )
 
 
-def _latency_profile(folder: StudyFolder, pipe: ECDiffPipeline, progress: Progress) -> LatencyProfile:
+def _latency_profile(
+    folder: StudyFolder, pipe: ECDiffPipeline, progress: Progress, calls: Counter[str]
+) -> LatencyProfile:
     """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
     path, settings = folder.path / "latency.json", folder.settings
     known = LatencyProfile.load(path) if path.is_file() else None
 
     def own() -> LatencyProfile:
-        turns = settings.offload == "none"
-        return known or latency.measure(pipe, settings.core_link(), take_turns=turns)
+        if known:
+            return known
+        calls.update(dict.fromkeys(KINDS, latency.CALLS))
+        return latency.measure(pipe, settings.core_link(), take_turns=settings.offload == "none")
 
     profile = (
         agree(settings, read_state(folder.path / STATE_FILE)["settings"], own)
@@ -318,6 +349,24 @@ def _latency_profile(folder: StudyFolder, pipe: ECDiffPipeline, progress: Progre
         f"transfer {profile.transfer_seconds * 1e3:.1f} ms"
     )
     return profile
+
+
+def _batch_size(
+    folder: Path,
+    pipe: ECDiffPipeline,
+    settings: Settings,
+    prompts: int,
+    progress: Progress,
+    spending: Spending,
+) -> int:
+    """As set; ``auto`` is found once, so that a resumed study goes on with the same."""
+    if settings.batch_size != AUTO:
+        return int(settings.batch_size)
+
+    def find() -> dict[int, float]:
+        return batch_size.throughputs(pipe, prompts, spending.calls)
+
+    return batch_size.kept(folder / "batch_size.json", find, progress.say)
 
 
 def thumbnails(settings: Settings) -> Thumbnails | None:

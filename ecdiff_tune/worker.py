@@ -32,10 +32,12 @@ class Worker:
         self.pipe = load_pipe(settings)
         self.store = StateStore(state_folder(settings) / str(rank), states_bytes(settings))
         self._setup, self._evaluators = setup, dict[str, Evaluator]()
-        self._batches = Batches(settings.batch_size, self.said.append)
+        self._batches: Batches | None = None
 
     def do(self, task: Task) -> list[tuple[Any, Any]]:
         """What comes of a task, batch by batch."""
+        if self._batches is None:  # from then on it shrinks where memory runs out
+            self._batches = Batches(task.batch_size, self.said.append)
         unpickler = pickle.Unpickler(io.BytesIO(task.work))
         unpickler.persistent_load = self._mine  # type: ignore[method-assign]
         work: Callable[..., Any] = unpickler.load()
@@ -61,13 +63,15 @@ class Worker:
                 f"A rank misses {len(missing)} of {len(prompts)} references in {folder.absolute()}, which "
                 "rank 0 has written: all ranks need the same file system and the same working folder."
             )
+        batches = self._batches
+        assert batches is not None
         shares = settings.sharing == "on" and prompts_digest == self._setup.prompts.digest
         return Evaluator(
             self.pipe,
             prompts,
             reference.load(prompts, folder),
             Ledger.in_memory(),
-            batches=self._batches,
+            batches=batches,
             store=self.store if shares else None,
             s_values=settings.s_values,
             thumbnails=thumbnails(settings) if prompts is self._setup.prompts else None,

@@ -95,7 +95,7 @@ def rows(folder: Path) -> list[Any]:
     """The ledger's rows but for their seconds."""
     (path,) = folder.glob("*/default/ledger.sqlite")
     with sqlite3.connect(path) as database:
-        found = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5").fetchall()
+        found = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
     return [row[:-1] for row in found]
 
 

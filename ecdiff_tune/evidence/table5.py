@@ -10,7 +10,7 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.__main__ import config_folder
+from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.report import tables
 from ecdiff_tune.report.export import markdown, write_table
 from ecdiff_tune.settings import Settings

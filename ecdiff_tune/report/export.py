@@ -15,7 +15,11 @@ from matplotlib.figure import Figure
 
 from ecdiff_core.files import replacing, write_text
 
-_LATEX = str.maketrans({mark: f"\\{mark}" for mark in "&%$#_{}"} | {"\\": r"\textbackslash{}", "–": "--"})
+_LATEX = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "–": "--", "…": r"\dots{}", "×": r"$\times$", "∞": r"$\infty$"}
+    | {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+)
 
 
 def write_table(

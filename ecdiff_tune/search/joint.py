@@ -18,6 +18,11 @@ def joint(space: Space, context: Context) -> Search:
     return Scripted(finals(ranked, Field(context, discarded), context, discarded), discarded)
 
 
+def last_look(context: Context) -> int:
+    """On how many prompts the finalists are compared in the end."""
+    return (context.options.prompts(context.num_prompts) or (context.num_prompts,))[-1]
+
+
 def finals(
     ranked: Sequence[Candidate], field: Field, context: Context, discarded: dict[Candidate, str]
 ) -> Rounds[Candidate | None]:
@@ -30,7 +35,7 @@ def finals(
         ranked: the most promising first.
     """
     everything, options = context.num_prompts, context.options
-    seen = (options.prompts(everything) or (everything,))[-1]
+    seen = last_look(context)
     for start in range(0, len(ranked), options.finalists):
         finalists = ranked[start : start + options.finalists]
         yield from run_looks(finalists, field, context)

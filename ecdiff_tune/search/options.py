@@ -81,7 +81,8 @@ class Options:
 
     Args:
         looks: shares of the prompts after which losers are given up, 0 < share < 1.
-        error_rate: greatest probability of giving up the best candidate in the whole race.
+        error_rate: greatest probability of giving up the best candidate in the whole race; 0 leaves it to
+            the bounds alone.
         margin: objective that may be given away at a look; 0 is nothing.
         finalists: how many of the best foretold race (``joint``, ``schedule``).
         min_quality: mean SSIM that the winner must have (``schedule``).
@@ -94,15 +95,15 @@ class Options:
     looks: tuple[float, ...] = (0.1, 0.25, 0.5)
     error_rate: float = 0.05
     margin: float = 0.0
-    finalists: int = 12
+    finalists: int = 8
     min_quality: float | None = None
     optuna: OptunaOptions = field(default_factory=OptunaOptions)
 
     def __post_init__(self) -> None:
         if not all(0 < share < 1 for share in self.looks):
             raise SearchError(f"Expected search.looks within 0 < share < 1, got {list(self.looks)}.")
-        if not 0 < self.error_rate < 1:
-            raise SearchError(f"Expected search.error_rate within 0 < rate < 1, got {self.error_rate}.")
+        if not 0 <= self.error_rate < 1:
+            raise SearchError(f"Expected search.error_rate within 0 <= rate < 1, got {self.error_rate}.")
         if not 0 <= self.margin < math.inf:
             raise SearchError(f"Expected search.margin >= 0, got {self.margin}.")
         if self.finalists < 1:

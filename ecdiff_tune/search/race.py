@@ -78,7 +78,7 @@ class Field:
     def compare(self, arms: Sequence[Candidate], prompts: int, level: float, margin: float) -> None:
         """Give up those that the leader surely beats (``surely_below``) and that were not measured whole."""
         arms = self.left(arms)
-        if not arms:
+        if not arms or level == 0:
             return
         leader, whole = self.leader(arms, prompts), self.whole(arms)
         ahead = self._results[leader].values[:prompts]

@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Context, Search, Space
-from ecdiff_tune.search.joint import finals
+from ecdiff_tune.search.joint import finals, last_look
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.race import Field
 from ecdiff_tune.search.script import Rounds, Scripted
@@ -72,7 +72,7 @@ def _reaches(
     """Whether a finalist has the wanted quality on all prompts: tried from the best by eq. 12 downwards among
     those that have it on the first prompts."""
     everything, options = context.num_prompts, context.options
-    seen = (options.prompts(everything) or (everything,))[-1]
+    seen = last_look(context)
     finalists = ranked[: options.finalists]
     yield from field.measure(finalists, seen)
     while left := [one for one in field.left(finalists) if _quality(one, field) >= least_quality]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.errors import ConfigError, ECDiffError, OutputError, ParamsError
 from ecdiff_core.tuned_config import FORMAT_VERSION
-from ecdiff_tune.__main__ import config_folder
+from ecdiff_tune.config_folder import config_folder
 
 GOLDEN = Path(__file__).parent / "data" / "v1.yaml"
 MINIMAL = """

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_tune.__main__ import config_folder
+from ecdiff_tune.config_folder import config_folder
 
 from .studies import STEPS, Command, Study, one_line
 

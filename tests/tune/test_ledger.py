@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from ecdiff_core.plan import plan
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.ledger import SCHEMA_VERSION, Ledger, LedgerError, Measurement
 
-GOLDEN = Path(__file__).parent / "data" / "ledger_v1.sqlite"
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "ledger_v1.sqlite"
 KEY = ConfigKey("3C2A1C2A1C3E", 0.3, "gradient", "identity")
 OTHER = ConfigKey("3C2A1C2A1C3E", 0.4, "gradient", "identity")
 ROWS = {
@@ -54,6 +56,16 @@ def test_rows_persist(ledger: Ledger, path: Path) -> None:
     assert again.read(KEY) == ROWS
     assert again.read(OTHER) == {"a": Measurement(0.1, 1.0, 1.0)}
     assert again.read(ConfigKey("12C", 0.0, "", "")) == {}
+
+
+def test_calls_add_up(ledger: Ledger, path: Path) -> None:
+    assert ledger.spent() == {}
+    ledger.spend("one", Counter(cloud=5, edge=3))
+    ledger.spend("one", Counter(cloud=2, decode=4))
+    ledger.spend("other", Counter())
+    ledger.close()
+    zero = dict.fromkeys(("cloud", "edge", "decode"), 0)
+    assert Ledger(path).spent() == {"one": {"cloud": 7, "edge": 3, "decode": 4}, "other": zero}
 
 
 def test_what_is_there_stays(ledger: Ledger) -> None:
@@ -150,6 +162,53 @@ def test_rows_of_version_1_get_the_adapter_of_their_study(path: Path) -> None:
     assert ledger.read(KEY) == {}
     assert ledger.read(replace(KEY, handoff_adapter="matched")) == ROWS
     assert ledger.read(ConfigKey("12C", 0.0, "", "")) == {"a": Measurement(1.0, float("inf"), 1.0)}
+
+
+def test_version_2_loads_forever(path: Path) -> None:
+    shutil.copy(DATA / "ledger_v2.sqlite", path)
+    ledger = Ledger(path, "matched")  # which rows of version 2 know themselves
+    secant = replace(KEY, estimator="secant", handoff_adapter="matched")
+    whole = ConfigKey("12C", 0.0, "", "")
+    assert ledger.configs() == [whole, KEY, secant]
+    assert ledger.read(KEY) == ROWS
+    assert ledger.read(secant) == {"a": Measurement(0.8125, 24.5, 0.5)}
+    assert ledger.read_timings(whole) == {}
+    ledger.append(whole, ROWS.items())
+    ledger.close()
+    again = Ledger(path)
+    assert again.read(whole) == {**ROWS, "a": Measurement(1.0, float("inf"), 1.0)}
+    assert again.read(KEY) == ROWS
+
+
+def test_another_sampler_has_rows_of_its_own(ledger: Ledger) -> None:
+    other = replace(KEY, sampler="EulerDiscreteScheduler 12")
+    ledger.append(KEY, ROWS.items())
+    ledger.append(other, [("a", Measurement(0.1, 1.0, 1.0))])
+    assert ledger.read(KEY) == ROWS
+    assert ledger.read(other) == {"a": Measurement(0.1, 1.0, 1.0)}
+    assert ledger.configs() == [KEY, other]
+
+
+def test_further_metrics_can_come_later(ledger: Ledger) -> None:
+    ledger.append(KEY, ROWS.items())
+    ledger.append(KEY, [(name, Measurement(0.5, 1.0, 9.0, {"lpips_alex": 0.25})) for name in "ab"])
+    ledger.append(KEY, [("a", Measurement(0.5, 1.0, 9.0, {"lpips_alex": 0.75, "clip_large": 30.0}))])
+    assert ledger.read(KEY) == {
+        "a": replace(ROWS["a"], further={"lpips_alex": 0.25, "clip_large": 30.0}),
+        "b": replace(ROWS["b"], further={"lpips_alex": 0.25}),
+        "c": ROWS["c"],
+    }
+
+
+def test_timings_persist_and_stay(ledger: Ledger, path: Path) -> None:
+    ledger.append_timing(KEY, "a", 0.5)
+    ledger.append_timing(KEY, "a", 0.25)
+    ledger.append_timing(KEY, "b", 0.125)
+    ledger.close()
+    again = Ledger(path)
+    assert again.read_timings(KEY) == {"a": 0.5, "b": 0.125}
+    assert again.read_timings(OTHER) == {}
+    assert again.configs() == []
 
 
 def test_what_changes_nothing_is_left_out_of_a_key() -> None:

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.__main__ import config_folder
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.optuna_setup import SOME_PAIR, papers_params
 from ecdiff_tune.search import check_installed
 from ecdiff_tune.search.base import JointSpace, Stage1Space

@@ -160,6 +160,18 @@ def test_race_measures_the_best_foretold_first_and_bounds_the_others() -> None:
     assert search.discarded == {one: why for one, why in reasons.items() if one != search.best}
 
 
+@pytest.mark.parametrize("objective", ["peak", "flat", "scrambled"])
+def test_without_an_error_rate_bounds_alone_decide(objective: str) -> None:
+    world = World(OBJECTIVES[objective], PROMPTS, noise=0.1, options=Options((0.1, 0.5, 0.9), error_rate=0))
+    search = world.search("race", JOINT)
+    trace = world.drive(search)
+    assert search.best is not None
+    assert world.mean(search.best) == max(world.mean(one) for one in JOINT.grid)
+    assert set(search.discarded.values()) <= {"bound"}
+    if objective != "flat":
+        assert evaluations(trace, PROMPTS) < len(JOINT.grid) * PROMPTS
+
+
 def test_race_can_do_without_a_forecast() -> None:
     def predict(_: object) -> list[float]:
         raise ECDiffError("nothing can be foretold")
@@ -243,7 +255,8 @@ def test_predict_passes_over_what_cannot_be_foretold_or_used() -> None:
     [
         ({"looks": (0.0,)}, "search.looks within 0 < share < 1"),
         ({"looks": (0.5, 1.0)}, "search.looks within 0 < share < 1"),
-        ({"error_rate": 0.0}, "search.error_rate"),
+        ({"error_rate": -0.1}, "search.error_rate"),
+        ({"error_rate": 1.0}, "search.error_rate"),
         ({"margin": -0.1}, "search.margin >= 0"),
         ({"margin": math.nan}, "search.margin >= 0"),
         ({"finalists": 0}, "search.finalists >= 1"),

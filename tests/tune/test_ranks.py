@@ -131,7 +131,7 @@ def killed_at(owner: Any, name: str, number: int) -> Doom:
 def measured(study: Study) -> list[tuple[Any, ...]]:
     """The rows of the ledger but for their seconds."""
     with sqlite3.connect(study.folder / "ledger.sqlite") as database:
-        rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5").fetchall()
+        rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
     return [row[:-1] for row in rows]
 
 
@@ -213,6 +213,14 @@ def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tm
     outcomes = run(fresh, 3, "tune")
     assert [one.status for one in outcomes] == [0, 0, 0], outcomes
     assert "; ranks without a batch: 1, fewer with batch_size=1\n" in outcomes[0].out
+    assert equal(fresh, done)
+
+
+def test_a_batch_size_that_was_found(fresh: Study, done: Study) -> None:
+    (fresh.folder / "batch_size.json").write_text('{"batch_size": 2}', encoding="utf-8")
+    first, second = run(fresh, 2, "tune", "batch_size=auto")
+    assert (first.status, second.status) == (0, 0), first
+    assert "2 ranks share 3 prompts in 2 batches" in first.out
     assert equal(fresh, done)
 
 

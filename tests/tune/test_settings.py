@@ -13,7 +13,8 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.link import Link
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune import settings as settings_module
-from ecdiff_tune.__main__ import COMMANDS, config_folder
+from ecdiff_tune.__main__ import COMMANDS
+from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.settings import Settings, from_config
 
 GROUPS = {
@@ -149,7 +150,8 @@ def test_what_inference_is_told() -> None:
         (["link.round_trip_seconds=-0.1"], "round_trip_seconds >= 0, got -0.1"),
         (["calibration.num_prompts=0"], "Expected calibration.num_prompts >= 1, got 0"),
         (["heldout.num_prompts=-1"], "Expected heldout.num_prompts >= 0, got -1"),
-        (["batch_size=0"], "Expected batch_size >= 1, got 0"),
+        (["batch_size=0"], "Expected batch_size >= 1 or auto, got 0"),
+        (["batch_size=most"], "Expected batch_size >= 1 or auto, got most"),
         (["seed=-1"], "Expected seed >= 0, got -1"),
         (["study=a/b"], "Expected study to be a plain folder name, got 'a/b'"),
         (["study=.."], "Expected study to be a plain folder name, got '..'"),

@@ -1,0 +1,21 @@
+"""The names of methods, in the order of the tables."""
+
+METHODS = (
+    "cloud",
+    "edge",
+    "hybrid_10",
+    "hybrid_25",
+    "paper",
+    "tuned",
+    "reuse",
+    "secant",
+    "schedule",
+    "fewer_own",
+    "fewer_ddim",
+    "fewer_dpm",
+    "taylorseer",
+    "first_block_cache",
+    "faster_cache",
+    "pab",
+    "deepcache",
+)

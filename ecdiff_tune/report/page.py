@@ -1,0 +1,98 @@
+"""``report``: one HTML page about a study, which opens without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ecdiff_core.files import write_text
+from ecdiff_tune.config_folder import config_folder
+from ecdiff_tune.progress import Progress, describe
+from ecdiff_tune.report import (
+    charts,
+    further,
+    gallery,
+    headline,
+    origin,
+    sensitivity,
+    sortable,
+    spending,
+    study_data,
+    tradeoff,
+)
+from ecdiff_tune.report.study_data import StudyData
+from ecdiff_tune.report.time_bars import bars
+from ecdiff_tune.settings import Settings
+from ecdiff_tune.study_folder import StudyFolder
+
+PAGE = "report/index.html"
+STATIC = Path(__file__).parent / "static"
+
+
+def report(settings: Settings) -> None:
+    """Write a study's page from its ledger and files; no model is loaded.
+
+    Raises:
+        ECDiffError: something that the user can mend.
+    """
+    with StudyFolder(settings) as folder, Progress() as progress:
+        path = write(folder.path, settings)
+        progress.say(f"wrote {path}")
+
+
+def write(path: Path, settings: Settings) -> Path:
+    """The page of the study in the folder ``path``; where it was written."""
+    data = study_data.read(path, settings, config_folder() / "tuned")
+    page = path / PAGE
+    write_text(page, html(data))
+    return page
+
+
+def html(data: StudyData) -> str:
+    """The whole page, pictures and styles inside."""
+    jinja = Environment(
+        loader=FileSystemLoader(STATIC),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters["seconds"] = headline.seconds_text
+    style, script = (Markup((STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    return jinja.get_template("page.html").render(style=style, script=script, **view(data))
+
+
+def view(data: StudyData) -> dict[str, Any]:
+    """What the template shows."""
+    record, pairs = data.record, config_folder() / "pair"
+    compared, sweeps = further.compared(data.path), sensitivity.sweeps(record)
+    sets = {"search": record.prompts} | ({"held-out prompts": record.heldout} if len(record.heldout) else {})
+    return {
+        "data": data,
+        "describe": describe,
+        "command": lambda name: origin.command(name, data.settings, pairs),
+        "sentence": headline.sentence(data),
+        "tiles": headline.tiles(data),
+        "gallery": gallery.read(data.path),
+        "gain": gallery.GAIN,
+        "search_plots": charts.search_plots(data.trials),
+        "left_out": charts.left_out(data.trials),
+        "tradeoff": tradeoff.tradeoff(data, compared.points),
+        "configs": sortable.configs(data),
+        "noise": charts.noise_profile(data),
+        "errors": further.latent_errors(data.path),
+        "compared": compared,
+        "bars": bars(data),
+        "spent": {name: spending.spent(record, prompts) for name, prompts in sets.items()},
+        "sweeps": sweeps,
+        "sweep_styles": sensitivity.styles(sweeps, data.winner.candidate),
+        "sensitivity": sortable.sensitivity(sweeps),
+        "spread": charts.spread(data),
+        "heldout": sortable.heldout(data),
+        "verdict": headline.verdict(data),
+        "prompts": sortable.prompts(data),
+        "provenance": origin.provenance(data),
+    }

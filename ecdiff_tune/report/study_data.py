@@ -1,0 +1,171 @@
+"""What the page is made of: a study's ledger and files, read back without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import recorded, reranked
+from ecdiff_tune.candidate import ConfigKey
+from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.recorded import Recorded
+from ecdiff_tune.settings import Settings, SettingsError
+from ecdiff_tune.study import Trial
+from ecdiff_tune.study_folder import StudyError
+
+TRIALS, NOISE, EDGE_ALONE = "trials.csv", "noise_profile.csv", "edge_alone.csv"
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A study that can be shown.
+
+    Args:
+        record: its ledger, every config scored.
+        winner: the config of ecdiff.yaml, while there is none of stage1.yaml, else the best measured one.
+        source: the file that names the winner, or empty.
+        config: the winner's YAML, its scores made anew from the ledger.
+        provenance: what the winner's own file says of where it came from.
+        trials: trials.csv, in the order of the search; empty where there is none.
+        noise: noise_profile.csv, or None.
+        edge_alone: edge_alone.csv, the edge's own pictures against the cloud's, or None.
+        paper: the paper's row for a pair of this name, or None.
+        notes: what a reader must know of how the numbers came about.
+    """
+
+    record: Recorded
+    winner: Trial
+    source: str
+    config: TunedConfig
+    provenance: Mapping[str, Any]
+    trials: pd.DataFrame
+    noise: pd.DataFrame | None
+    edge_alone: pd.DataFrame | None
+    paper: TunedConfig | None
+    notes: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The study's folder."""
+        return self.record.path
+
+    @property
+    def settings(self) -> Settings:
+        """The study's own."""
+        return self.record.settings
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.settings.num_steps
+
+    @property
+    def score(self) -> Mapping[str, Any]:
+        """The winner's section ``score``."""
+        return self.config.score or {}
+
+    @property
+    def heldout(self) -> tuple[Measurement, ...]:
+        """The winner's rows on held-out prompts, none if it was not measured on them."""
+        return self.record.heldout_rows.get(self.winner.candidate, ())
+
+    @property
+    def thing(self) -> str:
+        """What is generated."""
+        return "video" if (self.config.sampling.num_frames or 1) > 1 else "picture"
+
+    def measured(self, config: TunedConfig) -> Trial | None:
+        """The config among those that were measured."""
+        key = ConfigKey.of(recorded.candidate_in(config), config.plan())
+        return next((one for one in self.record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)
+
+
+def read(path: Path, settings: Settings, tuned: Path) -> StudyData:
+    """Read a study's folder.
+
+    Args:
+        path: of the study.
+        settings: the study's own.
+        tuned: the folder of the paper's configs.
+
+    Raises:
+        ECDiffError: a file is missing or damaged, or settings are not the study's.
+    """
+    notes: list[str] = []
+    record = recorded.load(path, settings, notes.append)
+    changed = reranked.changed(record)
+    if changed:
+        raise SettingsError(
+            f"A report shows a study as it was tuned; leave out {'; '.join(changed)}. "
+            "Its section on sensitivity shows other weights and links, rerank writes their config."
+        )
+    winner, source, own = _winner(record, notes.append)
+    config = reranked.tuned_config(record, winner, record.trials, {"by": "report"})
+    return StudyData(
+        record,
+        winner,
+        source,
+        config,
+        (own.provenance if own else config.provenance) or {},
+        table(path / TRIALS, ("stage", "trial", "objective", "state"))
+        if _there(path / TRIALS)
+        else pd.DataFrame(),
+        table(path / NOISE, ("step", "mean", "variance")) if _there(path / NOISE) else None,
+        table(path / EDGE_ALONE, ("ssim", "psnr")) if _there(path / EDGE_ALONE) else None,
+        _paper(tuned / f"{settings.pair.name}.yaml", settings.num_steps, notes.append),
+        tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
+    )
+
+
+def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, TunedConfig | None]:
+    """The study's own winner, the file that says so, and what it says."""
+    for name in ("ecdiff.yaml", "stage1.yaml"):
+        if not _there(record.path / name):
+            continue
+        config = TunedConfig.load(record.path / name)
+        candidate = recorded.candidate_in(config)
+        found = next((one for one in record.trials if one.candidate == candidate), None)
+        if found is not None:
+            if name == "stage1.yaml":
+                say("note: stage 2 has not come to an end; shown is the winner of stage 1, without an edge.")
+            return found, name, config
+        say(f"note: the config of {name} is not in the ledger.")
+    say("note: the search has not come to an end; shown is the best config so far.")
+    return record.trials[0], "", None
+
+
+def _paper(path: Path, num_steps: int, say: Callable[[str], None]) -> TunedConfig | None:
+    """The paper's config where it is of as many steps."""
+    if not _there(path):
+        return None
+    config = TunedConfig.load(path)
+    if config.sampling.num_steps != num_steps:
+        say(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
+        return None
+    return config
+
+
+def _there(path: Path) -> bool:
+    return path.is_file()
+
+
+def table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A csv file that a command wrote.
+
+    Raises:
+        StudyError: it is damaged.
+    """
+    try:
+        found = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise StudyError(f"{path} is damaged. Delete it, and run the command that wrote it again.") from error
+    missing = [name for name in columns if name not in found.columns]
+    if missing:
+        told = ", ".join(missing)
+        raise StudyError(f"{path} has no column {told}. Delete it, and run the command that wrote it again.")
+    return found

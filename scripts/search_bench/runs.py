@@ -1,0 +1,237 @@
+"""The searches as commands of the tuner, each with a study of its own, and what they left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune.__main__ import main
+from ecdiff_tune.candidate import ConfigKey
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_tune.predict import PREDICTING
+from ecdiff_tune.spending import CALLS_FILE, KINDS
+
+PICTURES = "pictures"
+"""The study that makes the reference and the latency profile for all."""
+SEARCHES: Mapping[str, tuple[str, ...]] = {
+    "greedy-off": ("search=greedy", "sharing=off"),
+    "greedy": ("search=greedy",),
+    "race": ("search=race", "search.joint=true"),
+    "predict": ("search=predict",),
+    "joint": ("search=joint",),
+    "optuna-tpe": ("search=optuna", "search.sampler=tpe"),
+    "exact": ("search=race", "search.joint=true", "search.error_rate=0"),
+    "exhaustive": ("search=exhaustive", "search.joint=true"),
+}
+"""Studies by name and the settings that make them; ``exact`` is a race without a test that could err."""
+WHOLE_GRID = ("exhaustive", "exact")
+"""Searches that find the optimum of the grid for certain."""
+NOT_SEARCHING = ("latency", "reference", "held-out", "held-out reference", "samples")
+"""Parts of a study's spending that are no search."""
+SAME_SSIM = 1e-4
+"""Between a trial that shares its trajectory and one that runs whole."""
+
+
+class BenchmarkError(ECDiffError):
+    """The benchmark cannot be run, or what it found contradicts itself."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all searches have in common.
+
+    Args:
+        latency: the profile that all go by; None is one that is measured now.
+        settings: overrides for every search.
+    """
+
+    outputs: Path
+    num_prompts: int
+    heldout: int
+    steps: int
+    trials: int
+    latency: Path | None = None
+    settings: Sequence[str] = ()
+
+    @property
+    def overrides(self) -> list[str]:
+        """For the tuner's command line."""
+        return [
+            f"output_dir={self.outputs}",
+            f"calibration.num_prompts={self.num_prompts}",
+            f"heldout.num_prompts={self.heldout}",
+            f"sampling.num_inference_steps={self.steps}",
+            *self.settings,
+        ]
+
+    def folder(self, name: str) -> Path:
+        """Of a study."""
+        given = dict(one.split("=", 1) for one in self.settings)
+        return self.outputs / given.get("pair.name", given.get("pair", "shapes")) / name
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What something cost: calls of one prompt with guidance, decoded pictures, wall-clock seconds."""
+
+    cloud: int = 0
+    edge: int = 0
+    decode: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Spent(*(one + two for one, two in pairs))
+
+    def equivalents(self, edge_weight: float) -> float:
+        """In cloud calls."""
+        return self.cloud + edge_weight * self.edge
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A search that is done.
+
+    Args:
+        reference: what it needs of the reference and the latency profile, as if it had made them itself.
+        search: what its trials cost.
+        runs: how many it took, more than 1 where it was stopped.
+        trials: how many configs were measured on every prompt, and how many on some.
+        rows: SSIM and the like by config and prompt.
+    """
+
+    name: str
+    config: TunedConfig
+    reference: Spent
+    search: Spent
+    edge_weight: float
+    runs: int
+    trials: tuple[int, int]
+    rows: Mapping[ConfigKey, Mapping[str, Measurement]]
+
+    @property
+    def objective(self) -> float:
+        """Of its winner, on the calibration prompts."""
+        assert self.config.score is not None
+        return float(self.config.score["objective"])
+
+    @property
+    def equivalents(self) -> float:
+        """Cloud-call equivalents, the reference included."""
+        return (self.reference + self.search).equivalents(self.edge_weight)
+
+
+def choose(names: Sequence[str] | None) -> list[str]:
+    """The searches of these names; None is all.
+
+    Raises:
+        BenchmarkError: there is no such search.
+    """
+    for name in names or ():
+        if name not in SEARCHES:
+            raise BenchmarkError(f"Unknown search {name!r}: {nearest(name, SEARCHES)}.")
+    return list(dict.fromkeys(names or SEARCHES))
+
+
+def run(setup: Setup, name: str) -> None:
+    """Run a search to its end, or go on with it; nothing if it is done."""
+    folder, pictures = setup.folder(name), setup.folder(PICTURES)
+    if setup.latency is not None and not (pictures / "latency.json").is_file():
+        LatencyProfile.load(setup.latency).save(pictures / "latency.json")
+    if not (pictures / "noise_profile.csv").is_file():
+        # joint predicts, so that the edge passes along the cloud's trajectories are made too.
+        _tuner("reference", f"study={PICTURES}", "search=joint", *setup.overrides)
+    if (folder / "ecdiff.yaml").is_file():
+        return
+    if not (folder / "latency.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / "latency.json", folder / "latency.json")
+    trials = [f"search.trials={setup.trials}"] if "search=optuna" in SEARCHES[name] else []
+    print(f"--- {name}", flush=True)
+    _tuner("tune", f"study={name}", *SEARCHES[name], *trials, *setup.overrides)
+
+
+def _tuner(*arguments: str) -> None:
+    status = main(arguments)
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        raise BenchmarkError(f"ecdiff_tune {' '.join(arguments)} ended with status {status}; see above.")
+
+
+def finished(setup: Setup, names: Sequence[str]) -> list[Finished]:
+    """What the searches that are done have left, in the order of ``SEARCHES``.
+
+    Raises:
+        BenchmarkError: none is done.
+    """
+    done = [name for name in SEARCHES if name in names and (setup.folder(name) / "ecdiff.yaml").is_file()]
+    if not done:
+        raise BenchmarkError(f"No search in {setup.outputs} is done.")
+    return [_read(setup, name) for name in done]
+
+
+def _read(setup: Setup, name: str) -> Finished:
+    folder, pictures = setup.folder(name), setup.folder(PICTURES)
+    profile = LatencyProfile.load(folder / "latency.json")
+    calls = pd.read_csv(folder / CALLS_FILE)
+    trials = pd.read_csv(folder / "trials.csv")
+    in_part = int((trials["state"] == "discarded").sum())
+    ledger = Ledger(folder / "ledger.sqlite")
+    try:
+        rows = {key: ledger.read(key) for key in ledger.configs()}
+    finally:
+        ledger.close()
+    return Finished(
+        name,
+        TunedConfig.load(folder / "ecdiff.yaml"),
+        _reference(pd.read_csv(pictures / CALLS_FILE), SEARCHES[name], setup),
+        _sum(calls[~calls["part"].isin(NOT_SEARCHING)]),
+        profile.edge_call.median / profile.cloud_call.median,
+        calls["run"].nunique(),
+        (len(trials) - in_part, in_part),
+        rows,
+    )
+
+
+def _reference(calls: pd.DataFrame, overrides: Sequence[str], setup: Setup) -> Spent:
+    """Of the pictures' study what a search needs: without the edge passes where it does not predict."""
+    made = _sum(calls[calls["part"].isin(("latency", "reference"))])
+    if overrides[0].removeprefix("search=") in PREDICTING:
+        return made
+    latency = _sum(calls[calls["part"] == "latency"])
+    each = setup.num_prompts * setup.steps
+    return Spent(latency.cloud + each, latency.edge + each, made.decode, made.seconds)
+
+
+def _sum(rows: pd.DataFrame) -> Spent:
+    calls = (int(rows[kind].sum()) for kind in KINDS)
+    return Spent(*calls, float(rows["seconds"].sum()))
+
+
+def most_apart(one: Finished, other: Finished) -> float:
+    """The greatest difference of SSIM between two searches that have the same trials.
+
+    Raises:
+        BenchmarkError: they have not, or differ by more than ``SAME_SSIM``.
+    """
+    if {key: set(rows) for key, rows in one.rows.items()} != {k: set(rows) for k, rows in other.rows.items()}:
+        raise BenchmarkError(f"{one.name} and {other.name} measured other configs or prompts.")
+    apart = 0.0
+    for key, rows in one.rows.items():
+        for prompt, ours in rows.items():
+            theirs = other.rows[key][prompt]
+            if ours.ssim is None or theirs.ssim is None:
+                apart = max(apart, 0.0 if ours.ssim is theirs.ssim else float("inf"))
+            else:
+                apart = max(apart, abs(ours.ssim - theirs.ssim))
+    if apart > SAME_SSIM:
+        raise BenchmarkError(f"{one.name} and {other.name} differ by {apart:.2g} SSIM, over {SAME_SSIM:g}.")
+    return apart

@@ -1,0 +1,143 @@
+"""The table: what each search found, and what it cost beside greedy that shares nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ecdiff_tune.report.export import write_table
+from search_bench.runs import SAME_SSIM, WHOLE_GRID, Finished, Spent, most_apart
+
+BASELINE = "greedy-off"
+MOST_REGRET = 0.002
+MOST_SHARE = 5
+"""Wanted of ``joint``: its regret, and that its calls are at most one in so many of the baseline's."""
+
+
+def optimum(found: Sequence[Finished]) -> Finished:
+    """The search whose winner regret is measured against: one over the whole grid, if there is one."""
+    whole = [one for one in found if one.name in WHOLE_GRID]
+    return max(whole or found, key=lambda one: one.objective)
+
+
+def factor(one: Finished, found: Sequence[Finished]) -> float | None:
+    """How many times the calls of a search the baseline takes; None where that was not run."""
+    baseline = next((other for other in found if other.name == BASELINE), None)
+    return None if baseline is None else baseline.equivalents / one.equivalents
+
+
+def floor(one: Finished, num_prompts: int) -> float:
+    """Cloud-call equivalents that no search can do without: the reference, and its winner once."""
+    plan = one.config.plan()
+    winner = Spent(plan.cloud_calls, plan.edge_calls).equivalents(one.edge_weight)
+    return one.reference.equivalents(one.edge_weight) + num_prompts * winner
+
+
+def rows(found: Sequence[Finished]) -> pd.DataFrame:
+    """A row a search, in full precision."""
+    best = optimum(found)
+    return pd.DataFrame([_row(one, best, factor(one, found)) for one in found])
+
+
+def _row(one: Finished, best: Finished, times: float | None) -> dict[str, Any]:
+    params, score = one.config.params, one.config.score or {}
+    both = one.reference + one.search
+    return {
+        "search": one.name,
+        **{name: getattr(params, name) for name in ("p", "k", "alpha", "s")},
+        "objective": one.objective,
+        "regret": best.objective - one.objective,
+        "heldout_objective": (score.get("heldout") or {}).get("objective"),
+        "interval_low": score["objective_ci95"][0],
+        "whole": one.trials[0],
+        "in_part": one.trials[1],
+        "cloud_calls": both.cloud,
+        "edge_calls": both.edge,
+        "decodes": both.decode,
+        "equivalents": one.equivalents,
+        "fewer_by": times,
+        "seconds": both.seconds,
+        "runs": one.runs,
+        "reference_cloud": one.reference.cloud,
+        "reference_edge": one.reference.edge,
+        "reference_seconds": one.reference.seconds,
+        "edge_weight": one.edge_weight,
+    }
+
+
+HEADINGS = (
+    "search",
+    "p, k, alpha, s",
+    "objective",
+    "regret",
+    "held-out",
+    "configs measured whole + in part",
+    "cloud calls",
+    "edge calls",
+    "decodes",
+    "cloud-call equivalents",
+    "fewer by",
+    "seconds",
+)
+
+
+def write(folder: Path, found: Sequence[Finished]) -> list[Path]:
+    """``bench_search.csv``, ``.md`` and ``.tex``; their paths."""
+    table = rows(found)
+    shown = [_cells(one) for one in table.to_dict("records")]
+    return write_table(folder, "bench_search", table, shown, HEADINGS)
+
+
+def _cells(row: dict[Any, Any]) -> list[str]:
+    heldout, times = row["heldout_objective"], row["fewer_by"]
+    return [
+        row["search"] + (f" ({row['runs']} runs)" if row["runs"] > 1 else ""),
+        f"{row['p']:g}, {row['k']:g}, {row['alpha']:g}, {row['s']:g}",
+        f"{row['objective']:.4f}",
+        f"{row['regret']:.4f}",
+        "–" if pd.isna(heldout) else f"{heldout:.4f}",
+        f"{row['whole']} + {row['in_part']}",
+        f"{row['cloud_calls']:,}",
+        f"{row['edge_calls']:,}",
+        f"{row['decodes']:,}",
+        f"{row['equivalents']:,.0f}",
+        "–" if pd.isna(times) else f"{times:.1f}",
+        f"{row['seconds']:,.0f}",
+    ]
+
+
+def told(found: Sequence[Finished], num_prompts: int) -> list[str]:
+    """What a reader wants to know beside the table."""
+    best, by_name = optimum(found), {one.name: one for one in found}
+    sure = "the optimum of the whole grid" if best.name in WHOLE_GRID else "the best found, by no whole grid"
+    lines = [
+        f"regret is against {best.objective:.4f} of {best.name}, {sure}; "
+        f"an edge call counts as {best.edge_weight:.3f} cloud calls"
+    ]
+    if "greedy" in by_name and BASELINE in by_name:
+        apart = most_apart(by_name["greedy"], by_name[BASELINE])
+        lines.append(f"greedy with and without sharing: SSIM within {apart:.1g} (at most {SAME_SSIM:g})")
+    if "joint" in by_name:
+        lines.append(_joint_told(by_name["joint"], best, by_name.get(BASELINE), num_prompts))
+    for one in found:
+        score = one.config.score or {}
+        held, low = (score.get("heldout") or {}).get("objective"), score["objective_ci95"][0]
+        if held is not None and held < low:
+            lines.append(
+                f"{one.name}: the held-out objective {held:.4f} is below the interval, from {low:.4f}"
+            )
+    return lines
+
+
+def _joint_told(joint: Finished, best: Finished, baseline: Finished | None, num_prompts: int) -> str:
+    line = f"joint: regret {best.objective - joint.objective:.4f} (wanted: at most {MOST_REGRET})"
+    if baseline is None:
+        return line
+    least = baseline.equivalents / floor(joint, num_prompts)
+    return (
+        f"{line}, 1/{baseline.equivalents / joint.equivalents:.1f} of the calls of {BASELINE} "
+        f"(wanted: at most 1/{MOST_SHARE}; reference and winner alone would be 1/{least:.1f})"
+    )
