@@ -319,7 +319,11 @@ TABLE_5 = {
 
 @pytest.mark.parametrize("name", TABLE_5)
 def test_the_papers_rows_are_shipped(name: str) -> None:
-    config = TunedConfig.load(config_folder() / "tuned" / f"{name}.yaml")
+    path = config_folder() / "tuned" / f"{name}.yaml"
+    config = TunedConfig.load(path)
+    first, _, text = path.read_text(encoding="utf-8").partition("\n")
+    assert first.startswith("# ")
+    assert text == config.to_yaml()
     plan = config.plan()
     assert (plan.cloud_calls, plan.approximated, plan.edge_calls) == TABLE_5[name]
     assert plan.handoff_step == config.params.s
