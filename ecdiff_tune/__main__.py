@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "tune": "reference, stage 1, stage 2, then the winner on held-out prompts",
     "stage1": "search (k, alpha) with the cloud model alone",
-    "stage2": "search s for the stage-1 winner, or for (p, k, alpha) by hand",
+    "stage2": "search s for the stage-1 winner, or for (p, k, alpha) or (schedule, alpha) by hand",
     "reference": "cloud and edge pictures, noise profile, latency profile",
     "rerank": "the best config by other weights, another link or machine; no model call",
     "pareto": "all configs that no other beats in quality, time and burden; no model call",
