@@ -33,7 +33,7 @@ SEARCHES: Mapping[str, tuple[str, ...]] = {
 """Studies by name and the settings that make them; ``exact`` is a race without a test that could err."""
 WHOLE_GRID = ("exhaustive", "exact")
 """Searches that find the optimum of the grid for certain."""
-NOT_SEARCHING = ("latency", "reference", "held-out", "held-out reference", "samples")
+NOT_SEARCHING = ("latency", "batch size", "reference", "held-out", "held-out reference", "samples")
 """Parts of a study's spending that are no search."""
 SAME_SSIM = 1e-4
 """Between a trial that shares its trajectory and one that runs whole."""
