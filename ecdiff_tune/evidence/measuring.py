@@ -136,7 +136,7 @@ class Measuring:
             self._prompts,
             None if sampler.own_cloud else self._reference,
             bench.ledger,
-            batches=Batches(1 if alone else bench.settings.batch_size, bench.progress.say),
+            batches=Batches(1 if alone else bench.batches.size, bench.progress.say),
             store=None if key else bench.store,  # whose keys know no sampler
             s_values=sorted(forks - {0}),
             sampler=key,

@@ -11,6 +11,7 @@ import torch
 
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import batch_size
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.lpips import NETS
 
@@ -138,6 +139,21 @@ def test_lpips_is_added_to_what_was_measured(
     assert study("compare", *more).status == 0
     assert not calls
     assert table(study).equals(found)
+
+
+def test_the_batch_size_that_is_found(
+    compared: tuple[Study, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    (study.folder / "ledger.sqlite").unlink()
+    monkeypatch.setattr(batch_size, "_timed", lambda _, size: float(size))
+    more = ("compare.timed_prompts=1", "compare.methods=[reuse,fewer_dpm]")
+    outcome = study("compare", *more, "batch_size=auto")
+    assert outcome.status == 0, outcome
+    assert "batch_size=auto: 3" in outcome.out
+    assert table(study)["ssim"].tolist() == pytest.approx(
+        table(compared[0]).loc[["reuse", "fewer_dpm"], "ssim"]
+    )
 
 
 def test_chosen_methods_alone(compared: tuple[Study, Outcome], tmp_path: Path) -> None:
