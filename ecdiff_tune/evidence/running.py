@@ -40,12 +40,13 @@ def generation(method: Method, pipe: ECDiffPipeline) -> Generation:
 
 
 def obstacle(pair: Pair, method: Method) -> str | None:
-    """Why a method cannot be used with these models; None where it can."""
+    """Why a method cannot be used with these models, or its scheduler makes too few steps for it; None where
+    it can."""
     cache = method.sampler.cache
     if cache is not None and (reason := why_not(cache, pair.cloud)):
         return reason
     try:
-        pipeline(pair, method)
+        pipeline(pair, method).config.plan()
     except ParamsError as error:
         return str(error).rstrip(".")
     return None

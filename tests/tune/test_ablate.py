@@ -15,6 +15,7 @@ from ecdiff_core.plan import plan
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import calibration
 from ecdiff_tune.evidence.ablate import ablations, correcting_twice
+from ecdiff_tune.evidence.running import obstacle
 from ecdiff_tune.metrics import psnr, ssim
 
 from .recorded_study import RecordedStudy
@@ -118,6 +119,22 @@ def test_where_alpha_never_acts_its_row_is_left_out(tuned: tuple[Study, Outcome]
     assert outcome.status == 0, outcome
     assert "left out: without_alpha (it makes the same pictures as tuned)" in outcome.out
     assert list(table(study).index) == ["tuned", "twice", "euler", "dpm"]
+
+
+@pytest.mark.parametrize(
+    "params", [ECDiffParams(3, 2, 0.3, 13), ECDiffParams.scheduled([0, 1, 2, 5, 12], 0.3, 13)]
+)
+def test_steps_that_other_schedulers_do_not_make_are_left_out(
+    tiny_config: TunedConfig, params: ECDiffParams
+) -> None:
+    sampling = replace(tiny_config.sampling, scheduler="PNDMScheduler")  # T = 13 for 12
+    config = replace(tiny_config, params=params, sampling=sampling)
+    pair = ECDiffPipeline.from_config(config, device="cpu").pair
+    reasons = {one.name: obstacle(pair, one) for one in ablations(config)}
+    assert (reasons["tuned"], reasons["twice"], reasons["without_alpha"]) == (None, None, None)
+    for name in ("euler", "dpm"):
+        assert reasons[name] is not None
+        assert "13" in reasons[name] or "12" in reasons[name]
 
 
 def test_with_the_studys_own_scheduler_it_is_the_tuned_config_once_more(tiny_config: TunedConfig) -> None:
