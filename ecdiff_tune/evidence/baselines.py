@@ -72,9 +72,18 @@ def _edge(known: Known) -> Method:
     return _method(known, "edge", "edge", params, adapter=known.reference_adapter)
 
 
+def hybrid_edge_steps(paper: int, sampling: Sampling) -> int:
+    """The paper's k of HybridSD, edge steps at the end, for another number of steps.
+
+    >>> hybrid_edge_steps(25, Sampling(num_inference_steps=12))
+    6
+    """
+    return round(paper * sampling.num_inference_steps / PAPER_STEPS)
+
+
 def _hybrid(edge_steps: int) -> Make:
     def make(known: Known) -> Method:
-        k = round(edge_steps * known.sampling.num_inference_steps / PAPER_STEPS)
+        k = hybrid_edge_steps(edge_steps, known.sampling)
         params = ECDiffParams.hybrid(known.sampling.num_steps - k)
         return _method(known, f"hybrid_{edge_steps}", f"HybridSD (k={k})", params)
 

@@ -16,6 +16,7 @@ from ecdiff_core.plan import Action, Plan, plan
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evidence.baselines import hybrid_edge_steps
 from ecdiff_tune.evidence.bounds import Check, Coefficients, checks
 from ecdiff_tune.evidence.trace import Nudge, Trace, rms, trace
 from ecdiff_tune.metrics import psnr, ssim
@@ -24,8 +25,8 @@ from ecdiff_tune.reference import prepare
 
 NUDGE_SEED = 2**32
 """Added to a prompt's seed for the noise of Figure 1, which must not be the initial one."""
-HYBRID_EDGE_SHARES = (0.2, 0.5)
-"""The paper's HybridSD with k=10 and k=25: edge steps, as a share of T = 50."""
+HYBRID_EDGE_STEPS = (10, 25)
+"""The paper's k of HybridSD: edge steps of 50."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Run:
 
 
 def runs_beside(config: TunedConfig) -> tuple[Run, ...]:
-    """The config itself first, then HybridSD with the paper's shares of edge steps."""
+    """The config itself first, then HybridSD with as many edge steps as in the paper, in proportion."""
     candidate, steps = candidate_in(config), config.sampling.num_steps
     runs = [Run("EC-Diff", candidate, config.plan())]
-    for share in HYBRID_EDGE_SHARES:
-        edge_steps = round(share * steps)
+    for paper in HYBRID_EDGE_STEPS:
+        edge_steps = hybrid_edge_steps(paper, config.sampling)
         params = ECDiffParams.hybrid(steps - edge_steps)
         hybrid = Candidate(params, handoff_adapter=candidate.handoff_adapter)
         runs.append(Run(f"HybridSD, {edge_steps} edge steps", hybrid, plan(params, steps)))

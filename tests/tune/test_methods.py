@@ -10,6 +10,7 @@ import pytest
 from ecdiff_core.params import ECDiffParams
 from ecdiff_tune.evidence import summary
 from ecdiff_tune.evidence.baselines import MAKERS, Known, equal_cost_steps, made
+from ecdiff_tune.evidence.error_runs import runs_beside
 from ecdiff_tune.evidence.methods import Method, distinct
 from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.evidence.winners import paper_config
@@ -51,6 +52,8 @@ def test_steps_are_scaled_to_other_numbers(latency: LatencyProfile) -> None:
     # PNDM makes a step more, and all of it counts.
     found = by_name(papers_pair(latency, scheduler="PNDMScheduler"))
     assert found["hybrid_10"].plan.schedule == "41C10E"
+    beside = runs_beside(papers_pair(latency, scheduler="PNDMScheduler").tuned)[1:]
+    assert [one.plan for one in beside] == [found["hybrid_10"].plan, found["hybrid_25"].plan]
     assert found["paper"].candidate.params == ECDiffParams(7, 2, 0.3, 34)
     assert found["fewer_own"].plan.cloud_calls == found["fewer_ddim"].plan.cloud_calls
 
