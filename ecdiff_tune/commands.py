@@ -19,6 +19,7 @@ from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.check import check
 from ecdiff_tune.forecast import forecast, total_calls
 from ecdiff_tune.optuna_setup import search_options
+from ecdiff_tune.recorded import candidate_in
 from ecdiff_tune.report import page, pictures, tables
 from ecdiff_tune.report.result import result_lines
 from ecdiff_tune.search import SEARCHES, Context, Search, Space, extend
@@ -169,8 +170,7 @@ def _run_stage2(bench: Workbench, stage1_winner: Candidate) -> tuple[Trial, Tune
 
 def _stage1_winner(bench: Workbench) -> Candidate:
     _check_stage1_is_done(bench.path)
-    config = TunedConfig.load(bench.path / STAGE1_FILE)
-    return Candidate(config.params, config.sampling.estimator)
+    return candidate_in(TunedConfig.load(bench.path / STAGE1_FILE))
 
 
 def _check_stage1_is_done(path: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.evidence import summary, tables
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.methods import Method, Sampler
 from ecdiff_tune.evidence.winners import tuned_config
+from ecdiff_tune.recorded import candidate_in
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.workbench import prepare
 
@@ -42,7 +42,7 @@ def ablate(settings: Settings) -> None:
 def ablations(tuned: TunedConfig) -> Iterator[Method]:
     """The tuned config, and what becomes of it with a part taken out or exchanged."""
     own, params = tuned.sampling, tuned.params
-    candidate = Candidate(params, own.estimator, own.handoff_adapter)
+    candidate = candidate_in(tuned)
     yield Method("tuned", "EC-Diff (tuned)", candidate, Sampler(own))
     twice = replace(candidate, params=correcting_twice(params, tuned.plan().handoff_step, own.num_steps))
     yield Method("twice", "correct errors twice", twice, Sampler(own))
