@@ -316,11 +316,12 @@ def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     with bench.spending.part("samples"):
         samples.write(bench, winner)
     samples.write_edge_alone(bench)
-    page.write(bench.path, bench.settings)
     _print_result(bench, config)
-    _say_end(bench, "ecdiff.yaml", "trials.csv", "table5.md", samples.GRID, page.PAGE)
+    _say_end(bench, "ecdiff.yaml", "trials.csv", "table5.md", samples.GRID)
     yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / "ecdiff.yaml", bench.prompts.prompts[0]))
     bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
+    # After all else, which an error of the page must not keep back.
+    bench.progress.say(f"page: {page.write(bench.path, bench.settings)}")
 
 
 def _write_noise_profile(bench: Workbench) -> None:

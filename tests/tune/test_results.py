@@ -18,10 +18,12 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.ledger import Ledger
+from ecdiff_tune.report import page
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Context, Result, Stage1Space
+from ecdiff_tune.study_folder import StudyError
 
-from .studies import ROUNDED, STEPS, WRITTEN, Outcome, Study, best_row
+from .studies import ROUNDED, STEPS, WRITTEN, Outcome, Study, best_row, one_line
 
 COLUMNS = [
     "stage",
@@ -241,7 +243,22 @@ def test_tune_prints_plain_lines(tuned: tuple[Study, Outcome]) -> None:
     (wrote,) = [line for line in lines if line.startswith("wrote ")]
     for name in ("ecdiff.yaml", "trials.csv", "table5.md", "samples.png"):
         assert str(done.folder / name) in wrote
+    assert lines[-1] == f"page: {done.folder / page.PAGE}"
     assert any(re.search(r"quality 0\.\d{4} .*, 0\.\d{4} on 2 held-out ones", line) for line in lines)
+
+
+def test_a_page_that_cannot_be_written_keeps_nothing_back(
+    tuned: tuple[Study, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StudyError("no page")
+
+    study = tuned[0].copy(tmp_path / "outputs")
+    monkeypatch.setattr(page, "write", fail)
+    outcome = study("stage2")
+    assert one_line(outcome) == "error: no page"
+    assert (study.folder / "table5.md").read_text().splitlines()[2] in outcome.out.splitlines()
+    assert outcome.out.splitlines()[-1].startswith("next: ")
 
 
 def test_tune_says_beforehand_what_it_may_cost(tuned: tuple[Study, Outcome]) -> None:
@@ -269,7 +286,7 @@ def test_the_command_that_is_printed_works(
     tuned: tuple[Study, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done, outcome = tuned
-    last = outcome.out.splitlines()[-1]
+    last = outcome.out.splitlines()[-2]
     assert last.startswith("next: python -m ecdiff_core generate --config ")
     arguments = shlex.split(last.removeprefix("next: python -m ecdiff_core "))
     assert ecdiff([*arguments, "--out", str(tmp_path / "new"), "--device", "cpu"]) == 0
