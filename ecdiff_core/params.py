@@ -11,6 +11,8 @@ from ecdiff_core.errors import ParamsError
 
 MAX_SEED = 2**62
 """Prompts take the seeds that follow it; torch's end at 2^64."""
+LEAST_P = 2
+"""Of a warm-up before approximated steps: eq. 3 needs two noises."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,9 @@ def _check_p_and_k(p: int | None, k: int | None, s: int) -> None:
         raise ParamsError(
             f"Expected p <= s, got p={p}, s={s}. Lower p or raise s (steps count from the start)."
         )
-    if k >= 1 and p < 2:
+    if k >= 1 and p < LEAST_P:
         raise ParamsError(
-            f"Expected p >= 2 when k >= 1, got p={p}, k={k}. "
+            f"Expected p >= {LEAST_P} when k >= 1, got p={p}, k={k}. "
             "The first gradient (eq. 3) needs two real noises; use k=0 to run without approximation."
         )
 

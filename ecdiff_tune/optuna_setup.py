@@ -10,14 +10,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.params import LEAST_P, ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.base import stage_name
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
-from ecdiff_tune.settings import LEAST_P, Settings
+from ecdiff_tune.settings import Settings
 from ecdiff_tune.study_folder import differences, study_path
 
 JOURNAL_FILE = "optuna.journal"

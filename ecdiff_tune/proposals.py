@@ -17,7 +17,7 @@ from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.error_growth import Array
 from ecdiff_tune.placement import Forecast, Placements, Schedule
 from ecdiff_tune.predict import Predictor
-from ecdiff_tune.settings import LEAST_CALLS
+from ecdiff_tune.search.schedule_space import LEAST_CALLS
 
 LONGEST_GAP = 12
 """Steps from one real call to the next that the dynamic programming tries."""

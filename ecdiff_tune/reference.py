@@ -25,10 +25,10 @@ from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
 from ecdiff_core.families.base import Conditioning
 from ecdiff_core.files import replacing
 from ecdiff_core.memory import Batches
+from ecdiff_core.params import LEAST_P
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.own_run import OwnRun, Side, own_run
-from ecdiff_tune.settings import LEAST_P
 
 
 class DamagedReferenceError(ECDiffError):

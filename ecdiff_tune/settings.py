@@ -13,13 +13,14 @@ from ecdiff_core.errors import ECDiffError, ParamsError, nearest
 from ecdiff_core.link import Link
 from ecdiff_core.memory import Memory, Offload
 from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import MAX_SEED, ECDiffParams
+from ecdiff_core.params import LEAST_P, MAX_SEED, ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps, plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune import trackers
 from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.search import BY_CLOCK, SEARCHES, check_installed
 from ecdiff_tune.search.options import Options, OptunaOptions
+from ecdiff_tune.search.schedule_space import LEAST_CALLS
 
 AUTO = "auto"
 """For ``params.p`` and ``batch_size``: found from the pair."""
@@ -39,10 +40,6 @@ LPIPS_NETS = ("alex", "vgg")
 """What ``metrics.lpips_net`` takes."""
 REFERENCE_FOLDER = "reference"
 """Beside the studies of a pair: pictures that all of them share."""
-LEAST_P = 2
-"""Of a warm-up before approximated steps: eq. 3 needs two noises."""
-LEAST_CALLS = 3
-"""Of the cloud calls of a schedule: the two that a first estimate needs, and one to place."""
 
 
 class SettingsError(ECDiffError):
@@ -564,5 +561,5 @@ def _check_grids(settings: Settings) -> None:
         )
     if isinstance(p, int) and p < LEAST_P and max(search.k) >= 1:
         raise ParamsError(
-            f"Expected params.p >= 2 when k >= 1 is searched (eq. 3 needs two noises), got p={p}."
+            f"Expected params.p >= {LEAST_P} when k >= 1 is searched (eq. 3 needs two noises), got p={p}."
         )

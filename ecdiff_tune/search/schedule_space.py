@@ -10,6 +10,9 @@ from typing import ClassVar, Literal
 from ecdiff_core.plan import Handoff
 from ecdiff_tune.candidate import Candidate, ConfigKey
 
+LEAST_CALLS = 3
+"""Of the cloud calls of a schedule: the two that a first estimate needs, and one to place."""
+
 
 @dataclass(frozen=True)
 class ScheduleSpace:
