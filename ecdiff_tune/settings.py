@@ -480,7 +480,16 @@ def _check_search(settings: Settings) -> None:
         raise SettingsError(
             f"search.extend is for search={' and search='.join(EXTENDING)}; not for search={name}."
         )
-    if name == "schedule":
+    places = name == "schedule"
+    for setting, idle, instead in (
+        ("params.p", settings.params.p != AUTO and places, "choose another search"),
+        ("search.p", search.p is not None and places, "choose another search"),
+        ("search.p", search.p is not None and not search.joint, "set search.joint=true"),
+        ("search.storage", search.storage is not None and name != "optuna", "choose search=optuna"),
+    ):
+        if idle:
+            raise SettingsError(f"{setting} has no effect with search={name}: leave it out, or {instead}.")
+    if places:
         _check_cloud_calls(settings)
     if settings.search.joint and name == "greedy":
         raise SettingsError("search=greedy goes stage by stage: set search.joint=false, or another search.")

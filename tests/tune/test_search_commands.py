@@ -18,7 +18,7 @@ from ecdiff_tune.report import pictures
 
 from .studies import ROUNDED, Study, one_line
 
-SMALL = ("params.p=3", "calibration.num_prompts=6", "search.s=[6,9]", "heldout.num_prompts=0")
+SMALL = ("calibration.num_prompts=6", "search.s=[6,9]", "heldout.num_prompts=0")
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +26,17 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
 
 
-OF_ITS_OWN = {"optuna": ("search.trials=6",), "schedule": ("search.cloud_calls=[4,5]", "search.finalists=4")}
+OF_ITS_OWN = {
+    "optuna": ("params.p=3", "search.trials=6"),
+    "schedule": ("search.cloud_calls=[4,5]", "search.finalists=4"),
+}
 
 
 @pytest.mark.parametrize("name", ["race", "predict", "joint", "optuna", "schedule"])
 def test_tune_goes_on_after_a_stop(
     name: str, study: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("tune", f"search={name}", *SMALL, *OF_ITS_OWN.get(name, ()))
+    command = ("tune", f"search={name}", *SMALL, *OF_ITS_OWN.get(name, ("params.p=3",)))
     whole = study.with_latency(latency)
     outcome = whole(*command)
     assert outcome.status == 0, outcome
@@ -67,7 +70,7 @@ def test_tune_goes_on_after_a_stop(
 
 def test_the_study_of_an_optuna_search(study: Study, latency: LatencyProfile) -> None:
     few = study.with_latency(latency)
-    command = ("tune", "search=optuna", *SMALL, "search.joint=false", "search.sampler=random")
+    command = ("tune", "search=optuna", *SMALL, "params.p=3", "search.joint=false", "search.sampler=random")
     assert few(*command, "search.trials=4").status == 0
     more = few(*command, "search.trials=6")
     assert more.status == 0, more

@@ -194,6 +194,11 @@ def test_what_inference_is_told() -> None:
         (["errors.noise=[]"], "Expected errors.noise to hold different shares, 0 < share <= 1, got \\[\\]"),
         (["errors.noise=[0.01,2]"], "errors.noise .* got \\[0.01, 2.0\\]"),
         (["errors.noise=[0.01,0.01]"], "errors.noise .* different"),
+        (["search.p=[3]"], "search.p has no effect with search=greedy: .* search.joint=true"),
+        (["search=race", "search.p=[3]"], "search.p has no effect with search=race"),
+        (["search=schedule", "search.p=[3]"], "search.p has no effect .* choose another search"),
+        (["search=schedule", "params.p=3"], "params.p has no effect with search=schedule"),
+        (["search=race", "search.storage=a"], "search.storage has no effect .* choose search=optuna"),
         (["search=race", "search.extend=true"], "search.extend is for search=greedy and search=exhaustive"),
     ],
 )
@@ -201,6 +206,12 @@ def test_bad_values(overrides: list[str], told: str) -> None:
     with pytest.raises(ECDiffError, match=told) as caught:
         composed(*overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_that_have_an_effect_are_taken() -> None:
+    assert composed("search=race", "search.joint=true", "search.p=[3,5]").search.p == [3, 5]
+    assert composed("search=joint", "search.p=[3]").search.p == [3]
+    assert composed("search=optuna", "search.storage=a").has_workers
 
 
 def test_every_key_has_a_comment() -> None:
