@@ -122,7 +122,7 @@ def test_where_alpha_never_acts_its_row_is_left_out(tuned: tuple[Study, Outcome]
 
 
 @pytest.mark.parametrize(
-    "params", [ECDiffParams(3, 2, 0.3, 13), ECDiffParams.scheduled([0, 1, 2, 5, 12], 0.3, 13)]
+    "params", [ECDiffParams(3, 2, 0.3, 13), ECDiffParams.scheduled([0, 1, 2, 5, 12], 0.3, 12)]
 )
 def test_steps_that_other_schedulers_do_not_make_are_left_out(
     tiny_config: TunedConfig, params: ECDiffParams
@@ -133,8 +133,7 @@ def test_steps_that_other_schedulers_do_not_make_are_left_out(
     reasons = {one.name: obstacle(pair, one) for one in ablations(config)}
     assert (reasons["tuned"], reasons["twice"], reasons["without_alpha"]) == (None, None, None)
     for name in ("euler", "dpm"):
-        assert reasons[name] is not None
-        assert "13" in reasons[name] or "12" in reasons[name]
+        assert "12 steps" in (reasons[name] or "")
 
 
 def test_with_the_studys_own_scheduler_it_is_the_tuned_config_once_more(tiny_config: TunedConfig) -> None:
