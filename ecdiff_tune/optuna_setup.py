@@ -3,11 +3,11 @@ workers have in common."""
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ecdiff_core.params import LEAST_P, ECDiffParams
@@ -45,13 +45,17 @@ def search_options(settings: Settings, space: Space) -> Options:
 
 def _study_options(settings: Settings) -> OptunaOptions:
     optuna, folder = settings.search_options().optuna, study_path(settings)
-    journal = optuna.storage if optuna.storage and "://" not in optuna.storage else None
-    artifacts = Path(f"{journal}.{ARTIFACTS_FOLDER}") if journal else folder / ARTIFACTS_FOLDER
+    storage, artifacts = optuna.storage, settings.search.artifacts
+    if not storage:
+        storage = str(folder / JOURNAL_FILE)
+    elif "://" not in storage:  # a journal file
+        storage = os.path.expanduser(storage)
+        artifacts = artifacts or f"{storage}.{ARTIFACTS_FOLDER}"
     return replace(
         optuna,
-        storage=optuna.storage or str(folder / JOURNAL_FILE),
+        storage=storage,
         worker=f"{platform.node()}:{folder.resolve()}" if settings.has_workers else "",
-        artifacts=settings.search.artifacts or str(artifacts),
+        artifacts=os.path.expanduser(artifacts or folder / ARTIFACTS_FOLDER),
         start=papers_params(settings) if settings.search.warm_start else None,
     )
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 _PATHS = {
     *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "rerank.latency"),
-    *("metrics.clip", "metrics.lpips_weights", "search.storage"),
+    *("metrics.clip", "metrics.lpips_weights", "search.storage", "search.artifacts"),
+    *("compare.schedule", "errors.config"),
 }
 """Settings whose value may hold whatever a path may."""
 _PLAIN = re.compile(r"[\w./:-]*")

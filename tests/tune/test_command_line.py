@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ecdiff_tune.__main__ import COMMANDS
+from ecdiff_tune.quoting import paths_quoted
 
 from .studies import Command, Study, one_line
 
@@ -105,6 +106,12 @@ def test_the_home_folder_in_paths(
     assert f"cloud {tmp_path / 'my models/cloud'}\n" in outcome.out
     assert (tmp_path / "outputs").is_dir()
     assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("key", ["compare.schedule", "errors.config", "search.artifacts", "search.storage"])
+def test_paths_in_groups_are_quoted(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/me")
+    assert paths_quoted([f"{key}=~/a b.yaml"]) == [f"{key}='/me/a b.yaml'"]
 
 
 def test_paths_of_a_sweep_are_divided(command: Command, tiny_pair: Path, tmp_path: Path) -> None:

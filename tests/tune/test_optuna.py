@@ -18,12 +18,12 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.config_folder import config_folder
-from ecdiff_tune.optuna_setup import SOME_PAIR, papers_params
+from ecdiff_tune.optuna_setup import SOME_PAIR, papers_params, search_options
 from ecdiff_tune.search import check_installed
 from ecdiff_tune.search.base import JointSpace, Stage1Space
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
 from ecdiff_tune.search.suggest import Knob, Knobs
-from ecdiff_tune.settings import PairSettings, Settings
+from ecdiff_tune.settings import PairSettings, SearchSettings, Settings
 
 from .worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, evaluations, whole
 
@@ -114,6 +114,23 @@ def test_the_grid_is_the_whole_grid_once() -> None:
     assert {one for ask, _ in trace for one in ask.candidates} <= set(JOINT.grid)
     few = world(sampler="grid", trials=1000, of=World(OBJECTIVES["flat"], 5))
     assert set(whole(few.drive(few.search("optuna", JOINT)))) == set(JOINT.grid)
+
+
+@pytest.mark.parametrize(
+    ("given", "storage", "artifacts"),
+    [
+        ({"storage": "~/journal"}, "/me/journal", "/me/journal.artifacts"),
+        ({"storage": "sqlite:///~/a.db", "artifacts": "~/kept"}, "sqlite:///~/a.db", "/me/kept"),
+        ({}, "outputs/mine/default/optuna.journal", "outputs/mine/default/artifacts"),
+    ],
+)
+def test_where_the_study_lies(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], storage: str, artifacts: str
+) -> None:
+    monkeypatch.setenv("HOME", "/me")
+    settings = Settings(pair=PairSettings("mine"), search=SearchSettings("optuna", **given))  # type: ignore[arg-type]
+    found = search_options(settings, JOINT).optuna
+    assert (found.storage, found.artifacts) == (storage, artifacts)
 
 
 def test_it_begins_with_the_papers_params_moved_into_the_grid() -> None:
