@@ -37,7 +37,7 @@ from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.search.base import Records
 from ecdiff_tune.settings import AUTO, REFERENCE_FOLDER, Settings
-from ecdiff_tune.spending import CALLS_FILE, KINDS, REFERENCE, Spending
+from ecdiff_tune.spending import CALLS_FILE, HELDOUT_REFERENCE, KINDS, REFERENCE, Spending
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
 from ecdiff_tune.study_folder import STATE_FILE, StudyFolder, read_state, study_path
@@ -117,7 +117,7 @@ class Workbench:
 
     def heldout_reference(self) -> Reference:
         """Of the held-out set, made now if need be."""
-        with self.spending.part("held-out reference"):
+        with self.spending.part(HELDOUT_REFERENCE):
             return make_reference(
                 self.pipe,
                 self.heldout,
