@@ -90,7 +90,7 @@ class Workbench:
             UnpredictableError: nothing can be foretold with this scheduler or this pair.
         """
         calls = self.spending.calls
-        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder, spent=calls)
+        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder, calls=calls)
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
             with self.spending.part(REFERENCE):
@@ -198,7 +198,7 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         ):
             calls = spending.calls
             predicting = settings.search.name in PREDICTING
-            along = EdgeAlong(pipe, prompts, where, spent=calls) if predicting else None
+            along = EdgeAlong(pipe, prompts, where, calls=calls) if predicting else None
             with spending.part(REFERENCE):
                 made = make_reference(pipe, prompts, where, batches, profile, progress, calls, along=along)
             yield Workbench(
@@ -283,7 +283,7 @@ def make_edge_along(
     """Edge passes along the cloud's trajectories, with how much there is to do and progress."""
     missing = along.missing(adapter)
     if missing:
-        cloud, edge = along.calls(adapter)
+        cloud, edge = along.missing_calls(adapter)
         progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
         progress.start_task("edge along the cloud's trajectory", len(along.prompts.keys[: along.first]))
     return along.make(adapter, batches, progress.prompts_done if missing else lambda _: None)
