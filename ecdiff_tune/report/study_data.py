@@ -14,6 +14,7 @@ from ecdiff_tune import recorded, reranked
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.recorded import Recorded
+from ecdiff_tune.report import result
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial
 from ecdiff_tune.study_folder import StudyError
@@ -77,7 +78,7 @@ class StudyData:
     @property
     def thing(self) -> str:
         """What is generated."""
-        return "video" if (self.config.sampling.num_frames or 1) > 1 else "picture"
+        return result.thing(self.config.sampling)
 
     def measured(self, config: TunedConfig) -> Trial | None:
         """The config among those that were measured."""

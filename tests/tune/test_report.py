@@ -293,6 +293,14 @@ def test_the_papers_row(recorded: RecordedStudy) -> None:
     assert "the paper&#x27;s row: p=" not in svg
 
 
+def test_seconds_of_a_video(recorded: RecordedStudy) -> None:
+    data = read(recorded)
+    assert tradeoff.tradeoff(data, ()).x.label == "seconds a picture"
+    config = replace(data.config, sampling=replace(data.config.sampling, num_frames=9))
+    plot = tradeoff.tradeoff(replace(data, config=config), ())
+    assert (plot.name, plot.x.label) == ("Quality against seconds a video", "seconds a video")
+
+
 def test_the_front(recorded: RecordedStudy) -> None:
     trials = read(recorded).record.trials
     found = tradeoff.front(trials)
