@@ -34,7 +34,7 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
 
 def thing(sampling: Sampling) -> str:
     """What a generation makes: picture or video."""
-    return "picture" if sampling.num_frames is None else "video"
+    return "video" if (sampling.num_frames or 1) > 1 else "picture"
 
 
 def made_by(sampling: Sampling) -> str:
