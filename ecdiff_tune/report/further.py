@@ -111,10 +111,15 @@ def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Errors:
-    """The latent error over steps where it is known, and the other tables."""
+    """The latent error over steps where it is known, and the other tables.
+
+    Args:
+        too_long: files, and their rows, that are not shown.
+    """
 
     plot: Plot | None
     tables: tuple[Table, ...]
+    too_long: tuple[tuple[str, int], ...]
 
 
 def latent_errors(path: Path) -> Errors:
@@ -123,13 +128,15 @@ def latent_errors(path: Path) -> Errors:
     Raises:
         StudyError: a file is damaged.
     """
-    plot, tables = None, []
+    plot, tables, too_long = None, [], []
     for name, frame in _frames(path / ERRORS, ()).items():
         if {"method", "step", "error"} <= set(frame.columns):
             plot = _over_steps(frame)
         elif len(frame) <= MOST_ROWS:
             tables.append(of_frame(f"errors-{name}", _with_intervals(frame)))
-    return Errors(plot, tuple(tables))
+        else:
+            too_long.append((f"{ERRORS}/{name}.csv", len(frame)))
+    return Errors(plot, tuple(tables), tuple(too_long))
 
 
 def _over_steps(frame: pd.DataFrame) -> Plot:

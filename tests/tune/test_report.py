@@ -332,6 +332,13 @@ def test_text_of_others_stays_text(recorded: RecordedStudy, command: Command) ->
     assert any(title.startswith(nasty) for title in shown.titles)
 
 
+def test_a_table_that_is_too_long_is_named(recorded: RecordedStudy, command: Command) -> None:
+    (recorded.folder / "errors").mkdir()
+    pd.DataFrame({"prompt": range(1234)}).to_csv(recorded.folder / "errors" / "theorems.csv", index=False)
+    shown = written(recorded, command)
+    assert "Too long for this page: errors/theorems.csv in the study's folder, 1,234 rows." in shown.text
+
+
 def test_it_loads_no_model(recorded: RecordedStudy) -> None:
     script = (
         "import sys\nfrom ecdiff_tune.__main__ import main\n"

@@ -228,7 +228,7 @@ def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
 
 
 def test_what_errors_left(tmp_path: Path) -> None:
-    assert further.latent_errors(tmp_path) == further.Errors(None, ())
+    assert further.latent_errors(tmp_path) == further.Errors(None, (), ())
     (tmp_path / "errors").mkdir()
     curves = [
         (m, p, s, 0.1 * s * (p + 1), "C") for m in ("EC-Diff", "reuse") for p in (0, 1) for s in range(4)
@@ -244,3 +244,8 @@ def test_what_errors_left(tmp_path: Path) -> None:
     low, high = found.plot.y.low, found.plot.y.high
     assert low < 0.15 < 0.45 < high  # the means over prompts at steps 1 and 3
     assert [one.name for one in found.tables] == ["errors-figure1"]
+    assert found.too_long == ()
+    long = pd.DataFrame({"noise_percent": range(further.MOST_ROWS + 1)})
+    long.to_csv(tmp_path / "errors" / "figure1.csv", index=False)
+    found = further.latent_errors(tmp_path)
+    assert (found.tables, found.too_long) == ((), (("errors/figure1.csv", further.MOST_ROWS + 1),))
