@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
 
 WARM_UP_CALLS = 3
-TIMED_CALLS = 15
-CALLS = WARM_UP_CALLS + TIMED_CALLS
-"""Of either model and of the decoder, that ``measure`` makes."""
+CALLS = WARM_UP_CALLS + 15
+"""Of either model and of the decoder, that ``measure`` makes; those after the warm-up are timed."""
 PROMPT = "a photo of a red circle"
 """Only its length could matter, and tokenizers pad."""
 
@@ -36,7 +35,7 @@ class LatencyError(ECDiffError):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one operation at batch 1: median and quartiles over ``TIMED_CALLS``."""
+    """Seconds of one operation at batch 1: median and quartiles over the timed calls."""
 
     median: float
     low: float

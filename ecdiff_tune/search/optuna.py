@@ -80,6 +80,7 @@ class _Trials:
                 time.sleep(POLL_SECONDS)  # one of them may win, or die
             else:
                 break
+        yield from self._catch_up()  # a trial may have ended since the last time
         best = self._best()
         if best is not None:
             yield from self._field.measure([best], self._context.num_prompts)

@@ -139,7 +139,10 @@ def test_yaml_holds_the_list_and_neither_p_nor_k(tiny_config: TunedConfig) -> No
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"alpha": 0.5, "s": 8, "schedule": "0 1"}, r"expected params\.schedule to be a list, got '0 1'"),
+        (
+            {"alpha": 0.5, "s": 8, "schedule": "0 1"},
+            r"expected params\.schedule to be a list or null, got '0 1'",
+        ),
         ({"alpha": 0.5, "s": 8, "schedule": [0, "1"]}, r"every step of the schedule .* got '1'"),
         ({"alpha": 0.5, "s": 8, "schedule": [0, 1, 12]}, r"a schedule within 0 … 11, got step 12"),
         ({"alpha": 0.5, "s": 8, "schedule": [0, 2]}, r"the schedule to start with \[0, 1\], got \[0, 2\]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import pytest
 
 from ecdiff_core import noise
 from ecdiff_core.noise import Alpha, NoiseState
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import workbench
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.report import pictures
+from ecdiff_tune.settings import Settings
 
 from .studies import ROUNDED, STEPS, Study, best_row
 
@@ -86,6 +90,15 @@ def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) ->
 
 
 def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = workbench.load_pipe
+
+    def load_and_slow(settings: Settings) -> ECDiffPipeline:
+        """The small cloud is so fast that on a busy machine its edge may seem slower."""
+        pipe = load(settings)
+        pipe.pair.cloud.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+        return pipe
+
+    monkeypatch.setattr(workbench, "load_pipe", load_and_slow)
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
     small = ("params.p=3", "search.k=[2]", "search.alpha=[0.3]", "search.s=[9]", "heldout.num_prompts=1")
     outcome = study("tune", "latency=wallclock", *small)

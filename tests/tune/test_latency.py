@@ -92,7 +92,7 @@ def test_every_operation_is_called_as_often(pipe: ECDiffPipeline, monkeypatch: p
         for name, model in (("cloud", pipe.pair.cloud), ("edge", pipe.pair.edge))
     ]
     monkeypatch.setattr(latency_module, "WARM_UP_CALLS", 1)
-    monkeypatch.setattr(latency_module, "TIMED_CALLS", 2)
+    monkeypatch.setattr(latency_module, "CALLS", 3)
     latency_module.measure(pipe, Link())
     for hook in hooks:
         hook.remove()
@@ -103,7 +103,7 @@ def test_every_operation_is_called_as_often(pipe: ECDiffPipeline, monkeypatch: p
 def test_the_link_carries_latents_and_embeddings(
     pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency_module, "TIMED_CALLS", 2)
+    monkeypatch.setattr(latency_module, "CALLS", latency_module.WARM_UP_CALLS + 2)
     found = latency_module.measure(pipe, Link(mbps=1.0, round_trip_seconds=0.5))
     tokens = pipe.pair.family.pipeline.tokenizer.model_max_length
     values = 4 * 8 * 8 + 2 * tokens * 32

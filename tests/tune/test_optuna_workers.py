@@ -70,6 +70,7 @@ def worker(
     storage: str,
     name: str,
     answer: Any,
+    together: Any,
     pause: float = 0.0,
     stop: int | None = None,
     space: Space = JOINT,
@@ -79,6 +80,7 @@ def worker(
     options = Options(optuna=OptunaOptions(more.pop("trials", 16), storage=storage, worker=name, **more))
     world = Ledgered(OBJECTIVES["peak"], 10, 0.02, options).begin()
     search = world.search("optuna", space)
+    together.wait()
     asks = 0
     while not search.done:
         ask = search.ask()
@@ -95,7 +97,8 @@ def worker(
 def run(*workers: dict[str, Any], seconds: float = 60) -> dict[str, tuple[Candidate, list[Any]]]:
     """The best and the generations of every worker that was not killed."""
     answer = fork.Queue()
-    processes = [fork.Process(target=worker, kwargs={"answer": answer, **one}) for one in workers]
+    shared = {"answer": answer, "together": fork.Barrier(len(workers), timeout=seconds)}
+    processes = [fork.Process(target=worker, kwargs=shared | one) for one in workers]
     for process in processes:
         process.start()
     living = sum("stop" not in one for one in workers)
@@ -154,10 +157,8 @@ def test_a_grid_is_shared_out(storage: str) -> None:
 def test_a_worker_that_dies_holds_nobody_up(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna_workers, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(optuna_workers, "SILENT_SECONDS", 2.0)
-    found = run(
-        {"storage": storage, "name": "a", "pause": 0.05, "stop": 3},
-        {"storage": storage, "name": "b", "pause": 0.05},
-    )
+    run({"storage": storage, "name": "a", "stop": 3})  # it leaves a trial that runs for ever
+    found = run({"storage": storage, "name": "b"})
     assert found["b"][0] is not None
     states = [one.state for one in trials(storage)]
     assert states.count(TrialState.FAIL) == 1

@@ -161,7 +161,7 @@ def tune(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency_module, "WARM_UP_CALLS", 0)
-        patch.setattr(latency_module, "TIMED_CALLS", TIMED_CALLS)
+        patch.setattr(latency_module, "CALLS", TIMED_CALLS)
         patch.setattr(latency_module, "measure", measured)
         yield once
 

@@ -266,12 +266,12 @@ def test_an_error_of_a_worker(fresh: Study) -> None:
 )
 def test_stopped_from_outside(fresh: Study, number: int, statuses: tuple[int, int], told: str) -> None:
     running = start(fresh, 2, "tune")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not fresh.rows():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     running.signal(number)
-    first, second = running.wait(30)
+    first, second = running.wait(600)
     assert (first.status, second.status) == statuses, (first, second)
     assert first.err.strip() == told
     assert second.err == ""
