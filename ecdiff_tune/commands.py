@@ -27,6 +27,7 @@ from ecdiff_tune.search.base import Cost, GridSpace, JointSpace, Stage, Stage1Sp
 from ecdiff_tune.search.most import Share, most_asked
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.settings import Settings, SettingsError
+from ecdiff_tune.spending import HELDOUT
 from ecdiff_tune.study import Trial, run
 from ecdiff_tune.study_folder import flat, study_path
 from ecdiff_tune.winner import heldout_scores, tuned_config
@@ -308,7 +309,7 @@ def _finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     """Held-out score, YAML, table, pictures and page; the last lines that a command prints."""
     scores = dict(config.score or {})
     if len(bench.heldout):
-        with bench.spending.part("held-out"):
+        with bench.spending.part(HELDOUT):
             scores["heldout"] = heldout_scores(bench, winner)
     config = TunedConfig(config.pair, config.params, config.sampling, scores, config.provenance)
     config.save(bench.path / "ecdiff.yaml")

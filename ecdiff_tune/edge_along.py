@@ -46,14 +46,14 @@ class EdgeAlong:
         prompts: the calibration set.
         folder: of the references; its name changes with weights and sampling.
         first: so many prompts.
-        spent: counts model calls, by prompt.
+        calls: counts model calls, by prompt.
     """
 
     pipe: ECDiffPipeline
     prompts: CalibrationSet
     folder: Path
     first: int = FIRST_PROMPTS
-    spent: Counter[str] = field(default_factory=Counter, compare=False)
+    calls: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def own_adapter(self) -> HandoffAdapter:
@@ -64,7 +64,7 @@ class EdgeAlong:
         """The prompts, by index, that lack a pass with that adapter."""
         return [i for i, path in enumerate(self._paths(adapter)) if not path.is_file()]
 
-    def calls(self, adapter: HandoffAdapter) -> tuple[int, int]:
+    def missing_calls(self, adapter: HandoffAdapter) -> tuple[int, int]:
         """Cloud and edge calls that ``make`` takes."""
         cloud = len(self.missing(adapter)) * self.pipe.num_steps
         return cloud, cloud * (2 if adapter == self.own_adapter else 1)
@@ -84,7 +84,7 @@ class EdgeAlong:
     def keep(self, heard: Heard) -> None:
         """Write the files."""
         rows, adapter, found = heard
-        self.spent["edge"] += len(rows) * self.pipe.num_steps
+        self.calls["edge"] += len(rows) * self.pipe.num_steps
         paths = self._paths(adapter)
         for i, row in enumerate(rows):
             with replacing(paths[row]) as part:
@@ -107,7 +107,7 @@ class EdgeAlong:
 
         for rows, heard in batches.over(missing, partial(self._run, adapter)):
             again = len(rows) * self.pipe.num_steps  # the models' own runs, for this alone
-            self.spent.update(cloud=again, edge=again if adapter == self.own_adapter else 0)
+            self.calls.update(cloud=again, edge=again if adapter == self.own_adapter else 0)
             self.keep(heard)
             on_prompts(len(rows))
         return [read(path, *names) for path in paths]

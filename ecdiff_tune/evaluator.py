@@ -124,8 +124,6 @@ class Evaluator:
             }
             self._ledger.append_all({key: some.items() for key, some in measured.items()})
             known |= {key: self._read(key) for key in measured}
-            if not self._sampler:
-                self._ledger.spend(self._prompts.digest, calls)
             on_prompts(len(rows))
         return [[known[key][name] for name in names] for key in keys]
 

@@ -43,14 +43,6 @@ CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
     PRIMARY KEY ({_PLACE})
 ) WITHOUT ROWID
 """,
-    """
-CREATE TABLE IF NOT EXISTS spent (
-    prompts   TEXT NOT NULL,     -- CalibrationSet.digest
-    cloud     INTEGER NOT NULL,  -- model calls of a batch, a sample each
-    edge      INTEGER NOT NULL,
-    decode    INTEGER NOT NULL   -- pictures
-)
-""",
 )
 
 
@@ -196,29 +188,6 @@ class Ledger:
                     self._database.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
         except sqlite3.DatabaseError as error:  # a full disk, a read-only one, a damaged page
             raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
-
-    def spend(self, prompts_digest: str, calls: Mapping[str, int]) -> None:
-        """Add the model calls that a batch of measurements took: cloud, edge, decode."""
-        try:
-            with self._database:
-                values = (prompts_digest, calls["cloud"], calls["edge"], calls["decode"])
-                self._database.execute("INSERT INTO spent VALUES (?, ?, ?, ?)", values)
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
-
-    def spent(self) -> dict[str, dict[str, int]]:
-        """The calls made so far by the digest of a prompt set: cloud, edge, decode. Ledgers of before this
-        was counted lack what they had then."""
-        try:
-            found = self._database.execute(
-                "SELECT prompts, SUM(cloud), SUM(edge), SUM(decode) FROM spent GROUP BY prompts"
-            ).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(_unusable(self._path, error)) from error
-        return {
-            prompts: {"cloud": cloud, "edge": edge, "decode": decode}
-            for prompts, cloud, edge, decode in found
-        }
 
     def close(self) -> None:
         """Close the file."""

@@ -34,7 +34,7 @@ CLIP_QUALITY = 90
 
 
 @dataclass(frozen=True)
-class Method:
+class GridRow:
     """One way to make pictures: its plan, and a picture or video a prompt, RGB in 0 … 1, with its SSIM."""
 
     name: str
@@ -71,7 +71,7 @@ def write(bench: Workbench, winner: Trial) -> None:
     write_text(bench.path / FOLDER / TABLE, pd.DataFrame(rows, columns=columns).to_csv(index=False))
 
 
-def _methods(bench: Workbench, winner: Trial, rows: Sequence[int], ssims: Sequence[float]) -> list[Method]:
+def _methods(bench: Workbench, winner: Trial, rows: Sequence[int], ssims: Sequence[float]) -> list[GridRow]:
     evaluator, plan = bench.evaluator, winner.plan
     alone = {
         name: evaluator.plan(replace(winner.candidate, params=params))
@@ -85,10 +85,10 @@ def _methods(bench: Workbench, winner: Trial, rows: Sequence[int], ssims: Sequen
     edge = torch.stack([bench.reference.prompts[i].edge for i in rows]).float()
     mixed = evaluator.pictures(hybrid, rows)
     return [
-        Method("cloud", alone["cloud"], cloud, [1.0] * len(rows)),
-        Method("edge", alone["edge"], edge, ssim(edge, cloud).tolist()),
-        Method("HybridSD", evaluator.plan(hybrid), mixed, ssim(mixed, cloud).tolist()),
-        Method("EC-Diff", plan, evaluator.pictures(winner.candidate, rows), ssims),
+        GridRow("cloud", alone["cloud"], cloud, [1.0] * len(rows)),
+        GridRow("edge", alone["edge"], edge, ssim(edge, cloud).tolist()),
+        GridRow("HybridSD", evaluator.plan(hybrid), mixed, ssim(mixed, cloud).tolist()),
+        GridRow("EC-Diff", plan, evaluator.pictures(winner.candidate, rows), ssims),
     ]
 
 

@@ -19,7 +19,8 @@ from ecdiff_core.files import write_text
 
 CALLS_FILE = "calls.csv"
 KINDS = ("cloud", "edge", "decode")
-REFERENCE = "reference"
+REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
+"""Parts that are no search; those that are have the names of ``search.base.SEARCHING``."""
 
 
 class Spending:

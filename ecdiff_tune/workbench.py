@@ -37,7 +37,7 @@ from ecdiff_tune.progress import Progress, duration
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.search.base import Records
 from ecdiff_tune.settings import AUTO, REFERENCE_FOLDER, Settings
-from ecdiff_tune.spending import CALLS_FILE, KINDS, REFERENCE, Spending
+from ecdiff_tune.spending import CALLS_FILE, HELDOUT_REFERENCE, KINDS, REFERENCE, Spending
 from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study import Scorer
 from ecdiff_tune.study_folder import STATE_FILE, StudyFolder, read_state, study_path
@@ -90,7 +90,7 @@ class Workbench:
             UnpredictableError: nothing can be foretold with this scheduler or this pair.
         """
         calls = self.spending.calls
-        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder, spent=calls)
+        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder, calls=calls)
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
             with self.spending.part(REFERENCE):
@@ -117,7 +117,7 @@ class Workbench:
 
     def heldout_reference(self) -> Reference:
         """Of the held-out set, made now if need be."""
-        with self.spending.part("held-out reference"):
+        with self.spending.part(HELDOUT_REFERENCE):
             return make_reference(
                 self.pipe,
                 self.heldout,
@@ -198,7 +198,7 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         ):
             calls = spending.calls
             predicting = settings.search.name in PREDICTING
-            along = EdgeAlong(pipe, prompts, where, spent=calls) if predicting else None
+            along = EdgeAlong(pipe, prompts, where, calls=calls) if predicting else None
             with spending.part(REFERENCE):
                 made = make_reference(pipe, prompts, where, batches, profile, progress, calls, along=along)
             yield Workbench(
@@ -283,7 +283,7 @@ def make_edge_along(
     """Edge passes along the cloud's trajectories, with how much there is to do and progress."""
     missing = along.missing(adapter)
     if missing:
-        cloud, edge = along.calls(adapter)
+        cloud, edge = along.missing_calls(adapter)
         progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
         progress.start_task("edge along the cloud's trajectory", len(along.prompts.keys[: along.first]))
     return along.make(adapter, batches, progress.prompts_done if missing else lambda _: None)

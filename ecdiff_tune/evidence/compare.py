@@ -9,6 +9,7 @@ from ecdiff_tune.evidence.names import METHODS
 from ecdiff_tune.evidence.winners import paper_config, schedule_config, tuned_config
 from ecdiff_tune.report import comparison
 from ecdiff_tune.report.export import write_figure
+from ecdiff_tune.report.result import thing
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.workbench import prepare
 
@@ -36,10 +37,11 @@ def compare(settings: Settings) -> None:
         costs = summary.cost_table(chosen, bench.latency, timed, tuned.sampling.num_steps)
         costs = costs.assign(comparable_seconds=summary.comparable_seconds(costs))
         folder, told = bench.path / FOLDER, tables.told(bench, tuned.sampling, len(bench.heldout))
+        made = thing(tuned.sampling)
         paths = [
             *tables.write(folder, "table1", tables.table1(quality, costs, further), told, bench.progress.say),
-            *tables.write(folder, "table6", tables.table6(costs), told, bench.progress.say),
+            *tables.write(folder, "table6", tables.table6(costs, made), told, bench.progress.say),
         ]
         points = quality.assign(seconds=costs["comparable_seconds"])
-        paths += write_figure(folder, "quality_seconds", comparison.quality_against_seconds(points))
+        paths += write_figure(folder, "quality_seconds", comparison.quality_against_seconds(points, made))
         bench.progress.say("wrote " + ", ".join(map(str, paths)))

@@ -83,10 +83,10 @@ def table1(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric]
     )
 
 
-def table6(costs: pd.DataFrame) -> Table:
-    """Where the seconds come from, as the paper's Table 6."""
+def table6(costs: pd.DataFrame, thing: str) -> Table:
+    """Where the seconds of a picture or video come from, as the paper's Table 6."""
     columns = (SECONDS, SPEEDUP, *MEASURED, *COUNTS, Column("bytes", "bytes sent", value("bytes", "{:,d}")))
-    return Table(costs, columns, "Seconds a picture by the latency profile and by the clock at batch 1")
+    return Table(costs, columns, f"Seconds a {thing} by the latency profile and by the clock at batch 1")
 
 
 def table2(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric] = ()) -> Table:

@@ -54,13 +54,16 @@ def cells(
 MARKERS = "osD^vP*Xh<>d"
 
 
-def quality_against_seconds(table: pd.DataFrame, metric: str = "ssim", name: str = "SSIM") -> Figure:
+def quality_against_seconds(
+    table: pd.DataFrame, thing: str, metric: str = "ssim", name: str = "SSIM"
+) -> Figure:
     """A point a method with the bootstrap 95% interval of its quality; the cloud alone is a line.
 
     Of methods that take the same seconds the later ones are drawn a little to the right, to be told apart.
 
     Args:
         table: columns method, label, seconds, and ``metric`` with its ``_low`` and ``_high``.
+        thing: that a generation makes, picture or video.
     """
     figure, axis = plt.subplots(figsize=(7.5, 4.2))
     table = table[table["seconds"].notna() & table[metric].notna()]
@@ -83,8 +86,8 @@ def quality_against_seconds(table: pd.DataFrame, metric: str = "ssim", name: str
             lw=1,
             label=row["label"],
         )
-    axis.set_xlabel("seconds a picture")
-    axis.set_ylabel(f"{name} to the cloud's picture")
+    axis.set_xlabel(f"seconds a {thing}")
+    axis.set_ylabel(f"{name} to the cloud's {thing}")
     axis.set_xlim(left=0)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     axis.spines[["top", "right"]].set_visible(False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecdiff_tune.report.charts import style
-from ecdiff_tune.report.sortable import Row, Table, of_frame
+from ecdiff_tune.report.sortable import INTERVAL, Row, Table, of_frame
 from ecdiff_tune.report.study_data import table
 from ecdiff_tune.report.svg import Axis, Plot
 from ecdiff_tune.report.tradeoff import Spot
@@ -20,13 +20,14 @@ ALONE, TUNED = ("cloud", "edge"), "tuned"
 BETTER = {
     "ssim": 1,
     "psnr": 1,
-    "lpips": -1,
     "seconds": -1,
     "speedup": 1,
     "measured_seconds": -1,
     "measured_speedup": 1,
 }
 """1 where more is better, -1 where less is."""
+FURTHER_BETTER = {"lpips": -1, "clip": 1}
+"""The same of metrics whose columns also say by which network."""
 MOST_ROWS = 1000
 """Of a table in the page."""
 
@@ -60,16 +61,16 @@ def _spots(frame: pd.DataFrame) -> Iterator[Spot]:
         yield Spot(str(label), "other", float(seconds), float(quality), title)
 
 
-def _methods(name: str, frame: pd.DataFrame) -> Table:
+def _methods(table_name: str, frame: pd.DataFrame) -> Table:
     """A row a method, the best and second best of a column marked."""
     shown = _with_intervals(frame.drop(columns="method"))
     styles = ["winner" if method == TUNED else "" for method in frame["method"]]
-    made = of_frame(name, shown, styles)
+    made = of_frame(table_name, shown, styles)
     marks: dict[tuple[int, int], str] = {}
-    for column, heading in enumerate(shown.columns):
-        if heading in BETTER:
-            values = frame[heading].astype(float).where(~frame["method"].isin(ALONE))
-            ranks = (BETTER[heading] * values).rank(ascending=False, method="min")
+    for column, name in enumerate(shown.columns):
+        if better := _better(str(name)):
+            values = frame[name].astype(float).where(~frame["method"].isin(ALONE))
+            ranks = (better * values).rank(ascending=False, method="min")
             marks |= {
                 (place, column): {1.0: "best", 2.0: "second"}[rank]
                 for place, rank in enumerate(ranks)
@@ -84,6 +85,13 @@ def _methods(name: str, frame: pd.DataFrame) -> Table:
     return replace(made, rows=rows)
 
 
+def _better(column: str) -> int:
+    """1, -1, or 0 where neither more nor less is better."""
+    if column.endswith(INTERVAL):
+        return 0
+    return BETTER.get(column) or FURTHER_BETTER.get(column.partition("_")[0], 0)
+
+
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns NAME_low and NAME_high as one that reads ``low … high``."""
     frame = frame.copy()
@@ -96,17 +104,22 @@ def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
             ]
             place = list(frame.columns).index(name) + 1 if name in frame else len(frame.columns)
             frame.insert(
-                place, f"{name.removesuffix('_ci95')} 95%", pd.Series(text, frame.index, dtype=object)
+                place, f"{name.removesuffix('_ci95')}{INTERVAL}", pd.Series(text, frame.index, dtype=object)
             )
     return frame
 
 
 @dataclass(frozen=True)
 class Errors:
-    """The latent error over steps where it is known, and the other tables."""
+    """The latent error over steps where it is known, and the other tables.
+
+    Args:
+        too_long: files, and their rows, that are not shown.
+    """
 
     plot: Plot | None
     tables: tuple[Table, ...]
+    too_long: tuple[tuple[str, int], ...]
 
 
 def latent_errors(path: Path) -> Errors:
@@ -115,13 +128,15 @@ def latent_errors(path: Path) -> Errors:
     Raises:
         StudyError: a file is damaged.
     """
-    plot, tables = None, []
+    plot, tables, too_long = None, [], []
     for name, frame in _frames(path / ERRORS, ()).items():
         if {"method", "step", "error"} <= set(frame.columns):
             plot = _over_steps(frame)
         elif len(frame) <= MOST_ROWS:
             tables.append(of_frame(f"errors-{name}", _with_intervals(frame)))
-    return Errors(plot, tuple(tables))
+        else:
+            too_long.append((f"{ERRORS}/{name}.csv", len(frame)))
+    return Errors(plot, tuple(tables), tuple(too_long))
 
 
 def _over_steps(frame: pd.DataFrame) -> Plot:

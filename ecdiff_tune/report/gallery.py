@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from ecdiff_core.video import FPS
-from ecdiff_tune.report.spending import calls_of
+from ecdiff_tune.report.search_cost import calls_of
 from ecdiff_tune.report.study_data import table
 from ecdiff_tune.study_folder import StudyError
 

@@ -17,9 +17,9 @@ from ecdiff_tune.report import (
     gallery,
     headline,
     origin,
+    search_cost,
     sensitivity,
     sortable,
-    spending,
     study_data,
     tradeoff,
 )
@@ -69,7 +69,6 @@ def view(data: StudyData) -> dict[str, Any]:
     """What the template shows."""
     record, pairs = data.record, config_folder() / "pair"
     compared, sweeps = further.compared(data.path), sensitivity.sweeps(record)
-    sets = {"search": record.prompts} | ({"held-out prompts": record.heldout} if len(record.heldout) else {})
     return {
         "data": data,
         "describe": describe,
@@ -86,7 +85,7 @@ def view(data: StudyData) -> dict[str, Any]:
         "errors": further.latent_errors(data.path),
         "compared": compared,
         "bars": bars(data),
-        "spent": {name: spending.spent(record, prompts) for name, prompts in sets.items()},
+        "costs": search_cost.costs(data),
         "sweeps": sweeps,
         "sweep_styles": sensitivity.styles(sweeps, data.winner.candidate),
         "sensitivity": sortable.sensitivity(sweeps),

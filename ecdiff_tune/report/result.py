@@ -32,9 +32,14 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
     ]
 
 
+def thing(sampling: Sampling) -> str:
+    """What a generation makes: picture or video."""
+    return "video" if (sampling.num_frames or 1) > 1 else "picture"
+
+
 def made_by(sampling: Sampling) -> str:
-    """What a generation makes."""
-    return "a picture" if sampling.num_frames is None else "a video"
+    """The same with an article."""
+    return f"a {thing(sampling)}"
 
 
 def _with_interval(score: Mapping[str, Any], name: str) -> str:

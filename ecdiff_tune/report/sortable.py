@@ -26,8 +26,13 @@ SHOWN = [
 WORDS = {
     "handoff_adapter": "adapter",
     "label": "method",
-    **{name: name.upper() for name in ("ssim", "psnr", "lpips")},
+    "ssim": "SSIM",
+    "psnr": "PSNR",
 }
+FURTHER = {"lpips": "LPIPS", "clip": "CLIP score"}
+"""Metrics whose columns also say by which network: ``further_metrics``."""
+INTERVAL = " 95%"
+"""What ends the name of a column of intervals."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,7 @@ def cell(value: Any) -> Cell:
 
 def of_frame(name: str, frame: pd.DataFrame, styles: Sequence[str] = ()) -> Table:
     """Every column and row of a frame."""
-    names = (str(one) for one in frame.columns)
-    headings = tuple(WORDS.get(one, one.replace("_", " ")) for one in names)
+    headings = tuple(heading(str(one)) for one in frame.columns)
     words = frozenset(
         i for i, one in enumerate(frame.columns) if not pd.api.types.is_numeric_dtype(frame[one])
     )
@@ -86,6 +90,20 @@ def of_frame(name: str, frame: pd.DataFrame, styles: Sequence[str] = ()) -> Tabl
         cells = (_cell(*one) for one in zip(frame.columns, values, strict=True))
         rows.append(Row(tuple(cells), styles[i] if styles else ""))
     return Table(name, headings, tuple(rows), words)
+
+
+def heading(column: str) -> str:
+    """A column's name as people read it.
+
+    >>> heading("handoff_adapter"), heading("ssim 95%"), heading("lpips_alex"), heading("clip_vit_b 95%")
+    ('adapter', 'SSIM 95%', 'LPIPS (alex)', 'CLIP score (vit_b) 95%')
+    """
+    if column.endswith(INTERVAL):
+        return heading(column.removesuffix(INTERVAL)) + INTERVAL
+    metric, _, network = column.partition("_")
+    if metric in FURTHER:
+        return f"{FURTHER[metric]} ({network})" if network else FURTHER[metric]
+    return WORDS.get(column, column.replace("_", " "))
 
 
 def _cell(column: str, value: Any) -> Cell:

@@ -14,6 +14,7 @@ from ecdiff_tune import recorded, reranked
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.recorded import Recorded
+from ecdiff_tune.report import result
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import Trial
 from ecdiff_tune.study_folder import StudyError
@@ -77,7 +78,7 @@ class StudyData:
     @property
     def thing(self) -> str:
         """What is generated."""
-        return "video" if (self.config.sampling.num_frames or 1) > 1 else "picture"
+        return result.thing(self.config.sampling)
 
     def measured(self, config: TunedConfig) -> Trial | None:
         """The config among those that were measured."""
@@ -113,10 +114,10 @@ def read(path: Path, settings: Settings, tuned: Path) -> StudyData:
         config,
         (own.provenance if own else config.provenance) or {},
         table(path / TRIALS, ("stage", "trial", "objective", "state"))
-        if _there(path / TRIALS)
+        if (path / TRIALS).is_file()
         else pd.DataFrame(),
-        table(path / NOISE, ("step", "mean", "variance")) if _there(path / NOISE) else None,
-        table(path / EDGE_ALONE, ("ssim", "psnr")) if _there(path / EDGE_ALONE) else None,
+        table(path / NOISE, ("step", "mean", "variance")) if (path / NOISE).is_file() else None,
+        table(path / EDGE_ALONE, ("ssim", "psnr")) if (path / EDGE_ALONE).is_file() else None,
         _paper(tuned / f"{settings.pair.name}.yaml", settings.num_steps, notes.append),
         tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
     )
@@ -125,7 +126,7 @@ def read(path: Path, settings: Settings, tuned: Path) -> StudyData:
 def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, TunedConfig | None]:
     """The study's own winner, the file that says so, and what it says."""
     for name in ("ecdiff.yaml", "stage1.yaml"):
-        if not _there(record.path / name):
+        if not (record.path / name).is_file():
             continue
         config = TunedConfig.load(record.path / name)
         candidate = recorded.candidate_in(config)
@@ -141,17 +142,13 @@ def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, T
 
 def _paper(path: Path, num_steps: int, say: Callable[[str], None]) -> TunedConfig | None:
     """The paper's config where it is of as many steps."""
-    if not _there(path):
+    if not path.is_file():
         return None
     config = TunedConfig.load(path)
     if config.sampling.num_steps != num_steps:
         say(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
         return None
     return config
-
-
-def _there(path: Path) -> bool:
-    return path.is_file()
 
 
 def table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:

@@ -39,7 +39,7 @@ _FURTHER: dict[str, Callable[[Trial], object]] = {
     "prompts": lambda trial: len(trial.measurements),
     "discarded": lambda trial: trial.discarded,
 }
-"""Real steps as a list; what else is searched; on how many prompts, and why not on all."""
+"""What every step does, run-length encoded; what else is searched; on how many prompts, why not on all."""
 
 
 def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFrame:

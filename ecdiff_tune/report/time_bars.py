@@ -33,16 +33,17 @@ def bars(data: StudyData) -> list[Bar]:
     if data.paper is not None:
         plans["the paper's row"] = data.paper.plan()
     latency = data.record.latency
-    found = [Bar(name, latency.seconds(one), parts(latency, one)) for name, one in plans.items()]
+    found = [Bar(name, latency.seconds(one), _parts(latency, one)) for name, one in plans.items()]
     return sorted(found, key=lambda one: -one.total)
 
 
-def parts(latency: LatencyProfile, steps: Plan) -> tuple[tuple[str, str, float], ...]:
-    parts = (
+def _parts(latency: LatencyProfile, steps: Plan) -> tuple[tuple[str, str, float], ...]:
+    """Of ``Bar``, those that take time."""
+    every = (
         ("encode", "encode", latency.encode.median),
         ("cloud", f"{steps.cloud_calls} cloud calls", steps.cloud_calls * latency.cloud_call.median),
         ("transfer", "transfer", latency.transfer_seconds if steps.hands_over else 0.0),
         ("edge", f"{steps.edge_calls} edge calls", steps.edge_calls * latency.edge_call.median),
         ("decode", "decode", latency.decode.median),
     )
-    return tuple(part for part in parts if part[2] > 0)
+    return tuple(part for part in every if part[2] > 0)

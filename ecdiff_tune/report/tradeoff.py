@@ -47,8 +47,10 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
     trials = data.record.trials
     spots = [*others, *_paper(data), *_alone(data), _own(data)]
     plot = Plot(
-        "Quality against seconds a picture",
-        Axis.around("seconds a picture", [*(one.seconds for one in trials), *(one.seconds for one in spots)]),
+        f"Quality against seconds a {data.thing}",
+        Axis.around(
+            f"seconds a {data.thing}", [*(one.seconds for one in trials), *(one.seconds for one in spots)]
+        ),
         Axis.around(
             "quality (mean SSIM to the cloud's)",
             [*map(quality_of, trials), *(one.quality for one in spots if one.quality is not None)],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeVar, get_args
 
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
@@ -29,6 +29,10 @@ def stage_name(stage: Stage) -> str:
     ('stage 1', 'joint search')
     """
     return "joint search" if stage == "joint" else f"stage {stage}"
+
+
+SEARCHING = tuple(map(stage_name, get_args(Stage)))
+"""The names of all stages."""
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,12 @@ def test_made_later(
     pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, calls: Calls, expected: Passes
 ) -> None:
     along = EdgeAlong(pipe, prompts, tmp_path)
-    assert along.calls("identity") == (3 * STEPS, 6 * STEPS)
+    assert along.missing_calls("identity") == (3 * STEPS, 6 * STEPS)
     passes, ready = make(along, batch_size=1)
     assert calls.both == along_calls(3)
     assert ready == [0, 1, 1, 1]
     check(passes, expected)
-    assert along.calls("identity") == (0, 0)
+    assert along.missing_calls("identity") == (0, 0)
 
 
 def along_calls(prompts: int) -> tuple[int, int]:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,16 +55,6 @@ def test_rows_persist(ledger: Ledger, path: Path) -> None:
     assert again.read(KEY) == ROWS
     assert again.read(OTHER) == {"a": Measurement(0.1, 1.0, 1.0)}
     assert again.read(ConfigKey("12C", 0.0, "", "")) == {}
-
-
-def test_calls_add_up(ledger: Ledger, path: Path) -> None:
-    assert ledger.spent() == {}
-    ledger.spend("one", Counter(cloud=5, edge=3))
-    ledger.spend("one", Counter(cloud=2, decode=4))
-    ledger.spend("other", Counter())
-    ledger.close()
-    zero = dict.fromkeys(("cloud", "edge", "decode"), 0)
-    assert Ledger(path).spent() == {"one": {"cloud": 7, "edge": 3, "decode": 4}, "other": zero}
 
 
 def test_what_is_there_stays(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ecdiff_core.params import ECDiffParams
-from ecdiff_tune.evidence import summary
+from ecdiff_tune.evidence import summary, tables
 from ecdiff_tune.evidence.baselines import MAKERS, Known, equal_cost_steps, made
 from ecdiff_tune.evidence.error_runs import runs_beside
 from ecdiff_tune.evidence.methods import Method, distinct
@@ -166,7 +166,8 @@ def test_a_figure_has_a_point_a_method() -> None:
             "ssim_high": [1.0, 0.95, 0.9],
         }
     )
-    figure = comparison.quality_against_seconds(table)
+    figure = comparison.quality_against_seconds(table, "video")
     (axis,) = figure.axes
     assert axis.get_legend_handles_labels()[1] == ["cloud alone", "EC-Diff (tuned)"]
-    assert axis.get_xlabel() == "seconds a picture"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("seconds a video", "SSIM to the cloud's video")
+    assert tables.table6(table, "video").caption.startswith("Seconds a video by")

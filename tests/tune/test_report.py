@@ -17,8 +17,9 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.report import page, sensitivity, spending, study_data, tradeoff
+from ecdiff_tune.report import page, search_cost, sensitivity, study_data, tradeoff
 from ecdiff_tune.report.study_data import StudyData
+from ecdiff_tune.spending import CALLS_FILE
 
 from .page_reader import Page
 from .recorded_study import GRID, SPREAD, STEPS, RecordedStudy, key_of, quality, with_payload
@@ -123,20 +124,43 @@ def test_report_writes_the_same_page_again(done: Study, tmp_path: Path) -> None:
 
 def test_the_calls_that_the_search_made(done: Study, tmp_path: Path) -> None:
     again = done.copy(tmp_path / "outputs")
-    (again.folder / "ledger.sqlite").unlink()
+    for name in ("ledger.sqlite", CALLS_FILE):
+        (again.folder / name).unlink()
     outcome = again("tune")
     assert outcome.status == 0, outcome
-    with sqlite3.connect(again.folder / "ledger.sqlite") as database:
-        query = "SELECT SUM(cloud), SUM(edge), SUM(decode) FROM spent GROUP BY prompts ORDER BY 3 DESC"
-        (search, heldout) = database.execute(query).fetchall()
-    plan = again.config().plan()
-    assert heldout == (2 * plan.cloud_calls, 2 * plan.edge_calls, 2)
-    assert search[2] == 3 * len(again.trials())
-    cells = Page.read(again.folder / PAGE).tables["table 1"]
-    assert [text for text, _ in cells[0]][3:5] == [f"{search[0]:,}", f"{search[1]:,}"]
+    made = pd.read_csv(again.folder / CALLS_FILE).set_index("part")
+    stages = made.loc[["stage 1", "stage 2"], ["cloud", "edge", "decode"]].sum()
+    assert stages["decode"] == 3 * len(again.trials())
+    search, heldout, reference = _cells(again.folder / PAGE)
+    assert search[3:5] == [f"{stages['cloud']:,}", f"{stages['edge']:,}"]
     whole = again.trials()[["cloud_calls", "edge_calls"]].sum() * 3
-    assert cells[0][5][0] == f"{whole.iloc[0]:,} + {whole.iloc[1]:,}"
-    assert search[0] < whole.iloc[0]  # trials share their trajectories
+    assert search[5] == f"{whole.iloc[0]:,} + {whole.iloc[1]:,}"
+    assert stages["cloud"] < whole.iloc[0]  # trials share their trajectories
+    plan = again.config().plan()
+    cloud, edge = 2 * plan.cloud_calls, 2 * plan.edge_calls
+    assert heldout == ["held-out prompts", "1", "2", f"{cloud}", f"{edge}", f"{cloud} + {edge}", "0%"]
+    assert reference == ["reference", "–", "0", "0", "0", "–", "–"]  # the first study has made it
+
+    rows = pd.read_csv(again.folder / CALLS_FILE)
+    rows[rows["part"] != "stage 2"].to_csv(again.folder / CALLS_FILE, index=False)
+    assert again("report").status == 0
+    search, heldout, _ = _cells(again.folder / PAGE)
+    assert search[3:5] + search[6:] == ["–"] * 3
+    assert heldout[3] == f"{cloud}"
+    assert "it does not tell those of just these pictures" in Page.read(again.folder / PAGE).text
+
+
+def test_the_calls_of_the_reference(done: Study) -> None:
+    made = pd.read_csv(done.folder / CALLS_FILE).set_index("part")
+    rows = made.loc[["reference", "held-out reference"], ["decode", "cloud", "edge"]].sum()
+    *_, reference = _cells(done.folder / PAGE)
+    assert reference == ["reference", "–", *(f"{one:,}" for one in rows), "–", "–"]
+    assert "A dash for calls" not in Page.read(done.folder / PAGE).text
+
+
+def _cells(path: Path) -> list[list[str]]:
+    """What the search cost."""
+    return [[text for text, _ in row] for row in Page.read(path).tables["table 1"]]
 
 
 # A study without a model.
@@ -150,7 +174,7 @@ def test_what_is_not_there_is_told(recorded: RecordedStudy, command: Command) ->
         "There is no trials.csv",
         "There is no noise_profile.csv",
         "python -m ecdiff_tune compare pair=custom pair.name=tiny",
-        "A dash: the ledger, or a part of it, is from before calls were counted.",
+        "A dash for calls: this study has no calls.csv",
     ):
         assert told in shown.text
     assert shown.images() == []
@@ -215,16 +239,45 @@ def test_a_link_whose_payload_is_not_known(tmp_path: Path, latency: LatencyProfi
     ]
 
 
+def calls_table(study: RecordedStudy, *rows: tuple[str, int, int, int]) -> None:
+    table = pd.DataFrame(rows, columns=["part", "cloud", "edge", "decode"]).assign(run="now", seconds=1.0)
+    table.to_csv(study.folder / CALLS_FILE, index=False)
+
+
 def test_calls_of_a_ledger(recorded: RecordedStudy) -> None:
-    record = read(recorded).record
-    found = spending.spent(record, record.prompts)
+    search, held, reference = search_cost.costs(read(recorded))
     plans = [plan(params, STEPS) for params in GRID]
-    assert (found.configs, found.pictures) == (len(GRID), len(GRID) * len(SPREAD))
-    assert found.whole == tuple(
+    pictures = len(GRID) * len(SPREAD)
+    assert (search.configs, search.pictures) == (len(GRID), pictures)
+    assert search.whole == tuple(
         len(SPREAD) * sum(getattr(one, name) for one in plans) for name in ("cloud_calls", "edge_calls")
     )
-    assert found.calls is None
-    held = spending.spent(record, record.heldout)
+    assert (held.configs, held.pictures) == (1, 2)
+    assert [one.calls for one in (search, held, reference)] == [None] * 3
+
+    calls_table(
+        recorded,
+        ("latency", 900, 900, 900),
+        ("stage 1", 30, 0, 10),
+        ("joint search", 20, 40, pictures - 10),
+        ("held-out", 8, 6, 2),
+        ("samples", 900, 900, 900),
+        ("reference", 48, 96, 8),
+        ("held-out reference", 24, 24, 4),
+    )
+    search, held, reference = search_cost.costs(read(recorded))
+    assert (search.calls, held.calls, reference.calls) == ((50, 40), (8, 6), (72, 120))
+    assert search.saved == pytest.approx(100 - 100 * 90 / sum(search.whole or ()))
+    assert reference.pictures == 12
+
+
+def test_calls_of_other_pictures_are_not_shown(tmp_path: Path, latency: LatencyProfile) -> None:
+    """Held-out calls of the winner alone; a search that another run measured a part of."""
+    study = RecordedStudy(tmp_path, with_payload(latency)).write(heldout=GRID[:3])
+    pictures = len(GRID) * len(SPREAD)
+    calls_table(study, ("stage 2", 50, 40, pictures - 1), ("held-out", 8, 6, 2), ("held-out", 7, 6, 2))
+    search, held, _ = search_cost.costs(read(study))
+    assert (search.calls, held.calls) == (None, None)
     assert (held.configs, held.pictures) == (1, 2)
 
 
@@ -238,6 +291,14 @@ def test_the_papers_row(recorded: RecordedStudy) -> None:
     svg = tradeoff.tradeoff(replace(data, paper=other), ()).svg()
     assert "quality not measured here" in svg
     assert "the paper&#x27;s row: p=" not in svg
+
+
+def test_seconds_of_a_video(recorded: RecordedStudy) -> None:
+    data = read(recorded)
+    assert tradeoff.tradeoff(data, ()).x.label == "seconds a picture"
+    config = replace(data.config, sampling=replace(data.config.sampling, num_frames=9))
+    plot = tradeoff.tradeoff(replace(data, config=config), ())
+    assert (plot.name, plot.x.label) == ("Quality against seconds a video", "seconds a video")
 
 
 def test_the_front(recorded: RecordedStudy) -> None:
@@ -271,6 +332,13 @@ def test_text_of_others_stays_text(recorded: RecordedStudy, command: Command) ->
     assert any(title.startswith(nasty) for title in shown.titles)
 
 
+def test_a_table_that_is_too_long_is_named(recorded: RecordedStudy, command: Command) -> None:
+    (recorded.folder / "errors").mkdir()
+    pd.DataFrame({"prompt": range(1234)}).to_csv(recorded.folder / "errors" / "theorems.csv", index=False)
+    shown = written(recorded, command)
+    assert "Too long for this page: errors/theorems.csv in the study's folder, 1,234 rows." in shown.text
+
+
 def test_it_loads_no_model(recorded: RecordedStudy) -> None:
     script = (
         "import sys\nfrom ecdiff_tune.__main__ import main\n"
@@ -296,7 +364,8 @@ def test_no_study(tmp_path: Path, command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["trials.csv", "samples/samples.csv", "samples/00_cloud.png", "noise_profile.csv"]
+    "name",
+    ["trials.csv", "samples/samples.csv", "samples/00_cloud.png", "noise_profile.csv", CALLS_FILE],
 )
 def test_damaged_files(done: Study, tmp_path: Path, name: str) -> None:
     again = done.copy(tmp_path / "outputs")

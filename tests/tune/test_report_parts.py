@@ -16,11 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune import samples
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evidence import summary
+from ecdiff_tune.evidence.methods import Method, Sampler
+from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.report import charts, further, gallery, sortable
 from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot
 from ecdiff_tune.study_folder import StudyError
 
+SAMPLER = Sampler(Sampling(12))
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
 
@@ -182,7 +189,7 @@ def test_what_compare_left(tmp_path: Path) -> None:
     found = further.compared(tmp_path)
     assert [(one.label, one.seconds, one.quality) for one in found.points] == [("HybridSD", 3.0, 0.9)]
     (table,) = found.tables
-    assert table.headings == ("method", "SSIM", "ssim 95%", "seconds")
+    assert table.headings == ("method", "SSIM", "SSIM 95%", "seconds")
     assert [row.cells[1].style for row in table.rows] == ["", "", "second", "best", ""]
     assert [row.cells[3].style for row in table.rows] == ["", "", "best", "second", ""]
     assert [row.style for row in table.rows] == ["", "", "winner", "", ""]
@@ -192,8 +199,36 @@ def test_what_compare_left(tmp_path: Path) -> None:
         further.compared(tmp_path)
 
 
+def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
+    names = ["cloud", "edge", "tuned", "hybrid_10"]
+    values = {
+        "ssim": (1.0, 0.5, 0.8, 0.9),
+        "lpips_alex": (0.0, 0.4, 0.1, 0.2),
+        "lpips_vgg": (0.0, 0.4, 0.3, 0.2),
+        "clip_vit_base": (32.0, 29.0, 30.0, 31.0),
+    }
+    methods = [Method(name, name, Candidate(ECDiffParams(3, 1, 0.3, 9)), SAMPLER) for name in names]
+    measured = {}
+    for i, name in enumerate(names):
+        more = {metric: column[i] for metric, column in values.items() if metric != "ssim"}
+        measured[name] = [Measurement(values["ssim"][i], 30.0, 1.0, more)] * 2
+    (tmp_path / "compare").mkdir()
+    frame = summary.quality_table(methods, measured, seed=0)
+    frame.to_csv(tmp_path / "compare" / "table1.csv", index=False)
+    (table,) = further.compared(tmp_path).tables
+    styles = {heading: [row.cells[i].style for row in table.rows] for i, heading in enumerate(table.headings)}
+    first, second = ["", "", "best", "second"], ["", "", "second", "best"]
+    assert styles["SSIM"] == second
+    assert styles["LPIPS (alex)"] == first
+    assert styles["LPIPS (vgg)"] == second
+    assert styles["CLIP score (vit_base)"] == second
+    intervals = [heading for heading in table.headings if heading.endswith("95%")]
+    assert {"LPIPS (alex) 95%", "CLIP score (vit_base) 95%"} < set(intervals)
+    assert all(set(styles[heading]) == {""} for heading in intervals)
+
+
 def test_what_errors_left(tmp_path: Path) -> None:
-    assert further.latent_errors(tmp_path) == further.Errors(None, ())
+    assert further.latent_errors(tmp_path) == further.Errors(None, (), ())
     (tmp_path / "errors").mkdir()
     curves = [
         (m, p, s, 0.1 * s * (p + 1), "C") for m in ("EC-Diff", "reuse") for p in (0, 1) for s in range(4)
@@ -209,3 +244,8 @@ def test_what_errors_left(tmp_path: Path) -> None:
     low, high = found.plot.y.low, found.plot.y.high
     assert low < 0.15 < 0.45 < high  # the means over prompts at steps 1 and 3
     assert [one.name for one in found.tables] == ["errors-figure1"]
+    assert found.too_long == ()
+    long = pd.DataFrame({"noise_percent": range(further.MOST_ROWS + 1)})
+    long.to_csv(tmp_path / "errors" / "figure1.csv", index=False)
+    found = further.latent_errors(tmp_path)
+    assert (found.tables, found.too_long) == ((), (("errors/figure1.csv", further.MOST_ROWS + 1),))

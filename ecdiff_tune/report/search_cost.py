@@ -1,0 +1,120 @@
+"""Model calls that a study made, and those that the same pictures would have cost one by one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.candidate import ConfigKey
+from ecdiff_tune.ledger import Ledger
+from ecdiff_tune.report.study_data import StudyData, table
+from ecdiff_tune.search.base import SEARCHING
+from ecdiff_tune.spending import CALLS_FILE, HELDOUT, HELDOUT_REFERENCE, KINDS, REFERENCE
+
+Calls = tuple[int, int]
+"""Of the cloud and of the edge."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A row of the page.
+
+    Args:
+        configs, pictures: that were measured.
+        whole: calls, had every picture been generated from its first step on; None where that is no question.
+        calls: that were made; None where calls.csv does not tell those of these pictures.
+    """
+
+    name: str
+    configs: int | None
+    pictures: int | None
+    whole: Calls | None
+    calls: Calls | None
+
+    @property
+    def saved(self) -> float | None:
+        """Percent of the calls of whole generations; None where it is not known."""
+        if self.calls is None or self.whole is None or not sum(self.whole):
+            return None
+        return 100 - 100 * sum(self.calls) / sum(self.whole)
+
+
+def costs(data: StudyData) -> list[Cost]:
+    """Of the search, of the winner on held-out prompts, and of the models' own pictures, as far as this study
+    made them.
+
+    Raises:
+        StudyError: calls.csv is damaged.
+    """
+    made, record = _made(data), data.record
+    winner = ConfigKey.of(data.winner.candidate, data.winner.plan)
+    with closing(Ledger(data.path / "ledger.sqlite", record.settings.sampling.handoff_adapter)) as ledger:
+        # A comparison with other schedulers, steps or caches is no part of the search.
+        tried = [key for key in ledger.configs() if not key.sampler]
+        search = _pictures(ledger, tried, record.prompts)
+        held = _pictures(ledger, [winner], record.heldout)
+    spent = _sums(made, SEARCHING)
+    if spent is not None and spent["decode"] < search.count:
+        spent = None  # another run, or another worker of an Optuna study, measured some of them
+    found = [Cost("search", search.configs, search.count, search.whole, _calls(spent))]
+    if len(record.heldout):
+        spent = _sums(made, (HELDOUT,))
+        if spent is not None and spent["decode"] != held.count:
+            spent = None  # with those of an earlier winner, or without some of this one
+        found.append(Cost("held-out prompts", held.configs, held.count, held.whole, _calls(spent)))
+    spent = _sums(made, (REFERENCE, HELDOUT_REFERENCE))
+    decoded = None if spent is None else spent["decode"]
+    return [*found, Cost("reference", None, decoded, None, _calls(spent))]
+
+
+def _made(data: StudyData) -> pd.DataFrame | None:
+    path = data.path / CALLS_FILE
+    return table(path, ("part", *KINDS)) if path.is_file() else None
+
+
+def _sums(made: pd.DataFrame | None, parts: Sequence[str]) -> dict[str, int] | None:
+    """What all runs spent on some parts, by kind; None where it is not known."""
+    if made is None:
+        return None
+    rows = made[made["part"].isin(parts)]
+    return {kind: int(rows[kind].sum()) for kind in KINDS}
+
+
+def _calls(spent: Mapping[str, int] | None) -> Calls | None:
+    return None if spent is None else (spent["cloud"], spent["edge"])
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Configs and pictures in the ledger, and the calls of whole generations."""
+
+    configs: int
+    count: int
+    whole: Calls
+
+
+def _pictures(ledger: Ledger, keys: Iterable[ConfigKey], prompts: CalibrationSet) -> _Pictures:
+    """Of configs on these prompts."""
+    names, configs, count, cloud, edge = set(prompts.keys), 0, 0, 0, 0
+    for key in keys:
+        rows = sum(name in names for name in ledger.read(key))
+        calls = calls_of(key.schedule)
+        configs, count = configs + (rows > 0), count + rows
+        cloud, edge = cloud + rows * calls[0], edge + rows * calls[1]
+    return _Pictures(configs, count, (cloud, edge))
+
+
+def calls_of(schedule: str) -> Calls:
+    """Cloud and edge calls of a run-length encoded plan.
+
+    >>> calls_of("4C2A1C2A1C2E"), calls_of("2C1B2M1B3E")
+    ((6, 2), (4, 7))
+    """
+    runs = [(int(count), letter) for count, letter in re.findall(r"(\d+)([A-Z])", schedule)]
+    cloud = sum(count for count, letter in runs if letter in "CB")
+    return cloud, sum(count for count, letter in runs if letter in "EBM")
