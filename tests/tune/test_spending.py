@@ -70,7 +70,7 @@ def told(out: str) -> dict[str, int]:
     return dict(zip((*KINDS, "reference_cloud", "reference_edge"), numbers, strict=True))
 
 
-@pytest.mark.parametrize("search", ["greedy", "joint", "race"])
+@pytest.mark.parametrize("search", ["greedy", "joint"])
 def test_every_call_is_counted(search: str, study: Study, counted: Counter[str]) -> None:
     (study.folder / "latency.json").unlink()
     outcome = study("tune", f"search={search}", *SMALL)

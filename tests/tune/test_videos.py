@@ -67,7 +67,7 @@ def test_samples_show_the_middle_frame(tmp_path: Path) -> None:
 
 def test_latency_of_videos(video_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_module, "WARM_UP_CALLS", 0)
-    monkeypatch.setattr(latency_module, "TIMED_CALLS", 2)
+    monkeypatch.setattr(latency_module, "CALLS", 2)
     profile = latency_module.measure(video_pipe, Link(mbps=1.0))
     values = 3 * 4 * 4 * 4 + 2 * 24 * 16
     assert profile.transfer_seconds == Link(mbps=1.0).transfer_seconds(values)
