@@ -56,7 +56,8 @@ def _against(
         Axis.around(names[x], part[x], whole=whole),
         Axis.around("objective", part["objective"], room=0.1),
     )
-    best = part["objective"].idxmax()
+    complete = part[part["state"] == "complete"]  # what was given up was best on few prompts at most
+    best = (part if complete.empty else complete)["objective"].idxmax()
     keys = _series(part, by)
     groups = list(enumerate(part.groupby(keys, sort=True)))
     if linked:
@@ -95,9 +96,10 @@ def _points(rows: pd.DataFrame, x: str) -> list[Point]:
 
 def _row_title(row: pd.Series) -> str:
     words = [f"{name}={row[name]:g}" for name in ("p", "k", "alpha", "s") if pd.notna(row[name])]
+    given_up = f"\ngiven up after {row['prompts']} prompts" if row["state"] == "discarded" else ""
     return (
         f"trial {row['trial']}: {' '.join(words)}\nobjective {row['objective']:.4f}, "
-        f"quality {row['quality']:.4f}, {row['seconds']:.3g} s"
+        f"quality {row['quality']:.4f}, {row['seconds']:.3g} s{given_up}"
     )
 
 

@@ -94,6 +94,15 @@ def test_plots_of_the_search() -> None:
     assert charts.left_out(pd.DataFrame()) == ""
 
 
+def test_the_best_was_measured_on_all_prompts() -> None:
+    states = ["complete", "complete", "discarded", "infeasible", "complete", "complete"]
+    one, _ = charts.search_plots(TRIALS.assign(state=states, prompts=[10, 10, 5, 10, 10, 10]))
+    star = re.search(r'class="mark star[^"]*"[^>]*><title>([^<]*)', one.svg())
+    assert star
+    assert star[1].startswith("trial 1:")
+    assert "given up after 5 prompts" in one.svg()
+
+
 def test_a_joint_search_has_no_path() -> None:
     joint = TRIALS.assign(stage="joint", s=9, estimator=["gradient", "secant"] * 3)
     one, two = charts.search_plots(joint)
