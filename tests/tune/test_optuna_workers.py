@@ -36,6 +36,8 @@ pytestmark = [
 ]
 FEW = Stage1Space(7, (1, 2, 3), (0.3, 0.5, 0.7), 50)
 fork = multiprocessing.get_context("fork")
+AT_ONCE = pytest.mark.parametrize("storage", ["journal"], indirect=True)
+"""SQLite's file stays locked for too long where workers write at once: it is for one after the other."""
 
 
 class Ledgered(World):
@@ -127,6 +129,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@AT_ONCE
 def test_two_workers_end_with_the_same_best_and_generate_nothing_twice(storage: str) -> None:
     found = run(
         {"storage": storage, "name": "a", "pause": 0.03},
@@ -147,6 +150,7 @@ def test_two_workers_end_with_the_same_best_and_generate_nothing_twice(storage: 
     assert Knobs(JOINT).candidate(top.params) == best
 
 
+@AT_ONCE
 def test_a_grid_is_shared_out(storage: str) -> None:
     options = {"storage": storage, "sampler": "grid", "trials": 1000, "space": FEW}
     found = run({**options, "name": "a"}, {**options, "name": "b"})
