@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from ecdiff_core.errors import ECDiffError
     from ecdiff_core.hook import apply_ecdiff, remove_ecdiff
     from ecdiff_core.memory import Memory
+    from ecdiff_core.output import ECDiffOutput
     from ecdiff_core.params import ECDiffParams
-    from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline
+    from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.plan import Action, Plan
     from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 
@@ -22,7 +23,7 @@ _HOME = {
     "remove_ecdiff": "hook",
     "Memory": "memory",
     "ECDiffParams": "params",
-    "ECDiffOutput": "pipeline",
+    "ECDiffOutput": "output",
     "ECDiffPipeline": "pipeline",
     "Action": "plan",
     "Plan": "plan",

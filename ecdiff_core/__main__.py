@@ -21,7 +21,8 @@ from ecdiff_core.video import FPS, check_writer, save_mp4
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ecdiff_core.pipeline import ECDiffOutput, ECDiffPipeline, Seconds
+    from ecdiff_core.output import ECDiffOutput, Seconds
+    from ecdiff_core.pipeline import ECDiffPipeline
 
 
 def _parser() -> argparse.ArgumentParser:

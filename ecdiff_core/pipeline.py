@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
-from ecdiff_core.devices import dtype_name, get_device, get_dtype, synchronize
+from ecdiff_core.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
 from ecdiff_core.families.base import Conditioning, Guidance, Size
 from ecdiff_core.handoff import adapt, check_adapter
 from ecdiff_core.memory import Memory
 from ecdiff_core.noise import Estimator, get_estimator
+from ecdiff_core.output import Clock, ECDiffOutput, Seconds
 from ecdiff_core.pair import Pair, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, Mode, Plan, plan
@@ -26,46 +25,11 @@ from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Where the time of a generation went.
-
-    The cloud's part includes its approximated steps, and calls of the edge model beside its own.
-    """
-
-    encode: float
-    cloud: float
-    edge: float
-    decode: float
-
-    @property
-    def total(self) -> float:
-        """All four together."""
-        return self.encode + self.cloud + self.edge + self.decode
-
-
-@dataclass(frozen=True)
 class Prepared:
     """Encoded prompts, and the state before step 0."""
 
     start: SamplerState
     conditioning: Conditioning
-
-
-@dataclass(frozen=True)
-class ECDiffOutput:
-    """What a call made.
-
-    Args:
-        images: a PIL picture a prompt; of a video family a list of frames a prompt.
-        plan: what every step did.
-        seconds: where the time went.
-        latents: what the pictures were decoded from, (batch, channels, …).
-    """
-
-    images: list[Any]
-    plan: Plan
-    seconds: Seconds
-    latents: Tensor
 
 
 class ECDiffPipeline:
@@ -246,7 +210,7 @@ class ECDiffPipeline:
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
         _check_call(prompts, negatives, generator)
         steps, family = self.plan(mode), self.pair.family
-        clock = _Clock(self.device)
+        clock = Clock(self.device)
         begun = self.prepare(prompts, negative_prompts=negatives, generator=generator)
         encode_seconds = clock.lap()
         loop = (steps, *self.bind(begun.conditioning), self.estimator, self.config.params.alpha)
@@ -274,20 +238,6 @@ def _check_offered(pair: Pair, asked: Sampling) -> None:
     if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
         raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
     check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)
-
-
-class _Clock:
-    """Seconds since the last lap, with the device's queue emptied."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.lap()
-
-    def lap(self) -> float:
-        synchronize(self._device)
-        now = time.perf_counter()
-        passed, self._last = now - getattr(self, "_last", now), now
-        return passed
 
 
 def _without_fingerprints(spec: PairSpec) -> PairSpec:

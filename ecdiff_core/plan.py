@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
@@ -119,6 +120,23 @@ class Plan:
             for step, action in enumerate(self.steps)
         )
         return "".join(f"{len(list(run))}{letter}" for letter, run in groupby(letters))
+
+    @classmethod
+    def from_schedule(cls, schedule: str) -> Plan:
+        """The plan that has this ``schedule``.
+
+        >>> Plan.from_schedule("2C1B2M1B3E").schedule
+        '2C1B2M1B3E'
+
+        Raises:
+            ParamsError: that is no run-length encoded schedule.
+        """
+        if not re.fullmatch(r"([1-9]\d*[CABME])*", schedule):
+            raise ParamsError(f"Expected runs of the letters C, A, B, M, E such as 4C2A1C, got {schedule!r}.")
+        letters = "".join(letter * int(count) for count, letter in re.findall(r"(\d+)(\w)", schedule))
+        plain = {letter: action for action, letter in _WITH_EDGE.items()}
+        beside = frozenset(step for step, letter in enumerate(letters) if letter in plain)
+        return cls(tuple(plain.get(letter) or Action(letter) for letter in letters), beside)
 
     def __str__(self) -> str:
         text = (

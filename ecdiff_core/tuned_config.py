@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
-import yaml
-
+from ecdiff_core import checked_yaml
 from ecdiff_core.devices import get_dtype
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError, nearest
 from ecdiff_core.files import write_text
@@ -142,6 +141,16 @@ class Sampling:
         return count_steps(self.scheduler, self.num_inference_steps)
 
 
+_NESTED = {
+    "pair": PairSpec,
+    "params": ECDiffParams,
+    "sampling": Sampling,
+    "cloud": ModelRef,
+    "edge": ModelRef,
+}
+"""What these keys hold."""
+
+
 @dataclass(frozen=True)
 class TunedConfig:
     """A Table 5 row and where it came from; ``score`` and ``provenance`` may be left out."""
@@ -168,11 +177,7 @@ class TunedConfig:
         tree = {"format_version": self.format_version, **asdict(self)}
         tree = {key: value for key, value in tree.items() if value is not None}
         tree["params"] = {key: value for key, value in tree["params"].items() if value is not None}
-        # One line a value, however long: a comment inside a folded one would break it.
-        text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
-        lines = text.splitlines()
-        told = len(lines) if self.provenance is None else lines.index("provenance:")
-        return "\n".join([*map(_with_comment, lines[:told]), *lines[told:]]) + "\n"
+        return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:
         """Write the YAML, whole or not at all."""
@@ -186,15 +191,7 @@ class TunedConfig:
             ConfigError: it is no YAML mapping, has unknown or missing keys, or a newer format_version.
             ParamsError: a value is out of range.
         """
-        try:
-            tree = yaml.load(text, Loader=_Loader)
-        except (yaml.YAMLError, ValueError) as error:  # PyYAML lets ValueError of impossible dates through
-            where = str(error).replace("\n", " ")
-            raise ConfigError(f"{source} is not valid YAML: {where}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(
-                f"{source}: expected a mapping with pair, params and sampling, got {_shown(tree)}."
-            )
+        tree = checked_yaml.read(text, source)
         version = tree.get("format_version")
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ConfigError(
@@ -202,7 +199,7 @@ class TunedConfig:
                 "A newer file needs a newer ecdiff."
             )
         try:
-            config = _build(cls, tree, source, "")
+            config = checked_yaml.build(cls, tree, _NESTED, source)
             config.plan()
         except ECDiffError as error:
             prefix = "" if str(error).startswith(source) else f"{source}: "
@@ -218,95 +215,3 @@ class TunedConfig:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise ConfigError(f"Cannot read the config {path}: {reason}.") from error
         return cls.from_yaml(text, str(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which PyYAML takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                raise ValueError(
-                    f"the key {key.value} is given twice, in line {lines[key.value]} and in line {line}."
-                )
-            lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes tuples, the schedule, on one line."""
-
-
-_Dumper.add_representer(
-    tuple, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
-)
-
-
-def _with_comment(line: str) -> str:
-    key = line.strip().partition(":")[0]
-    return f"{line}  # {_COMMENTS[key]}" if key in _COMMENTS else line
-
-
-_NESTED = {
-    "pair": PairSpec,
-    "params": ECDiffParams,
-    "sampling": Sampling,
-    "cloud": ModelRef,
-    "edge": ModelRef,
-}
-_SCALARS: dict[str, tuple[tuple[type, ...], str]] = {
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "str": ((str,), "text"),
-    "bool": ((bool,), "true or false"),
-    "Handoff": ((str,), "text"),
-    "HandoffAdapter": ((str,), "text"),
-    "str | None": ((str, type(None)), "text or null"),
-    "int | None": ((int, type(None)), "a whole number or null"),
-    "tuple[int, ...] | None": ((list, type(None)), "a list or null"),
-    "Mapping[str, Any] | None": ((dict, type(None)), "a mapping or null"),
-}
-"""By a field's type: what YAML must hold for it, and that in words."""
-_SHOWN = 40
-"""Characters of a wrong value that an error shows."""
-T = TypeVar("T")
-
-
-def _build(cls: type[T], tree: object, source: str, where: str) -> T:
-    """``cls`` from a mapping, every key known, every required one there, every scalar of its type."""
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{source}: expected {where or 'a mapping'} to hold keys, got {_shown(tree)}.")
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{where}.{key}" if where else str(key)
-        if key not in known:
-            raise ConfigError(f"{source}: unknown key {path}: {nearest(str(key), known)}.")
-        if key in _NESTED:
-            values[key] = _build(_NESTED[key], value, source, path)
-            continue
-        kind = str(known[key].type)
-        expected, words = _SCALARS.get(kind, ((object,), ""))
-        if not isinstance(value, expected) or (isinstance(value, bool) != (kind == "bool") and words):
-            raise ConfigError(f"{source}: expected {path} to be {words}, got {_shown(value)}.")
-        values[key] = value
-    left = [name for name, field in known.items() if field.default is MISSING and name not in values]
-    missing = [f"{where}.{name}" if where else name for name in left if not _may_be_none(known[name])]
-    if missing:
-        raise ConfigError(f"{source}: missing {', '.join(missing)}.")
-    values |= dict.fromkeys(left)
-    return cls(**values)
-
-
-def _shown(value: object) -> str:
-    """A value on one line, its beginning where it is long (another file's content, say)."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _may_be_none(field: Field[Any]) -> bool:
-    return str(field.type).endswith("| None")

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ecdiff_core.batching import join, join_prompts, move, move_prompts, take, take_prompts
 from ecdiff_core.devices import synchronize
 from ecdiff_core.memory import Batches
-from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
-from ecdiff_core.plan import Action, Plan, effective_s
-from ecdiff_core.sampler import SamplerState
-from ecdiff_tune import lockstep
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.plan import Plan
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.generations import Generations
 from ecdiff_tune.ledger import Ledger, Measurement
-from ecdiff_tune.metric_choice import Metric
-from ecdiff_tune.metrics import psnr, ssim
-from ecdiff_tune.reference import Reference, prepare
-from ecdiff_tune.spending import KINDS
+from ecdiff_tune.metrics.choice import Metric
+from ecdiff_tune.metrics.compared import compared
+from ecdiff_tune.reference import Reference
 from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.thumbnails import Thumbnails
+from ecdiff_tune.study.spending import KINDS
+from ecdiff_tune.study.thumbnails import Thumbnails
 
 T = TypeVar("T")
 Generation = Callable[[], AbstractContextManager[object]]
@@ -40,15 +37,12 @@ Generation = Callable[[], AbstractContextManager[object]]
 class Evaluator:
     """Measures candidates on one prompt set against its reference.
 
-    What the ledger holds is not generated again. With a ``store``, candidates share what their trajectories
-    have in common: the warm-up, the first window of each k, the cloud side of every s. Without one every
-    generation runs whole, so that its seconds mean something.
+    What the ledger holds is not generated again.
 
     Args:
         reference: whose cloud pictures count; None is the cloud's own run with this pipeline.
         batches: of prompts; a model gets at most so many samples at a time.
-        store: for states at forks.
-        s_values: at which later candidates may hand over, or go another way for another reason.
+        store, s_values: as for ``Generations``.
         calls: to count model calls and decodes in, by prompt.
         sampler: of the ledger's keys, empty for the study's own pipeline and reference.
         generation: entered for each generation of a batch, which gets a new one every time.
@@ -73,10 +67,9 @@ class Evaluator:
         thumbnails: Thumbnails | None = None,
     ) -> None:
         self._pipe, self._prompts, self._reference = pipe, prompts, reference
-        self._ledger, self._batches, self._store = ledger, batches, store
-        self._s_values, self._sampler, self._generation = s_values, sampler, generation
-        self._further, self._thumbnails = further, thumbnails
-        self._prepared: dict[int, Prepared] = {}
+        self._ledger, self._batches, self._sampler = ledger, batches, sampler
+        self._generation, self._further, self._thumbnails = generation, further, thumbnails
+        self._generations = Generations(pipe, prompts, batches, store, s_values)
         self.calls = Counter(dict.fromkeys(KINDS, 0)) if calls is None else calls
 
     @property
@@ -86,7 +79,15 @@ class Evaluator:
 
     def plan(self, candidate: Candidate) -> Plan:
         """What every step of a candidate does."""
-        return candidate.plan(self._pipe.num_steps, self._pipe.config.sampling.handoff)
+        return self._generations.plan(candidate)
+
+    def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
+        """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
+        return self._generations.most_calls(candidates)
+
+    def forget(self, candidate: Candidate) -> None:
+        """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""
+        self._generations.forget(candidate)
 
     def measure(
         self,
@@ -164,27 +165,9 @@ class Evaluator:
         return torch.stack([made[i] for i in rows])
 
     def _pictures(self, candidate: Candidate, rows: Sequence[int]) -> Tensor:
-        (final,) = self._finals([candidate], rows).values()
+        (final,) = self._generations.finals([candidate], rows, self.calls).values()
         self.calls["decode"] += len(rows)
         return self._pipe.pair.family.decode(final.latents).cpu()
-
-    def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
-        """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
-        paid = {piece.key: piece for candidate in candidates for piece in self._pieces(candidate)}
-        calls = [
-            model
-            for piece in paid.values()
-            for step in range(piece.begin, piece.end)
-            for model in piece.plan.models(step)
-        ]
-        return calls.count(Action.CLOUD), calls.count(Action.EDGE)
-
-    def forget(self, candidate: Candidate) -> None:
-        """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""
-        if self._store is not None:
-            for piece in self._pieces(candidate):
-                if piece.key.alpha:
-                    self._store.forget(piece.key)
 
     def _counted(self, work: Callable[[Sequence[int]], T], rows: Sequence[int]) -> tuple[T, Counter[str]]:
         """Work on some prompts, and the calls that it took: another process may have done it."""
@@ -202,13 +185,13 @@ class Evaluator:
     def _generate(
         self, candidates: Sequence[Candidate], rows: Sequence[int]
     ) -> dict[ConfigKey, list[Measurement]]:
-        if self._store is None and len(candidates) > 1:  # timed, or measured from scratch: each for itself
+        if not self._generations.shares and len(candidates) > 1:  # each for itself
             return {key: found for one in candidates for key, found in self._generate([one], rows).items()}
-        self._prepare(rows)  # a prompt is encoded once: not part of a generation's seconds
+        self._generations.prepared(rows)  # a prompt is encoded once: not part of a generation's seconds
         synchronize(self._pipe.device)
         started = time.perf_counter()
         with self._generation():
-            finals = self._finals(candidates, rows)
+            finals = self._generations.finals(candidates, rows, self.calls)
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
         cloud, prompts = self._cloud(rows), [self._prompts.prompts[i] for i in rows]
@@ -237,103 +220,7 @@ class Evaluator:
         decoded = decoded.cpu()
         return decoded, compared(latents, decoded, cloud, prompts, seconds, self._further)
 
-    def _finals(self, candidates: Sequence[Candidate], rows: Sequence[int]) -> dict[ConfigKey, SamplerState]:
-        """The states at step T, by key."""
-        device, store = self._pipe.device, self._store
-        names = [self._prompts.keys[i] for i in rows]
-        begun = self._prepare(rows)
-        known: dict[ConfigKey | None, SamplerState] = {None: begun.start}
-        wanted: dict[ConfigKey, lockstep.Piece] = {}
-        for candidate in candidates:
-            chain = self._pieces(candidate)
-            there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, names)]
-            first = there[-1] + 1 if there else 0
-            if store is not None and there and chain[there[-1]].key not in known:
-                known[chain[there[-1]].key] = store.get(chain[there[-1]].key, names, device)
-            wanted |= {one.key: one for one in chain[first:]}
-        finals: dict[ConfigKey, SamplerState] = {}
-
-        def keep(key: ConfigKey, state: SamplerState) -> None:
-            if state.step == self._pipe.num_steps:
-                finals[key] = state
-            elif store is not None:
-                store.put(key, names, state)
-
-        models = lockstep.Models(self._pipe, begun.conditioning, max(self._batches.size, len(rows)))
-        lockstep.run(wanted.values(), known, models, keep)
-        for action, count in models.calls.items():
-            self.calls[action.name.lower()] += count
-        return finals
-
-    def _pieces(self, candidate: Candidate) -> list[lockstep.Piece]:
-        steps = self.plan(candidate)
-        return lockstep.pieces(candidate, steps, self._forks(candidate) if self._store is not None else ())
-
-    def _forks(self, candidate: Candidate) -> Iterable[int]:
-        """Where other candidates may go another way: other k, other alphas, other s.
-
-        Whether the edge model is called at a real step depends on what follows, so that an estimator which
-        goes by it shares one step less.
-        """
-        params, pipe = candidate.params, self._pipe
-        handoff = pipe.config.sampling.handoff
-        later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
-        forks = [params.warm_up, *(step + 1 for step in islice(later, 1))]
-        forks += [
-            effective_s(replace(params, s=s), pipe.num_steps, handoff)
-            for s in self._s_values
-            if s >= params.warm_up
-        ]
-        earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
-        handoff_step = self.plan(candidate).handoff_step
-        return [fork - earlier for fork in forks if fork <= handoff_step]
-
-    def _prepare(self, rows: Sequence[int]) -> Prepared:
-        """Some prompts, ready to run; encoded once each, and kept in the host's memory."""
-        fresh = [i for i in rows if i not in self._prepared]
-        if fresh:
-            made = prepare(self._pipe, self._prompts, fresh)
-            for row, i in enumerate(fresh):
-                start, conditioning = take(made.start, [row]), take_prompts(made.conditioning, [row])
-                self._prepared[i] = Prepared(move(start, "cpu"), move_prompts(conditioning, "cpu"))
-        parts = [self._prepared[i] for i in rows]
-        start, conditioning = join([p.start for p in parts]), join_prompts([p.conditioning for p in parts])
-        return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))
-
 
 def _missing(names: Sequence[str], known: Mapping[ConfigKey, Mapping[str, Measurement]]) -> list[int]:
     """The prompts, by index, that some config lacks."""
     return [i for i, name in enumerate(names) if any(name not in rows for rows in known.values())]
-
-
-def compared(
-    latents: Tensor,
-    decoded: Tensor,
-    cloud: Tensor,
-    prompts: Sequence[str],
-    seconds: float,
-    further: Sequence[Metric] = (),
-) -> list[Measurement]:
-    """Pictures against the cloud's, one measurement each: what is known of a picture comes from here.
-
-    Args:
-        latents: that they were decoded from, of which only whether they are finite matters.
-        decoded, cloud: as for ``metrics.ssim``.
-        prompts: one each.
-        seconds: that each took.
-        further: metrics beside SSIM and PSNR.
-    """
-    pictures = torch.nan_to_num(decoded)
-    more = {one.name: one.measure(pictures, cloud, prompts).tolist() for one in further}
-    # A half-precision decoder can overflow on finite latents.
-    finite = [
-        bool(torch.isfinite(x).all() and torch.isfinite(y).all())
-        for x, y in zip(latents, decoded, strict=True)
-    ]
-    pairs = zip(ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
-    return [
-        Measurement(*pair, seconds, {name: values[i] for name, values in more.items()})
-        if finite[i]
-        else Measurement(None, None, seconds)
-        for i, pair in enumerate(pairs)
-    ]

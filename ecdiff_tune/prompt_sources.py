@@ -19,7 +19,7 @@ import pandas as pd
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_core.files import write_text
 from ecdiff_tune.calibration import column_name, is_text, read_table
-from ecdiff_tune.vbench import full_info_prompts
+from ecdiff_tune.vbench.scores import full_info_prompts
 
 WEBVID = ("videoid", "name")
 """WebVid's columns of ids and captions."""

@@ -40,8 +40,9 @@ def as_rank(report: Path, arguments: list[str]) -> int:
     from ecdiff_core.console import quiet_libraries
 
     quiet_libraries()
-    from ecdiff_tune import reference, workbench
+    from ecdiff_tune import reference
     from ecdiff_tune.__main__ import main
+    from ecdiff_tune.study import workbench
 
     did: dict[str, float] = {"cloud": 0, "edge": 0, "seconds": 0.0, "busy": 0.0}
     load, make = workbench.load_pipe, reference.make

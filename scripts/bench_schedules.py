@@ -35,12 +35,12 @@ from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.edge_along import EdgeAlong
 from ecdiff_tune.evaluator import Evaluator
+from ecdiff_tune.forecast.placement import Forecast
+from ecdiff_tune.forecast.predictor import Predictor
+from ecdiff_tune.forecast.proposals import Placer, paper_params
 from ecdiff_tune.ledger import Ledger, Measurement
-from ecdiff_tune.metrics import psnr, ssim
+from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.own_run import OwnRun, own_run
-from ecdiff_tune.placement import Forecast
-from ecdiff_tune.predict import Predictor
-from ecdiff_tune.proposals import Placer, paper_params
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.report import schedules
 from ecdiff_tune.settings import (
@@ -51,7 +51,8 @@ from ecdiff_tune.settings import (
     Settings,
 )
 from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.workbench import load_pipe, reference_folder
+from ecdiff_tune.study import files
+from ecdiff_tune.study.common import load_pipe, reference_folder
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLACED_ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -271,7 +272,7 @@ def main() -> None:
     quiet_libraries()
     args.out.mkdir(parents=True, exist_ok=True)
     with (
-        closing(Ledger(args.out / "ledger.sqlite")) as ledger,
+        closing(Ledger(args.out / files.LEDGER)) as ledger,
         tempfile.TemporaryDirectory() as spill,
         StateStore(Path(spill) / "states", 2**30) as store,
     ):

@@ -26,7 +26,7 @@ from ecdiff_core.files import replacing, write_text
 from ecdiff_core.link import Link
 from ecdiff_core.shapes.grammar import Scene, scenes
 from ecdiff_tune import latency
-from ecdiff_tune.metrics import psnr, ssim
+from ecdiff_tune.metrics.images import psnr, ssim
 from shapes_pair import evaluate
 from shapes_pair.draw import draw
 

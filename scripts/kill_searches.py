@@ -28,6 +28,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ecdiff_tune.study import files
+
 SETTINGS = [
     "pair=shapes",
     "calibration.num_prompts=6",
@@ -40,8 +42,8 @@ SETTINGS = [
 ]
 MORE = {"optuna": ["search.trials=12"]}
 """Settings of single searches."""
-COMPARED = ("ecdiff.yaml", "stage1.yaml")
-GIVEN = ("study.json", "latency.json")
+COMPARED = (files.CONFIG, files.STAGE1)
+GIVEN = (files.STATE, files.LATENCY)
 """The date and the latency profile."""
 
 
@@ -108,9 +110,9 @@ class Run:
 
     def ssims(self) -> dict[tuple[object, ...], float]:
         """Of the ledger, by config and prompt."""
-        if not (self.study / "ledger.sqlite").is_file():
+        if not (self.study / files.LEDGER).is_file():
             return {}
-        with closing(sqlite3.connect(self.study / "ledger.sqlite")) as ledger:
+        with closing(sqlite3.connect(self.study / files.LEDGER)) as ledger:
             rows = ledger.execute(
                 "SELECT schedule, alpha, estimator, handoff_adapter, prompt, ssim FROM measurements"
             )
@@ -197,7 +199,7 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_intermixed_args()
     # All that a run imports, so that its fork need not.
-    import ecdiff_tune.commands  # noqa: F401
+    import ecdiff_tune.commands.tune  # noqa: F401
     from ecdiff_core.console import quiet_libraries
 
     quiet_libraries()

@@ -16,7 +16,7 @@ from typing import Any
 from ecdiff_core import ECDiffParams
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.evaluator import Evaluator
-from ecdiff_tune.search.base import Stage1Space, Stage2Space
+from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 
 T = 50
 KS, ALPHAS, S_VALUES = (1, 2, 3, 4, 5), tuple(a / 10 for a in range(1, 10)), tuple(range(30, 41))

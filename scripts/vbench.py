@@ -46,7 +46,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 def export(args: argparse.Namespace) -> None:
     quiet_libraries()
-    from ecdiff_tune import vbench_export
+    from ecdiff_tune.vbench import export as vbench_export
 
     vbench_export.export(
         vbench_export.Request(

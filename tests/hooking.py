@@ -60,7 +60,14 @@ def run(pipe: Pipe, prompt: str | list[str] = PROMPT, seed: int = 0, **settings:
     return output
 
 
-def assert_close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> None:
+def assert_close(one: Tensor, other: Tensor, tolerance: float | None = None) -> None:
+    """By default 1e-5 and float32's rounding of numbers as great as these, as torch.testing.assert_close.
+
+    Where a process happens to put a model's weights, sums of the same numbers round otherwise: the same call
+    of two copies of a model differs by up to 1e-5 where latents are near 17.
+    """
+    if tolerance is None:
+        tolerance = 1e-5 + 1.3e-6 * float(other.abs().max())
     assert one.shape == other.shape
     assert one.std() > 0.1
     assert (one - other).abs().max() <= tolerance

@@ -11,9 +11,9 @@ from ecdiff_tune.evidence import summary, tables
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.methods import Method, Sampler
 from ecdiff_tune.evidence.winners import tuned_config
-from ecdiff_tune.recorded import candidate_in
 from ecdiff_tune.settings import Settings
-from ecdiff_tune.workbench import prepare
+from ecdiff_tune.study.recorded import candidate_in
+from ecdiff_tune.study.workbench import prepare
 
 FOLDER = "ablate"
 SCHEDULERS = {"euler": ("EulerDiscreteScheduler", "Euler"), "dpm": ("DPMSolverMultistepScheduler", "DPM++")}

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecdiff_core.plan import Action, Plan
-from ecdiff_tune.error_growth import UnpredictableError, scheduler_response
 from ecdiff_tune.evidence.corrections import Window, windows
 from ecdiff_tune.evidence.trace import Trace, rms
+from ecdiff_tune.forecast.error_growth import UnpredictableError, scheduler_response
 
 ROUNDING = 1e-3
 """Share of a bound by which an error in float32 may exceed it and still count as held."""

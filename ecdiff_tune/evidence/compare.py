@@ -6,12 +6,13 @@ from ecdiff_tune.evidence import baselines, running, summary, tables
 from ecdiff_tune.evidence.baselines import Known
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.names import METHODS
-from ecdiff_tune.evidence.winners import paper_config, schedule_config, tuned_config
+from ecdiff_tune.evidence.winners import schedule_config, tuned_config
+from ecdiff_tune.paper import paper_config
 from ecdiff_tune.report import comparison
 from ecdiff_tune.report.export import write_figure
 from ecdiff_tune.report.result import thing
 from ecdiff_tune.settings import Settings
-from ecdiff_tune.workbench import prepare
+from ecdiff_tune.study.workbench import prepare
 
 FOLDER = "compare"
 

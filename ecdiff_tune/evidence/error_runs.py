@@ -19,9 +19,9 @@ from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.evidence.baselines import hybrid_edge_steps
 from ecdiff_tune.evidence.bounds import Check, Coefficients, checks
 from ecdiff_tune.evidence.trace import Nudge, Trace, rms, trace
-from ecdiff_tune.metrics import psnr, ssim
-from ecdiff_tune.recorded import candidate_in
+from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.reference import prepare
+from ecdiff_tune.study.recorded import candidate_in
 
 NUDGE_SEED = 2**32
 """Added to a prompt's seed for the noise of Figure 1, which must not be the initial one."""

@@ -18,11 +18,12 @@ from ecdiff_tune.evidence.error_tables import Errors
 from ecdiff_tune.report.error_figures import figure1, figure5
 from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study_folder import study_path
-from ecdiff_tune.workbench import Workbench, prepare
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import study_path
+from ecdiff_tune.study.workbench import Workbench, prepare
 
 FOLDER = "errors"
-CONFIG_FILE = "ecdiff.yaml"
+CONFIG_FILE = files.CONFIG
 
 
 def errors(settings: Settings) -> None:

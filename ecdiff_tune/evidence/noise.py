@@ -9,7 +9,7 @@ from ecdiff_tune.reference import Reference
 from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.report.noise_figure import noise_figure
 from ecdiff_tune.settings import Settings
-from ecdiff_tune.workbench import prepare
+from ecdiff_tune.study.workbench import prepare
 
 FOLDER = "noise"
 FIGURES = {"image": "figure3a", "video": "figure3b"}

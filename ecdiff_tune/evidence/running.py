@@ -17,7 +17,7 @@ from ecdiff_core.tuned_config import Sampling, TunedConfig
 from ecdiff_tune.evaluator import Generation
 from ecdiff_tune.evidence.caches import cached, why_not
 from ecdiff_tune.evidence.methods import Method
-from ecdiff_tune.workbench import Workbench
+from ecdiff_tune.study.workbench import Workbench
 
 
 def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:

@@ -10,13 +10,14 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_tune.paper import paper_files
 from ecdiff_tune.report import tables
 from ecdiff_tune.report.export import markdown, write_table
 from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import files
 
 NAME = "table5"
-FOUND = "*/*/ecdiff.yaml"
+FOUND = f"*/*/{files.CONFIG}"
 """Of a folder of outputs: <pair>/<study>/ecdiff.yaml."""
 PAPER = "paper"
 """In place of a study."""
@@ -50,7 +51,7 @@ def table5(settings: Settings) -> None:
         print(
             f"note: no {outputs / FOUND} that can be read: run tune first; these are the paper's rows alone."
         )
-    paper = rows_in((config_folder() / "tuned").glob("*.yaml"), lambda _: PAPER, print)
+    paper = rows_in(paper_files(), lambda _: PAPER, print)
     rows = sorted([*paper, *tuned], key=lambda row: (row.config.pair.name, row.study != PAPER, row.study))
     headings, shown = ["study", *tables.TABLE5_HEADINGS], [row.cells for row in rows]
     print(markdown(headings, shown), end="")

@@ -11,10 +11,10 @@ import pandas as pd
 from ecdiff_core.devices import device_name
 from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune.evidence.methods import ALONE
-from ecdiff_tune.metric_choice import Metric
+from ecdiff_tune.metrics.choice import Metric
 from ecdiff_tune.report.comparison import Shown, cells, value
 from ecdiff_tune.report.export import markdown, write_table
-from ecdiff_tune.workbench import Workbench
+from ecdiff_tune.study.workbench import Workbench
 
 
 @dataclass(frozen=True)

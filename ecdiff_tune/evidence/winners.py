@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study_folder import study_path
-
-FILE = "ecdiff.yaml"
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import study_path
 
 
 def tuned_config(settings: Settings) -> TunedConfig:
@@ -18,7 +16,7 @@ def tuned_config(settings: Settings) -> TunedConfig:
     Raises:
         SettingsError: it is not there, or there are no held-out prompts to measure it on.
     """
-    path = study_path(settings) / FILE
+    path = study_path(settings) / files.CONFIG
     if not path.is_file():
         raise SettingsError(f"{path} is not there: run tune or stage2 with the same pair= and study= first.")
     if settings.heldout.num_prompts < 1:
@@ -27,12 +25,6 @@ def tuned_config(settings: Settings) -> TunedConfig:
             "tune another study=NAME with some."
         )
     return TunedConfig.load(path)
-
-
-def paper_config(pair: str) -> TunedConfig | None:
-    """The paper's config for a pair; None where it has none."""
-    path = config_folder() / "tuned" / f"{pair}.yaml"
-    return TunedConfig.load(path) if path.is_file() else None
 
 
 def schedule_config(settings: Settings, tuned: TunedConfig) -> TunedConfig | None:
@@ -44,7 +36,7 @@ def schedule_config(settings: Settings, tuned: TunedConfig) -> TunedConfig | Non
     name = settings.compare.schedule
     if name is None:
         return None
-    path = study_path(settings).parent / name / FILE
+    path = study_path(settings).parent / name / files.CONFIG
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
     if not path.is_file():

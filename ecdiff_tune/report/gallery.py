@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from ecdiff_core.plan import Plan
 from ecdiff_core.video import FPS
-from ecdiff_tune.report.search_cost import calls_of
 from ecdiff_tune.report.study_data import table
-from ecdiff_tune.study_folder import StudyError
+from ecdiff_tune.study.folder import StudyError
 
 FOLDER, TABLE = "samples", "samples.csv"
 GAIN = 4
@@ -85,8 +85,9 @@ def read(path: Path) -> list[PromptRow]:
 
 
 def _calls(schedule: str) -> str:
-    cloud, edge = calls_of(schedule)
-    words = [f"{cloud} cloud"] * (cloud > 0) + [f"{edge} edge"] * (edge > 0)
+    plan = Plan.from_schedule(schedule)
+    counts = {"cloud": plan.cloud_calls, "edge": plan.edge_calls}
+    words = [f"{count} {side}" for side, count in counts.items() if count]
     return " + ".join(words)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.settings import Settings
-from ecdiff_tune.study_folder import flat
+from ecdiff_tune.study.folder import flat
 
 
 def command(name: str, settings: Settings, known_pairs: Path) -> str:

@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from ecdiff_core.files import write_text
 from ecdiff_tune.config_folder import config_folder
-from ecdiff_tune.progress import Progress, describe
 from ecdiff_tune.report import (
     charts,
     further,
@@ -26,7 +25,8 @@ from ecdiff_tune.report import (
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.time_bars import bars
 from ecdiff_tune.settings import Settings
-from ecdiff_tune.study_folder import StudyFolder
+from ecdiff_tune.study.folder import StudyFolder
+from ecdiff_tune.study.progress import Progress, describe
 
 PAGE = "report/index.html"
 STATIC = Path(__file__).parent / "static"
@@ -45,7 +45,7 @@ def report(settings: Settings) -> None:
 
 def write(path: Path, settings: Settings) -> Path:
     """The page of the study in the folder ``path``; where it was written."""
-    data = study_data.read(path, settings, config_folder() / "tuned")
+    data = study_data.read(path, settings)
     page = path / PAGE
     write_text(page, html(data))
     return page

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import pandas as pd
 
+from ecdiff_core.plan import Plan
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.report.study_data import StudyData, table
-from ecdiff_tune.search.base import SEARCHING
-from ecdiff_tune.spending import CALLS_FILE, HELDOUT, HELDOUT_REFERENCE, KINDS, REFERENCE
+from ecdiff_tune.search.spaces import SEARCHING
+from ecdiff_tune.study import files
+from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, KINDS, REFERENCE
 
 Calls = tuple[int, int]
 """Of the cloud and of the edge."""
@@ -53,7 +54,7 @@ def costs(data: StudyData) -> list[Cost]:
     """
     made, record = _made(data), data.record
     winner = ConfigKey.of(data.winner.candidate, data.winner.plan)
-    with closing(Ledger(data.path / "ledger.sqlite", record.settings.sampling.handoff_adapter)) as ledger:
+    with closing(Ledger(data.path / files.LEDGER, record.settings.sampling.handoff_adapter)) as ledger:
         # A comparison with other schedulers, steps or caches is no part of the search.
         tried = [key for key in ledger.configs() if not key.sampler]
         search = _pictures(ledger, tried, record.prompts)
@@ -73,7 +74,7 @@ def costs(data: StudyData) -> list[Cost]:
 
 
 def _made(data: StudyData) -> pd.DataFrame | None:
-    path = data.path / CALLS_FILE
+    path = data.path / files.CALLS
     return table(path, ("part", *KINDS)) if path.is_file() else None
 
 
@@ -103,18 +104,7 @@ def _pictures(ledger: Ledger, keys: Iterable[ConfigKey], prompts: CalibrationSet
     names, configs, count, cloud, edge = set(prompts.keys), 0, 0, 0, 0
     for key in keys:
         rows = sum(name in names for name in ledger.read(key))
-        calls = calls_of(key.schedule)
+        plan = Plan.from_schedule(key.schedule)
         configs, count = configs + (rows > 0), count + rows
-        cloud, edge = cloud + rows * calls[0], edge + rows * calls[1]
+        cloud, edge = cloud + rows * plan.cloud_calls, edge + rows * plan.edge_calls
     return _Pictures(configs, count, (cloud, edge))
-
-
-def calls_of(schedule: str) -> Calls:
-    """Cloud and edge calls of a run-length encoded plan.
-
-    >>> calls_of("4C2A1C2A1C2E"), calls_of("2C1B2M1B3E")
-    ((6, 2), (4, 7))
-    """
-    runs = [(int(count), letter) for count, letter in re.findall(r"(\d+)([A-Z])", schedule)]
-    cloud = sum(count for count, letter in runs if letter in "CB")
-    return cloud, sum(count for count, letter in runs if letter in "EBM")

@@ -8,9 +8,9 @@ from itertools import groupby
 
 from ecdiff_core.link import Link
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.recorded import Recorded
 from ecdiff_tune.report.svg import Axis
-from ecdiff_tune.study import Scorer, Trial
+from ecdiff_tune.study.loop import Scorer, Trial
+from ecdiff_tune.study.recorded import Recorded
 
 POINTS = 200
 """Values of a weight that are looked at."""

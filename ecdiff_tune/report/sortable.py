@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from ecdiff_tune.ledger import Measurement
-from ecdiff_tune.progress import describe
 from ecdiff_tune.report.sensitivity import Sweep
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.tables import ranking_table
 from ecdiff_tune.report.tradeoff import front
+from ecdiff_tune.study.progress import describe
 
 SHORT = {"alpha", "from", "to"}
 """Columns that show three digits at most."""

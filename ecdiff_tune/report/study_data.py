@@ -10,16 +10,17 @@ from typing import Any
 import pandas as pd
 
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import recorded, reranked
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.ledger import Measurement
-from ecdiff_tune.recorded import Recorded
+from ecdiff_tune.paper import paper_config
 from ecdiff_tune.report import result
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import Trial
-from ecdiff_tune.study_folder import StudyError
+from ecdiff_tune.study import files, recorded, reranked
+from ecdiff_tune.study.folder import StudyError
+from ecdiff_tune.study.loop import Trial
+from ecdiff_tune.study.recorded import Recorded
 
-TRIALS, NOISE, EDGE_ALONE = "trials.csv", "noise_profile.csv", "edge_alone.csv"
+TRIALS, NOISE, EDGE_ALONE = files.TRIALS, files.NOISE_TABLE, "edge_alone.csv"
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,12 @@ class StudyData:
         return next((one for one in self.record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)
 
 
-def read(path: Path, settings: Settings, tuned: Path) -> StudyData:
+def read(path: Path, settings: Settings) -> StudyData:
     """Read a study's folder.
 
     Args:
         path: of the study.
         settings: the study's own.
-        tuned: the folder of the paper's configs.
 
     Raises:
         ECDiffError: a file is missing or damaged, or settings are not the study's.
@@ -118,21 +118,21 @@ def read(path: Path, settings: Settings, tuned: Path) -> StudyData:
         else pd.DataFrame(),
         table(path / NOISE, ("step", "mean", "variance")) if (path / NOISE).is_file() else None,
         table(path / EDGE_ALONE, ("ssim", "psnr")) if (path / EDGE_ALONE).is_file() else None,
-        _paper(tuned / f"{settings.pair.name}.yaml", settings.num_steps, notes.append),
+        _paper(settings, notes.append),
         tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
     )
 
 
 def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, TunedConfig | None]:
     """The study's own winner, the file that says so, and what it says."""
-    for name in ("ecdiff.yaml", "stage1.yaml"):
+    for name in (files.CONFIG, files.STAGE1):
         if not (record.path / name).is_file():
             continue
         config = TunedConfig.load(record.path / name)
         candidate = recorded.candidate_in(config)
         found = next((one for one in record.trials if one.candidate == candidate), None)
         if found is not None:
-            if name == "stage1.yaml":
+            if name == files.STAGE1:
                 say("note: stage 2 has not come to an end; shown is the winner of stage 1, without an edge.")
             return found, name, config
         say(f"note: the config of {name} is not in the ledger.")
@@ -140,12 +140,10 @@ def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, T
     return record.trials[0], "", None
 
 
-def _paper(path: Path, num_steps: int, say: Callable[[str], None]) -> TunedConfig | None:
+def _paper(settings: Settings, say: Callable[[str], None]) -> TunedConfig | None:
     """The paper's config where it is of as many steps."""
-    if not path.is_file():
-        return None
-    config = TunedConfig.load(path)
-    if config.sampling.num_steps != num_steps:
+    config = paper_config(settings.pair.name)
+    if config is not None and config.sampling.num_steps != settings.num_steps:
         say(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
         return None
     return config

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.study import Trial
+from ecdiff_tune.study.loop import Trial
 
 COLUMNS = (
     "stage",

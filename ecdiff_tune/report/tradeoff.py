@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ecdiff_tune.progress import describe
+from ecdiff_tune.commands.rerank import quality_of
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.svg import Axis, Plot, Point
-from ecdiff_tune.rerank import quality_of
-from ecdiff_tune.study import Trial
+from ecdiff_tune.study.loop import Trial
+from ecdiff_tune.study.progress import describe
 
 
 def told(trial: Trial) -> str:

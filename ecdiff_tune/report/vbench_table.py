@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecdiff_tune.report.export import markdown, write_table
-from ecdiff_tune.vbench import VBenchError, load_score
+from ecdiff_tune.vbench.scores import VBenchError, load_score
 
 
 def write(results: Sequence[str], folder: Path | None) -> list[str]:

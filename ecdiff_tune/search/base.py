@@ -1,189 +1,16 @@
-"""What a search is: ask for candidates, tell what came of them, until done. What it may ask for: a space."""
+"""What a search is: ask for candidates, tell what came of them, until done."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypeVar, get_args
+from typing import Protocol
 
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search.options import Options
-from ecdiff_tune.search.schedule_space import ScheduleSpace
-
-Stage = Literal[1, 2, "joint"]
-"""1 searches (k, alpha), 2 s, joint all at once."""
-
-
-def stage_name(stage: Stage) -> str:
-    """In words.
-
-    >>> stage_name(1), stage_name("joint")
-    ('stage 1', 'joint search')
-    """
-    return "joint search" if stage == "joint" else f"stage {stage}"
-
-
-SEARCHING = tuple(map(stage_name, get_args(Stage)))
-"""The names of all stages."""
-
-
-@dataclass(frozen=True)
-class Stage1Space:
-    """Candidates of stage 1: (k, alpha) with the cloud model alone, s = T, for every estimator."""
-
-    stage: ClassVar[Stage] = 1
-    p: int
-    ks: tuple[int, ...]
-    alphas: tuple[float, ...]
-    num_steps: int
-    estimators: tuple[str, ...] = ("gradient",)
-    handoff_adapter: HandoffAdapter = "identity"
-
-    def at(self, k: int, alpha: float, estimator: str = "gradient") -> Candidate:
-        """The candidate at a point; the adapter matters to an estimator that calls the edge model."""
-        return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator, self.handoff_adapter)
-
-    def alphas_of(self, estimator: str) -> tuple[float, ...]:
-        """The alphas that make a difference: one for an estimator without alpha."""
-        return self.alphas if get_estimator(estimator).uses_alpha else self.alphas[:1]
-
-    @cached_property
-    def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
-        points = itertools.product(self.estimators, self.ks, self.alphas)
-        return _aliases((self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned")
-
-    @property
-    def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture, estimator by estimator and k by k."""
-        return tuple(dict.fromkeys(self.aliases.values()))
-
-
-@dataclass(frozen=True)
-class Stage2Space:
-    """Candidates of stage 2: s for every handoff adapter, the rest fixed; a walk begins at ``start``."""
-
-    stage: ClassVar[Stage] = 2
-    stage1_winner: Candidate
-    s_values: tuple[int, ...]
-    start: int
-    handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
-
-    @classmethod
-    def of(
-        cls,
-        winner: Candidate,
-        s_values: Sequence[int],
-        num_steps: int,
-        handoff: Handoff,
-        handoff_adapters: Sequence[HandoffAdapter] = ("identity",),
-    ) -> Stage2Space:
-        """Stage 2 after a stage-1 winner.
-
-        Under an aligned handoff several s are the same plan, so the values are the distinct effective ones.
-        A walk starts at the value nearest 0.7 T (the paper's 35), the upper one of two.
-
-        >>> winner = Candidate(ECDiffParams(7, 2, 0.3, 50))
-        >>> Stage2Space.of(winner, range(30, 41), 50, "aligned").s_values
-        (31, 34, 37, 40)
-        """
-        candidates = [replace(winner.params, s=s) for s in s_values]
-        values = sorted({effective_s(params, num_steps, handoff) for params in candidates})
-        return cls(winner, tuple(values), nearest_value(values, 0.7 * num_steps), tuple(handoff_adapters))
-
-    @property
-    def p(self) -> int:
-        """Warm-up steps."""
-        return self.stage1_winner.params.warm_up
-
-    def at(self, s: int, handoff_adapter: HandoffAdapter = "identity") -> Candidate:
-        """The candidate at a point."""
-        winner = self.stage1_winner
-        return replace(winner, params=replace(winner.params, s=s), handoff_adapter=handoff_adapter)
-
-    @property
-    def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures: itself."""
-        return {one: one for one in self.grid}
-
-    @property
-    def grid(self) -> tuple[Candidate, ...]:
-        """Every candidate, adapter by adapter and s upwards."""
-        return tuple(self.at(s, adapter) for adapter in self.handoff_adapters for s in self.s_values)
-
-
-@dataclass(frozen=True)
-class JointSpace:
-    """Both stages at once: (p, k, alpha, s) for every estimator and handoff adapter."""
-
-    stage: ClassVar[Stage] = "joint"
-    ps: tuple[int, ...]
-    ks: tuple[int, ...]
-    alphas: tuple[float, ...]
-    s_values: tuple[int, ...]
-    num_steps: int
-    handoff: Handoff = "aligned"
-    estimators: tuple[str, ...] = ("gradient",)
-    handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
-
-    @property
-    def p(self) -> int:
-        """The longest warm-up."""
-        return max(self.ps)
-
-    def at(
-        self, p: int, k: int, alpha: float, s: int, estimator: str, handoff_adapter: HandoffAdapter
-    ) -> Candidate:
-        """The candidate at a point, with the s at which it really hands over."""
-        effective = effective_s(ECDiffParams(p, k, alpha, s), self.num_steps, self.handoff)
-        return Candidate(ECDiffParams(p, k, alpha, effective), estimator, handoff_adapter)
-
-    @cached_property
-    def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
-        candidates = (
-            self.at(p, k, alpha, s, estimator, adapter)
-            for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
-            for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
-            if p <= s and (k == 0 or p >= 2)
-        )
-        return _aliases(candidates, self.num_steps, self.handoff)
-
-    @property
-    def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture.
-
-        >>> space = JointSpace((7,), (2,), (0.2, 0.3), tuple(range(30, 41)), 50)
-        >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
-        [(0.2, 31), (0.2, 34), (0.2, 37), (0.2, 40), (0.3, 31)]
-        """
-        return tuple(dict.fromkeys(self.aliases.values()))
-
-
-def _aliases(candidates: Iterable[Candidate], num_steps: int, handoff: Handoff) -> dict[Candidate, Candidate]:
-    first: dict[ConfigKey, Candidate] = {}
-    keys = {one: ConfigKey.of(one, one.plan(num_steps, handoff)) for one in candidates}
-    return {one: first.setdefault(key, one) for one, key in keys.items()}
-
-
-N = TypeVar("N", int, float)
-
-GridSpace = Stage1Space | Stage2Space | JointSpace
-"""Those that a search may look at dimension by dimension."""
-Space = GridSpace | ScheduleSpace
-
-
-def nearest_value(values: Sequence[N], target: float) -> N:
-    """The value nearest to ``target``, the upper one of two."""
-    return min(values, key=lambda value: (round(abs(value - target), 9), -value))
 
 
 @dataclass(frozen=True)
@@ -248,7 +75,7 @@ class Context:
         num_prompts: in the calibration set.
         objective: of a candidate if its quality were the second argument. Efficiency and burden follow from
             the plan, so that quality 1 gives an upper bound.
-        predict: the quality of candidates, foretold from the reference run alone (``ecdiff_tune.predict``).
+        predict: the quality of candidates, foretold from the reference run alone (``ecdiff_tune.forecast``).
         seed: of whatever a search draws.
         cost: of a candidate; its seconds decide between equal objectives.
         options: what a person set.

@@ -9,7 +9,8 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, Plan, effective_s
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Ask, GridSpace, N, Result, Search, Stage1Space, Stage2Space
+from ecdiff_tune.search.base import Ask, Result, Search
+from ecdiff_tune.search.spaces import GridSpace, N, Stage1Space, Stage2Space
 
 
 def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None = None) -> tuple[N, ...]:

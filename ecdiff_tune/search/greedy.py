@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from ecdiff_core.plan import HandoffAdapter
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Context, Result, Stage1Space, Stage2Space, nearest_value
+from ecdiff_tune.search.base import Ask, Context, Result
+from ecdiff_tune.search.spaces import Stage1Space, Stage2Space, nearest_value
 
 N = TypeVar("N", int, float)
 PATIENCE = 3

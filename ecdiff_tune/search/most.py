@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Context, Space
+from ecdiff_tune.search.base import Context
 from ecdiff_tune.search.joint import last_look
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.schedule import in_turn
+from ecdiff_tune.search.spaces import Space
 
 Calls = tuple[int, int]
 """Of the cloud and of the edge."""
@@ -33,20 +34,47 @@ class Share:
         return together[0] * self.prompts, together[1] * self.prompts
 
 
-def most_asked(name: str, space: Space, context: Context) -> list[Share]:
-    """What the search of that name asks for at most; the first share holds every candidate that it asks for.
+def whole_grid(space: Space, context: Context) -> list[Share]:
+    """Everything on every prompt. As of all functions here, the first share holds every candidate that may be
+    asked for."""
+    return [Share(space.grid, len(space.grid), context.num_prompts)]
+
+
+def best_foretold(space: Space, context: Context) -> list[Share]:
+    """One candidate on every prompt.
 
     Raises:
-        UnpredictableError: it goes by a forecast, and nothing can be foretold.
+        UnpredictableError: nothing can be foretold.
     """
-    grid, everything, options = space.grid, context.num_prompts, context.options
-    if name == "predict":
-        return [Share(tuple(by_forecast(grid, context)[:1]), 1, everything)]
-    if name in ("joint", "schedule") and options.min_quality is None:
-        ranked = by_forecast(grid, context)
-        first = (in_turn(ranked) if name == "schedule" else ranked)[: options.finalists]
-        finalists, seen = tuple(first), last_look(context)
-        return [Share(finalists, len(finalists), seen), Share(finalists, 1, everything - seen)]
-    if name == "optuna":
-        return [Share(grid, min(options.optuna.trials, len(grid)), everything)]
-    return [Share(grid, len(grid), everything)]
+    return [Share(tuple(by_forecast(space.grid, context)[:1]), 1, context.num_prompts)]
+
+
+def finalists(space: Space, context: Context) -> list[Share]:
+    """Some up to the last look, one on the rest; with a wanted quality any of the grid may come to it.
+
+    Raises:
+        UnpredictableError: nothing can be foretold.
+    """
+    return _finals(by_forecast(space.grid, context), space, context)
+
+
+def finalists_in_turn(space: Space, context: Context) -> list[Share]:
+    """Those of ``search=schedule``.
+
+    Raises:
+        UnpredictableError: nothing can be foretold.
+    """
+    return _finals(in_turn(by_forecast(space.grid, context)), space, context)
+
+
+def trials(space: Space, context: Context) -> list[Share]:
+    """As many as an Optuna study has, each on every prompt."""
+    count = min(context.options.optuna.trials, len(space.grid))
+    return [Share(space.grid, count, context.num_prompts)]
+
+
+def _finals(ranked: Sequence[Candidate], space: Space, context: Context) -> list[Share]:
+    if context.options.min_quality is not None:
+        return whole_grid(space, context)
+    first, seen = tuple(ranked[: context.options.finalists]), last_look(context)
+    return [Share(first, len(first), seen), Share(first, 1, context.num_prompts - seen)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import dataclass, field
 
@@ -16,7 +17,15 @@ class SearchError(ECDiffError):
     """A search's setting is out of range, or does not fit the search."""
 
 
-SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
+SAMPLERS: dict[str, tuple[str, ...]] = {
+    "tpe": (),
+    "gp": ("torch", "scipy"),
+    "cmaes": ("cmaes",),
+    "nsga2": (),
+    "random": (),
+    "grid": (),
+}
+"""Optuna's samplers by name, and the packages that each wants besides Optuna."""
 OBJECTIVES = {
     "objective": "maximize",
     "quality": "maximize",
@@ -25,6 +34,19 @@ OBJECTIVES = {
     "seconds": "minimize",
 }
 """What an Optuna study may optimise, and which way; ``objective`` is eq. 12."""
+
+
+def check_installed(sampler: str) -> None:
+    """Refuse ``search=optuna`` where its packages are missing.
+
+    Raises:
+        SearchError: with what to install.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise SearchError("search=optuna needs Optuna: pip install 'ecdiff[optuna]'.")
+    for package in SAMPLERS[sampler]:
+        if importlib.util.find_spec(package) is None:
+            raise SearchError(f"search.sampler={sampler} needs {package}: pip install {package}.")
 
 
 @dataclass(frozen=True)

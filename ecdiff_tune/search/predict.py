@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Context, Search, Space
+from ecdiff_tune.search.base import Ask, Context, Search
 from ecdiff_tune.search.script import Rounds, Scripted
+from ecdiff_tune.search.spaces import Space
 
 
 def by_forecast(candidates: Sequence[Candidate], context: Context) -> list[Candidate]:

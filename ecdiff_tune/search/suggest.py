@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import GridSpace, Stage1Space, Stage2Space, nearest_value
+from ecdiff_tune.search.spaces import GridSpace, Stage1Space, Stage2Space, nearest_value
 
 Value = int | float | str
 DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter")

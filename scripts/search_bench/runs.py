@@ -15,12 +15,13 @@ from ecdiff_tune.__main__ import main
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger, Measurement
-from ecdiff_tune.predict import PREDICTING
-from ecdiff_tune.spending import CALLS_FILE, KINDS
+from ecdiff_tune.search import SEARCHES
+from ecdiff_tune.study import files
+from ecdiff_tune.study.spending import KINDS
 
 PICTURES = "pictures"
 """The study that makes the reference and the latency profile for all."""
-SEARCHES: Mapping[str, tuple[str, ...]] = {
+STUDIES: Mapping[str, tuple[str, ...]] = {
     "greedy-off": ("search=greedy", "sharing=off"),
     "greedy": ("search=greedy",),
     "race": ("search=race", "search.joint=true"),
@@ -135,27 +136,27 @@ def choose(names: Sequence[str] | None) -> list[str]:
         BenchmarkError: there is no such search.
     """
     for name in names or ():
-        if name not in SEARCHES:
-            raise BenchmarkError(f"Unknown search {name!r}: {nearest(name, SEARCHES)}.")
-    return list(dict.fromkeys(names or SEARCHES))
+        if name not in STUDIES:
+            raise BenchmarkError(f"Unknown search {name!r}: {nearest(name, STUDIES)}.")
+    return list(dict.fromkeys(names or STUDIES))
 
 
 def run(setup: Setup, name: str) -> None:
     """Run a search to its end, or go on with it; nothing if it is done."""
     folder, pictures = setup.folder(name), setup.folder(PICTURES)
-    if setup.latency is not None and not (pictures / "latency.json").is_file():
-        LatencyProfile.load(setup.latency).save(pictures / "latency.json")
-    if not (pictures / "noise_profile.csv").is_file():
+    if setup.latency is not None and not (pictures / files.LATENCY).is_file():
+        LatencyProfile.load(setup.latency).save(pictures / files.LATENCY)
+    if not (pictures / files.NOISE_TABLE).is_file():
         # joint predicts, so that the edge passes along the cloud's trajectories are made too.
         _tuner("reference", f"study={PICTURES}", "search=joint", *setup.overrides)
-    if (folder / "ecdiff.yaml").is_file():
+    if (folder / files.CONFIG).is_file():
         return
-    if not (folder / "latency.json").is_file():
+    if not (folder / files.LATENCY).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(pictures / "latency.json", folder / "latency.json")
-    trials = [f"search.trials={setup.trials}"] if "search=optuna" in SEARCHES[name] else []
+        shutil.copy(pictures / files.LATENCY, folder / files.LATENCY)
+    trials = [f"search.trials={setup.trials}"] if "search=optuna" in STUDIES[name] else []
     print(f"--- {name}", flush=True)
-    _tuner("tune", f"study={name}", *SEARCHES[name], *trials, *setup.overrides)
+    _tuner("tune", f"study={name}", *STUDIES[name], *trials, *setup.overrides)
 
 
 def _tuner(*arguments: str) -> None:
@@ -167,12 +168,12 @@ def _tuner(*arguments: str) -> None:
 
 
 def finished(setup: Setup, names: Sequence[str]) -> list[Finished]:
-    """What the searches that are done have left, in the order of ``SEARCHES``.
+    """What the searches that are done have left, in the order of ``STUDIES``.
 
     Raises:
         BenchmarkError: none is done.
     """
-    done = [name for name in SEARCHES if name in names and (setup.folder(name) / "ecdiff.yaml").is_file()]
+    done = [name for name in STUDIES if name in names and (setup.folder(name) / files.CONFIG).is_file()]
     if not done:
         raise BenchmarkError(f"No search in {setup.outputs} is done.")
     return [_read(setup, name) for name in done]
@@ -180,19 +181,19 @@ def finished(setup: Setup, names: Sequence[str]) -> list[Finished]:
 
 def _read(setup: Setup, name: str) -> Finished:
     folder, pictures = setup.folder(name), setup.folder(PICTURES)
-    profile = LatencyProfile.load(folder / "latency.json")
-    calls = pd.read_csv(folder / CALLS_FILE)
-    trials = pd.read_csv(folder / "trials.csv")
+    profile = LatencyProfile.load(folder / files.LATENCY)
+    calls = pd.read_csv(folder / files.CALLS)
+    trials = pd.read_csv(folder / files.TRIALS)
     in_part = int((trials["state"] == "discarded").sum())
-    ledger = Ledger(folder / "ledger.sqlite")
+    ledger = Ledger(folder / files.LEDGER)
     try:
         rows = {key: ledger.read(key) for key in ledger.configs()}
     finally:
         ledger.close()
     return Finished(
         name,
-        TunedConfig.load(folder / "ecdiff.yaml"),
-        _reference(pd.read_csv(pictures / CALLS_FILE), SEARCHES[name], setup),
+        TunedConfig.load(folder / files.CONFIG),
+        _reference(pd.read_csv(pictures / files.CALLS), STUDIES[name], setup),
         _sum(calls[~calls["part"].isin(NOT_SEARCHING)]),
         profile.edge_call.median / profile.cloud_call.median,
         calls["run"].nunique(),
@@ -204,7 +205,7 @@ def _read(setup: Setup, name: str) -> Finished:
 def _reference(calls: pd.DataFrame, overrides: Sequence[str], setup: Setup) -> Spent:
     """Of the pictures' study what a search needs: without the edge passes where it does not predict."""
     made = _sum(calls[calls["part"].isin(("latency", "reference"))])
-    if overrides[0].removeprefix("search=") in PREDICTING:
+    if SEARCHES[overrides[0].removeprefix("search=")].foretells:
         return made
     latency = _sum(calls[calls["part"] == "latency"])
     each = setup.num_prompts * setup.steps

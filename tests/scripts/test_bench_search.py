@@ -46,16 +46,16 @@ def found(arguments: list[str], setup: runs.Setup) -> list[runs.Finished]:
     """Of all searches, run once."""
     torch.set_num_threads(1)
     assert bench_search.main(arguments) == 0
-    return runs.finished(setup, list(runs.SEARCHES))
+    return runs.finished(setup, list(runs.STUDIES))
 
 
 def test_every_search_has_its_row(found: list[runs.Finished], setup: runs.Setup) -> None:
     written = pd.read_csv(setup.outputs / "bench_search.csv")
-    assert [*written["search"]] == list(runs.SEARCHES)
+    assert [*written["search"]] == list(runs.STUDIES)
     assert (written["runs"] == 1).all()
     assert written["heldout_objective"].notna().all()
     lines = (setup.outputs / "bench_search.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 2 + len(runs.SEARCHES)
+    assert len(lines) == 2 + len(runs.STUDIES)
 
 
 def test_the_optimum_is_that_of_the_whole_grid(found: list[runs.Finished]) -> None:

@@ -22,7 +22,7 @@ from ecdiff_tune.settings import (
     SearchSettings,
     Settings,
 )
-from ecdiff_tune.study_folder import StudyFolder, study_path
+from ecdiff_tune.study.folder import StudyFolder, study_path
 
 STEPS = 12
 SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567"))

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.sections import DIGITS
+from ecdiff_tune.study.sections import DIGITS
 
 STEPS = 12
 ROUNDED = 0.51 * 10**-DIGITS

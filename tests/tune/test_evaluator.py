@@ -21,14 +21,15 @@ from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger, Measurement
-from ecdiff_tune.metrics import psnr, ssim
+from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.objective import Weights
-from ecdiff_tune.progress import Progress
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.search import SEARCHES
-from ecdiff_tune.search.base import Context, Stage1Space
+from ecdiff_tune.search.base import Context
+from ecdiff_tune.search.spaces import Stage1Space
 from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.study import Scorer, Trial, run
+from ecdiff_tune.study.loop import Scorer, Trial, run
+from ecdiff_tune.study.progress import Progress
 
 from .conftest import Calls
 
@@ -435,7 +436,7 @@ def test_the_search_goes_on_past_an_infeasible_config(
     spoil(monkeypatch, alpha=0.5, prompts=slice(1))
     trials: list[Trial] = []
     context = Context(3, lambda _, quality: quality, lambda candidates: [0.5] * len(candidates))
-    search = SEARCHES[name](Stage1Space(3, (1, 2), (0.3, 0.5, 0.7), 12), context)
+    search = SEARCHES[name].make(Stage1Space(3, (1, 2), (0.3, 0.5, 0.7), 12), context)
     scorer = Scorer(latency, Weights(), earliest_s=7)
     winner = run(1, search, evaluator, scorer, Progress(), trials.append)
     by_alpha = {trial.candidate.params.alpha: trial.state for trial in trials}

@@ -11,7 +11,6 @@ import pytest
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_tune import sections
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.intervals import interval95, is_tied
@@ -19,7 +18,8 @@ from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Weights
 from ecdiff_tune.report.result import result_lines, tied_line
-from ecdiff_tune.study import Scorer, Trial
+from ecdiff_tune.study import sections
+from ecdiff_tune.study.loop import Scorer, Trial
 
 from .studies import ROUNDED
 

@@ -12,9 +12,10 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search import SEARCHES, Context, Search, Space
-from ecdiff_tune.search.base import Ask, Cost, JointSpace, Result, Stage1Space, Stage2Space
+from ecdiff_tune.search.base import Ask, Cost, Result
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.search.schedule_space import ScheduleSpace
+from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
 
 NEVER = float("-inf")
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -124,7 +125,7 @@ class World:
         )
 
     def search(self, name: str, space: Space) -> Search:
-        return SEARCHES[name](space, self.context())
+        return SEARCHES[name].make(space, self.context())
 
     def answer(self, ask: Ask) -> list[Result]:
         found = []

@@ -1,0 +1,62 @@
+"""What a generation gives back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ecdiff_core.devices import synchronize
+from ecdiff_core.plan import Plan
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of a generation went.
+
+    The cloud's part includes its approximated steps, and calls of the edge model beside its own.
+    """
+
+    encode: float
+    cloud: float
+    edge: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        """All four together."""
+        return self.encode + self.cloud + self.edge + self.decode
+
+
+@dataclass(frozen=True)
+class ECDiffOutput:
+    """What a call made.
+
+    Args:
+        images: a PIL picture a prompt; of a video family a list of frames a prompt.
+        plan: what every step did.
+        seconds: where the time went.
+        latents: what the pictures were decoded from, (batch, channels, …).
+    """
+
+    images: list[Any]
+    plan: Plan
+    seconds: Seconds
+    latents: Tensor
+
+
+class Clock:
+    """Seconds since the last lap, with the device's queue emptied."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.lap()
+
+    def lap(self) -> float:
+        synchronize(self._device)
+        now = time.perf_counter()
+        passed, self._last = now - getattr(self, "_last", now), now
+        return passed

@@ -1,0 +1,68 @@
+"""Arguments as Hydra's grammar can read them: flags first, quotes around paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+_PATHS = {
+    *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "rerank.latency"),
+    *("metrics.clip", "metrics.lpips_weights", "search.storage", "search.artifacts"),
+    *("compare.schedule", "errors.config"),
+}
+"""Settings whose value may hold whatever a path may."""
+_PLAIN = re.compile(r"[\w./:-]*")
+"""A path that Hydra's grammar reads as it is."""
+
+
+def paths_quoted(arguments: Sequence[str]) -> list[str]:
+    """Paths in Hydra's quotes, ``~`` as the home folder; lists of a sweep and what is quoted stay.
+
+    >>> paths_quoted(["output_dir=a b", "pair.cloud=/x", "study=a", "output_dir='it'"])
+    ["output_dir='a b'", 'pair.cloud=/x', 'study=a', "output_dir='it'"]
+    """
+    sweep = {"-m", "--multirun"} & set(arguments)
+    quoted = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        as_it_is = _PLAIN.fullmatch(value) or value[0] in "'\"" or "${" in value or (sweep and "," in value)
+        if key in _PATHS and not as_it_is:
+            # In Hydra's quotes a backslash is one of itself, but before a quote.
+            inside = re.sub(r"(\\*)('|$)", _escaped, os.path.expanduser(value))
+            argument = f"{key}='{inside}'"
+        quoted.append(argument)
+    return quoted
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return 2 * found[1] + ("\\'" if found[2] else "")
+
+
+def quoting_hint(override: str) -> str:
+    """How to write a value that Hydra's grammar cannot read as it is; nothing for broken lists."""
+    key, equals, value = override.partition("=")
+    if not (equals and key and value) or value[0] in "[{'\"" or "'" in value:
+        return ""
+    return f" A value with spaces or any of ~ = , ( ) goes into quotes of its own: \"{key}='{value}'\"."
+
+
+_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"}
+_WITH_VALUE |= {"--config-dir", "-cd"}
+"""Hydra's flags that the next argument belongs to."""
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra takes its flags before the settings alone.
+
+    >>> flags_first(["study=a,b", "-m", "seed=1", "--cfg", "job"])
+    ['-m', '--cfg', 'job', 'study=a,b', 'seed=1']
+    """
+    flags: list[str] = []
+    settings: list[str] = []
+    left = iter(arguments)
+    for one in left:
+        (flags if one.startswith("-") else settings).append(one)
+        if one in _WITH_VALUE:
+            flags += [value for value in [next(left, None)] if value is not None]
+    return flags + settings

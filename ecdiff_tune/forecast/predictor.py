@@ -1,0 +1,228 @@
+"""Foretells the quality of any candidate from the reference run, without a generation.
+
+1. Every noise that a plan uses is a sum over the cloud's and the edge's noises on the cloud's own trajectory,
+   so the squared error of its final latents is c^T G c, with G the Gram matrix of those noises
+   (``ecdiff_tune.forecast.error_growth``).
+2. How models react to errors is read off the one error that the reference shows whole: the distance of the
+   edge's own run from the cloud's, step by step, as a sum over directions of different spread.
+3. An error in the latents is a quality by 1 / (1 + err^2 / e0^2), where e0 comes from the prompts' own edge
+   pictures, whose error and SSIM are known.
+
+What this cannot know. The reaction is that of linear models, the same for cloud and edge, in the mixture that
+the edge's errors have. Qualities far below the edge's own mean little, and where the edge takes part all come
+out some hundredths too high: rely on the order. With other schedulers than DDIM the algebra is that of the
+scheduler itself, and the reaction the same approximation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from ecdiff_core.plan import Handoff, HandoffAdapter
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.forecast.error_growth import (
+    Array,
+    UnpredictableError,
+    coefficients,
+    reaction,
+    scheduler_response,
+    tail,
+)
+from ecdiff_tune.metrics.images import ssim
+from ecdiff_tune.reference import Reference
+
+SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, float("inf"))
+"""Of clean latents, in their own units; infinity is the open loop."""
+MOST_DIRECTIONS = 3
+CHUNK = 256
+"""Candidates at a time, which bounds memory."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """A share of every error that models react to in the same way.
+
+    Args:
+        share: of the squared error.
+        reactions: change of a model's output with its latents, shape (T,).
+    """
+
+    share: float
+    reactions: Array
+
+
+def fit_directions(
+    scheduler: SchedulerMixin, response: Array, gram: Array, divergence: Array
+) -> tuple[Directions, ...]:
+    """The mixture of directions with which the edge's own run would diverge from the cloud's as it did.
+
+    Args:
+        response: W of the scheduler, shape (T + 1, T).
+        gram: mean over prompts, shape (2T, 2T).
+        divergence: mean over prompts of the runs' squared distance, shape (T + 1,).
+
+    Raises:
+        UnpredictableError: the runs are the same, or the scheduler does not tell how much noise there is.
+    """
+    steps = response.shape[1]
+    differs = divergence > 0
+    if not differs.any() or not np.isfinite(divergence).all():
+        raise UnpredictableError(
+            "The edge's own run is the cloud's, or is not finite, so that nothing can be learnt from it. "
+            "Are cloud and edge different models?"
+        )
+    cross = gram[:steps, steps:]
+    difference = gram[:steps, :steps] + gram[steps:, steps:] - cross - cross.T
+    found = []
+    for spread in SPREADS:
+        reactions = reaction(scheduler, steps, spread)
+        _, grown = tail(response, reactions, 0)
+        found.append((reactions, np.einsum("ij,jk,ik->i", grown, difference, grown)))
+    # Errors relative to what was seen, so that early steps, whose distances are small, count as well.
+    curves = np.stack([curve[differs] / divergence[differs] for _, curve in found], axis=1)
+    shares = _shares(curves)
+    return tuple(
+        Directions(float(share), reactions)
+        for share, (reactions, _) in zip(shares, found, strict=True)
+        if share > 0
+    )
+
+
+def _shares(curves: Array) -> Array:
+    """Shares >= 0, few of them not 0, whose mixture of curves (columns) is nearest to 1 everywhere."""
+    best, least = np.zeros(curves.shape[1]), float("inf")
+    for count in range(1, MOST_DIRECTIONS + 1):
+        for chosen in map(list, itertools.combinations(range(curves.shape[1]), count)):
+            shares = np.linalg.lstsq(curves[:, chosen], np.ones(len(curves)), rcond=None)[0]
+            off = float(np.square(curves[:, chosen] @ shares - 1).mean())
+            # Beyond a thousandth, and beyond a hundredth of what is left, nothing is learnt from it.
+            if (shares > 0).all() and off < 0.99 * least - 1e-6:
+                best, least = np.zeros(curves.shape[1]), off
+                best[chosen] = shares
+    return best
+
+
+def fit_half_error(divergence: Array, edge_quality: Array) -> float:
+    """e0^2, the squared error of the final latents that halves the quality: the median over prompts of
+    err^2 q / (1 - q), with the true distance and the SSIM of the edge's own picture.
+
+    Args:
+        divergence: squared distance of the edge's final latents from the cloud's, shape (prompts,).
+        edge_quality: SSIM of the edge's pictures, shape (prompts,).
+    """
+    q = np.clip(edge_quality, 0.01, 0.999)
+    return float(np.median(divergence * q / (1 - q)))
+
+
+def quality_of(squared_error: Array, half_error: float) -> Array:
+    """1 / (1 + err^2 / e0^2): 1 without an error, 0 where it is infinite."""
+    return 1 / (1 + squared_error / half_error)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Foretells qualities on one calibration set.
+
+    Args:
+        handoff: of the study.
+        response: W of its scheduler, shape (T + 1, T).
+        directions: how models react.
+        half_error: e0^2.
+        cloud_grams: of the cloud's noises, shape (prompts, T, T).
+        along_grams: of both models' noises by handoff adapter, shape (first prompts, 2T, 2T); asked when a
+            candidate needs it.
+    """
+
+    handoff: Handoff
+    response: Array
+    directions: tuple[Directions, ...]
+    half_error: float
+    cloud_grams: Array
+    along_grams: Callable[[HandoffAdapter], Array]
+
+    @classmethod
+    def of(
+        cls,
+        scheduler: SchedulerMixin,
+        handoff: Handoff,
+        reference: Reference,
+        passes: Callable[[HandoffAdapter], Sequence[Mapping[str, Tensor]]],
+        own_adapter: HandoffAdapter,
+    ) -> Predictor:
+        """What a reference and the edge passes of its first prompts tell.
+
+        Args:
+            scheduler: with its timesteps set.
+            passes: the content of the edge passes' files (``EdgeAlong.make``) by handoff adapter.
+            own_adapter: the one that the reference's edge pictures were made with.
+
+        Raises:
+            UnpredictableError: nothing can be foretold with this scheduler or this pair.
+        """
+        cloud_grams = np.stack([one.gram.numpy() for one in reference.prompts])
+        response = scheduler_response(scheduler, cloud_grams.shape[1])
+
+        @cache
+        def along_grams(adapter: HandoffAdapter) -> Array:
+            return np.stack([one["gram"].numpy() for one in passes(adapter)])
+
+        divergence = np.stack([one["divergence"].numpy() for one in passes(own_adapter)])
+        pictures = [(one.edge, one.cloud) for one in reference.prompts[: len(divergence)]]
+        edge_quality = np.array([float(ssim(edge[None], cloud[None])) for edge, cloud in pictures])
+        mean_gram = along_grams(own_adapter).mean(axis=0)
+        return cls(
+            handoff,
+            response,
+            fit_directions(scheduler, response, mean_gram, divergence.mean(axis=0)),
+            fit_half_error(divergence[:, -1], edge_quality),
+            cloud_grams,
+            along_grams,
+        )
+
+    def qualities(self, candidates: Sequence[Candidate]) -> list[float]:
+        """The mean SSIM of every candidate, foretold.
+
+        Over all prompts where the edge takes no part, over those with an edge pass where it does.
+        """
+        return [float(quality_of(one, self.half_error).mean()) for one in self.squared_errors(candidates)]
+
+    def squared_errors(self, candidates: Sequence[Candidate]) -> list[Array]:
+        """The squared error of every candidate's final latents, shape (prompts,) each."""
+        found: list[Array] = []
+        for first in range(0, len(candidates), CHUNK):
+            found += self._squared_errors(candidates[first : first + CHUNK])
+        return found
+
+    def _squared_errors(self, candidates: Sequence[Candidate]) -> list[Array]:
+        steps = self.response.shape[1]
+        parts = [
+            (one.share, coefficients(candidates, self.handoff, self.response, one.reactions))
+            for one in self.directions
+        ]
+        groups: dict[HandoffAdapter | None, list[int]] = {}
+        for i, one in enumerate(candidates):
+            takes_part = any(factors[i, steps:].any() for _, factors in parts)
+            groups.setdefault(one.handoff_adapter if takes_part else None, []).append(i)
+        found: list[Array] = [np.empty(0)] * len(candidates)
+        for adapter, rows in groups.items():
+            grams = self.cloud_grams if adapter is None else self.along_grams(adapter)
+            errors = sum(
+                share * _quadratic(factors[rows, : grams.shape[1]], grams) for share, factors in parts
+            )
+            for i, row in enumerate(rows):
+                found[row] = np.asarray(errors)[i]
+        return found
+
+
+def _quadratic(factors: Array, grams: Array) -> Array:
+    """c^T G c for every row c of ``factors`` and every G, shape (rows, prompts); infinite on overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        value: Array = np.einsum("ci,pij,cj->cp", factors, grams, factors, optimize=True)
+    return np.nan_to_num(np.maximum(value, 0.0), nan=np.inf, posinf=np.inf)

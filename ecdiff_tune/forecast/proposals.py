@@ -1,0 +1,208 @@
+"""Which real steps to look at, for a number of cloud calls: placed by their foretold error, spread by a
+formula, and the paper's (p, k)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ecdiff_core.noise import get_estimator
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.forecast.error_growth import Array
+from ecdiff_tune.forecast.placement import Forecast, Placements, Schedule
+from ecdiff_tune.forecast.predictor import Predictor
+from ecdiff_tune.search.schedule_space import LEAST_CALLS
+
+LONGEST_GAP = 12
+"""Steps from one real call to the next that the dynamic programming tries."""
+POWERS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3, 2.6, 3.0)
+"""Of spread placements: 1 is evenly, more is denser at the beginning."""
+WARM_UPS = range(2, 9)
+"""Of spread placements."""
+LAST_STEPS = 10
+"""Spread placements end so many steps before the handoff at most."""
+BEAM = 3
+"""Beginnings that the dynamic programming keeps for each last real step."""
+SHAPES = 6
+"""Spread placements that are proposed an estimator, each of another warm-up and power."""
+CHUNK = 1500
+"""Placements foretold at once, which bounds memory."""
+
+Placed = tuple[Schedule, float]
+"""Real steps and alpha."""
+
+
+@dataclass(frozen=True)
+class Placer:
+    """Places the real calls of one estimator.
+
+    Args:
+        forecast: of the reference.
+        alphas: to choose from.
+        most_calls: of the budgets that will be asked for.
+        longest: the largest s that will be asked for.
+    """
+
+    forecast: Forecast
+    estimator: str
+    alphas: tuple[float, ...]
+    most_calls: int
+    longest: int
+
+    def errors(self, some: Sequence[Placed], s: int) -> Array:
+        """The foretold squared errors with a handoff at s, shape (len(some),)."""
+        found = []
+        for start in range(0, len(some), CHUNK):
+            schedules, alphas = zip(*some[start : start + CHUNK], strict=True)
+            indices = [self.alphas.index(alpha) for alpha in alphas]
+            placements = Placements.of(self.estimator, self.alphas, s, schedules, indices)
+            found.append(self.forecast.errors(placements))
+        return np.concatenate(found) if found else np.zeros(0)
+
+    def propose(self, calls: int, s: int) -> list[Placed]:
+        """Placements of so many cloud calls before step s, of several kinds, none twice.
+
+        The best spread ones of ``SHAPES`` shapes; the dynamic programming's for the two alphas that are best
+        among the spread ones; and what moving single calls makes of the best of either kind.
+        """
+        spread = self._spread(calls, s)
+        alphas = list(dict.fromkeys(alpha for _, alpha in spread))[:2]
+        programmed = self.ranked([one for alpha in alphas for one in self._programmed(alpha, calls, s)], s)
+        polished = [self._polished(one, s) for one in (*programmed[:1], *spread[:1])]
+        return list(dict.fromkeys([*polished[:1], *spread[:1], *polished[1:], *programmed, *spread[1:]]))
+
+    def ranked(self, some: Iterable[Placed], s: int) -> list[Placed]:
+        """Different ones, the least foretold error first."""
+        fresh = list(dict.fromkeys(some))
+        return [fresh[i] for i in np.argsort(self.errors(fresh, s), kind="stable")]
+
+    def _spread(self, calls: int, s: int) -> list[Placed]:
+        """The best of each shape, the best shapes first."""
+        shapes = {schedule: shape for shape, schedule in spread_schedules(calls, s)}
+        best: dict[tuple[int, float], Placed] = {}
+        for one in self.ranked(itertools.product(shapes, self.alphas), s):
+            best.setdefault(shapes[one[0]], one)
+        return list(best.values())[:SHAPES]
+
+    def _programmed(self, alpha: float, calls: int, s: int) -> list[Placed]:
+        """The best of the beginnings that the dynamic programming kept, if they end there."""
+        if alpha not in self._begun:
+            self._begun[alpha] = self._programme(alpha)
+        return self.ranked([(one, alpha) for one in self._begun[alpha][calls] if one[-1] < s], s)[:BEAM]
+
+    @cached_property
+    def _begun(self) -> dict[float, list[list[Schedule]]]:
+        return {}
+
+    def _programme(self, alpha: float) -> list[list[Schedule]]:
+        """Dynamic programming (Bellman): by number of calls, the best beginnings up to each last real step.
+
+        A beginning is judged by the foretold error of the plan in which all later steps are real, so that
+        what it costs is what its own windows did, with the models' reaction to it. Windows also err for or
+        against one another, so that the best plan need not go on from the best beginning: ``BEAM`` are kept.
+        """
+        begun: list[list[Schedule]] = [[], [], [(0, 1)]]
+        for _ in range(LEAST_CALLS, self.most_calls + 1):
+            longer = [
+                (*one, following)
+                for one in begun[-1]
+                for following in range(one[-1] + 1, min(one[-1] + LONGEST_GAP + 1, self.longest))
+            ]
+            whole = [((*one, *range(one[-1] + 1, self.longest)), alpha) for one in longer]
+            best: dict[int, list[Schedule]] = {}
+            for i in np.argsort(self.errors(whole, self.longest), kind="stable"):
+                kept = best.setdefault(longer[i][-1], [])
+                if len(kept) < BEAM:
+                    kept.append(longer[i])
+            begun.append([one for last in sorted(best) for one in best[last]])
+        return begun
+
+    def _polished(self, placed: Placed, s: int, least_gain: float = 1e-3) -> Placed:
+        """Move one call, or change alpha, as long as the foretold error falls by so large a share."""
+        error = float(self.errors([placed], s)[0])
+        while True:
+            schedule, alpha = placed
+            near = [(schedule, other) for other in self.alphas if other != alpha]
+            free = [step for step in range(2, s) if step not in schedule]
+            near += [
+                (tuple(sorted({*schedule, step} - {gone})), alpha) for gone in schedule[2:] for step in free
+            ]
+            errors = self.errors(near, s)
+            if not len(near) or not errors.min() < error * (1 - least_gain):
+                return placed
+            placed, error = near[int(errors.argmin())], float(errors.min())
+
+
+def spread_schedules(calls: int, s: int) -> list[tuple[tuple[int, float], Schedule]]:
+    """A warm-up, then real steps at distances that grow by a power law, to one of the last steps before s.
+
+    Returns:
+        (warm-up, power) and the steps, the first of equal ones alone.
+
+    >>> next(one for one in spread_schedules(6, 12) if one[1][-1] == 10)
+    ((2, 1.0), (0, 1, 3, 6, 8, 10))
+    """
+    found: dict[Schedule, tuple[int, float]] = {}
+    for warm_up, power in itertools.product(WARM_UPS, POWERS):
+        later = calls - warm_up
+        for last in range(max(warm_up, s - LAST_STEPS), s) if later > 0 else ():
+            ends = warm_up - 1 + (last - warm_up + 1) * (np.arange(1, later + 1) / later) ** power
+            steps = [*range(warm_up)]
+            for end in ends:
+                steps.append(max(steps[-1] + 1, round(float(end))))
+            if steps[-1] < s:
+                found.setdefault(tuple(steps), (warm_up, power))
+    return [(shape, schedule) for schedule, shape in found.items()]
+
+
+def propose(
+    predictor: Predictor,
+    budgets: Sequence[int],
+    s_values: Sequence[int],
+    estimators: Sequence[str],
+    adapters: Sequence[HandoffAdapter],
+    ks: Sequence[int],
+    alphas: tuple[float, ...],
+) -> tuple[Candidate, ...]:
+    """Candidates of so many cloud calls, for every s that leaves room for them: placed, and the paper's.
+
+    Args:
+        budgets: numbers of cloud calls.
+        ks: of the paper's (p, k), of which the ``SHAPES`` best foretold are taken.
+    """
+    steps, found = predictor.response.shape[1], []
+    for name, adapter in itertools.product(estimators, adapters):
+        estimator = get_estimator(name)
+        with_edge = min(s_values) < steps or estimator.calls_edge
+        if adapter != adapters[0] and not with_edge:
+            continue  # nothing is handed over
+        forecast = Forecast.of(predictor, adapter if with_edge else None)
+        factors = alphas if estimator.uses_alpha else alphas[:1]
+        placer = Placer(forecast, name, factors, max(budgets), max(s_values))
+        for calls, s in itertools.product(budgets, s_values):
+            if calls > s:
+                continue
+            some = [ECDiffParams.scheduled(*one, s) for one in placer.propose(calls, s)]
+            papers = paper_params(calls, s, steps, predictor.handoff, ks, factors)
+            named = {(one.real_steps(s), one.alpha): one for one in papers}
+            some += [named[one] for one in placer.ranked(named, s)[:SHAPES]]
+            found += [Candidate(one, name, adapter) for one in some]
+    return tuple(found)
+
+
+def paper_params(
+    calls: int, s: int, num_steps: int, handoff: Handoff, ks: Sequence[int], alphas: Sequence[float]
+) -> list[ECDiffParams]:
+    """The paper's (p, k) that make so many cloud calls and hand over at s, with every alpha."""
+    found = []
+    for p, k in itertools.product(range(2, min(calls, s) + 1), ks):
+        params = ECDiffParams(p, k, alphas[0], s)
+        if effective_s(params, num_steps, handoff) == s and len(params.real_steps(s)) == calls:
+            found += [ECDiffParams(p, k, alpha, s) for alpha in alphas]
+    return found

@@ -1,0 +1,84 @@
+"""The metrics that settings name, loaded once, and a set of pictures measured by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ecdiff_tune.metrics.images import psnr, ssim
+from ecdiff_tune.settings import MetricsSettings
+
+Measure = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
+"""Pictures, the cloud's pictures, prompts -> one value a prompt."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to measure pictures.
+
+    Args:
+        name: in ``metrics.names``.
+        heading: in tables.
+        higher_is_better: whether more is better.
+        measure: pictures, the cloud's, their prompts -> one value a prompt.
+    """
+
+    name: str
+    heading: str
+    higher_is_better: bool
+    measure: Measure
+
+
+def load_metrics(settings: MetricsSettings, device: torch.device | str = "cpu") -> tuple[Metric, ...]:
+    """The metrics of ``metrics.names``, in that order, their networks on a device.
+
+    Raises:
+        MetricError: the weights or the model of one are missing; nothing has been measured then.
+    """
+    loaders = {"ssim": _ssim, "psnr": _psnr, "lpips": _lpips, "clip": _clip}
+    return tuple(loaders[name](settings, device) for name in settings.names)
+
+
+def measure(
+    metrics: Sequence[Metric], pictures: Tensor, cloud: Tensor, prompts: Sequence[str]
+) -> dict[str, list[float | None]]:
+    """Every metric's values by its name, one a prompt; None where a picture is not finite.
+
+    Args:
+        pictures, cloud: RGB in 0 … 1, shape (n, 3, height, width), of videos (n, frames, 3, height, width).
+        prompts: one a picture or video.
+    """
+    finite = [bool(torch.isfinite(one).all()) for one in pictures]
+    shown = torch.nan_to_num(pictures.float())
+    found = {one.name: one.measure(shown, cloud.float(), prompts).tolist() for one in metrics}
+    return {
+        name: [value if ok else None for value, ok in zip(values, finite, strict=True)]
+        for name, values in found.items()
+    }
+
+
+def _ssim(settings: MetricsSettings, device: torch.device | str) -> Metric:
+    return Metric("ssim", "SSIM", True, lambda pictures, cloud, prompts: ssim(pictures, cloud))
+
+
+def _psnr(settings: MetricsSettings, device: torch.device | str) -> Metric:
+    return Metric("psnr", "PSNR, dB", True, lambda pictures, cloud, prompts: psnr(pictures, cloud))
+
+
+def _lpips(settings: MetricsSettings, device: torch.device | str) -> Metric:
+    from ecdiff_tune.metrics.lpips import LPIPS
+
+    weights = None if settings.lpips_weights is None else Path(settings.lpips_weights).expanduser()
+    distance = LPIPS(settings.lpips_net, weights, device)
+    return Metric("lpips", "LPIPS", False, lambda pictures, cloud, prompts: distance(pictures, cloud))
+
+
+def _clip(settings: MetricsSettings, device: torch.device | str) -> Metric:
+    from ecdiff_tune.metrics.clip_score import CLIPScore
+
+    score = CLIPScore(Path(settings.clip or "").expanduser(), device)
+    return Metric("clip", "CLIP score", True, lambda pictures, cloud, prompts: score(pictures, prompts))

@@ -1,0 +1,75 @@
+"""Settings of the search against what is true of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ecdiff_core.errors import nearest
+from ecdiff_tune.search import SEARCHES, Kind
+from ecdiff_tune.search.kinds import LIMITS
+from ecdiff_tune.search.options import check_installed
+from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.settings.error import SettingsError
+from ecdiff_tune.settings.groups import AUTO
+from ecdiff_tune.settings.schema import Settings
+
+
+def check_search(settings: Settings) -> None:
+    """That there is such a search, and that what is set has an effect with it."""
+    name, search = settings.search.name, settings.search
+    if name not in SEARCHES:
+        raise SettingsError(f"Unknown search {name!r}: {nearest(name, SEARCHES)}.")
+    settings.search_options()
+    if name == "optuna":
+        check_installed(search.sampler)
+    kind = settings.kind
+    for limit in LIMITS:
+        if getattr(search, limit) is not None and limit not in kind.limits:
+            raise _not_for(f"search.{limit}", name, partial(_heeds, limit))
+    if settings.latency == "wallclock" and not kind.by_clock:
+        raise SettingsError(
+            f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
+            f"not: set latency=profile, or search={' or search='.join(_that(lambda one: one.by_clock))}."
+        )
+    if search.extend and not kind.extends:
+        raise _not_for("search.extend", name, lambda one: one.extends)
+    places = name == "schedule"
+    for setting, idle, instead in (
+        ("params.p", settings.params.p != AUTO and places, "choose another search"),
+        ("search.p", search.p is not None and places, "choose another search"),
+        ("search.p", search.p is not None and not search.joint, "set search.joint=true"),
+        ("search.storage", search.storage is not None and name != "optuna", "choose search=optuna"),
+    ):
+        if idle:
+            raise SettingsError(f"{setting} has no effect with search={name}: leave it out, or {instead}.")
+    if places:
+        _check_cloud_calls(settings)
+    if search.joint and not kind.at_once:
+        raise SettingsError(f"search={name} goes stage by stage: set search.joint=false, or another search.")
+    if not search.joint and not kind.in_stages:
+        raise SettingsError(f"search={name} places calls and s at once: leave search.joint=true.")
+
+
+def _heeds(limit: str, kind: Kind) -> bool:
+    return limit in kind.limits
+
+
+def _that(is_so: Callable[[Kind], bool]) -> list[str]:
+    """The names of the searches that something is true of."""
+    return [name for name, kind in SEARCHES.items() if is_so(kind)]
+
+
+def _not_for(setting: str, name: str, is_for: Callable[[Kind], bool]) -> SettingsError:
+    names = " and search=".join(_that(is_for))
+    return SettingsError(f"{setting} is for search={names}; not for search={name}.")
+
+
+def _check_cloud_calls(settings: Settings) -> None:
+    calls, most = settings.cloud_calls, max(settings.s_values, default=0)
+    if not calls or len(set(calls)) < len(calls):
+        raise SettingsError(f"Expected different search.cloud_calls, at least one, got {list(calls)}.")
+    if not all(LEAST_CALLS <= one <= most for one in calls):
+        raise SettingsError(
+            f"Expected search.cloud_calls within {LEAST_CALLS} … {most} (the largest s), got {list(calls)}."
+        )

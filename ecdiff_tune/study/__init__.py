@@ -1,0 +1,1 @@
+"""A study: its folder, its loop, what it writes, and how it is read back."""

@@ -1,0 +1,194 @@
+"""A study's folder: which settings it belongs to, and who is working in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.files import write_text
+from ecdiff_core.tuned_config import PairSpec
+from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import files
+
+_FREE_TO_CHANGE = {
+    "resume",
+    "output_dir",
+    "study",
+    "batch_size",
+    "offload",
+    "vae_slicing",
+    "sharing",
+    "sharing_gib",
+    "tracking",
+    "params.k",
+    "params.alpha",
+    "search.trials",
+    "search.artifacts",
+    "search.extend",
+    "search.cloud_calls",
+    "params.schedule",
+    "rerank.latency",
+    "rerank.min_quality",
+    "rerank.max_seconds",
+    "pareto.pick",
+    "pareto.quality",
+    "pareto.seconds",
+    "compare.methods",
+    "compare.schedule",
+    "compare.timed_prompts",
+    "ablate.num_prompts",
+    "errors.num_prompts",
+    "errors.noise",
+    "errors.config",
+    "metrics.names",
+    "metrics.lpips_net",
+    "metrics.lpips_weights",
+    "metrics.clip",
+}
+"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
+_PLACES = {"weights.cloud.id", "weights.edge.id"}
+"""Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""
+
+
+class StudyError(ECDiffError):
+    """The study's folder cannot be used with these settings."""
+
+
+class BusyStudyError(StudyError):
+    """Another process works in the folder."""
+
+
+def study_path(settings: Settings) -> Path:
+    """Where a study's state lies."""
+    return Path(settings.output_dir) / settings.pair.name / settings.study
+
+
+class StudyFolder:
+    """``outputs/<pair>/<study>/``, locked for one process; a context manager.
+
+    Raises:
+        StudyError: another process works in it, it cannot be written, or it belongs to other settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.path, self.settings = study_path(settings), settings
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise BusyStudyError(
+                f"Another process works on {self.path}. Wait for it, or choose another study=NAME."
+            ) from error
+        except OSError as error:
+            raise StudyError(
+                f"Cannot write to {self.path}: {error.strerror}. Set output_dir to a writable folder."
+            ) from error
+
+    @classmethod
+    def of_worker(cls, settings: Settings) -> StudyFolder:
+        """The first free one of STUDY, STUDY-2, …: workers of an Optuna study have one each."""
+        search = replace(settings.search, study_name=settings.search_options().optuna.study_name)
+        mine, number = settings, 1
+        while True:
+            try:
+                return cls(mine)
+            except BusyStudyError:
+                number += 1
+                mine = replace(settings, study=f"{settings.study}-{number}", search=search)
+
+    def __enter__(self) -> StudyFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if [path.name for path in self.path.iterdir()] == [".lock"]:  # the command failed before it began
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+
+    def claim(self, spec: PairSpec, prompts_digest: str, device: str) -> str:
+        """Bind the folder to these settings, weights, prompts and device; the date when it was first bound.
+
+        With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
+        """
+        found = {"weights": asdict(spec), "prompts_digest": prompts_digest, "device": device}
+        fingerprint = flat({**asdict(self.settings), **found})
+        fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
+        state_path = self.path / files.STATE
+        if not self.settings.resume:
+            self._set_aside()
+        if state_path.is_file():
+            state = read_state(state_path)
+            _refuse_differences(self.path, state["settings"], fingerprint)
+            return state["created"]
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        write_text(state_path, json.dumps({"created": created, "settings": fingerprint}, indent=2) + "\n")
+        return created
+
+    def _set_aside(self) -> None:
+        found = [p for p in self.path.iterdir() if p.name != ".lock" and not p.name.startswith("old-")]
+        if not found:
+            return
+        target = self.path / f"old-{datetime.now(UTC):%Y-%m-%d_%H-%M-%S_%f}"
+        target.mkdir()
+        for path in found:
+            path.rename(target / path.name)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """study.json: when the study was ``created``, and its ``settings``, flat.
+
+    Raises:
+        StudyError: it is damaged.
+    """
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return {"created": str(state["created"]), "settings": dict(state["settings"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} is damaged. Set resume=false to start the study anew.") from error
+
+
+def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """A setting that the study does not know yet had its default when the study was made."""
+    old = {**flat(asdict(Settings())), **old}
+    ours, theirs = (
+        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES}
+        for one in (old, new)
+    )
+    found = differences(ours, theirs)
+    if found:
+        raise StudyError(
+            f"The study in {path} has other settings ({'; '.join(found)}). "
+            "Choose another study=NAME, or resume=false to set this one aside."
+        )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In words, what two flat sets of settings differ in; what one lacks counts as null.
+
+    >>> differences({"seed": 0, "objective.w1": 0.3}, {"seed": 0, "objective.w1": 0.5})
+    ['objective.w1 0.3 -> 0.5']
+    """
+    return [
+        f"{key} {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; tuples as lists, as JSON has them."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return found

@@ -1,0 +1,60 @@
+"""What a study measures of the machine: once, so that it goes by the same when it is resumed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune import batch_size, latency
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.objective import efficiency
+from ecdiff_tune.settings import AUTO
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import StudyFolder, read_state
+from ecdiff_tune.study.optuna_setup import agree
+from ecdiff_tune.study.progress import Progress
+from ecdiff_tune.study.spending import KINDS, Spending
+
+
+def latency_profile(
+    folder: StudyFolder, pipe: ECDiffPipeline, progress: Progress, calls: Counter[str]
+) -> LatencyProfile:
+    """The study's latency profile: measured once, so that a resumed study goes by the same seconds."""
+    path, settings = folder.path / files.LATENCY, folder.settings
+    known = LatencyProfile.load(path) if path.is_file() else None
+
+    def own() -> LatencyProfile:
+        if known:
+            return known
+        calls.update(dict.fromkeys(KINDS, latency.CALLS))
+        return latency.measure(pipe, settings.core_link(), take_turns=settings.offload == "none")
+
+    profile = (
+        agree(settings, read_state(folder.path / files.STATE)["settings"], own)
+        if settings.has_workers
+        else own()
+    )
+    efficiency(0.0, *profile.alone(settings.num_steps))  # a pair that eq. 10 has no meaning for ends here
+    if profile != known:
+        profile.save(path)
+    cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
+    progress.say(
+        f"latency: cloud call {cloud:.1f} ms, edge call {edge:.1f} ms ({edge / cloud:.2f} of it), "
+        f"encode {profile.encode.median * 1e3:.1f} ms, decode {profile.decode.median * 1e3:.1f} ms, "
+        f"transfer {profile.transfer_seconds * 1e3:.1f} ms"
+    )
+    return profile
+
+
+def batch_size_of(
+    folder: StudyFolder, pipe: ECDiffPipeline, prompts: int, progress: Progress, spending: Spending
+) -> int:
+    """As set; ``auto`` is found once, so that a resumed study goes on with the same."""
+    size = folder.settings.batch_size
+    if size != AUTO:
+        return int(size)
+
+    def find() -> dict[int, float]:
+        return batch_size.throughputs(pipe, prompts, spending.calls)
+
+    return batch_size.kept(folder.path / files.BATCH_SIZE, find, progress.say)

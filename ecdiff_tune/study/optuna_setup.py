@@ -1,0 +1,99 @@
+"""What ``search=optuna`` is told of its study: where it lies, its name, the params to begin with, what its
+workers have in common."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from ecdiff_core.params import LEAST_P, ECDiffParams
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.paper import paper_config
+from ecdiff_tune.search import Space
+from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
+from ecdiff_tune.search.spaces import stage_name
+from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import differences, study_path
+
+SOME_PAIR = "sd14_bksdm_small"
+"""Whose row stands for pairs that are not the paper's."""
+COMMON = "common"
+"""The study's user attribute that tells what all workers go by."""
+SETTLE_SECONDS = 2.0
+"""After which a worker has heard of others that began at the same moment."""
+_EACH_ITS_OWN = (
+    *("device", "pair.cloud", "pair.edge", "calibration.file", "weights.cloud.id", "weights.edge.id"),
+    *("search.sampler", "search.storage", "search.study_name"),
+)
+"""Settings that workers need not share: the weights' fingerprints and the prompts' digest are what counts."""
+
+
+def search_options(settings: Settings, space: Space) -> Options:
+    """The settings of a search over a space; stages that are searched one by one have a study each."""
+    optuna = _study_options(settings)
+    if space.stage != "joint":
+        optuna = replace(optuna, study_name=f"{optuna.study_name} {stage_name(space.stage)}")
+    return replace(settings.search_options(), optuna=optuna)
+
+
+def _study_options(settings: Settings) -> OptunaOptions:
+    optuna, folder = settings.search_options().optuna, study_path(settings)
+    storage, artifacts = optuna.storage, settings.search.artifacts
+    if not storage:
+        storage = str(folder / files.JOURNAL)
+    elif "://" not in storage:  # a journal file
+        storage = os.path.expanduser(storage)
+        artifacts = artifacts or f"{storage}.{files.ARTIFACTS}"
+    return replace(
+        optuna,
+        storage=storage,
+        worker=f"{platform.node()}:{folder.resolve()}" if settings.has_workers else "",
+        artifacts=os.path.expanduser(artifacts or folder / files.ARTIFACTS),
+        start=papers_params(settings) if settings.search.warm_start else None,
+    )
+
+
+def agree(
+    settings: Settings, bound: Mapping[str, Any], profile: Callable[[], LatencyProfile]
+) -> LatencyProfile:
+    """The latency profile that all workers of the Optuna study go by, so that their objectives compare.
+
+    The first worker's. Of several that begin at the same moment the last to say so is heard by all.
+
+    Args:
+        bound: the settings that this worker's folder is bound to, which must be those of the others.
+        profile: this worker's own, asked for where there is none.
+
+    Raises:
+        SearchError: the Optuna study belongs to other settings.
+    """
+    from ecdiff_tune.search.optuna_study import open_study  # an optional dependency
+
+    options = _study_options(settings)
+    study = open_study(options)
+    mine = {key: value for key, value in bound.items() if key not in _EACH_ITS_OWN}
+    if COMMON not in study.user_attrs:
+        study.set_user_attr(COMMON, {"settings": mine, "latency": asdict(profile())})
+        time.sleep(SETTLE_SECONDS)
+    common = study.user_attrs[COMMON]
+    if found := differences(common["settings"], mine):
+        raise SearchError(
+            f"The Optuna study {options.study_name} belongs to other settings ({'; '.join(found)}). Choose "
+            "another search.study_name."
+        )
+    return LatencyProfile.of(common["latency"])
+
+
+def papers_params(settings: Settings) -> ECDiffParams:
+    """The pair's row of the paper's Table 5, stretched from its steps to as many as are set."""
+    config = paper_config(settings.pair.name) or paper_config(SOME_PAIR)
+    assert config is not None
+    stretch = settings.num_steps / config.sampling.num_steps
+    params = config.params
+    p, s = max(LEAST_P, round((params.p or 0) * stretch)), round(params.s * stretch)
+    return replace(params, p=p, s=max(p, s))

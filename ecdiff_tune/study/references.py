@@ -1,0 +1,91 @@
+"""References of prompt sets, with how much there is to do and progress."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ecdiff_core.memory import Batches
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.plan import HandoffAdapter
+from ecdiff_tune import reference
+from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.edge_along import EdgeAlong
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.reference import Reference
+from ecdiff_tune.study.progress import Progress, duration
+from ecdiff_tune.study.spending import REFERENCE
+
+
+def make_reference(
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    where: Path,
+    batches: Batches,
+    profile: LatencyProfile,
+    progress: Progress,
+    calls: Counter[str],
+    what: str = REFERENCE,
+    along: EdgeAlong | None = None,
+) -> Reference:
+    """The reference of a prompt set, with how much there is to do and progress.
+
+    ``along`` makes its edge passes of the prompts whose reference is made; ``calls`` counts model calls.
+    Studies that run side by side wait for each other here, so that what they share is made once.
+    """
+    where.mkdir(parents=True, exist_ok=True)
+    turn = FileLock(where / ".lock")
+    with suppress(Timeout):
+        turn.acquire(timeout=0)
+    if not turn.is_locked:
+        progress.say(f"{what}: another process is making it; waiting")
+        turn.acquire()
+    try:
+        return _make_reference(pipe, prompts, where, batches, profile, progress, calls, what, along)
+    finally:
+        turn.release()
+
+
+def _make_reference(
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    where: Path,
+    batches: Batches,
+    profile: LatencyProfile,
+    progress: Progress,
+    calls: Counter[str],
+    what: str,
+    along: EdgeAlong | None,
+) -> Reference:
+    missing = reference.missing(prompts, where)
+    passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
+    cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
+    if missing:
+        seconds = cloud * profile.cloud_call.median + edge * profile.edge_call.median
+        progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
+    progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
+    return reference.make(
+        pipe,
+        prompts,
+        where,
+        batches=batches,
+        on_prompts=progress.prompts_done,
+        listener=along,
+        calls=calls,
+    )
+
+
+def make_edge_along(
+    along: EdgeAlong, adapter: HandoffAdapter, batches: Batches, progress: Progress
+) -> list[dict[str, Tensor]]:
+    """Edge passes along the cloud's trajectories, with how much there is to do and progress."""
+    missing = along.missing(adapter)
+    if missing:
+        cloud, edge = along.missing_calls(adapter)
+        progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
+        progress.start_task("edge along the cloud's trajectory", len(along.prompts.keys[: along.first]))
+    return along.make(adapter, batches, progress.prompts_done if missing else lambda _: None)

@@ -1,0 +1,75 @@
+"""The YAML of a config that was chosen from a study's old measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_tune.study import recorded, sections
+from ecdiff_tune.study.folder import StudyError, differences, flat
+from ecdiff_tune.study.loop import Trial
+from ecdiff_tune.study.recorded import Recorded
+
+
+def tuned_config(
+    record: Recorded, chosen: Trial, among: Sequence[Trial], how: Mapping[str, Any]
+) -> TunedConfig:
+    """The whole YAML, with held-out scores where the study has them.
+
+    Args:
+        among: the trials that it was chosen from.
+        how: told in ``provenance.chosen``.
+    """
+    settings, old = record.settings, next(iter(recorded.own_configs(record.path)), None)
+    w1, seed = settings.objective.w1, settings.seed
+    score = sections.score_section(chosen, w1, seed)
+    rows = record.heldout_rows.get(chosen.candidate)
+    if rows is not None:
+        held = record.scorer.score(chosen.plan, rows, with_burden=True)
+        score["heldout"] = sections.heldout_section(held, rows, record.heldout, w1, seed)
+    source = "profile" if settings.rerank.latency is None else settings.rerank.latency
+    measured = (old.provenance or {}) if old else {}
+    provenance = {
+        "study": settings.study,
+        "search": settings.search.name,
+        "chosen": {**how, "configs": len(record.trials), "changed": changed(record)},
+        "created": record.created,
+        "calibration": sections.calibration_section(settings, record.prompts),
+        "objective": sections.objective_section(settings),
+        "latency": sections.latency_section(source, record.latency),
+        **{name: measured[name] for name in ("device", "versions") if name in measured},
+        "tied": sections.tied_section(chosen, among, w1, seed),
+    }
+    candidate = chosen.candidate
+    sampling = replace(
+        _sampling(record, old), estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
+    )
+    return TunedConfig(_pair(record), candidate.params, sampling, score, provenance)
+
+
+def changed(record: Recorded) -> list[str]:
+    """What was scored with otherwise than by the study itself."""
+    asked = flat(asdict(record.settings))
+    scoring = {key: value for key, value in asked.items() if key.startswith(("objective.", "link."))}
+    found = differences({key: record.state.get(key) for key in scoring}, scoring)
+    other = record.settings.rerank.latency
+    return found if other is None else [*found, f"latency profile {other}"]
+
+
+def _sampling(record: Recorded, old: TunedConfig | None) -> Sampling:
+    """Of the old config, which knows the model's own size; else as set."""
+    return record.settings.core_sampling() if old is None else old.sampling
+
+
+def _pair(record: Recorded) -> PairSpec:
+    state = record.state
+    try:
+        cloud, edge = (
+            ModelRef(*(state[f"weights.{side}.{name}"] for name in ("id", "revision", "fingerprint")))
+            for side in ("cloud", "edge")
+        )
+    except KeyError as error:
+        raise StudyError(f"study.json in {record.path} does not say {error}: it is damaged.") from error
+    return PairSpec(record.settings.pair.name, cloud, edge)

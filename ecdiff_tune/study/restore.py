@@ -1,0 +1,90 @@
+"""A study's own settings, for commands that read what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from ecdiff_core.errors import nearest
+from ecdiff_tune.settings import Settings, SettingsError
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import differences, flat, read_state
+
+GROUPS = ("pair", "search", "calibration", "objective", "link")
+_FREE = (
+    *("objective.", "link.", "rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors."),
+    *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
+)
+"""Beginnings of settings that may be others than the study's: no measurement depends on them."""
+
+
+def restore(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with the settings of the study that it names, where ``overrides`` give no others.
+
+    Args:
+        config: composed by Hydra.
+        overrides: of the command line, of which those that the measurements depend on must be the study's.
+
+    Raises:
+        SettingsError: there is no such study, or an override would need new measurements.
+    """
+    if OmegaConf.is_missing(config.pair, "name"):
+        return config
+    study = study_state(Path(config.output_dir) / config.pair.name, config.study)["settings"]
+    defaults = flat(asdict(Settings()))
+    given, missing = list(_given(overrides, defaults)), OmegaConf.missing_keys(config)
+    own = {key: value for key, value in study.items() if key in defaults}
+    config = config.copy()
+    for key, value in own.items():
+        if key not in given or key in missing:
+            OmegaConf.update(config, key, value)
+    wanted = {key: OmegaConf.select(config, key) for key in given if not key.startswith(_FREE)}
+    wanted = flat({key: _plain(value) for key, value in wanted.items()})
+    _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
+    return config
+
+
+def is_known(config: DictConfig) -> bool:
+    """Whether the study that a composed config names is there."""
+    if OmegaConf.is_missing(config.pair, "name"):
+        return False
+    return (Path(config.output_dir) / config.pair.name / config.study / files.STATE).is_file()
+
+
+def study_state(pair: Path, study: str) -> dict[str, Any]:
+    """What study.json of a pair's study says.
+
+    Raises:
+        SettingsError: there is no such study.
+    """
+    if not (pair / study / files.STATE).is_file():
+        others = [path.parent.name for path in pair.glob(f"*/{files.STATE}")]
+        others = sorted(name for name in others if name != files.REFERENCE_FOLDER)
+        known = f"{nearest(study, others)}" if others else "run tune first"
+        raise SettingsError(f"No study in {pair / study}: {known}.")
+    return read_state(pair / study / files.STATE)
+
+
+def _given(overrides: Sequence[str], known: Iterable[str]) -> Iterable[str]:
+    """The settings that overrides set, one by one or as a group."""
+    keys = [one.key_or_group for one in OverridesParser.create().parse_overrides(list(overrides))]
+    for name in known:
+        if name in keys or (name.partition(".")[0] in GROUPS and name.partition(".")[0] in keys):
+            yield name
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _refuse(found: Sequence[str]) -> None:
+    if found:
+        raise SettingsError(
+            f"These settings need new measurements ({'; '.join(found)}), and this command takes the study "
+            "as it is. Leave them out, or tune another study=NAME with them."
+        )

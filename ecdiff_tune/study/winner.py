@@ -1,0 +1,56 @@
+"""What a winning trial becomes: a YAML with scores and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+from ecdiff_core.devices import device_name
+from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import sections
+from ecdiff_tune.study.loop import Trial
+from ecdiff_tune.study.workbench import Workbench
+
+
+def tuned_config(bench: Workbench, trial: Trial, trials: Iterable[Trial] = ()) -> TunedConfig:
+    """The YAML of a winner, without held-out scores; ``trials`` are those that it won against."""
+    settings, pipe = bench.settings, bench.pipe
+    w1, seed = settings.objective.w1, settings.seed
+    provenance = {
+        "study": settings.study,
+        "search": settings.search.name,
+        "extend": settings.search.extend,
+        "k_and_alpha": _source_of_k_and_alpha(settings, trial),
+        "created": bench.created,
+        "calibration": sections.calibration_section(settings, bench.prompts),
+        "objective": sections.objective_section(settings),
+        "latency": sections.latency_section(settings.latency, bench.latency),
+        "device": device_name(bench.pipe.device),
+        "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
+        "tied": sections.tied_section(trial, trials, w1, seed),
+    }
+    candidate = trial.candidate
+    adapter = pipe.sampling.handoff_adapter if trial.stage == 1 else candidate.handoff_adapter
+    sampling = replace(pipe.sampling, estimator=candidate.estimator, handoff_adapter=adapter)
+    score = sections.score_section(trial, w1, seed)
+    return TunedConfig(pipe.pair.spec, candidate.params, sampling, score, provenance)
+
+
+def _source_of_k_and_alpha(settings: Settings, trial: Trial) -> str:
+    if settings.params.alpha is not None:
+        return "by hand"
+    return "joint search" if trial.stage == "joint" else "stage 1"
+
+
+def heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:
+    """The winner's scores on the held-out set, None where a picture could not be made."""
+    evaluator = bench.heldout_evaluator()
+    bench.progress.start_task("winner on held-out prompts", len(bench.heldout))
+    (measured,) = evaluator.measure([winner.candidate], bench.progress.prompts_done)
+    score = bench.scorer().score(winner.plan, tuple(measured), with_burden=True)
+    bench.progress.end_stage()
+    settings = bench.settings
+    return sections.heldout_section(score, measured, bench.heldout, settings.objective.w1, settings.seed)

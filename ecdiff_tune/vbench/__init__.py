@@ -1,0 +1,1 @@
+"""Videos and scores in the formats of VBench."""

@@ -1,0 +1,75 @@
+"""Foretelling many placements at once: the same as running each on unit vectors."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from ecdiff_core.noise import ESTIMATORS
+from ecdiff_core.params import ECDiffParams
+from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.forecast.error_growth import coefficients, reaction, scheduler_response
+from ecdiff_tune.forecast.placement import Estimates, Forecast, Placements, factors, window_weights
+from ecdiff_tune.forecast.predictor import Directions
+
+from .test_error_growth import SCHEDULERS, STEPS, ready
+
+ALPHAS = (0.2, 0.6, 1.0)
+
+
+def drawn(s: int, count: int = 12) -> list[tuple[int, ...]]:
+    """Different numbers of real steps, the first two among them, and all of them."""
+    draw = random.Random(s)
+    some = [tuple(sorted({0, 1, *draw.sample(range(s), draw.randint(1, s - 2))})) for _ in range(count)]
+    return [*some, tuple(range(s)), (0, 1)]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", ["DDIM", "DPM++ 2M", "flow matching"])
+def test_factors_are_the_coefficients_of_a_run(name: str, estimator: str) -> None:
+    scheduler = ready(SCHEDULERS[name]())
+    response, reactions = scheduler_response(scheduler, STEPS), reaction(scheduler, STEPS, 0.7)
+    for s in (STEPS, 9):
+        schedules = drawn(s)
+        alpha = [i % len(ALPHAS) for i in range(len(schedules))]
+        placements = Placements.of(estimator, ALPHAS, s, schedules, alpha)
+        found = factors(placements, Estimates.of(placements), response, reactions)
+        params = [ECDiffParams.scheduled(one, ALPHAS[i], s) for one, i in zip(schedules, alpha, strict=True)]
+        wanted = coefficients([Candidate(one, estimator) for one in params], "exact", response, reactions)
+        scale = np.abs(wanted).max(axis=1, keepdims=True) + 1e-3
+        np.testing.assert_allclose(found.T / scale, wanted / scale, atol=3e-5)  # estimators work in float32
+
+
+def test_window_weights_of_known_estimators() -> None:
+    (secant,) = window_weights("secant", (0.5,), gap=2, earlier_gap=3, length=2).transpose(1, 0, 2)
+    # eps_r + alpha ahead (eps_r - eps_q) / gap, with units r, r - 1, q, o, and the edge's two
+    np.testing.assert_allclose(secant, [[1.25, 0, -0.25, 0, 0, 0], [1.5, 0, -0.5, 0, 0, 0]])
+    (gradient,) = window_weights("gradient", (0.5,), gap=2, earlier_gap=0, length=1)[:, 0]
+    np.testing.assert_allclose(gradient, [1.5, -0.5, 0, 0, 0, 0])
+    (warm,) = window_weights("gradient", (0.5,), gap=1, earlier_gap=0, length=1)[:, 0]
+    np.testing.assert_allclose(warm, [2, -1, 0, 0, 0, 0])  # eq. 3: alpha leaves the first gradient alone
+    (edge,) = window_weights("edge", (0.5,), gap=1, earlier_gap=0, length=1)[:, 0]
+    np.testing.assert_allclose(edge, [0.5, 0, 0, 0, 1, -0.5])
+
+
+def test_the_squared_error_mixes_directions() -> None:
+    scheduler = ready(SCHEDULERS["DDIM"]())
+    response = scheduler_response(scheduler, STEPS)
+    noises = np.random.default_rng(0).normal(size=(STEPS, 5))
+    parts = tuple(
+        Directions(share, reaction(scheduler, STEPS, spread)) for share, spread in ((0.3, 0.1), (0.6, 2.0))
+    )
+    placements = Placements.of("secant", ALPHAS, STEPS, drawn(STEPS), [0] * 14)
+    found = Forecast(response, parts, noises @ noises.T).errors(placements)
+    wanted = sum(
+        one.share
+        * np.square(
+            factors(placements, Estimates.of(placements), response, one.reactions)[:STEPS].T @ noises
+        ).sum(axis=1)
+        for one in parts
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    assert found[-2] == pytest.approx(0, abs=1e-9)  # every step real
+    assert (found[:-2] > 0).all()

@@ -1,0 +1,106 @@
+"""The chosen metrics of a set of pictures, and what is told where one cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ecdiff_tune.metrics.choice import load_metrics, measure
+from ecdiff_tune.metrics.clip_score import CLIPScore
+from ecdiff_tune.metrics.images import MetricError, psnr, ssim
+from ecdiff_tune.metrics.lpips import LPIPS, NETS
+from ecdiff_tune.settings import METRICS, MetricsSettings
+
+from .. import small_clip
+from ..studies import Command
+from .test_lpips import pictures, saved
+
+PROMPTS = ["a red circle", "two blue stars"]
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> MetricsSettings:
+    folder = tmp_path_factory.mktemp("weights")
+    weights = saved(folder / "alexnet.pth", NETS["alex"].layers())
+    return MetricsSettings(list(METRICS), "alex", str(weights), str(small_clip.save(folder / "clip")))
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+def test_all_metrics(chosen: MetricsSettings, frames: int | None) -> None:
+    one, cloud = pictures(4, 0), pictures(4, 1)
+    prompts = PROMPTS * 2
+    if frames:
+        one, cloud, prompts = one.unflatten(0, (2, frames)), cloud.unflatten(0, (2, frames)), PROMPTS
+    found = measure(load_metrics(chosen), one, cloud, prompts)
+    expected = {
+        "ssim": ssim(one, cloud),
+        "psnr": psnr(one, cloud),
+        "lpips": LPIPS("alex", Path(chosen.lpips_weights or ""))(one, cloud),
+        "clip": CLIPScore(Path(chosen.clip or ""))(one, prompts),
+    }
+    assert found == {name: values.tolist() for name, values in expected.items()}
+    assert list(found) == list(METRICS)
+
+
+def test_a_network_is_loaded_once(chosen: MetricsSettings) -> None:
+    metrics = load_metrics(chosen)
+    Path(chosen.lpips_weights or "").rename(f"{chosen.lpips_weights}.away")
+    try:
+        again = [measure(metrics, pictures(2, 0), pictures(2, 1), PROMPTS) for _ in range(2)]
+    finally:
+        Path(f"{chosen.lpips_weights}.away").rename(chosen.lpips_weights or "")
+    assert again[0] == again[1]
+
+
+def test_the_order_is_the_users_and_only_those_are_measured() -> None:
+    metrics = load_metrics(MetricsSettings(["psnr", "ssim"]))
+    assert [(one.name, one.heading, one.higher_is_better) for one in metrics] == [
+        ("psnr", "PSNR, dB", True),
+        ("ssim", "SSIM", True),
+    ]
+    assert list(measure(metrics, pictures(2, 0), pictures(2, 1), PROMPTS)) == ["psnr", "ssim"]
+
+
+def test_less_lpips_is_better(chosen: MetricsSettings) -> None:
+    assert {one.name for one in load_metrics(chosen) if not one.higher_is_better} == {"lpips"}
+
+
+def test_pictures_that_are_not_finite_have_no_value(chosen: MetricsSettings) -> None:
+    broken = pictures(2, 0)
+    broken[1, 0, 0, 0] = torch.nan
+    found = measure(load_metrics(chosen), broken, pictures(2, 1), PROMPTS)
+    for values in found.values():
+        assert values[0] is not None
+        assert values[1] is None
+
+
+def test_missing_weights_are_told_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(MetricError, match="there is no file"):
+        load_metrics(MetricsSettings(["ssim", "lpips"], lpips_weights=str(tmp_path / "none.pth")))
+    with pytest.raises(MetricError, match=r"found no config\.json"):
+        load_metrics(MetricsSettings(["clip"], clip=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("metrics.names=[]", "Expected metrics.names to hold at least one metric, none twice, got []."),
+        ("metrics.names=[ssim,ssim]", "Expected metrics.names to hold at least one metric, none twice"),
+        (
+            "metrics.names=[ssin]",
+            "Unknown metric 'ssin' in metrics.names: choose from clip, lpips, psnr, ssim",
+        ),
+        ("metrics.lpips_net=resnet", "Unknown metrics.lpips_net 'resnet': choose from alex, vgg."),
+        (
+            "metrics.names=[clip]",
+            "The metric clip needs the folder of a CLIP model: give metrics.clip=FOLDER.",
+        ),
+    ],
+)
+def test_bad_settings(command: Command, override: str, told: str, tmp_path: Path) -> None:
+    outcome = command("tune", override, f"output_dir={tmp_path}")
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"error: {told}")
+    assert outcome.err.count("\n") == 1

@@ -1,0 +1,103 @@
+"""What every search must obey, on every space that it takes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from ecdiff_core.plan import plan
+from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.search import SEARCHES, Space
+from ecdiff_tune.search.options import Options, OptunaOptions
+from ecdiff_tune.search.spaces import Stage1Space
+
+from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SCHEDULES, SPACES, World, whole
+
+CANNOT = {("greedy", "joint"), ("greedy", "aliases"), ("greedy", "schedules"), ("optuna", "schedules")}
+"""Greedy takes one stage at a time, and walks over every alpha: equal plans are one to the ledger alone.
+Listed schedules have no dimensions to walk along or to suggest from."""
+
+EVERY_SPACE: dict[str, Space] = {**SPACES, "aliases": ALIASES, "joint": JOINT, "schedules": SCHEDULES}
+CASES = [
+    pytest.param(name, space, id=f"{name}, {label}")
+    for name, (label, space) in itertools.product(SEARCHES, EVERY_SPACE.items())
+    if (name, label) not in CANNOT
+]
+WORLDS = {
+    label: World(objective, noise=noise, options=Options(finalists=6, optuna=OptunaOptions(trials=14)))
+    for (label, objective), noise in zip(OBJECTIVES.items(), itertools.cycle((0.0, 0.05)), strict=False)
+}
+
+
+@pytest.mark.parametrize(("name", "space"), CASES)
+class TestConformance:
+    def test_is_deterministic(self, name: str, space: Space) -> None:
+        for world in WORLDS.values():
+            first, second = world.search(name, space), world.search(name, space)
+            assert world.drive(first) == world.drive(second)
+            assert first.best == second.best
+            assert first.discarded == second.discarded
+
+    def test_asks_for_what_the_space_holds_and_never_twice(self, name: str, space: Space) -> None:
+        for world in WORLDS.values():
+            known: dict[Candidate, int] = {}
+            for ask, _ in world.drive(world.search(name, space)):
+                assert ask.candidates
+                assert set(ask.candidates) <= set(space.grid)
+                assert len(set(ask.candidates)) == len(ask.candidates)
+                prompts = world.num_prompts if ask.prompts is None else ask.prompts
+                for one in ask.candidates:
+                    assert known.get(one, 0) < prompts <= world.num_prompts
+                    known[one] = prompts
+            assert known
+
+    def test_never_asks_for_a_plan_under_two_names(self, name: str, space: Space) -> None:
+        steps = 20 if space is SPACES["stage 1, odd grids"] else 50
+        for world in WORLDS.values():
+            trace = world.drive(world.search(name, space))
+            asked = {one for ask, _ in trace for one in ask.candidates}
+            handoff = "exact" if space is SPACES["stage 2, exact"] else "aligned"
+            assert len({ConfigKey.of(one, plan(one.params, steps, handoff)) for one in asked}) == len(asked)
+
+    def test_the_best_is_the_best_of_those_measured_whole(self, name: str, space: Space) -> None:
+        # Algorithm 2 starts from V_best = 0, so there a config must score above 0.
+        floor = 0.0 if name == "greedy" and isinstance(space, Stage1Space) else NEVER
+        for label, world in WORLDS.items():
+            search = world.search(name, space)
+            measured = whole(world.drive(search))
+            value = max(measured.values(), default=NEVER)
+            if value > floor:
+                assert search.best is not None, label
+                assert measured[search.best] == pytest.approx(value, abs=1e-8), label
+            else:
+                assert search.best is None, label
+
+    def test_discards_only_what_was_not_measured_whole(self, name: str, space: Space) -> None:
+        for label, world in WORLDS.items():
+            search = world.search(name, space)
+            measured = whole(world.drive(search))
+            feasible = {one for one, value in measured.items() if value > NEVER}
+            assert feasible.isdisjoint(search.discarded), label
+            if name not in ("greedy", "optuna") and search.best is not None:
+                assert set(space.grid) == set(search.discarded) | set(measured), label
+
+    def test_goes_on_the_same_after_any_answer(self, name: str, space: Space) -> None:
+        world = replace(WORLDS["scrambled"], noise=0.05)
+        search = world.search(name, space)
+        trace = world.drive(search)
+        for cut in range(0, len(trace), 1 + len(trace) // 5):
+            again = world.search(name, space)
+            for ask, told in trace[:cut]:
+                assert again.ask() == ask
+                again.tell(told)
+            assert world.drive(again) == trace[cut:]
+            assert again.best == search.best
+
+    def test_nothing_is_asked_once_done(self, name: str, space: Space) -> None:
+        world = WORLDS["scrambled"]
+        search = world.search(name, space)
+        world.drive(search)
+        with pytest.raises(RuntimeError, match="done"):
+            search.ask()

@@ -1,0 +1,224 @@
+"""A study's folder: one process at a time, one set of settings, and what happens to an old one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ecdiff_core.tuned_config import ModelRef, PairSpec
+from ecdiff_tune.settings import (
+    CalibrationSettings,
+    HeldoutSettings,
+    LinkSettings,
+    MetricsSettings,
+    ObjectiveSettings,
+    PairSettings,
+    ParamsSettings,
+    SamplingSettings,
+    SearchSettings,
+    Settings,
+)
+from ecdiff_tune.study.folder import StudyError, StudyFolder
+
+SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        pair=PairSettings("tiny", "a", "b"),
+        search=SearchSettings("greedy", k=[1, 2], alpha=[0.3, 0.5]),
+        output_dir=str(tmp_path),
+    )
+
+
+def claim(settings: Settings, spec: PairSpec = SPEC, digest: str = "d", device: str = "cpu") -> str:
+    with StudyFolder(settings) as folder:
+        return folder.claim(spec, digest, device)
+
+
+def test_where_it_lies(settings: Settings, tmp_path: Path) -> None:
+    with StudyFolder(replace(settings, study="mine")) as folder:
+        assert folder.path == tmp_path / "tiny" / "mine"
+        assert folder.path.is_dir()
+
+
+def test_one_process_at_a_time(settings: Settings) -> None:
+    with StudyFolder(settings) as folder:
+        with pytest.raises(StudyError, match=rf"Another process works on {folder.path}\. .*study=NAME"):
+            StudyFolder(settings)
+        StudyFolder(replace(settings, study="another")).__exit__()
+    claim(settings)
+
+
+def test_the_lock_goes_with_an_error(settings: Settings) -> None:
+    with pytest.raises(ZeroDivisionError), StudyFolder(settings):
+        _ = 1 / 0
+    claim(settings)
+
+
+def test_the_same_settings_go_on(settings: Settings, tmp_path: Path) -> None:
+    created = claim(settings)
+    state = (tmp_path / "tiny" / "default" / "study.json").read_bytes()
+    assert claim(settings) == created
+    assert (tmp_path / "tiny" / "default" / "study.json").read_bytes() == state
+
+
+CHANGES: dict[str, tuple[Callable[[Settings], Settings], str]] = {
+    "search.name": (
+        lambda s: replace(s, search=replace(s.search, name="exhaustive")),
+        'search.name "greedy" -> "exhaustive"',
+    ),
+    "search.k": (
+        lambda s: replace(s, search=replace(s.search, k=[1, 2, 3])),
+        r"search.k [1, 2] -> [1, 2, 3]",
+    ),
+    "search.s": (lambda s: replace(s, search=replace(s.search, s=[30])), "search.s null -> [30]"),
+    "params.p": (lambda s: replace(s, params=ParamsSettings(p=7)), 'params.p "auto" -> 7'),
+    "sampling.handoff": (
+        lambda s: replace(s, sampling=SamplingSettings(handoff="exact")),
+        'sampling.handoff "aligned" -> "exact"',
+    ),
+    "sampling.num_inference_steps": (
+        lambda s: replace(s, sampling=SamplingSettings(num_inference_steps=30)),
+        "sampling.num_inference_steps 50 -> 30",
+    ),
+    "calibration.num_prompts": (
+        lambda s: replace(s, calibration=CalibrationSettings(20)),
+        "calibration.num_prompts 100 -> 20",
+    ),
+    "heldout.num_prompts": (
+        lambda s: replace(s, heldout=HeldoutSettings(0)),
+        "heldout.num_prompts 50 -> 0",
+    ),
+    "objective.w1": (
+        lambda s: replace(s, objective=ObjectiveSettings(w1=0.5)),
+        "objective.w1 0.3 -> 0.5",
+    ),
+    "link.mbps": (lambda s: replace(s, link=LinkSettings(18.88)), "link.mbps null -> 18.88"),
+    "latency": (lambda s: replace(s, latency="wallclock"), 'latency "profile" -> "wallclock"'),
+    "dtype": (lambda s: replace(s, dtype="bfloat16"), 'dtype "float32" -> "bfloat16"'),
+    "seed": (lambda s: replace(s, seed=1), "seed 0 -> 1"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_settings_are_refused(settings: Settings, tmp_path: Path, name: str) -> None:
+    claim(settings)
+    state = (tmp_path / "tiny" / "default" / "study.json").read_bytes()
+    change, told = CHANGES[name]
+    with pytest.raises(StudyError) as caught:
+        claim(change(settings))
+    assert f"({told})" in str(caught.value)
+    assert "study=NAME, or resume=false" in str(caught.value)
+    assert (tmp_path / "tiny" / "default" / "study.json").read_bytes() == state
+
+
+def test_another_device_is_refused(settings: Settings) -> None:
+    claim(settings)
+    with pytest.raises(StudyError, match=r'\(device "cpu" -> "cuda:0"\)'):
+        claim(settings, device="cuda:0")
+
+
+def test_all_differences_are_listed(settings: Settings) -> None:
+    claim(settings)
+    edge = replace(SPEC.edge, fingerprint="89ab")
+    with pytest.raises(StudyError) as caught:
+        claim(replace(settings, seed=3, dtype="float16"), replace(SPEC, edge=edge), "e")
+    listed = str(caught.value).partition("(")[2].partition(")")[0].split("; ")
+    assert listed == [
+        'dtype "float32" -> "float16"',
+        'prompts_digest "d" -> "e"',
+        "seed 0 -> 3",
+        'weights.edge.fingerprint "4567" -> "89ab"',
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: replace(s, batch_size=1),
+        lambda s: replace(s, metrics=MetricsSettings(["psnr", "clip"], "vgg", "vgg.pth", "clip")),
+        lambda s: replace(s, params=ParamsSettings(k=2, alpha=0.3)),
+        lambda s: replace(s, search=replace(s.search, k=(1, 2))),
+    ],
+)
+def test_what_may_change(settings: Settings, change: Callable[[Settings], Settings]) -> None:
+    created = claim(settings)
+    assert claim(change(settings)) == created
+
+
+def test_a_study_from_before_a_setting_existed_goes_on(settings: Settings, tmp_path: Path) -> None:
+    created = claim(settings)
+    path = tmp_path / "tiny" / "default" / "study.json"
+    state = json.loads(path.read_text())
+    for key in ("search.joint", "offload", "sampling.use_dynamic_cfg", "search.handoff_adapter"):
+        state["settings"].pop(key, None)
+    path.write_text(json.dumps(state))
+    assert claim(settings) == created
+    with pytest.raises(StudyError, match=r"search\.joint false -> true"):
+        claim(replace(settings, search=replace(settings.search, joint=True)))
+
+
+def test_a_study_of_relative_folders_goes_on_now_that_they_are_absolute(settings: Settings) -> None:
+    relative = replace(SPEC, cloud=replace(SPEC.cloud, id="models/cloud"))
+    absolute = replace(SPEC, cloud=replace(SPEC.cloud, id="/home/me/models/cloud"))
+    created = claim(settings, relative)
+    assert claim(settings, absolute) == created
+
+
+def test_resume_false_sets_an_old_study_aside(settings: Settings, tmp_path: Path) -> None:
+    claim(settings)
+    folder = tmp_path / "tiny" / "default"
+    (folder / "ledger.sqlite").write_text("rows")
+    state = (folder / "study.json").read_bytes()
+
+    claim(replace(settings, seed=1, resume=False))
+    (old,) = folder.glob("old-*")
+    assert (old / "study.json").read_bytes() == state
+    assert (old / "ledger.sqlite").read_text() == "rows"
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", old.name, "study.json"]
+    assert json.loads((folder / "study.json").read_text())["settings"]["seed"] == 1
+
+    claim(replace(settings, seed=1))
+    claim(replace(settings, resume=False))
+    assert len(list(folder.glob("old-*"))) == 2
+    assert (old / "ledger.sqlite").read_text() == "rows"
+
+
+def test_resume_false_on_nothing(settings: Settings, tmp_path: Path) -> None:
+    claim(replace(settings, resume=False))
+    assert sorted(path.name for path in (tmp_path / "tiny" / "default").iterdir()) == [".lock", "study.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"created": "now"}', '{"created": "now", "settings": 3}'])
+def test_a_damaged_state(settings: Settings, tmp_path: Path, text: str) -> None:
+    claim(settings)
+    (tmp_path / "tiny" / "default" / "study.json").write_text(text)
+    with pytest.raises(StudyError, match=r"study\.json is damaged\. Set resume=false"):
+        claim(settings)
+    claim(replace(settings, resume=False))
+    claim(settings)
+
+
+@pytest.mark.parametrize("occupied", ["tiny", "tiny/default"])
+def test_a_file_where_the_folder_should_be(settings: Settings, tmp_path: Path, occupied: str) -> None:
+    path = tmp_path / occupied
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(StudyError, match=r"Cannot write to .*Set output_dir to a writable folder"):
+        StudyFolder(settings)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(settings: Settings, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StudyError, match=r"Cannot write to .*Permission denied"):
+        StudyFolder(settings)
+    tmp_path.chmod(0o700)

@@ -1,0 +1,235 @@
+"""Reading a study back: which config a ledger's key stands for, the study's settings, the latency profile."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.noise import ESTIMATORS
+from ecdiff_core.params import ECDiffParams
+from ecdiff_core.plan import Handoff
+from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.latency import LatencyProfile, Timing
+from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_tune.objective import ObjectiveError
+from ecdiff_tune.settings import LinkSettings, RerankSettings, SamplingSettings, Settings
+from ecdiff_tune.study import recorded
+from ecdiff_tune.study.folder import StudyError
+
+from ..recorded_study import GRID, SPREAD, STEPS, RecordedStudy, key_of, quality, with_payload
+from ..studies import Command, one_line
+
+ALPHAS = st.sampled_from([0.1, 0.3, 0.55, 1.0])
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> tuple[ECDiffParams, Handoff]:
+    s = draw(st.integers(0, STEPS))
+    p = draw(st.integers(0, s))
+    k = draw(st.integers(0, 8)) if p >= 2 else 0
+    return ECDiffParams(p, k, draw(ALPHAS), s), draw(st.sampled_from(["aligned", "exact"]))
+
+
+@given(config=configs(), estimator=st.sampled_from(sorted(ESTIMATORS)))
+def test_a_key_gives_back_a_config_with_the_same_pictures(
+    config: tuple[ECDiffParams, Handoff], estimator: str
+) -> None:
+    params, handoff = config
+    settings = Settings(sampling=SamplingSettings(num_inference_steps=STEPS, handoff=handoff))
+    candidate = Candidate(params, estimator, "matched")
+    key = ConfigKey.of(candidate, candidate.plan(STEPS, handoff))
+    found = recorded.candidate_of(key, settings)
+    assert found is not None
+    steps = found.plan(STEPS, handoff)
+    assert ConfigKey.of(found, steps) == key
+    assert found.params.s == steps.handoff_step
+    if key.alpha:
+        assert (found.params.p, found.params.alpha) == (params.p, params.alpha)
+    if steps.windows > 1:  # a single one may be cut short by s
+        assert found.params.k == params.k
+
+
+@pytest.mark.parametrize("steps", ["3C1A1C2A1C4E", "2C5A5E", "2C1A3C2A1C1A2E"])
+@pytest.mark.parametrize("handoff", ["aligned", "exact"])
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+def test_real_steps_one_by_one(steps: str, handoff: Handoff, estimator: str) -> None:
+    settings = Settings(sampling=SamplingSettings(num_inference_steps=STEPS, handoff=handoff))
+    letters = "".join(letter * int(count) for count, letter in re.findall(r"(\d+)(\w)", steps))
+    cloud_side = letters.rstrip("E")
+    real = [i for i, letter in enumerate(cloud_side) if letter == "C"]
+    candidate = Candidate(ECDiffParams.scheduled(real, 0.3, len(cloud_side)), estimator)
+    key = ConfigKey.of(candidate, candidate.plan(STEPS, handoff))
+    found = recorded.candidate_of(key, settings)
+    assert found is not None
+    assert ConfigKey.of(found, found.plan(STEPS, handoff)) == key
+
+
+@pytest.mark.parametrize("schedule", ["1C1A1C9E", "12C1E", "4C", "3C2A1C2E1C3E", "12A", ""])
+def test_what_no_config_makes(schedule: str) -> None:
+    settings = Settings(sampling=SamplingSettings(num_inference_steps=STEPS))
+    assert recorded.candidate_of(ConfigKey(schedule, 0.3, "gradient", "identity"), settings) is None
+
+
+def test_what_a_key_leaves_out_is_the_studys() -> None:
+    settings = Settings(
+        sampling=SamplingSettings(num_inference_steps=STEPS, estimator="reuse", handoff_adapter="matched")
+    )
+    found = recorded.candidate_of(ConfigKey("12C", 0.0, "", ""), settings)
+    assert found == Candidate(ECDiffParams(0, 0, 1.0, 12), "reuse", "matched")
+
+
+# The trials.
+
+
+def load(study: RecordedStudy, settings: Settings | None = None) -> tuple[recorded.Recorded, list[str]]:
+    said: list[str] = []
+    return recorded.load(study.folder, settings or study.settings, said.append), said
+
+
+def test_every_config_on_all_prompts_the_best_first(tmp_path: Path, latency: LatencyProfile) -> None:
+    partly, nowhere, held = GRID[0], GRID[1], GRID[2]
+    study = RecordedStudy(tmp_path, latency).write(rows={partly: 3, nowhere: 0}, heldout=[held])
+    record, said = load(study)
+    assert said == [
+        "8 configs were measured on all 4 prompts; 1 were not, or have no finite pictures, and are left out"
+    ]
+    assert {one.candidate.params for one in record.trials} == set(GRID) - {partly, nowhere}
+    values = [one.value for one in record.trials]
+    assert values == sorted(values, reverse=True)
+    for one in record.trials:
+        assert one.score is not None
+        params, steps = one.candidate.params, one.plan
+        assert one.score.quality == pytest.approx(quality(params))
+        assert one.score.burden == pytest.approx((STEPS - params.s) / (STEPS - 7))
+        assert one.seconds == pytest.approx(latency.seconds(steps))
+        gained = (0.248 - one.seconds) / 0.144
+        assert one.value == pytest.approx(0.3 * one.score.quality + 0.3 * gained + 0.4 * one.score.burden)
+    assert [candidate.params for candidate in record.heldout_rows] == [held]
+
+
+def test_pictures_that_are_not_finite(tmp_path: Path, latency: LatencyProfile) -> None:
+    study = RecordedStudy(tmp_path, latency).write(GRID[1:])
+    ledger, settings = Ledger(study.folder / "ledger.sqlite"), study.settings
+    prompts, _ = recorded.calibration.load(settings)
+    found = [Measurement(None, None, 0.1), *[Measurement(0.99, 40.0, 0.1)] * 3]
+    ledger.append(key_of(GRID[0]), zip(prompts.keys, found, strict=True))
+    ledger.close()
+    assert GRID[0] not in {one.candidate.params for one in load(study)[0].trials}
+
+
+def test_nothing_measured(tmp_path: Path, latency: LatencyProfile) -> None:
+    study = RecordedStudy(tmp_path, latency).write([GRID[0]], rows={GRID[0]: 3})
+    with pytest.raises(StudyError, match="no config with pictures of all 4 prompts yet"):
+        load(study)
+    (study.folder / "ledger.sqlite").unlink()
+    with pytest.raises(StudyError, match="has measured nothing yet"):
+        load(study)
+
+
+def test_other_prompts(tmp_path: Path, latency: LatencyProfile) -> None:
+    study = RecordedStudy(tmp_path, latency).write()
+    with pytest.raises(StudyError, match="no longer those"):
+        load(study, replace(study.settings, seed=1))
+
+
+def test_a_study_that_was_timed(tmp_path: Path, latency: LatencyProfile) -> None:
+    record, said = load(RecordedStudy(tmp_path, latency, latency="wallclock").write())
+    assert said[0].startswith("note: the study's trials were timed")
+    assert record.trials[0].seconds == pytest.approx(latency.seconds(record.trials[0].plan))
+
+
+# The latency profile.
+
+
+def profile_by(study: RecordedStudy, link: LinkSettings, other: Path | None = None) -> LatencyProfile:
+    rerank = RerankSettings(latency=None if other is None else str(other))
+    return load(study, replace(study.settings, link=link, rerank=rerank))[0].latency
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["payload", "older file"])
+def test_another_link(tmp_path: Path, latency: LatencyProfile, known: bool) -> None:
+    study = RecordedStudy(tmp_path, with_payload(latency) if known else latency).write()
+    assert profile_by(study, study.link).transfer_seconds == 0.010
+    assert profile_by(study, LinkSettings()).transfer_seconds == 0.0
+    found = profile_by(study, LinkSettings(100.0, 0.05))
+    assert found.transfer_seconds == pytest.approx(0.05 + 11_800 * 16 / 100e6)
+    assert replace(found, transfer_seconds=0.010, payload_values=None) == latency
+
+
+def test_a_payload_that_is_not_known(tmp_path: Path, latency: LatencyProfile) -> None:
+    study = RecordedStudy(tmp_path, replace(latency, transfer_seconds=0.0), LinkSettings()).write()
+    assert profile_by(study, LinkSettings()).transfer_seconds == 0.0
+    with pytest.raises(ECDiffError, match=r"does not say how many values .* Delete it and run reference"):
+        profile_by(study, LinkSettings(100.0))
+
+
+def test_another_machine(tmp_path: Path, latency: LatencyProfile) -> None:
+    study = RecordedStudy(tmp_path / "a", with_payload(latency)).write()
+    fast = replace(with_payload(latency), cloud_call=Timing(0.010, 0.009, 0.011), transfer_seconds=0.0)
+    fast.save(tmp_path / "fast.json")
+    found = profile_by(study, study.link, tmp_path / "fast.json")
+    assert found == replace(fast, transfer_seconds=0.010)  # the transfer is the link's
+    with_payload(fast, 99).save(tmp_path / "fast.json")
+    with pytest.raises(
+        ECDiffError, match=r"another pair or size: its handoff carries 99 values, this study's 11,800"
+    ):
+        profile_by(study, study.link, tmp_path / "fast.json")
+    replace(latency, cloud_call=latency.edge_call).save(tmp_path / "fast.json")
+    with pytest.raises(ObjectiveError, match="no meaning"):
+        profile_by(study, study.link, tmp_path / "fast.json")
+    with pytest.raises(ECDiffError, match=r"Cannot read the latency profile .*none\.json: No such file"):
+        profile_by(study, study.link, tmp_path / "none.json")
+
+
+# The study's settings, from the command line.
+
+
+def test_what_needs_new_measurements(tmp_path: Path, latency: LatencyProfile, command: Command) -> None:
+    study = RecordedStudy(tmp_path, latency).write()
+    for override, told in (
+        ("search.k=[1]", r"search\.k \[1, 2\] -> \[1\]"),
+        ("search=greedy", 'search.name "exhaustive" -> "greedy"'),
+        ("sampling.guidance_scale=4", r"sampling\.guidance_scale 3\.0 -> 4\.0"),
+        ("resume=false", "resume true -> false"),
+        ("pair.cloud=other", 'pair.cloud "a" -> "other"'),
+        ("params.k=2", "params.k null -> 2"),
+    ):
+        line = one_line(command("rerank", *study.arguments(override)))
+        assert "These settings need new measurements (" in line
+        assert re.search(told, line)
+    same = ("seed=0", "search.k=[1,2]", "resume=true", "batch_size=3", "link=wifi", "device=cpu")
+    assert command("pareto", *study.arguments(*same)).status == 0
+
+
+def test_no_such_study(tmp_path: Path, latency: LatencyProfile, command: Command) -> None:
+    study = RecordedStudy(tmp_path, latency)
+    assert "default: run tune first." in one_line(command("rerank", *study.arguments()))
+    study.write()
+    line = one_line(command("rerank", *study.arguments("study=defualt")))
+    assert "did you mean default?" in line
+    assert not (tmp_path / "tiny" / "defualt").exists()
+
+
+def test_files_that_are_damaged(tmp_path: Path, latency: LatencyProfile, command: Command) -> None:
+    for name in ("study.json", "latency.json", "ledger.sqlite"):
+        study = RecordedStudy(tmp_path / name, latency).write()
+        (study.folder / name).write_text("nonsense: [")
+        assert name in one_line(command("rerank", *study.arguments()))
+        (study.folder / name).unlink()
+        assert str(study.folder) in one_line(command("rerank", *study.arguments()))
+    study = RecordedStudy(tmp_path / "weights", latency).write()
+    state = json.loads((study.folder / "study.json").read_text())
+    del state["settings"]["weights.cloud.id"]
+    (study.folder / "study.json").write_text(json.dumps(state))
+    assert "weights.cloud.id" in one_line(command("rerank", *study.arguments()))
+
+
+def test_the_spread_is_none_on_average() -> None:
+    assert sum(SPREAD) == pytest.approx(0)
