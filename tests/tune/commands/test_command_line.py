@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecdiff_tune.__main__ import COMMANDS
+from ecdiff_tune.commands import COMMANDS
 from ecdiff_tune.commands.arguments import paths_quoted
 
 from ..studies import Command, Study, one_line
@@ -17,8 +17,8 @@ from ..studies import Command, Study, one_line
 def test_help(command: Command, arguments: list[str]) -> None:
     outcome = command(*arguments)
     assert outcome.status == 0
-    for name, what in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(what)}$", outcome.out, re.MULTILINE)
+    for name, known in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(known.about)}$", outcome.out, re.MULTILINE)
 
 
 def test_no_command(command: Command) -> None:
