@@ -1,4 +1,4 @@
-"""YAML of dataclasses: every key known and of its type, none given twice, comments beside the keys."""
+"""The tuned config's YAML: every key known and of its type, none given twice, comments beside the keys."""
 
 from __future__ import annotations
 

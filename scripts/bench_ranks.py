@@ -42,10 +42,10 @@ def as_rank(report: Path, arguments: list[str]) -> int:
     quiet_libraries()
     from ecdiff_tune import reference
     from ecdiff_tune.__main__ import main
-    from ecdiff_tune.study import workbench
+    from ecdiff_tune.study import common
 
     did: dict[str, float] = {"cloud": 0, "edge": 0, "seconds": 0.0, "busy": 0.0}
-    load, make = workbench.load_pipe, reference.make
+    load, make = common.load_pipe, reference.make
 
     def load_and_count(settings: Any) -> Any:
         pipe = load(settings)
@@ -62,7 +62,8 @@ def as_rank(report: Path, arguments: list[str]) -> int:
         did.update(cloud=0, edge=0, seconds=time.perf_counter())
         return make(*given, **options)
 
-    workbench.load_pipe, reference.make = load_and_count, start_and_make
+    # Before anything else imports it by name.
+    common.load_pipe, reference.make = load_and_count, start_and_make
     status = main(arguments)
     did["seconds"] = time.perf_counter() - did["seconds"]
     did["busy"] = time.process_time() - did["busy"]

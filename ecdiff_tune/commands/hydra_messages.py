@@ -14,7 +14,6 @@ from ecdiff_tune.settings import Settings
 
 def one_line(error: Exception) -> str:
     """What Hydra or OmegaConf found wrong, on one line, with the nearest name where one was mistyped."""
-
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"Unknown {group} {choice!r}: {nearest(choice, error.options)}."
@@ -37,7 +36,6 @@ def one_line(error: Exception) -> str:
 
 def _sibling_settings(key: str) -> list[str]:
     """The settings of the group that ``key`` is in, or the outermost ones."""
-
     group, dot, _ = key.rpartition(".")
     inside = getattr(Settings(), group, None) if dot else None
     if is_dataclass(inside):

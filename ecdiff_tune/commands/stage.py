@@ -59,7 +59,7 @@ def run_stage(bench: Workbench, space: Space) -> Found:
         tracked.winner(winner)
     bench.progress.end_stage()
     space = spaces[-1]
-    if bench.settings.search.name == "greedy" and len(trials) < len(space.grid):
+    if bench.settings.kind.walks and len(trials) < len(space.grid):
         left = len(space.grid) - len(trials)
         bench.progress.say(
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
@@ -129,12 +129,14 @@ def most_asked(bench: Workbench, space: Space) -> list[Share]:
 
 
 def point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any) -> None:
-    """Say so where the winner lies on the edge of what was searched."""
-    values = sorted(grid)
-    if bench.settings.search.extend:  # it went as far as it may
+    """Say so where the winner lies on the edge of what was searched, if there is anything beyond."""
+    settings, values = bench.settings, sorted(grid)
+    last = {"k": (0, settings.num_steps - 1), "alpha": (None, 1.0), "s": (bench.p(), settings.num_steps)}
+    if settings.search.extend or len(values) < 2 or value in last[name]:
         return
-    if len(values) > 1 and value in (values[0], values[-1]):
+    if value in (values[0], values[-1]):
+        how = " (search.extend=true)" if settings.kind.extends else ""
         bench.progress.say(
             f"note: the best {name} = {value:g} lies on the edge of search.{name}; "
-            "a wider grid may hold a better one (search.extend=true)."
+            f"a wider grid may hold a better one{how}."
         )

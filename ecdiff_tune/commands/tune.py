@@ -24,7 +24,7 @@ from ecdiff_tune.study.workbench import Workbench, prepare
 def reference(settings: Settings) -> None:
     """Pictures, noise profile and latency profile."""
     _refuse_params_by_hand(settings)
-    with prepare(settings) as bench:
+    with prepare(settings, as_worker=settings.has_workers) as bench:
         write_noise_profile(bench)
         say_end(bench, files.LATENCY, files.NOISE_TABLE, files.NOISE_FIGURE)
 
@@ -33,7 +33,7 @@ def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
     _refuse_params_by_hand(settings)
     _refuse_placing(settings)
-    with prepare(settings) as bench:
+    with prepare(settings, as_worker=settings.has_workers) as bench:
         write_noise_profile(bench)
         print_result(bench, _run_stage1(bench)[1])
         say_end(bench, files.STAGE1, files.TRIALS, files.NOISE_TABLE, files.NOISE_FIGURE)
@@ -45,7 +45,7 @@ def stage2(settings: Settings) -> None:
     _refuse_placing(settings)
     if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
-    with prepare(settings) as bench:
+    with prepare(settings, as_worker=settings.has_workers) as bench:
         params = settings.params_by_hand(bench.p())
         winner = Candidate(params, settings.sampling.estimator) if params else _stage1_winner(bench)
         finish(bench, *_run_stage2(bench, winner))
@@ -54,10 +54,10 @@ def stage2(settings: Settings) -> None:
 def tune(settings: Settings) -> None:
     """The reference, stage 1, stage 2, then the winner on held-out prompts."""
     _refuse_params_by_hand(settings)
-    with prepare(settings) as bench:
+    with prepare(settings, as_worker=settings.has_workers) as bench:
         write_noise_profile(bench)
         if settings.search.joint:
-            found = run_stage(bench, schedule_space(bench) if _places(settings) else joint_space(bench))
+            found = run_stage(bench, schedule_space(bench) if settings.kind.places else joint_space(bench))
             return finish(bench, found.winner, tuned_config(bench, found.winner, found.trials))
         bench.progress.say(_effort_of_tune(bench))
         winner, _ = _run_stage1(bench)
@@ -72,13 +72,11 @@ def _refuse_params_by_hand(settings: Settings) -> None:
         )
 
 
-def _places(settings: Settings) -> bool:
-    return settings.search.name == "schedule"
-
-
 def _refuse_placing(settings: Settings) -> None:
-    if _places(settings):
-        raise SettingsError("search=schedule places the real steps for every s at once: run tune with it.")
+    if settings.kind.places:
+        raise SettingsError(
+            f"search={settings.search.name} places the real steps for every s at once: run tune with it."
+        )
 
 
 def _effort_of_tune(bench: Workbench) -> str:

@@ -24,7 +24,7 @@ def compared(
 
     Args:
         latents: that they were decoded from, of which only whether they are finite matters.
-        decoded, cloud: as for ``metrics.ssim``.
+        decoded, cloud: as for ``metrics.images.ssim``.
         prompts: one each.
         seconds: that each took.
         further: metrics beside SSIM and PSNR.

@@ -1,4 +1,4 @@
-"""Searches: which candidates to look at next. They know no model, no picture and no file."""
+"""Searches: which candidates to look at next. They run no model; Optuna's alone keeps files."""
 
 from ecdiff_tune.search.base import Context, Search
 from ecdiff_tune.search.kinds import SEARCHES, Kind

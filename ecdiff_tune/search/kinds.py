@@ -26,7 +26,9 @@ class Kind:
         extends: it goes on beyond its grid with ``search.extend``.
         gives_up: it gives candidates up after some prompts.
         foretells: it goes by the forecast from the reference run.
-        shows_trials: pictures of its trials are kept.
+        walks: it may end without having looked at its whole grid, and gives no reason for what is left.
+        places: it lists the real steps itself, in place of p and k.
+        is_optuna: its trials are those of an Optuna study, which keeps pictures of them.
         limits: those of ``LIMITS`` that it heeds.
     """
 
@@ -38,7 +40,9 @@ class Kind:
     extends: bool = False
     gives_up: bool = False
     foretells: bool = False
-    shows_trials: bool = False
+    walks: bool = False
+    places: bool = False
+    is_optuna: bool = False
     limits: tuple[str, ...] = ()
 
 
@@ -49,7 +53,7 @@ def _optuna(space: Any, context: Context) -> Search:
 
 
 SEARCHES: dict[str, Kind] = {
-    "greedy": Kind(greedy.Greedy, at_once=False, by_clock=True, extends=True),
+    "greedy": Kind(greedy.Greedy, at_once=False, by_clock=True, extends=True, walks=True),
     "exhaustive": Kind(exhaustive.Exhaustive, by_clock=True, extends=True),
     "race": Kind(race.race, gives_up=True, foretells=True),
     "predict": Kind(predict.predict, most.best_foretold, foretells=True),
@@ -60,9 +64,10 @@ SEARCHES: dict[str, Kind] = {
         in_stages=False,
         gives_up=True,
         foretells=True,
+        places=True,
         limits=("min_quality", "cloud_calls"),
     ),
     "optuna": Kind(
-        _optuna, most.trials, gives_up=True, shows_trials=True, limits=("min_quality", "max_seconds")
+        _optuna, most.trials, gives_up=True, is_optuna=True, limits=("min_quality", "max_seconds")
     ),
 }

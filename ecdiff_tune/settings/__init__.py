@@ -1,14 +1,10 @@
 """Typed settings of every command."""
 
-from ecdiff_tune.settings.check_evidence import METRICS
 from ecdiff_tune.settings.composed import from_config, register
 from ecdiff_tune.settings.error import SettingsError
 from ecdiff_tune.settings.groups import (
     AUTO,
-    AblateSettings,
     CalibrationSettings,
-    CompareSettings,
-    ErrorsSettings,
     HeldoutSettings,
     LinkSettings,
     MetricsSettings,
@@ -24,11 +20,7 @@ from ecdiff_tune.settings.schema import Settings
 
 __all__ = [
     "AUTO",
-    "METRICS",
-    "AblateSettings",
     "CalibrationSettings",
-    "CompareSettings",
-    "ErrorsSettings",
     "HeldoutSettings",
     "LinkSettings",
     "MetricsSettings",

@@ -22,6 +22,11 @@ PICKS = {"fastest_above": "quality", "best_below": "seconds"}
 
 
 def check_methods(compare: CompareSettings) -> None:
+    """Refuse unknown methods, and one given twice.
+
+    Raises:
+        SettingsError: with what was got.
+    """
     if compare.methods is None:
         return
     for name in compare.methods:
@@ -32,6 +37,11 @@ def check_methods(compare: CompareSettings) -> None:
 
 
 def check_metrics(metrics: MetricsSettings) -> None:
+    """Refuse unknown metrics, and one whose weights are not named.
+
+    Raises:
+        SettingsError: with what was got.
+    """
     names = metrics.names
     if not names or len(set(names)) < len(names):
         raise SettingsError(f"Expected metrics.names to hold at least one metric, none twice, got {names}.")
@@ -47,6 +57,11 @@ def check_metrics(metrics: MetricsSettings) -> None:
 
 
 def check_picks(rerank: RerankSettings, pareto: ParetoSettings) -> None:
+    """Refuse limits out of range, and a pick without its limit.
+
+    Raises:
+        SettingsError: with what was got.
+    """
     for name, quality in (("rerank.min_quality", rerank.min_quality), ("pareto.quality", pareto.quality)):
         if quality is not None and not -1 <= quality <= 1:
             raise SettingsError(f"Expected {name} to be a mean SSIM within -1 … 1, got {quality}.")
@@ -65,6 +80,11 @@ def check_picks(rerank: RerankSettings, pareto: ParetoSettings) -> None:
 
 
 def check_errors(errors: ErrorsSettings) -> None:
+    """Refuse shares of noise out of range.
+
+    Raises:
+        SettingsError: with what was got.
+    """
     noise = errors.noise
     if not noise or not all(0 < ratio <= 1 for ratio in noise) or len(set(noise)) < len(noise):
         raise SettingsError(f"Expected errors.noise to hold different shares, 0 < share <= 1, got {noise}.")

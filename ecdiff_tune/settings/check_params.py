@@ -14,6 +14,11 @@ from ecdiff_tune.settings.schema import Settings
 
 
 def check_params(settings: Settings) -> None:
+    """Refuse params by hand that contradict themselves, or that no plan can be made of.
+
+    Raises:
+        SettingsError, ParamsError: with what was got.
+    """
     p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
     if p != AUTO and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
         raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
@@ -33,6 +38,11 @@ def check_params(settings: Settings) -> None:
 
 
 def check_grids(settings: Settings) -> None:
+    """Refuse empty grids, values given twice, and values out of range.
+
+    Raises:
+        SettingsError, ParamsError: with what was got.
+    """
     steps, search = settings.num_steps, settings.search
     for estimator in settings.estimators:
         get_estimator(estimator)

@@ -21,9 +21,9 @@ def check_search(settings: Settings) -> None:
     if name not in SEARCHES:
         raise SettingsError(f"Unknown search {name!r}: {nearest(name, SEARCHES)}.")
     settings.search_options()
-    if name == "optuna":
-        check_installed(search.sampler)
     kind = settings.kind
+    if kind.is_optuna:
+        check_installed(search.sampler)
     for limit in LIMITS:
         if getattr(search, limit) is not None and limit not in kind.limits:
             raise _not_for(f"search.{limit}", name, partial(_heeds, limit))
@@ -34,21 +34,21 @@ def check_search(settings: Settings) -> None:
         )
     if search.extend and not kind.extends:
         raise _not_for("search.extend", name, lambda one: one.extends)
-    places = name == "schedule"
+    joint = "set search.joint=true" if kind.at_once else "choose another search"
     for setting, idle, instead in (
-        ("params.p", settings.params.p != AUTO and places, "choose another search"),
-        ("search.p", search.p is not None and places, "choose another search"),
-        ("search.p", search.p is not None and not search.joint, "set search.joint=true"),
-        ("search.storage", search.storage is not None and name != "optuna", "choose search=optuna"),
+        ("params.p", settings.params.p != AUTO and kind.places, "choose another search"),
+        ("search.p", search.p is not None and kind.places, "choose another search"),
+        ("search.p", search.p is not None and not search.joint, joint),
+        ("search.storage", search.storage is not None and not kind.is_optuna, "choose search=optuna"),
     ):
         if idle:
             raise SettingsError(f"{setting} has no effect with search={name}: leave it out, or {instead}.")
-    if places:
+    if kind.places:
         _check_cloud_calls(settings)
     if search.joint and not kind.at_once:
         raise SettingsError(f"search={name} goes stage by stage: set search.joint=false, or another search.")
     if not search.joint and not kind.in_stages:
-        raise SettingsError(f"search={name} places calls and s at once: leave search.joint=true.")
+        raise SettingsError(f"search={name} looks at everything at once: leave search.joint=true.")
 
 
 def _heeds(limit: str, kind: Kind) -> bool:

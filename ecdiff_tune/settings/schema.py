@@ -111,7 +111,7 @@ class Settings:
     @property
     def has_workers(self) -> bool:
         """Whether several processes may work on one Optuna study."""
-        return self.search.name == "optuna" and self.search.storage is not None
+        return self.kind.is_optuna and self.search.storage is not None
 
     def params_by_hand(self, p: int) -> ECDiffParams | None:
         """What stage2 is given in place of a stage 1, with s = T; None where a stage 1 goes before.
@@ -155,7 +155,7 @@ class Settings:
         """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
         gives_up = self.kind.gives_up
         wanted = {
-            "schedule": self.params.schedule is not None or self.search.name == "schedule",
+            "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
             "prompts": gives_up,
@@ -179,6 +179,6 @@ class Settings:
         ``search=schedule`` takes the first, the middle and the last."""
         if self.search.s is not None:
             return tuple(self.search.s)
-        if self.search.name == "schedule":
+        if self.kind.places:
             return tuple(dict.fromkeys(round(share * self.num_steps) for share in (0.6, 0.7, 0.8)))
         return tuple(range(round(0.6 * self.num_steps), round(0.8 * self.num_steps) + 1))

@@ -45,7 +45,7 @@ def load_pipe(settings: Settings) -> ECDiffPipeline:
 
 def thumbnails(settings: Settings) -> Thumbnails | None:
     """Where pictures of configs are kept; of searches that show them."""
-    return Thumbnails(study_path(settings) / files.THUMBNAILS) if settings.kind.shows_trials else None
+    return Thumbnails(study_path(settings) / files.THUMBNAILS) if settings.kind.is_optuna else None
 
 
 def state_folder(settings: Settings) -> Path:

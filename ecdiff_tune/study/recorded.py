@@ -73,7 +73,6 @@ def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded
     weights = Weights(objective.w1, objective.w2, objective.w3)
     scorer = Scorer.of(latency, weights, settings.earliest_s, None)
     known = _read_ledger(path, settings)
-    trials = []
     measured = _on_all(known, prompts)
     trials = [one for one in (_trial(*pair, settings, scorer) for pair in measured.items()) if one.score]
     if not trials:

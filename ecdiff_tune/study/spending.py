@@ -19,7 +19,7 @@ from ecdiff_core.files import write_text
 
 KINDS = ("cloud", "edge", "decode")
 REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
-"""Parts that are no search; those that are have the names of ``search.base.SEARCHING``."""
+"""Parts that are no search; those that are have the names of ``search.spaces.SEARCHING``."""
 
 
 class Spending:

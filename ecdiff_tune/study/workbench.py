@@ -149,14 +149,17 @@ class Workbench:
 
 
 @contextmanager
-def prepare(settings: Settings) -> Iterator[Workbench]:
+def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
     """Make a study ready, from the cheapest check to the dearest step; the folder is locked meanwhile.
+
+    Args:
+        as_worker: take the first free folder of the study's, as one of several workers of an Optuna study.
 
     Raises:
         ECDiffError: something that the user can mend.
     """
     prompts, heldout = calibration.load(settings)
-    begun = StudyFolder.of_worker(settings) if settings.has_workers else StudyFolder(settings)
+    begun = StudyFolder.of_worker(settings) if as_worker else StudyFolder(settings)
     with begun as folder, Progress() as progress:
         settings = folder.settings
         crew = Crew(settings, prompts, heldout)
@@ -167,16 +170,8 @@ def prepare(settings: Settings) -> Iterator[Workbench]:
         progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
         if (folder.path / files.LEDGER).is_file():
             progress.say(f"going on with the study of {created}: what it measured is not generated again")
-        if pipe.pair.convertible and settings.sampling.handoff_adapter == "identity":
-            names = ", ".join(f"{r.name} {r.cloud} | {r.edge}" for r in pipe.pair.convertible)
-            progress.say(
-                f"note: cloud and edge differ in {names}; sampling.handoff_adapter=matched converts."
-            )
-        if settings.calibration.file is None and not settings.pair.cloud.startswith(EMBEDDED):
-            progress.say(
-                "note: without calibration.file the prompts are captions of the embedded pair's scenes; "
-                "give a file of your own."
-            )
+        for note in _notes(settings, pipe):
+            progress.say(f"note: {note}")
         spending = Spending(folder.path / files.CALLS)
         with spending.part("latency"):
             profile = latency_profile(folder, pipe, progress, spending.calls)
@@ -222,3 +217,15 @@ def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: in
         f"{prompts} prompts to tune on, {heldout} held out; "
         f"{settings.num_steps} {settings.sampling.scheduler} steps on {pipe.device}"
     )
+
+
+def _notes(settings: Settings, pipe: ECDiffPipeline) -> Iterator[str]:
+    """What may not be as it was meant."""
+    if pipe.pair.convertible and settings.sampling.handoff_adapter == "identity":
+        names = ", ".join(f"{row.name} {row.cloud} | {row.edge}" for row in pipe.pair.convertible)
+        yield f"cloud and edge differ in {names}; sampling.handoff_adapter=matched converts."
+    if settings.calibration.file is None and not settings.pair.cloud.startswith(EMBEDDED):
+        yield (
+            "without calibration.file the prompts are captions of the embedded pair's scenes; "
+            "give a file of your own."
+        )

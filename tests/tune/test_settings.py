@@ -196,7 +196,11 @@ def test_what_inference_is_told() -> None:
         (["errors.noise=[]"], "Expected errors.noise to hold different shares, 0 < share <= 1, got \\[\\]"),
         (["errors.noise=[0.01,2]"], "errors.noise .* got \\[0.01, 2.0\\]"),
         (["errors.noise=[0.01,0.01]"], "errors.noise .* different"),
-        (["search.p=[3]"], "search.p has no effect with search=greedy: .* search.joint=true"),
+        (
+            ["search.p=[3]"],
+            "search.p has no effect with search=greedy: leave it out, or choose another search",
+        ),
+        (["search=race", "search.p=[3]"], "search.p has no effect with search=race: .* search.joint=true"),
         (["search=race", "search.p=[3]"], "search.p has no effect with search=race"),
         (["search=schedule", "search.p=[3]"], "search.p has no effect .* choose another search"),
         (["search=schedule", "params.p=3"], "params.p has no effect with search=schedule"),

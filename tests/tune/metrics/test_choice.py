@@ -11,7 +11,8 @@ from ecdiff_tune.metrics.choice import load_metrics, measure
 from ecdiff_tune.metrics.clip_score import CLIPScore
 from ecdiff_tune.metrics.images import MetricError, psnr, ssim
 from ecdiff_tune.metrics.lpips import LPIPS, NETS
-from ecdiff_tune.settings import METRICS, MetricsSettings
+from ecdiff_tune.settings import MetricsSettings
+from ecdiff_tune.settings.check_evidence import METRICS
 
 from .. import small_clip
 from ..studies import Command
