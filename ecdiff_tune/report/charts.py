@@ -70,12 +70,15 @@ def _against(
             plot.legend.append((style(number), str(key)))
         for index, row in rows.iterrows():
             shape = "star" if index == best else MARKS[number % SERIES]
+            shape += " part" * (row["state"] == "discarded")
             plot.mark(row[x], row["objective"], style(number), _row_title(row), shape)
             if linked:
                 plot.text(row[x], row["objective"], str(row["trial"]), "order")
     if linked:
         plot.legend.append(("path", "order of the search"))
     plot.legend.append(("star", "best"))
+    if len(complete) < len(part):
+        plot.legend.append(("part", "given up, over the prompts it was seen on"))
     return plot
 
 

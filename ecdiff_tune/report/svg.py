@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -111,7 +111,9 @@ class Plot:
     legend: list[tuple[str, str]] = field(default_factory=list)
     """(style, label) of what the page explains beside the plot."""
     _parts: list[str] = field(default_factory=list)
-    _labels: list[Box] = field(default_factory=list)
+    _marks: list[Point] = field(default_factory=list)
+    _labels: list[tuple[float, float, str, str]] = field(default_factory=list)
+    """Point, text and style: placed in the end, when all marks are known."""
 
     def place(self, x: float, y: float) -> Point:
         """Values to coordinates."""
@@ -142,11 +144,15 @@ class Plot:
             self._parts.append(f'<path class="head {style}" transform="{at}" d="M-3,-3.4L4,0L-3,3.4z"/>')
 
     def mark(self, x: float, y: float, style: str, title: str, shape: str = "dot") -> None:
-        """A point that tells ``title`` when it is pointed at: dot, ring, diamond, square, star or cross."""
+        """A point that tells ``title`` when it is pointed at: dot, ring, diamond, square, star or cross.
+
+        With `` part`` behind the shape it is hollow.
+        """
         across, up = self.place(x, y)
+        self._marks.append((across, up))
         self._parts.append(
             f'<path class="mark {shape} {style}" tabindex="0" transform="translate({across:.1f},{up:.1f})" '
-            f'd="{_SHAPES[shape]}"><title>{escape(title)}</title></path>'
+            f'd="{_SHAPES[shape.removesuffix(" part")]}"><title>{escape(title)}</title></path>'
         )
 
     def whisker(self, x: float, low: float, high: float, style: str) -> None:
@@ -166,29 +172,29 @@ class Plot:
         across, _ = self.place(x, self.y.low)
         self._parts.append(f'<path class="line {style}" d="M{across:.1f},{TOP}V{self.height - BOTTOM}"/>')
         if label:
-            self._label(across, TOP + 20, label, style)
+            self._labels.append((across, TOP + 20, label, style))
 
     def text(self, x: float, y: float, label: str, style: str = "") -> None:
-        """A label beside a point, on the side with more room, where it covers no other."""
-        self._label(*self.place(x, y), label, style)
+        """A label beside a point, on the side with more room, where it covers no other and no mark."""
+        self._labels.append((*self.place(x, y), label, style))
 
-    def _label(self, across: float, up: float, label: str, style: str) -> None:
-        left = across > (LEFT + WIDTH) * 0.62
-        anchor, shift = ("end", -7) if left else ("start", 7)
-        ends = across + shift, across + shift + (-1 if left else 1) * LETTER * len(label)
-        for rise in RISES:
-            box = min(ends), max(ends), up - rise
-            inside = TOP + 9 <= box[2] <= self.height - BOTTOM - 2
-            if inside and not any(_cover(box, other) for other in self._labels):
-                break
-        else:
-            box = min(ends), max(ends), max(up - RISES[0], TOP + 9)
-        self._labels.append(box)
-        up = box[2]
-        self._parts.append(
-            f'<text class="label {style}" x="{across + shift:.1f}" y="{up:.1f}" text-anchor="{anchor}">'
-            f"{escape(label)}</text>"
-        )
+    def _placed(self) -> Iterator[str]:
+        """The labels, where they stand."""
+        boxes: list[Box] = []
+        for across, up, label, style in self._labels:
+            left = across > (LEFT + WIDTH) * 0.62
+            anchor, shift = ("end", -7) if left else ("start", 7)
+            ends = across + shift, across + shift + (-1 if left else 1) * LETTER * len(label)
+            ways = [(min(ends), max(ends), up - rise) for rise in RISES]
+            ways = [box for box in ways if TOP + 9 <= box[2] <= self.height - BOTTOM - 2]
+            free = [box for box in ways if not any(_cover(box, other) for other in boxes)]
+            clear = [box for box in free if not any(_hides(box, mark) for mark in self._marks)]
+            box = next(iter([*clear, *free]), (min(ends), max(ends), max(up - RISES[0], TOP + 9)))
+            boxes.append(box)
+            yield (
+                f'<text class="label {style}" x="{across + shift:.1f}" y="{box[2]:.1f}" '
+                f'text-anchor="{anchor}">{escape(label)}</text>'
+            )
 
     def _places(self, points: Iterable[Point]) -> str:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.place(*point) for point in points))
@@ -212,6 +218,7 @@ class Plot:
             f'<text class="axis" transform="translate(14,{middle_y}) rotate(-90)" text-anchor="middle">'
             f"{escape(self.y.label)}</text>",
             *self._parts,
+            *self._placed(),
         ]
         return Markup(
             f'<svg class="plot" viewBox="0 0 {WIDTH} {self.height}" role="img" '
@@ -221,6 +228,10 @@ class Plot:
 
 def _cover(one: Box, other: Box) -> bool:
     return one[0] < other[1] and other[0] < one[1] and abs(one[2] - other[2]) < LINE
+
+
+def _hides(box: Box, mark: Point) -> bool:
+    return box[0] - 4 < mark[0] < box[1] + 4 and -6 < box[2] - mark[1] < LINE + 2
 
 
 def _star(points: int, outer: float, inner: float) -> str:

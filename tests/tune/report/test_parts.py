@@ -65,6 +65,18 @@ def test_text_is_escaped_in_plots() -> None:
     assert "&lt;/title&gt;&lt;script&gt;" in svg
 
 
+def test_a_label_hides_no_mark() -> None:
+    plot = Plot("", Axis("x", 0, 1), Axis("y", 0, 1))
+    plot.text(0.2, 0.5, "first")
+    alone = plot.svg()
+    beside = plot.place(0.2, 0.5)
+    plot.mark(0.25, 0.52, "s0", "in the way of the first choice")
+    (foot,) = re.findall(r'class="label " x="[\d.]+" y="([\d.]+)"', plot.svg())
+    assert f'y="{foot}"' not in alone
+    assert plot.svg().index('<text class="label') > plot.svg().index('<path class="mark')  # on top of it
+    assert abs(float(foot) - beside[1]) < 50
+
+
 TRIALS = pd.DataFrame(
     {
         "stage": [1, 1, 1, 1, 2, 2],
