@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -216,18 +218,44 @@ def test_settings_that_have_an_effect_are_taken() -> None:
     assert composed("search=optuna", "search.storage=a").has_workers
 
 
+OBVIOUS = (".name", ".cloud", ".edge")
+"""Keys that need no comment."""
+
+
 def test_every_key_has_a_comment() -> None:
-    # Of each config what lies above the hydra section, which is no setting of ours.
+    documented = set()
     for path in sorted({*config_folder().glob("*.yaml"), *config_folder().glob("*/*.yaml")}):
-        if path.parent.name == "tuned":
+        if path.parent.name != "tuned":
+            for key, commented in keys_of(path):
+                assert commented or key.endswith(OBVIOUS), f"{relative(path)}: {key} has no comment"
+                documented.add(key)
+    fields = {
+        f"{name}.{key}" if isinstance(value, dict) else name
+        for name, value in asdict(Settings()).items()
+        for key in (value if isinstance(value, dict) else (name,))
+    }
+    assert documented == fields
+
+
+def keys_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """The settings of a config as people type them, and whether the line has a comment.
+
+    What the hydra section holds is no setting of ours.
+    """
+    text = path.read_text(encoding="utf-8").partition("\nhydra:")[0]
+    body = text.partition("defaults:")[2].partition("\n\n")[2] if "defaults:" in text else text
+    flat = path.parent != config_folder() and "@package _global_" not in text
+    section = ""
+    for line in body.splitlines():
+        key, colon, value = line.partition(":")
+        if line.startswith("#") or not colon:
             continue
-        text = path.read_text(encoding="utf-8").partition("\nhydra:")[0]
-        body = text.partition("defaults:")[2].partition("\n\n")[2] if "defaults:" in text else text
-        for line in body.splitlines():
-            key, _, value = line.partition(":")
-            obvious = key.strip() in ("name", "cloud", "edge")
-            if value and not line.startswith("#") and not obvious:
-                assert " # " in line, f"{relative(path)}: {key.strip()} has no comment"
+        if not value.partition("#")[0].strip():
+            section = key
+        elif flat:
+            yield f"{path.parent.name}.{key}", " # " in line
+        else:
+            yield f"{section}.{key.strip()}" if line.startswith(" ") else key, " # " in line
 
 
 def relative(path: Path) -> Path:
