@@ -19,8 +19,8 @@ from ecdiff_tune.search.schedule import in_turn
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.settings import SettingsError
 
+from ..settings.test_settings import composed
 from ..studies import STEPS, Study, one_line
-from ..test_settings import composed
 from ..worlds import SCHEDULES, World, whole
 
 CALLS = range(4, 20)
