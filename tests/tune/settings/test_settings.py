@@ -14,7 +14,7 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.link import Link
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune import settings as settings_module
-from ecdiff_tune.__main__ import COMMANDS
+from ecdiff_tune.commands import COMMANDS
 from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.settings import Settings, from_config
 
