@@ -50,7 +50,7 @@ def best_foretold(space: Space, context: Context) -> list[Share]:
 
 
 def finalists(space: Space, context: Context) -> list[Share]:
-    """Some up to the last look, one on the rest; with a wanted quality any of the grid may come to it.
+    """Some up to the last look, one on the rest.
 
     Raises:
         UnpredictableError: nothing can be foretold.
@@ -59,7 +59,7 @@ def finalists(space: Space, context: Context) -> list[Share]:
 
 
 def finalists_in_turn(space: Space, context: Context) -> list[Share]:
-    """Those of ``search=schedule``.
+    """Those of ``search=schedule``; with a wanted quality any of the grid may come to it.
 
     Raises:
         UnpredictableError: nothing can be foretold.

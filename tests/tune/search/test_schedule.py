@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,13 @@ from ecdiff_core import __main__ as core_main
 from ecdiff_core.params import ECDiffParams
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.report import pictures
-from ecdiff_tune.search.base import Context, Cost
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.search.schedule import in_turn
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.settings import SettingsError
 
+from ..settings.test_settings import composed
 from ..studies import STEPS, Study, one_line
-from ..test_settings import composed
 from ..worlds import SCHEDULES, World, whole
 
 CALLS = range(4, 20)
@@ -39,11 +37,6 @@ class ByCalls(World):
 
     def _base(self, candidate: Candidate) -> float:
         return 0.5 - 0.05 * len(candidate.params.schedule or ())
-
-    def context(self) -> Context:
-        return replace(
-            super().context(), cost=lambda one: Cost(1.0, cloud_calls=len(one.params.schedule or ()))
-        )
 
 
 def by_calls(least: float, noise: float = 0.0) -> ByCalls:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.link import Link
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune import settings as settings_module
-from ecdiff_tune.__main__ import COMMANDS
+from ecdiff_tune.commands import COMMANDS
 from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.settings import Settings, from_config
 
@@ -157,7 +159,7 @@ def test_what_inference_is_told() -> None:
         (["seed=-1"], "Expected seed >= 0, got -1"),
         (["study=a/b"], "Expected study to be a plain folder name, got 'a/b'"),
         (["study=.."], "Expected study to be a plain folder name, got '..'"),
-        (["study=reference"], "study"),  # the folder that all studies of a pair share
+        (["study=reference"], "Expected another study than 'reference': that folder holds all references"),
         (["study=''"], "Expected study to be a plain folder name, got ''"),
         (["params.p=-1"], "Expected params.p to be a whole number >= 0 or auto, got -1"),
         (["params.p=2.5"], "Expected params.p to be a whole number >= 0 or auto, got 2.5"),
@@ -176,14 +178,14 @@ def test_what_inference_is_told() -> None:
         (["search.alpha=[]"], "Expected search.alpha to hold at least one value"),
         (["search.alpha=[0]"], r"Expected search.alpha within 0 < alpha <= 1, got \[0"),
         (["search.alpha=[0.5,1.1]"], "Expected search.alpha within 0 < alpha <= 1"),
-        (["search.alpha=[nan]"], "search.alpha"),
+        (["search.alpha=[nan]"], r"Expected search.alpha within 0 < alpha <= 1, got \[nan\]"),
         (["search.s=[]"], "Expected search.s to hold at least one value"),
         (["search.s=[30,51]"], r"Expected search.s within 0 … 50 .* got \[30, 51\]"),
         (["search.s=[-1]"], "Expected search.s within 0 … 50"),
         (["search.s=[30]", "sampling.num_inference_steps=20"], "Expected search.s within 0 … 20"),
         (["objective.earliest_s=50"], "Expected objective.earliest_s within 0 … 49 .* got 50"),
         (["objective.earliest_s=-1"], "Expected objective.earliest_s within 0 … 49 .* got -1"),
-        (["objective.w1=nan"], "objective.w1"),
+        (["objective.w1=nan"], "Expected objective.w1 to be a finite number >= 0, got nan"),
         (
             ["sampling.use_dynamic_cfg=true", "sampling.handoff_adapter=matched"],
             "use_dynamic_cfg takes its scale from the timestep",
@@ -220,18 +222,44 @@ def test_settings_that_have_an_effect_are_taken() -> None:
     assert composed("search=optuna", "search.storage=a").has_workers
 
 
+OBVIOUS = (".name", ".cloud", ".edge")
+"""Keys that need no comment."""
+
+
 def test_every_key_has_a_comment() -> None:
-    # Of each config what lies above the hydra section, which is no setting of ours.
+    documented = set()
     for path in sorted({*config_folder().glob("*.yaml"), *config_folder().glob("*/*.yaml")}):
-        if path.parent.name == "tuned":
+        if path.parent.name != "tuned":
+            for key, commented in keys_of(path):
+                assert commented or key.endswith(OBVIOUS), f"{relative(path)}: {key} has no comment"
+                documented.add(key)
+    fields = {
+        f"{name}.{key}" if isinstance(value, dict) else name
+        for name, value in asdict(Settings()).items()
+        for key in (value if isinstance(value, dict) else (name,))
+    }
+    assert documented == fields
+
+
+def keys_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """The settings of a config as people type them, and whether the line has a comment.
+
+    What the hydra section holds is no setting of ours.
+    """
+    text = path.read_text(encoding="utf-8").partition("\nhydra:")[0]
+    body = text.partition("defaults:")[2].partition("\n\n")[2] if "defaults:" in text else text
+    flat = path.parent != config_folder() and "@package _global_" not in text
+    section = ""
+    for line in body.splitlines():
+        key, colon, value = line.partition(":")
+        if line.startswith("#") or not colon:
             continue
-        text = path.read_text(encoding="utf-8").partition("\nhydra:")[0]
-        body = text.partition("defaults:")[2].partition("\n\n")[2] if "defaults:" in text else text
-        for line in body.splitlines():
-            key, _, value = line.partition(":")
-            obvious = key.strip() in ("name", "cloud", "edge")
-            if value and not line.startswith("#") and not obvious:
-                assert " # " in line, f"{relative(path)}: {key.strip()} has no comment"
+        if not value.partition("#")[0].strip():
+            section = key
+        elif flat:
+            yield f"{path.parent.name}.{key}", " # " in line
+        else:
+            yield f"{section}.{key.strip()}" if line.startswith(" ") else key, " # " in line
 
 
 def relative(path: Path) -> Path:
