@@ -46,10 +46,10 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 def export(args: argparse.Namespace) -> None:
     quiet_libraries()
-    from ecdiff_tune.vbench import export as vbench_export
+    from ecdiff_tune.vbench import export
 
-    vbench_export.export(
-        vbench_export.Request(
+    export.export(
+        export.Request(
             args.config,
             args.prompts,
             args.out,

@@ -1,6 +1,6 @@
 """VBench (Huang et al. 2024): its prompts, its result files, and its 16 dimensions as one score.
 
-The evaluation itself is VBench's own program; ``vbench_export`` makes the videos that it wants.
+The evaluation itself is VBench's own program; ``export`` makes the videos that it wants.
 """
 
 from __future__ import annotations
