@@ -46,10 +46,11 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 def export(args: argparse.Namespace) -> None:
     quiet_libraries()
-    from ecdiff_tune.vbench import export
+    from ecdiff_tune.vbench.export import Request
+    from ecdiff_tune.vbench.export import export as make_videos
 
-    export.export(
-        export.Request(
+    make_videos(
+        Request(
             args.config,
             args.prompts,
             args.out,
