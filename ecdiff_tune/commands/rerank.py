@@ -61,8 +61,8 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
     """
     left = list(trials)
     if limits.min_quality is not None:
-        best = max(quality_of(one) for one in left)
-        left = [one for one in left if quality_of(one) >= limits.min_quality]
+        best = max(one.quality for one in left)
+        left = [one for one in left if one.quality >= limits.min_quality]
         if not left:
             raise SettingsError(
                 f"No config has rerank.min_quality={limits.min_quality:g}: the highest quality is {best:.4f}."
@@ -77,12 +77,6 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
                 f"the fastest takes {least:.4g} s."
             )
     return left
-
-
-def quality_of(trial: Trial) -> float:
-    """The mean SSIM of a trial that has a score."""
-    assert trial.score is not None
-    return trial.score.quality
 
 
 def against_own_winner(record: Recorded, chosen: Trial) -> str:
@@ -101,7 +95,7 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
         return f"{told} is chosen here too"
     return (
         f"{told} -> this one: "
-        f"quality {quality_of(known):.4f} -> {quality_of(chosen):.4f}, "
+        f"quality {known.quality:.4f} -> {chosen.quality:.4f}, "
         f"objective {known.value:.4f} -> {chosen.value:.4f}, "
         f"{known.seconds:.2f} s -> {chosen.seconds:.2f} s {made_by(old.sampling)}"
     )
