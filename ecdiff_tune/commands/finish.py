@@ -6,9 +6,10 @@ import shlex
 
 from ecdiff_core.files import write_text
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
+from ecdiff_tune.commands import samples
 from ecdiff_tune.report import page, pictures, tables
 from ecdiff_tune.report.result import result_lines
-from ecdiff_tune.study import files, samples
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.spending import HELDOUT
 from ecdiff_tune.study.winner import heldout_scores

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.report import tables
 from ecdiff_tune.report.result import made_by, result_lines
 from ecdiff_tune.settings import RerankSettings, Settings, SettingsError
-from ecdiff_tune.study import files, recorded, reranked
+from ecdiff_tune.study import recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import Progress, describe

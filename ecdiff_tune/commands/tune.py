@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.commands.effort import effort, total_calls
 from ecdiff_tune.commands.finish import finish, print_result, say_end, write_noise_profile
@@ -13,7 +14,6 @@ from ecdiff_tune.commands.spaces import joint_space, schedule_space, stage1_spac
 from ecdiff_tune.commands.stage import most_asked, point_out_edge, run_stage
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import study_path
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import candidate_in

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ecdiff_core.files import write_text
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.evidence import error_tables as tables
 from ecdiff_tune.evidence.bounds import Coefficients
@@ -18,7 +19,6 @@ from ecdiff_tune.evidence.error_tables import Errors
 from ecdiff_tune.report.error_figures import figure1, figure5
 from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import study_path
 from ecdiff_tune.study.workbench import Workbench, prepare
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import study_path
 
 

@@ -11,13 +11,13 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.__main__ import main
+from ecdiff_tune.calls import KINDS
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.search import SEARCHES
-from ecdiff_tune.study import files
-from ecdiff_tune.study.spending import KINDS
 
 PICTURES = "pictures"
 """The study that makes the reference and the latency profile for all."""

@@ -19,12 +19,12 @@ from PIL import Image, ImageSequence
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.commands import samples
 from ecdiff_tune.evidence import summary
 from ecdiff_tune.evidence.methods import Method, Sampler
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.report import charts, further, gallery, sortable
 from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot
-from ecdiff_tune.study import samples
 from ecdiff_tune.study.folder import StudyError
 
 SAMPLER = Sampler(Sampling(12))

@@ -1,0 +1,4 @@
+"""What models' work is counted in, a prompt at a time; the evaluator, which counts, knows of no study."""
+
+KINDS = ("cloud", "edge", "decode")
+"""Calls of the cloud and of the edge model with guidance, and decodes."""
