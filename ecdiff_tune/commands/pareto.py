@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ecdiff_core.files import write_text
+from ecdiff_tune import files
 from ecdiff_tune.commands.rerank import within_limits, written_lines
 from ecdiff_tune.report import tables
 from ecdiff_tune.settings import ParetoSettings, Settings, SettingsError
@@ -13,8 +14,6 @@ from ecdiff_tune.study import recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import Progress
-
-TABLE, FILE = "pareto.csv", "pareto.yaml"
 
 
 def pareto(settings: Settings) -> None:
@@ -27,9 +26,9 @@ def pareto(settings: Settings) -> None:
         record = recorded.load(folder.path, settings, progress.say)
         found = front(within_limits(record.trials, settings.rerank))
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
-        write_text(folder.path / TABLE, tables.ranking_table(found).to_csv(index=False))
+        write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
         progress.say(f"{len(found)} of them are not beaten in quality, seconds and burden at once")
-        for line in (*tables.ranking(found), f"wrote {folder.path / TABLE}"):
+        for line in (*tables.ranking(found), f"wrote {folder.path / files.PARETO_TABLE}"):
             progress.say(line)
         if chosen is None:
             progress.say(
@@ -39,8 +38,8 @@ def pareto(settings: Settings) -> None:
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
         config = reranked.tuned_config(record, chosen, (), {"by": "pareto", **how})
-        config.save(folder.path / FILE)
-        for line in ("", *written_lines(record, config, chosen, FILE)):
+        config.save(folder.path / files.PARETO_CONFIG)
+        for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.say(line)
 
 

@@ -17,7 +17,6 @@ from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import Progress, describe
 from ecdiff_tune.study.recorded import Recorded
 
-FILE = "rerank.yaml"
 SHOWN = 10
 """Rows of the table."""
 
@@ -38,10 +37,10 @@ def rerank(settings: Settings) -> None:
         winner = left[0]
         limits = {"min_quality": settings.rerank.min_quality, "max_seconds": settings.rerank.max_seconds}
         config = reranked.tuned_config(record, winner, left, {"by": "rerank", **limits})
-        config.save(folder.path / FILE)
+        config.save(folder.path / files.RERANK)
         changed = "; ".join(reranked.changed(record))
         progress.say(f"scored with {changed}" if changed else "scored as the study itself was")
-        for line in (*tables.ranking(left[:SHOWN]), "", *written_lines(record, config, winner, FILE)):
+        for line in (*tables.ranking(left[:SHOWN]), "", *written_lines(record, config, winner, files.RERANK)):
             progress.say(line)
 
 

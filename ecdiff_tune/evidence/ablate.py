@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.evidence import summary, tables
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.methods import Method, Sampler
@@ -15,7 +16,6 @@ from ecdiff_tune.settings import Settings
 from ecdiff_tune.study.recorded import candidate_in
 from ecdiff_tune.study.workbench import prepare
 
-FOLDER = "ablate"
 SCHEDULERS = {"euler": ("EulerDiscreteScheduler", "Euler"), "dpm": ("DPMSolverMultistepScheduler", "DPM++")}
 
 
@@ -35,7 +35,7 @@ def ablate(settings: Settings) -> None:
         costs = summary.cost_table(chosen, bench.latency, {}, tuned.sampling.num_steps)
         told = tables.told(bench, tuned.sampling, len(next(iter(measured.values()))))
         table = tables.table2(quality, costs, further)
-        paths = tables.write(bench.path / FOLDER, "table2", table, told, bench.progress.say)
+        paths = tables.write(bench.path / files.ABLATE, "table2", table, told, bench.progress.say)
         bench.progress.say("wrote " + ", ".join(map(str, paths)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ecdiff_tune import files
 from ecdiff_tune.evidence import baselines, running, summary, tables
 from ecdiff_tune.evidence.baselines import Known
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
@@ -13,8 +14,6 @@ from ecdiff_tune.report.export import write_figure
 from ecdiff_tune.report.result import thing
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study.workbench import prepare
-
-FOLDER = "compare"
 
 
 def compare(settings: Settings) -> None:
@@ -37,7 +36,7 @@ def compare(settings: Settings) -> None:
         quality = summary.quality_table(chosen, measured, settings.seed)
         costs = summary.cost_table(chosen, bench.latency, timed, tuned.sampling.num_steps)
         costs = costs.assign(comparable_seconds=summary.comparable_seconds(costs))
-        folder, told = bench.path / FOLDER, tables.told(bench, tuned.sampling, len(bench.heldout))
+        folder, told = bench.path / files.COMPARE, tables.told(bench, tuned.sampling, len(bench.heldout))
         made = thing(tuned.sampling)
         paths = [
             *tables.write(folder, "table1", tables.table1(quality, costs, further), told, bench.progress.say),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from ecdiff_tune import files
 from ecdiff_tune.report.charts import style
 from ecdiff_tune.report.sortable import INTERVAL, Row, Table, of_frame
 from ecdiff_tune.report.study_data import table
 from ecdiff_tune.report.svg import Axis, Plot
 from ecdiff_tune.report.tradeoff import Spot
 
-COMPARE, ERRORS = "compare", "errors"
 ALONE, TUNED = ("cloud", "edge"), "tuned"
 """Names of methods: those that are not ranked, and the winner."""
 BETTER = {
@@ -46,7 +46,7 @@ def compared(path: Path) -> Compared:
     Raises:
         StudyError: a file is damaged.
     """
-    frames = _frames(path / COMPARE, ("method", "label"))
+    frames = _frames(path / files.COMPARE, ("method", "label"))
     tables = tuple(_methods(f"compare-{name}", frame) for name, frame in frames.items())
     for frame in frames.values():
         if {"ssim", "seconds"} <= set(frame.columns):
@@ -129,13 +129,13 @@ def latent_errors(path: Path) -> Errors:
         StudyError: a file is damaged.
     """
     plot, tables, too_long = None, [], []
-    for name, frame in _frames(path / ERRORS, ()).items():
+    for name, frame in _frames(path / files.ERRORS, ()).items():
         if {"method", "step", "error"} <= set(frame.columns):
             plot = _over_steps(frame)
         elif len(frame) <= MOST_ROWS:
             tables.append(of_frame(f"errors-{name}", _with_intervals(frame)))
         else:
-            too_long.append((f"{ERRORS}/{name}.csv", len(frame)))
+            too_long.append((f"{files.ERRORS}/{name}.csv", len(frame)))
     return Errors(plot, tuple(tables), tuple(too_long))
 
 

@@ -21,8 +21,6 @@ from ecdiff_tune.study.folder import StudyError
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import Recorded
 
-TRIALS, NOISE, EDGE_ALONE = files.TRIALS, files.NOISE_TABLE, "edge_alone.csv"
-
 
 @dataclass(frozen=True)
 class StudyData:
@@ -114,11 +112,13 @@ def read(path: Path, settings: Settings) -> StudyData:
         source,
         config,
         (own.provenance if own else config.provenance) or {},
-        table(path / TRIALS, ("stage", "trial", "objective", "state"))
-        if (path / TRIALS).is_file()
+        table(path / files.TRIALS, ("stage", "trial", "objective", "state"))
+        if (path / files.TRIALS).is_file()
         else pd.DataFrame(),
-        table(path / NOISE, ("step", "mean", "variance")) if (path / NOISE).is_file() else None,
-        table(path / EDGE_ALONE, ("ssim", "psnr")) if (path / EDGE_ALONE).is_file() else None,
+        table(path / files.NOISE_TABLE, ("step", "mean", "variance"))
+        if (path / files.NOISE_TABLE).is_file()
+        else None,
+        table(path / files.EDGE_ALONE, ("ssim", "psnr")) if (path / files.EDGE_ALONE).is_file() else None,
         _paper(settings, notes.append),
         tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
     )
