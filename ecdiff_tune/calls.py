@@ -2,3 +2,5 @@
 
 KINDS = ("cloud", "edge", "decode")
 """Calls of the cloud and of the edge model with guidance, and decodes."""
+Calls = tuple[int, int]
+"""Of the cloud and of the edge."""

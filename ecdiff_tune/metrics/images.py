@@ -1,7 +1,7 @@
 """How near a picture or video is to the cloud's, one by one: what needs no weights.
 
 A video's value is the mean of its frames' values; of PSNR that is a mean of decibels, not one pooled error.
-``metric_choice`` puts these and the metrics of trained networks together.
+``choice`` puts these and the metrics of trained networks together.
 """
 
 from __future__ import annotations

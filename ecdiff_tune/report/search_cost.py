@@ -11,15 +11,12 @@ import pandas as pd
 from ecdiff_core.plan import Plan
 from ecdiff_tune import files
 from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.calls import KINDS
+from ecdiff_tune.calls import KINDS, Calls
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.report.study_data import StudyData, table
 from ecdiff_tune.search.spaces import SEARCHING
 from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, REFERENCE
-
-Calls = tuple[int, int]
-"""Of the cloud and of the edge."""
 
 
 @dataclass(frozen=True)
