@@ -37,7 +37,7 @@ def pareto(settings: Settings) -> None:
             )
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
-        config = reranked.tuned_config(record, chosen, (), {"by": "pareto", **how})
+        config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
         config.save(folder.path / files.PARETO_CONFIG)
         for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.say(line)

@@ -36,7 +36,7 @@ def rerank(settings: Settings) -> None:
         left = [replace(one, number=i) for i, one in enumerate(left, start=1)]
         winner = left[0]
         limits = {"min_quality": settings.rerank.min_quality, "max_seconds": settings.rerank.max_seconds}
-        config = reranked.tuned_config(record, winner, left, {"by": "rerank", **limits})
+        config = reranked.config_of_choice(record, winner, left, {"by": "rerank", **limits})
         config.save(folder.path / files.RERANK)
         changed = "; ".join(reranked.changed(record))
         progress.say(f"scored with {changed}" if changed else "scored as the study itself was")

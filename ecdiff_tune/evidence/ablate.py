@@ -11,7 +11,7 @@ from ecdiff_tune import files
 from ecdiff_tune.evidence import summary, tables
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.methods import Method, Sampler
-from ecdiff_tune.evidence.winners import tuned_config
+from ecdiff_tune.evidence.winners import config_of_study
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study.recorded import candidate_in
 from ecdiff_tune.study.workbench import prepare
@@ -25,7 +25,7 @@ def ablate(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    tuned = tuned_config(settings)
+    tuned = config_of_study(settings)
     with prepare(settings) as bench:
         further = further_metrics(settings, bench.pipe.device)
         measuring = Measuring(bench, tuned.sampling, further, settings.ablate.num_prompts)

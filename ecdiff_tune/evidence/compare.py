@@ -7,7 +7,7 @@ from ecdiff_tune.evidence import baselines, running, summary, tables
 from ecdiff_tune.evidence.baselines import Known
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.names import METHODS
-from ecdiff_tune.evidence.winners import schedule_config, tuned_config
+from ecdiff_tune.evidence.winners import config_of_study, schedule_config
 from ecdiff_tune.paper import paper_config
 from ecdiff_tune.report import comparison
 from ecdiff_tune.report.export import write_figure
@@ -22,7 +22,7 @@ def compare(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    tuned = tuned_config(settings)
+    tuned = config_of_study(settings)
     schedule = schedule_config(settings, tuned)
     with prepare(settings) as bench:
         adapter = bench.pipe.config.sampling.handoff_adapter

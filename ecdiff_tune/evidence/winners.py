@@ -10,7 +10,7 @@ from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study.folder import study_path
 
 
-def tuned_config(settings: Settings) -> TunedConfig:
+def config_of_study(settings: Settings) -> TunedConfig:
     """The study's ecdiff.yaml.
 
     Raises:

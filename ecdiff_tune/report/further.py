@@ -30,7 +30,7 @@ class Compared:
     points: tuple[Spot, ...]
 
 
-def compared(path: Path) -> Compared:
+def methods_compared(path: Path) -> Compared:
     """What ``compare`` measured of a study; nothing if it has not run.
 
     Raises:

@@ -68,7 +68,7 @@ def html(data: StudyData) -> str:
 def view(data: StudyData) -> dict[str, Any]:
     """What the template shows."""
     record, pairs = data.record, config_folder() / "pair"
-    compared, sweeps = further.compared(data.path), sensitivity.sweeps(record)
+    compared, sweeps = further.methods_compared(data.path), sensitivity.sweeps(record)
     return {
         "data": data,
         "describe": describe,

@@ -105,7 +105,7 @@ def read(path: Path, settings: Settings) -> StudyData:
             "Its section on sensitivity shows other weights and links, rerank writes their config."
         )
     winner, source, own = _winner(record, notes.append)
-    config = reranked.tuned_config(record, winner, record.trials, {"by": "report"})
+    config = reranked.config_of_choice(record, winner, record.trials, {"by": "report"})
     return StudyData(
         record,
         winner,
