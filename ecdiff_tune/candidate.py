@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ecdiff_core.noise import get_estimator
@@ -47,3 +48,12 @@ class ConfigKey:
             candidate.estimator if plan.approximated or plan.edge_beside else "",
             candidate.handoff_adapter if plan.edge_calls else "",
         )
+
+
+def same_pictures(
+    candidates: Iterable[Candidate], num_steps: int, handoff: Handoff
+) -> dict[Candidate, Candidate]:
+    """Every candidate, and the first of them that makes the same pictures."""
+    first: dict[ConfigKey, Candidate] = {}
+    keys = {one: ConfigKey.of(one, one.plan(num_steps, handoff)) for one in candidates}
+    return {one: first.setdefault(key, one) for one, key in keys.items()}

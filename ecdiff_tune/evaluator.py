@@ -20,6 +20,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import Plan
 from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.calls import KINDS
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.generations import Generations
 from ecdiff_tune.ledger import Ledger, Measurement
@@ -27,8 +28,7 @@ from ecdiff_tune.metrics.choice import Metric
 from ecdiff_tune.metrics.compared import compared
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.study.spending import KINDS
-from ecdiff_tune.study.thumbnails import Thumbnails
+from ecdiff_tune.thumbnails import Thumbnails
 
 T = TypeVar("T")
 Generation = Callable[[], AbstractContextManager[object]]

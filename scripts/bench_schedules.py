@@ -30,7 +30,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import HandoffAdapter
 from ecdiff_core.schedulers import set_steps
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration, reference
+from ecdiff_tune import calibration, files, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.edge_along import EdgeAlong
@@ -51,7 +51,6 @@ from ecdiff_tune.settings import (
     Settings,
 )
 from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.study import files
 from ecdiff_tune.study.common import load_pipe, reference_folder
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

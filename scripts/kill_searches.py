@@ -28,7 +28,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ecdiff_tune.study import files
+from ecdiff_tune import files
 
 SETTINGS = [
     "pair=shapes",

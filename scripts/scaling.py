@@ -2,8 +2,8 @@
 
     python scripts/scaling.py
 
-Nothing is measured here. Seconds a call are those of Table 6 over T = 50 steps, calls are counted by the
-evaluator for the whole default grid with sharing, and the rest is said beside it.
+Nothing is measured here. Seconds a call are those of Table 6 over T = 50 steps, calls are counted as the
+evaluator makes them for the whole default grid with sharing, and the rest is said beside it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from ecdiff_core import ECDiffParams
+from ecdiff_tune import latency
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.evaluator import Evaluator
+from ecdiff_tune.generations import Generations
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 
 T = 50
 KS, ALPHAS, S_VALUES = (1, 2, 3, 4, 5), tuple(a / 10 for a in range(1, 10)), tuple(range(30, 41))
 PROMPTS, HELDOUT = 100, 50
-PROFILE_TURNS = 18
-"""Of the latency profile: 3 to warm up, 15 timed."""
 MESSAGES_PER_SECOND = 500
 """Task and answer of a rank, between two processes on the two-core machine of the measurement."""
 RANKS = (1, 8, 64)
@@ -93,14 +92,13 @@ def calls(pair: Pair) -> dict[str, Calls]:
     sampling = SimpleNamespace(handoff="aligned")
     pipe: Any = SimpleNamespace(num_steps=T, config=SimpleNamespace(sampling=sampling))
     nothing: Any = None
-    evaluator = Evaluator(
-        pipe, nothing, nothing, nothing, batches=nothing, store=SimpleNamespace(), s_values=S_VALUES
-    )
+    shared: Any = SimpleNamespace()
+    generations = Generations(pipe, nothing, nothing, shared, S_VALUES)
     winner = Candidate(pair.params)
     stage1 = Stage1Space(pair.params.p, KS, ALPHAS, T).grid
     stage2 = Stage2Space.of(winner, S_VALUES, T, "aligned").grid
-    first, both = evaluator.most_calls(stage1), evaluator.most_calls((*stage1, *stage2))
-    once = evaluator.plan(winner)
+    first, both = generations.most_calls(stage1), generations.most_calls((*stage1, *stage2))
+    once = generations.plan(winner)
     return {
         "reference": Calls(T, T, 2),
         "stage 1": Calls(*first, len(stage1)),
@@ -134,7 +132,7 @@ def undivided(pair: Pair, ranks: int) -> dict[str, float]:
     trials = sum(one.decodes for name, one in calls(pair).items() if name.startswith("stage"))
     pictures = (PROMPTS + HELDOUT) * 2 * pair.picture_values * 2  # cloud's and edge's, in half precision
     return {
-        "profile": PROFILE_TURNS * (2 * c + e),
+        "profile": latency.CALLS * (2 * c + e),
         "samples": pair.params.s * c + (T - pair.params.s) * e,  # HybridSD, which no trial was
         "references": pictures * (1 - 1 / ranks) / NETWORK,
         "messages": trials * (ranks - 1) / MESSAGES_PER_SECOND,

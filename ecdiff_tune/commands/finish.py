@@ -6,9 +6,10 @@ import shlex
 
 from ecdiff_core.files import write_text
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
+from ecdiff_tune.commands import samples
 from ecdiff_tune.report import page, pictures, tables
 from ecdiff_tune.report.result import result_lines
-from ecdiff_tune.study import files, samples
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.spending import HELDOUT
 from ecdiff_tune.study.winner import heldout_scores
@@ -28,7 +29,7 @@ def finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
         samples.write(bench, winner)
     samples.write_edge_alone(bench)
     print_result(bench, config)
-    say_end(bench, files.CONFIG, files.TRIALS, files.TABLE5, samples.GRID)
+    say_end(bench, files.CONFIG, files.TRIALS, files.TABLE5, files.SAMPLES_GRID)
     yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / files.CONFIG, bench.prompts.prompts[0]))
     bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
     # After all else, which an error of the page must not keep back.

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ecdiff_core.files import write_text
-from ecdiff_tune.commands.rerank import quality_of, within_limits, written_lines
+from ecdiff_tune import files
+from ecdiff_tune.commands.rerank import within_limits, written_lines
 from ecdiff_tune.report import tables
 from ecdiff_tune.settings import ParetoSettings, Settings, SettingsError
 from ecdiff_tune.study import recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import Progress
-
-TABLE, FILE = "pareto.csv", "pareto.yaml"
 
 
 def pareto(settings: Settings) -> None:
@@ -27,9 +26,9 @@ def pareto(settings: Settings) -> None:
         record = recorded.load(folder.path, settings, progress.say)
         found = front(within_limits(record.trials, settings.rerank))
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
-        write_text(folder.path / TABLE, tables.ranking_table(found).to_csv(index=False))
+        write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
         progress.say(f"{len(found)} of them are not beaten in quality, seconds and burden at once")
-        for line in (*tables.ranking(found), f"wrote {folder.path / TABLE}"):
+        for line in (*tables.ranking(found), f"wrote {folder.path / files.PARETO_TABLE}"):
             progress.say(line)
         if chosen is None:
             progress.say(
@@ -38,9 +37,9 @@ def pareto(settings: Settings) -> None:
             )
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
-        config = reranked.tuned_config(record, chosen, (), {"by": "pareto", **how})
-        config.save(folder.path / FILE)
-        for line in ("", *written_lines(record, config, chosen, FILE)):
+        config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
+        config.save(folder.path / files.PARETO_CONFIG)
+        for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.say(line)
 
 
@@ -60,7 +59,7 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     """The trials that no other dominates, numbered from the fastest to the slowest."""
     all_of_them = list(trials)
     kept = [one for one in all_of_them if not any(dominates(other, one) for other in all_of_them)]
-    kept.sort(key=lambda one: (one.seconds, -quality_of(one)))
+    kept.sort(key=lambda one: (one.seconds, -one.quality))
     return [replace(one, number=i) for i, one in enumerate(kept, start=1)]
 
 
@@ -72,9 +71,9 @@ def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
     """
     if wanted.pick == "fastest_above":
         assert wanted.quality is not None
-        good = [one for one in found if quality_of(one) >= wanted.quality]
+        good = [one for one in found if one.quality >= wanted.quality]
         if not good:
-            best = max(map(quality_of, found))
+            best = max(one.quality for one in found)
             raise SettingsError(f"No config has pareto.quality={wanted.quality:g}: the best has {best:.4f}.")
         return min(good, key=lambda one: one.seconds)
     if wanted.pick == "best_below":
@@ -85,7 +84,7 @@ def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
             raise SettingsError(
                 f"No config keeps pareto.seconds={wanted.seconds:g}: the fastest takes {least:.4g} s."
             )
-        return max(fast, key=quality_of)
+        return max(fast, key=lambda one: one.quality)
     row = int(wanted.pick or 0)
     if not 1 <= row <= len(found):
         raise SettingsError(f"Expected pareto.pick to be a row, 1 … {len(found)}, got {row}.")

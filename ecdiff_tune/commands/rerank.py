@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.report import tables
 from ecdiff_tune.report.result import made_by, result_lines
 from ecdiff_tune.settings import RerankSettings, Settings, SettingsError
-from ecdiff_tune.study import files, recorded, reranked
+from ecdiff_tune.study import recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import Progress, describe
 from ecdiff_tune.study.recorded import Recorded
 
-FILE = "rerank.yaml"
 SHOWN = 10
 """Rows of the table."""
 
@@ -36,11 +36,11 @@ def rerank(settings: Settings) -> None:
         left = [replace(one, number=i) for i, one in enumerate(left, start=1)]
         winner = left[0]
         limits = {"min_quality": settings.rerank.min_quality, "max_seconds": settings.rerank.max_seconds}
-        config = reranked.tuned_config(record, winner, left, {"by": "rerank", **limits})
-        config.save(folder.path / FILE)
+        config = reranked.config_of_choice(record, winner, left, {"by": "rerank", **limits})
+        config.save(folder.path / files.RERANK)
         changed = "; ".join(reranked.changed(record))
         progress.say(f"scored with {changed}" if changed else "scored as the study itself was")
-        for line in (*tables.ranking(left[:SHOWN]), "", *written_lines(record, config, winner, FILE)):
+        for line in (*tables.ranking(left[:SHOWN]), "", *written_lines(record, config, winner, files.RERANK)):
             progress.say(line)
 
 
@@ -61,8 +61,8 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
     """
     left = list(trials)
     if limits.min_quality is not None:
-        best = max(quality_of(one) for one in left)
-        left = [one for one in left if quality_of(one) >= limits.min_quality]
+        best = max(one.quality for one in left)
+        left = [one for one in left if one.quality >= limits.min_quality]
         if not left:
             raise SettingsError(
                 f"No config has rerank.min_quality={limits.min_quality:g}: the highest quality is {best:.4f}."
@@ -77,12 +77,6 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
                 f"the fastest takes {least:.4g} s."
             )
     return left
-
-
-def quality_of(trial: Trial) -> float:
-    """The mean SSIM of a trial that has a score."""
-    assert trial.score is not None
-    return trial.score.quality
 
 
 def against_own_winner(record: Recorded, chosen: Trial) -> str:
@@ -101,7 +95,7 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
         return f"{told} is chosen here too"
     return (
         f"{told} -> this one: "
-        f"quality {quality_of(known):.4f} -> {quality_of(chosen):.4f}, "
+        f"quality {known.quality:.4f} -> {chosen.quality:.4f}, "
         f"objective {known.value:.4f} -> {chosen.value:.4f}, "
         f"{known.seconds:.2f} s -> {chosen.seconds:.2f} s {made_by(old.sampling)}"
     )

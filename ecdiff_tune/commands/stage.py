@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ecdiff_core.files import write_text
+from ecdiff_tune import files, trackers
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.commands.effort import effort
 from ecdiff_tune.report import tables
@@ -19,7 +20,6 @@ from ecdiff_tune.search.most import Share
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace, Stage, stage_name
 from ecdiff_tune.settings import SettingsError
-from ecdiff_tune.study import files, trackers
 from ecdiff_tune.study.folder import flat
 from ecdiff_tune.study.loop import Trial, run
 from ecdiff_tune.study.optuna_setup import search_options

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.commands.effort import effort, total_calls
 from ecdiff_tune.commands.finish import finish, print_result, say_end, write_noise_profile
@@ -13,11 +14,10 @@ from ecdiff_tune.commands.spaces import joint_space, schedule_space, stage1_spac
 from ecdiff_tune.commands.stage import most_asked, point_out_edge, run_stage
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import study_path
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import candidate_in
-from ecdiff_tune.study.winner import tuned_config
+from ecdiff_tune.study.winner import config_of_winner
 from ecdiff_tune.study.workbench import Workbench, prepare
 
 
@@ -58,7 +58,7 @@ def tune(settings: Settings) -> None:
         write_noise_profile(bench)
         if settings.search.joint:
             found = run_stage(bench, schedule_space(bench) if settings.kind.places else joint_space(bench))
-            return finish(bench, found.winner, tuned_config(bench, found.winner, found.trials))
+            return finish(bench, found.winner, config_of_winner(bench, found.winner, found.trials))
         bench.progress.say(_effort_of_tune(bench))
         winner, _ = _run_stage1(bench)
         finish(bench, *_run_stage2(bench, winner.candidate))
@@ -92,7 +92,7 @@ def _effort_of_tune(bench: Workbench) -> str:
 
 def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
     found = run_stage(bench, stage1_space(bench))
-    config = tuned_config(bench, found.winner, found.trials)
+    config = config_of_winner(bench, found.winner, found.trials)
     config.save(bench.path / files.STAGE1)
     assert isinstance(found.space, Stage1Space)
     point_out_edge(bench, "k", config.params.k, found.space.ks)
@@ -102,7 +102,7 @@ def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
 
 def _run_stage2(bench: Workbench, stage1_winner: Candidate) -> tuple[Trial, TunedConfig]:
     found = run_stage(bench, stage2_space(bench, stage1_winner))
-    config = tuned_config(bench, found.winner, found.trials)
+    config = config_of_winner(bench, found.winner, found.trials)
     assert isinstance(found.space, Stage2Space)
     point_out_edge(bench, "s", config.params.s, found.space.s_values)
     return found.winner, config

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.evidence import summary, tables
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.methods import Method, Sampler
-from ecdiff_tune.evidence.winners import tuned_config
+from ecdiff_tune.evidence.winners import config_of_study
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study.recorded import candidate_in
 from ecdiff_tune.study.workbench import prepare
 
-FOLDER = "ablate"
 SCHEDULERS = {"euler": ("EulerDiscreteScheduler", "Euler"), "dpm": ("DPMSolverMultistepScheduler", "DPM++")}
 
 
@@ -25,7 +25,7 @@ def ablate(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    tuned = tuned_config(settings)
+    tuned = config_of_study(settings)
     with prepare(settings) as bench:
         further = further_metrics(settings, bench.pipe.device)
         measuring = Measuring(bench, tuned.sampling, further, settings.ablate.num_prompts)
@@ -35,7 +35,7 @@ def ablate(settings: Settings) -> None:
         costs = summary.cost_table(chosen, bench.latency, {}, tuned.sampling.num_steps)
         told = tables.told(bench, tuned.sampling, len(next(iter(measured.values()))))
         table = tables.table2(quality, costs, further)
-        paths = tables.write(bench.path / FOLDER, "table2", table, told, bench.progress.say)
+        paths = tables.write(bench.path / files.ABLATE, "table2", table, told, bench.progress.say)
         bench.progress.say("wrote " + ", ".join(map(str, paths)))
 
 

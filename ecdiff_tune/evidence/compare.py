@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from ecdiff_tune import files
 from ecdiff_tune.evidence import baselines, running, summary, tables
 from ecdiff_tune.evidence.baselines import Known
 from ecdiff_tune.evidence.measuring import Measuring, further_metrics
 from ecdiff_tune.evidence.names import METHODS
-from ecdiff_tune.evidence.winners import schedule_config, tuned_config
+from ecdiff_tune.evidence.winners import config_of_study, schedule_config
 from ecdiff_tune.paper import paper_config
 from ecdiff_tune.report import comparison
 from ecdiff_tune.report.export import write_figure
 from ecdiff_tune.report.result import thing
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study.workbench import prepare
-
-FOLDER = "compare"
 
 
 def compare(settings: Settings) -> None:
@@ -23,7 +22,7 @@ def compare(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    tuned = tuned_config(settings)
+    tuned = config_of_study(settings)
     schedule = schedule_config(settings, tuned)
     with prepare(settings) as bench:
         adapter = bench.pipe.config.sampling.handoff_adapter
@@ -37,7 +36,7 @@ def compare(settings: Settings) -> None:
         quality = summary.quality_table(chosen, measured, settings.seed)
         costs = summary.cost_table(chosen, bench.latency, timed, tuned.sampling.num_steps)
         costs = costs.assign(comparable_seconds=summary.comparable_seconds(costs))
-        folder, told = bench.path / FOLDER, tables.told(bench, tuned.sampling, len(bench.heldout))
+        folder, told = bench.path / files.COMPARE, tables.told(bench, tuned.sampling, len(bench.heldout))
         made = thing(tuned.sampling)
         paths = [
             *tables.write(folder, "table1", tables.table1(quality, costs, further), told, bench.progress.say),

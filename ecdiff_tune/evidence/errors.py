@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ecdiff_core.files import write_text
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.evidence import error_tables as tables
 from ecdiff_tune.evidence.bounds import Coefficients
@@ -18,12 +19,8 @@ from ecdiff_tune.evidence.error_tables import Errors
 from ecdiff_tune.report.error_figures import figure1, figure5
 from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import study_path
 from ecdiff_tune.study.workbench import Workbench, prepare
-
-FOLDER = "errors"
-CONFIG_FILE = files.CONFIG
 
 
 def errors(settings: Settings) -> None:
@@ -58,7 +55,7 @@ def _config(settings: Settings) -> TunedConfig:
     Raises:
         SettingsError: there is none, or it is of another number of steps or scheduler.
     """
-    path = study_path(settings) / CONFIG_FILE
+    path = study_path(settings) / files.CONFIG
     if settings.errors.config is not None:
         path = Path(settings.errors.config).expanduser()
     elif not path.is_file():
@@ -86,7 +83,7 @@ def _measure_all(bench: Workbench, prompts: CalibrationSet, count: int, work: Wo
 
 def _write(bench: Workbench, found: Errors, stills: Tensor, prompts: list[str]) -> list[Path]:
     """Tables and figures; their paths."""
-    folder, run = bench.path / FOLDER, found.work.runs[0]
+    folder, run = bench.path / files.ERRORS, found.work.runs[0]
     where = f"{bench.settings.pair.name}, {len(stills)} prompts"
     disturbed = tables.figure1_table(found, bench.settings.seed)
     corrected, checked = tables.corrections_by_step(found), tables.checks_by_window(found)

@@ -14,12 +14,13 @@ from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.evidence import running
 from ecdiff_tune.evidence.caches import CACHES
-from ecdiff_tune.evidence.methods import ALONE, LeftOut, Method, Sampler, distinct, told
+from ecdiff_tune.evidence.methods import LeftOut, Method, Sampler, distinct, told
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.metrics.choice import Metric, load_metrics
 from ecdiff_tune.metrics.compared import compared
 from ecdiff_tune.own_run import Side
 from ecdiff_tune.reference import SIDES, Reference
+from ecdiff_tune.report.ranking import ALONE
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study.progress import duration
 from ecdiff_tune.study.workbench import Workbench

@@ -61,10 +61,6 @@ class Method:
         return replace(ConfigKey.of(self.candidate, self.plan), sampler=self.sampler.key(study))
 
 
-ALONE = ("cloud", "edge")
-"""Methods that no other is ranked with."""
-
-
 LeftOut = dict[str, str]
 """Why methods do not apply, by their names."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ecdiff_tune import files
 from ecdiff_tune.reference import Reference
 from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.report.noise_figure import noise_figure
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study.workbench import prepare
 
-FOLDER = "noise"
 FIGURES = {"image": "figure3a", "video": "figure3b"}
 """Names of the files, by what the pair makes; the paper shows pictures in (a) and videos in (b)."""
 
@@ -26,7 +26,7 @@ def noise(settings: Settings) -> None:
         media = bench.pipe.pair.family.media
         timesteps = bench.pipe.scheduler.timesteps.tolist()
         profile = noise_table(bench.reference, timesteps)
-        p, folder, name = bench.p(), bench.path / FOLDER, FIGURES[media]
+        p, folder, name = bench.p(), bench.path / files.NOISE, FIGURES[media]
         count = len(bench.prompts)
         caption = (
             f"Mean |eps_i - eps_(i-1)| of the cloud model of {settings.pair.name} over {count} prompts, and "

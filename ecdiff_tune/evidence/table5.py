@@ -10,11 +10,11 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.paper import paper_files
 from ecdiff_tune.report import tables
 from ecdiff_tune.report.export import markdown, write_table
 from ecdiff_tune.settings import Settings
-from ecdiff_tune.study import files
 
 NAME = "table5"
 FOUND = f"*/*/{files.CONFIG}"

@@ -10,41 +10,36 @@ import pandas as pd
 
 from ecdiff_core.devices import device_name
 from ecdiff_core.tuned_config import Sampling
-from ecdiff_tune.evidence.methods import ALONE
 from ecdiff_tune.metrics.choice import Metric
 from ecdiff_tune.report.comparison import Shown, cells, value
 from ecdiff_tune.report.export import markdown, write_table
+from ecdiff_tune.report.ranking import better
 from ecdiff_tune.study.workbench import Workbench
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
-
-    Args:
-        better: 1 where more is better, -1 where less is, 0 where neither.
-    """
+    """One column."""
 
     name: str
     heading: str
     show: Shown
-    better: int = 0
 
 
 QUALITY = (
-    Column("ssim", "SSIM ↑", value("ssim"), 1),
-    Column("psnr", "PSNR ↑, dB", value("psnr", "{:.2f}"), 1),
+    Column("ssim", "SSIM ↑", value("ssim")),
+    Column("psnr", "PSNR ↑, dB", value("psnr", "{:.2f}")),
 )
 COUNTS = (
     Column("cloud_calls", "cloud calls", value("cloud_calls", "{:d}")),
     Column("approximated", "approximated", value("approximated", "{:d}")),
     Column("edge_calls", "edge calls", value("edge_calls", "{:d}")),
 )
-SECONDS = Column("seconds", "seconds ↓", value("seconds"), -1)
-SPEEDUP = Column("speedup", "speedup ↑", value("speedup", "{:.2f}×"), 1)
+SECONDS = Column("seconds", "seconds ↓", value("seconds"))
+SPEEDUP = Column("speedup", "speedup ↑", value("speedup", "{:.2f}×"))
 MEASURED = (
-    Column("measured_seconds", "by the clock ↓", value("measured_seconds"), -1),
-    Column("measured_speedup", "its speedup ↑", value("measured_speedup", "{:.2f}×"), 1),
+    Column("measured_seconds", "by the clock ↓", value("measured_seconds")),
+    Column("measured_speedup", "its speedup ↑", value("measured_speedup", "{:.2f}×")),
 )
 
 
@@ -64,12 +59,9 @@ class Table:
 
 def _of(further: Sequence[Metric]) -> tuple[Column, ...]:
     """Columns of metrics beside SSIM and PSNR."""
-    up = {one.name: one.higher_is_better for one in further}
+    arrows = {1: "↑", -1: "↓"}
     return tuple(
-        Column(
-            one.name, f"{one.heading} {'↑' if up[one.name] else '↓'}", value(one.name), 2 * up[one.name] - 1
-        )
-        for one in further
+        Column(one.name, f"{one.heading} {arrows[better(one.name)]}", value(one.name)) for one in further
     )
 
 
@@ -111,21 +103,14 @@ def told(bench: Workbench, sampling: Sampling, prompts: int) -> str:
     )
 
 
-def write(
-    folder: Path,
-    name: str,
-    table: Table,
-    told: str,
-    say: Callable[[str], None],
-    unranked: Sequence[str] = ALONE,
-) -> list[Path]:
+def write(folder: Path, name: str, table: Table, told: str, say: Callable[[str], None]) -> list[Path]:
     """A table's files; it is said too.
 
     Returns:
         Their paths.
     """
     columns = [one for one in table.columns if one.name in table.rows]
-    shown = cells(table.rows, [(one.name, one.show, one.better) for one in columns], unranked)
+    shown = cells(table.rows, [(one.name, one.show) for one in columns])
     headings = ["method", *(one.heading for one in columns)]
     caption = f"{table.caption}: {told}."
     paths = write_table(folder, name, table.rows, shown, headings, caption)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import study_path
 
 
-def tuned_config(settings: Settings) -> TunedConfig:
+def config_of_study(settings: Settings) -> TunedConfig:
     """The study's ecdiff.yaml.
 
     Raises:

@@ -23,14 +23,16 @@ class Metric:
     Args:
         name: in ``metrics.names``.
         heading: in tables.
-        higher_is_better: whether more is better.
         measure: pictures, the cloud's, their prompts -> one value a prompt.
     """
 
     name: str
     heading: str
-    higher_is_better: bool
     measure: Measure
+
+
+SSIM = Metric("ssim", "SSIM", lambda pictures, cloud, prompts: ssim(pictures, cloud))
+PSNR = Metric("psnr", "PSNR, dB", lambda pictures, cloud, prompts: psnr(pictures, cloud))
 
 
 def load_metrics(settings: MetricsSettings, device: torch.device | str = "cpu") -> tuple[Metric, ...]:
@@ -39,7 +41,7 @@ def load_metrics(settings: MetricsSettings, device: torch.device | str = "cpu") 
     Raises:
         MetricError: the weights or the model of one are missing; nothing has been measured then.
     """
-    loaders = {"ssim": _ssim, "psnr": _psnr, "lpips": _lpips, "clip": _clip}
+    loaders = {"ssim": lambda *_: SSIM, "psnr": lambda *_: PSNR, "lpips": _lpips, "clip": _clip}
     return tuple(loaders[name](settings, device) for name in settings.names)
 
 
@@ -61,24 +63,16 @@ def measure(
     }
 
 
-def _ssim(settings: MetricsSettings, device: torch.device | str) -> Metric:
-    return Metric("ssim", "SSIM", True, lambda pictures, cloud, prompts: ssim(pictures, cloud))
-
-
-def _psnr(settings: MetricsSettings, device: torch.device | str) -> Metric:
-    return Metric("psnr", "PSNR, dB", True, lambda pictures, cloud, prompts: psnr(pictures, cloud))
-
-
 def _lpips(settings: MetricsSettings, device: torch.device | str) -> Metric:
     from ecdiff_tune.metrics.lpips import LPIPS
 
     weights = None if settings.lpips_weights is None else Path(settings.lpips_weights).expanduser()
     distance = LPIPS(settings.lpips_net, weights, device)
-    return Metric("lpips", "LPIPS", False, lambda pictures, cloud, prompts: distance(pictures, cloud))
+    return Metric("lpips", "LPIPS", lambda pictures, cloud, prompts: distance(pictures, cloud))
 
 
 def _clip(settings: MetricsSettings, device: torch.device | str) -> Metric:
     from ecdiff_tune.metrics.clip_score import CLIPScore
 
     score = CLIPScore(Path(settings.clip or "").expanduser(), device)
-    return Metric("clip", "CLIP score", True, lambda pictures, cloud, prompts: score(pictures, prompts))
+    return Metric("clip", "CLIP score", lambda pictures, cloud, prompts: score(pictures, prompts))

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ecdiff_tune.ledger import Measurement
-from ecdiff_tune.metrics.choice import Metric
-from ecdiff_tune.metrics.images import psnr, ssim
+from ecdiff_tune.metrics.choice import PSNR, SSIM, Metric, measure
 
 
 def compared(
@@ -29,17 +28,13 @@ def compared(
         seconds: that each took.
         further: metrics beside SSIM and PSNR.
     """
-    pictures = torch.nan_to_num(decoded)
-    more = {one.name: one.measure(pictures, cloud, prompts).tolist() for one in further}
-    # A half-precision decoder can overflow on finite latents.
-    finite = [
-        bool(torch.isfinite(x).all() and torch.isfinite(y).all())
-        for x, y in zip(latents, decoded, strict=True)
-    ]
-    pairs = zip(ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
-    return [
-        Measurement(*pair, seconds, {name: values[i] for name, values in more.items()})
-        if finite[i]
-        else Measurement(None, None, seconds)
-        for i, pair in enumerate(pairs)
-    ]
+    found = measure((SSIM, PSNR, *further), decoded, cloud, prompts)
+    measurements = []
+    for latent, *values in zip(latents, *found.values(), strict=True):
+        # A half-precision decoder can overflow on finite latents.
+        known = {name: value for name, value in zip(found, values, strict=True) if value is not None}
+        if len(known) == len(found) and torch.isfinite(latent).all():
+            measurements.append(Measurement(known.pop("ssim"), known.pop("psnr"), seconds, known))
+        else:
+            measurements.append(Measurement(None, None, seconds))
+    return measurements

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+
+from ecdiff_tune.report.ranking import ALONE, places
 
 Shown = Callable[[pd.Series], str]
 """A row's cell."""
@@ -29,24 +30,22 @@ def value(column: str, form: str = "{:.3f}") -> Shown:
 
 
 def cells(
-    table: pd.DataFrame, columns: Sequence[tuple[str, Shown, int]], unranked: Sequence[str]
+    table: pd.DataFrame, columns: Sequence[tuple[str, Shown]], unranked: Sequence[str] = ALONE
 ) -> list[list[str]]:
     """What markdown and LaTeX show of a table: the label, then the columns.
 
     The best value of a column is ``**bold**``, the second best ``_underlined_``.
 
     Args:
-        columns: a name, how it is shown, and 1 where more is better, -1 where less is, 0 where neither.
+        columns: a name, and how it is shown.
         unranked: methods that are shown, but not ranked.
     """
     rows = [[str(label)] for label in table["label"]]
-    ranked = ~table["method"].isin(list(unranked))
-    for name, show, better in columns:
-        numbers = table[name].astype(float).where(ranked)
-        ranks = (better * numbers).rank(ascending=False, method="min") if better else numbers * np.nan
-        for cell, (_, row), rank in zip(rows, table.iterrows(), ranks, strict=True):
+    for name, show in columns:
+        found = places(table, name, unranked)
+        for cell, (_, row), place in zip(rows, table.iterrows(), found, strict=True):
             text = show(row)
-            mark = {1.0: "**", 2.0: "_"}.get(rank, "") if text != "–" else ""
+            mark = {1.0: "**", 2.0: "_"}.get(place, "") if text != "–" else ""
             cell.append(f"{mark}{text}{mark}")
     return rows
 

@@ -8,26 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from ecdiff_tune import files
 from ecdiff_tune.report.charts import style
+from ecdiff_tune.report.ranking import ALONE, places
 from ecdiff_tune.report.sortable import INTERVAL, Row, Table, of_frame
 from ecdiff_tune.report.study_data import table
 from ecdiff_tune.report.svg import Axis, Plot
 from ecdiff_tune.report.tradeoff import Spot
 
-COMPARE, ERRORS = "compare", "errors"
-ALONE, TUNED = ("cloud", "edge"), "tuned"
-"""Names of methods: those that are not ranked, and the winner."""
-BETTER = {
-    "ssim": 1,
-    "psnr": 1,
-    "seconds": -1,
-    "speedup": 1,
-    "measured_seconds": -1,
-    "measured_speedup": 1,
-}
-"""1 where more is better, -1 where less is."""
-FURTHER_BETTER = {"lpips": -1, "clip": 1}
-"""The same of metrics whose columns also say by which network."""
+TUNED = "tuned"
+"""The name of the winner among methods."""
 MOST_ROWS = 1000
 """Of a table in the page."""
 
@@ -40,13 +30,13 @@ class Compared:
     points: tuple[Spot, ...]
 
 
-def compared(path: Path) -> Compared:
+def methods_compared(path: Path) -> Compared:
     """What ``compare`` measured of a study; nothing if it has not run.
 
     Raises:
         StudyError: a file is damaged.
     """
-    frames = _frames(path / COMPARE, ("method", "label"))
+    frames = _frames(path / files.COMPARE, ("method", "label"))
     tables = tuple(_methods(f"compare-{name}", frame) for name, frame in frames.items())
     for frame in frames.values():
         if {"ssim", "seconds"} <= set(frame.columns):
@@ -68,13 +58,11 @@ def _methods(table_name: str, frame: pd.DataFrame) -> Table:
     made = of_frame(table_name, shown, styles)
     marks: dict[tuple[int, int], str] = {}
     for column, name in enumerate(shown.columns):
-        if better := _better(str(name)):
-            values = frame[name].astype(float).where(~frame["method"].isin(ALONE))
-            ranks = (better * values).rank(ascending=False, method="min")
+        if name in frame:
             marks |= {
-                (place, column): {1.0: "best", 2.0: "second"}[rank]
-                for place, rank in enumerate(ranks)
-                if rank in (1.0, 2.0)
+                (row, column): {1.0: "best", 2.0: "second"}[place]
+                for row, place in enumerate(places(frame, str(name)))
+                if place in (1.0, 2.0)
             }
     rows = tuple(
         Row(
@@ -83,13 +71,6 @@ def _methods(table_name: str, frame: pd.DataFrame) -> Table:
         for place, row in enumerate(made.rows)
     )
     return replace(made, rows=rows)
-
-
-def _better(column: str) -> int:
-    """1, -1, or 0 where neither more nor less is better."""
-    if column.endswith(INTERVAL):
-        return 0
-    return BETTER.get(column) or FURTHER_BETTER.get(column.partition("_")[0], 0)
 
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
@@ -129,13 +110,13 @@ def latent_errors(path: Path) -> Errors:
         StudyError: a file is damaged.
     """
     plot, tables, too_long = None, [], []
-    for name, frame in _frames(path / ERRORS, ()).items():
+    for name, frame in _frames(path / files.ERRORS, ()).items():
         if {"method", "step", "error"} <= set(frame.columns):
             plot = _over_steps(frame)
         elif len(frame) <= MOST_ROWS:
             tables.append(of_frame(f"errors-{name}", _with_intervals(frame)))
         else:
-            too_long.append((f"{ERRORS}/{name}.csv", len(frame)))
+            too_long.append((f"{files.ERRORS}/{name}.csv", len(frame)))
     return Errors(plot, tuple(tables), tuple(too_long))
 
 

@@ -13,10 +13,10 @@ from PIL import Image, ImageSequence
 
 from ecdiff_core.plan import Plan
 from ecdiff_core.video import FPS
+from ecdiff_tune import files
 from ecdiff_tune.report.study_data import table
 from ecdiff_tune.study.folder import StudyError
 
-FOLDER, TABLE = "samples", "samples.csv"
 GAIN = 4
 """By which differences are shown larger."""
 SMALL = 128
@@ -62,11 +62,11 @@ def read(path: Path) -> list[PromptRow]:
     Raises:
         StudyError: a file is missing or damaged.
     """
-    folder = path / FOLDER
-    if not (folder / TABLE).is_file():
+    folder = path / files.SAMPLES
+    if not (folder / files.SAMPLES_TABLE).is_file():
         return []
     columns = ("place", "method", "file", "ssim", "schedule", "seed", "prompt")
-    found = table(folder / TABLE, columns)
+    found = table(folder / files.SAMPLES_TABLE, columns)
     rows = []
     for _, part in found.groupby("place", sort=True):
         frames = [_open(folder / str(name)) for name in part["file"]]

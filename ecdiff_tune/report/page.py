@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ecdiff_core.files import write_text
+from ecdiff_tune import files
 from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.report import (
     charts,
@@ -28,7 +29,6 @@ from ecdiff_tune.settings import Settings
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.progress import Progress, describe
 
-PAGE = "report/index.html"
 STATIC = Path(__file__).parent / "static"
 
 
@@ -46,7 +46,7 @@ def report(settings: Settings) -> None:
 def write(path: Path, settings: Settings) -> Path:
     """The page of the study in the folder ``path``; where it was written."""
     data = study_data.read(path, settings)
-    page = path / PAGE
+    page = path / files.PAGE
     write_text(page, html(data))
     return page
 
@@ -68,7 +68,7 @@ def html(data: StudyData) -> str:
 def view(data: StudyData) -> dict[str, Any]:
     """What the template shows."""
     record, pairs = data.record, config_folder() / "pair"
-    compared, sweeps = further.compared(data.path), sensitivity.sweeps(record)
+    compared, sweeps = further.methods_compared(data.path), sensitivity.sweeps(record)
     return {
         "data": data,
         "describe": describe,

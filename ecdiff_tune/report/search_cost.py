@@ -9,16 +9,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ecdiff_core.plan import Plan
+from ecdiff_tune import files
 from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.calls import KINDS, Calls
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.report.study_data import StudyData, table
 from ecdiff_tune.search.spaces import SEARCHING
-from ecdiff_tune.study import files
-from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, KINDS, REFERENCE
-
-Calls = tuple[int, int]
-"""Of the cloud and of the edge."""
+from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, REFERENCE
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,16 @@ from typing import Any
 import pandas as pd
 
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.paper import paper_config
 from ecdiff_tune.report import result
 from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import files, recorded, reranked
+from ecdiff_tune.study import recorded, reranked
 from ecdiff_tune.study.folder import StudyError
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import Recorded
-
-TRIALS, NOISE, EDGE_ALONE = files.TRIALS, files.NOISE_TABLE, "edge_alone.csv"
 
 
 @dataclass(frozen=True)
@@ -106,18 +105,20 @@ def read(path: Path, settings: Settings) -> StudyData:
             "Its section on sensitivity shows other weights and links, rerank writes their config."
         )
     winner, source, own = _winner(record, notes.append)
-    config = reranked.tuned_config(record, winner, record.trials, {"by": "report"})
+    config = reranked.config_of_choice(record, winner, record.trials, {"by": "report"})
     return StudyData(
         record,
         winner,
         source,
         config,
         (own.provenance if own else config.provenance) or {},
-        table(path / TRIALS, ("stage", "trial", "objective", "state"))
-        if (path / TRIALS).is_file()
+        table(path / files.TRIALS, ("stage", "trial", "objective", "state"))
+        if (path / files.TRIALS).is_file()
         else pd.DataFrame(),
-        table(path / NOISE, ("step", "mean", "variance")) if (path / NOISE).is_file() else None,
-        table(path / EDGE_ALONE, ("ssim", "psnr")) if (path / EDGE_ALONE).is_file() else None,
+        table(path / files.NOISE_TABLE, ("step", "mean", "variance"))
+        if (path / files.NOISE_TABLE).is_file()
+        else None,
+        table(path / files.EDGE_ALONE, ("ssim", "psnr")) if (path / files.EDGE_ALONE).is_file() else None,
         _paper(settings, notes.append),
         tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ecdiff_tune.commands.rerank import quality_of
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.svg import Axis, Plot, Point
 from ecdiff_tune.study.loop import Trial
@@ -16,7 +15,7 @@ def told(trial: Trial) -> str:
     """A config and its values, over two lines."""
     assert trial.score is not None
     return (
-        f"{describe(trial.candidate, 'joint')}\nquality {quality_of(trial):.4f}, {trial.seconds:.3g} s, "
+        f"{describe(trial.candidate, 'joint')}\nquality {trial.quality:.4f}, {trial.seconds:.3g} s, "
         f"objective {trial.value:.4f}\n{trial.plan}"
     )
 
@@ -24,8 +23,8 @@ def told(trial: Trial) -> str:
 def front(trials: Iterable[Trial]) -> list[Trial]:
     """Those that no other beats in quality and seconds at once, the fastest first."""
     found: list[Trial] = []
-    for one in sorted(trials, key=lambda one: (one.seconds, -quality_of(one))):
-        if not found or quality_of(one) > quality_of(found[-1]):
+    for one in sorted(trials, key=lambda one: (one.seconds, -one.quality)):
+        if not found or one.quality > found[-1].quality:
             found.append(one)
     return found
 
@@ -53,17 +52,17 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
         ),
         Axis.around(
             "quality (mean SSIM to the cloud's)",
-            [*map(quality_of, trials), *(one.quality for one in spots if one.quality is not None)],
+            [*(one.quality for one in trials), *(one.quality for one in spots if one.quality is not None)],
         ),
         height=380,
     )
     steps: list[Point] = []
     for trial in front(trials):
         steps += [(trial.seconds, steps[-1][1])] if steps else []
-        steps.append((trial.seconds, quality_of(trial)))
+        steps.append((trial.seconds, trial.quality))
     plot.line(steps, "front")
     for trial in trials:
-        plot.mark(trial.seconds, quality_of(trial), "trial", told(trial), "small")
+        plot.mark(trial.seconds, trial.quality, "trial", told(trial), "small")
     low, high = data.score["quality_ci95"]
     plot.whisker(data.winner.seconds, low, high, "winner")
     for one in spots:
@@ -79,7 +78,7 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
 def _own(data: StudyData) -> Spot:
     one = data.winner
     title = f"the winner: {told(one)}"
-    return Spot("the winner", "winner", one.seconds, quality_of(one), title, "star")
+    return Spot("the winner", "winner", one.seconds, one.quality, title, "star")
 
 
 def _alone(data: StudyData) -> list[Spot]:
@@ -101,4 +100,4 @@ def _paper(data: StudyData) -> list[Spot]:
     if known is None:
         return [Spot("the paper's row: quality not measured here", "paper", seconds, None, "")]
     title = f"the paper's row: {told(known)}"
-    return [Spot("the paper's row", "paper", seconds, quality_of(known), title, "diamond")]
+    return [Spot("the paper's row", "paper", seconds, known.quality, title, "diamond")]

@@ -17,7 +17,7 @@ PATIENCE = 3
 Walk = Generator[N, float, tuple[N, float]]
 """Yields a value to evaluate, is sent its objective, returns the best value and its objective."""
 
-Stage = Generator[Candidate, float, tuple[Candidate | None, float]]
+StageWalk = Generator[Candidate, float, tuple[Candidate | None, float]]
 """Yields a candidate, is sent its objective, returns the winner and its objective."""
 
 
@@ -48,7 +48,7 @@ def walk(values: Sequence[N], start: N) -> Walk[N]:
     return best, best_value
 
 
-def stage1(space: Stage1Space, estimator: str) -> Stage:
+def stage1(space: Stage1Space, estimator: str) -> StageWalk:
     """Algorithm 2: for every k a walk over alpha from 0.5; three k in a row without improvement end it.
 
     The paper's best value starts at 0, so that a candidate must score above 0 to win.
@@ -74,7 +74,7 @@ def stage1(space: Stage1Space, estimator: str) -> Stage:
     return best, best_value
 
 
-def stage2(space: Stage2Space, handoff_adapter: HandoffAdapter) -> Stage:
+def stage2(space: Stage2Space, handoff_adapter: HandoffAdapter) -> StageWalk:
     """Algorithm 3: a walk over s."""
     inner = walk(space.s_values, space.start)
     s = next(inner)
@@ -88,7 +88,7 @@ def stage2(space: Stage2Space, handoff_adapter: HandoffAdapter) -> Stage:
             return found, best_value
 
 
-def best_of(stages: Iterable[Stage]) -> Stage:
+def best_of(stages: Iterable[StageWalk]) -> StageWalk:
     """One stage after the other, for dimensions that the paper does not search; the first of equals wins."""
     best, best_value = None, float("-inf")
     for stage in stages:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ecdiff_tune.calls import Calls
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Context
 from ecdiff_tune.search.joint import last_look
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.schedule import in_turn
 from ecdiff_tune.search.spaces import Space
-
-Calls = tuple[int, int]
-"""Of the cloud and of the edge."""
 
 
 @dataclass(frozen=True)

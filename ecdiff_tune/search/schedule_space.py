@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from ecdiff_core.plan import Handoff
-from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.candidate import Candidate, same_pictures
 
 LEAST_CALLS = 3
 """Of the cloud calls of a schedule: the two that a first estimate needs, and one to place."""
@@ -35,9 +35,7 @@ class ScheduleSpace:
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
         """Every candidate, and the one of the grid that makes the same pictures."""
-        first: dict[ConfigKey, Candidate] = {}
-        keys = {one: ConfigKey.of(one, one.plan(self.num_steps, self.handoff)) for one in self.proposed}
-        return {one: first.setdefault(key, one) for one, key in keys.items()}
+        return same_pictures(self.proposed, self.num_steps, self.handoff)
 
     @property
     def grid(self) -> tuple[Candidate, ...]:

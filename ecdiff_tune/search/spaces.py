@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal, TypeVar, get_args
@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeVar, get_args
 from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_tune.candidate import Candidate, same_pictures
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 
 Stage = Literal[1, 2, "joint"]
@@ -55,7 +55,9 @@ class Stage1Space:
     def aliases(self) -> Mapping[Candidate, Candidate]:
         """Every candidate, and the one of the grid that makes the same pictures."""
         points = itertools.product(self.estimators, self.ks, self.alphas)
-        return _aliases((self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned")
+        return same_pictures(
+            (self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned"
+        )
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
@@ -151,7 +153,7 @@ class JointSpace:
             for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
             if p <= s and (k == 0 or p >= 2)
         )
-        return _aliases(candidates, self.num_steps, self.handoff)
+        return same_pictures(candidates, self.num_steps, self.handoff)
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
@@ -162,12 +164,6 @@ class JointSpace:
         [(0.2, 31), (0.2, 34), (0.2, 37), (0.2, 40), (0.3, 31)]
         """
         return tuple(dict.fromkeys(self.aliases.values()))
-
-
-def _aliases(candidates: Iterable[Candidate], num_steps: int, handoff: Handoff) -> dict[Candidate, Candidate]:
-    first: dict[ConfigKey, Candidate] = {}
-    keys = {one: ConfigKey.of(one, one.plan(num_steps, handoff)) for one in candidates}
-    return {one: first.setdefault(key, one) for one, key in keys.items()}
 
 
 N = TypeVar("N", int, float)

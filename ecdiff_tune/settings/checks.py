@@ -6,13 +6,13 @@ import math
 
 from ecdiff_core.errors import nearest
 from ecdiff_core.params import MAX_SEED
+from ecdiff_tune import files, trackers
 from ecdiff_tune.settings.check_evidence import check_errors, check_methods, check_metrics, check_picks
 from ecdiff_tune.settings.check_params import check_grids, check_params
 from ecdiff_tune.settings.check_search import check_search
 from ecdiff_tune.settings.error import SettingsError
 from ecdiff_tune.settings.groups import AUTO
 from ecdiff_tune.settings.schema import Settings
-from ecdiff_tune.study import files, trackers
 
 LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")

@@ -14,11 +14,11 @@ from ecdiff_core.pair import load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.parallel import ranks
 from ecdiff_tune.settings import Settings
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import study_path
-from ecdiff_tune.study.thumbnails import Thumbnails
+from ecdiff_tune.thumbnails import Thumbnails
 
 
 def load_pipe(settings: Settings) -> ECDiffPipeline:

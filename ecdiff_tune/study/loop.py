@@ -53,6 +53,12 @@ class Trial:
         """The objective; minus infinity where infeasible."""
         return float("-inf") if self.score is None else self.score.objective
 
+    @property
+    def quality(self) -> float:
+        """The mean SSIM, of a trial that has a score."""
+        assert self.score is not None
+        return self.score.quality
+
 
 @dataclass(frozen=True)
 class Scorer:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune import batch_size, latency
+from ecdiff_tune import batch_size, files, latency
+from ecdiff_tune.calls import KINDS
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.objective import efficiency
 from ecdiff_tune.settings import AUTO
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyFolder, read_state
 from ecdiff_tune.study.optuna_setup import agree
 from ecdiff_tune.study.progress import Progress
-from ecdiff_tune.study.spending import KINDS, Spending
+from ecdiff_tune.study.spending import Spending
 
 
 def latency_profile(

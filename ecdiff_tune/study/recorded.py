@@ -13,14 +13,13 @@ from ecdiff_core.link import Link
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Action, HandoffAdapter, Plan
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration
+from ecdiff_tune import calibration, files
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.latency import LatencyError, LatencyProfile
 from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.objective import Weights
 from ecdiff_tune.settings import Settings
-from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError, read_state
 from ecdiff_tune.study.loop import Scorer, Trial
 

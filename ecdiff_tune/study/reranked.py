@@ -13,7 +13,7 @@ from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import Recorded
 
 
-def tuned_config(
+def config_of_choice(
     record: Recorded, chosen: Trial, among: Sequence[Trial], how: Mapping[str, Any]
 ) -> TunedConfig:
     """The whole YAML, with held-out scores where the study has them.

@@ -15,7 +15,7 @@ from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.workbench import Workbench
 
 
-def tuned_config(bench: Workbench, trial: Trial, trials: Iterable[Trial] = ()) -> TunedConfig:
+def config_of_winner(bench: Workbench, trial: Trial, trials: Iterable[Trial] = ()) -> TunedConfig:
     """The YAML of a winner, without held-out scores; ``trials`` are those that it won against."""
     settings, pipe = bench.settings, bench.pipe
     w1, seed = settings.objective.w1, settings.seed

@@ -14,7 +14,7 @@ from ecdiff_core.memory import Batches
 from ecdiff_core.pair import EMBEDDED
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import HandoffAdapter
-from ecdiff_tune import calibration, reference
+from ecdiff_tune import calibration, files, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.edge_along import EdgeAlong
@@ -28,7 +28,6 @@ from ecdiff_tune.reference import Reference
 from ecdiff_tune.search.base import Records
 from ecdiff_tune.settings import AUTO, Settings
 from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.study import files
 from ecdiff_tune.study.common import load_pipe, reference_folder, state_folder, states_bytes, thumbnails
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Scorer
@@ -36,7 +35,7 @@ from ecdiff_tune.study.machine import batch_size_of, latency_profile
 from ecdiff_tune.study.progress import Progress
 from ecdiff_tune.study.references import make_edge_along, make_reference
 from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
-from ecdiff_tune.study.thumbnails import FIRST
+from ecdiff_tune.thumbnails import FIRST
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune import files
 from ecdiff_tune.__main__ import main
+from ecdiff_tune.calls import KINDS
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.search import SEARCHES
-from ecdiff_tune.study import files
-from ecdiff_tune.study.spending import KINDS
+from ecdiff_tune.search.spaces import SEARCHING
 
 PICTURES = "pictures"
 """The study that makes the reference and the latency profile for all."""
@@ -34,8 +35,6 @@ STUDIES: Mapping[str, tuple[str, ...]] = {
 """Studies by name and the settings that make them; ``exact`` is a race without a test that could err."""
 WHOLE_GRID = ("exhaustive", "exact")
 """Searches that find the optimum of the grid for certain."""
-NOT_SEARCHING = ("latency", "batch size", "reference", "held-out", "held-out reference", "samples")
-"""Parts of a study's spending that are no search."""
 SAME_SSIM = 1e-4
 """Between a trial that shares its trajectory and one that runs whole."""
 
@@ -194,7 +193,7 @@ def _read(setup: Setup, name: str) -> Finished:
         name,
         TunedConfig.load(folder / files.CONFIG),
         _reference(pd.read_csv(pictures / files.CALLS), STUDIES[name], setup),
-        _sum(calls[~calls["part"].isin(NOT_SEARCHING)]),
+        _sum(calls[calls["part"].isin(SEARCHING)]),
         profile.edge_call.median / profile.cloud_call.median,
         calls["run"].nunique(),
         (len(trials) - in_part, in_part),

@@ -16,6 +16,7 @@ from PIL import Image
 from ecdiff_core.__main__ import main as ecdiff
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
+from ecdiff_tune import files
 from ecdiff_tune.candidate import Candidate, ConfigKey
 from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.report import page
@@ -244,7 +245,7 @@ def test_tune_prints_plain_lines(tuned: tuple[Study, Outcome]) -> None:
     (wrote,) = [line for line in lines if line.startswith("wrote ")]
     for name in ("ecdiff.yaml", "trials.csv", "table5.md", "samples.png"):
         assert str(done.folder / name) in wrote
-    assert lines[-1] == f"page: {done.folder / page.PAGE}"
+    assert lines[-1] == f"page: {done.folder / files.PAGE}"
     assert any(re.search(r"quality 0\.\d{4} .*, 0\.\d{4} on 2 held-out ones", line) for line in lines)
 
 

@@ -9,12 +9,11 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from ecdiff_tune import evaluator
+from ecdiff_tune import evaluator, files
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.report import pictures
-from ecdiff_tune.study import files
 
 from ..studies import ROUNDED, Study, one_line
 

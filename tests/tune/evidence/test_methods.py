@@ -137,9 +137,9 @@ def test_marks_of_the_best_and_the_second_best() -> None:
         }
     )
     columns = [
-        ("ssim", value("ssim"), 1),
-        ("seconds", value("seconds"), -1),
-        ("calls", value("calls", "{}"), 0),
+        ("ssim", value("ssim")),
+        ("seconds", value("seconds")),
+        ("calls", value("calls", "{}")),
     ]
     assert comparison.cells(table, columns, unranked=["a"]) == [
         ["A", "1.000", "9.000", "4"],

@@ -11,6 +11,7 @@ from ecdiff_tune.metrics.choice import load_metrics, measure
 from ecdiff_tune.metrics.clip_score import CLIPScore
 from ecdiff_tune.metrics.images import MetricError, psnr, ssim
 from ecdiff_tune.metrics.lpips import LPIPS, NETS
+from ecdiff_tune.report.ranking import better
 from ecdiff_tune.settings import MetricsSettings
 from ecdiff_tune.settings.check_evidence import METRICS
 
@@ -57,15 +58,15 @@ def test_a_network_is_loaded_once(chosen: MetricsSettings) -> None:
 
 def test_the_order_is_the_users_and_only_those_are_measured() -> None:
     metrics = load_metrics(MetricsSettings(["psnr", "ssim"]))
-    assert [(one.name, one.heading, one.higher_is_better) for one in metrics] == [
-        ("psnr", "PSNR, dB", True),
-        ("ssim", "SSIM", True),
+    assert [(one.name, one.heading) for one in metrics] == [
+        ("psnr", "PSNR, dB"),
+        ("ssim", "SSIM"),
     ]
     assert list(measure(metrics, pictures(2, 0), pictures(2, 1), PROMPTS)) == ["psnr", "ssim"]
 
 
-def test_less_lpips_is_better(chosen: MetricsSettings) -> None:
-    assert {one.name for one in load_metrics(chosen) if not one.higher_is_better} == {"lpips"}
+def test_less_lpips_is_better() -> None:
+    assert {name: better(name) for name in METRICS} == {"ssim": 1, "psnr": 1, "lpips": -1, "clip": 1}
 
 
 def test_pictures_that_are_not_finite_have_no_value(chosen: MetricsSettings) -> None:

@@ -19,12 +19,12 @@ from PIL import Image, ImageSequence
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.commands import samples
 from ecdiff_tune.evidence import summary
 from ecdiff_tune.evidence.methods import Method, Sampler
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.report import charts, further, gallery, sortable
 from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot
-from ecdiff_tune.study import samples
 from ecdiff_tune.study.folder import StudyError
 
 SAMPLER = Sampler(Sampling(12))
@@ -196,7 +196,7 @@ def test_large_pictures_are_scaled_down() -> None:
 
 
 def test_what_compare_left(tmp_path: Path) -> None:
-    assert further.compared(tmp_path) == further.Compared((), ())
+    assert further.methods_compared(tmp_path) == further.Compared((), ())
     rows = {
         "method": ["cloud", "edge", "tuned", "hybrid_10", "taylorseer"],
         "label": ["cloud", "edge", "EC-Diff", "HybridSD", "TaylorSeer"],
@@ -207,7 +207,7 @@ def test_what_compare_left(tmp_path: Path) -> None:
     }
     (tmp_path / "compare").mkdir()
     pd.DataFrame(rows).to_csv(tmp_path / "compare" / "table1.csv", index=False)
-    found = further.compared(tmp_path)
+    found = further.methods_compared(tmp_path)
     assert [(one.label, one.seconds, one.quality) for one in found.points] == [("HybridSD", 3.0, 0.9)]
     (table,) = found.tables
     assert table.headings == ("method", "SSIM", "SSIM 95%", "seconds")
@@ -217,7 +217,7 @@ def test_what_compare_left(tmp_path: Path) -> None:
     assert table.rows[1].cells[2].text == "0.400 … 0.600"
     (tmp_path / "compare" / "table1.csv").write_text("nothing\n1\n")
     with pytest.raises(StudyError, match=r"table1\.csv has no column method, label"):
-        further.compared(tmp_path)
+        further.methods_compared(tmp_path)
 
 
 def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
     (tmp_path / "compare").mkdir()
     frame = summary.quality_table(methods, measured, seed=0)
     frame.to_csv(tmp_path / "compare" / "table1.csv", index=False)
-    (table,) = further.compared(tmp_path).tables
+    (table,) = further.methods_compared(tmp_path).tables
     styles = {heading: [row.cells[i].style for row in table.rows] for i, heading in enumerate(table.headings)}
     first, second = ["", "", "best", "second"], ["", "", "second", "best"]
     assert styles["SSIM"] == second

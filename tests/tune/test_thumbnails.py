@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.study.thumbnails import FIRST, GAP, LARGEST, Thumbnails
+from ecdiff_tune.thumbnails import FIRST, GAP, LARGEST, Thumbnails
 
 KEY, OTHER = (ConfigKey(schedule, 0.3, "gradient", "") for schedule in ("2C1A", "3C1A"))
 

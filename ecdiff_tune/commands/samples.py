@@ -19,12 +19,12 @@ from ecdiff_core.files import replacing, write_text
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Plan
 from ecdiff_core.video import FPS
+from ecdiff_tune import files
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.report import pictures
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.workbench import Workbench
 
-FOLDER, TABLE, GRID, EDGE_ALONE = "samples", "samples.csv", "samples.png", "edge_alone.csv"
 COUNT = 8
 """Prompts in the grid."""
 CLIPS = 4
@@ -59,16 +59,18 @@ def write(bench: Workbench, winner: Trial) -> None:
     methods = _methods(bench, winner, worst, [found[i] for i in worst])
     texts = [bench.prompts.prompts[i] for i in worst]
     headings = [f"SSIM {found[i]:.3f}\n{text}" for i, text in zip(worst, texts, strict=True)]
-    pictures.samples(bench.path / GRID, [(one.label, one.pictures) for one in methods], headings)
+    shown = [(one.label, one.pictures) for one in methods]
+    pictures.samples(bench.path / files.SAMPLES_GRID, shown, headings)
+    folder = bench.path / files.SAMPLES
     kept = worst[: CLIPS if methods[0].pictures.ndim == 5 else COUNT]
     rows = []
     for place, i in enumerate(kept):
         for method in methods:
-            name = save_picture(bench.path / FOLDER / f"{place:02}_{method.name}", method.pictures[place])
+            name = save_picture(folder / f"{place:02}_{method.name}", method.pictures[place])
             told = (place, method.name, name, method.ssims[place], method.plan.schedule)
             rows.append((*told, bench.prompts.seeds[i], texts[place]))
     columns = ["place", "method", "file", "ssim", "schedule", "seed", "prompt"]
-    write_text(bench.path / FOLDER / TABLE, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+    write_text(folder / files.SAMPLES_TABLE, pd.DataFrame(rows, columns=columns).to_csv(index=False))
 
 
 def _methods(bench: Workbench, winner: Trial, rows: Sequence[int], ssims: Sequence[float]) -> list[GridRow]:
@@ -114,7 +116,7 @@ def save_picture(stem: Path, picture: Tensor) -> str:
 
 def write_edge_alone(bench: Workbench) -> None:
     """edge_alone.csv: SSIM and PSNR of the edge's own pictures, a row a calibration prompt."""
-    path = bench.path / EDGE_ALONE
+    path = bench.path / files.EDGE_ALONE
     if path.is_file():
         return
     bench.progress.start_task("edge's own pictures against the cloud's", len(bench.prompts))

@@ -13,12 +13,12 @@ import pytest
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
+from ecdiff_tune import trackers
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.objective import Score
-from ecdiff_tune.study import trackers
 from ecdiff_tune.study.loop import Trial
 
-from ..studies import Study, one_line
+from .studies import Study, one_line
 
 PARAMS = ECDiffParams(3, 2, 0.3, 9)
 SETTINGS = {"seed": 0, "search.k": [1, 2]}
