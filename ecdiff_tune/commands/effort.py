@@ -24,7 +24,7 @@ def effort(bench: Workbench, what: str, p: int, stages: Sequence[Sequence[Share]
     seconds = cloud * cloud_pace + edge * edge_pace
     return (
         f"{what}: up to {trials} trial{'s' * (trials != 1)}, {cloud:,} cloud and {edge:,} edge calls, "
-        f"about {duration(seconds)} if all are needed (p = {p})"
+        f"about {duration(seconds)} if all are needed" + ("" if bench.settings.kind.places else f" (p = {p})")
     )
 
 

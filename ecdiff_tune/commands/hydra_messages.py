@@ -27,7 +27,7 @@ def one_line(error: Exception) -> str:
             return f"Unknown setting {key}: {nearest(key, _sibling_settings(key))}; --help lists all."
     key = str(getattr(error, "full_key", None) or getattr(cause, "full_key", None) or "")
     if "ListConfig" in f"{error}{cause}" and key:
-        return f"Expected {key} to be a list, such as {key}=[1,2,3]."
+        return f"Expected {key} to be a list, in brackets such as {key}=[…]."
     first = [
         str(one).strip().splitlines()[0] for one in (error, cause) if one is not None and str(one).strip()
     ]

@@ -28,7 +28,7 @@ from ecdiff_tune.study.workbench import Workbench
 
 @dataclass(frozen=True)
 class Found:
-    """What a stage found, among which trials, in which space (extended, if it was)."""
+    """What a stage found, among which trials that keep the limits, in which space (extended, if it was)."""
 
     winner: Trial
     trials: tuple[Trial, ...]
@@ -64,7 +64,9 @@ def run_stage(bench: Workbench, space: Space) -> Found:
         bench.progress.say(
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
         )
-    return Found(winner, tuple(trials), space)
+    limits = bench.settings.search
+    kept = tuple(one for one in trials if one.keeps(limits.min_quality, limits.max_seconds))
+    return Found(winner, kept, space)
 
 
 def _tracked(bench: Workbench, stage: Stage) -> AbstractContextManager[trackers.Run]:

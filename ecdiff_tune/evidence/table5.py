@@ -53,9 +53,9 @@ def table5(settings: Settings) -> None:
         )
     paper = rows_in(paper_files(), lambda _: PAPER, print)
     rows = sorted([*paper, *tuned], key=lambda row: (row.config.pair.name, row.study != PAPER, row.study))
-    headings, shown = ["study", *tables.TABLE5_HEADINGS], [row.cells for row in rows]
+    headings, shown = ["study", "T", *tables.TABLE5_HEADINGS, "estimator"], [row.cells for row in rows]
     print(markdown(headings, shown), end="")
-    for line in tables.listed_steps(row.config for row in rows):
+    for line in tables.listed_steps((f"{row.config.pair.name}, {row.study}", row.config) for row in rows):
         print(line)
     paths = write_table(outputs, NAME, table(rows), shown, headings, CAPTION)
     print(f"wrote {', '.join(map(str, paths))}")
@@ -97,7 +97,8 @@ def _row(path: Path, study: str) -> Row:
         "schedule": plan.schedule,
         "file": str(path),
     }
-    return Row(study, config, [study, *tables.table5_cells(config)], record)
+    cells = [study, str(plan.num_steps), *tables.table5_cells(config), config.sampling.estimator]
+    return Row(study, config, cells, record)
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:

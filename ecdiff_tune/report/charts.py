@@ -21,11 +21,19 @@ def style(number: int) -> str:
     return f"s{number % SERIES}"
 
 
-def search_plots(trials: pd.DataFrame) -> list[Plot]:
+def search_plots(
+    trials: pd.DataFrame, min_quality: float | None = None, max_seconds: float | None = None
+) -> list[Plot]:
     """Objective against alpha and against s, a line for each k, and the path that the search took."""
     if trials.empty:
         return []
     scored = trials[trials["objective"].notna()]
+    keeps = pd.Series(True, index=scored.index)
+    if min_quality is not None:
+        keeps &= scored["quality"] >= min_quality
+    if max_seconds is not None:
+        keeps &= scored["seconds"] <= max_seconds
+    scored = scored.assign(keeps=keeps)
     plots = []
     for stage, part in scored.groupby("stage", sort=False):
         if str(stage) == "1":
@@ -57,7 +65,8 @@ def _against(
         Axis.around("objective", part["objective"], room=0.1),
     )
     complete = part[part["state"] == "complete"]  # what was given up was best on few prompts at most
-    best = (part if complete.empty else complete)["objective"].idxmax()
+    may_win = complete[complete["keeps"]]
+    best = next(rows for rows in (may_win, complete, part) if len(rows))["objective"].idxmax()
     keys = _series(part, by)
     groups = list(enumerate(part.groupby(keys, sort=True)))
     if linked:

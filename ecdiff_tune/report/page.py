@@ -68,6 +68,7 @@ def html(data: StudyData) -> str:
 def view(data: StudyData) -> dict[str, Any]:
     """What the template shows."""
     record, pairs = data.record, config_folder() / "pair"
+    search = data.settings.search
     compared, sweeps = further.methods_compared(data.path), sensitivity.sweeps(record)
     return {
         "data": data,
@@ -77,7 +78,7 @@ def view(data: StudyData) -> dict[str, Any]:
         "tiles": headline.tiles(data),
         "gallery": gallery.read(data.path),
         "gain": gallery.GAIN,
-        "search_plots": charts.search_plots(data.trials),
+        "search_plots": charts.search_plots(data.trials, search.min_quality, search.max_seconds),
         "left_out": charts.left_out(data.trials),
         "tradeoff": tradeoff.tradeoff(data, compared.points),
         "configs": sortable.configs(data),

@@ -28,8 +28,14 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
         *_warning(score),
         *tied_line((config.provenance or {}).get("tied", ()), score["seconds"], made),
-        f"{config.plan()} · {seconds}",
+        " · ".join([str(config.plan()), *_ways(config.sampling), seconds]),
     ]
+
+
+def _ways(sampling: Sampling) -> list[str]:
+    """How approximated and edge steps are made, where not as usual."""
+    given = {"estimator": sampling.estimator, "handoff_adapter": sampling.handoff_adapter}
+    return [f"{name} {value}" for name, value in given.items() if value != _USUAL[name]]
 
 
 def thing(sampling: Sampling) -> str:
@@ -85,7 +91,7 @@ def tied_line(tied: Any, seconds: float, made: str = "a picture") -> list[str]:
 def _named(config: Mapping[str, Any]) -> str:
     words = [f"{name}={config[name]:g}" for name in ("p", "k", "alpha", "s") if config[name] is not None]
     if config.get("schedule"):
-        words.insert(0, f"{len(config['schedule'])} listed steps")
+        words.insert(0, f"steps {','.join(map(str, config['schedule']))}")
     words += [config[name] for name, usual in _USUAL.items() if config.get(name, usual) != usual]
     return " ".join(words)
 

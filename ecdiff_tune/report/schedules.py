@@ -52,6 +52,7 @@ def _write_table(folder: Path, table: pd.DataFrame) -> list[Path]:
 
 def _write_figure(folder: Path, table: pd.DataFrame) -> list[Path]:
     figure, axes = plt.subplots(figsize=(7, 4.5))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     for method, style in _STYLES.items():
         part = table[table["method"] == method].sort_values("cloud_calls")
         axes.plot(part["cloud_calls"], part["psnr_median"], style, label=LABELS[method], markersize=4)

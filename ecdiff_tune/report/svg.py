@@ -82,7 +82,8 @@ class Axis:
             step = max(1, round(step))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [float(f"{i * step:.12g}") + 0.0 for i in range(first, last + 1)]
+        ticks = [float(f"{i * step:.12g}") + 0.0 for i in range(first, last + 1)]
+        return [min(max(tick, self.low), self.high) for tick in ticks]  # out by rounding alone
 
 
 def short(value: float) -> str:

@@ -87,11 +87,11 @@ def table5_cells(config: TunedConfig) -> list[str]:
     return list(map(str, cells))
 
 
-def listed_steps(configs: Iterable[TunedConfig]) -> list[str]:
-    """A line a config whose real steps are listed in place of p and k."""
+def listed_steps(configs: Iterable[tuple[str, TunedConfig]]) -> list[str]:
+    """A line a config whose real steps are listed in place of p and k, with its name."""
     return [
-        f"real steps of {config.pair.name}: {', '.join(map(str, config.params.schedule))}"
-        for config in configs
+        f"real steps of {name}: {', '.join(map(str, config.params.schedule))}"
+        for name, config in configs
         if config.params.schedule is not None
     ]
 
@@ -99,7 +99,7 @@ def listed_steps(configs: Iterable[TunedConfig]) -> list[str]:
 def table5(configs: Iterable[TunedConfig]) -> str:
     """A markdown table, a row a config; real steps that are listed stand below it."""
     configs = list(configs)
-    listed = listed_steps(configs)
+    listed = listed_steps((config.pair.name, config) for config in configs)
     below = ["", *listed] if listed else []
     rows = [f"| {' | '.join(cells)} |" for cells in (TABLE5_HEADINGS, *map(table5_cells, configs))]
     return "\n".join([rows[0], "|" + "---|" * len(TABLE5_HEADINGS), *rows[1:], *below]) + "\n"

@@ -72,6 +72,8 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
             plot.mark(one.seconds, one.quality, one.style, one.title, one.shape)
             plot.text(one.seconds, one.quality, one.label, one.style)
     plot.legend += [("trial", "a config, on all prompts"), ("front", "no config is faster and better")]
+    if any(one.style == "other" for one in spots):
+        plot.legend.append(("part", "another method, on the held-out prompts"))
     return plot
 
 

@@ -12,6 +12,9 @@ from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Result, Search
 from ecdiff_tune.search.spaces import GridSpace, N, Stage1Space, Stage2Space
 
+LEAST_ALPHA = 0.05
+"""To go on to: below it an estimate is hardly another than the last noise."""
+
 
 def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None = None) -> tuple[N, ...]:
     """The values and one more beyond the edge that ``value`` lies on; the same where it lies on none.
@@ -38,7 +41,8 @@ def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None =
 def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff) -> GridSpace | None:
     """The space with one more value beyond every edge that ``best`` lies on; None where there is none.
 
-    Limits: 0 <= k < T, 0 < alpha <= 1, p <= s <= T. An aligned handoff moves s to after the next real step.
+    Limits: 0 <= k < T, ``LEAST_ALPHA`` <= alpha <= 1, p <= s <= T.
+    An aligned handoff moves s to after the next real step.
     """
     larger = space
     if not isinstance(larger, Stage2Space):
@@ -54,7 +58,7 @@ def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff
 def _more_alphas(alphas: tuple[float, ...], best: Candidate, plan: Plan) -> tuple[float, ...]:
     if not get_estimator(best.estimator).uses_alpha_in(plan):
         return alphas
-    return tuple(alpha for alpha in grown(alphas, best.params.alpha, 0.0, 1.0) if alpha > 0)
+    return grown(alphas, best.params.alpha, min(LEAST_ALPHA, *alphas), 1.0)
 
 
 def _more_s(values: tuple[int, ...], best: ECDiffParams, num_steps: int, handoff: Handoff) -> tuple[int, ...]:

@@ -87,7 +87,9 @@ class OptunaOptions:
         if self.sampler not in SAMPLERS:
             raise SearchError(f"Unknown search.sampler {self.sampler!r}: {nearest(self.sampler, SAMPLERS)}.")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise SearchError(f"Expected different search.objectives, got {list(self.objectives)}.")
+            raise SearchError(
+                f"Expected at least one of search.objectives, none twice, got {list(self.objectives)}."
+            )
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise SearchError(f"Unknown name {name!r} in search.objectives: {nearest(name, OBJECTIVES)}.")

@@ -60,7 +60,8 @@ def _fewest_calls(
     for one in field.left(ranked):
         if one not in whole:
             discarded[one] = f"race after {field.seen(one)} prompts" if field.seen(one) else "forecast"
-    return field.leader(whole, context.num_prompts) if whole else None
+    enough = [one for one in whole if _quality(one, field) >= least_quality]
+    return field.leader(enough, context.num_prompts) if enough else None
 
 
 def _reaches(

@@ -59,6 +59,8 @@ def check(settings: Settings) -> None:
         weight = getattr(settings.objective, name)
         if not 0 <= weight < math.inf:
             raise SettingsError(f"Expected objective.{name} to be a finite number >= 0, got {weight}.")
+    if not any((settings.objective.w1, settings.objective.w2, settings.objective.w3)):
+        raise SettingsError("Expected objective.w1, w2 or w3 > 0, got 0 for all: then every config is alike.")
     check_search(settings)
     check_params(settings)
     check_grids(settings)

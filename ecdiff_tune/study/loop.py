@@ -59,6 +59,11 @@ class Trial:
         assert self.score is not None
         return self.score.quality
 
+    def keeps(self, min_quality: float | None, max_seconds: float | None) -> bool:
+        """Whether it has at least that mean SSIM and takes at most so long a picture; None is no limit."""
+        enough = min_quality is None or (self.score is not None and self.score.quality >= min_quality)
+        return enough and (max_seconds is None or self.seconds <= max_seconds)
+
 
 @dataclass(frozen=True)
 class Scorer:
@@ -174,12 +179,30 @@ def run(
     if given_up := [why for one, why in search.discarded.items() if one not in trials]:
         progress.say(_told_of_discarded(given_up, len(trials)))
     if search.best is None:
-        raise NoWinnerError(
-            f"The {stage_name(stage)} has no winner: none of {len(trials)} configs has finite pictures and a "
-            "score that wins. Try dtype=float32, other search.k and search.alpha, a larger objective.w1, or "
-            "a looser search.min_quality or search.max_seconds if you set one."
-        )
+        raise NoWinnerError(f"The {stage_name(stage)} has no winner: {_why_none_won(list(trials.values()))}")
     return trials[search.best]
+
+
+def _why_none_won(trials: Sequence[Trial]) -> str:
+    """Of what was measured on all prompts, and what may help."""
+    scored = [one for one in trials if one.score is not None]
+    if not trials:
+        return (
+            "no config was measured on all prompts. Loosen search.max_seconds if you set it, or search more: "
+            "search.k, search.alpha, search.s, search.trials."
+        )
+    if not scored:
+        return (
+            f"none of {len(trials)} configs has finite pictures. Try dtype=float32, or other search.k and "
+            "search.alpha."
+        )
+    best, fastest = max(one.quality for one in scored), min(one.seconds for one in scored)
+    return (
+        f"{len(scored)} of {len(trials)} configs have finite pictures, with a quality of {best:.4f} at best "
+        f"and {fastest:.3g} s a picture at least, and none wins. Loosen search.min_quality or "
+        "search.max_seconds if you set one, search more (search.k, search.alpha, search.s, "
+        "search.cloud_calls, search.trials), or raise objective.w1."
+    )
 
 
 def _trial(

@@ -81,6 +81,7 @@ def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded
         f"{len(trials)} configs were measured on all {len(prompts)} prompts"
         + (f"; {left_out} were not, or have no finite pictures, and are left out" if left_out else "")
     )
+    trials = _within_limits(trials, settings, say)
     trials.sort(key=lambda one: (-one.value, one.seconds, -(one.score.quality if one.score else 0.0)))
     heldout_rows = _on_all(known, heldout) if len(heldout) else {}
     return Recorded(
@@ -114,6 +115,28 @@ def _trial(candidate: Candidate, rows: tuple[Measurement, ...], settings: Settin
     steps = candidate.plan(settings.num_steps, settings.core_sampling().handoff)
     score = scorer.score(steps, rows, with_burden=True)
     return Trial("joint", 0, candidate, steps, rows, scorer.seconds(steps, rows), score)
+
+
+def _within_limits(trials: list[Trial], settings: Settings, say: Callable[[str], None]) -> list[Trial]:
+    """Those that keep the limits of the study's search, where ``rerank`` sets no others; all if none does."""
+    search, instead = settings.search, settings.rerank
+    quality = search.min_quality if instead.min_quality is None else None
+    seconds = search.max_seconds if instead.max_seconds is None else None
+    kept = [one for one in trials if one.keeps(quality, seconds)]
+    limits = [
+        f"search.{name}={limit:g}"
+        for name, limit in (("min_quality", quality), ("max_seconds", seconds))
+        if limit is not None
+    ]
+    if not kept:
+        say(f"note: none keeps {' and '.join(limits)}, as the study's search wanted; all are taken")
+        return trials
+    if len(kept) < len(trials):
+        say(
+            f"{len(trials) - len(kept)} of them do not keep {' and '.join(limits)} of the study's search and "
+            "are left out; rerank.min_quality= and rerank.max_seconds= set other limits"
+        )
+    return kept
 
 
 def own_configs(folder: Path) -> list[TunedConfig]:

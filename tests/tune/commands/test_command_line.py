@@ -61,7 +61,7 @@ def test_cfg_job(command: Command, tmp_path: Path) -> None:
         (["tune", "serach.k=[1]"], "Unknown setting serach"),
         (["tune", "seed=many"], "'many'.* Integer"),
         (["tune", "search.k=[1"], "Expected KEY=VALUE or GROUP=CHOICE, got 'search.k=.1'"),
-        (["tune", "search.k=3"], r"Expected search\.k to be a list, such as search\.k=\[1,2,3\]\."),
+        (["tune", "search.k=3"], r"Expected search\.k to be a list, in brackets such as"),
     ],
 )
 def test_mistyped(command: Command, tmp_path: Path, arguments: list[str], told: str) -> None:

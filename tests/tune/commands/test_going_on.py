@@ -39,7 +39,12 @@ def test_the_same_command_again_generates_nothing(
     assert outcome.status == 0, outcome
     assert again.bytes() == before
     assert again.rows() == rows
+    assert "this run: 0 cloud calls, 0 edge calls, 0 decodes" in outcome.out
+    assert grids == []  # the winner is shown already
 
+    (again.folder / "samples" / "samples.csv").unlink()
+    assert again("tune").status == 0
+    assert again.bytes() == before
     # samples.png: four rows, the prompt with the worst SSIM first.
     ((path, lines, headings),) = grids
     assert path == again.folder / "samples.png"

@@ -167,11 +167,11 @@ def test_table5(command: Command, tmp_path: Path) -> None:
     assert mine.loc["b", ["cloud_calls", "approximated", "edge_calls"]].tolist() == [16, 18, 16]
     assert mine.loc["b", ["quality", "objective", "heldout_quality"]].tolist() == [0.9, 0.8, 0.7]
     assert mine.loc["a", ["p", "k", "quality"]].isna().all()
-    assert "real steps of mine: 0, 1, 4, 9" in outcome.out
-    (row,) = [line for line in outcome.out.splitlines() if line.startswith("| b | mine |")]
-    assert row == "| b | mine | 7 | 2 | 0.3 | 34 | 16 | 18 | 16 | 0.9000 | – | – | 0.8000 |"
+    assert "real steps of mine, a: 0, 1, 4, 9" in outcome.out
+    (row,) = [line for line in outcome.out.splitlines() if line.startswith("| b | 50 | mine |")]
+    assert row == "| b | 50 | mine | 7 | 2 | 0.3 | 34 | 16 | 18 | 16 | 0.9000 | – | – | 0.8000 | gradient |"
     assert row in (outputs / "table5.md").read_text()
-    assert r"b & mine & 7 & 2 & 0.3 & 34" in (outputs / "table5.tex").read_text()
+    assert r"b & 50 & mine & 7 & 2 & 0.3 & 34" in (outputs / "table5.tex").read_text()
 
 
 def test_a_tuned_row_stands_below_the_papers(command: Command, tmp_path: Path) -> None:

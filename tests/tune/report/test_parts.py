@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
@@ -32,6 +32,7 @@ FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 @given(st.lists(FINITE, min_size=1, max_size=9), st.booleans())
+@example([1e-05], False)
 def test_points_lie_inside(values: list[float], whole: bool) -> None:
     values = [float(round(value)) for value in values] if whole else values
     plot = Plot("", Axis.around("x", values, whole=whole), Axis.around("y", values))

@@ -57,7 +57,10 @@ def test_stage_1_grows_where_the_winner_lies() -> None:
     assert grows(3, 0.5) == replace(STAGE_1, ks=(1, 2, 3, 4))
     assert grows(1, 0.7) == replace(STAGE_1, ks=(0, 1, 2, 3), alphas=(0.3, 0.5, 0.7, 0.9))
     low = replace(STAGE_1, alphas=(0.1, 0.2, 0.3))
-    assert grows(2, 0.1, low) is None  # alpha > 0
+    assert grows(2, 0.1, low) == replace(low, alphas=(0.05, 0.1, 0.2, 0.3))
+    assert grows(2, 0.3, replace(STAGE_1, alphas=(0.3, 0.7))) == replace(STAGE_1, alphas=(0.05, 0.3, 0.7))
+    lowest = replace(STAGE_1, alphas=(0.05, 0.1))
+    assert grows(2, 0.05, lowest) is None  # hardly another than reuse
     high = replace(STAGE_1, ks=(48, 49), alphas=(0.5, 1.0))
     assert grows(49, 1.0, high) is None  # k < T, alpha <= 1
     without = replace(STAGE_1, estimators=("reuse",))

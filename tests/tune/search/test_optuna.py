@@ -357,8 +357,8 @@ def test_more_trials_go_on_with_a_study(tmp_path: Path) -> None:
     [
         ({"trials": 0}, "search.trials >= 1"),
         ({"sampler": "tpee"}, "Unknown search.sampler 'tpee'.*tpe"),
-        ({"objectives": ()}, "different search.objectives"),
-        ({"objectives": ("quality", "quality")}, "different search.objectives"),
+        ({"objectives": ()}, "at least one of search.objectives, none twice"),
+        ({"objectives": ("quality", "quality")}, "at least one of search.objectives, none twice"),
         ({"objectives": ("qualty",)}, "Unknown name 'qualty' in search.objectives.*quality"),
         ({"min_quality": 1.5}, "search.min_quality within"),
         ({"max_seconds": 0.0}, "search.max_seconds > 0"),

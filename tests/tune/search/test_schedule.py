@@ -70,6 +70,27 @@ def test_a_quality_that_nothing_has() -> None:
     assert set(search.discarded) == set(BUDGETS.grid)
 
 
+class CheapAndWorse(ByCalls):
+    """With alpha 0.3 eq. 12 is better and the quality worse."""
+
+    def _base(self, candidate: Candidate) -> float:
+        return super()._base(candidate) + 0.1 * (candidate.params.alpha == 0.3)
+
+
+def test_the_winner_has_the_quality_although_a_better_config_was_measured_whole() -> None:
+    def objective(params: ECDiffParams) -> float:
+        calls, cheap = len(params.schedule or ()), params.alpha == 0.3
+        quality = 1 - 1 / calls - abs(params.alpha - 0.5) / 100 - 0.05 * cheap
+        return 0.5 - 0.05 * calls + 0.1 * cheap + 0.3 * quality
+
+    # So few prompts that all finalists are measured on all.
+    world = CheapAndWorse(objective, 4, options=Options(min_quality=0.89))
+    search = world.search("schedule", BUDGETS)
+    trace = world.drive(search)
+    assert placed(10, 0.3) in whole(trace)
+    assert search.best == placed(10)
+
+
 def test_a_wanted_quality_holds_on_all_prompts() -> None:
     world = by_calls(0.9, noise=0.02)
     search = world.search("schedule", BUDGETS)

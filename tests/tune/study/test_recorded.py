@@ -114,6 +114,22 @@ def test_every_config_on_all_prompts_the_best_first(tmp_path: Path, latency: Lat
     assert [candidate.params for candidate in record.heldout_rows] == [held]
 
 
+def test_limits_of_the_studys_search(tmp_path: Path, latency: LatencyProfile) -> None:
+    study = RecordedStudy(tmp_path, latency).write()
+    qualities = sorted(quality(one) for one in GRID)
+    limit = (qualities[-2] + qualities[-1]) / 2
+    wanting = replace(study.settings, search=replace(study.settings.search, min_quality=limit))
+    record, said = load(study, wanting)
+    assert [quality(one.candidate.params) for one in record.trials] == [qualities[-1]]
+    assert any(f"{len(GRID) - 1} of them do not keep search.min_quality=" in line for line in said)
+    looser = replace(wanting, rerank=RerankSettings(min_quality=-1.0))
+    assert len(load(study, looser)[0].trials) == len(GRID)
+    slow = replace(study.settings, search=replace(study.settings.search, max_seconds=1e-9))
+    record, said = load(study, slow)
+    assert len(record.trials) == len(GRID)  # none keeps it
+    assert any("note: none keeps search.max_seconds=1e-09" in line for line in said)
+
+
 def test_pictures_that_are_not_finite(tmp_path: Path, latency: LatencyProfile) -> None:
     study = RecordedStudy(tmp_path, latency).write(GRID[1:])
     ledger, settings = Ledger(study.folder / "ledger.sqlite"), study.settings
