@@ -40,7 +40,12 @@ def run_stage(bench: Workbench, space: Space) -> Found:
     stage = space.stage
     most = most_asked(bench, space)
     bench.progress.say(effort(bench, stage_name(stage), space.p, [most]))
-    bench.progress.start_stage(stage, most[0].count, len(bench.prompts))
+    limits, kind = bench.settings.search, bench.settings.kind
+
+    def keeps(trial: Trial) -> bool:
+        return trial.keeps(limits.min_quality, limits.max_seconds)
+
+    bench.progress.start_stage(stage, most[0].count, len(bench.prompts), keeps, not kind.gives_up)
     path = bench.path / files.TRIALS
     earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
     trials: list[Trial] = []
@@ -64,9 +69,7 @@ def run_stage(bench: Workbench, space: Space) -> Found:
         bench.progress.say(
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
         )
-    limits = bench.settings.search
-    kept = tuple(one for one in trials if one.keeps(limits.min_quality, limits.max_seconds))
-    return Found(winner, kept, space)
+    return Found(winner, tuple(filter(keeps, trials)), space)
 
 
 def _tracked(bench: Workbench, stage: Stage) -> AbstractContextManager[trackers.Run]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ecdiff_tune import files
 from ecdiff_tune.report.charts import style
-from ecdiff_tune.report.ranking import ALONE, places
+from ecdiff_tune.report.ranking import places
 from ecdiff_tune.report.sortable import INTERVAL, Row, Table, of_frame
 from ecdiff_tune.report.study_data import table
 from ecdiff_tune.report.svg import Axis, Plot
@@ -41,7 +41,7 @@ def methods_compared(path: Path) -> Compared:
     for frame in frames.values():
         if {"ssim", "seconds"} <= set(frame.columns):
             known = frame.dropna(subset=["ssim", "seconds"])
-            return Compared(tables, tuple(_spots(known[~known["method"].isin((*ALONE, TUNED))])))
+            return Compared(tables, tuple(_spots(known[known["method"] != "cloud"])))
     return Compared(tables, ())
 
 

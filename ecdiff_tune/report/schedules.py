@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from ecdiff_tune.report.export import write_figure, write_table
 
@@ -52,7 +53,7 @@ def _write_table(folder: Path, table: pd.DataFrame) -> list[Path]:
 
 def _write_figure(folder: Path, table: pd.DataFrame) -> list[Path]:
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for method, style in _STYLES.items():
         part = table[table["method"] == method].sort_values("cloud_calls")
         axes.plot(part["cloud_calls"], part["psnr_median"], style, label=LABELS[method], markersize=4)

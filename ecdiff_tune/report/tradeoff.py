@@ -44,7 +44,9 @@ class Spot:
 def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
     """Quality against seconds: every config, the front, cloud and edge alone, the paper's row, others."""
     trials = data.record.trials
-    spots = [*others, *_paper(data), *_alone(data), _own(data)]
+    others = list(others)
+    compared = any(one.label == "edge" for one in others)
+    spots = [*others, *_paper(data), *_alone(data, with_edge=not compared), _own(data)]
     plot = Plot(
         f"Quality against seconds a {data.thing}",
         Axis.around(
@@ -73,7 +75,7 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
             plot.text(one.seconds, one.quality, one.label, one.style)
     plot.legend += [("trial", "a config, on all prompts"), ("front", "no config is faster and better")]
     if any(one.style == "other" for one in spots):
-        plot.legend.append(("part", "another method, on the held-out prompts"))
+        plot.legend.append(("part", "measured by compare, on the held-out prompts"))
     return plot
 
 
@@ -83,11 +85,11 @@ def _own(data: StudyData) -> Spot:
     return Spot("the winner", "winner", one.seconds, one.quality, title, "star")
 
 
-def _alone(data: StudyData) -> list[Spot]:
+def _alone(data: StudyData, with_edge: bool) -> list[Spot]:
     cloud, edge = data.record.scorer.cloud_and_edge_seconds(data.num_steps)
     title = f"cloud alone\nquality 1 by definition, {cloud:.3g} s"
     spots = [Spot("cloud alone", "cloud", cloud, 1.0, title, "square")]
-    if data.edge_alone is not None:
+    if with_edge and data.edge_alone is not None:
         quality = float(data.edge_alone["ssim"].mean())
         title = f"edge alone\nquality {quality:.4f}, {edge:.3g} s"
         spots.append(Spot("edge alone", "edge", edge, quality, title, "square"))

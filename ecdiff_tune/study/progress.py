@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -70,6 +71,8 @@ class Progress:
         self._prompts = self._bars.add_task("", visible=False, total=1, note="")
         self._trials = self._bars.add_task("", visible=False, total=1, note="")
         self._best: Trial | None = None
+        self._may_win: Callable[[Trial], bool] = lambda _: True
+        self._one_by_one = True
         self._done = self._total = 0
         self._label = ""
         self._said = 0.0
@@ -103,9 +106,22 @@ class Progress:
             self.say(f"  {self._label}: {self._done} of {self._total} prompts")
             self._said = now
 
-    def start_stage(self, stage: Stage, most_trials: int, prompts: int) -> None:
-        """Begin a search stage of at most that many trials."""
+    def start_stage(
+        self,
+        stage: Stage,
+        most_trials: int,
+        prompts: int,
+        may_win: Callable[[Trial], bool] = lambda _: True,
+        one_by_one: bool = True,
+    ) -> None:
+        """Begin a search stage of at most that many trials.
+
+        Args:
+            may_win: of a trial with a score, whether it keeps the limits.
+            one_by_one: every trial ends before the next begins, so that the time left can be told.
+        """
         self._best, self._most_trials, self._prompts_in_all = None, most_trials, prompts
+        self._may_win, self._one_by_one = may_win, one_by_one
         self._started = time.monotonic()
         self._bars.reset(
             self._trials,
@@ -128,14 +144,16 @@ class Progress:
 
     def end_trial(self, trial: Trial) -> None:
         """One line about a finished trial, the best so far and the time left at most."""
-        if trial.score is not None and (self._best is None or trial.value > self._best.value):
+        wins = trial.score is not None and self._may_win(trial)
+        if wins and (self._best is None or trial.value > self._best.value):
             self._best = trial
         self._bars.advance(self._trials)
         passed = time.monotonic() - self._started
         left = passed / trial.number * max(0, self._most_trials - trial.number)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
         self._bars.update(self._trials, note=f"trials at most, {best}")
-        self.say(f"{_trial_line(trial)}   {best}, up to about {duration(left)} left")
+        told = f", up to about {duration(left)} left" if self._one_by_one else ""
+        self.say(f"{_trial_line(trial)}   {best}{told}")
 
     def end_stage(self) -> None:
         """Take the stage's bars away."""

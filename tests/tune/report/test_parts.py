@@ -209,7 +209,11 @@ def test_what_compare_left(tmp_path: Path) -> None:
     (tmp_path / "compare").mkdir()
     pd.DataFrame(rows).to_csv(tmp_path / "compare" / "table1.csv", index=False)
     found = further.methods_compared(tmp_path)
-    assert [(one.label, one.seconds, one.quality) for one in found.points] == [("HybridSD", 3.0, 0.9)]
+    assert [(one.label, one.seconds, one.quality) for one in found.points] == [
+        ("edge", 1.0, 0.5),
+        ("EC-Diff", 1.5, 0.8),
+        ("HybridSD", 3.0, 0.9),
+    ]
     (table,) = found.tables
     assert table.headings == ("method", "SSIM", "SSIM 95%", "seconds")
     assert [row.cells[1].style for row in table.rows] == ["", "", "second", "best", ""]

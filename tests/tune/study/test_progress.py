@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.study import recorded
+from ecdiff_tune.study.progress import Progress
+
+from ..recorded_study import RecordedStudy
 
 
 def test_a_reader_who_stops_ends_it_quietly() -> None:
@@ -24,3 +34,19 @@ def test_a_reader_who_stops_ends_it_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 141
+
+
+def test_the_best_so_far_keeps_the_limits(
+    tmp_path: Path, latency: LatencyProfile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = RecordedStudy(tmp_path, latency).write()
+    trials = recorded.load(study.folder, study.settings, lambda _: None).trials
+    best, second = (replace(one, number=i) for i, one in enumerate(trials[:2], start=1))
+    with Progress() as progress:
+        progress.start_stage("joint", 3, 10, lambda trial: trial is not best, one_by_one=False)
+        for trial in (best, second):
+            progress.end_trial(trial)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("no winner yet")
+    assert f"best p={second.candidate.params.p} k={second.candidate.params.k}" in last
+    assert "left" not in first + last
