@@ -71,7 +71,7 @@ def figure5(errors: Mapping[str, Array], plan: Plan, examples: Sequence[Example]
     _draw_all(axes[0], errors, plan)
     for axis, example in zip(axes[1:], examples, strict=True):
         _draw_example(axis, example, plan)
-    for axis in axes[1:2]:
+    for axis in axes[1:]:
         axis.legend(frameon=False, fontsize=7)
     for axis in axes:
         axis.set_xlabel("step")
@@ -116,6 +116,7 @@ def _draw_example(axis: Axes, example: Example, plan: Plan) -> None:
                 color="C0" if action is Action.APPROX else "C3",
                 label=f"after {label}",
             )
-    axis.axvspan(example.correction, example.correction + 1, color="C3", alpha=0.12, lw=0)
+    band = example.correction, example.correction + 1
+    axis.axvspan(*band, color="C3", alpha=0.12, lw=0, label="the correcting call")
     axis.set_title(example.title, fontsize=9)
     axis.margins(y=0.2)  # room for the legend

@@ -15,6 +15,9 @@ SHOWN_SHARE = 0.9
 """Of the steps, from the first on, that the linear scale shows whole: with DDIM the last ones change many
 times as much as all others, and would press the curve flat."""
 
+LITTLE_MORE = 2
+"""Times as high as that, up to which the last steps are shown whole too."""
+
 
 def noise_figure(profile: pd.DataFrame, p: int, prompts: int, media: str) -> Figure:
     """On a linear scale as in the paper, and on a logarithmic one, which shows the flat part too.
@@ -41,6 +44,8 @@ def _limit(axis: Axes, profile: pd.DataFrame) -> None:
     """Scale an axis to the first steps; where the curve leaves it, say how far it goes."""
     mean, spread = profile["mean"].to_numpy(), profile["variance"].to_numpy() ** 0.5
     top = 1.2 * float((mean + spread)[: math.ceil(SHOWN_SHARE * len(mean))].max())
+    if top < 1.05 * mean.max() < LITTLE_MORE * top:
+        top = 1.05 * float(mean.max())
     axis.set_ylim(0, top)
     most = int(mean.argmax())
     if mean[most] > top:

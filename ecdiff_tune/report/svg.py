@@ -21,6 +21,8 @@ LETTER, LINE = 6.7, 13
 """About the width of a letter, and the height of a label."""
 RISES = (9, -17, 22, -30, 35, -43, 48)
 """How far over its point a label may stand, the best first."""
+FAR = 12
+"""Beyond which a line leads to it."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,10 @@ class Plot:
             clear = [box for box in free if not any(_hides(box, mark) for mark in self._marks)]
             box = next(iter([*clear, *free]), (min(ends), max(ends), max(up - RISES[0], TOP + 9)))
             boxes.append(box)
+            middle = box[2] - LINE / 3
+            if abs(middle - up) > FAR:
+                line = f"M{across:.1f},{up:.1f}L{across + shift:.1f},{middle:.1f}"
+                yield f'<path class="leader {style}" d="{line}"/>'
             yield (
                 f'<text class="label {style}" x="{across + shift:.1f}" y="{box[2]:.1f}" '
                 f'text-anchor="{anchor}">{escape(label)}</text>'
