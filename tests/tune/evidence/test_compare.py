@@ -17,7 +17,18 @@ from ecdiff_tune.metrics.lpips import NETS
 
 from ..studies import Outcome, Study, one_line
 
-ALL = ["cloud", "edge", "hybrid_10", "hybrid_25", "tuned", "reuse", "secant", "fewer_ddim", "fewer_dpm"]
+ALL = [
+    "cloud",
+    "edge",
+    "hybrid_10",
+    "hybrid_25",
+    "tuned",
+    "reuse",
+    "secant",
+    "fewer_ddim",
+    "fewer_dpm",
+    "deepcache",
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +92,7 @@ def test_fewer_steps_take_no_less_than_the_tuned_config_and_one_fewer_would(
     steps, tuned = cost.loc["fewer_ddim", "cloud_calls"], cost.loc["tuned", "seconds"]
     assert cost.loc["fewer_dpm", "cloud_calls"] == steps
     assert 0.008 + (steps - 1) * 0.020 < tuned <= 0.008 + steps * 0.020 + 1e-12
-    assert (cost.loc[["fewer_ddim", "fewer_dpm"], "edge_calls"] == 0).all()
+    assert (cost.loc[["fewer_ddim", "fewer_dpm", "deepcache"], "edge_calls"] == 0).all()
     quality = table(compared[0])
     assert quality.loc["fewer_ddim", "ssim"] != quality.loc["fewer_dpm", "ssim"]
 
@@ -169,7 +180,8 @@ def test_other_samplers_have_rows_of_their_own_which_other_commands_leave_alone(
     study = compared[0].copy(tmp_path / "outputs")
     samplers = {key.sampler for key in Ledger(study.folder / "ledger.sqlite").configs()}
     steps = table(study, "table6").loc["fewer_dpm", "cloud_calls"]
-    assert samplers == {"", f"DDIMScheduler {steps}", f"DPMSolverMultistepScheduler {steps}"}
+    cache = "DeepCache cache_interval=3 cache_branch_id=0"
+    assert samplers == {"", f"DDIMScheduler {steps}", f"DPMSolverMultistepScheduler {steps}", cache}
     outcome = study("rerank")
     assert outcome.status == 0, outcome
     assert "left out" not in outcome.out
