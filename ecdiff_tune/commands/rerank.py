@@ -62,14 +62,14 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
     left = list(trials)
     if limits.min_quality is not None:
         best = max(one.quality for one in left)
-        left = [one for one in left if one.quality >= limits.min_quality]
+        left = [one for one in left if one.keeps(limits.min_quality, None)]
         if not left:
             raise SettingsError(
                 f"No config has rerank.min_quality={limits.min_quality:g}: the highest quality is {best:.4f}."
             )
     if limits.max_seconds is not None:
         least = min(one.seconds for one in left)
-        left = [one for one in left if one.seconds <= limits.max_seconds]
+        left = [one for one in left if one.keeps(None, limits.max_seconds)]
         if not left:
             enough = "" if limits.min_quality is None else " of enough quality"
             raise SettingsError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 
 from ecdiff_core.errors import nearest
-from ecdiff_tune.search import SEARCHES, Kind
+from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.kinds import LIMITS
 from ecdiff_tune.search.options import check_installed
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
@@ -26,14 +25,17 @@ def check_search(settings: Settings) -> None:
         check_installed(search.sampler)
     for limit in LIMITS:
         if getattr(search, limit) is not None and limit not in kind.limits:
-            raise _not_for(f"search.{limit}", name, partial(_heeds, limit))
+            raise _not_for(
+                f"search.{limit}", name, [one for one in SEARCHES if limit in SEARCHES[one].limits]
+            )
     if settings.latency == "wallclock" and not kind.by_clock:
+        by_clock = [one for one in SEARCHES if SEARCHES[one].by_clock]
         raise SettingsError(
             f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
-            f"not: set latency=profile, or search={' or search='.join(_that(lambda one: one.by_clock))}."
+            f"not: set latency=profile, or search={' or search='.join(by_clock)}."
         )
     if search.extend and not kind.extends:
-        raise _not_for("search.extend", name, lambda one: one.extends)
+        raise _not_for("search.extend", name, [one for one in SEARCHES if SEARCHES[one].extends])
     joint = "set search.joint=true" if kind.at_once else "choose another search"
     for setting, idle, instead in (
         ("params.p", settings.params.p != AUTO and kind.places, "choose another search"),
@@ -51,18 +53,8 @@ def check_search(settings: Settings) -> None:
         raise SettingsError(f"search={name} looks at everything at once: leave search.joint=true.")
 
 
-def _heeds(limit: str, kind: Kind) -> bool:
-    return limit in kind.limits
-
-
-def _that(is_so: Callable[[Kind], bool]) -> list[str]:
-    """The names of the searches that something is true of."""
-    return [name for name, kind in SEARCHES.items() if is_so(kind)]
-
-
-def _not_for(setting: str, name: str, is_for: Callable[[Kind], bool]) -> SettingsError:
-    names = " and search=".join(_that(is_for))
-    return SettingsError(f"{setting} is for search={names}; not for search={name}.")
+def _not_for(setting: str, name: str, heeding: Sequence[str]) -> SettingsError:
+    return SettingsError(f"{setting} is for search={' and search='.join(heeding)}; not for search={name}.")
 
 
 def _check_cloud_calls(settings: Settings) -> None:

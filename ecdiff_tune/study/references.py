@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,6 +38,28 @@ def make_reference(
     ``along`` makes its edge passes of the prompts whose reference is made; ``calls`` counts model calls.
     Studies that run side by side wait for each other here, so that what they share is made once.
     """
+    with _own_turn(where, what, progress):
+        missing = reference.missing(prompts, where)
+        passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
+        cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
+        if missing:
+            seconds = cloud * profile.cloud_call.median + edge * profile.edge_call.median
+            progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
+        progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
+        return reference.make(
+            pipe,
+            prompts,
+            where,
+            batches=batches,
+            on_prompts=progress.prompts_done,
+            listener=along,
+            calls=calls,
+        )
+
+
+@contextmanager
+def _own_turn(where: Path, what: str, progress: Progress) -> Iterator[None]:
+    """The folder of references to itself, waiting for another process if need be."""
     where.mkdir(parents=True, exist_ok=True)
     turn = FileLock(where / ".lock")
     with suppress(Timeout):
@@ -45,38 +68,9 @@ def make_reference(
         progress.say(f"{what}: another process is making it; waiting")
         turn.acquire()
     try:
-        return _make_reference(pipe, prompts, where, batches, profile, progress, calls, what, along)
+        yield
     finally:
         turn.release()
-
-
-def _make_reference(
-    pipe: ECDiffPipeline,
-    prompts: CalibrationSet,
-    where: Path,
-    batches: Batches,
-    profile: LatencyProfile,
-    progress: Progress,
-    calls: Counter[str],
-    what: str,
-    along: EdgeAlong | None,
-) -> Reference:
-    missing = reference.missing(prompts, where)
-    passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
-    cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
-    if missing:
-        seconds = cloud * profile.cloud_call.median + edge * profile.edge_call.median
-        progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
-    progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
-    return reference.make(
-        pipe,
-        prompts,
-        where,
-        batches=batches,
-        on_prompts=progress.prompts_done,
-        listener=along,
-        calls=calls,
-    )
 
 
 def make_edge_along(

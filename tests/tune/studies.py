@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -121,3 +123,14 @@ def one_line(outcome: Outcome) -> str:
 def best_row(trials: pd.DataFrame, stage: int) -> pd.Series:
     part = trials[trials["stage"] == stage]
     return part.loc[part["objective"].idxmax()]
+
+
+def loaded_by(arguments: Sequence[str], libraries: set[str]) -> list[str]:
+    """Which of these a command imports, in a process of its own."""
+    script = (
+        "import sys\nfrom ecdiff_tune.__main__ import main\n"
+        f"assert main({list(arguments)!r}) == 0\n"
+        f"print(*sorted({libraries!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return done.stderr.split()

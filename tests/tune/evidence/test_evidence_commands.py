@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_tune.config_folder import config_folder
 
-from ..studies import STEPS, Command, Study, one_line
+from ..studies import STEPS, Command, Study, loaded_by, one_line
 
 FIGURE = ("png", "svg")
 TABLE = ("csv", "md", "tex")
@@ -191,10 +189,4 @@ def test_table5_of_nothing(command: Command, tmp_path: Path) -> None:
 
 
 def test_table5_loads_no_model(tmp_path: Path) -> None:
-    script = (
-        "import sys\nfrom ecdiff_tune.__main__ import main\n"
-        f"assert main(['table5', 'output_dir={tmp_path}']) == 0\n"
-        "print(sorted({'diffusers', 'transformers'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert loaded_by(["table5", f"output_dir={tmp_path}"], {"diffusers", "transformers"}) == []

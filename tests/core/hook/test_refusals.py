@@ -1,0 +1,184 @@
+"""What a hook refuses, and when."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    DDPMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusionControlNetPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+
+from ecdiff_core import TunedConfig, apply_ecdiff, remove_ecdiff
+from ecdiff_core.errors import ConfigError, PairError, ParamsError
+from ecdiff_core.schedulers import build_scheduler
+
+from ...hooking import (
+    STEPS,
+    Pipe,
+    counted,
+    run,
+    with_plan,
+    with_sampling,
+)
+
+PRK = {"skip_prk_steps": False}
+"""PNDM with its Runge-Kutta start, four calls a step."""
+
+both = pytest.mark.parametrize("kind", ["sd", "sdxl"], indirect=True)
+
+
+@both
+def test_another_number_of_steps(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    apply_ecdiff(pipe, config, edge=edge)
+    expected = run(pipe)
+    with pytest.raises(
+        ParamsError, match=r"num_inference_steps=12, .* got 24.*p=6, k=2, s=18, num_inf\w*=24"
+    ):
+        run(pipe, num_inference_steps=24)
+    assert torch.equal(run(pipe), expected)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("HeunDiscreteScheduler", {}), ("PNDMScheduler", PRK)])
+def test_schedulers_that_call_the_model_more_often(
+    name: str, changes: dict[str, bool], config: TunedConfig, pipe: Pipe, edge: Pipe
+) -> None:
+    scheduler = build_scheduler(name, pipe.scheduler)
+    pipe.scheduler = scheduler.from_config(scheduler.config, **changes)
+    apply_ecdiff(pipe, with_sampling(config, scheduler=name), edge=edge)
+    with pytest.raises(ParamsError, match=rf"one model call a step, got \d+ calls for 1\d steps from {name}"):
+        run(pipe)
+
+
+def test_another_scheduler(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    apply_ecdiff(pipe, config, edge=edge)
+    pipe.scheduler = build_scheduler("EulerDiscreteScheduler", pipe.scheduler)
+    message = r"scheduler to be DDIMScheduler.* got EulerDiscreteScheduler.*check_scheduler=False"
+    with pytest.raises(ParamsError, match=message):
+        run(pipe)
+    with pytest.raises(ParamsError, match=message):
+        apply_ecdiff(pipe, config, edge=edge)
+    apply_ecdiff(pipe, config, edge=edge, check_scheduler=False)
+    assert run(pipe).isfinite().all()
+    drawing = with_sampling(config, scheduler="DDPMScheduler")
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ParamsError, match="DDPMScheduler draws fresh noise"):
+        apply_ecdiff(pipe, drawing, edge=edge)
+
+
+@both
+def test_guidance_cut_off(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    """While estimates are still to come it is refused; from the edge's steps on it works."""
+
+    def cut(at: int) -> Any:
+        def callback(own: Pipe, step: int, timestep: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            if step == at:
+                own._guidance_scale = 0.0
+                return {name: given[name].chunk(2)[-1] for name in names}
+            return {}
+
+        return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": names}
+
+    known = ("prompt_embeds", "add_text_embeds", "add_time_ids")
+    names = [name for name in known if name in pipe._callback_tensor_inputs]
+    apply_ecdiff(pipe, config, edge=edge)
+    expected = run(pipe)
+    with pytest.raises(ParamsError, match=r"batch \(1\) or its number of calls changed at step 5"):
+        run(pipe, **cut(4))
+    assert run(pipe, **cut(9)).isfinite().all()
+    assert torch.equal(run(pipe), expected)
+
+
+def test_not_from_the_first_timestep(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    apply_ecdiff(pipe, config, edge=edge)
+    pipe.scheduler.set_timesteps(STEPS)
+    with pytest.raises(ParamsError, match="Expected step 0 of the generation, got step 4"):
+        pipe.unet(torch.ones(1, 4, 8, 8), pipe.scheduler.timesteps[4], torch.ones(1, 24, 32))
+    with pytest.raises(ParamsError, match=r"one of the 12 timesteps .*got 3\.5"):
+        pipe.unet(torch.ones(1, 4, 8, 8), 3.5, torch.ones(1, 24, 32))
+
+
+def test_pairs_that_cannot_be_used(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    three = UNet2DConditionModel(
+        sample_size=8, in_channels=3, block_out_channels=(8, 8), norm_num_groups=8, attention_head_dim=2,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    narrow = UNet2DConditionModel.from_config(edge.unet.config, cross_attention_dim=48)
+    pooled = UNet2DConditionModel.from_config(
+        edge.unet.config,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+    )
+    other = SD3Transformer2DModel(sample_size=8, num_layers=1, num_attention_heads=2, attention_head_dim=4)
+    for given, message in (
+        (None, r"calls the edge model \(12 steps = .*give apply_ecdiff one"),
+        (pipe, "own denoiser"),
+        (pipe.unet, "own denoiser"),
+        ("edge", "str has neither unet nor transformer"),
+        (three, "in_channels is 3, the cloud's 4"),
+        (
+            narrow,
+            r"cross_attention_dim is 48, the cloud's 32 \(the edge cannot take the cloud's embeddings\)",
+        ),
+        (pooled, "addition_embed_type is text_time, the cloud's None"),
+        (other, "it is a SD3Transformer2DModel, the cloud a UNet2DConditionModel"),
+    ):
+        with pytest.raises(PairError, match=message):
+            apply_ecdiff(pipe, config, edge=given)
+    apply_ecdiff(edge, with_plan(config, "cloud"))
+    with pytest.raises(PairError, match="remove_ecdiff"):
+        apply_ecdiff(pipe, config, edge=edge)
+    remove_ecdiff(edge)
+    with pytest.raises(ConfigError, match="give apply_ecdiff the edge's diffusers pipeline"):
+        apply_ecdiff(pipe, with_sampling(config, handoff_adapter="matched"), edge=edge.unet)
+    with pytest.raises(PairError, match="takes no timestep"):
+        apply_ecdiff(SimpleNamespace(unet=torch.nn.Linear(1, 1)), config, edge=edge)
+    with pytest.raises(PairError, match="two denoisers"):
+        apply_ecdiff(SimpleNamespace(transformer=pipe.unet, transformer_2=pipe.unet), config, edge=edge)
+    assert not hasattr(pipe, "ecdiff")
+
+
+def test_calls_that_make_no_sense(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    with pytest.raises(PairError, match="Expected a diffusers pipeline, got its UNet2DConditionModel"):
+        apply_ecdiff(pipe.unet, config, edge=edge)
+    for given in (None, {"params": {}}):
+        with pytest.raises(ConfigError, match=f"the path of its YAML file, got {type(given).__name__}"):
+            apply_ecdiff(pipe, given, edge=edge)
+    assert not hasattr(pipe, "ecdiff")
+
+
+def test_residuals_that_fit_the_cloud_s_blocks_alone(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    """Told at the first step, not where the edge's turn comes."""
+    controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(16, 32, 96))
+    parts = {**pipe.components, "controlnet": controlnet, "safety_checker": None, "feature_extractor": None}
+    own = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    own.set_progress_bar_config(disable=True)
+    given = {"image": torch.zeros(1, 3, 32, 32), "height": 32, "width": 32}
+    apply_ecdiff(own, config, edge=edge)
+    with (
+        counted(cloud=pipe.unet.conv_in) as calls,
+        pytest.raises(PairError, match=r"adds down_block_additional_residuals .*layers_per_block is 1, .* 2"),
+    ):
+        run(own, **given)
+    assert calls == {"cloud": 0}
+    alike = UNet2DConditionModel.from_config(pipe.unet.config).eval()
+    apply_ecdiff(own, config, edge=alike)
+    assert run(own, **given).isfinite().all()
+    remove_ecdiff(own)
+
+
+@pytest.mark.parametrize("kind", ["sdxl"], indirect=True)
+def test_a_generation_that_another_model_ends(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    apply_ecdiff(pipe, config, edge=edge)
+    expected = run(pipe)
+    with pytest.raises(ParamsError, match=r"Expected a whole generation, got denoising_end=0\.5"):
+        run(pipe, denoising_end=0.5)
+    assert torch.equal(run(pipe), expected)
