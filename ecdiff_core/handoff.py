@@ -20,6 +20,10 @@ from ecdiff_core.plan import HandoffAdapter
 from ecdiff_core.sampler import Denoiser
 
 
+PURE_NOISE = 2.0**-24
+"""abar at and below which there is no signal: diffusers writes 0 or this number for zero terminal SNR."""
+
+
 @dataclass(frozen=True)
 class NoiseSchedule:
     """How a model's noisy latents are made: x_t = sqrt(abar_t) f z + sqrt(1 - abar_t) eps.
@@ -46,7 +50,7 @@ class NoiseSchedule:
     @property
     def _noise_to_signal(self) -> Tensor:
         """log of noise over signal in units of z, rising with the timestep."""
-        abar = self.alphas_cumprod.clamp(min=1e-12)  # zero terminal SNR stays finite, and last
+        abar = self.alphas_cumprod.clamp(min=PURE_NOISE)  # zero terminal SNR stays finite, and last
         return 0.5 * torch.log((1 - abar) / abar) - math.log(self.scaling_factor)
 
     def abar(self, timestep: float) -> float:
@@ -61,8 +65,14 @@ class NoiseSchedule:
         return 1 / (1 + math.exp(2 * ratio))
 
     def timestep_like(self, other: NoiseSchedule, timestep: float) -> float:
-        """The timestep here, a fraction in general, with the signal-to-noise ratio of ``timestep`` there."""
-        abar = max(other.abar(timestep), 1e-12)
+        """The timestep here, a fraction in general, with the signal-to-noise ratio of ``timestep`` there.
+
+        The first or the last one where none has it: for cleaner or noisier latents than any here. Pure noise
+        is the last one's whatever the scaling.
+        """
+        abar = other.abar(timestep)
+        if abar <= PURE_NOISE:
+            return float(len(self.alphas_cumprod) - 1)
         wanted = 0.5 * math.log((1 - abar) / abar) - math.log(other.scaling_factor)
         table = self._noise_to_signal
         above = int(torch.searchsorted(table, torch.tensor(wanted, dtype=torch.float64)))
@@ -97,19 +107,41 @@ def from_epsilon_and_z(schedule: NoiseSchedule, eps: Tensor, z: Tensor, abar: fl
 
 
 def matched(edge: Denoiser, cloud_schedule: NoiseSchedule, edge_schedule: NoiseSchedule) -> Denoiser:
-    """``edge`` as a function of the cloud's latents and timesteps, answering in the cloud's terms."""
+    """``edge`` as a function of the cloud's latents and timesteps, answering in the cloud's terms.
+
+    Conversions are made in float32 at least, whatever the models' dtype.
+    """
 
     def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
         there = float(timestep)
         here = edge_schedule.timestep_like(cloud_schedule, there)
         cloud_abar, edge_abar = cloud_schedule.abar(there), edge_schedule.abar(here)
-        # Equal ratios of signal to noise: one factor carries both. The noise's is never a division by 0.
-        scaled = latents * ((1 - edge_abar) / (1 - cloud_abar)) ** 0.5
+        # Equal ratios of signal to noise: one factor carries both. Latents that are cleaner than any the edge
+        # knows keep the signal that it expects, noisier ones the noise. Neither is a division by 0.
+        signal = _signal_factor(cloud_schedule, cloud_abar, edge_schedule, edge_abar)
+        noise = ((1 - edge_abar) / (1 - cloud_abar)) ** 0.5
+        exact = latents.to(torch.promote_types(latents.dtype, torch.float32))
+        scaled = (exact * (signal if here == 0 else noise)).to(latents.dtype)
         output = edge(scaled, torch.tensor(here, dtype=torch.float32, device=latents.device))
-        eps, z = to_epsilon_and_z(edge_schedule, output, scaled, edge_abar)
-        return from_epsilon_and_z(cloud_schedule, eps, z, cloud_abar)
+        eps, z = to_epsilon_and_z(edge_schedule, output.to(exact.dtype), scaled.to(exact.dtype), edge_abar)
+        if not math.isclose(signal, noise, rel_tol=1e-6) and cloud_abar > PURE_NOISE:
+            # The edge takes these latents for others: its image holds, and what is left of them is noise.
+            eps = _noise_beside(cloud_schedule, z, exact, cloud_abar)
+        return from_epsilon_and_z(cloud_schedule, eps, z, cloud_abar).to(output.dtype)
 
     return denoise
+
+
+def _signal_factor(cloud: NoiseSchedule, cloud_abar: float, edge: NoiseSchedule, edge_abar: float) -> float:
+    """What the cloud's signal is to be multiplied with for the edge; of pure noise, which has none, 1."""
+    if cloud_abar <= PURE_NOISE:
+        return 1.0
+    return (edge_abar / cloud_abar) ** 0.5 * edge.scaling_factor / cloud.scaling_factor
+
+
+def _noise_beside(schedule: NoiseSchedule, z: Tensor, latents: Tensor, abar: float) -> Tensor:
+    """The noise eps that, with clean autoencoder latents z, makes these noisy latents."""
+    return (latents - abar**0.5 * schedule.scaling_factor * z) / (1 - abar) ** 0.5
 
 
 def only_matched(

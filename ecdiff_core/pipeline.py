@@ -11,7 +11,7 @@ import torch
 
 from ecdiff_core.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
-from ecdiff_core.families.base import Conditioning, Guidance, Size
+from ecdiff_core.families.base import Conditioning, Guidance
 from ecdiff_core.handoff import adapt, check_adapter
 from ecdiff_core.memory import Memory
 from ecdiff_core.noise import Estimator, get_estimator
@@ -43,14 +43,11 @@ class ECDiffPipeline:
     def __init__(self, pair: Pair, config: TunedConfig) -> None:
         self.pair = pair
         self.config = config
-        asked, own = config.sampling, pair.family.default_size
+        asked = config.sampling
         _check_offered(pair, asked)
-        self.size = Size(
-            own.height if asked.height is None else asked.height,
-            own.width if asked.width is None else asked.width,
-            own.num_frames if asked.num_frames is None else asked.num_frames,
-        )
-        pair.family.check_size(self.size)
+        self.size = pair.family.size_of(asked.height, asked.width, asked.num_frames)
+        for edge in (None, pair.edge):
+            pair.family.check_size(self.size, edge)
         scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
         set_steps(
@@ -125,12 +122,16 @@ class ECDiffPipeline:
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Prepared:
         """Encode the prompts and draw their initial noise: all that a trajectory starts from."""
-        family, guidance = self.pair.family, self.config.sampling.guidance_scale
-        conditioning = family.encode(prompts, guidance, self.size, negative_prompts)
+        family, steps = self.pair.family, self.config.sampling.num_inference_steps
+        conditioning = self.encode(prompts, negative_prompts)
         latents = family.initial_latents(len(prompts), self.size, self.scheduler, generator)
-        return Prepared(
-            start(latents, self.scheduler, self.config.sampling.num_inference_steps), conditioning
-        )
+        return Prepared(start(latents, self.scheduler, steps, family.noise_dtype), conditioning)
+
+    def encode(self, prompts: Sequence[str], negative_prompts: Sequence[str] | None = None) -> Conditioning:
+        """Encode the prompts; without them only where one of the two models asks for it."""
+        family, scale = self.pair.family, self.config.sampling.guidance_scale
+        guided = family.needs_negatives((self.pair.cloud, self.pair.edge), scale)
+        return family.encode(prompts, scale if guided else 1.0, self.size, negative_prompts)
 
     def bind(
         self, conditioning: Conditioning, handoff_adapter: HandoffAdapter | None = None

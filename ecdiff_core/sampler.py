@@ -34,12 +34,14 @@ class SamplerState:
         latents: (batch, channels, …).
         noise: what the estimator remembers.
         scheduler: a diffusers scheduler with its history; not to be stepped by anybody else.
+        noise_dtype: in which it is handed the noise; None for the latents' own.
     """
 
     step: int
     latents: Tensor
     noise: NoiseState
     scheduler: SchedulerMixin
+    noise_dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ Trajectory = Generator[Call, Tensor, SamplerState]
 """Yields the model calls that it needs, is sent the guided noise of each, returns the state at its end."""
 
 
-def start(latents: Tensor, scheduler: SchedulerMixin, num_inference_steps: int) -> SamplerState:
+def start(
+    latents: Tensor,
+    scheduler: SchedulerMixin,
+    num_inference_steps: int,
+    noise_dtype: torch.dtype | None = None,
+) -> SamplerState:
     """The state before step 0; latents are the initial noise, scaled by the scheduler's init_noise_sigma.
 
     Raises:
@@ -71,7 +78,7 @@ def start(latents: Tensor, scheduler: SchedulerMixin, num_inference_steps: int) 
     """
     scheduler = copy.deepcopy(scheduler)
     set_steps(scheduler, num_inference_steps, latents.device)
-    return SamplerState(0, latents, noise.init(), scheduler)
+    return SamplerState(0, latents, noise.init(), scheduler, noise_dtype)
 
 
 def trajectory(
@@ -103,10 +110,11 @@ def trajectory(
         else:
             history = estimator.observe(history, answers[action])
         assert history.eps is not None
-        latents = scheduler.step(history.eps.to(latents.dtype), timestep, latents, return_dict=False)[0]
+        used = history.eps.to(state.noise_dtype or latents.dtype)
+        latents = scheduler.step(used, timestep, latents, return_dict=False)[0].to(latents.dtype)
         if on_step is not None:
             on_step(step, action, history.eps)
-    return SamplerState(max(end, state.step), latents, history, scheduler)
+    return SamplerState(max(end, state.step), latents, history, scheduler, state.noise_dtype)
 
 
 @torch.no_grad()

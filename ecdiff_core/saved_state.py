@@ -38,6 +38,7 @@ def to_bytes(state: SamplerState) -> bytes:
         "latents": state.latents,
         "noise": {field.name: getattr(state.noise, field.name) for field in fields(NoiseState)},
         "scheduler": _scheduler_tree(state.scheduler),
+        "noise_dtype": state.noise_dtype,
     }
     buffer = io.BytesIO()
     torch.save(tree, buffer)
@@ -56,9 +57,9 @@ def from_bytes(data: bytes, device: torch.device | str = "cpu") -> SamplerState:
         if version != FORMAT_VERSION:
             raise SavedStateError(f"Expected a saved state of version {FORMAT_VERSION}, got {version}.")
         noise = NoiseState(**_to(tree["noise"], device))
-        return SamplerState(
-            tree["step"], tree["latents"].to(device), noise, _scheduler(tree["scheduler"], device)
-        )
+        scheduler = _scheduler(tree["scheduler"], device)
+        latents, noise_dtype = tree["latents"].to(device), tree.get("noise_dtype")
+        return SamplerState(tree["step"], latents, noise, scheduler, noise_dtype)
     except _DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SavedStateError(f"These {len(data)} bytes hold no sampler state: {reason}") from error

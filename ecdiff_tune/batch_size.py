@@ -105,7 +105,7 @@ def _rate(pipe: ECDiffPipeline, size: int, smaller: dict[int, float]) -> float |
 @torch.no_grad()
 def _timed(pipe: ECDiffPipeline, size: int) -> float:
     family = pipe.pair.family
-    conditioning = family.encode([PROMPT] * size, pipe.config.sampling.guidance_scale, pipe.size)
+    conditioning = pipe.encode([PROMPT] * size)
     latents = family.initial_latents(size, pipe.size, family.scheduler, torch.Generator().manual_seed(0))
     timestep = torch.tensor(500, device=latents.device)
     cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)

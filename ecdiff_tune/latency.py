@@ -106,8 +106,8 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     Raises:
         OutOfMemoryError: a single prompt does not fit.
     """
-    family, guidance = pipe.pair.family, pipe.config.sampling.guidance_scale
-    conditioning = family.encode([PROMPT], guidance, pipe.size)
+    family = pipe.pair.family
+    conditioning = pipe.encode([PROMPT])
     generator = torch.Generator().manual_seed(0)
     latents = family.initial_latents(1, pipe.size, family.scheduler, generator)
     timestep = torch.tensor(500, device=latents.device)
@@ -116,7 +116,7 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     operations: dict[str, Callable[[], object]] = {
         "cloud_call": lambda: cloud(latents, timestep),
         "edge_call": lambda: edge(latents, timestep),
-        "encode": lambda: family.encode([PROMPT], guidance, pipe.size),
+        "encode": lambda: pipe.encode([PROMPT]),
         "decode": lambda: family.decode(latents),
     }
     seconds: dict[str, list[float]] = {name: [] for name in operations}

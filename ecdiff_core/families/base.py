@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from ecdiff_core.families.distilled import is_guided
 from ecdiff_core.families.parts import empty_parts, load_text_encoder, part_class
 from ecdiff_core.sampler import Denoiser
 
@@ -35,6 +37,11 @@ class Conditioning:
 
     tensors: dict[str, Tensor]
     size: int
+
+    @property
+    def with_prompt(self) -> dict[str, Tensor]:
+        """The tensors' halves with the prompt; all of them where there is no other half."""
+        return {name: tensor[-self.size :] for name, tensor in self.tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class Family(ABC):
     media: ClassVar[Literal["image", "video"]] = "image"
     offers_dynamic_cfg: ClassVar[bool] = False
     """Whether the pipeline knows ``use_dynamic_cfg``."""
+    noise_dtype: ClassVar[torch.dtype | None] = None
+    """In which the pipeline steps its scheduler; None for the latents' own dtype."""
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self._pipeline = pipeline
@@ -160,11 +169,26 @@ class Family(ABC):
     @property
     @abstractmethod
     def default_size(self) -> Size:
-        """The size that the model was trained for."""
+        """The size that the cloud model was trained for.
+
+        Raises:
+            ParamsError: its config does not say.
+        """
+
+    def size_of(self, height: int | None, width: int | None, num_frames: int | None) -> Size:
+        """That size, ``default_size`` where it is left open; raises as that does."""
+        if height is not None and width is not None and self.media == "image":
+            return Size(height, width)
+        own = self.default_size
+        return Size(
+            own.height if height is None else height,
+            own.width if width is None else width,
+            own.num_frames if num_frames is None else num_frames,
+        )
 
     @abstractmethod
-    def check_size(self, size: Size) -> None:
-        """Raise ParamsError unless the model can make pictures of that size."""
+    def check_size(self, size: Size, edge: nn.Module | None = None) -> None:
+        """Raise ParamsError unless the cloud model (or, where it is given, the edge's) can make that size."""
 
     def fit_scheduler(self, scheduler: SchedulerMixin, size: Size) -> SchedulerMixin:
         """``scheduler`` for that size. Most models noise every size alike: then it is the same one."""
@@ -178,7 +202,15 @@ class Family(ABC):
         size: Size,
         negative_prompts: Prompts | None = None,
     ) -> Conditioning:
-        """Encode prompts (and negative prompts, default empty, when guidance_scale > 1)."""
+        """Encode prompts (and negative prompts, default empty, when guidance_scale > 1).
+
+        Whether a pair's models need the half without the prompt, ``needs_negatives`` tells.
+        """
+
+    @staticmethod
+    def needs_negatives(models: Sequence[nn.Module], guidance_scale: float) -> bool:
+        """Whether any of the models is called with and without the prompt at that scale."""
+        return any(is_guided(model, guidance_scale) for model in models)
 
     @abstractmethod
     def initial_latents(
@@ -213,9 +245,17 @@ def guide(output: Tensor, guidance_scale: float) -> Tensor:
     return unconditional + guidance_scale * (text - unconditional)
 
 
-def rescaled_noise(latents: Tensor, own: SchedulerMixin, used: SchedulerMixin) -> Tensor:
-    """Noise that a pipeline scaled by its own scheduler's sigma, scaled by that of the one in use.
+def initial_noise(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    scheduler: SchedulerMixin,
+    generator: Generators,
+) -> Tensor:
+    """Noise as diffusers' ``prepare_latents`` draws it, scaled for the scheduler in use, not the pipeline's own.
 
-    Flow matching starts from plain noise: its schedulers have no such sigma.
+    It is scaled once, as a pipeline with that scheduler would, so that half precision rounds no second time.
+    Flow matching starts from plain noise: its schedulers have no ``init_noise_sigma``.
     """
-    return latents * (getattr(used, "init_noise_sigma", 1.0) / getattr(own, "init_noise_sigma", 1.0))
+    noise: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+    return noise * getattr(scheduler, "init_noise_sigma", 1.0)

@@ -20,7 +20,7 @@ from ecdiff_core.families.base import (
     Prompts,
     Size,
     guide,
-    rescaled_noise,
+    initial_noise,
 )
 from ecdiff_core.sampler import Denoiser
 
@@ -53,13 +53,14 @@ class CogVideoX(Family):
     }
     media: ClassVar[Literal["image", "video"]] = "video"
     offers_dynamic_cfg = True
+    noise_dtype = torch.float32
 
     @property
     def default_size(self) -> Size:
         config, factor = self.pipeline.transformer.config, self.pipeline.vae_scale_factor_spatial
         return Size(config.sample_height * factor, config.sample_width * factor, config.sample_frames)
 
-    def check_size(self, size: Size) -> None:
+    def check_size(self, size: Size, edge: nn.Module | None = None) -> None:
         own, config = self.default_size, self.pipeline.transformer.config
         side = self.pipeline.vae_scale_factor_spatial * config.patch_size
         if min(size.height, size.width) < side or size.height % side or size.width % side:
@@ -76,6 +77,17 @@ class CogVideoX(Family):
             )
         if config.patch_size_t not in (None, 2):
             raise ParamsError(f"Expected patch_size_t to be null or 2, got {config.patch_size_t}.")
+        self._check_learned_positions(size, config if edge is None else edge.config)
+
+    def _check_learned_positions(self, size: Size, config: Any) -> None:
+        """Models with learned positions (``use_learned_positional_embeddings``) know one resolution alone."""
+        factor = self.pipeline.vae_scale_factor_spatial
+        only = config.sample_height * factor, config.sample_width * factor
+        if config.use_learned_positional_embeddings and (size.height, size.width) != only:
+            raise ParamsError(
+                f"Expected {only[0]}x{only[1]} pixels, the one resolution for which a model of the pair has "
+                f"learned positions, got {size.height}x{size.width}. Set sampling.height and sampling.width."
+            )
 
     @torch.no_grad()
     def encode(
@@ -103,17 +115,15 @@ class CogVideoX(Family):
         config, ratio = pipeline.transformer.config, pipeline.vae_scale_factor_temporal
         # CogVideoX 1.5 joins latent frames two by two. Their number is odd, so one is put in front.
         frames = size.num_frames + (0 if config.patch_size_t is None else ratio)
-        latents = pipeline.prepare_latents(
+        factor = pipeline.vae_scale_factor_spatial
+        shape = (
             prompts,
+            (frames - 1) // ratio + 1,
             config.in_channels,
-            frames,
-            size.height,
-            size.width,
-            pipeline.transformer.dtype,
-            self.device,
-            generator,
+            size.height // factor,
+            size.width // factor,
         )
-        return rescaled_noise(latents, pipeline.scheduler, scheduler)
+        return initial_noise(shape, pipeline.transformer.dtype, self.device, scheduler, generator)
 
     def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
         guided = guidance.scale > 1

@@ -18,12 +18,18 @@ from ecdiff_core.families.base import (
     Guidance,
     Size,
     guide,
-    rescaled_noise,
+    initial_noise,
 )
+from ecdiff_core.families.distilled import embed_scale, embedding_width, is_guided
 from ecdiff_core.sampler import Denoiser
 
 OF_ONE_SIZE = "both make the cloud's, or what sampling.height and width say"
 """Of a trained size that differs."""
+OWN_GUIDANCE: tuple[tuple[str, ...], str] = (
+    ("time_cond_proj_dim",),
+    "each model gets the scale in its own way: as an embedding, or by classifier-free guidance",
+)
+"""Of U-Nets of which one takes the guidance scale as an input (``families/distilled.py``)."""
 
 
 class ImageFamily(Family):
@@ -38,7 +44,8 @@ class ImageFamily(Family):
 
         Args:
             timestep: the scheduler's, one for the whole batch.
-            tensors: those of a ``Conditioning``, ``batch`` long.
+            tensors: those of a ``Conditioning``, ``batch`` long; of a U-Net that takes the guidance scale
+                (``families/distilled.py``) also its embedding, ``timestep_cond``.
         """
 
     def unscale(self, latents: Tensor) -> Tensor:
@@ -58,33 +65,45 @@ class ImageFamily(Family):
 
     @property
     def default_size(self) -> Size:
-        side = self.denoiser_config.sample_size * self.pipeline.vae_scale_factor
-        return Size(side, side)
+        sides, factor = self.denoiser_config.sample_size, self.pipeline.vae_scale_factor
+        if sides is None:
+            raise ParamsError(
+                f"The config.json of the cloud's {self.denoiser_part} has no sample_size, so there is no size "
+                "to take. Set sampling.height and sampling.width."
+            )
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return Size(height * factor, width * factor)
 
-    def check_size(self, size: Size) -> None:
+    def check_size(self, size: Size, edge: nn.Module | None = None) -> None:
         multiple = self.size_multiple
         if min(size.height, size.width) < multiple or size.height % multiple or size.width % multiple:
-            own = self.default_size
-            raise ParamsError(
+            message = (
                 f"Expected height and width to be multiples of {multiple} pixels, got "
-                f"{size.height}x{size.width}. The model was trained for {own.height}x{own.width}."
+                f"{size.height}x{size.width}."
             )
+            if self.denoiser_config.sample_size is not None:
+                own = self.default_size
+                message += f" The model was trained for {own.height}x{own.width}."
+            raise ParamsError(message)
 
     def initial_latents(
         self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
     ) -> Tensor:
-        pipeline, dtype = self.pipeline, getattr(self.pipeline, self.denoiser_part).dtype
-        latents = pipeline.prepare_latents(
-            prompts, self.denoiser_config.in_channels, size.height, size.width, dtype, self.device, generator
-        )
-        return rescaled_noise(latents, pipeline.scheduler, scheduler)
+        dtype, factor = getattr(self.pipeline, self.denoiser_part).dtype, self.pipeline.vae_scale_factor
+        shape = prompts, self.denoiser_config.in_channels, size.height // factor, size.width // factor
+        return initial_noise(shape, dtype, self.device, scheduler, generator)
 
     def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
+        guided, width = is_guided(model, guidance.scale), embedding_width(model)
+
         def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
-            if guidance.scale <= 1:
-                return self.call(model, latents, timestep, conditioning.tensors)
-            both = self.call(model, torch.cat([latents, latents]), timestep, conditioning.tensors)
-            return guide(both, guidance.at(timestep))
+            if guided:
+                both = self.call(model, torch.cat([latents, latents]), timestep, conditioning.tensors)
+                return guide(both, guidance.at(timestep))
+            tensors = conditioning.with_prompt
+            if width is not None:
+                tensors["timestep_cond"] = embed_scale(guidance.scale, width, latents)
+            return self.call(model, latents, timestep, tensors)
 
         return denoise
 

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from ecdiff_core.families.base import Conditioning, Prompts, Size
-from ecdiff_core.families.image import OF_ONE_SIZE, ImageFamily
+from ecdiff_core.families.image import OF_ONE_SIZE, OWN_GUIDANCE, ImageFamily
 
 
 class StableDiffusion(ImageFamily):
@@ -23,7 +23,10 @@ class StableDiffusion(ImageFamily):
         "latent channels": (("in_channels", "out_channels"), "the edge cannot take the cloud's latents"),
         "embedding width": (("cross_attention_dim",), "the edge cannot take the cloud's embeddings"),
     }
-    may_differ: ClassVar = {"trained size": (("sample_size",), OF_ONE_SIZE)}
+    may_differ: ClassVar = {
+        "trained size": (("sample_size",), OF_ONE_SIZE),
+        "guidance as an embedding": OWN_GUIDANCE,
+    }
     left_out_parts = ("safety_checker", "feature_extractor", "image_encoder")
 
     @torch.no_grad()

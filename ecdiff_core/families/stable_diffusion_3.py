@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers import SchedulerMixin, StableDiffusion3Pipeline
@@ -33,7 +33,10 @@ class StableDiffusion3(ImageFamily):
         "embedding width": (("joint_attention_dim",), "the edge cannot take the cloud's embeddings"),
         "pooled width": (("pooled_projection_dim",), "the edge cannot take the cloud's pooled embeddings"),
     }
-    may_differ: ClassVar = {"trained size": (("sample_size",), OF_ONE_SIZE)}
+    may_differ: ClassVar = {
+        "trained size": (("sample_size",), OF_ONE_SIZE),
+        "position embeddings": (("pos_embed_max_size",), "the smaller table bounds the size for both"),
+    }
     left_out_parts = ("image_encoder", "feature_extractor")
 
     @property
@@ -41,13 +44,15 @@ class StableDiffusion3(ImageFamily):
         multiple: int = self.pipeline.vae_scale_factor * self.denoiser_config.patch_size
         return multiple
 
-    def check_size(self, size: Size) -> None:
-        super().check_size(size)
-        most = self.size_multiple * self.denoiser_config.pos_embed_max_size
+    def check_size(self, size: Size, edge: nn.Module | None = None) -> None:
+        super().check_size(size, edge)
+        config: Any = self.denoiser_config if edge is None else edge.config
+        most = self.size_multiple * config.pos_embed_max_size
         if max(size.height, size.width) > most:
+            side = "cloud" if edge is None else "edge"
             raise ParamsError(
-                f"Expected height and width of at most {most} pixels, for which the model has position "
-                f"embeddings, got {size.height}x{size.width}."
+                f"Expected height and width of at most {most} pixels, for which the {side} model has position "
+                f"embeddings, got {size.height}x{size.width}. Lower sampling.height and sampling.width."
             )
 
     def fit_scheduler(self, scheduler: SchedulerMixin, size: Size) -> SchedulerMixin:

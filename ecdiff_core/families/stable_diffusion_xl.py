@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from ecdiff_core.families.base import Conditioning, Prompts, Size
-from ecdiff_core.families.image import OF_ONE_SIZE, ImageFamily
+from ecdiff_core.families.image import OF_ONE_SIZE, OWN_GUIDANCE, ImageFamily
 
 
 class StableDiffusionXL(ImageFamily):
@@ -31,7 +31,10 @@ class StableDiffusionXL(ImageFamily):
             "the edge cannot take the cloud's pooled embeddings",
         ),
     }
-    may_differ: ClassVar = {"trained size": (("sample_size",), OF_ONE_SIZE)}
+    may_differ: ClassVar = {
+        "trained size": (("sample_size",), OF_ONE_SIZE),
+        "guidance as an embedding": OWN_GUIDANCE,
+    }
     left_out_parts = ("image_encoder", "feature_extractor")
 
     @torch.no_grad()
@@ -68,8 +71,14 @@ class StableDiffusionXL(ImageFamily):
 
     def call(self, model: nn.Module, latents: Tensor, timestep: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         added = {name: tensors[name] for name in ("text_embeds", "time_ids")}
-        embeds = tensors["encoder_hidden_states"]
-        return model(latents, timestep, embeds, added_cond_kwargs=added, return_dict=False)[0]
+        return model(
+            latents,
+            timestep,
+            tensors["encoder_hidden_states"],
+            timestep_cond=tensors.get("timestep_cond"),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
 
     def unscale(self, latents: Tensor) -> Tensor:
         config = self.pipeline.vae.config

@@ -124,8 +124,8 @@ def _in_turns(
 
 def _calls(pipe: ECDiffPipeline) -> tuple[dict[str, Operation], int]:
     """A cloud call, an edge call and a decode at batch 1; and how many numbers a handoff sends."""
-    family, guidance = pipe.pair.family, pipe.config.sampling.guidance_scale
-    conditioning = family.encode([PROMPT], guidance, pipe.size)
+    family = pipe.pair.family
+    conditioning = pipe.encode([PROMPT])
     latents = family.initial_latents(1, pipe.size, pipe.scheduler, torch.Generator().manual_seed(0))
     timestep = torch.tensor(TIMESTEP, device=latents.device)
     cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)
