@@ -136,7 +136,8 @@ class ECDiffHook(ModelHook):
         self._check_scheduler()
         if edge is None and self.plan.edge_calls:
             raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
-        self._edge = None if edge is None else EdgeModel(pipe, edge, config.sampling.handoff_adapter)
+        adapter, scale = config.sampling.handoff_adapter, config.sampling.guidance_scale
+        self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale)
         self._tracker = StepTracker(pipe, config)
         self._history = History(get_estimator(config.sampling.estimator), config.params.alpha)
         sampling = config.sampling

@@ -103,6 +103,27 @@ def check_residuals(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any])
         )
 
 
+def check_positions(edge: nn.Module, given: Mapping[str, Any]) -> None:
+    """Refuse latents that are larger than the edge's table of position embeddings (Stable Diffusion 3).
+
+    Args:
+        given: what the pipeline calls the cloud model with, by name.
+
+    Raises:
+        PairError: they are.
+    """
+    config, latents = getattr(edge, "config", {}), given.get("hidden_states")
+    table, patch = config.get("pos_embed_max_size"), config.get("patch_size")
+    if table is None or patch is None or latents is None:
+        return
+    height, width = latents.shape[-2:]
+    if max(height, width) > table * patch:
+        raise PairError(
+            f"Expected latents of at most {table * patch} rows and columns, for which the edge model has "
+            f"position embeddings, got {height}x{width}. Give the call a smaller height and width."
+        )
+
+
 def check_place(cloud: nn.Module, edge: nn.Module) -> None:
     """Refuse an edge model on another device or in another dtype; offloaded ones count as where they compute.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -96,11 +99,60 @@ def test_cogvideox_timesteps_are_matched_as_computed_by_hand() -> None:
     assert ((1 - abar_2) / (1 - abar_5)) ** 0.5 == pytest.approx(factor, rel=1e-6)
 
 
-def test_pure_noise_is_matched_to_pure_noise() -> None:
+def test_latents_cleaner_than_any_that_the_edge_knows_keep_their_image() -> None:
+    cloud, edge = (replace(schedule, prediction_type="sample") for schedule in (FIVE, TWO))
+    assert edge.timestep_like(cloud, 0) == 0  # 2B knows none as clean as 5B's at its timestep 0
+    z = 2.0 * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    eps = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    abar = cloud.abar(0)
+    latents = abar**0.5 * 0.7 * z + (1 - abar) ** 0.5 * eps
+    expected = normal_denoiser(cloud)(latents, torch.tensor(0)) / 0.7
+    found = matched(normal_denoiser(edge), cloud, edge)(latents, torch.tensor(0)) / 0.7
+    assert float((found - expected).abs().max()) < 5e-4  # scaled by the noise: 0.35
+
+
+def test_what_the_edge_takes_for_the_image_leaves_the_rest_as_noise() -> None:
+    """At both ends the answer still makes up the cloud's latents, so that no step is off by the difference."""
+    noisy_end = replace(FIVE, prediction_type="epsilon")
+    for cloud, timestep in ((FIVE, 0), (noisy_end, 980)):
+        edge = replace(TWO, prediction_type="sample") if timestep == 0 else stable_diffusion("sample")
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+        seen: list[Tensor] = []
+
+        def fixed(given: Tensor, timestep: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(given)
+            return torch.full_like(given, 0.5)
+
+        output = matched(fixed, cloud, edge)(latents, torch.tensor(timestep))
+        _, z = to_epsilon_and_z(cloud, output, latents, cloud.abar(timestep))
+        torch.testing.assert_close(z, torch.full_like(z, 0.5 / edge.scaling_factor))
+
+
+@pytest.mark.parametrize("last", [0.0, 2.0**-24], ids=["DDIM's", "Euler's and UniPC's"])
+def test_pure_noise_is_matched_to_pure_noise(last: float) -> None:
     assert FIVE.abar(999) == 0
-    assert TWO.timestep_like(FIVE, 999) == 999
+    five, two = (replace(s, alphas_cumprod=s.alphas_cumprod.clamp(min=last)) for s in (FIVE, TWO))
+    for one, other in itertools.product((FIVE, TWO, five, two), repeat=2):
+        assert one.timestep_like(other, 999) == 999
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.isfinite(matched(normal_denoiser(TWO), FIVE, TWO)(latents, torch.tensor(999))).all()
+
+
+def test_half_precision_is_converted_in_float32() -> None:
+    edge = stable_diffusion("v_prediction")
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    seen: list[torch.dtype] = []
+
+    def call(given: Tensor, timestep: Tensor) -> Tensor:
+        seen.append(given.dtype)
+        return given * 0.3 + 1.0
+
+    found = matched(call, stable_diffusion(), edge)(latents, torch.tensor(700))
+    answer = latents * 0.3 + 1.0  # equal betas: the latents go as they are
+    expected, _ = to_epsilon_and_z(edge, answer.double(), latents.double(), edge.abar(700))
+    assert seen == [torch.float16]
+    assert found.dtype is torch.float16
+    assert torch.equal(found, expected.half())
 
 
 def test_equal_schedules_change_nothing() -> None:
