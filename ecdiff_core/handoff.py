@@ -19,7 +19,6 @@ from ecdiff_core.errors import ParamsError
 from ecdiff_core.plan import HandoffAdapter
 from ecdiff_core.sampler import Denoiser
 
-
 PURE_NOISE = 2.0**-24
 """abar at and below which there is no signal: diffusers writes 0 or this number for zero terminal SNR."""
 

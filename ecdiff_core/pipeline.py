@@ -11,7 +11,8 @@ import torch
 
 from ecdiff_core.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
-from ecdiff_core.families.base import Conditioning, Guidance
+from ecdiff_core.families.base import Conditioning
+from ecdiff_core.families.guidance import Guidance
 from ecdiff_core.handoff import adapt, check_adapter
 from ecdiff_core.memory import Memory
 from ecdiff_core.noise import Estimator, get_estimator

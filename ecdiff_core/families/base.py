@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from ecdiff_core.families.distilled import is_guided
+from ecdiff_core.families.guidance import Guidance, is_guided
 from ecdiff_core.families.parts import empty_parts, load_text_encoder, part_class
 from ecdiff_core.sampler import Denoiser
 
@@ -42,28 +41,6 @@ class Conditioning:
     def with_prompt(self) -> dict[str, Tensor]:
         """The tensors' halves with the prompt; all of them where there is no other half."""
         return {name: tensor[-self.size :] for name, tensor in self.tensors.items()}
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance of a generation.
-
-    Args:
-        scale: 1 or less is none.
-        dynamic_steps: None for the same scale at every step; else num_inference_steps, and the scale varies
-            with the timestep t as 1 + scale (1 - cos(pi ((steps - t) / steps)^5)) / 2, as diffusers'
-            CogVideoX pipelines do for ``use_dynamic_cfg``.
-    """
-
-    scale: float
-    dynamic_steps: int | None = None
-
-    def at(self, timestep: Tensor) -> float:
-        """The scale at a timestep."""
-        if self.dynamic_steps is None:
-            return self.scale
-        left = (self.dynamic_steps - float(timestep)) / self.dynamic_steps
-        return 1 + self.scale * (1 - math.cos(math.pi * left**5)) / 2
 
 
 Prompts = Sequence[str]
@@ -239,12 +216,6 @@ class Family(ABC):
         return embeds // conditioning.size + latents.numel() // len(latents)
 
 
-def guide(output: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance over a batch whose first half is without, its second half with the prompt."""
-    unconditional, text = output.chunk(2)
-    return unconditional + guidance_scale * (text - unconditional)
-
-
 def initial_noise(
     shape: tuple[int, ...],
     dtype: torch.dtype,
@@ -252,7 +223,7 @@ def initial_noise(
     scheduler: SchedulerMixin,
     generator: Generators,
 ) -> Tensor:
-    """Noise as diffusers' ``prepare_latents`` draws it, scaled for the scheduler in use, not the pipeline's own.
+    """Noise as diffusers' ``prepare_latents`` draws it, scaled for the scheduler in use, not the pipeline's.
 
     It is scaled once, as a pipeline with that scheduler would, so that half precision rounds no second time.
     Flow matching starts from plain noise: its schedulers have no ``init_noise_sigma``.

@@ -16,12 +16,11 @@ from ecdiff_core.families.base import (
     Conditioning,
     Family,
     Generators,
-    Guidance,
     Prompts,
     Size,
-    guide,
     initial_noise,
 )
+from ecdiff_core.families.guidance import Guidance, guide
 from ecdiff_core.sampler import Denoiser
 
 

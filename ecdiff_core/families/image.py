@@ -15,21 +15,24 @@ from ecdiff_core.families.base import (
     Conditioning,
     Family,
     Generators,
-    Guidance,
     Size,
-    guide,
     initial_noise,
 )
-from ecdiff_core.families.distilled import embed_scale, embedding_width, is_guided
+from ecdiff_core.families.guidance import Guidance, embed_scale, embedding_width, guide, is_guided
 from ecdiff_core.sampler import Denoiser
 
+OTHER_CONDITIONS: tuple[tuple[str, ...], str] = (
+    ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"),
+    "each needs to be called with something else",
+)
+"""Of U-Nets that want more than latents, timestep and prompt: what keys of their config say so, and why to refuse."""
 OF_ONE_SIZE = "both make the cloud's, or what sampling.height and width say"
 """Of a trained size that differs."""
 OWN_GUIDANCE: tuple[tuple[str, ...], str] = (
     ("time_cond_proj_dim",),
     "each model gets the scale in its own way: as an embedding, or by classifier-free guidance",
 )
-"""Of U-Nets of which one takes the guidance scale as an input (``families/distilled.py``)."""
+"""Of U-Nets of which one may take the guidance scale as an input (``families/guidance.py``)."""
 
 
 class ImageFamily(Family):
@@ -45,7 +48,7 @@ class ImageFamily(Family):
         Args:
             timestep: the scheduler's, one for the whole batch.
             tensors: those of a ``Conditioning``, ``batch`` long; of a U-Net that takes the guidance scale
-                (``families/distilled.py``) also its embedding, ``timestep_cond``.
+                (``families/guidance.py``) also its embedding, ``timestep_cond``.
         """
 
     def unscale(self, latents: Tensor) -> Tensor:
@@ -68,8 +71,8 @@ class ImageFamily(Family):
         sides, factor = self.denoiser_config.sample_size, self.pipeline.vae_scale_factor
         if sides is None:
             raise ParamsError(
-                f"The config.json of the cloud's {self.denoiser_part} has no sample_size, so there is no size "
-                "to take. Set sampling.height and sampling.width."
+                f"The config.json of the cloud's {self.denoiser_part} has no sample_size to take the "
+                "size from. Set sampling.height and sampling.width."
             )
         height, width = (sides, sides) if isinstance(sides, int) else sides
         return Size(height * factor, width * factor)

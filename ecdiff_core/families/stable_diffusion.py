@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from ecdiff_core.families.base import Conditioning, Prompts, Size
-from ecdiff_core.families.image import OF_ONE_SIZE, OWN_GUIDANCE, ImageFamily
+from ecdiff_core.families.image import OF_ONE_SIZE, OTHER_CONDITIONS, OWN_GUIDANCE, ImageFamily
 
 
 class StableDiffusion(ImageFamily):
@@ -22,6 +22,8 @@ class StableDiffusion(ImageFamily):
     must_agree: ClassVar = {
         "latent channels": (("in_channels", "out_channels"), "the edge cannot take the cloud's latents"),
         "embedding width": (("cross_attention_dim",), "the edge cannot take the cloud's embeddings"),
+        "pooled embeddings": (("addition_embed_type",), "only one of the two is given any"),
+        "other conditions": OTHER_CONDITIONS,
     }
     may_differ: ClassVar = {
         "trained size": (("sample_size",), OF_ONE_SIZE),

@@ -51,8 +51,9 @@ class StableDiffusion3(ImageFamily):
         if max(size.height, size.width) > most:
             side = "cloud" if edge is None else "edge"
             raise ParamsError(
-                f"Expected height and width of at most {most} pixels, for which the {side} model has position "
-                f"embeddings, got {size.height}x{size.width}. Lower sampling.height and sampling.width."
+                f"Expected height and width of at most {most} pixels, for which the {side} model has "
+                f"position embeddings, got {size.height}x{size.width}. "
+                "Lower sampling.height and sampling.width."
             )
 
     def fit_scheduler(self, scheduler: SchedulerMixin, size: Size) -> SchedulerMixin:

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from ecdiff_core.families.base import Conditioning, Prompts, Size
-from ecdiff_core.families.image import OF_ONE_SIZE, OWN_GUIDANCE, ImageFamily
+from ecdiff_core.families.image import OF_ONE_SIZE, OTHER_CONDITIONS, OWN_GUIDANCE, ImageFamily
 
 
 class StableDiffusionXL(ImageFamily):
@@ -30,6 +30,7 @@ class StableDiffusionXL(ImageFamily):
             ("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim"),
             "the edge cannot take the cloud's pooled embeddings",
         ),
+        "other conditions": OTHER_CONDITIONS,
     }
     may_differ: ClassVar = {
         "trained size": (("sample_size",), OF_ONE_SIZE),

@@ -16,7 +16,7 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.families.base import Guidance
+from ecdiff_core.families.guidance import Guidance
 from ecdiff_core.hook.checks import (
     check_scheduler,
     denoiser_of,

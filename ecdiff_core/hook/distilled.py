@@ -1,4 +1,4 @@
-"""Guidance between two U-Nets of which one takes the guidance scale as an input (``families/distilled.py``).
+"""Guidance between two U-Nets of which one takes the guidance scale as an input (``families/guidance.py``).
 
 The pipeline around the cloud model guides as that one needs it; the edge may need the other way.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ecdiff_core.errors import PairError
-from ecdiff_core.families.distilled import embed_scale, embedding_width, is_guided
+from ecdiff_core.families.guidance import embed_scale, embedding_width, is_guided
 from ecdiff_core.hook.history import unwrap
 
 
@@ -24,8 +24,8 @@ def check_guidance(cloud: nn.Module, edge: nn.Module, scale: float) -> None:
     """
     if embedding_width(cloud) is not None and is_guided(edge, scale):
         raise PairError(
-            "The cloud model takes the guidance scale as an input (time_cond_proj_dim), so its pipeline encodes "
-            f"nothing but the prompt; the edge needs both halves at guidance_scale={scale:g}. Use "
+            "The cloud model takes the guidance scale as an input (time_cond_proj_dim), so its pipeline "
+            f"encodes nothing but the prompt; the edge needs both halves at guidance_scale={scale:g}. Use "
             "ECDiffPipeline, which gives each model what it needs, or an edge distilled in the same way."
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.families.distilled import embedding_width
+from ecdiff_core.families.guidance import embedding_width
 from ecdiff_core.handoff import NoiseSchedule, adapt, check_adapter
 from ecdiff_core.hook.checks import denoiser_of, forward_signature
 from ecdiff_core.hook.distilled import call_distilled, check_guidance

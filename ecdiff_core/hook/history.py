@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ecdiff_core import noise
 from ecdiff_core.errors import PairError, ParamsError
-from ecdiff_core.families.base import guide
+from ecdiff_core.families.guidance import guide
 from ecdiff_core.noise import Estimator, NoiseState
 
 

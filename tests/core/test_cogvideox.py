@@ -20,8 +20,9 @@ from ecdiff_core import ECDiffPipeline, TunedConfig, video
 from ecdiff_core.__main__ import main
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.families import FAMILIES
-from ecdiff_core.families.base import Guidance, Size
+from ecdiff_core.families.base import Size
 from ecdiff_core.families.cogvideox import CogVideoX
+from ecdiff_core.families.guidance import Guidance
 from ecdiff_core.preflight import Row, Verdict, compare, refusals
 from ecdiff_core.schedulers import build_scheduler, set_steps
 from full_size.models import read_config

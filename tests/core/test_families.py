@@ -330,6 +330,9 @@ def test_a_shift_is_no_difference(sd3_pair: Path, tmp_path: Path) -> None:
     [
         ("sdxl_pair", "unet", {"in_channels": 8}, "latent channels 4, 4 | 8, 4"),
         ("sdxl_pair", "unet", {"cross_attention_dim": 32}, "embedding width 48 | 32"),
+        ("sdxl_pair", "unet", {"class_embed_type": "timestep"}, "None, None, None | timestep, None, None"),
+        ("tiny_pair", "unet", {"addition_embed_type": "text_time"}, "pooled embeddings None | text_time"),
+        ("tiny_pair", "unet", {"num_class_embeds": 5}, "other conditions None, None, None | None, 5, None"),
         (
             "sdxl_pair",
             "unet",
@@ -345,7 +348,7 @@ def test_a_shift_is_no_difference(sd3_pair: Path, tmp_path: Path) -> None:
 def test_pairs_that_do_not_fit_are_refused(
     fixture: str,
     denoiser: str,
-    values: dict[str, int],
+    values: dict[str, int | str],
     message: str,
     request: pytest.FixtureRequest,
     tmp_path: Path,

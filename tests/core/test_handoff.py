@@ -112,7 +112,7 @@ def test_latents_cleaner_than_any_that_the_edge_knows_keep_their_image() -> None
 
 
 def test_what_the_edge_takes_for_the_image_leaves_the_rest_as_noise() -> None:
-    """At both ends the answer still makes up the cloud's latents, so that no step is off by the difference."""
+    """At both ends image and noise of the answer still make up the cloud's latents."""
     noisy_end = replace(FIVE, prediction_type="epsilon")
     for cloud, timestep in ((FIVE, 0), (noisy_end, 980)):
         edge = replace(TWO, prediction_type="sample") if timestep == 0 else stable_diffusion("sample")

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffPipeline, TunedConfig, noise
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.families.base import Guidance, Size
+from ecdiff_core.families.base import Size
+from ecdiff_core.families.guidance import Guidance
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Action, Handoff, Plan, plan
 from ecdiff_core.sampler import Denoiser, SamplerState, advance, start
