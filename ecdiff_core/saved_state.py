@@ -59,6 +59,8 @@ def from_bytes(data: bytes, device: torch.device | str = "cpu") -> SamplerState:
         noise = NoiseState(**_to(tree["noise"], device))
         scheduler = _scheduler(tree["scheduler"], device)
         latents, noise_dtype = tree["latents"].to(device), tree.get("noise_dtype")
+        if not isinstance(noise_dtype, torch.dtype | None):
+            raise TypeError(f"noise_dtype is {noise_dtype!r}")
         return SamplerState(tree["step"], latents, noise, scheduler, noise_dtype)
     except _DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

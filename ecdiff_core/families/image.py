@@ -25,7 +25,7 @@ OTHER_CONDITIONS: tuple[tuple[str, ...], str] = (
     ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"),
     "each needs to be called with something else",
 )
-"""Of U-Nets that want more than latents, timestep and prompt: what keys of their config say so, and why to refuse."""
+"""Of U-Nets that want more than latents, timestep and prompt: keys of the config, and why to refuse."""
 OF_ONE_SIZE = "both make the cloud's, or what sampling.height and width say"
 """Of a trained size that differs."""
 OWN_GUIDANCE: tuple[tuple[str, ...], str] = (

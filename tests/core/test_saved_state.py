@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,6 +91,33 @@ def test_dtypes_stay() -> None:
     assert again.noise.eps.dtype is torch.float32
 
 
+def test_the_scheduler_goes_on_in_the_dtype_that_it_began_in() -> None:
+    begun = start(torch.randn(1, 4, 4, 4).half(), DDIMScheduler(clip_sample=False), 4, torch.float32)
+    loop = plan(ECDiffParams.cloud_only(4), 4), in_float32, edge, noise.get_estimator("gradient"), 1.0
+    half = from_bytes(to_bytes(advance(begun, *loop, until=2)))
+    assert half.latents.dtype is torch.float16
+    assert torch.equal(advance(half, *loop).latents, advance(begun, *loop).latents)
+    rounded = replace(half, noise_dtype=None)
+    assert not torch.equal(advance(rounded, *loop).latents, advance(begun, *loop).latents)
+
+
+def in_float32(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    return latents.float() * 0.3 + 0.01
+
+
+def without_a_noise_dtype(**instead: str) -> bytes:
+    """As they were written before states had one, or with something else in its place."""
+    tree = torch.load(io.BytesIO(to_bytes(begin("DDIMScheduler", 4))), weights_only=True)
+    del tree["noise_dtype"]
+    buffer = io.BytesIO()
+    torch.save({**tree, **instead}, buffer)
+    return buffer.getvalue()
+
+
+def test_states_of_earlier_versions_have_the_latents_dtype() -> None:
+    assert from_bytes(without_a_noise_dtype()).noise_dtype is None
+
+
 def of_another_version() -> bytes:
     buffer = io.BytesIO()
     torch.save({"format_version": 2}, buffer)
@@ -114,8 +142,9 @@ def with_an_object() -> bytes:
         (to_bytes(begin("DDIMScheduler", 4))[:-200], "hold no sampler state"),
         (of_another_version(), "Expected a saved state of version 1, got 2"),
         (with_an_object(), "hold no sampler state"),
+        (without_a_noise_dtype(noise_dtype="float32"), "noise_dtype is 'float32'"),
     ],
-    ids=["empty", "text", "cut off", "newer", "an object"],
+    ids=["empty", "text", "cut off", "newer", "an object", "a name for a dtype"],
 )
 def test_refuses(data: bytes, message: str) -> None:
     with pytest.raises(SavedStateError, match=message) as caught:
