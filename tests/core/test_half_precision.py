@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from torch import Tensor
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.schedulers import build_scheduler
@@ -58,17 +59,24 @@ def test_cloud_only_is_bit_equal(case: Case, dtype: str, request: pytest.Fixture
         params=ECDiffParams.cloud_only(STEPS),
         sampling=Sampling(STEPS, scheduler=case.scheduler, guidance_scale=3.0, dtype=dtype),
     )
-    ours = ECDiffPipeline.from_config(config, device="cpu")(
-        PROMPT, generator=torch.Generator().manual_seed(0)
-    ).latents
+    pipe = ECDiffPipeline.from_config(config, device="cpu")
+    ours = pipe(PROMPT, generator=torch.Generator().manual_seed(0)).latents
 
     absent = {"text_encoder_3": None, "tokenizer_3": None} if "without_t5" in case.fixture else {}
-    own = case.pipeline_class.from_pretrained(folder / "cloud", torch_dtype=getattr(torch, dtype), **absent)
+    own = case.pipeline_class.from_pretrained(folder / "cloud", dtype=getattr(torch, dtype), **absent)
     own.scheduler = build_scheduler(case.scheduler, own.scheduler)
     own.set_progress_bar_config(disable=True)
-    settings = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "latent"}
+    settings = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "pt"}
     generator = torch.Generator().manual_seed(0)
+    latents: list[Tensor] = []
+
+    def keep(_own: object, _step: int, _timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        latents.append(tensors["latents"])
+        return {}
+
+    settings["callback_on_step_end"] = keep
     theirs = own(PROMPT, generator=generator, **settings, **dict(case.call))[0]
     assert ours.dtype is getattr(torch, dtype)
     assert ours.float().std() > 0.1
-    assert torch.equal(ours, theirs)
+    assert torch.equal(ours, latents[-1])
+    assert torch.equal(pipe.pair.family.decode(ours), theirs.float())
