@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ecdiff_core.errors import PairError
 from ecdiff_core.model_folder import check_parts
-from ecdiff_core.pair import common_family, find_configs
+from ecdiff_core.find import find_configs
+from ecdiff_core.pair_files import common_family
 from ecdiff_core.preflight import NEEDS_MATCHED, Row, Verdict, compare
 from ecdiff_tune.settings import Settings
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from ecdiff_core import pair as pair_module
+from ecdiff_core import find
 
 from ..studies import Command, Outcome
 
@@ -86,7 +86,7 @@ def test_a_hub_id_without_a_network(
     def offline(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("offline\nand more")
 
-    monkeypatch.setattr(pair_module, "snapshot_download", offline)
+    monkeypatch.setattr(find, "snapshot_download", offline)
     outcome = command("check", "pair=sd14_bksdm_small", f"output_dir={tmp_path / 'outputs'}")
     assert outcome.status == 2
     assert outcome.err.startswith("error: Cannot get CompVis/stable-diffusion-v1-4: ")
