@@ -119,9 +119,10 @@ def build(cls: type[T], tree: object, nested: Mapping[str, type], source: str, w
         if not isinstance(value, expected) or (isinstance(value, bool) != (kind == "bool") and words):
             raise ConfigError(f"{source}: expected {path} to be {words}, got {_shown(value)}.")
         values[key] = value
-        if key in nested:
-            rows = enumerate(value)
-            values[key] = tuple(build(nested[key], row, nested, source, f"{path}[{i}]") for i, row in rows)
+        if key in nested and isinstance(value, list):
+            values[key] = [
+                build(nested[key], row, nested, source, f"{path}[{i}]") for i, row in enumerate(value)
+            ]
     left = [name for name, field in known.items() if field.default is MISSING and name not in values]
     missing = [f"{where}.{name}" if where else name for name in left if not _may_be_none(known[name])]
     if missing:

@@ -126,6 +126,13 @@ def find_weights(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFile
     return ModelFiles(folder, choose_variant(_names(here), wanted))
 
 
+def cached_weights(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFiles:
+    """What a hub id would be loaded from, as far as it was fetched before."""
+    here = [part_path(folder, part) for part in parts]
+    wanted = None if ref.variant == AUTO and ref.fingerprint is not None else ref.variant
+    return ModelFiles(folder, choose_variant(_names(here), wanted) if _usable(_names(here), wanted) else None)
+
+
 def _configs_of_checkpoint(ref: ModelRef) -> Path:
     repository = default_config(local_path(ref))  # also sees to it that the file is there
     if ref.config is not None:

@@ -15,9 +15,11 @@ from ecdiff_core.errors import PairError
 from ecdiff_core.families import Family
 from ecdiff_core.find import EMBEDDED, ModelFiles, from_anywhere
 from ecdiff_core.handoff import NoiseSchedule
+from ecdiff_core.inventory import larger_edge
+from ecdiff_core.lora import adapted, find_lora, load_lora
 from ecdiff_core.memory import Memory, out_of_memory_told, place
 from ecdiff_core.pair_files import PairFiles, find_pair
-from ecdiff_core.pair_spec import ModelRef, PairSpec
+from ecdiff_core.pair_spec import ModelRef, PairSpec, Side
 from ecdiff_core.preflight import Row, Verdict, has_schedule, noise_schedule
 
 __all__ = ["EMBEDDED", "Pair", "load_pair"]
@@ -36,6 +38,7 @@ class Pair:
         cloud_schedule, edge_schedule: how their noisy latents are made; None for flow matching.
         convertible: in what they differ that a matched handoff converts.
         files: what they were loaded from.
+        notes: what may not be as it was meant, a line each.
     """
 
     spec: PairSpec
@@ -45,6 +48,7 @@ class Pair:
     edge_schedule: NoiseSchedule | None
     convertible: tuple[Row, ...] = ()
     files: PairFiles | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def cloud(self) -> nn.Module:
@@ -63,9 +67,12 @@ def load_pair(
         ParamsError: ``memory`` asks for what the device or the autoencoder cannot do.
         OutOfMemoryError: the models do not fit.
     """
+    spec = replace(spec, lora=find_lora(spec))
     files = find_pair(spec)
     cloud_files, edge_files, family_class = files.cloud, files.edge, files.family
-    found = files.fingerprints()
+    sides: tuple[Side, Side] = ("cloud", "edge")
+    bare = files.fingerprints()
+    found = [adapted(got, spec.lora_on(side)) for side, got in zip(sides, bare, strict=True)]
     for side, ref, got in (("cloud", spec.cloud, found[0]), ("edge", spec.edge, found[1])):
         if ref.fingerprint not in (None, got):
             raise PairError(
@@ -77,6 +84,9 @@ def load_pair(
     for model, loaded in ((cloud_files, family.models), (edge_files, [edge])):
         if any(parameter.is_meta for each in loaded for parameter in each.parameters()):
             raise PairError(f"Cannot load the model in {model.source}: its weights lack tensors.")
+    packed = files.quantized()  # then tensors have fewer elements than the model has parameters
+    sizes = [0 if packed else sum(p.numel() for p in model.parameters()) for model in (family.denoiser, edge)]
+    notes = (*files.notes(spec), *larger_edge(*sizes), *load_lora(family, edge, spec.lora))
     with out_of_memory_told():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [_loaded(spec.cloud, cloud_files, found[0]), _loaded(spec.edge, edge_files, found[1])]
@@ -84,7 +94,8 @@ def load_pair(
     ours = noise_schedule(cloud, cloud)
     theirs = noise_schedule(edge_folder, cloud) if has_schedule(edge_folder) else ours
     convertible = tuple(row for row in files.rows if row.verdict is Verdict.CONVERTIBLE)
-    return Pair(PairSpec(spec.name, *refs), family, edge, ours, theirs, convertible, files)
+    whole = PairSpec(spec.name, refs[0], refs[1], spec.lora)
+    return Pair(whole, family, edge, ours, theirs, convertible, files, notes)
 
 
 def _loaded(ref: ModelRef, files: ModelFiles, found: str) -> ModelRef:

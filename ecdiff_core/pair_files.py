@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from ecdiff_core.find import ModelFiles, find_configs, find_weights, is_local
 from ecdiff_core.model_folder import check_parts, fingerprint
 from ecdiff_core.pair_spec import ModelRef, PairSpec
 from ecdiff_core.preflight import Row, compare, refusals
-from ecdiff_core.quantized import check_quantized
-from ecdiff_core.weight_files import weight_files
+from ecdiff_core.quantized import check_quantized, quant_method
+from ecdiff_core.weight_files import AUTO, weight_files
+
+ONE_MODEL = (
+    "Cloud and edge are one and the same model: sharing would save nothing. Give a smaller one as pair.edge."
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,19 @@ class PairFiles:
         """Of what is loaded of the cloud and of the edge, without adapters."""
         cloud = fingerprint_of(self.cloud, *parts_of(self.family, self.cloud.folder))
         return cloud, fingerprint_of(self.edge, self.denoiser)
+
+    def notes(self, spec: PairSpec) -> list[str]:
+        """What ``auto`` took where there are no plain weights."""
+        sides = (("cloud", spec.cloud, self.cloud), ("edge", spec.edge, self.edge))
+        return [
+            f"the {side}'s weights are the variant {files.variant}: there are no plain ones in {files.folder}"
+            for side, ref, files in sides
+            if ref.variant == AUTO and files.variant is not None
+        ]
+
+    def quantized(self) -> bool:
+        """Whether one of the denoisers was saved quantised."""
+        return any(quant_method(m.folder, self.family.denoiser_part) for m in (self.cloud, self.edge))
 
     def same_denoiser(self) -> bool:
         """Whether cloud and edge are one model."""
@@ -66,16 +84,21 @@ def find_pair(spec: PairSpec) -> PairFiles:
     sides = ((spec.cloud, cloud, parts_of(family, cloud)[0]), (spec.edge, edge, (family.denoiser_part,)))
     for side in sides:
         if is_local(side[0]):  # what is missing is more than what does not fit
-            _find_weights(*side)
+            check_weights(*side)
     rows = compare(cloud, edge, family)
     wrong = refusals(rows)
     if wrong:
         raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
-    ours, theirs = (_find_weights(*side) for side in sides)
+    ours, theirs = (check_weights(*side) for side in sides)
     return PairFiles(family, ours, theirs, tuple(rows))
 
 
-def _find_weights(ref: ModelRef, folder: Path, parts: tuple[str, ...]) -> ModelFiles:
+def check_weights(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFiles:
+    """``find_weights``, and all that can be seen of them without reading them.
+
+    Raises:
+        PairError: as ``find_weights``; a part has no weights, or needs a package that is not installed.
+    """
     found = find_weights(ref, folder, parts)
     for part in parts:
         if found.checkpoint is None:

@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 _COMMENTS = {
     "format_version": "of this file's layout",
     "pair": "the two models",
-    "id": "hub id, folder, checkpoint file, or embedded:NAME",
+    "id": "hub id, folder, or embedded:NAME",
     "revision": "of the hub repository; null is its newest",
     "fingerprint": "of the weights; null is not checked",
     "variant": "of the weight files; null is the plain ones",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from ecdiff_core.weight_files import by_variant, part_path, weight_files
 
@@ -59,7 +60,7 @@ def load_part(folder: Path, part: str, dtype: torch.dtype, variant: str | None =
         "use_safetensors": weights[0].suffix == ".safetensors",  # else the libraries try it, and complain
         "local_files_only": True,
     }
-    if not issubclass(model_class, _transformers_model()):
+    if not is_transformers(model_class):
         model: nn.Module = model_class.from_pretrained(config.parent, **given)
         return model.eval()
     text_encoder, found = model_class.from_pretrained(config.parent, **given, output_loading_info=True)
@@ -68,10 +69,9 @@ def load_part(folder: Path, part: str, dtype: torch.dtype, variant: str | None =
     return text_encoder
 
 
-def _transformers_model() -> type:
-    from transformers import PreTrainedModel
-
-    return PreTrainedModel
+def is_transformers(model_class: type) -> bool:
+    """Whether a part is a model of transformers, else one of diffusers."""
+    return issubclass(model_class, PreTrainedModel)
 
 
 def _read(path: Path) -> dict[str, Any]:

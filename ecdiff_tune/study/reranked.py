@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
-from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.pair_spec import Lora, ModelRef, PairSpec
+from ecdiff_core.tuned_config import Sampling, TunedConfig
 from ecdiff_tune.study import recorded, sections
 from ecdiff_tune.study.folder import StudyError, differences, flat
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import Recorded
+
+_ALWAYS = ("id", "revision", "fingerprint")
+"""What study.json says of both models."""
 
 
 def config_of_choice(
@@ -65,11 +69,15 @@ def _sampling(record: Recorded, old: TunedConfig | None) -> Sampling:
 
 def _pair(record: Recorded) -> PairSpec:
     state = record.state
-    try:
-        cloud, edge = (
-            ModelRef(*(state[f"weights.{side}.{name}"] for name in ("id", "revision", "fingerprint")))
-            for side in ("cloud", "edge")
+    missing = [f"weights.{side}.{key}" for side in ("cloud", "edge") for key in _ALWAYS]
+    missing = [key for key in missing if key not in state]
+    if missing:
+        raise StudyError(f"study.json in {record.path} does not say {missing[0]!r}: it is damaged.")
+    cloud, edge = (
+        ModelRef(
+            **{f.name: state[key] for f in fields(ModelRef) if (key := f"weights.{side}.{f.name}") in state}
         )
-    except KeyError as error:
-        raise StudyError(f"study.json in {record.path} does not say {error}: it is damaged.") from error
-    return PairSpec(record.settings.pair.name, cloud, edge)
+        for side in ("cloud", "edge")
+    )
+    lora = [Lora(**one) for one in state.get("weights.lora", [])]
+    return PairSpec(record.settings.pair.name, cloud, edge, lora)
