@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from inspect import Signature
 from typing import Any
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.handoff import NoiseSchedule, adapt, check_adapter
+from ecdiff_core.hook.adapters import adapter_notes
 from ecdiff_core.hook.checks import denoiser_of, forward_signature
 from ecdiff_core.hook.fit import ONLY_IF, check_edge, check_not_hooked, check_place, check_residuals
 from ecdiff_core.hook.history import unwrap
+from ecdiff_core.pair_spec import PairSpec
 from ecdiff_core.plan import HandoffAdapter
 
 
@@ -26,6 +29,7 @@ class EdgeModel:
         adapter: what the edge model is told of latents and timestep (``ecdiff_core.handoff``). A matched
             answer is a linear function of the edge's own, so converting it before guidance, branch by branch,
             is converting it after.
+        spec: the config's pair, for what is said of LoRA.
 
     Raises:
         PairError: the edge model does not fit.
@@ -34,9 +38,10 @@ class EdgeModel:
             whose scheduler has another prediction type or number of training timesteps.
     """
 
-    def __init__(self, pipe: Any, edge: Any, adapter: HandoffAdapter) -> None:
+    def __init__(self, pipe: Any, edge: Any, adapter: HandoffAdapter, spec: PairSpec | None = None) -> None:
         self.module = denoiser_of(edge)
         self._pipe, self._adapter = pipe, adapter
+        self._spec, self._noted = spec, set[str]()
         self._signature: Signature = forward_signature(pipe)
         self._schedules: tuple[NoiseSchedule | None, NoiseSchedule | None] = (None, None)
         cloud = denoiser_of(pipe)
@@ -67,6 +72,10 @@ class EdgeModel:
         check_not_hooked(self.module)
         check_place(cloud, self.module)
         check_residuals(cloud, self.module, given)
+        for note in adapter_notes(cloud, self.module, self._spec):
+            if note not in self._noted:
+                self._noted.add(note)
+                warnings.warn(note, stacklevel=2)
         if self._adapter == "matched":
             self._schedules = (schedule_of(self._pipe), self._schedules[1])
 
