@@ -112,10 +112,15 @@ def _load(load: Callable[[], T], files: ModelFiles) -> T:
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         if "ignore_mismatched_sizes" in str(error):  # advice of the libraries that would load random weights
             named = re.search(r"because (\S+) (?:expected|has) shape", str(error))
+            what = f": {named[1]} has another shape" if named else ""
+            if files.checkpoint is not None:
+                raise PairError(
+                    f"The weights in {folder} and the configs in {files.folder} do not belong together{what}. "
+                    "Set config to a diffusers folder or hub id of a model of its kind."
+                ) from error
             raise PairError(
-                f"The weights of the model in {folder} and its config.json do not belong together"
-                + (f": {named[1]} has another shape" if named else "")
-                + ". Fetch it again, or put back the config.json that the weights were saved with."
+                f"The weights of the model in {folder} and its config.json do not belong together{what}. "
+                "Fetch it again, or put back the config.json that the weights were saved with."
             ) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}. Fetch it again.") from error

@@ -41,7 +41,8 @@ def apply_ecdiff(
 
     From then on ``pipe(...)`` makes its steps as planned, and ``pipe.ecdiff`` (``ECDiffHook``) tells what the
     last call did. The pipeline's own settings stay in force: prompts, guidance scale, size, callbacks, LoRA
-    (the cloud's alone: load one for the edge model too, which a warning says where it lacks). Called again, it replaces what was applied before.
+    (the cloud's alone: load one for the edge model too; a warning says where that lacks). Called again, it
+    replaces what was applied before.
     The hook sits on the denoiser, so it acts in every pipeline that has the same one (``from_pipe``).
 
     Some arguments of the call do not reach the denoiser, and so are neither set nor checked: give the
