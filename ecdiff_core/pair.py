@@ -115,12 +115,13 @@ def _load(load: Callable[[], T], files: ModelFiles) -> T:
             what = f": {named[1]} has another shape" if named else ""
             if files.checkpoint is not None:
                 raise PairError(
-                    f"The weights in {folder} and the configs in {files.folder} do not belong together{what}. "
-                    "Set config to a diffusers folder or hub id of a model of its kind."
+                    f"The weights in {folder} and the configs in {files.folder} do not belong together"
+                    f"{what}. Set config to a diffusers folder or hub id of a model of its kind."
                 ) from error
             raise PairError(
                 f"The weights of the model in {folder} and its config.json do not belong together{what}. "
                 "Fetch it again, or put back the config.json that the weights were saved with."
             ) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}. Fetch it again.") from error
+        do = "" if isinstance(error, ImportError) else " Fetch it again."  # of a package that is missing
+        raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}.{do}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,10 @@ def load_pipeline(
     Raises:
         OSError, ValueError, RuntimeError, SafetensorError: as diffusers does for damaged files.
     """
-    return pipeline_class.from_single_file(
-        str(checkpoint), config=str(configs), dtype=dtype, local_files_only=True, **given
-    )
+    with _missing_as_value_error():
+        return pipeline_class.from_single_file(
+            str(checkpoint), config=str(configs), dtype=dtype, local_files_only=True, **given
+        )
 
 
 def load_denoiser(
@@ -61,11 +64,23 @@ def load_denoiser(
 ) -> nn.Module:
     """The denoiser alone, which may also be all that the checkpoint holds; raises as ``load_pipeline``."""
     inside = part_path(configs, part) != configs
-    model: nn.Module = model_class.from_single_file(
-        str(checkpoint),
-        config=str(configs),
-        subfolder=part if inside else None,
-        dtype=dtype,
-        local_files_only=True,
-    )
+    with _missing_as_value_error():
+        model: nn.Module = model_class.from_single_file(
+            str(checkpoint),
+            config=str(configs),
+            subfolder=part if inside else None,
+            dtype=dtype,
+            local_files_only=True,
+        )
     return model.eval()
+
+
+@contextmanager
+def _missing_as_value_error() -> Iterator[None]:
+    """diffusers has an exception of its own for a part that a checkpoint lacks."""
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    try:
+        yield
+    except SingleFileComponentError as error:
+        raise ValueError(str(error)) from error
