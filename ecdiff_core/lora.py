@@ -29,7 +29,9 @@ def find_lora(spec: PairSpec) -> tuple[Lora, ...]:
         PairError: peft is not installed, a file is not there, or not the one whose fingerprint is asked for.
     """
     if spec.lora and find_spec("peft") is None:
-        raise PairError("pair.lora needs peft, which is not installed. Run `pip install peft`.")
+        raise PairError(
+            "LoRA needs peft, which is not installed. Run `pip install peft`, or leave pair.lora empty."
+        )
     return tuple(_found(lora) for lora in spec.lora)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ecdiff_core.errors import PairError
-from ecdiff_core.find import ModelFiles, cached_weights, find_configs, is_local
+from ecdiff_core.find import ModelFiles, cached_weights, find_configs, is_checkpoint, is_local, local_path
 from ecdiff_core.inventory import Part, inventory, larger_edge
 from ecdiff_core.lora import find_lora
 from ecdiff_core.model_folder import check_parts
@@ -27,7 +27,9 @@ def check(settings: Settings) -> None:
     family = common_family(cloud, edge)
     check_parts(cloud, family)
     rows = compare(cloud, edge, family)
-    print(f"cloud {cloud}\nedge  {edge}\nfamily {family.__name__} ({family.pipeline_class.__name__})\n")
+    print(
+        f"cloud {_named(spec.cloud, cloud)}\nedge  {_named(spec.edge, edge)}\nfamily {family.__name__} ({family.pipeline_class.__name__})\n"
+    )
     print("\n".join(table(rows)))
     refused = [row.name for row in rows if row.verdict is Verdict.REFUSED]
     if refused:
@@ -39,7 +41,13 @@ def check(settings: Settings) -> None:
     ours, theirs = inventory(files.cloud, whole), inventory(files.edge, denoiser)
     print("\n" + "\n".join(file_table(ours, theirs)))
     lora = find_lora(spec)
-    if all(part.files for part in (*ours, *theirs)) and not lora and files.same_denoiser():
+    for one in lora:
+        print(f"lora {one.path}, weight {one.weight} on {one.on}")
+    if (
+        all(part.files for part in (*ours, *theirs))
+        and spec.lora_on("cloud") == spec.lora_on("edge")
+        and files.same_denoiser()
+    ):
         raise PairError(ONE_MODEL)
     for note in (*files.notes(spec), *larger_edge(ours[0].parameters, theirs[0].parameters)):
         print(f"note: {note}")
@@ -49,6 +57,10 @@ def check(settings: Settings) -> None:
 def _files(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFiles:
     """What would be loaded: of a folder it must be there, of the hub what was fetched so far."""
     return check_weights(ref, folder, parts) if is_local(ref) else cached_weights(ref, folder, parts)
+
+
+def _named(ref: ModelRef, folder: Path) -> str:
+    return f"{local_path(ref)}, with the configs of {folder}" if is_checkpoint(ref) else str(folder)
 
 
 def _verdict(rows: Sequence[Row]) -> str:
