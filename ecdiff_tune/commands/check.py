@@ -11,7 +11,7 @@ from ecdiff_core.inventory import Part, inventory, larger_edge
 from ecdiff_core.lora import find_lora
 from ecdiff_core.model_folder import check_parts
 from ecdiff_core.pair_files import ONE_MODEL, PairFiles, check_weights, common_family, parts_of
-from ecdiff_core.pair_spec import ModelRef
+from ecdiff_core.pair_spec import ModelRef, PairSpec
 from ecdiff_core.preflight import NEEDS_MATCHED, Row, Verdict, compare
 from ecdiff_tune.settings import Settings
 
@@ -27,31 +27,30 @@ def check(settings: Settings) -> None:
     family = common_family(cloud, edge)
     check_parts(cloud, family)
     rows = compare(cloud, edge, family)
-    print(
-        f"cloud {_named(spec.cloud, cloud)}\nedge  {_named(spec.edge, edge)}\nfamily {family.__name__} ({family.pipeline_class.__name__})\n"
-    )
+    print(f"cloud {_named(spec.cloud, cloud)}\nedge  {_named(spec.edge, edge)}")
+    print(f"family {family.__name__} ({family.pipeline_class.__name__})\n")
     print("\n".join(table(rows)))
     refused = [row.name for row in rows if row.verdict is Verdict.REFUSED]
     if refused:
         raise PairError(f"These two cannot work together: {', '.join(refused)}. Choose another edge model.")
     whole, denoiser = parts_of(family, cloud)[0], (family.denoiser_part,)
-    files = PairFiles(
-        family, _files(spec.cloud, cloud, whole), _files(spec.edge, edge, denoiser), tuple(rows)
-    )
-    ours, theirs = inventory(files.cloud, whole), inventory(files.edge, denoiser)
+    ours, theirs = _files(spec.cloud, cloud, whole), _files(spec.edge, edge, denoiser)
+    _check_files(spec, PairFiles(family, ours, theirs, tuple(rows)))
+    print(f"\n{_verdict(rows)}")
+
+
+def _check_files(spec: PairSpec, files: PairFiles) -> None:
+    """Print what would be loaded, and what ``tune`` would say of it."""
+    ours = inventory(files.cloud, parts_of(files.family, files.cloud.folder)[0])
+    theirs = inventory(files.edge, files.denoiser)
     print("\n" + "\n".join(file_table(ours, theirs)))
-    lora = find_lora(spec)
-    for one in lora:
-        print(f"lora {one.path}, weight {one.weight} on {one.on}")
-    if (
-        all(part.files for part in (*ours, *theirs))
-        and spec.lora_on("cloud") == spec.lora_on("edge")
-        and files.same_denoiser()
-    ):
+    for lora in find_lora(spec):
+        print(f"LoRA {lora.path}, weight {lora.weight} on {lora.on}")
+    there = all(part.files for part in (*ours, *theirs))
+    if there and spec.lora_on("cloud") == spec.lora_on("edge") and files.same_denoiser():
         raise PairError(ONE_MODEL)
     for note in (*files.notes(spec), *larger_edge(ours[0].parameters, theirs[0].parameters)):
         print(f"note: {note}")
-    print(f"\n{_verdict(rows)}")
 
 
 def _files(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFiles:
