@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-
 from ecdiff_core.errors import PairError
+from ecdiff_core.hub import MARKS, cached_variant, fetch_configs, fetch_weights, names_of
 from ecdiff_core.pair_spec import ModelRef
 from ecdiff_core.single_file import default_config
-from ecdiff_core.weight_files import AUTO, by_variant, choose_variant, part_path
+from ecdiff_core.weight_files import choose_variant, part_path
 
 EMBEDDED = "embedded:"
 """Prefix of a model id that ships with the package, as in ``embedded:shapes/cloud``."""
 CHECKPOINT = ".safetensors"
 """Suffix of a whole model in one file."""
-_MARKS = ("model_index.json", "unet/config.json", "transformer/config.json", "config.json")
-"""One of these makes a folder a model's: a whole one, or a denoiser alone."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHARD = re.compile(r"-\d+-of-0*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -89,10 +83,10 @@ def find_configs(ref: ModelRef, *, tokenizers: bool = True) -> Path:
         return _configs_of_checkpoint(ref)
     folder = local_path(ref)
     if not is_local(ref):
-        folder = _fetch_configs(ref, tokenizers) / (ref.subfolder or "")
+        folder = fetch_configs(ref, tokenizers) / (ref.subfolder or "")
     elif not folder.is_dir():
         raise PairError(f"No model folder at {folder}. Give a diffusers folder or a hub id (owner/name).")
-    if not any((folder / mark).is_file() for mark in _MARKS):
+    if not any((folder / mark).is_file() for mark in MARKS):
         raise PairError(
             f"{folder} is no diffusers folder: it has no model_index.json, and no unet/, transformer/ or "
             "config.json of a denoiser alone."
@@ -112,25 +106,15 @@ def find_weights(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFile
     if is_checkpoint(ref):
         return ModelFiles(folder, checkpoint=local_path(ref))
     here = [part_path(folder, part) for part in parts]
-    wanted = ref.variant
     if is_local(ref):
-        return ModelFiles(folder, choose_variant(_names(here), wanted))
-    if wanted == AUTO and ref.fingerprint is not None:
-        wanted = None  # a config that was tuned with a variant names it
-    if not _complete(_names(here), wanted):
-        listed = _listed(ref, folder, here)
-        if listed is not None:
-            _fetch_weights(ref, folder, listed, wanted)
-        elif not _usable(_names(here), wanted):
-            raise cannot_get(ref)
-    return ModelFiles(folder, choose_variant(_names(here), wanted))
+        return ModelFiles(folder, choose_variant(names_of(here), ref.variant))
+    return ModelFiles(folder, fetch_weights(ref, folder, here))
 
 
 def cached_weights(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFiles:
     """What a hub id would be loaded from, as far as it was fetched before."""
     here = [part_path(folder, part) for part in parts]
-    wanted = None if ref.variant == AUTO and ref.fingerprint is not None else ref.variant
-    return ModelFiles(folder, choose_variant(_names(here), wanted) if _usable(_names(here), wanted) else None)
+    return ModelFiles(folder, cached_variant(ref, here))
 
 
 def _configs_of_checkpoint(ref: ModelRef) -> Path:
@@ -145,99 +129,3 @@ def _configs_of_checkpoint(ref: ModelRef) -> Path:
             "neither cached nor could be fetched. Set config to a diffusers folder or hub id of a model of "
             "its kind, of which configs and tokenizers are enough."
         ) from error
-
-
-def cannot_get(ref: ModelRef) -> PairError:
-    """The error that says what to do where the hub cannot be reached."""
-    command = f"hf download {ref.id}" + (f" --revision {ref.revision}" if ref.revision else "")
-    return PairError(
-        f"Cannot get {ref.id}: it is no folder ({local_path(ref)}), not in the hub's cache "
-        f"({constants.HF_HUB_CACHE}), and could not be fetched (no network, a wrong id, or a gated model "
-        f"without a login). Run `{command}` where there is a network, or give a folder."
-    )
-
-
-def _fetch_configs(ref: ModelRef, tokenizers: bool) -> Path:
-    patterns = ["*.json", *(["tokenizer*/*"] if tokenizers else [])]
-    try:
-        return Path(snapshot_download(ref.id, revision=ref.revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        cached = _cached_snapshot(ref)
-        if cached is None:
-            raise cannot_get(ref) from error
-        return cached
-
-
-def _cached_snapshot(ref: ModelRef) -> Path | None:
-    """What was fetched before, which may be less than all configs: what is needed is looked for later."""
-    for mark in _MARKS:
-        name = f"{ref.subfolder}/{mark}" if ref.subfolder else mark
-        try:
-            found = try_to_load_from_cache(ref.id, name, revision=ref.revision)
-        except ValueError:  # no id that the hub could have
-            return None
-        if isinstance(found, str):
-            return Path(found.removesuffix(name))
-    return None
-
-
-Names = Mapping[Path, Sequence[str]]
-"""Of the files of each part, by its folder."""
-
-
-def _names(parts: Sequence[Path]) -> Names:
-    return {part: [path.name for path in part.glob("*")] for part in parts}
-
-
-def _complete(names: Names, wanted: str | None) -> bool:
-    """Whether nothing is left to fetch."""
-    if wanted != AUTO:
-        return all(_whole(by_variant(each).get(wanted)) for each in names.values())
-    there = {variant for each in names.values() for variant in by_variant(each)}
-    return any(_usable(names, variant) for variant in there)
-
-
-def _usable(names: Names, variant: str | None) -> bool:
-    """Whether each part has files of the variant, or plain ones in their place."""
-    found = [by_variant(each) for each in names.values()]
-    return all(_whole(each.get(variant)) or _whole(each.get(None)) for each in found)
-
-
-def _whole(files: Sequence[str] | None) -> bool:
-    """Whether there are files, and no shard is missing."""
-    shards = [int(match[1]) for name in files or () for match in _SHARD.finditer(name)]
-    return bool(files) and all(count == len(shards) for count in shards)
-
-
-def _listed(ref: ModelRef, folder: Path, parts: Sequence[Path]) -> Names | None:
-    """The names in the repository; None where it cannot be reached."""
-    try:
-        files = snapshot_download(ref.id, revision=_revision(ref, folder), dry_run=True)
-    except (OSError, ValueError):
-        return None
-    paths = [_root(ref, folder) / file.filename for file in files]
-    return {part: [path.name for path in paths if path.parent == part] for part in parts}
-
-
-def _fetch_weights(ref: ModelRef, folder: Path, listed: Names, wanted: str | None) -> None:
-    variant, root = choose_variant(listed, wanted), _root(ref, folder)
-    files = [
-        (part / name).relative_to(root).as_posix()
-        for part, names in listed.items()
-        for found in [by_variant(names)]
-        for name in found.get(variant) or found.get(None) or []
-    ]
-    try:
-        snapshot_download(ref.id, revision=_revision(ref, folder), allow_patterns=files)
-    except (OSError, ValueError) as error:
-        raise cannot_get(ref) from error
-
-
-def _root(ref: ModelRef, folder: Path) -> Path:
-    return Path(str(folder).removesuffix(f"/{ref.subfolder}")) if ref.subfolder else folder
-
-
-def _revision(ref: ModelRef, folder: Path) -> str | None:
-    """The commit whose configs were found, so that the weights are of the same one."""
-    commit = _root(ref, folder).name
-    return commit if _COMMIT.fullmatch(commit) else ref.revision

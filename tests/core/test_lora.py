@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from ecdiff_core import ECDiffPipeline, ModelRef, TunedConfig, apply_ecdiff
 from ecdiff_core.errors import ConfigError, PairError
+from ecdiff_core.hook.adapters import adapter_notes
 from ecdiff_core.lora import adapted
 from ecdiff_core.pair import Pair, load_pair
-from ecdiff_core.pair_spec import Lora, On, PairSpec
+from ecdiff_core.pair_spec import Lora, PairSpec
 
 from .. import hooking
 
@@ -124,21 +125,26 @@ def test_the_hook_says_so_where_the_edge_lacks_it(
 
 
 def test_the_hook_makes_what_was_tuned(tiny_pair: Path, lora: Path, tiny_config: TunedConfig) -> None:
-    for on, sides in (("cloud", ["cloud"]), ("both", ["cloud", "edge"])):
-        spec = load(tiny_pair, Lora(str(lora), 0.5, cast(On, on))).spec
-        config = replace(tiny_config, pair=spec)
-        expected = ECDiffPipeline.from_config(config, device="cpu")(
-            hooking.PROMPT, generator=hooking.seeded()
-        )
-        latents, said = hooked(tiny_pair, config, lora, *sides)
-        hooking.assert_close(latents, expected.latents, hooking.rounding(expected.latents))
-        assert said == []
-    _, lines = hooked(tiny_pair, config, lora)
-    assert lines == [
-        f"The config was tuned with {lora} on the {side}, which carries no adapter: load it, "
-        "unless it is fused."
+    pipe = ECDiffPipeline.from_config(
+        replace(tiny_config, pair=load(tiny_pair, Lora(str(lora), 0.5)).spec), device="cpu"
+    )
+    expected = pipe(hooking.PROMPT, generator=hooking.seeded()).latents
+    latents, said = hooked(tiny_pair, pipe.config, lora, "cloud", "edge")
+    hooking.assert_close(latents, expected, hooking.rounding(expected))
+    assert said == []
+
+
+def test_what_the_config_says_of_adapters(tiny_pair: Path, lora: Path) -> None:
+    bare, both = load(tiny_pair), load(tiny_pair, Lora(str(lora)))
+    spec = replace(bare.spec, lora=[Lora("l", on="cloud")])
+    assert adapter_notes(both.cloud, bare.edge, spec) == []  # as it was tuned
+    assert len(adapter_notes(both.cloud, bare.edge, None)) == 1
+    assert adapter_notes(bare.cloud, bare.edge, replace(spec, lora=[Lora("l")])) == [
+        f"The config was tuned with l on the {side}, which carries no adapter: load it, unless it is fused."
         for side in ("cloud", "edge")
     ]
+    both.cloud.disable_adapters()
+    assert adapter_notes(both.cloud, bare.edge, None) == []
 
 
 def test_what_cannot_be_used_is_one_line(tiny_pair: Path, lora: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from ecdiff_core import ModelRef, PairSpec, find
+from ecdiff_core import ModelRef, PairSpec, hub
 from ecdiff_core.errors import PairError
 from ecdiff_core.find import find_configs
 from ecdiff_core.model_folder import fingerprint
@@ -118,7 +118,7 @@ def test_edge_needs_nothing_but_its_denoiser(own_pair: Path) -> None:
 
 
 def test_a_folder_has_no_revision(tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find, "snapshot_download", lambda *_, **__: str(tiny_pair / "edge"))
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(tiny_pair / "edge"))
     spec = spec_of(tiny_pair)
     cloud, edge = replace(spec.cloud, revision="main"), ModelRef("owner/name", revision="main")
     found = load(replace(spec, cloud=cloud, edge=edge)).spec
@@ -265,7 +265,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(
     def download(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(find, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     spec = replace(spec_of(tiny_pair), cloud=ModelRef("nobody/nothing"))
     with pytest.raises(
         PairError, match=r"Cannot get nobody/nothing: .*`hf download nobody/nothing`"
@@ -281,7 +281,7 @@ def test_a_hub_id_is_fetched_at_its_revision(tiny_pair: Path, monkeypatch: pytes
         asked.append((name, revision))
         return str(tiny_pair / "cloud")
 
-    monkeypatch.setattr(find, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     assert find_configs(ModelRef("owner/name", revision="v1")) == tiny_pair / "cloud"
     assert asked == [("owner/name", "v1")]
 
@@ -293,7 +293,7 @@ def test_what_is_no_hub_id_is_not_asked_for(name: str, monkeypatch: pytest.Monke
     def download(*_: object, **__: object) -> str:
         raise AssertionError("asked the hub")
 
-    monkeypatch.setattr(find, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     with pytest.raises(PairError, match=r"No model folder at .*Give a diffusers folder or a hub id"):
         find_configs(ModelRef(name))
 
@@ -335,7 +335,7 @@ def test_a_relative_folder_that_is_not_there_is_told_with_its_place(
     def download(*_: object, **__: object) -> str:
         raise OSError("no network")
 
-    monkeypatch.setattr(find, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     with pytest.raises(PairError, match=rf"^No model folder at {tmp_path}/models/sd14/cloud\. "):
         find_configs(ModelRef("models/sd14/cloud"))
     with pytest.raises(

@@ -11,7 +11,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from ecdiff_core import ModelRef, PairSpec, find
+from ecdiff_core import ModelRef, PairSpec
+from ecdiff_core import hub as hub_module
 from ecdiff_core.errors import PairError
 from ecdiff_core.pair import Pair, load_pair
 from ecdiff_core.weight_files import by_variant, choose_variant
@@ -36,7 +37,7 @@ def hub(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub
         add_variant(tmp_path / "hub" / side)
     hub = Hub({f"owner/{side}": tmp_path / "hub" / side for side in ("cloud", "edge")}, tmp_path / "cache")
     for name in ("snapshot_download", "try_to_load_from_cache"):
-        monkeypatch.setattr(find, name, getattr(hub, name))
+        monkeypatch.setattr(hub_module, name, getattr(hub, name))
     return hub
 
 

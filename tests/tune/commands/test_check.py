@@ -11,7 +11,7 @@ import pytest
 from diffusers import UNet2DConditionModel
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from ecdiff_core import find
+from ecdiff_core import hub
 from ecdiff_core.pair_files import ONE_MODEL
 
 from ..studies import Command, Outcome
@@ -152,7 +152,7 @@ def test_a_hub_id_without_a_network(
     def offline(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("offline\nand more")
 
-    monkeypatch.setattr(find, "snapshot_download", offline)
+    monkeypatch.setattr(hub, "snapshot_download", offline)
     outcome = command("check", "pair=sd14_bksdm_small", f"output_dir={tmp_path / 'outputs'}")
     assert outcome.status == 2
     assert outcome.err.startswith("error: Cannot get CompVis/stable-diffusion-v1-4: ")
