@@ -70,15 +70,7 @@ def load_pair(
     spec = replace(spec, lora=find_lora(spec))
     files = find_pair(spec)
     cloud_files, edge_files, family_class = files.cloud, files.edge, files.family
-    sides: tuple[Side, Side] = ("cloud", "edge")
-    bare = files.fingerprints()
-    found = [adapted(got, spec.lora_on(side)) for side, got in zip(sides, bare, strict=True)]
-    for side, ref, got in (("cloud", spec.cloud, found[0]), ("edge", spec.edge, found[1])):
-        if ref.fingerprint not in (None, got):
-            raise PairError(
-                f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned "
-                f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
-            )
+    found = _checked_fingerprints(spec, files)
     family = _load(lambda: family_class.load(cloud_files, dtype), cloud_files)
     edge = _load(lambda: family_class.load_denoiser(edge_files, dtype), edge_files)
     for model, loaded in ((cloud_files, family.models), (edge_files, [edge])):
@@ -96,6 +88,21 @@ def load_pair(
     convertible = tuple(row for row in files.rows if row.verdict is Verdict.CONVERTIBLE)
     whole = PairSpec(spec.name, refs[0], refs[1], spec.lora)
     return Pair(whole, family, edge, ours, theirs, convertible, files, notes)
+
+
+def _checked_fingerprints(spec: PairSpec, files: PairFiles) -> list[str]:
+    """Of cloud and edge, adapters included."""
+    sides: tuple[tuple[Side, ModelRef], ...] = (("cloud", spec.cloud), ("edge", spec.edge))
+    found = []
+    for (side, ref), bare in zip(sides, files.fingerprints(), strict=True):
+        got = adapted(bare, spec.lora_on(side))
+        if ref.fingerprint not in (None, got):
+            raise PairError(
+                f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned "
+                f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
+            )
+        found.append(got)
+    return found
 
 
 def _loaded(ref: ModelRef, files: ModelFiles, found: str) -> ModelRef:
