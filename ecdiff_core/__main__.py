@@ -156,6 +156,8 @@ def generate(args: argparse.Namespace) -> None:
         memory=memory,
         check_weights=not args.any_weights,
     )
+    for note in pipe.pair.notes:
+        print(f"note: {note}", file=sys.stderr)
     if pipe.device.type == "cpu":
         keep_freed_memory()
     if pipe.pair.family.media == "video":

@@ -20,6 +20,8 @@ _SCALARS: dict[str, tuple[tuple[type, ...], str]] = {
     "str | None": ((str, type(None)), "text or null"),
     "int | None": ((int, type(None)), "a whole number or null"),
     "tuple[int, ...] | None": ((list, type(None)), "a list or null"),
+    "On": ((str,), "cloud, edge or both"),
+    "Sequence[Lora]": ((list,), "a list"),
     "Mapping[str, Any] | None": ((dict, type(None)), "a mapping or null"),
 }
 """By a field's type: what YAML must hold for it, and that in words."""
@@ -93,7 +95,7 @@ def build(cls: type[T], tree: object, nested: Mapping[str, type], source: str, w
     """``cls`` from a mapping, every key known, every required one there, every scalar of its type.
 
     Args:
-        nested: dataclasses by the keys that hold one.
+        nested: dataclasses by the keys that hold one, or a list of them.
         source: names the file in errors.
         where: the key that ``tree`` belongs to.
 
@@ -105,17 +107,22 @@ def build(cls: type[T], tree: object, nested: Mapping[str, type], source: str, w
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in tree.items():
+        key = "on" if key is True else key  # YAML 1.1 takes a bare `on` for a truth value
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
             raise ConfigError(f"{source}: unknown key {path}: {nearest(str(key), known)}.")
-        if key in nested:
+        kind = str(known[key].type)
+        if key in nested and not kind.startswith("Sequence["):
             values[key] = build(nested[key], value, nested, source, path)
             continue
-        kind = str(known[key].type)
         expected, words = _SCALARS.get(kind, ((object,), ""))
         if not isinstance(value, expected) or (isinstance(value, bool) != (kind == "bool") and words):
             raise ConfigError(f"{source}: expected {path} to be {words}, got {_shown(value)}.")
         values[key] = value
+        if key in nested and isinstance(value, list):
+            values[key] = [
+                build(nested[key], row, nested, source, f"{path}[{i}]") for i, row in enumerate(value)
+            ]
     left = [name for name, field in known.items() if field.default is MISSING and name not in values]
     missing = [f"{where}.{name}" if where else name for name in left if not _may_be_none(known[name])]
     if missing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from ecdiff_core.errors import PairError
 from ecdiff_core.families import Family
 from ecdiff_core.families.parts import part_class
+from ecdiff_core.weight_files import part_path, weight_files
 
 
 def check_parts(folder: Path, family: type[Family]) -> None:
@@ -59,46 +59,37 @@ def _check_sentencepiece(vocabulary: Path) -> None:
         ) from error
 
 
-_WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(-\d+-of-\d+)?\.(safetensors|bin)")
-"""The files that are loaded; not the variants beside them, such as ``….fp16.safetensors``."""
-
-
-def weight_files(folder: Path, part: str) -> list[Path]:
-    """The config and the weights of a part, as they would be loaded.
-
-    Raises:
-        PairError: one of them is missing.
-    """
-    found = sorted(path for path in (folder / part).glob("*") if _WEIGHTS.fullmatch(path.name))
-    weights = [path for path in found if path.suffix == ".safetensors"] or found
-    if not weights:
-        raise PairError(f"No weights in {folder / part}: {_expected_weights(folder / part)}")
-    config = folder / part / "config.json"
-    if not config.is_file():
-        raise PairError(f"Missing {config}: the model folder is not complete.")
-    return [config, *weights]
-
-
-def _expected_weights(part: Path) -> str:
-    variants = sorted(path.name for path in part.glob("*.*.safetensors"))
-    if variants:
-        return f"{variants[0]} is a variant. Save the model without variant=, or rename its files."
-    return "expected a .safetensors file there."
-
-
-def fingerprint(folder: Path, weighted: tuple[str, ...], unweighted: tuple[str, ...] = ()) -> str:
+def fingerprint(
+    folder: Path,
+    weighted: tuple[str, ...],
+    unweighted: tuple[str, ...] = (),
+    variant: str | None = None,
+    checkpoint: Path | None = None,
+) -> str:
     """The first 16 hex digits of the SHA-256 over what is loaded of those parts of a folder.
 
-    Of ``unweighted`` parts (tokenizer, scheduler) that is every file.
+    Of ``unweighted`` parts (tokenizer, scheduler) that is every file. A denoiser alone has the fingerprint
+    that it has within a whole model.
+
+    Args:
+        variant: of the weight files; None is the plain ones.
+        checkpoint: the file that holds the weights in place of the folder, which has the configs.
 
     Raises:
         PairError: a part has no weights.
     """
-    files = [path for part in weighted for path in weight_files(folder, part)]
-    files += [path for part in unweighted for path in sorted((folder / part).iterdir()) if path.is_file()]
+    if checkpoint is None:
+        files = [
+            (f"{part}/{path.name}", path) for part in weighted for path in weight_files(folder, part, variant)
+        ]
+    else:
+        configs = [(f"{part}/config.json", part_path(folder, part) / "config.json") for part in weighted]
+        files = [*configs, ("checkpoint", checkpoint)]
+    for part in unweighted:
+        there = sorted((folder / part).iterdir())
+        files += [(f"{part}/{path.name}", path) for path in there if path.is_file()]
     digest = hashlib.sha256()
-    for path in files:
+    for name, path in files:
         with path.open("rb") as file:
-            name = path.relative_to(folder).as_posix()
             digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

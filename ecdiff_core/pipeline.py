@@ -246,7 +246,8 @@ def _without_fingerprints(spec: PairSpec) -> PairSpec:
     def bare(ref: ModelRef) -> ModelRef:
         return replace(ref, fingerprint=None)
 
-    return replace(spec, cloud=bare(spec.cloud), edge=bare(spec.edge))
+    lora = [replace(one, fingerprint=None) for one in spec.lora]
+    return replace(spec, cloud=bare(spec.cloud), edge=bare(spec.edge), lora=lora)
 
 
 def _check_call(prompts: list[Any], negatives: Sequence[str] | None, generator: object) -> None:

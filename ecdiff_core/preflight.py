@@ -17,6 +17,7 @@ from ecdiff_core.errors import PairError
 from ecdiff_core.families import Family
 from ecdiff_core.families.parts import part_class
 from ecdiff_core.handoff import NoiseSchedule, only_matched
+from ecdiff_core.weight_files import part_path
 
 
 class Verdict(Enum):
@@ -86,7 +87,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     Raises:
         PairError: it is missing or damaged.
     """
-    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path = part_path(folder, part) / ("scheduler_config.json" if part == "scheduler" else "config.json")
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -110,7 +111,7 @@ def whole_config(folder: Path, part: str) -> dict[str, Any]:
         if hasattr(model_class, "config_class") and model_class.config_class is not None:  # transformers
             return dict(model_class.config_class.from_dict(config).to_dict())
     except (ValueError, TypeError) as error:
-        raise PairError(f"{folder / part / 'config.json'} cannot be used: {error}") from error
+        raise PairError(f"{part_path(folder, part) / 'config.json'} cannot be used: {error}") from error
     defaults = signature(model_class.__init__).parameters.items()
     return {**{name: p.default for name, p in defaults if p.default is not Parameter.empty}, **config}
 

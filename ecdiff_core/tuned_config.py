@@ -12,6 +12,7 @@ from ecdiff_core.devices import get_dtype
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError, nearest
 from ecdiff_core.files import write_text
 from ecdiff_core.noise import get_estimator
+from ecdiff_core.pair_spec import Lora, ModelRef, PairSpec
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 
@@ -23,6 +24,12 @@ _COMMENTS = {
     "id": "hub id, folder, or embedded:NAME",
     "revision": "of the hub repository; null is its newest",
     "fingerprint": "of the weights; null is not checked",
+    "variant": "of the weight files; null is the plain ones",
+    "subfolder": "where the model lies in the repository",
+    "config": "folder or hub id with the checkpoint file's configs",
+    "lora": "adapters, in the order in which they are loaded",
+    "weight": "factor of the adapter",
+    "'on'": "cloud, edge or both",
     "p": "warm-up steps with real cloud calls",
     "k": "approximated steps between two real cloud calls; 0 is none",
     "schedule": "steps with real cloud calls, in place of p and k",
@@ -50,35 +57,6 @@ _COMMENTS = {
     "heldout": "the same on prompts that were not tuned on",
     "calls": "of a generation",
 }
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """Which weights: a hub id (with revision), a diffusers folder, or ``embedded:NAME``."""
-
-    id: str
-    revision: str | None = None
-    fingerprint: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_printable("a model's id", self.id)
-
-
-@dataclass(frozen=True)
-class PairSpec:
-    """The two models by name."""
-
-    name: str
-    cloud: ModelRef
-    edge: ModelRef
-
-    def __post_init__(self) -> None:
-        _check_printable("the pair's name", self.name)
-
-
-def _check_printable(what: str, text: str) -> None:
-    if not text or not text.isprintable():
-        raise ConfigError(f"Expected {what} to be printable text on one line, got {text!r}.")
 
 
 @dataclass(frozen=True)
@@ -147,6 +125,7 @@ _NESTED = {
     "sampling": Sampling,
     "cloud": ModelRef,
     "edge": ModelRef,
+    "lora": Lora,
 }
 """What these keys hold."""
 
@@ -174,7 +153,7 @@ class TunedConfig:
 
     def to_yaml(self) -> str:
         """The YAML text, every key with its comment."""
-        tree = {"format_version": self.format_version, **asdict(self)}
+        tree = {"format_version": self.format_version, **asdict(self), "pair": self.pair.tree()}
         tree = {key: value for key, value in tree.items() if value is not None}
         tree["params"] = {key: value for key, value in tree["params"].items() if value is not None}
         return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])

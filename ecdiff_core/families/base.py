@@ -13,8 +13,10 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from ecdiff_core import single_file
 from ecdiff_core.families.guidance import Guidance, is_guided
-from ecdiff_core.families.parts import empty_parts, load_text_encoder, part_class
+from ecdiff_core.families.parts import empty_parts, load_part, part_class
+from ecdiff_core.find import ModelFiles
 from ecdiff_core.sampler import Denoiser
 
 
@@ -84,29 +86,33 @@ class Family(ABC):
         return empty_parts(folder, cls.optional_parts)
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype) -> Family:
-        """The adapter over the pipeline in a diffusers folder.
+    def load(cls, files: ModelFiles, dtype: torch.dtype) -> Family:
+        """The adapter over a pipeline of diffusers.
 
         Raises:
             OSError, ValueError, RuntimeError, SafetensorError: as diffusers does for damaged files.
+            PairError: a part has no weights.
         """
-        absent = cls.absent_parts(folder)
+        folder, absent = files.folder, cls.absent_parts(files.folder)
         given: dict[str, Any] = dict.fromkeys((*cls.left_out_parts, *absent))
-        for part in cls.text_encoder_parts:
-            if part not in absent:
-                given[part] = load_text_encoder(folder, part, dtype)
-        pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **given)
+        if files.checkpoint is None:
+            for part in cls.weighted_parts():
+                if part not in absent:
+                    given[part] = load_part(folder, part, dtype, files.variant)
+            pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **given)
+        else:
+            pipeline = single_file.load_pipeline(cls.pipeline_class, files.checkpoint, folder, dtype, given)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline)
 
     @classmethod
-    def load_denoiser(cls, folder: Path, dtype: torch.dtype) -> nn.Module:
-        """The denoiser alone out of a diffusers folder; raises as ``load``."""
-        model_class: Any = part_class(folder, cls.denoiser_part)
-        model: nn.Module = model_class.from_pretrained(
-            folder, subfolder=cls.denoiser_part, dtype=dtype, local_files_only=True
-        )
-        return model.eval()
+    def load_denoiser(cls, files: ModelFiles, dtype: torch.dtype) -> nn.Module:
+        """The denoiser alone; raises as ``load``."""
+        folder, part = files.folder, cls.denoiser_part
+        if files.checkpoint is None:
+            return load_part(folder, part, dtype, files.variant)
+        model_class = part_class(folder, part)
+        return single_file.load_denoiser(model_class, files.checkpoint, folder, part, dtype)
 
     @property
     def pipeline(self) -> Any:

@@ -41,7 +41,8 @@ def apply_ecdiff(
 
     From then on ``pipe(...)`` makes its steps as planned, and ``pipe.ecdiff`` (``ECDiffHook``) tells what the
     last call did. The pipeline's own settings stay in force: prompts, guidance scale, size, callbacks, LoRA
-    (the cloud's alone: load one for the edge model too). Called again, it replaces what was applied before.
+    (the cloud's alone: load one for the edge model too; a warning says where that lacks). Called again, it
+    replaces what was applied before.
     The hook sits on the denoiser, so it acts in every pipeline that has the same one (``from_pipe``).
 
     Some arguments of the call do not reach the denoiser, and so are neither set nor checked: give the
@@ -137,7 +138,7 @@ class ECDiffHook(ModelHook):
         if edge is None and self.plan.edge_calls:
             raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
         adapter, scale = config.sampling.handoff_adapter, config.sampling.guidance_scale
-        self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale)
+        self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale, config.pair)
         self._tracker = StepTracker(pipe, config)
         self._history = History(get_estimator(config.sampling.estimator), config.params.alpha)
         sampling = config.sampling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from inspect import Signature
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.families.guidance import embedding_width
 from ecdiff_core.handoff import NoiseSchedule, adapt, check_adapter
+from ecdiff_core.hook.adapters import adapter_notes
 from ecdiff_core.hook.checks import denoiser_of, forward_signature
 from ecdiff_core.hook.distilled import call_distilled, check_guidance
 from ecdiff_core.hook.fit import (
@@ -23,6 +25,7 @@ from ecdiff_core.hook.fit import (
     check_residuals,
 )
 from ecdiff_core.hook.history import unwrap
+from ecdiff_core.pair_spec import PairSpec
 from ecdiff_core.plan import HandoffAdapter
 
 
@@ -36,6 +39,7 @@ class EdgeModel:
             answer is a linear function of the edge's own, so converting it before guidance, branch by branch,
             is converting it after.
         guidance_scale: the config's, where the pipeline does not tell its own.
+        spec: the config's pair, for what is said of LoRA.
 
     Raises:
         PairError: the edge model does not fit.
@@ -44,9 +48,17 @@ class EdgeModel:
             whose scheduler has another prediction type or number of training timesteps.
     """
 
-    def __init__(self, pipe: Any, edge: Any, adapter: HandoffAdapter, guidance_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        edge: Any,
+        adapter: HandoffAdapter,
+        guidance_scale: float = 1.0,
+        spec: PairSpec | None = None,
+    ) -> None:
         self.module = denoiser_of(edge)
         self._pipe, self._adapter, self._scale = pipe, adapter, guidance_scale
+        self._spec, self._noted = spec, set[str]()
         self._signature: Signature = forward_signature(pipe)
         self._schedules: tuple[NoiseSchedule | None, NoiseSchedule | None] = (None, None)
         cloud = denoiser_of(pipe)
@@ -80,6 +92,10 @@ class EdgeModel:
         check_guidance(cloud, self.module, self._guidance_scale)
         check_residuals(cloud, self.module, given)
         check_positions(self.module, given)
+        for note in adapter_notes(cloud, self.module, self._spec):
+            if note not in self._noted:
+                self._noted.add(note)
+                warnings.warn(note, stacklevel=2)
         if self._adapter == "matched":
             self._schedules = (schedule_of(self._pipe), self._schedules[1])
 

@@ -80,5 +80,5 @@ COMMANDS: dict[str, Command] = {
         study="always",
         loads_models=False,
     ),
-    "check": Command("can these two models work together? (reads their configs alone)", "commands.check"),
+    "check": Command("can these two models work together? (reads no weights)", "commands.check"),
 }

@@ -36,8 +36,7 @@ def provenance(data: StudyData) -> list[tuple[str, str]]:
     told: Mapping[str, Any] = {name: one for name, one in data.provenance.items() if name != "tied"}
     pair, sampling = data.config.pair, data.config.sampling
     tree = {
-        "cloud": vars(pair.cloud),
-        "edge": vars(pair.edge),
+        **{name: one for name, one in pair.tree().items() if name != "name"},
         "sampling": {name: one for name, one in vars(sampling).items() if one is not None},
         **told,
     }

@@ -25,6 +25,7 @@ def check(settings: Settings) -> None:
         SettingsError, ParamsError, ConfigError: with what was got, and what is expected.
     """
     settings.core_sampling()
+    settings.pair_spec()
     settings.core_link()
     settings.core_memory()
     if settings.sharing not in SHARING:

@@ -6,7 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 AUTO = "auto"
-"""For ``params.p`` and ``batch_size``: found from the pair."""
+"""For ``params.p``, ``batch_size`` and ``pair.variant``: found from the pair."""
+
+
+SAME = "same"
+"""For ``pair.cloud_variant`` and ``pair.edge_variant``: what ``pair.variant`` says."""
+
+
+@dataclass
+class LoraSettings:
+    """An adapter of ``pair.lora``."""
+
+    path: str = "???"
+    weight: float = 1.0
+    on: str = "both"
 
 
 @dataclass
@@ -18,6 +31,14 @@ class PairSettings:
     edge: str = "???"
     cloud_revision: str | None = None
     edge_revision: str | None = None
+    variant: str | None = AUTO
+    cloud_variant: str | None = SAME
+    edge_variant: str | None = SAME
+    cloud_subfolder: str | None = None
+    edge_subfolder: str | None = None
+    cloud_config: str | None = None
+    edge_config: str | None = None
+    lora: list[LoraSettings] = field(default_factory=list)
 
 
 @dataclass

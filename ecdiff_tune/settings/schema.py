@@ -7,13 +7,15 @@ from typing import Any, cast
 
 from ecdiff_core.link import Link
 from ecdiff_core.memory import Memory, Offload
+from ecdiff_core.pair_spec import Lora, ModelRef, On, PairSpec
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, count_steps
-from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
+from ecdiff_core.tuned_config import Sampling
 from ecdiff_tune.search import SEARCHES, Kind
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
 from ecdiff_tune.settings.groups import (
+    SAME,
     AblateSettings,
     CalibrationSettings,
     CompareSettings,
@@ -67,8 +69,23 @@ class Settings:
     def pair_spec(self) -> PairSpec:
         """The two models by name."""
         pair = self.pair
-        cloud, edge = ModelRef(pair.cloud, pair.cloud_revision), ModelRef(pair.edge, pair.edge_revision)
-        return PairSpec(pair.name, cloud, edge)
+        variants = [pair.variant if own == SAME else own for own in (pair.cloud_variant, pair.edge_variant)]
+        cloud = ModelRef(
+            pair.cloud,
+            pair.cloud_revision,
+            variant=variants[0],
+            subfolder=pair.cloud_subfolder,
+            config=pair.cloud_config,
+        )
+        edge = ModelRef(
+            pair.edge,
+            pair.edge_revision,
+            variant=variants[1],
+            subfolder=pair.edge_subfolder,
+            config=pair.edge_config,
+        )
+        lora = [Lora(one.path, one.weight, cast(On, one.on)) for one in pair.lora]
+        return PairSpec(pair.name, cloud, edge, lora)
 
     def core_sampling(self) -> Sampling:
         """The sampling settings as inference knows them."""

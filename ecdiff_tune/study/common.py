@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ecdiff_core.devices import device_name, get_dtype
+from ecdiff_core.errors import PairError
 from ecdiff_core.memory import keep_freed_memory
 from ecdiff_core.pair import load_pair
+from ecdiff_core.pair_files import ONE_MODEL
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
@@ -36,6 +38,9 @@ def load_pipe(settings: Settings) -> ECDiffPipeline:
         dtype=get_dtype(settings.dtype),
         memory=settings.core_memory(),
     )
+    spec = pair.spec
+    if pair.files and spec.lora_on("cloud") == spec.lora_on("edge") and pair.files.same_denoiser():
+        raise PairError(ONE_MODEL)
     whole = ECDiffParams.cloud_only(sampling.num_steps)
     pipe = ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
     for adapter in settings.handoff_adapters:  # before anything is generated

@@ -53,7 +53,14 @@ _FREE_TO_CHANGE = {
     "metrics.clip",
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
-_PLACES = {"weights.cloud.id", "weights.edge.id"}
+_PLACES = {
+    "weights.lora",
+    *(
+        f"weights.{side}.{key}"
+        for side in ("cloud", "edge")
+        for key in ("id", "variant", "subfolder", "config")
+    ),
+}
 """Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""
 
 
@@ -118,7 +125,7 @@ class StudyFolder:
 
         With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
         """
-        found = {"weights": asdict(spec), "prompts_digest": prompts_digest, "device": device}
+        found = {"weights": spec.tree(), "prompts_digest": prompts_digest, "device": device}
         fingerprint = flat({**asdict(self.settings), **found})
         fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         state_path = self.path / files.STATE

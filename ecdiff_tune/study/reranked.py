@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
-from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.pair_spec import Lora, ModelRef, PairSpec
+from ecdiff_core.tuned_config import Sampling, TunedConfig
 from ecdiff_tune.study import recorded, sections
 from ecdiff_tune.study.folder import StudyError, differences, flat
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import Recorded
+
+_ALWAYS = ("id", "revision", "fingerprint")
+"""What study.json says of both models."""
 
 
 def config_of_choice(
@@ -42,11 +46,11 @@ def config_of_choice(
         **{name: measured[name] for name in ("device", "versions") if name in measured},
         "tied": sections.tied_section(chosen, among, w1, seed),
     }
-    candidate = chosen.candidate
+    candidate, pair = chosen.candidate, pair_of(record.state, settings.pair.name)
     sampling = replace(
         _sampling(record, old), estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
     )
-    return TunedConfig(_pair(record), candidate.params, sampling, score, provenance)
+    return TunedConfig(pair, candidate.params, sampling, score, provenance)
 
 
 def changed(record: Recorded) -> list[str]:
@@ -63,13 +67,25 @@ def _sampling(record: Recorded, old: TunedConfig | None) -> Sampling:
     return record.settings.core_sampling() if old is None else old.sampling
 
 
-def _pair(record: Recorded) -> PairSpec:
-    state = record.state
-    try:
-        cloud, edge = (
-            ModelRef(*(state[f"weights.{side}.{name}"] for name in ("id", "revision", "fingerprint")))
-            for side in ("cloud", "edge")
+def pair_of(state: Mapping[str, Any], name: str) -> PairSpec:
+    """The pair that a study was bound to.
+
+    Args:
+        state: the settings of its study.json, flat.
+        name: of the pair.
+
+    Raises:
+        StudyError: it does not say which weights.
+    """
+    missing = [
+        key for side in ("cloud", "edge") for one in _ALWAYS if (key := f"weights.{side}.{one}") not in state
+    ]
+    if missing:
+        raise StudyError(f"study.json does not say {missing[0]!r}: it is damaged.")
+    cloud, edge = (
+        ModelRef(
+            **{f.name: state[key] for f in fields(ModelRef) if (key := f"weights.{side}.{f.name}") in state}
         )
-    except KeyError as error:
-        raise StudyError(f"study.json in {record.path} does not say {error}: it is damaged.") from error
-    return PairSpec(record.settings.pair.name, cloud, edge)
+        for side in ("cloud", "edge")
+    )
+    return PairSpec(name, cloud, edge, [Lora(**one) for one in state.get("weights.lora", [])])

@@ -10,8 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ecdiff_core.errors import ECDiffError
+from ecdiff_core.errors import ConfigError, ECDiffError
 from ecdiff_core.link import Link
+from ecdiff_core.pair_spec import Lora
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling
 from ecdiff_tune import settings as settings_module
 from ecdiff_tune.commands import COMMANDS
@@ -139,6 +140,36 @@ def test_what_inference_is_told() -> None:
         num_inference_steps=50, guidance_scale=found.sampling.guidance_scale, dtype="float16"
     )
     assert found.core_link() == Link(mbps=None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "variants"),
+    [
+        ([], ("auto", "auto")),
+        (["pair.variant=fp16"], ("fp16", "fp16")),
+        (["pair.variant=null"], (None, None)),
+        (["pair.variant=fp16", "pair.edge_variant=null"], ("fp16", None)),
+        (["pair.cloud_variant=non_ema"], ("non_ema", "auto")),
+    ],
+)
+def test_variants_of_cloud_and_edge(overrides: list[str], variants: tuple[str | None, str | None]) -> None:
+    spec = composed(*overrides).pair_spec()
+    assert (spec.cloud.variant, spec.edge.variant) == variants
+
+
+def test_weights_as_people_have_them() -> None:
+    spec = composed(
+        "pair.cloud=/a.safetensors",
+        "pair.cloud_config=owner/configs",
+        "pair.edge=owner/edge",
+        "pair.edge_subfolder=unet",
+        "pair.lora=[{path: /l.safetensors, weight: 0.5, on: cloud}, {path: '/with space'}]",
+    ).pair_spec()
+    assert spec.cloud == ModelRef("/a.safetensors", config="owner/configs")
+    assert spec.edge == ModelRef("owner/edge", subfolder="unet")
+    assert spec.lora == (Lora("/l.safetensors", 0.5, "cloud"), Lora("/with space", 1.0, "both"))
+    with pytest.raises(ConfigError, match=r"Unknown on 'clod' of the LoRA x: choose from"):
+        composed("pair.lora=[{path: x, on: clod}]")
 
 
 @pytest.mark.parametrize(

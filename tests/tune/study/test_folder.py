@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ecdiff_core.tuned_config import ModelRef, PairSpec
+from ecdiff_core.pair_spec import Lora, ModelRef, PairSpec
 from ecdiff_tune.settings import (
     CalibrationSettings,
     HeldoutSettings,
@@ -23,7 +23,8 @@ from ecdiff_tune.settings import (
     SearchSettings,
     Settings,
 )
-from ecdiff_tune.study.folder import StudyError, StudyFolder
+from ecdiff_tune.study.folder import StudyError, StudyFolder, read_state
+from ecdiff_tune.study.reranked import pair_of
 
 SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567"))
 
@@ -170,6 +171,20 @@ def test_a_study_of_relative_folders_goes_on_now_that_they_are_absolute(settings
     absolute = replace(SPEC, cloud=replace(SPEC.cloud, id="/home/me/models/cloud"))
     created = claim(settings, relative)
     assert claim(settings, absolute) == created
+
+
+def test_what_was_loaded_is_kept_and_its_fingerprint_compared(settings: Settings, tmp_path: Path) -> None:
+    edge = replace(SPEC.edge, variant="fp16", subfolder="unet")
+    spec = replace(SPEC, edge=edge, lora=[Lora("/here/l.safetensors", 0.5, "cloud", "89ab")])
+    created = claim(settings, spec)
+    state = read_state(tmp_path / "tiny" / "default" / "study.json")["settings"]
+    assert "weights.cloud.variant" not in state
+    assert pair_of(state, "tiny") == spec
+    assert (
+        claim(settings, replace(spec, lora=[replace(spec.lora[0], path="/there/l.safetensors")])) == created
+    )
+    with pytest.raises(StudyError, match=r'weights\.edge\.fingerprint "4567" -> "cdef"'):
+        claim(settings, replace(spec, edge=replace(edge, fingerprint="cdef")))
 
 
 def test_resume_false_sets_an_old_study_aside(settings: Settings, tmp_path: Path) -> None:
