@@ -11,6 +11,7 @@ from typing import Any
 from ecdiff_core.errors import PairError
 from ecdiff_core.families import Family
 from ecdiff_core.families.parts import part_class
+from ecdiff_core.file_digest import file_digest
 
 
 def check_parts(folder: Path, family: type[Family]) -> None:
@@ -98,7 +99,5 @@ def fingerprint(folder: Path, weighted: tuple[str, ...], unweighted: tuple[str, 
     files += [path for part in unweighted for path in sorted((folder / part).iterdir()) if path.is_file()]
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            name = path.relative_to(folder).as_posix()
-            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+        digest.update(path.relative_to(folder).as_posix().encode() + file_digest(path))
     return digest.hexdigest()[:16]

@@ -22,6 +22,7 @@ from ecdiff_core.handoff import NoiseSchedule
 from ecdiff_core.memory import Memory, out_of_memory_told, place
 from ecdiff_core.model_folder import check_parts, fingerprint, weight_files
 from ecdiff_core.preflight import Row, Verdict, compare, has_schedule, noise_schedule, refusals
+from ecdiff_core.tensor_digest import tensor_digest
 from ecdiff_core.tuned_config import ModelRef, PairSpec
 
 T = TypeVar("T")
@@ -144,6 +145,23 @@ def _family_of(folder: Path) -> type[Family]:
     return FAMILIES[name]
 
 
+def cloud_parts(folder: Path, family: type[Family]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parts of a cloud model that make a picture: those with weights, and those without."""
+    absent = family.absent_parts(folder)
+    weighted, unweighted = (
+        tuple(part for part in parts if part not in absent)
+        for parts in (family.weighted_parts(), family.unweighted_parts)
+    )
+    return weighted, unweighted
+
+
+def is_from(folder: Path, ref: ModelRef) -> bool:
+    """Whether a folder is that of a model: the one it names, or its repository's in the hub's cache."""
+    if is_local(ref):
+        return _local_folder(ref).resolve() == folder.resolve()
+    return f"models--{ref.id.replace('/', '--')}" in folder.absolute().parts
+
+
 def load_pair(
     spec: PairSpec, *, device: torch.device, dtype: torch.dtype, memory: Memory | None = None
 ) -> Pair:
@@ -158,9 +176,7 @@ def load_pair(
     cloud_folder, edge_folder = find_model(spec.cloud), find_model(spec.edge)
     family_class = common_family(cloud_folder, edge_folder)
     check_parts(cloud_folder, family_class)
-    absent = family_class.absent_parts(cloud_folder)
-    weighted = tuple(part for part in family_class.weighted_parts() if part not in absent)
-    unweighted = tuple(part for part in family_class.unweighted_parts if part not in absent)
+    weighted, unweighted = cloud_parts(cloud_folder, family_class)
     denoiser = (family_class.denoiser_part,)
     for folder, parts in ((cloud_folder, weighted), (edge_folder, denoiser)):
         for part in parts:
@@ -181,11 +197,12 @@ def load_pair(
     for folder, models in ((cloud_folder, family.models), (edge_folder, [edge])):
         if any(parameter.is_meta for model in models for parameter in model.parameters()):
             raise PairError(f"Cannot load the model in {folder}: its weights lack tensors.")
+    tensors = [tensor_digest(model, dtype) for model in (family.denoiser, edge)]
     with out_of_memory_told():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [
-        _anywhere(replace(ref, fingerprint=got))
-        for ref, got in zip((spec.cloud, spec.edge), found, strict=True)
+        _anywhere(replace(ref, fingerprint=got, tensors=told))
+        for ref, got, told in zip((spec.cloud, spec.edge), found, tensors, strict=True)
     ]
     ours = noise_schedule(cloud_folder, cloud_folder)
     theirs = noise_schedule(edge_folder, cloud_folder) if has_schedule(edge_folder) else ours

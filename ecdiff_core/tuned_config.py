@@ -15,7 +15,8 @@ from ecdiff_core.noise import get_estimator
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest layout. 2 added ``tensors`` of a model and ``scheduler_config``; files without are version 1."""
 
 _COMMENTS = {
     "format_version": "of this file's layout",
@@ -23,6 +24,7 @@ _COMMENTS = {
     "id": "hub id, folder, or embedded:NAME",
     "revision": "of the hub repository; null is its newest",
     "fingerprint": "of the weights; null is not checked",
+    "tensors": "digest of its denoiser in memory, in the dtype below",
     "p": "warm-up steps with real cloud calls",
     "k": "approximated steps between two real cloud calls; 0 is none",
     "schedule": "steps with real cloud calls, in place of p and k",
@@ -38,6 +40,7 @@ _COMMENTS = {
     "dtype": "float32, float16 or bfloat16",
     "handoff": "aligned (after a correcting call) or exact (cut at s)",
     "handoff_adapter": "identity (the paper) or matched (equal signal-to-noise ratio)",
+    "scheduler_config": "the scheduler's settings; another pipeline's are compared with them",
     "estimator": "of approximated steps: gradient (the paper's), reuse, secant, newton2 or edge",
     "quality": "mean SSIM to the cloud's pictures, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
@@ -54,11 +57,17 @@ _COMMENTS = {
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which weights: a hub id (with revision), a diffusers folder, or ``embedded:NAME``."""
+    """Which weights: a hub id (with revision), a diffusers folder, or ``embedded:NAME``.
+
+    Args:
+        fingerprint: of the files that are loaded (``model_folder.fingerprint``).
+        tensors: of the denoiser in memory (``tensor_digest``), in the dtype that it is sampled in.
+    """
 
     id: str
     revision: str | None = None
     fingerprint: str | None = None
+    tensors: str | None = None
 
     def __post_init__(self) -> None:
         _check_printable("a model's id", self.id)
@@ -141,6 +150,8 @@ class Sampling:
         return count_steps(self.scheduler, self.num_inference_steps)
 
 
+_ORDER = ("format_version", "pair", "params", "sampling", "scheduler_config", "score", "provenance")
+"""Of the keys of a file."""
 _NESTED = {
     "pair": PairSpec,
     "params": ECDiffParams,
@@ -153,14 +164,30 @@ _NESTED = {
 
 @dataclass(frozen=True)
 class TunedConfig:
-    """A Table 5 row and where it came from; ``score`` and ``provenance`` may be left out."""
+    """A Table 5 row and where it came from; all but the first three may be left out.
+
+    Args:
+        scheduler_config: the scheduler's settings by name, as ``scheduler_settings.settings_of`` gives them;
+            those that are given must be those of the scheduler in use.
+        format_version: 1, or 2 where it holds what version 1 does not know; follows from the rest.
+
+    Raises:
+        ConfigError: ``scheduler_config`` has a key that is no text.
+    """
 
     pair: PairSpec
     params: ECDiffParams
     sampling: Sampling
     score: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
-    format_version: int = FORMAT_VERSION
+    scheduler_config: Mapping[str, Any] | None = None
+    format_version: int = 1
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.scheduler_config or {}):
+            raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
+        newer = (self.scheduler_config, self.pair.cloud.tensors, self.pair.edge.tensors)
+        object.__setattr__(self, "format_version", 1 if newer == (None, None, None) else 2)
 
     def plan(self) -> Plan:
         """What every step does.
@@ -174,9 +201,12 @@ class TunedConfig:
 
     def to_yaml(self) -> str:
         """The YAML text, every key with its comment."""
-        tree = {"format_version": self.format_version, **asdict(self)}
-        tree = {key: value for key, value in tree.items() if value is not None}
+        found = asdict(self)
+        tree = {key: found[key] for key in _ORDER if found[key] is not None}
         tree["params"] = {key: value for key, value in tree["params"].items() if value is not None}
+        for side in ("cloud", "edge"):
+            if tree["pair"][side]["tensors"] is None:
+                del tree["pair"][side]["tensors"]
         return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:

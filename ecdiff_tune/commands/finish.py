@@ -22,7 +22,7 @@ def finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     if len(bench.heldout):
         with bench.spending.part(HELDOUT):
             scores["heldout"] = heldout_scores(bench, winner)
-    config = TunedConfig(config.pair, config.params, config.sampling, scores, config.provenance)
+    config = replace(config, score=scores)
     config.save(bench.path / files.CONFIG)
     write_text(bench.path / files.TABLE5, tables.table5([config]))
     with bench.spending.part("samples"):

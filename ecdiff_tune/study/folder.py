@@ -53,8 +53,8 @@ _FREE_TO_CHANGE = {
     "metrics.clip",
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
-_PLACES = {"weights.cloud.id", "weights.edge.id"}
-"""Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""
+_PLACES = {f"weights.{side}.{name}" for side in ("cloud", "edge") for name in ("id", "tensors")}
+"""Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders, no tensors."""
 
 
 class StudyError(ECDiffError):

@@ -28,6 +28,7 @@ SETTLE_SECONDS = 2.0
 """After which a worker has heard of others that began at the same moment."""
 _EACH_ITS_OWN = (
     *("device", "pair.cloud", "pair.edge", "calibration.file", "weights.cloud.id", "weights.edge.id"),
+    *("weights.cloud.tensors", "weights.edge.tensors"),
     *("search.sampler", "search.storage", "search.study_name"),
 )
 """Settings that workers need not share: the weights' fingerprints and the prompts' digest are what counts."""

@@ -46,7 +46,8 @@ def config_of_choice(
     sampling = replace(
         _sampling(record, old), estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
     )
-    return TunedConfig(_pair(record), candidate.params, sampling, score, provenance)
+    scheduler = None if old is None else old.scheduler_config
+    return TunedConfig(_pair(record), candidate.params, sampling, score, provenance, scheduler)
 
 
 def changed(record: Recorded) -> list[str]:
@@ -67,7 +68,10 @@ def _pair(record: Recorded) -> PairSpec:
     state = record.state
     try:
         cloud, edge = (
-            ModelRef(*(state[f"weights.{side}.{name}"] for name in ("id", "revision", "fingerprint")))
+            ModelRef(
+                *(state[f"weights.{side}.{name}"] for name in ("id", "revision", "fingerprint")),
+                state.get(f"weights.{side}.tensors"),
+            )
             for side in ("cloud", "edge")
         )
     except KeyError as error:
