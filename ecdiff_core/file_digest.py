@@ -33,8 +33,8 @@ def file_digest(path: Path) -> bytes:
     stamp = [before.st_size, before.st_mtime_ns, before.st_ctime_ns]
     known = _remembered().get(key)
     if isinstance(known, list) and known[:-1] == stamp:
-        with suppress(ValueError, TypeError):
-            return bytes.fromhex(known[-1])
+        with suppress(ValueError):
+            return bytes.fromhex(str(known[-1]))
     digest = _read(path)
     after = path.stat()
     newest = max(after.st_mtime_ns, after.st_ctime_ns) / 1e9

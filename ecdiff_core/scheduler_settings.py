@@ -86,7 +86,8 @@ def check_settings(scheduler: SchedulerMixin, tuned: Mapping[str, Any] | None, a
     name = type(scheduler).__name__
     named = ", ".join(f"{key} is {now!r}, tuned with {then!r}" for key, (now, then) in found.items())
     advice = advice or (
-        "Use the model's scheduler_config.json of then, tune again, or leave scheduler_config out of the config."
+        "Use the scheduler_config.json that the model had, tune again, or take scheduler_config out of the "
+        "config."
     )
     raise ParamsError(f"The {name} is not as the config was tuned with: {named}. {advice}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -198,6 +198,16 @@ class TunedConfig:
         sampling = self.sampling
         estimator = get_estimator(sampling.estimator)
         return plan(self.params, sampling.num_steps, sampling.handoff, estimator)
+
+    def scaled(self, num_inference_steps: int) -> TunedConfig:
+        """For another number of steps, in the same proportions; without scores, which do not hold for it.
+
+        Raises:
+            ParamsError: num_inference_steps < 1.
+        """
+        sampling = replace(self.sampling, num_inference_steps=num_inference_steps)
+        params = self.params.scaled(self.sampling.num_steps, sampling.num_steps)
+        return replace(self, params=params, sampling=sampling, score=None, provenance=None)
 
     def to_yaml(self) -> str:
         """The YAML text, every key with its comment."""

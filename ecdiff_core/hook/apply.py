@@ -41,6 +41,7 @@ Pipe = TypeVar("Pipe")
 _ENTERING = threading.Lock()
 """Of all hooks: which call a step belongs to is decided for one thread at a time."""
 
+
 def apply_ecdiff(
     pipe: Pipe,
     config: TunedConfig | Path | str,
@@ -161,9 +162,9 @@ class ECDiffHook(ModelHook):
         self._check_scheduler()
         if edge is None and self.plan.edge_calls:
             raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
+        self._edge = None if edge is None else EdgeModel(pipe, edge, config.sampling.handoff_adapter)
         if check_weights:
             weights.check_weights(pipe, edge, config)
-        self._edge = None if edge is None else EdgeModel(pipe, edge, config.sampling.handoff_adapter)
         self._tracker = StepTracker(pipe, config)
         self._history = History(get_estimator(config.sampling.estimator), config.params.alpha)
         sampling = config.sampling

@@ -95,11 +95,14 @@ def check_scheduler(scheduler: Any, expected: str, settings: Mapping[str, Any] |
             f"Expected the pipeline's scheduler to be {expected}, as the config was tuned with, got {name}. "
             f"Set pipe.scheduler = {expected}.from_config(pipe.scheduler.config), or check_scheduler=False."
         )
-    changes = ", ".join(f"{key}={then!r}" for key, (_, then) in differences(scheduler, settings or {}).items())
+    changes = ", ".join(
+        f"{key}={then!r}" for key, (_, then) in differences(scheduler, settings or {}).items()
+    )
     check_settings(
         scheduler,
         settings,
-        f"Set pipe.scheduler = {name}.from_config(pipe.scheduler.config, {changes}), or check_scheduler=False.",
+        f"Set pipe.scheduler = {name}.from_config(pipe.scheduler.config, {changes}), "
+        "or check_scheduler=False.",
     )
     build_scheduler(name, scheduler)  # raises for one that draws fresh noise
 
@@ -128,8 +131,8 @@ def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
         asked = ", ".join(f"{name}={getattr(sampling, name)}" for name in wrong)
         shape = "x".join(str(length) for length in sample.shape[1:])
         raise ParamsError(
-            f"Expected the call to have {asked}, which the config was tuned for, got latents of {shape} (height "
-            f"{got['height']}, width {got['width']}). Pass {asked}, or set it to null in the config."
+            f"Expected the call to have {asked}, which the config was tuned for, got latents of {shape} "
+            f"(height {got['height']}, width {got['width']}). Pass {asked}, or set it to null in the config."
         )
 
 

@@ -18,8 +18,8 @@ from ecdiff_core.plan import count_steps
 from ecdiff_core.tuned_config import TunedConfig
 
 _BUSY = (
-    "Another call of this pipeline is under way in another thread, and a pipeline has one scheduler for all of "
-    "its calls: let calls wait for each other (a lock), load a pipeline a thread, or use ECDiffPipeline."
+    "Another call of this pipeline is under way in another thread, and a pipeline has one scheduler for all "
+    "of its calls: let calls wait for each other (a lock), load a pipeline a thread, or use ECDiffPipeline."
 )
 
 
@@ -92,9 +92,9 @@ class StepTracker:
         caller, own = calling_pipeline(), self._pipe.scheduler
         if caller is not None and getattr(caller, "scheduler", own) is not own:
             raise ParamsError(
-                f"This {type(caller).__name__} shares its model with a pipeline that apply_ecdiff was called on, "
-                "and has a scheduler of its own, which the plan does not follow. Call remove_ecdiff(pipe) before "
-                "you use it, or give it the other's scheduler."
+                f"This {type(caller).__name__} shares its model with a pipeline that apply_ecdiff was called "
+                "on, and has a scheduler of its own, which the plan does not follow. Call remove_ecdiff(pipe) "
+                "before you use it, or give it the other's scheduler."
             )
 
     def _is_under_way(self) -> bool:
@@ -154,7 +154,7 @@ def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> Non
         right = next((n for n in (expected, expected - 1) if count_steps(name, n) == expected), expected)
         raise ParamsError(
             f"Expected num_inference_steps={right}, which the config was tuned for, got {asked}. Pass "
-            f"num_inference_steps={right}, or apply a config scaled to {asked}: "
+            f"num_inference_steps={right}, or apply config.scaled({asked}): "
             f"{_scaled(config, got)}, num_inference_steps={asked}."
         )
     if len(timesteps) != expected or (timesteps == timesteps[0]).sum() > 1:
@@ -165,14 +165,8 @@ def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> Non
 
 
 def _scaled(config: TunedConfig, num_steps: int) -> str:
-    """The params for another number of steps, in the same proportions; k >= 1 needs p >= 2."""
-    params, factor = config.params, num_steps / config.sampling.num_steps
-    s = round(params.s * factor)
+    """The params of ``TunedConfig.scaled`` in words."""
+    params = config.params.scaled(config.sampling.num_steps, num_steps)
     if params.schedule is not None:
-        last = num_steps - 1
-        begin = range(min(2, params.warm_up, num_steps))
-        steps = {*begin, *(min(round(step * factor), last) for step in params.schedule)}
-        return f"schedule={sorted(steps)}, s={s}"
-    warm_up = params.warm_up
-    p = min(max(round(warm_up * factor), min(2, warm_up)), num_steps)
-    return f"p={p}, k={params.k if p < num_steps else 0}, s={max(s, p)}"
+        return f"schedule={list(params.schedule)}, s={params.s}"
+    return f"p={params.p}, k={params.k}, s={params.s}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from ecdiff_core.files import write_text
 from ecdiff_core.tuned_config import TunedConfig

@@ -54,7 +54,7 @@ _FREE_TO_CHANGE = {
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 _PLACES = {f"weights.{side}.{name}" for side in ("cloud", "edge") for name in ("id", "tensors")}
-"""Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders, no tensors."""
+"""Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""
 
 
 class StudyError(ECDiffError):

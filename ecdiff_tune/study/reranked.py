@@ -70,7 +70,7 @@ def _pair(record: Recorded) -> PairSpec:
         cloud, edge = (
             ModelRef(
                 *(state[f"weights.{side}.{name}"] for name in ("id", "revision", "fingerprint")),
-                state.get(f"weights.{side}.tensors"),
+                tensors=state.get(f"weights.{side}.tensors"),
             )
             for side in ("cloud", "edge")
         )
