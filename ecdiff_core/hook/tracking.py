@@ -93,8 +93,8 @@ class StepTracker:
         if caller is not None and getattr(caller, "scheduler", own) is not own:
             raise ParamsError(
                 f"This {type(caller).__name__} shares its model with a pipeline that apply_ecdiff was called "
-                "on, and has a scheduler of its own, which the plan does not follow. Call remove_ecdiff(pipe) "
-                "before you use it, or give it the other's scheduler."
+                "on, and has a scheduler of its own, which the plan does not follow. Call "
+                "remove_ecdiff(pipe) before you use it, or give it the other's scheduler."
             )
 
     def _is_under_way(self) -> bool:

@@ -170,6 +170,9 @@ def test_ecdiff_yaml_is_the_best_of_stage_2(done: Study) -> None:
     assert widths["objective"] == pytest.approx(0.3 * widths["quality"], abs=3 * ROUNDED)
     assert config.pair.cloud.fingerprint
     assert config.pair.edge.fingerprint
+    assert config.pair.cloud.tensors != config.pair.edge.tensors
+    assert config.scheduler_config is not None
+    assert config.scheduler_config["timestep_spacing"] == "leading"
     assert config.provenance is not None
     assert config.provenance["calibration"]["num_prompts"] == 3
 
