@@ -21,7 +21,7 @@ def is_inside_pipeline(thread: int, component: object) -> bool:
         thread: as ``threading.get_ident()`` numbers it; one that ended is in no call.
     """
     found = _pipelines(sys._current_frames().get(thread))
-    return any(part is component for pipe in found for part in vars(pipe).values())
+    return any(part is component for pipe in found for part in list(vars(pipe).values()))
 
 
 def _pipelines(frame: FrameType | None) -> Iterator[DiffusionPipeline]:
