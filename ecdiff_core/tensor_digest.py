@@ -24,8 +24,8 @@ def tensor_digest(model: nn.Module, dtype: torch.dtype) -> str | None:
             float32 can be compared with one that was loaded in float16.
 
     Returns:
-        None where that cannot be told: values are kept elsewhere (offloaded layer by layer), or in a dtype
-        that ``dtype`` cannot be got from.
+        None where that cannot be told: values are kept elsewhere (offloaded layer by layer), in a dtype that
+        ``dtype`` cannot be got from, or quantised in a class of their own (torchao).
     """
     digest = hashlib.sha256()
     state = unwrap_module(model).state_dict()
@@ -33,7 +33,7 @@ def tensor_digest(model: nn.Module, dtype: torch.dtype) -> str | None:
     for name, tensor in sorted(state.items()):
         if not isinstance(tensor, Tensor):
             continue
-        if tensor.is_meta:
+        if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
             return None
         if tensor.is_floating_point():
             if tensor.dtype not in (dtype, torch.float32, torch.float64):

@@ -8,7 +8,7 @@ from typing import Any
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
-from ecdiff_core.devices import get_dtype
+from ecdiff_core.devices import DTYPES, get_dtype
 from ecdiff_core.errors import PairError
 from ecdiff_core.hook.checks import denoiser_of
 from ecdiff_core.model_folder import fingerprint
@@ -47,8 +47,13 @@ def check_weights(pipe: Any, edge: Any, config: TunedConfig) -> None:
 
 
 def _is_zero(model: nn.Module) -> bool:
-    parameters = [parameter for parameter in model.parameters() if not parameter.is_meta]
-    return bool(parameters) and not any(bool(parameter.any()) for parameter in parameters)
+    """Whether every parameter is, as far as they can be read here: not offloaded, not quantised."""
+    readable = [
+        parameter
+        for parameter in model.parameters()
+        if not parameter.is_meta and type(parameter) is nn.Parameter and parameter.dtype in DTYPES.values()
+    ]
+    return bool(readable) and not any(bool(parameter.any()) for parameter in readable)
 
 
 def _check_not_swapped(cloud: nn.Module, tensors: str | None, config: TunedConfig) -> None:

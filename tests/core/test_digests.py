@@ -70,6 +70,10 @@ def test_neither_memory_format_nor_a_copy_shows(unet: UNet2DConditionModel) -> N
     assert tensor_digest(odd, torch.float32) == tensor_digest(aligned, torch.float32)
 
 
+class Packed(torch.Tensor):
+    pass
+
+
 def test_precisions(unet: UNet2DConditionModel) -> None:
     half = copy.deepcopy(unet).half()
     assert tensor_digest(half, torch.float16) == tensor_digest(unet, torch.float16)
@@ -77,6 +81,9 @@ def test_precisions(unet: UNet2DConditionModel) -> None:
     assert tensor_digest(half, torch.float32) is None
     assert tensor_digest(half, torch.bfloat16) is None
     assert tensor_digest(copy.deepcopy(unet).to("meta"), torch.float32) is None
+    packed = nn.Linear(2, 2)
+    packed.register_buffer("packed", torch.ones(2).as_subclass(Packed))  # as quantised weights come
+    assert tensor_digest(packed, torch.float32) is None
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from ecdiff_core import ECDiffPipeline, TunedConfig, apply_ecdiff
+from ecdiff_core import ECDiffPipeline, ModelRef, TunedConfig, apply_ecdiff
 from ecdiff_core.errors import PairError, ParamsError
+from ecdiff_core.pair import is_from
 
 from ...hooking import STEPS, Pipe, run, with_plan, with_sampling
 
@@ -134,6 +135,13 @@ def test_another_size(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
     with pytest.raises(ParamsError, match=r"to have width=48, which"):
         run(pipe)
     assert run(pipe, height=32, width=48).shape[-2:] == (8, 12)
+
+
+def test_folders_of_the_hub_s_cache() -> None:
+    edge, cloud = ModelRef("nota-ai/bk-sdm-small"), ModelRef("CompVis/stable-diffusion-v1-4")
+    snapshot = Path("/cache/models--nota-ai--bk-sdm-small/snapshots/0123")
+    assert is_from(snapshot, edge)
+    assert not is_from(snapshot, cloud)
 
 
 def test_a_plan_without_edge_calls_needs_the_cloud_alone(tuned: TunedConfig, pipe: Pipe) -> None:
