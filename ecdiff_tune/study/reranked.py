@@ -69,8 +69,10 @@ def _pair(record: Recorded) -> PairSpec:
     try:
         cloud, edge = (
             ModelRef(
-                *(state[f"weights.{side}.{name}"] for name in ("id", "revision", "fingerprint")),
-                tensors=state.get(f"weights.{side}.tensors"),
+                state[f"weights.{side}.id"],
+                state[f"weights.{side}.revision"],
+                state[f"weights.{side}.fingerprint"],
+                state.get(f"weights.{side}.tensors"),
             )
             for side in ("cloud", "edge")
         )
