@@ -59,6 +59,13 @@ def local_path(ref: ModelRef) -> Path:
     return path / (ref.subfolder or "")
 
 
+def is_from(folder: Path, ref: ModelRef) -> bool:
+    """Whether a folder is that of a model: the one it names, or its repository's in the hub's cache."""
+    if is_local(ref):
+        return local_path(ref).resolve() == folder.resolve()
+    return f"models--{ref.id.replace('/', '--')}" in folder.absolute().parts
+
+
 def from_anywhere(ref: ModelRef) -> ModelRef:
     """The same model, named so that it is found from any working folder; a folder has no revision."""
     config = ref.config

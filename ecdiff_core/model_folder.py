@@ -10,6 +10,7 @@ from typing import Any
 from ecdiff_core.errors import PairError
 from ecdiff_core.families import Family
 from ecdiff_core.families.parts import part_class
+from ecdiff_core.file_digest import file_digest
 from ecdiff_core.weight_files import part_path, weight_files
 
 
@@ -90,6 +91,5 @@ def fingerprint(
         files += [(f"{part}/{path.name}", path) for path in there if path.is_file()]
     digest = hashlib.sha256()
     for name, path in files:
-        with path.open("rb") as file:
-            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+        digest.update(name.encode() + file_digest(path))
     return digest.hexdigest()[:16]

@@ -36,13 +36,14 @@ class ECDiffOutput:
     """What a call made.
 
     Args:
-        images: a PIL picture a prompt; of a video family a list of frames a prompt.
+        images: a PIL picture a prompt; of a video family a list of frames a prompt. Of other output types an
+            array (``np``) or a tensor (``pt``, ``latent``).
         plan: what every step did.
         seconds: where the time went.
         latents: what the pictures were decoded from, (batch, channels, …).
     """
 
-    images: list[Any]
+    images: Any
     plan: Plan
     seconds: Seconds
     latents: Tensor

@@ -21,6 +21,7 @@ from ecdiff_core.memory import Memory, out_of_memory_told, place
 from ecdiff_core.pair_files import PairFiles, find_pair
 from ecdiff_core.pair_spec import ModelRef, PairSpec, Side
 from ecdiff_core.preflight import Row, Verdict, has_schedule, noise_schedule
+from ecdiff_core.tensor_digest import tensor_digest
 
 __all__ = ["EMBEDDED", "Pair", "load_pair"]
 
@@ -79,9 +80,15 @@ def load_pair(
     packed = files.quantized()  # then tensors have fewer elements than the model has parameters
     sizes = [0 if packed else sum(p.numel() for p in model.parameters()) for model in (family.denoiser, edge)]
     notes = (*files.notes(spec), *larger_edge(*sizes), *load_lora(family, edge, spec.lora))
+    tensors = [tensor_digest(model, dtype) for model in (family.denoiser, edge)]
     with out_of_memory_told():
         place([*family.models, edge], family.vae, device, memory or Memory())
-    refs = [_loaded(spec.cloud, cloud_files, found[0]), _loaded(spec.edge, edge_files, found[1])]
+    refs = [
+        _loaded(replace(ref, fingerprint=fingerprint, tensors=digest), model)
+        for ref, model, fingerprint, digest in zip(
+            (spec.cloud, spec.edge), (cloud_files, edge_files), found, tensors, strict=True
+        )
+    ]
     cloud, edge_folder = cloud_files.folder, edge_files.folder
     ours = noise_schedule(cloud, cloud)
     theirs = noise_schedule(edge_folder, cloud) if has_schedule(edge_folder) else ours
@@ -105,10 +112,10 @@ def _checked_fingerprints(spec: PairSpec, files: PairFiles) -> list[str]:
     return found
 
 
-def _loaded(ref: ModelRef, files: ModelFiles, found: str) -> ModelRef:
+def _loaded(ref: ModelRef, files: ModelFiles) -> ModelRef:
     """What was loaded, named so that the same is loaded again from any working folder."""
     variant = files.variant if files.variant is not None else ref.variant
-    return from_anywhere(replace(ref, fingerprint=found, variant=variant))
+    return from_anywhere(replace(ref, variant=variant))
 
 
 def _load(load: Callable[[], T], files: ModelFiles) -> T:

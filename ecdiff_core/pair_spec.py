@@ -23,6 +23,7 @@ class ModelRef:
         variant: of the weight files: ``fp16`` or another, None for the plain ones, or ``auto``.
         subfolder: of the repository or folder, where the model lies in one.
         config: diffusers folder or hub id whose config files a checkpoint file goes by.
+        tensors: digest of the denoiser in memory (``tensor_digest``), in the dtype that it is sampled in.
     """
 
     id: str
@@ -31,6 +32,7 @@ class ModelRef:
     variant: str | None = AUTO
     subfolder: str | None = None
     config: str | None = None
+    tensors: str | None = None
 
     def __post_init__(self) -> None:
         _check_printable("a model's id", self.id)
@@ -82,6 +84,11 @@ class PairSpec:
     def lora_on(self, side: Side) -> list[Lora]:
         """The adapters of one side."""
         return [lora for lora in self.lora if lora.on in (side, "both")]
+
+    @property
+    def has_optional_keys(self) -> bool:
+        """Whether there is more to write than ids, revisions and fingerprints."""
+        return bool(self.lora) or any(len(_tree(ref)) > len(_ALWAYS) for ref in (self.cloud, self.edge))
 
     def tree(self) -> dict[str, Any]:
         """As nested mappings, without the optional keys that say nothing."""

@@ -86,6 +86,21 @@ class ECDiffParams:
             return self.p or 0
         return next((i for i, step in enumerate(self.schedule) if step != i), len(self.schedule))
 
+    def scaled(self, num_steps: int, wanted: int) -> ECDiffParams:
+        """For another number of steps T: p, s or the schedule in proportion, k and alpha as they are.
+
+        >>> ECDiffParams(p=7, k=2, alpha=0.3, s=34).scaled(50, 25)
+        ECDiffParams(p=4, k=2, alpha=0.3, s=17, schedule=None)
+        """
+        factor = wanted / num_steps
+        s = round(self.s * factor)
+        if self.schedule is not None:
+            begin = range(min(LEAST_P, self.warm_up, wanted))
+            steps = {*begin, *(min(round(step * factor), wanted - 1) for step in self.schedule)}
+            return ECDiffParams.scheduled(sorted(steps), self.alpha, s)
+        p = min(max(round(self.warm_up * factor), min(LEAST_P, self.warm_up)), wanted)
+        return ECDiffParams(p, self.k if p < wanted else 0, self.alpha, max(s, p))
+
     @classmethod
     def cloud_only(cls, num_steps: int) -> ECDiffParams:
         """The baseline in which the cloud model does every step."""

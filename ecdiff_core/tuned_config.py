@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +16,8 @@ from ecdiff_core.pair_spec import Lora, ModelRef, PairSpec
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest layout; 2 added ``scheduler_config``, ``lora`` and optional keys of a model, files without are 1."""
 
 _COMMENTS = {
     "format_version": "of this file's layout",
@@ -30,6 +31,7 @@ _COMMENTS = {
     "lora": "adapters, in the order in which they are loaded",
     "weight": "factor of the adapter",
     "'on'": "cloud, edge or both",
+    "tensors": "digest of its denoiser in memory, in the dtype below",
     "p": "warm-up steps with real cloud calls",
     "k": "approximated steps between two real cloud calls; 0 is none",
     "schedule": "steps with real cloud calls, in place of p and k",
@@ -45,6 +47,7 @@ _COMMENTS = {
     "dtype": "float32, float16 or bfloat16",
     "handoff": "aligned (after a correcting call) or exact (cut at s)",
     "handoff_adapter": "identity (the paper) or matched (equal signal-to-noise ratio)",
+    "scheduler_config": "the scheduler's settings; another pipeline's are compared with them",
     "estimator": "of approximated steps: gradient (the paper's), reuse, secant, newton2 or edge",
     "quality": "mean SSIM to the cloud's pictures, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
@@ -119,6 +122,8 @@ class Sampling:
         return count_steps(self.scheduler, self.num_inference_steps)
 
 
+_ORDER = ("format_version", "pair", "params", "sampling", "scheduler_config", "score", "provenance")
+"""Of the keys of a file."""
 _NESTED = {
     "pair": PairSpec,
     "params": ECDiffParams,
@@ -132,14 +137,30 @@ _NESTED = {
 
 @dataclass(frozen=True)
 class TunedConfig:
-    """A Table 5 row and where it came from; ``score`` and ``provenance`` may be left out."""
+    """A Table 5 row and where it came from; all but the first three may be left out.
+
+    Args:
+        scheduler_config: the scheduler's settings by name, as ``scheduler_settings.settings_of`` gives them;
+            those that are given must be those of the scheduler in use.
+        format_version: 1, or 2 where it holds what version 1 does not know; follows from the rest.
+
+    Raises:
+        ConfigError: ``scheduler_config`` has a key that is no text.
+    """
 
     pair: PairSpec
     params: ECDiffParams
     sampling: Sampling
     score: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
-    format_version: int = FORMAT_VERSION
+    scheduler_config: Mapping[str, Any] | None = None
+    format_version: int = 1
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.scheduler_config or {}):
+            raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
+        newer = self.scheduler_config is not None or self.pair.has_optional_keys
+        object.__setattr__(self, "format_version", 2 if newer else 1)
 
     def plan(self) -> Plan:
         """What every step does.
@@ -151,10 +172,20 @@ class TunedConfig:
         estimator = get_estimator(sampling.estimator)
         return plan(self.params, sampling.num_steps, sampling.handoff, estimator)
 
+    def scaled(self, num_inference_steps: int) -> TunedConfig:
+        """For another number of steps, in the same proportions; without scores, which do not hold for it.
+
+        Raises:
+            ParamsError: num_inference_steps < 1.
+        """
+        sampling = replace(self.sampling, num_inference_steps=num_inference_steps)
+        params = self.params.scaled(self.sampling.num_steps, sampling.num_steps)
+        return replace(self, params=params, sampling=sampling, score=None, provenance=None)
+
     def to_yaml(self) -> str:
         """The YAML text, every key with its comment."""
-        tree = {"format_version": self.format_version, **asdict(self), "pair": self.pair.tree()}
-        tree = {key: value for key, value in tree.items() if value is not None}
+        found = {**asdict(self), "pair": self.pair.tree()}
+        tree = {key: found[key] for key in _ORDER if found[key] is not None}
         tree["params"] = {key: value for key, value in tree["params"].items() if value is not None}
         return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
 

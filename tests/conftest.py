@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries read it: a test that downloads fails at once
+os.environ["ECDIFF_CACHE"] = ""  # tests leave nothing in the user's folders
 
 import hypothesis
 import pytest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from ecdiff_core.files import write_text
 from ecdiff_core.tuned_config import TunedConfig
@@ -22,7 +23,7 @@ def finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     if len(bench.heldout):
         with bench.spending.part(HELDOUT):
             scores["heldout"] = heldout_scores(bench, winner)
-    config = TunedConfig(config.pair, config.params, config.sampling, scores, config.provenance)
+    config = replace(config, score=scores)
     config.save(bench.path / files.CONFIG)
     write_text(bench.path / files.TABLE5, tables.table5([config]))
     with bench.spending.part("samples"):

@@ -58,7 +58,7 @@ _PLACES = {
     *(
         f"weights.{side}.{key}"
         for side in ("cloud", "edge")
-        for key in ("id", "variant", "subfolder", "config")
+        for key in ("id", "variant", "subfolder", "config", "tensors")
     ),
 }
 """Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""

@@ -29,7 +29,11 @@ SETTLE_SECONDS = 2.0
 _EACH_ITS_OWN = (
     *("device", "pair.cloud", "pair.edge", "calibration.file", "weights.cloud.id", "weights.edge.id"),
     *("pair.lora", "weights.lora", "pair.cloud_config", "pair.edge_config"),
-    *(f"weights.{side}.{key}" for side in ("cloud", "edge") for key in ("variant", "subfolder", "config")),
+    *(
+        f"weights.{side}.{key}"
+        for side in ("cloud", "edge")
+        for key in ("variant", "subfolder", "config", "tensors")
+    ),
     *("search.sampler", "search.storage", "search.study_name"),
 )
 """Settings that workers need not share: the weights' fingerprints and the prompts' digest are what counts."""

@@ -50,7 +50,8 @@ def config_of_choice(
     sampling = replace(
         _sampling(record, old), estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
     )
-    return TunedConfig(pair, candidate.params, sampling, score, provenance)
+    scheduler = None if old is None else old.scheduler_config
+    return TunedConfig(pair, candidate.params, sampling, score, provenance, scheduler)
 
 
 def changed(record: Recorded) -> list[str]:

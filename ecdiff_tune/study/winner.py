@@ -36,7 +36,7 @@ def config_of_winner(bench: Workbench, trial: Trial, trials: Iterable[Trial] = (
     adapter = pipe.sampling.handoff_adapter if trial.stage == 1 else candidate.handoff_adapter
     sampling = replace(pipe.sampling, estimator=candidate.estimator, handoff_adapter=adapter)
     score = sections.score_section(trial, w1, seed)
-    return TunedConfig(pipe.pair.spec, candidate.params, sampling, score, provenance)
+    return TunedConfig(pipe.pair.spec, candidate.params, sampling, score, provenance, pipe.scheduler_config)
 
 
 def _source_of_k_and_alpha(settings: Settings, trial: Trial) -> str:

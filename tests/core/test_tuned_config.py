@@ -19,6 +19,7 @@ from ecdiff_core.tuned_config import FORMAT_VERSION
 from ecdiff_tune.config_folder import config_folder
 
 GOLDEN = Path(__file__).parent / "data" / "v1.yaml"
+GOLDEN_2 = Path(__file__).parent / "data" / "v2.yaml"
 MINIMAL = """
 format_version: 1
 pair:
@@ -147,9 +148,41 @@ def test_golden_v1_loads_forever() -> None:
     assert config.format_version == 1
 
 
+def test_golden_v2_loads_forever() -> None:
+    config = TunedConfig.load(GOLDEN_2)
+    assert config.format_version == 2
+    assert (config.pair.cloud.tensors, config.pair.edge.tensors) == ("9d7c0a4be1f25386", "41b8e60d2fa3975c")
+    assert config.pair.edge.fingerprint is None
+    assert config.params == ECDiffParams(p=8, k=1, alpha=0.5, s=34)
+    assert config.sampling == Sampling(
+        50, "EulerDiscreteScheduler", 5.0, 1024, 1024, dtype="float16", estimator="secant"
+    )
+    assert config.scheduler_config is not None
+    assert len(config.scheduler_config) == 17
+    assert config.scheduler_config["timestep_spacing"] == "leading"
+    assert config.scheduler_config["trained_betas"] is None
+    assert config.score == {"quality": 0.9137}
+
+
+def test_the_version_follows_from_what_a_config_holds() -> None:
+    assert FULL.format_version == 1
+    known = replace(FULL.pair.cloud, tensors="0123456789abcdef")
+    for newer in (
+        replace(FULL, scheduler_config={"timestep_spacing": "trailing"}),
+        replace(FULL, pair=replace(FULL.pair, cloud=known)),
+        replace(FULL, pair=replace(FULL.pair, edge=known)),
+    ):
+        assert newer.format_version == 2
+        assert TunedConfig.from_yaml(newer.to_yaml()) == newer
+        assert newer.to_yaml().startswith("format_version: 2")
+    assert "tensors" not in FULL.to_yaml()
+    assert "scheduler_config" not in FULL.to_yaml()
+
+
 def test_golden_is_what_is_written_today_and_optional_keys() -> None:
-    """Should a key go or change: raise FORMAT_VERSION, keep v1.yaml, and add a golden of the new one."""
-    assert FORMAT_VERSION == 1
+    """Should a key go or change: raise FORMAT_VERSION, keep these files, and add a golden of the new one."""
+    assert FORMAT_VERSION == 2
+    assert TunedConfig.load(GOLDEN_2).to_yaml().splitlines() == GOLDEN_2.read_text("utf-8").splitlines()[1:]
     written = yaml.safe_load(TunedConfig.load(GOLDEN).to_yaml())
     assert written["sampling"].pop("use_dynamic_cfg") is False
     assert written == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
@@ -175,10 +208,10 @@ def test_what_is_no_truth_value(value: object) -> None:
         ("pair.edge.id", ..., r"missing pair\.edge\.id"),
         ("params.alpha", ..., r"missing params\.alpha"),
         # versions
-        ("format_version", ..., r"format_version 1 or an older one, got None"),
-        ("format_version", 2, r"format_version 1 or an older one, got 2.*newer ecdiff"),
-        ("format_version", 0, r"format_version 1 or an older one, got 0"),
-        ("format_version", "1", r"format_version 1 or an older one, got '1'"),
+        ("format_version", ..., r"format_version 2 or an older one, got None"),
+        ("format_version", 3, r"format_version 2 or an older one, got 3.*newer ecdiff"),
+        ("format_version", 0, r"format_version 2 or an older one, got 0"),
+        ("format_version", "1", r"format_version 2 or an older one, got '1'"),
         ("format_version", True, r"format_version"),
         # types
         ("params.p", 7.5, r"params\.p to be a whole number or null, got 7\.5"),

@@ -11,9 +11,12 @@ from statistics import fmean
 
 import pandas as pd
 import pytest
+from diffusers import DDIMScheduler
 from PIL import Image
 
+from ecdiff_core import apply_ecdiff, remove_ecdiff
 from ecdiff_core.__main__ import main as ecdiff
+from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
 from ecdiff_tune import files
@@ -25,6 +28,7 @@ from ecdiff_tune.search.base import Context, Result
 from ecdiff_tune.search.spaces import Stage1Space
 from ecdiff_tune.study.folder import StudyError
 
+from ...hooking import load
 from ..studies import ROUNDED, STEPS, WRITTEN, Outcome, Study, best_row, one_line
 
 COLUMNS = [
@@ -170,8 +174,23 @@ def test_ecdiff_yaml_is_the_best_of_stage_2(done: Study) -> None:
     assert widths["objective"] == pytest.approx(0.3 * widths["quality"], abs=3 * ROUNDED)
     assert config.pair.cloud.fingerprint
     assert config.pair.edge.fingerprint
+    assert config.pair.cloud.tensors != config.pair.edge.tensors
+    assert config.scheduler_config is not None
+    assert config.scheduler_config["timestep_spacing"] == "leading"
     assert config.provenance is not None
     assert config.provenance["calibration"]["num_prompts"] == 3
+
+
+def test_the_hook_knows_what_was_tuned(done: Study) -> None:
+    config = done.config()
+    cloud, edge = load(Path(config.pair.cloud.id)), load(Path(config.pair.edge.id))
+    assert apply_ecdiff(cloud, done.folder / files.CONFIG, edge=edge) is cloud
+    remove_ecdiff(cloud)
+    with pytest.raises(PairError, match="cloud and edge are swapped"):
+        apply_ecdiff(edge, config, edge=cloud.unet)
+    cloud.scheduler = DDIMScheduler.from_config(cloud.scheduler.config, timestep_spacing="trailing")
+    with pytest.raises(ParamsError, match="timestep_spacing is 'trailing', tuned with 'leading'"):
+        apply_ecdiff(cloud, config, edge=edge)
 
 
 def test_heldout_scores_are_of_other_prompts(done: Study) -> None:
