@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,10 +109,13 @@ class StudyFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
         if [path.name for path in self.path.iterdir()] == [".lock"]:  # the command failed before it began
-            (self.path / ".lock").unlink()
-            self.path.rmdir()
+            # Before the release: afterwards the file may be another's lock. Who gets this one sees that it has
+            # no name any more.
+            with suppress(OSError):
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
+        self._lock.release()
 
     def claim(self, spec: PairSpec, prompts_digest: str, device: str) -> str:
         """Bind the folder to these settings, weights, prompts and device; the date when it was first bound.
