@@ -110,8 +110,8 @@ class StudyFolder:
 
     def __exit__(self, *_: object) -> None:
         if [path.name for path in self.path.iterdir()] == [".lock"]:  # the command failed before it began
-            # Before the release: afterwards the file may be another's lock. Who gets this one sees that it has
-            # no name any more.
+            # Before the release: afterwards the file may be another's lock. Who gets this one sees that it is
+            # no longer there.
             with suppress(OSError):
                 (self.path / ".lock").unlink()
                 self.path.rmdir()
@@ -170,7 +170,7 @@ def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, An
     if found:
         raise StudyError(
             f"The study in {path} has other settings ({'; '.join(found)}). "
-            "Choose another study=NAME, or resume=false to set this one aside."
+            "Leave them as they were, or tune with another study=NAME, or resume=false to set this one aside."
         )
 
 
