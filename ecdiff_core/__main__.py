@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser(
         "generate",
         help="write one PNG or MP4 a prompt",
-        description="Write one PNG a prompt; of video models, one MP4 and its story as JSON.",
+        description="Write one PNG a prompt, named by its seed; of video models, one MP4 and its story as "
+        "JSON. Nothing is overwritten: a name that is taken gets -2, -3, … after the seed.",
     )
     add = generate.add_argument
     add("--config", required=True, metavar="YAML", help="tuned config, as `ecdiff-tune` writes it")
@@ -83,20 +84,29 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 def _save(
     output: ECDiffOutput, pipe: ECDiffPipeline, prompts: list[str], seeds: list[int], args: argparse.Namespace
 ) -> None:
-    """Files named by seed, each with what it takes to make it again in or beside it."""
+    """Files named by seed, each with what it takes to make it again in or beside it; none is overwritten."""
     video = pipe.pair.family.media == "video"
     for image, prompt, seed in zip(output.images, prompts, seeds, strict=True):
         story = {"prompt": prompt, "seed": str(seed), "mode": args.mode, "plan": output.plan.schedule}
         if args.negative_prompt:
             story["negative_prompt"] = args.negative_prompt
         story["config"] = pipe.config.to_yaml()
-        path = args.out / f"{seed:05d}.{'mp4' if video else 'png'}"
+        path = _free(args.out / f"{seed:05d}.{'mp4' if video else 'png'}")
         if video:
             write_text(path.with_suffix(".json"), json.dumps(story, indent=2, ensure_ascii=False) + "\n")
             save_mp4(path, image, args.fps)
         else:
             _save_png(path, image, story)
         print(f"{path}  {prompt}", flush=True)
+
+
+def _free(path: Path) -> Path:
+    """The path, with ``-2``, ``-3``, … after its stem where there is such a file, or such a video's story."""
+    stem, number = path.stem, 1
+    while path.exists() or (path.suffix == ".mp4" and path.with_suffix(".json").exists()):
+        number += 1
+        path = path.with_stem(f"{stem}-{number}")
+    return path
 
 
 def _save_png(path: Path, image: Image, story: dict[str, str]) -> None:

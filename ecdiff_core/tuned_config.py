@@ -17,7 +17,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 
 FORMAT_VERSION = 2
-"""The newest layout; 2 added ``scheduler_config``, ``lora`` and optional keys of a model, files without are 1."""
+"""The newest layout; 2 added ``scheduler_config``, ``lora`` and optional keys of a model."""
 
 _COMMENTS = {
     "format_version": "of this file's layout",

@@ -10,7 +10,7 @@ from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_tune.commands import COMMANDS
-from ecdiff_tune.commands.arguments import flags_first, paths_quoted
+from ecdiff_tune.commands.arguments import command_first, flags_first, paths_quoted
 from ecdiff_tune.config_folder import config_folder
 
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
@@ -64,7 +64,8 @@ def _run(command: str) -> None:
         begun.append(command)
         try:
             if kind.study == "always" or (kind.study == "if there" and restore.is_known(config)):
-                config = restore.restore(config, HydraConfig.get().overrides.task)
+                overrides = HydraConfig.get().overrides.task
+                config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
             chosen = settings.from_config(config)
             if kind.loads_models:
                 quiet_libraries()
@@ -109,10 +110,8 @@ def _command(arguments: Sequence[str]) -> int:
     if arguments[0] == "--version":
         print(f"ecdiff {__version__}")
         return 0
-    command = next((one for one in arguments if one in COMMANDS), arguments[0])
-    rest = flags_first(
-        paths_quoted([one for i, one in enumerate(arguments) if i != arguments.index(command)])
-    )
+    command, rest = command_first(arguments)
+    rest = flags_first(paths_quoted(rest))
 
     def work() -> None:
         if command not in COMMANDS:

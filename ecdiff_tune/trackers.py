@@ -1,7 +1,8 @@
 """Trials in TensorBoard, W&B or MLflow, for people who watch their experiments there.
 
 None of them is imported unless ``tracking`` names it. A search stage is a run of theirs; a trial that a
-resumed study replays from its ledger is told again.
+resumed study replays from its ledger is told again. Trials end out of order, and trackers drop or misplace
+what goes back: a step is the count of trials that ended, and the trial's number is a value.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ecdiff_core.errors import ECDiffError, nearest
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 NONE = "none"
 PROJECT = "ecdiff"
+State = Literal["finished", "failed", "stopped"]
+"""How a run ended: with a winner, by an error, or because somebody wanted it."""
+PARTIAL = "partial/"
+"""Before the names of what was measured on a part of the prompts alone."""
 
 
 class TrackingError(ECDiffError):
@@ -35,15 +40,15 @@ class Tracker(Protocol):
     def log(self, values: Mapping[str, float], step: int) -> None:
         """What came of a trial."""
 
-    def end(self, winner: Mapping[str, Any] | None) -> None:
-        """The run is over; without a winner if it was stopped."""
+    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
+        """The run is over; without a winner unless it is finished."""
 
 
 class _None:
     def log(self, values: Mapping[str, float], step: int) -> None:
         pass
 
-    def end(self, winner: Mapping[str, Any] | None) -> None:
+    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
         pass
 
 
@@ -60,9 +65,10 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def end(self, winner: Mapping[str, Any] | None) -> None:
+    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
         if winner is not None:
             self._writer.add_text("winner", _as_text(winner))
+        self._writer.add_text("state", state)
         self._writer.close()
 
 
@@ -74,9 +80,10 @@ class _WandB:
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def end(self, winner: Mapping[str, Any] | None) -> None:
-        self._run.summary.update({"winner": dict(winner or {})})
-        self._run.finish()
+    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
+        if winner is not None:
+            self._run.summary.update({"winner": dict(winner)})
+        self._run.finish(exit_code=0 if state == "finished" else 1)
 
 
 class _MLflow:
@@ -89,10 +96,11 @@ class _MLflow:
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._mlflow.log_metrics(dict(values), step=step)
 
-    def end(self, winner: Mapping[str, Any] | None) -> None:
+    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
         if winner is not None:
             self._mlflow.log_dict(dict(winner), "winner.json")
-        self._mlflow.end_run()
+        statuses = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+        self._mlflow.end_run(status=statuses[state])
 
 
 TRACKERS: dict[str, tuple[Callable[[str, Path, Mapping[str, Any]], Tracker], str]] = {
@@ -123,24 +131,26 @@ class Run:
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._winner: dict[str, Any] | None = None
+        self._logged = 0
 
     def trial(self, trial: Trial) -> None:
-        """Tell of a trial that has a score."""
+        """Tell of a trial that has a score; of one that was pruned with what is partial named so."""
         if trial.score is not None:
-            self._tracker.log(values_of(trial), trial.number)
+            self._logged += 1
+            self._tracker.log(values_of(trial), self._logged)
 
     def winner(self, trial: Trial) -> None:
         """Tell of the stage's winner when the run ends."""
         self._winner = {**_config(trial.candidate), **values_of(trial)}
 
-    def end(self) -> None:
+    def end(self, state: State) -> None:
         """The stage is over."""
-        self._tracker.end(self._winner)
+        self._tracker.end(state, self._winner)
 
 
 @contextmanager
 def run(tracking: str, name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
-    """A run from its begin to its end, an interrupted one too.
+    """A run from its begin to its end; one that an error or a person ends is not called finished.
 
     Args:
         tracking: a name of ``TRACKERS``.
@@ -149,10 +159,17 @@ def run(tracking: str, name: str, folder: Path, settings: Mapping[str, Any]) -> 
         settings: of the study, flat.
     """
     made = Run(TRACKERS[tracking][0](name, folder, settings))
+    state: State = "stopped"
     try:
         yield made
+        state = "finished"
+    except BrokenPipeError:  # nobody reads the output any more
+        raise
+    except Exception:
+        state = "failed"
+        raise
     finally:
-        made.end()
+        made.end(state)
 
 
 def values_of(trial: Trial) -> dict[str, float]:
@@ -162,13 +179,16 @@ def values_of(trial: Trial) -> dict[str, float]:
         name: value for name, value in _config(trial.candidate).items() if isinstance(value, int | float)
     }
     scored = {name: value for name, value in asdict(trial.score).items() if value is not None}
+    if trial.discarded:  # efficiency and burden follow from the plan alone
+        scored |= {PARTIAL + name: scored.pop(name) for name in ("quality", "objective")}
     plan = trial.plan
     calls = {
         "cloud_calls": plan.cloud_calls,
         "approximated": plan.approximated,
         "edge_calls": plan.edge_calls,
     }
-    return {**chosen, **calls, **scored, "seconds": trial.seconds}
+    told_of = {"trial": trial.number, "prompts": len(trial.measurements)}
+    return {**told_of, **chosen, **calls, **scored, "seconds": trial.seconds}
 
 
 def _config(candidate: Candidate) -> dict[str, Any]:

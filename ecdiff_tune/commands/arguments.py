@@ -67,3 +67,16 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
         if one in _WITH_VALUE:
             flags += [value for value in [next(left, None)] if value is not None]
     return flags + settings
+
+
+def command_first(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command, and what is left: the first that is neither a flag, nor a flag's value, nor KEY=VALUE;
+    the very first where there is none.
+
+    >>> command_first(["--config-dir", "report", "seed=1", "tune", "study=noise"])
+    ('tune', ['--config-dir', 'report', 'seed=1', 'study=noise'])
+    """
+    values = {i + 1 for i, one in enumerate(arguments) if one in _WITH_VALUE}
+    plain = (i for i, one in enumerate(arguments) if i not in values and not re.match(r"-|[^=]*=", one))
+    place = next(plain, 0)
+    return arguments[place], [*arguments[:place], *arguments[place + 1 :]]

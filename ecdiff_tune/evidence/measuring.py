@@ -123,7 +123,7 @@ class Measuring:
                 f"{names}: up to {cloud:,} cloud and {edge:,} edge calls on {prompts} prompts, "
                 f"about {duration(cloud * paces[0] + edge * paces[1])}"
             )
-        progress.start_task(names, len(self._names))
+        progress.start_task(names, len(self._names), len(self._names) - prompts)
         rows = evaluator.measure(candidates, progress.prompts_done, self._first)
         progress.end_stage()
         return {one.name: found for one, found in zip(methods, rows, strict=True)}

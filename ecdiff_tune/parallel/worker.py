@@ -10,6 +10,7 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from ecdiff_core.errors import ECDiffError
@@ -80,6 +81,11 @@ class Worker:
 
 def serve(ranks: Ranks) -> int:
     """Help until rank 0 ends; its exit status."""
+    with ExitStack() as stores:
+        return _serve(ranks, stores)
+
+
+def _serve(ranks: Ranks, stores: ExitStack) -> int:
     worker: Worker | None = None
     while True:
         message = pickle.loads(ranks.receive(0))
@@ -87,8 +93,10 @@ def serve(ranks: Ranks) -> int:
             return message.status
         try:
             if isinstance(message, Setup):
-                worker = None  # models of an earlier study go first
+                worker = None  # models and states of an earlier study go first
+                stores.close()
                 worker = Worker(message, ranks.rank)
+                stores.enter_context(worker.store)
                 reply = Reply(message.number, worker.pipe.pair.spec)
             else:
                 assert worker is not None

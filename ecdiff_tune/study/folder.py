@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,10 +116,13 @@ class StudyFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
         if [path.name for path in self.path.iterdir()] == [".lock"]:  # the command failed before it began
-            (self.path / ".lock").unlink()
-            self.path.rmdir()
+            # Before the release: afterwards the file may be another's lock. Who gets this one sees that it is
+            # no longer there.
+            with suppress(OSError):
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
+        self._lock.release()
 
     def claim(self, spec: PairSpec, prompts_digest: str, device: str) -> str:
         """Bind the folder to these settings, weights, prompts and device; the date when it was first bound.
@@ -173,7 +177,7 @@ def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, An
     if found:
         raise StudyError(
             f"The study in {path} has other settings ({'; '.join(found)}). "
-            "Choose another study=NAME, or resume=false to set this one aside."
+            "Leave them as they were, or tune with another study=NAME, or resume=false to set this one aside."
         )
 
 

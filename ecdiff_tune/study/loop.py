@@ -154,7 +154,8 @@ def run(
     best: Trial | None = None
     while not search.done:
         ask = search.ask()
-        progress.start_trials(stage, numbers.get(ask.candidates[0], len(numbers) + 1), ask)
+        number = numbers.get(ask.candidates[0], len(numbers) + 1)
+        progress.start_trials(stage, number, ask, evaluator.missing(ask.candidates, ask.prompts))
         found = evaluator.measure(ask.candidates, progress.prompts_done, ask.prompts)
         results = []
         for candidate, measured in zip(ask.candidates, found, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -24,8 +23,6 @@ SOME_PAIR = "sd14_bksdm_small"
 """Whose row stands for pairs that are not the paper's."""
 COMMON = "common"
 """The study's user attribute that tells what all workers go by."""
-SETTLE_SECONDS = 2.0
-"""After which a worker has heard of others that began at the same moment."""
 _EACH_ITS_OWN = (
     *("device", "pair.cloud", "pair.edge", "calibration.file", "weights.cloud.id", "weights.edge.id"),
     *("pair.lora", "weights.lora", "pair.cloud_config", "pair.edge_config"),
@@ -69,7 +66,7 @@ def agree(
 ) -> LatencyProfile:
     """The latency profile that all workers of the Optuna study go by, so that their objectives compare.
 
-    The first worker's. Of several that begin at the same moment the last to say so is heard by all.
+    The first worker's; others that begin meanwhile wait for it.
 
     Args:
         bound: the settings that this worker's folder is bound to, which must be those of the others.
@@ -79,13 +76,19 @@ def agree(
         SearchError: the Optuna study belongs to other settings.
     """
     from ecdiff_tune.search.optuna_study import open_study  # an optional dependency
+    from ecdiff_tune.search.optuna_workers import once
 
     options = _study_options(settings)
     study = open_study(options)
     mine = {key: value for key, value in bound.items() if key not in _EACH_ITS_OWN}
+
+    def common_to_all() -> dict[str, Any]:
+        return {"settings": mine, "latency": asdict(profile())}
+
     if COMMON not in study.user_attrs:
-        study.set_user_attr(COMMON, {"settings": mine, "latency": asdict(profile())})
-        time.sleep(SETTLE_SECONDS)
+        name = f"{options.study_name} {COMMON}"
+        turns = open_study(replace(options, study_name=name, objectives=OptunaOptions().objectives))
+        study.set_user_attr(COMMON, once(turns, options.worker, common_to_all))  # the same, whoever sets it
     common = study.user_attrs[COMMON]
     if found := differences(common["settings"], mine):
         raise SearchError(
@@ -93,6 +96,26 @@ def agree(
             "another search.study_name."
         )
     return LatencyProfile.of(common["latency"])
+
+
+def refuse_another_start(settings: Settings) -> None:
+    """See that ``resume=false`` begins anew: an Optuna study outside the folder cannot be set aside with it.
+
+    Raises:
+        SearchError: the study is there, or the storage cannot be used.
+    """
+    if settings.resume or not settings.has_workers:
+        return
+    from ecdiff_tune.search.optuna_study import study_names  # an optional dependency
+
+    options = _study_options(settings)
+    name = options.study_name
+    if any(one == name or one.startswith(f"{name} stage ") for one in study_names(options)):
+        raise SearchError(
+            f"resume=false would go on with the Optuna study {name} in {options.storage}, which other "
+            "workers may be using. Choose another search.study_name=NAME, or leave out resume=false to go on "
+            "with it."
+        )
 
 
 def papers_params(settings: Settings) -> ECDiffParams:

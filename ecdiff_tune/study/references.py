@@ -45,7 +45,9 @@ def make_reference(
         if missing:
             seconds = cloud * profile.cloud_call.median + edge * profile.edge_call.median
             progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
-        progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
+        progress.start_task(
+            f"{what} (cloud's and edge's pictures)", len(prompts), len(prompts) - len(missing)
+        )
         return reference.make(
             pipe,
             prompts,
@@ -81,5 +83,6 @@ def make_edge_along(
     if missing:
         cloud, edge = along.missing_calls(adapter)
         progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
-        progress.start_task("edge along the cloud's trajectory", len(along.prompts.keys[: along.first]))
+        whole = len(along.prompts.keys[: along.first])
+        progress.start_task("edge along the cloud's trajectory", whole, whole - len(missing))
     return along.make(adapter, batches, progress.prompts_done if missing else lambda _: None)

@@ -17,21 +17,24 @@ from ecdiff_tune.study.folder import differences, flat, read_state
 
 GROUPS = ("pair", "search", "calibration", "objective", "link")
 _FREE = (
-    *("objective.", "link.", "rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors."),
+    *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors."),
     *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
 )
 """Beginnings of settings that may be others than the study's: no measurement depends on them."""
+_SCORING = ("objective.", "link.")
+"""Of those that may be others where old measurements are scored anew."""
 
 
-def restore(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = True) -> DictConfig:
     """The config with the settings of the study that it names, where ``overrides`` give no others.
 
     Args:
         config: composed by Hydra.
         overrides: of the command line, of which those that the measurements depend on must be the study's.
+        scores_anew: the command takes other weights and another link than the study's.
 
     Raises:
-        SettingsError: there is no such study, or an override would need new measurements.
+        SettingsError: there is no such study, or an override would make it another one.
     """
     if OmegaConf.is_missing(config.pair, "name"):
         return config
@@ -43,7 +46,8 @@ def restore(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for key, value in own.items():
         if key not in given or key in missing:
             OmegaConf.update(config, key, value)
-    wanted = {key: OmegaConf.select(config, key) for key in given if not key.startswith(_FREE)}
+    free = (*_FREE, *_SCORING) if scores_anew else _FREE
+    wanted = {key: OmegaConf.select(config, key) for key in given if not key.startswith(free)}
     wanted = flat({key: _plain(value) for key, value in wanted.items()})
     _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
     return config
@@ -83,8 +87,14 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse(found: Sequence[str]) -> None:
-    if found:
+    if not found:
+        return
+    if all(one.startswith(_SCORING) for one in found):
         raise SettingsError(
-            f"These settings need new measurements ({'; '.join(found)}), and this command takes the study "
-            "as it is. Leave them out, or tune another study=NAME with them."
+            f"This command takes the study as it was scored ({'; '.join(found)}). Leave them out; rerank and "
+            "pareto score what was measured by others."
         )
+    raise SettingsError(
+        f"These settings need new measurements ({'; '.join(found)}), and this command takes the study "
+        "as it is. Leave them out, or tune another study=NAME with them."
+    )

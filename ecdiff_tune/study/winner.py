@@ -48,7 +48,8 @@ def _source_of_k_and_alpha(settings: Settings, trial: Trial) -> str:
 def heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:
     """The winner's scores on the held-out set, None where a picture could not be made."""
     evaluator = bench.heldout_evaluator()
-    bench.progress.start_task("winner on held-out prompts", len(bench.heldout))
+    known = len(bench.heldout) - evaluator.missing([winner.candidate])
+    bench.progress.start_task("winner on held-out prompts", len(bench.heldout), known)
     (measured,) = evaluator.measure([winner.candidate], bench.progress.prompts_done)
     score = bench.scorer().score(winner.plan, tuple(measured), with_burden=True)
     bench.progress.end_stage()

@@ -32,6 +32,7 @@ from ecdiff_tune.study.common import load_pipe, reference_folder, state_folder, 
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Scorer
 from ecdiff_tune.study.machine import batch_size_of, latency_profile
+from ecdiff_tune.study.optuna_setup import refuse_another_start
 from ecdiff_tune.study.progress import Progress
 from ecdiff_tune.study.references import make_edge_along, make_reference
 from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
@@ -165,6 +166,7 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
         pipe = load_pipe(settings)
         spec = pipe.pair.spec
         crew.check(spec)
+        refuse_another_start(settings)
         created = folder.claim(spec, prompts.digest, str(pipe.device))
         progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
         if (folder.path / files.LEDGER).is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,10 @@ def begin(name: str, steps: int) -> SamplerState:
     return start(latents * scheduler.init_noise_sigma, scheduler, asked)
 
 
+SMALL = (plan(ECDiffParams(3, 2, 0.3, 8), 10), cloud, edge, noise.get_estimator("gradient"), 0.3)
+"""What a saved state goes on with."""
+
+
 @given(
     name=st.sampled_from(SCHEDULERS),
     estimator=st.sampled_from(sorted(noise.ESTIMATORS)),
@@ -78,6 +83,19 @@ def test_a_forgotten_history_would_show() -> None:
     half.scheduler.model_outputs = [None, None]
     half.scheduler.lower_order_nums = 0
     assert not torch.equal(advance(half, *loop).latents, advance(begun, *loop).latents)
+
+
+def half_way() -> SamplerState:
+    """What ``data/state_v1.pt`` holds, by ``to_bytes``: amid approximated steps, with two histories."""
+    return advance(begin("DPMSolverMultistepScheduler", 10), *SMALL, until=4)
+
+
+def test_version_1_loads_forever() -> None:
+    kept = from_bytes((Path(__file__).parent / "data" / "state_v1.pt").read_bytes())
+    assert kept.step == 4
+    torch.testing.assert_close(kept.latents, half_way().latents)
+    torch.testing.assert_close(kept.noise.delta, half_way().noise.delta)
+    torch.testing.assert_close(advance(kept, *SMALL).latents, advance(half_way(), *SMALL).latents)
 
 
 def test_dtypes_stay() -> None:

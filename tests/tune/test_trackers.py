@@ -15,6 +15,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
 from ecdiff_tune import trackers
 from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Score
 from ecdiff_tune.study.loop import Trial
 
@@ -23,6 +24,8 @@ from .studies import Study, one_line
 PARAMS = ECDiffParams(3, 2, 0.3, 9)
 SETTINGS = {"seed": 0, "search.k": [1, 2]}
 EXPECTED = {
+    "trial": 4,
+    "prompts": 2,
     "p": 3,
     "k": 2,
     "alpha": 0.3,
@@ -37,18 +40,28 @@ EXPECTED = {
 }
 
 
-def trial(number: int, score: Score | None) -> Trial:
-    return Trial(1, number, Candidate(PARAMS), plan(PARAMS, 12), (), 0.2, score)
+def trial(number: int, score: Score | None, discarded: str = "") -> Trial:
+    measured = (Measurement(0.9, 30.0, 0.1),) * (1 if discarded else 2)
+    return Trial(1, number, Candidate(PARAMS), plan(PARAMS, 12), measured, 0.2, score, discarded)
 
 
-GOOD = trial(1, Score(0.9, 0.5, None, 0.42))
+GOOD = trial(4, Score(0.9, 0.5, None, 0.42))
+PRUNED = trial(1, Score(0.8, 0.5, None, 0.32), "race after 1 prompts")
+PARTLY = {
+    **{name: value for name, value in EXPECTED.items() if name not in ("quality", "objective")},
+    "trial": 1,
+    "prompts": 1,
+    "partial/quality": 0.8,
+    "partial/objective": 0.32,
+}
 
 
 def told(tracking: str, folder: Path) -> None:
-    """A run of two trials, one without a score."""
+    """A run of three trials that end out of order: the best, one without a score, one that is pruned."""
     with trackers.run(tracking, "tiny/default/stage 1", folder, SETTINGS) as run:
         run.trial(GOOD)
         run.trial(trial(2, None))
+        run.trial(PRUNED)
         run.winner(GOOD)
 
 
@@ -77,8 +90,9 @@ def test_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert heard == [
         ("init", settings),
         ("log", EXPECTED, {"step": 1}),
+        ("log", PARTLY, {"step": 2}),
         ("update", {"winner": winner}, {}),
-        ("finish", {}),
+        ("finish", {"exit_code": 0}),
     ]
 
 
@@ -87,10 +101,15 @@ def test_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     names = ("set_experiment", "start_run", "log_dict", "log_metrics", "end_run")
     monkeypatch.setitem(sys.modules, "mlflow", heard.module(*names))
     told("mlflow", tmp_path)
-    assert [name for name, *_ in heard] == [*names[:3], "log_metrics", "log_dict", "end_run"]
+    assert [name for name, *_ in heard] == [
+        *names[:3],
+        *("log_metrics", "log_metrics", "log_dict", "end_run"),
+    ]
     assert heard[1] == ("start_run", {"run_name": "tiny/default/stage 1"})
     assert heard[3] == ("log_metrics", EXPECTED, {"step": 1})
-    assert heard[4][2] == "winner.json"
+    assert heard[4] == ("log_metrics", PARTLY, {"step": 2})
+    assert heard[5][2] == "winner.json"
+    assert heard[6] == ("end_run", {"status": "FINISHED"})
 
 
 def test_tensorboard(tmp_path: Path) -> None:
@@ -99,22 +118,30 @@ def test_tensorboard(tmp_path: Path) -> None:
 
     told("tensorboard", tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "stage 1")).Reload()
-    assert set(events.Tags()["scalars"]) == set(EXPECTED)
+    assert set(events.Tags()["scalars"]) == {*EXPECTED, *PARTLY}
+    assert [one.step for one in events.Scalars("trial")] == [1, 2]
     (one,) = events.Scalars("quality")
     assert (one.step, one.value) == (1, pytest.approx(0.9))
 
 
-def test_a_stopped_run_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt, "KILLED"), (BrokenPipeError, "KILLED"), (ZeroDivisionError, "FAILED")],
+)
+def test_a_run_that_an_error_ends_is_not_finished(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[BaseException], status: str
+) -> None:
     heard = Heard()
-    monkeypatch.setitem(
-        sys.modules, "mlflow", heard.module("set_experiment", "start_run", "log_dict", "end_run")
-    )
-    with (
-        pytest.raises(KeyboardInterrupt),
-        trackers.run("mlflow", "tiny/default/stage 1", tmp_path, SETTINGS),
-    ):
-        raise KeyboardInterrupt
-    assert [name for name, *_ in heard][-1] == "end_run"
+    run = heard.module("finish", summary=heard.module("update"))
+    modules = {
+        "mlflow": heard.module("set_experiment", "start_run", "log_dict", "end_run"),
+        "wandb": SimpleNamespace(init=lambda **_: run),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+        with pytest.raises(error), trackers.run(name, "tiny/default/stage 1", tmp_path, SETTINGS):
+            raise error
+    assert heard[-2:] == [("end_run", {"status": status}), ("finish", {"exit_code": 1})]
 
 
 def test_a_whole_tune_is_told(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,9 +157,10 @@ def test_a_whole_tune_is_told(done: Study, tmp_path: Path, monkeypatch: pytest.M
     runs = [one[-1]["run_name"] for one in heard if one[0] == "start_run"]
     assert runs == ["tiny/default/stage 1", "tiny/default/stage 2"]
     trials = again.trials()
-    logged = [(one[-1]["step"], one[1]["objective"]) for one in heard if one[0] == "log_metrics"]
-    assert [step for step, _ in logged] == trials["trial"].tolist()
-    assert [value for _, value in logged] == pytest.approx(trials["objective"].tolist())
+    logged = [one for one in heard if one[0] == "log_metrics"]
+    assert [one[1]["trial"] for one in logged] == trials["trial"].tolist()
+    assert [one[-1]["step"] for one in logged] == trials["trial"].tolist()  # here they end in order
+    assert [one[1]["objective"] for one in logged] == pytest.approx(trials["objective"].tolist())
 
 
 def test_what_is_refused(study: Study) -> None:

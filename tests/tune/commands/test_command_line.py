@@ -48,6 +48,7 @@ def test_cfg_job(command: Command, tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["tun"], "Unknown command 'tun': choose from .*tune.* \\(did you mean tune\\?\\)"),
+        (["tun", "report"], "Unknown command 'tun': .* \\(did you mean tune\\?\\)"),
         (
             ["tune", "pair=shapse"],
             "Unknown pair 'shapse': .* \\(did you mean shapes\\?\\)",
@@ -67,6 +68,15 @@ def test_cfg_job(command: Command, tmp_path: Path) -> None:
 def test_mistyped(command: Command, tmp_path: Path, arguments: list[str], told: str) -> None:
     outcome = command(*arguments, *([] if arguments == ["tun"] else [f"output_dir={tmp_path}"]))
     assert re.search(told, one_line(outcome))
+
+
+def test_a_flag_s_value_is_no_command(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    for arguments in (["--cfg", "job", "--config-dir", str(folder), "tune"], ["tune", "--cfg", "job"]):
+        outcome = command(*arguments, f"output_dir={tmp_path}")
+        assert outcome.status == 0, outcome
+        assert "seed: 0" in outcome.out.splitlines()
 
 
 def test_an_output_folder_that_cannot_be_written(study: Study, tmp_path: Path) -> None:

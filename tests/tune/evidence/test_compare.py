@@ -211,6 +211,11 @@ def test_the_best_schedule_of_another_study(compared: tuple[Study, Outcome], tmp
         (["compare.methods=[]"], "Expected compare.methods to hold different methods"),
         (["compare.timed_prompts=0"], "Expected compare.timed_prompts >= 1, got 0"),
         (["search.k=[3]"], "These settings need new measurements"),
+        (
+            ["objective.w1=0.5", "link.mbps=100"],
+            r"as it was scored \(link\.mbps 18\.88 -> 100\.0; objective\.w1 0\.3 -> 0\.5\)\. Leave them out; "
+            "rerank and pareto score",
+        ),
     ],
 )
 def test_refusals(done: Study, more: list[str], told: str) -> None:

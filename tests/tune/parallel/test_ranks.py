@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import wraps
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +27,11 @@ from ecdiff_core.errors import NonFiniteLatentsError
 from ecdiff_tune import reference
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.ledger import Ledger
+from ecdiff_tune.parallel import worker
 from ecdiff_tune.parallel.crew import Crew
+from ecdiff_tune.parallel.ranks import RankError
 from ecdiff_tune.settings import Settings
+from ecdiff_tune.state_store import StateStore
 
 from ..studies import Outcome, Study
 
@@ -336,3 +341,37 @@ def test_one_process_has_no_workers() -> None:
     said: list[str] = []
     batches = crew.batches(4, said.append)
     assert [[*rows] for rows, _ in batches.over([0, 1, 3, 4, 9], len)] == [[0, 1, 3], [4], [9]]
+
+
+def test_a_worker_s_states_go_with_its_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Loaded:
+        """A worker that has kept a state in a file."""
+
+        def __init__(self, setup: worker.Setup, rank: int) -> None:
+            assert not list(tmp_path.iterdir()), "what the study before has kept is gone"
+            self.pipe = SimpleNamespace(pair=SimpleNamespace(spec=None))
+            folder = tmp_path / str(setup.number)
+            self.store = StateStore(folder, 0)
+            folder.mkdir()
+            (folder / "state").touch()
+
+    class Messages:
+        """Of a rank 0 that dies."""
+
+        rank = 1
+
+        def __init__(self) -> None:
+            self.left = [worker.Setup(i, Settings(), None, None) for i in (1, 2)]  # type: ignore[arg-type]
+
+        def receive(self, _: int) -> bytes:
+            if not self.left:
+                raise RankError("gone")
+            return pickle.dumps(self.left.pop(0))
+
+        def send(self, _: int, data: bytes) -> None:
+            assert pickle.loads(data).error is None
+
+    monkeypatch.setattr(worker, "Worker", Loaded)
+    with pytest.raises(RankError, match="gone"):
+        worker.serve(Messages())  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

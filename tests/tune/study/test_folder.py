@@ -63,6 +63,25 @@ def test_the_lock_goes_with_an_error(settings: Settings) -> None:
     claim(settings)
 
 
+def test_an_empty_folder_goes_without_taking_another_s_lock(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process gets the lock in the very moment in which the first one lets go."""
+    first, second = StudyFolder(settings), list[StudyFolder]()
+    release = first._lock.release
+
+    def released() -> None:
+        release()
+        second.append(StudyFolder(settings))
+
+    monkeypatch.setattr(first._lock, "release", released)
+    first.__exit__()
+    with pytest.raises(StudyError, match="Another process works on"):
+        StudyFolder(settings)
+    second[0].__exit__()
+    assert not second[0].path.exists()
+
+
 def test_the_same_settings_go_on(settings: Settings, tmp_path: Path) -> None:
     created = claim(settings)
     state = (tmp_path / "tiny" / "default" / "study.json").read_bytes()

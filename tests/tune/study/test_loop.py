@@ -44,6 +44,9 @@ class Measured:
     def plan(self, candidate: Candidate) -> Plan:
         return plan(candidate.params, 12)
 
+    def missing(self, candidates: list[Candidate], first: int | None) -> int:
+        return 2
+
     def measure(
         self, candidates: list[Candidate], on_prompts: Callable[[int], None], first: int | None
     ) -> list[list[Measurement]]:

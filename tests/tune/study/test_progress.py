@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.search.base import Ask
+from ecdiff_tune.study import progress as progress_module
 from ecdiff_tune.study import recorded
 from ecdiff_tune.study.progress import Progress
 
@@ -50,3 +52,25 @@ def test_the_best_so_far_keeps_the_limits(
     assert first.endswith("no winner yet")
     assert f"best p={second.candidate.params.p} k={second.candidate.params.k}" in last
     assert "left" not in first + last
+
+
+def test_the_time_left_goes_by_what_was_measured_now(
+    tmp_path: Path,
+    latency: LatencyProfile,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = RecordedStudy(tmp_path, latency).write()
+    trials = recorded.load(study.folder, study.settings, lambda _: None).trials
+    now = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    # Two trials come from the ledger, one lacks half of its prompts, one all of them.
+    takes = [(0, 0.0), (0, 0.0), (2, 30.0), (4, 60.0)]
+    with Progress() as progress:
+        progress.start_stage("joint", 10, 4)
+        for number, (trial, (missing, seconds)) in enumerate(zip(trials, takes, strict=False), start=1):
+            progress.start_trials("joint", number, Ask((trial.candidate,)), missing)
+            now[0] += seconds
+            progress.end_trial(replace(trial, number=number))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(", up to about ")[2] for line in lines] == ["", "", "7.0 min left", "6.0 min left"]
