@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 _PATHS = {
-    *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "rerank.latency"),
+    *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "latency", "rerank.latency"),
     *("metrics.clip", "metrics.lpips_weights", "search.storage", "search.artifacts"),
     *("compare.schedule", "errors.config"),
 }

@@ -7,6 +7,8 @@ from typing import Any
 
 AUTO = "auto"
 """For ``params.p`` and ``batch_size``: found from the pair."""
+LATENCIES = ("profile", "wallclock")
+"""What ``latency`` takes beside the path of a latency.json."""
 
 
 @dataclass

@@ -29,7 +29,7 @@ def config_of_choice(
     if rows is not None:
         held = record.scorer.score(chosen.plan, rows, with_burden=True)
         score["heldout"] = sections.heldout_section(held, rows, record.heldout, w1, seed)
-    source = "profile" if settings.rerank.latency is None else settings.rerank.latency
+    own_source = "profile" if settings.latency == "wallclock" else settings.latency
     measured = (old.provenance or {}) if old else {}
     provenance = {
         "study": settings.study,
@@ -38,7 +38,7 @@ def config_of_choice(
         "created": record.created,
         "calibration": sections.calibration_section(settings, record.prompts),
         "objective": sections.objective_section(settings),
-        "latency": sections.latency_section(source, record.latency),
+        "latency": sections.latency_section(settings.rerank.latency or own_source, record.latency),
         **{name: measured[name] for name in ("device", "versions") if name in measured},
         "tied": sections.tied_section(chosen, among, w1, seed),
     }

@@ -31,7 +31,7 @@ from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study.common import load_pipe, reference_folder, state_folder, states_bytes, thumbnails
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Scorer
-from ecdiff_tune.study.machine import batch_size_of, latency_profile
+from ecdiff_tune.study.machine import batch_size_of, given_profile, latency_profile
 from ecdiff_tune.study.progress import Progress
 from ecdiff_tune.study.references import make_edge_along, make_reference
 from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
@@ -160,7 +160,7 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
     prompts, heldout = calibration.load(settings)
     begun = StudyFolder.of_worker(settings) if as_worker else StudyFolder(settings)
     with begun as folder, Progress() as progress:
-        settings = folder.settings
+        settings, given = folder.settings, given_profile(folder)
         crew = Crew(settings, prompts, heldout)
         pipe = load_pipe(settings)
         spec = pipe.pair.spec
@@ -173,7 +173,7 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
             progress.say(f"note: {note}")
         spending = Spending(folder.path / files.CALLS)
         with spending.part("latency"):
-            profile = latency_profile(folder, pipe, progress, spending.calls)
+            profile = latency_profile(folder, pipe, given, progress, spending.calls)
         where = reference_folder(settings, pipe)
         timed = settings.latency == "wallclock"
         with spending.part("batch size"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from dataclasses import replace
@@ -15,12 +16,14 @@ from ecdiff_core import noise
 from ecdiff_core.noise import Alpha, NoiseState
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune import latency as latency_module
+from ecdiff_tune.conditions import Conditions
+from ecdiff_tune.latency import LatencyProfile, Timing
 from ecdiff_tune.report import pictures
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study import workbench
 
-from ..studies import ROUNDED, STEPS, Study, best_row
+from ..studies import ROUNDED, STEPS, Study, best_row, one_line
 
 
 def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +116,61 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     config = study.config()
     assert config.provenance is not None
     assert config.provenance["latency"]["source"] == "wallclock"
+
+
+@pytest.fixture
+def own_latency(study: Study) -> Study:
+    """The study without the latency profile that it is given."""
+    (study.folder / "latency.json").unlink()
+    return study
+
+
+def test_the_latency_profile_of_another_machine(
+    own_latency: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object, **__: object) -> LatencyProfile:
+        raise AssertionError("measured in place of read")
+
+    monkeypatch.setattr(latency_module, "measure", measured)
+    there = Conditions("tiny", "float16", "a large GPU", 8, "passive")
+    file = tmp_path / "its latency.json"
+    replace(latency, conditions=there, cloud_call=Timing(0.020, 0.010, 0.040)).save(file)
+    arguments = ("reference", f"latency={file}", "link.mbps=1", "heldout.num_prompts=0")
+    outcome = own_latency(*arguments)
+    assert outcome.status == 0, outcome
+    kept = LatencyProfile.load(own_latency.folder / "latency.json")
+    assert (kept.cloud_call.median, kept.conditions) == (0.020, there)
+    values = 4 * 8 * 8 + 2 * 32 * 32
+    assert (kept.transfer_seconds, kept.payload_values) == (values * 16 / 1e6, values)
+    assert f"latency of {file}: cloud call 20.0 ms, edge call 8.0 ms" in outcome.out
+    assert (
+        "note: the latency profile was measured with dtype float16 in place of float32, device a large"
+        in (outcome.out)
+    )
+    assert "cloud call 10 … 40 ms between quartiles): the machine was busy" in outcome.out
+
+    file.unlink()  # the study has kept it
+    assert own_latency(*arguments).status == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "Cannot read the latency profile .*No such file"),
+        ("{}", "is damaged"),
+        (1, r"is of another pair or size: its handoff carries 1 values, this study's 2,"),
+    ],
+)
+def test_a_latency_profile_that_cannot_be_used(
+    own_latency: Study, latency: LatencyProfile, tmp_path: Path, content: str | int | None, told: str
+) -> None:
+    file = tmp_path / "other.json"
+    if isinstance(content, str):
+        file.write_text(content)
+    elif content is not None:
+        replace(latency, payload_values=content).save(file)
+    line = one_line(own_latency("reference", f"latency={file}"))
+    assert re.search(told, line), line
 
 
 def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
