@@ -80,7 +80,8 @@ class LatencyProfile:
             return ""
         return (
             f"the latency profile varies ({', '.join(wide)}): the machine was busy, and efficiency and "
-            "objective are as uncertain. Delete the study's latency.json to measure again, or give latency=FILE."
+            "objective are as uncertain. Delete the study's latency.json to measure again, or give "
+            "latency=FILE."
         )
 
     def seconds(self, plan: Plan) -> float:
