@@ -2,7 +2,7 @@
 
     python scripts/bench_busy.py --json outputs/busy.json
 
-A row is a way to wait: ``unset`` is OpenMP's own, ``active`` spins, ``passive`` is what the command lines set. A
+A row is a way to wait: ``unset`` is OpenMP's own, ``active`` spins, ``passive`` is what commands set. A
 column is a number of other processes that compute without end. Each cell is a process of its own, which
 measures the embedded pair's latency profile as a study does. Run it where nothing else runs.
 """

@@ -20,6 +20,7 @@ from ecdiff_tune.latency import LatencyError, LatencyProfile, check_payload
 from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.objective import Weights
 from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import left_out as unusable
 from ecdiff_tune.study.folder import StudyError, read_state
 from ecdiff_tune.study.loop import Scorer, Trial
 
@@ -65,6 +66,8 @@ def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded
     prompts, heldout = calibration.load(settings)
     if prompts.digest != study.get("prompts_digest"):
         raise StudyError(f"The calibration prompts are no longer those that {path} was measured on.")
+    why = unusable.read(path)
+    prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
     latency = latency_profile(path / files.LATENCY, settings, study)
     if latency.spread_note:
         say(f"note: {latency.spread_note}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import sqlite3
 import time
@@ -11,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from torch import Tensor
 
 from ecdiff_core import noise
 from ecdiff_core.noise import Alpha, NoiseState
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import latency as latency_module
+from ecdiff_tune import reference
 from ecdiff_tune.conditions import Conditions
 from ecdiff_tune.latency import LatencyProfile, Timing
 from ecdiff_tune.report import pictures
@@ -191,6 +195,38 @@ def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.Mon
     assert set(trials.loc[trials["alpha"] != 0.5, "state"]) == {"complete"}
     assert study.config("stage1.yaml").params.alpha != 0.5
     assert "infeasible: latents not finite" in outcome.out
+
+
+def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, seen = reference._fault, itertools.count()
+
+    def of_the_fourth_prompt(latents: Tensor, picture: Tensor) -> int:
+        """Each prompt has two pictures, the cloud's first; the held-out ones come last."""
+        return 2 if next(seen) in (6, 20) else fault(latents, picture)
+
+    monkeypatch.setattr(reference, "_fault", of_the_fourth_prompt)
+    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+    small = ("search.k=[1]", "search.alpha=[0.3]", "search.s=[3]", "params.p=2", "calibration.num_prompts=10")
+    outcome = study("tune", *small, "sampling.num_inference_steps=4")
+    assert outcome.status == 0, outcome
+    notes = [line for line in outcome.out.splitlines() if line.startswith("note: left out, ")]
+    assert [line.rpartition(": ")[0] for line in notes] == [
+        "note: left out, for the cloud model's own picture is all black"
+    ] * 2
+    assert set(json.loads((study.folder / "left_out.json").read_text()).values()) == {"all black"}
+    config = study.config()
+    assert config.provenance is not None
+    assert config.score is not None
+    assert config.provenance["calibration"]["num_prompts"] == 9
+    assert config.score["heldout"]["num_prompts"] == 1
+    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+        (rows,) = database.execute("SELECT COUNT(*) FROM measurements").fetchone()
+    assert rows == 9 + 9 + 1
+    assert (study.folder / "report" / "index.html").is_file()
+
+    again = study.run("rerank", "pair=custom", "pair.name=tiny", f"output_dir={study.outputs}")
+    assert again.status == 0, again
+    assert "2 configs were measured on all 9 prompts" in again.out
 
 
 def test_a_file_of_prompts(study: Study, tmp_path: Path) -> None:
