@@ -8,7 +8,7 @@ from dataclasses import replace
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import files
 from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.report import tables
+from ecdiff_tune.report import beaten, tables
 from ecdiff_tune.report.result import made_by, result_lines
 from ecdiff_tune.settings import RerankSettings, Settings, SettingsError
 from ecdiff_tune.study import recorded, reranked
@@ -50,6 +50,8 @@ def written_lines(record: Recorded, config: TunedConfig, chosen: Trial, name: st
     lines = result_lines(config, len(record.prompts), alone)
     if chosen.candidate not in record.heldout_rows and len(record.heldout):
         lines.append("note: held-out prompts were measured with the study's own winner alone, not with this.")
+    given = reranked.given_for_seconds(record)
+    lines += beaten.note(chosen, record.trials, record.settings, made_by(config.sampling), given)
     return [*lines, against_own_winner(record, chosen), f"wrote {record.path / name}"]
 
 

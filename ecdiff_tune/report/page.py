@@ -23,6 +23,7 @@ from ecdiff_tune.report import (
     study_data,
     tradeoff,
 )
+from ecdiff_tune.report.command_line import command
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.time_bars import bars
 from ecdiff_tune.settings import Settings
@@ -73,7 +74,7 @@ def view(data: StudyData) -> dict[str, Any]:
     return {
         "data": data,
         "describe": describe,
-        "command": lambda name: origin.command(name, data.settings, pairs),
+        "command": lambda name: command(name, data.settings, pairs),
         "sentence": headline.sentence(data),
         "tiles": headline.tiles(data),
         "gallery": gallery.read(data.path),

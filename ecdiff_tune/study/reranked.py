@@ -58,6 +58,18 @@ def changed(record: Recorded) -> list[str]:
     return found if other is None else [*found, f"latency profile {other}"]
 
 
+def given_for_seconds(record: Recorded) -> list[str]:
+    """The settings that seconds follow from, as they are given, where they are not the study's own."""
+    asked = flat({"link": asdict(record.settings.link)})
+    found = [
+        f"{key}={'null' if value is None else value}"
+        for key, value in asked.items()
+        if record.state.get(key) != value
+    ]
+    other = record.settings.rerank.latency
+    return found if other is None else [*found, f"rerank.latency={other}"]
+
+
 def _sampling(record: Recorded, old: TunedConfig | None) -> Sampling:
     """Of the old config, which knows the model's own size; else as set."""
     return record.settings.core_sampling() if old is None else old.sampling

@@ -206,7 +206,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
 
     monkeypatch.setattr(reference, "_fault", of_the_fourth_prompt)
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
-    small = ("search.k=[1]", "search.alpha=[0.3]", "search.s=[3]", "params.p=2", "calibration.num_prompts=10")
+    small = ("search.k=[1]", "search.alpha=[0.3]", "search.s=[2]", "params.p=2", "calibration.num_prompts=10")
     outcome = study("tune", *small, "sampling.num_inference_steps=4")
     assert outcome.status == 0, outcome
     notes = [line for line in outcome.out.splitlines() if line.startswith("note: left out, ")]
