@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.report.command_line import command
 from ecdiff_tune.settings import Settings
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import describe
 
@@ -38,7 +39,7 @@ def note(
         return []
     limit = _between(other.seconds, winner.seconds)
     write = " ".join([command("pareto", settings, config_folder() / "pair"), *map(shlex.quote, given)])
-    objectives = f"{winner.value:.4f} to {other.value:.4f}"
+    objectives = f"{shown(winner.value)} to {shown(other.value)}"
     why = (
         f"the winner leads by its burden alone (objective {objectives})"
         if winner.value >= other.value
@@ -46,7 +47,7 @@ def note(
     )
     return [
         f"note: {describe(other.candidate, 'joint')} is faster and nearer to the cloud's pictures: quality "
-        f"{other.quality:.4f} in {other.seconds:.2f} s {made}, the winner {winner.quality:.4f} in "
+        f"{shown(other.quality)} in {other.seconds:.2f} s {made}, the winner {shown(winner.quality)} in "
         f"{winner.seconds:.2f} s; {why}. To write it: "
         f"{write} pareto.pick=best_below pareto.seconds={limit}",
     ]

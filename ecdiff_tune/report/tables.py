@@ -8,6 +8,7 @@ import pandas as pd
 
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import ConfigKey
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study.loop import Trial
 
 COLUMNS = (
@@ -159,8 +160,8 @@ def _cell(name: str, value: object) -> str:
         return "–"
     if name == "alpha":
         return f"{value:g}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return shown(value) if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None else shown(value)

@@ -17,6 +17,7 @@ from ecdiff_tune.objective import Score, Weights, burden, efficiency, quality, s
 from ecdiff_tune.search import Search
 from ecdiff_tune.search.base import Result
 from ecdiff_tune.search.spaces import Stage, stage_name
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study.progress import Progress
 
 if TYPE_CHECKING:
@@ -198,8 +199,8 @@ def _why_none_won(trials: Sequence[Trial]) -> str:
         )
     best, fastest = max(one.quality for one in scored), min(one.seconds for one in scored)
     return (
-        f"{len(scored)} of {len(trials)} configs have finite pictures, with a quality of {best:.4f} at best "
-        f"and {fastest:.3g} s a picture at least, and none wins. Loosen search.min_quality or "
+        f"{len(scored)} of {len(trials)} configs have finite pictures, with a quality of {shown(best)} at "
+        f"best and {fastest:.3g} s a picture at least, and none wins. Loosen search.min_quality or "
         "search.max_seconds if you set one, search more (search.k, search.alpha, search.s, "
         "search.cloud_calls, search.trials), or raise objective.w1."
     )

@@ -14,10 +14,10 @@ from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Score
 from ecdiff_tune.settings import Settings
+from ecdiff_tune.shown import KEPT_DIGITS
 from ecdiff_tune.study.loop import Trial
 
-DIGITS = 5
-"""Of scores. Pictures of one config differ by some 1e-7 of SSIM with the batches that they are made in."""
+DIGITS = KEPT_DIGITS
 
 
 def ssims_of(measurements: Iterable[Measurement]) -> list[float]:

@@ -89,8 +89,8 @@ def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) ->
     first = before[before["stage"] == 1]
     pd.testing.assert_frame_equal(after.head(len(first)), first)
     assert set(after["k"]) > {1, 2}  # one of two k is an edge
-    assert "the best so far lies on the edge of the grid: it goes on with k=" in outcome.out
-    assert "a wider grid may hold" not in outcome.out
+    assert "the best so far lies on the boundary of the grid: it goes on with k=" in outcome.out
+    assert "A wider grid may hold" not in outcome.out
     best = again.config("stage1.yaml").params
     assert min(after["k"]) < best.k < max(after["k"]) or best.k in (0, STEPS - 1)
     assert best_row(after, 1)["objective"] >= best_row(before, 1)["objective"]
