@@ -64,8 +64,8 @@ def write(bench: Workbench, winner: Trial) -> None:
     methods = _methods(bench, winner, worst, [found[i] for i in worst])
     texts = [bench.prompts.prompts[i] for i in worst]
     headings = [f"SSIM {shown(found[i], 3)}\n{text}" for i, text in zip(worst, texts, strict=True)]
-    shown = [(one.label, one.pictures) for one in methods]
-    pictures.samples(bench.path / files.SAMPLES_GRID, shown, headings)
+    labelled = [(one.label, one.pictures) for one in methods]
+    pictures.samples(bench.path / files.SAMPLES_GRID, labelled, headings)
     folder = bench.path / files.SAMPLES
     kept = worst[: CLIPS if methods[0].pictures.ndim == 5 else COUNT]
     rows = []
