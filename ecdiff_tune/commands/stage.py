@@ -125,7 +125,7 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     try:
-        table = pd.read_csv(path).astype(dict.fromkeys(tables.WHOLE_OR_EMPTY, "Int64"))
+        table = tables.whole_numbers(pd.read_csv(path))
         return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error

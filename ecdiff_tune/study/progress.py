@@ -150,7 +150,8 @@ class Progress:
             self._best = trial
         self._bars.advance(self._trials)
         passed = time.monotonic() - self._started
-        left = passed / trial.number * max(0, self._most_trials - trial.number)
+        done = max(1, trial.number)
+        left = passed / done * max(0, self._most_trials - done)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
         self._bars.update(self._trials, note=f"trials at most, {best}")
         told = f", up to about {duration(left)} left" if self._one_by_one else ""
@@ -170,4 +171,6 @@ def _trial_line(trial: Trial) -> str:
     parts = f"quality {shown(score.quality)}  efficiency {shown(score.efficiency, 3)}"
     if score.burden is not None:
         parts += f"  burden {shown(score.burden, 3)}"
-    return f"{head}  {parts}  objective {shown(score.objective)}"
+    asked = trial.suggested_s
+    told = "" if asked in (None, trial.candidate.params.s) else f"  (s={asked} was suggested)"
+    return f"{head}  {parts}  objective {shown(score.objective)}{told}"
