@@ -7,6 +7,8 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-inpu
 # 3.11 first: CPU builds of the pinned torch exist for it wherever they exist at all.
 PYTHON ?= python3.11 python3.12 python3.13 python3
 EXTRAS := dev,optuna,video
+# Threads that spin while they wait take the cores of whatever else runs here.
+export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help tune test lint format wheel lock clean

@@ -16,6 +16,7 @@ from ecdiff_core.errors import OutputError, ParamsError
 from ecdiff_core.files import replacing, write_text
 from ecdiff_core.params import MAX_SEED
 from ecdiff_core.plan import Mode, Plan
+from ecdiff_core.threads import share_cores
 from ecdiff_core.video import FPS, check_writer, save_mp4
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def generate(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``ecdiff``; returns the exit status."""
+    share_cores()
     args = _parser().parse_args(argv)
     return run_command(lambda: generate(args), "; pictures that are listed above are complete")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ecdiff_core import __version__
 from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.threads import share_cores
 from ecdiff_tune.commands import COMMANDS
 from ecdiff_tune.commands.arguments import command_first, flags_first, paths_quoted
 from ecdiff_tune.config_folder import config_folder
@@ -94,6 +95,7 @@ def _run(command: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``ecdiff-tune``; returns the exit status."""
+    share_cores()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # started by torchrun or the like
         from ecdiff_tune.parallel import ranks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,11 @@ class CalibrationSet:
     def digest(self) -> str:
         """16 hex digits that change with any prompt, seed or the order."""
         return _digest("\n".join(self.keys))
+
+    def without(self, rows: Collection[int]) -> CalibrationSet:
+        """The set without the prompts of these indices."""
+        kept = [i for i in range(len(self)) if i not in rows]
+        return CalibrationSet(tuple(self.prompts[i] for i in kept), tuple(self.seeds[i] for i in kept))
 
 
 def _digest(text: str) -> str:

@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ecdiff_core.files import write_text
 from ecdiff_core.link import Link
 from ecdiff_core.memory import out_of_memory_told
 from ecdiff_core.plan import Plan
+from ecdiff_tune.conditions import Conditions
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
@@ -27,6 +28,9 @@ CALLS = WARM_UP_CALLS + 15
 """Of either model and of the decoder, that ``measure`` makes; those after the warm-up are timed."""
 PROMPT = "a photo of a red circle"
 """Only its length could matter, and tokenizers pad."""
+WIDE_SPREAD = 0.2
+"""Of quartiles over the median. The median of so few calls is then off by about 5%, which moves the objective
+by about as much as its 95% interval over 100 prompts is wide."""
 
 
 class LatencyError(ECDiffError):
@@ -41,13 +45,18 @@ class Timing:
     low: float
     high: float
 
+    @property
+    def spread(self) -> float:
+        """Between the quartiles, as a share of the median: near 0 on an idle machine."""
+        return (self.high - self.low) / self.median if self.median > 0 else 0.0
+
 
 @dataclass(frozen=True)
 class LatencyProfile:
     """Seconds of a cloud call, an edge call (both with guidance), encoding, decoding, and the transfer.
 
-    ``payload_values`` are the half-precision numbers that the transfer carries; None in files that are older
-    than it.
+    ``payload_values`` are the half-precision numbers that the transfer carries; they and ``conditions`` are
+    None in files that are older than them.
     """
 
     cloud_call: Timing
@@ -56,6 +65,24 @@ class LatencyProfile:
     decode: Timing
     transfer_seconds: float
     payload_values: int | None = None
+    conditions: Conditions | None = None
+
+    @property
+    def spread_note(self) -> str:
+        """Says so where a model's calls varied more than they do on an idle machine; else empty."""
+        calls = {"cloud call": self.cloud_call, "edge call": self.edge_call}
+        wide = [
+            f"{name} {one.low * 1e3:.3g} … {one.high * 1e3:.3g} ms between quartiles"
+            for name, one in calls.items()
+            if one.spread > WIDE_SPREAD
+        ]
+        if not wide:
+            return ""
+        return (
+            f"the latency profile varies ({', '.join(wide)}): the machine was busy, and efficiency and "
+            "objective are as uncertain. Delete the study's latency.json to measure again, or give "
+            "latency=FILE."
+        )
 
     def seconds(self, plan: Plan) -> float:
         """Estimated seconds of a generation by ``plan``, the transfer included where it hands over."""
@@ -79,8 +106,10 @@ class LatencyProfile:
         transfer, payload = float(tree.pop("transfer_seconds")), tree.pop("payload_values", None)
         if payload is not None:
             payload = int(payload)
+        told = tree.pop("conditions", None)
+        conditions = None if told is None else Conditions(**told)
         timings = {name: Timing(**values) for name, values in tree.items()}
-        return cls(**timings, transfer_seconds=transfer, payload_values=payload)
+        return cls(**timings, transfer_seconds=transfer, payload_values=payload, conditions=conditions)
 
     @classmethod
     def load(cls, path: Path) -> LatencyProfile:
@@ -94,7 +123,10 @@ class LatencyProfile:
         except OSError as error:
             raise LatencyError(f"Cannot read the latency profile {path}: {error.strerror}.") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise LatencyError(f"{path} is damaged. Delete it; it is measured again.") from error
+            raise LatencyError(
+                f"{path} is damaged, or no latency profile. One in a study's own folder may be deleted: it "
+                "is measured again."
+            ) from error
 
 
 def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> LatencyProfile:
@@ -133,7 +165,37 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
                 seconds[name].append(time.perf_counter() - started)
     timings = {name: _timing(values) for name, values in seconds.items()}
     payload = family.payload_values(conditioning, latents)
-    return LatencyProfile(**timings, transfer_seconds=link.transfer_seconds(payload), payload_values=payload)
+    transfer = link.transfer_seconds(payload)
+    return LatencyProfile(
+        **timings, transfer_seconds=transfer, payload_values=payload, conditions=Conditions.of(pipe)
+    )
+
+
+def of_this_pair(profile: LatencyProfile, pipe: ECDiffPipeline, link: Link, source: str) -> LatencyProfile:
+    """Another study's or machine's profile with the transfer over ``link``.
+
+    Raises:
+        LatencyError: the handoff of its pair carries another number of values than this pair's.
+    """
+    family = pipe.pair.family
+    conditioning = family.encode([PROMPT], pipe.config.sampling.guidance_scale, pipe.size)
+    latents = family.initial_latents(1, pipe.size, family.scheduler, torch.Generator().manual_seed(0))
+    payload = family.payload_values(conditioning, latents)
+    check_payload(profile, payload, source)
+    return replace(profile, transfer_seconds=link.transfer_seconds(payload), payload_values=payload)
+
+
+def check_payload(profile: LatencyProfile, payload: int | None, source: str) -> None:
+    """Refuse a profile from the file ``source`` whose handoff carries more or fewer values than this pair's.
+
+    Raises:
+        LatencyError: it does.
+    """
+    if payload and profile.payload_values and payload != profile.payload_values:
+        raise LatencyError(
+            f"{source} is of another pair or size: its handoff carries {profile.payload_values:,} values, "
+            f"this study's {payload:,}."
+        )
 
 
 def _timing(values: list[float]) -> Timing:

@@ -17,25 +17,43 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
 from ecdiff_core.families.base import Conditioning
 from ecdiff_core.files import replacing
 from ecdiff_core.memory import Batches
 from ecdiff_core.params import LEAST_P
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_tune import faults
 from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.own_run import OwnRun, Side, own_run
+from ecdiff_tune.own_run import OwnRun, own_run
+from ecdiff_tune.reference_files import (
+    SIDES,
+    DamagedReferenceError,
+    faulty_in,
+    faulty_rows,
+    missing,
+    path_of,
+    read,
+    usable,
+)
 
-
-class DamagedReferenceError(ECDiffError):
-    """A reference file is damaged."""
-
-
-SIDES: tuple[Side, Side] = ("cloud", "edge")
+__all__ = [
+    "SIDES",
+    "DamagedReferenceError",
+    "Listener",
+    "PromptReference",
+    "Reference",
+    "auto_p",
+    "faulty_rows",
+    "load",
+    "make",
+    "missing",
+    "prepare",
+    "read",
+    "usable",
+]
 
 
 class Listener(Protocol):
@@ -128,15 +146,6 @@ def prepare(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) 
     return pipe.prepare([prompts.prompts[i] for i in rows], generator=generators)
 
 
-def missing(prompts: CalibrationSet, folder: Path) -> list[int]:
-    """The prompts, by index, whose reference is not in ``folder``."""
-    return [i for i, key in enumerate(prompts.keys) if not _path(folder, key).is_file()]
-
-
-def _path(folder: Path, key: str) -> Path:
-    return folder / f"{key}.safetensors"
-
-
 def make(
     pipe: ECDiffPipeline,
     prompts: CalibrationSet,
@@ -146,6 +155,7 @@ def make(
     on_prompts: Callable[[int], None],
     listener: Listener | None = None,
     calls: Counter[str] | None = None,
+    at_most: int | None = None,
 ) -> Reference:
     """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
 
@@ -153,49 +163,44 @@ def make(
     the models were asked, and keeps what it made of them before their references are written. Model calls and
     decodes are counted in ``calls``. Stopped at any moment, at most a batch is lost.
 
+    What comes back lacks the prompts with pictures that nothing can be compared with; ``at_most`` so many, or
+    None for a tenth, are taken for the prompts' fault.
+
     Raises:
-        NonFiniteLatentsError: the cloud's or the edge's own picture cannot be made.
+        NonFiniteLatentsError, UnusableReferenceError: more of the models' own pictures are such.
         OutOfMemoryError: a single prompt does not fit.
     """
-    paths = [_path(folder, key) for key in prompts.keys]
+    paths = [path_of(folder, key) for key in prompts.keys]
     wanted = missing(prompts, folder)
+    most = len(prompts) // faults.LEFT_OUT_SHARE if at_most is None else at_most
+    dtype = pipe.config.sampling.dtype
+    faulty = faulty_rows(prompts, folder)
+    faults.refuse_many(faulty, prompts, most, dtype)
     on_prompts(len(prompts) - len(wanted))
     for rows, (found, heard) in batches.over(wanted, partial(_generate, pipe, prompts, listener)):
         if calls is not None:
             each = len(rows) * pipe.num_steps
             calls.update(cloud=each, edge=each, decode=2 * len(rows))
+        for row, tensors in zip(rows, found, strict=True):
+            faulty |= faulty_in(row, tensors["faults"])
+        faults.refuse_many(faulty, prompts, most, dtype)
         if listener is not None:
             listener.keep(heard)
         for row, tensors in zip(rows, found, strict=True):
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
         on_prompts(len(rows))
-    return load(prompts, folder)
+    return load(usable(prompts, folder), folder)
 
 
 def load(prompts: CalibrationSet, folder: Path) -> Reference:
     """The reference of a prompt set that is there."""
-    return Reference(tuple(_open(_path(folder, key)) for key in prompts.keys))
+    return Reference(tuple(_open(path_of(folder, key)) for key in prompts.keys))
 
 
 def _open(path: Path) -> PromptReference:
     """A prompt's reference with all but its pictures read."""
     return PromptReference(path, **read(path, "noise_change", "gram", "seconds"))
-
-
-def read(path: Path, *names: str) -> dict[str, Tensor]:
-    """Some tensors of a file.
-
-    Raises:
-        DamagedReferenceError: it is gone or damaged.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in names}
-    except Exception as error:  # safetensors raises several kinds
-        raise DamagedReferenceError(
-            f"The reference {path} is damaged ({error}). Delete it; it is made again."
-        ) from error
 
 
 def _generate(
@@ -205,11 +210,6 @@ def _generate(
     batch = prepare(pipe, prompts, rows)
     runs = {side: own_run(pipe, batch, side, keep=listener is not None) for side in SIDES}
     pictures = {side: pipe.pair.family.decode(run.latents) for side, run in runs.items()}
-    for side, run in runs.items():
-        if not (torch.isfinite(run.latents).all() and torch.isfinite(pictures[side]).all()):
-            dtype = pipe.config.sampling.dtype
-            advice = "Are its weights damaged?" if dtype == "float32" else "Try dtype=float32."
-            raise NonFiniteLatentsError(f"The {side} model's own picture is not finite in {dtype}. {advice}")
     heard = None
     if listener is not None:
         heard = listener.listen(rows, batch.conditioning, runs["cloud"], runs["edge"])
@@ -225,7 +225,13 @@ def _generate(
             "noise_change": change[i].contiguous(),
             "gram": gram[i].contiguous(),
             "seconds": seconds,
+            "faults": torch.tensor([_fault(runs[side].latents[i], pictures[side][i]) for side in SIDES]),
         }
         for i in range(len(rows))
     ]
     return found, heard
+
+
+def _fault(latents: Tensor, picture: Tensor) -> int:
+    """As ``faults.fault``; a decoder may make a picture of latents that are not finite."""
+    return faults.fault(picture) if torch.isfinite(latents).all() else 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 _PATHS = {
     *("pair.cloud_config", "pair.edge_config", "pair.cloud_subfolder", "pair.edge_subfolder"),
-    *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "rerank.latency"),
+    *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "latency", "rerank.latency"),
     *("metrics.clip", "metrics.lpips_weights", "search.storage", "search.artifacts"),
     *("compare.schedule", "errors.config"),
 }

@@ -9,8 +9,9 @@ from ecdiff_core.files import write_text
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import files
 from ecdiff_tune.commands import samples
-from ecdiff_tune.report import page, pictures, tables
-from ecdiff_tune.report.result import result_lines
+from ecdiff_tune.report import beaten, page, pictures, tables
+from ecdiff_tune.report.result import made_by, result_lines
+from ecdiff_tune.study import recorded
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.spending import HELDOUT
 from ecdiff_tune.study.winner import heldout_scores
@@ -30,11 +31,20 @@ def finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
         samples.write(bench, winner)
     samples.write_edge_alone(bench)
     print_result(bench, config)
+    for line in _beaten(bench, winner, config):
+        bench.progress.say(line)
     say_end(bench, files.CONFIG, files.TRIALS, files.TABLE5, files.SAMPLES_GRID)
     yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / files.CONFIG, bench.prompts.prompts[0]))
     bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
     # After all else, which an error of the page must not keep back.
     bench.progress.say(f"page: {page.write(bench.path, bench.settings)}")
+
+
+def _beaten(bench: Workbench, winner: Trial, config: TunedConfig) -> list[str]:
+    """Where the study measured a config that is faster and better, by the seconds of the profile."""
+    record = recorded.load(bench.path, bench.settings, lambda _: None)
+    known = [one for one in record.trials if one.candidate == winner.candidate]
+    return beaten.note(known[0], record.trials, bench.settings, made_by(config.sampling)) if known else []
 
 
 def write_noise_profile(bench: Workbench) -> None:

@@ -10,6 +10,7 @@ from ecdiff_tune import files
 from ecdiff_tune.commands.rerank import within_limits, written_lines
 from ecdiff_tune.report import tables
 from ecdiff_tune.settings import ParetoSettings, Settings, SettingsError
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study import recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Trial
@@ -74,7 +75,9 @@ def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
         good = [one for one in found if one.quality >= wanted.quality]
         if not good:
             best = max(one.quality for one in found)
-            raise SettingsError(f"No config has pareto.quality={wanted.quality:g}: the best has {best:.4f}.")
+            raise SettingsError(
+                f"No config has pareto.quality={wanted.quality:g}: the best has {shown(best)}."
+            )
         return min(good, key=lambda one: one.seconds)
     if wanted.pick == "best_below":
         assert wanted.seconds is not None

@@ -8,9 +8,10 @@ from dataclasses import replace
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import files
 from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.report import tables
+from ecdiff_tune.report import beaten, tables
 from ecdiff_tune.report.result import made_by, result_lines
 from ecdiff_tune.settings import RerankSettings, Settings, SettingsError
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study import recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Trial
@@ -50,6 +51,8 @@ def written_lines(record: Recorded, config: TunedConfig, chosen: Trial, name: st
     lines = result_lines(config, len(record.prompts), alone)
     if chosen.candidate not in record.heldout_rows and len(record.heldout):
         lines.append("note: held-out prompts were measured with the study's own winner alone, not with this.")
+    given = reranked.given_for_seconds(record)
+    lines += beaten.note(chosen, record.trials, record.settings, made_by(config.sampling), given)
     return [*lines, against_own_winner(record, chosen), f"wrote {record.path / name}"]
 
 
@@ -65,7 +68,8 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
         left = [one for one in left if one.keeps(limits.min_quality, None)]
         if not left:
             raise SettingsError(
-                f"No config has rerank.min_quality={limits.min_quality:g}: the highest quality is {best:.4f}."
+                f"No config has rerank.min_quality={limits.min_quality:g}: the highest quality is "
+                f"{shown(best)}."
             )
     if limits.max_seconds is not None:
         least = min(one.seconds for one in left)
@@ -95,7 +99,7 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
         return f"{told} is chosen here too"
     return (
         f"{told} -> this one: "
-        f"quality {known.quality:.4f} -> {chosen.quality:.4f}, "
-        f"objective {known.value:.4f} -> {chosen.value:.4f}, "
+        f"quality {shown(known.quality)} -> {shown(chosen.quality)}, "
+        f"objective {shown(known.value)} -> {shown(chosen.value)}, "
         f"{known.seconds:.2f} s -> {chosen.seconds:.2f} s {made_by(old.sampling)}"
     )

@@ -22,6 +22,7 @@ from ecdiff_core.video import FPS
 from ecdiff_tune import files
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.report import pictures
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.workbench import Workbench
 
@@ -62,9 +63,9 @@ def write(bench: Workbench, winner: Trial) -> None:
         return
     methods = _methods(bench, winner, worst, [found[i] for i in worst])
     texts = [bench.prompts.prompts[i] for i in worst]
-    headings = [f"SSIM {found[i]:.3f}\n{text}" for i, text in zip(worst, texts, strict=True)]
-    shown = [(one.label, one.pictures) for one in methods]
-    pictures.samples(bench.path / files.SAMPLES_GRID, shown, headings)
+    headings = [f"SSIM {shown(found[i], 3)}\n{text}" for i, text in zip(worst, texts, strict=True)]
+    labelled = [(one.label, one.pictures) for one in methods]
+    pictures.samples(bench.path / files.SAMPLES_GRID, labelled, headings)
     folder = bench.path / files.SAMPLES
     kept = worst[: CLIPS if methods[0].pictures.ndim == 5 else COUNT]
     rows = []

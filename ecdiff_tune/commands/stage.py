@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from ecdiff_core.files import write_text
 from ecdiff_tune import files, trackers
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.commands.effort import effort
+from ecdiff_tune.intervals import is_tied
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Cost
@@ -20,9 +21,11 @@ from ecdiff_tune.search.most import Share
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace, Stage, stage_name
 from ecdiff_tune.settings import SettingsError
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study.folder import flat
 from ecdiff_tune.study.loop import Trial, run
 from ecdiff_tune.study.optuna_setup import search_options
+from ecdiff_tune.study.sections import objectives, ssims_of
 from ecdiff_tune.study.workbench import Workbench
 
 
@@ -95,7 +98,7 @@ def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
         spaces.append(new)
         bench.progress.more_trials(len(new.grid))
         bench.progress.say(
-            f"the best so far lies on the edge of the grid: it goes on with {extend.told(old, new)}"
+            f"the best so far lies on the boundary of the grid: it goes on with {extend.told(old, new)}"
         )
 
     return extend.Extending(make, first, grow, on_growth)
@@ -122,7 +125,7 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     try:
-        table = pd.read_csv(path).astype(dict.fromkeys(tables.WHOLE_OR_EMPTY, "Int64"))
+        table = tables.whole_numbers(pd.read_csv(path))
         return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
@@ -133,15 +136,46 @@ def most_asked(bench: Workbench, space: Space) -> list[Share]:
     return bench.settings.kind.most(space, _context(bench, space))
 
 
-def point_out_edge(bench: Workbench, name: str, value: float | None, grid: Any) -> None:
-    """Say so where the winner lies on the edge of what was searched, if there is anything beyond."""
+def point_out_boundary(bench: Workbench, name: str, grid: Sequence[float], found: Found) -> None:
+    """Say so where the winner lies at an end of what was searched and values beyond it may be better.
+
+    They may where the objective still rises towards that end by more than these prompts leave open. A grid
+    that begins at s' goes as far as eq. 11 wants an edge to take over: before it the burden pulls on.
+    """
     settings, values = bench.settings, sorted(grid)
+    value = getattr(found.winner.candidate.params, name)
     last = {"k": (0, settings.num_steps - 1), "alpha": (None, 1.0), "s": (bench.p(), settings.num_steps)}
     if settings.search.extend or len(values) < 2 or value in last[name]:
         return
-    if value in (values[0], values[-1]):
-        how = " (search.extend=true)" if settings.kind.extends else ""
-        bench.progress.say(
-            f"note: the best {name} = {value:g} lies on the edge of search.{name}; "
-            f"a wider grid may hold a better one{how}."
-        )
+    if value not in (values[0], values[-1]):
+        return
+    if name == "s" and value == values[0] and min(settings.s_values) <= settings.earliest_s:
+        return
+    neighbours = [
+        one
+        for one in found.trials
+        if one.state == "complete" and getattr(one.candidate.params, name) == _neighbour(values, value)
+    ]
+    best = max(neighbours, key=lambda one: one.value, default=None)
+    if best is None or not _surely_better(bench, found.winner, best):
+        return
+    how = " (search.extend=true)" if settings.kind.extends else ""
+    end = "smallest" if value == values[0] else "largest"
+    bench.progress.say(
+        f"note: {name} = {value:g} is the {end} of search.{name}, and the objective still rises towards it: "
+        f"{shown(best.value)} at {name} = {_neighbour(values, value):g}, {shown(found.winner.value)} here. "
+        f"A wider grid may hold a better one{how}."
+    )
+
+
+def _neighbour(values: Sequence[float], end: float) -> float:
+    return values[1] if end == values[0] else values[-2]
+
+
+def _surely_better(bench: Workbench, winner: Trial, other: Trial) -> bool:
+    """Whether these prompts tell the two objectives apart."""
+    w1, seed = bench.settings.objective.w1, bench.settings.seed
+    best, beaten = (
+        objectives(one.score, ssims_of(one.measurements), w1) for one in (winner, other) if one.score
+    )
+    return not is_tied(best, beaten, seed)

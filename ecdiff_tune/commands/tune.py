@@ -11,7 +11,7 @@ from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.commands.effort import effort, total_calls
 from ecdiff_tune.commands.finish import finish, print_result, say_end, write_noise_profile
 from ecdiff_tune.commands.spaces import joint_space, schedule_space, stage1_space, stage2_space
-from ecdiff_tune.commands.stage import most_asked, point_out_edge, run_stage
+from ecdiff_tune.commands.stage import most_asked, point_out_boundary, run_stage
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study.folder import study_path
@@ -95,8 +95,8 @@ def _run_stage1(bench: Workbench) -> tuple[Trial, TunedConfig]:
     config = config_of_winner(bench, found.winner, found.trials)
     config.save(bench.path / files.STAGE1)
     assert isinstance(found.space, Stage1Space)
-    point_out_edge(bench, "k", config.params.k, found.space.ks)
-    point_out_edge(bench, "alpha", config.params.alpha, found.space.alphas)
+    point_out_boundary(bench, "k", found.space.ks, found)
+    point_out_boundary(bench, "alpha", found.space.alphas, found)
     return found.winner, config
 
 
@@ -104,7 +104,7 @@ def _run_stage2(bench: Workbench, stage1_winner: Candidate) -> tuple[Trial, Tune
     found = run_stage(bench, stage2_space(bench, stage1_winner))
     config = config_of_winner(bench, found.winner, found.trials)
     assert isinstance(found.space, Stage2Space)
-    point_out_edge(bench, "s", config.params.s, found.space.s_values)
+    point_out_boundary(bench, "s", found.space.s_values, found)
     return found.winner, config
 
 

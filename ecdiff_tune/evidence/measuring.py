@@ -11,6 +11,7 @@ import torch
 
 from ecdiff_core.memory import Batches
 from ecdiff_core.tuned_config import Sampling
+from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.evaluator import Evaluator
 from ecdiff_tune.evidence import running
 from ecdiff_tune.evidence.caches import CACHES
@@ -56,7 +57,13 @@ class Measuring:
         self, bench: Workbench, study: Sampling, further: Sequence[Metric] = (), first: int | None = None
     ) -> None:
         self._bench, self._study, self._further = bench, study, further
-        self._prompts, self._first = bench.heldout, first
+        self._first = first
+
+    @cached_property
+    def _prompts(self) -> CalibrationSet:
+        """Those whose reference can be compared with, which is known when it is made."""
+        assert self._reference
+        return self._bench.heldout
 
     @property
     def _names(self) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,6 +22,9 @@ FOUND = f"*/*/{files.CONFIG}"
 """Of a folder of outputs: <pair>/<study>/ecdiff.yaml."""
 PAPER = "paper"
 """In place of a study."""
+_LATENCY = ("cloud_call_seconds", "edge_call_seconds", "encode_seconds", "decode_seconds", "transfer_seconds")
+"""What tells latency profiles apart."""
+_OBJECTIVE = ("w1", "w2", "w3", "earliest_s")
 CAPTION = "Tuned here, and by the paper (Table 5; its scores are not in it)."
 
 
@@ -57,6 +61,8 @@ def table5(settings: Settings) -> None:
     print(markdown(headings, shown), end="")
     for line in tables.listed_steps((f"{row.config.pair.name}, {row.study}", row.config) for row in rows):
         print(line)
+    for line in scored_apart(tuned):
+        print(f"note: {line}")
     paths = write_table(outputs, NAME, table(rows), shown, headings, CAPTION)
     print(f"wrote {', '.join(map(str, paths))}")
 
@@ -77,7 +83,7 @@ def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], say: Callabl
 def _row(path: Path, study: str) -> Row:
     config = TunedConfig.load(path)
     params, plan, score = config.params, config.plan(), config.score or {}
-    heldout = score.get("heldout") or {}
+    heldout, latency = score.get("heldout") or {}, _section(config, "latency")
     record = {
         "pair": config.pair.name,
         "study": study,
@@ -94,6 +100,7 @@ def _row(path: Path, study: str) -> Row:
         **{name: score.get(name) for name in ("quality", "efficiency", "burden", "objective", "seconds")},
         "heldout_quality": heldout.get("quality"),
         "heldout_objective": heldout.get("objective"),
+        **{name: latency.get(name) for name in _LATENCY},
         "schedule": plan.schedule,
         "file": str(path),
     }
@@ -104,3 +111,52 @@ def _row(path: Path, study: str) -> Row:
 def table(rows: Sequence[Row]) -> pd.DataFrame:
     """The records; p and k are empty where the real steps are listed in their place."""
     return pd.DataFrame([row.record for row in rows]).astype({"p": "Int64", "k": "Int64"})
+
+
+def _section(config: TunedConfig, name: str) -> Mapping[str, Any]:
+    """A section of the provenance, empty where the file has none."""
+    found = (config.provenance or {}).get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def scored_apart(rows: Sequence[Row]) -> list[str]:
+    """Says of each pair whose rows were scored by several latency profiles or objectives that they were.
+
+    Rows whose file does not tell are left out.
+    """
+    lines = []
+    for pair in dict.fromkeys(row.config.pair.name for row in rows):
+        mine = [row for row in rows if row.config.pair.name == pair]
+        profiles = _by_section(mine, "latency", _LATENCY)
+        if len(profiles) > 1:
+            told = "; ".join(
+                f"{', '.join(studies)}: cloud call {1e3 * cloud:.1f} ms, edge call {1e3 * edge:.1f} ms"
+                for (cloud, edge, *_), studies in profiles.items()
+            )
+            lines.append(
+                f"{pair} was scored by {len(profiles)} latency profiles ({told}): efficiency, objective and "
+                "seconds do not compare between them. rerank.latency=FILE scores a study by another's."
+            )
+        objectives = _by_section(mine, "objective", _OBJECTIVE)
+        if len(objectives) > 1:
+            told = "; ".join(
+                f"{', '.join(studies)}: w1={w1:g} w2={w2:g} w3={w3:g} s'={earliest:g}"
+                for (w1, w2, w3, earliest), studies in objectives.items()
+            )
+            lines.append(
+                f"{pair} was scored by {len(objectives)} objectives ({told}), which do not compare. rerank "
+                "scores a study by another one."
+            )
+    return lines
+
+
+def _by_section(
+    rows: Sequence[Row], section: str, names: Sequence[str]
+) -> dict[tuple[float, ...], list[str]]:
+    """The studies by what their section holds under these names."""
+    found: dict[tuple[float, ...], list[str]] = {}
+    for row in rows:
+        told = _section(row.config, section)
+        if all(isinstance(told.get(name), int | float) for name in names):
+            found.setdefault(tuple(float(told[name]) for name in names), []).append(row.study)
+    return found

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ecdiff_tune.faults import fault
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.metrics.choice import PSNR, SSIM, Metric, measure
 
@@ -23,17 +24,17 @@ def compared(
 
     Args:
         latents: that they were decoded from, of which only whether they are finite matters.
-        decoded, cloud: as for ``metrics.images.ssim``.
+        decoded, cloud: as for ``metrics.images.ssim``; nothing is compared with a ``cloud`` that has a fault.
         prompts: one each.
         seconds: that each took.
         further: metrics beside SSIM and PSNR.
     """
     found = measure((SSIM, PSNR, *further), decoded, cloud, prompts)
     measurements = []
-    for latent, *values in zip(latents, *found.values(), strict=True):
+    for latent, reference, *values in zip(latents, cloud, *found.values(), strict=True):
         # A half-precision decoder can overflow on finite latents.
         known = {name: value for name, value in zip(found, values, strict=True) if value is not None}
-        if len(known) == len(found) and torch.isfinite(latent).all():
+        if len(known) == len(found) and torch.isfinite(latent).all() and not fault(reference):
             measurements.append(Measurement(known.pop("ssim"), known.pop("psnr"), seconds, known))
         else:
             measurements.append(Measurement(None, None, seconds))

@@ -57,8 +57,10 @@ class Worker:
     def _evaluator(self, prompts_digest: str) -> Evaluator:
         """As rank 0 has it; the ledger stays empty."""
         settings = self._setup.settings
-        sets = {one.digest: one for one in (self._setup.heldout, self._setup.prompts)}
-        prompts, folder = sets[prompts_digest], reference_folder(settings, self.pipe)
+        folder = reference_folder(settings, self.pipe)
+        tuned_on = reference.usable(self._setup.prompts, folder)
+        heldout = reference.usable(self._setup.heldout, folder)
+        prompts = {one.digest: one for one in (heldout, tuned_on)}[prompts_digest]
         if missing := reference.missing(prompts, folder):
             raise RankError(
                 f"A rank misses {len(missing)} of {len(prompts)} references in {folder.absolute()}, which "
@@ -66,7 +68,7 @@ class Worker:
             )
         batches = self._batches
         assert batches is not None
-        shares = settings.sharing == "on" and prompts_digest == self._setup.prompts.digest
+        shares = settings.sharing == "on" and prompts is tuned_on
         return Evaluator(
             self.pipe,
             prompts,
@@ -75,7 +77,7 @@ class Worker:
             batches=batches,
             store=self.store if shares else None,
             s_values=settings.s_values,
-            thumbnails=thumbnails(settings) if prompts is self._setup.prompts else None,
+            thumbnails=thumbnails(settings) if prompts is tuned_on else None,
         )
 
 

@@ -23,9 +23,11 @@ from ecdiff_tune.report import (
     study_data,
     tradeoff,
 )
+from ecdiff_tune.report.command_line import command
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.time_bars import bars
 from ecdiff_tune.settings import Settings
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.progress import Progress, describe
 
@@ -61,6 +63,7 @@ def html(data: StudyData) -> str:
         lstrip_blocks=True,
     )
     jinja.filters["seconds"] = headline.seconds_text
+    jinja.filters["score"] = lambda value: shown(value, 3)
     style, script = (Markup((STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     return jinja.get_template("page.html").render(style=style, script=script, **view(data))
 
@@ -73,7 +76,7 @@ def view(data: StudyData) -> dict[str, Any]:
     return {
         "data": data,
         "describe": describe,
-        "command": lambda name: origin.command(name, data.settings, pairs),
+        "command": lambda name: command(name, data.settings, pairs),
         "sentence": headline.sentence(data),
         "tiles": headline.tiles(data),
         "gallery": gallery.read(data.path),

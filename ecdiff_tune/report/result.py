@@ -7,6 +7,7 @@ from typing import Any
 
 from ecdiff_core.tuned_config import Sampling, TunedConfig
 from ecdiff_tune.report import tables
+from ecdiff_tune.shown import shown
 
 NAMED = 5
 """Tied configs that are named on the terminal; the YAML lists all."""
@@ -50,14 +51,14 @@ def made_by(sampling: Sampling) -> str:
 
 def _with_interval(score: Mapping[str, Any], name: str) -> str:
     low, high = score[f"{name}_ci95"]
-    return f"{score[name]:.4f} (95% {low:.4f} … {high:.4f})"
+    return f"{shown(score[name])} (95% {shown(low)} … {shown(high)})"
 
 
 def _heldout(score: Mapping[str, Any], name: str) -> str:
     held = score.get("heldout") or {}
     if held.get(name) is None:
         return ""
-    return f", {held[name]:.4f} on {held['num_prompts']} held-out ones"
+    return f", {shown(held[name])} on {held['num_prompts']} held-out ones"
 
 
 def _warning(score: Mapping[str, Any]) -> list[str]:
@@ -66,8 +67,8 @@ def _warning(score: Mapping[str, Any]) -> list[str]:
     if held is None or held >= low:
         return []
     return [
-        f"note: the objective on held-out prompts, {held:.4f}, lies below the interval of the calibration "
-        f"prompts, {low:.4f} … {high:.4f}: expect less than was tuned, or tune on more prompts."
+        f"note: the objective on held-out prompts, {shown(held)}, lies below the interval of the calibration "
+        f"prompts, {shown(low)} … {shown(high)}: expect less than was tuned, or tune on more prompts."
     ]
 
 

@@ -14,7 +14,7 @@ from ecdiff_tune import files
 from ecdiff_tune.candidate import ConfigKey
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.paper import paper_config
-from ecdiff_tune.report import result
+from ecdiff_tune.report import beaten, result
 from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study import recorded, reranked
 from ecdiff_tune.study.folder import StudyError
@@ -106,6 +106,7 @@ def read(path: Path, settings: Settings) -> StudyData:
         )
     winner, source, own = _winner(record, notes.append)
     config = reranked.config_of_choice(record, winner, record.trials, {"by": "report"})
+    notes += beaten.note(winner, record.trials, settings, result.made_by(config.sampling))
     return StudyData(
         record,
         winner,

@@ -43,6 +43,19 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The trial of an Optuna study that a candidate comes from.
+
+    Args:
+        number: Optuna's.
+        s: as it was suggested; an aligned handoff moves it to after the next real step. None in stage 1.
+    """
+
+    number: int
+    s: int | None
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a candidate's picture costs by the latency profile."""
 

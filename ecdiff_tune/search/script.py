@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import TypeVar
 
 from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Result
+from ecdiff_tune.search.base import Ask, Origin, Result
 
 T = TypeVar("T")
 
@@ -18,14 +18,20 @@ class Scripted:
     """``Search`` over such a generator, which returns the winner.
 
     Args:
-        discarded: filled by the generator as it goes on.
+        discarded, origins: filled by the generator as it goes on.
     """
 
-    def __init__(self, rounds: Rounds[Candidate | None], discarded: Mapping[Candidate, str]) -> None:
+    def __init__(
+        self,
+        rounds: Rounds[Candidate | None],
+        discarded: Mapping[Candidate, str],
+        origins: Mapping[Candidate, Origin] | None = None,
+    ) -> None:
         self._rounds = rounds
         self._asked: Ask | None = None
         self._best: Candidate | None = None
         self.discarded = discarded
+        self.origins = {} if origins is None else origins
         self._go_on(None)
 
     @property

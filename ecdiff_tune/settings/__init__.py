@@ -4,6 +4,7 @@ from ecdiff_tune.settings.composed import from_config, register
 from ecdiff_tune.settings.error import SettingsError
 from ecdiff_tune.settings.groups import (
     AUTO,
+    LATENCIES,
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
@@ -20,6 +21,7 @@ from ecdiff_tune.settings.schema import Settings
 
 __all__ = [
     "AUTO",
+    "LATENCIES",
     "CalibrationSettings",
     "HeldoutSettings",
     "LinkSettings",

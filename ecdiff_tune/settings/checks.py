@@ -11,10 +11,9 @@ from ecdiff_tune.settings.check_evidence import check_errors, check_methods, che
 from ecdiff_tune.settings.check_params import check_grids, check_params
 from ecdiff_tune.settings.check_search import check_search
 from ecdiff_tune.settings.error import SettingsError
-from ecdiff_tune.settings.groups import AUTO
+from ecdiff_tune.settings.groups import AUTO, LATENCIES
 from ecdiff_tune.settings.schema import Settings
 
-LATENCIES = ("profile", "wallclock")
 SHARING = ("on", "off")
 
 
@@ -30,8 +29,11 @@ def check(settings: Settings) -> None:
     settings.core_memory()
     if settings.sharing not in SHARING:
         raise SettingsError(f"Unknown sharing {settings.sharing!r}: {nearest(settings.sharing, SHARING)}.")
-    if settings.latency not in LATENCIES:
-        raise SettingsError(f"Unknown latency {settings.latency!r}: {nearest(settings.latency, LATENCIES)}.")
+    if settings.latency not in LATENCIES and not settings.latency.endswith(".json"):
+        raise SettingsError(
+            f"Unknown latency {settings.latency!r}: {nearest(settings.latency, LATENCIES)}, or the path of "
+            "another study's or machine's latency.json."
+        )
     trackers.check(settings.tracking)
     for name, value, least in (
         ("calibration.num_prompts", settings.calibration.num_prompts, 1),

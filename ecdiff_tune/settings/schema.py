@@ -175,6 +175,7 @@ class Settings:
             "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
+            "suggested_s": self.kind.is_optuna,
             "prompts": gives_up,
             "discarded": gives_up,
         }

@@ -16,7 +16,9 @@ from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Score, Weights, burden, efficiency, quality, score
 from ecdiff_tune.search import Search
 from ecdiff_tune.search.base import Result
+from ecdiff_tune.search.script import Scripted
 from ecdiff_tune.search.spaces import Stage, stage_name
+from ecdiff_tune.shown import shown
 from ecdiff_tune.study.progress import Progress
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Trial:
     seconds: float
     score: Score | None
     discarded: str = ""
+    suggested_s: int | None = None
 
     @property
     def state(self) -> str:
@@ -149,18 +152,27 @@ def run(
         NoWinnerError: no config won.
     """
     numbers: dict[Candidate, int] = {}
+    origins = search.origins if isinstance(search, Scripted) else {}
+
+    def number_of(candidate: Candidate) -> int:
+        """Optuna's number where its study has one, so that both say the same."""
+        own = origins[candidate].number if candidate in origins else len(numbers) + 1
+        return numbers.get(candidate, own)
+
     trials: dict[Candidate, Trial] = {}
     unfinished: dict[Candidate, Trial] = {}
     best: Trial | None = None
     while not search.done:
         ask = search.ask()
-        number = numbers.get(ask.candidates[0], len(numbers) + 1)
+        number = number_of(ask.candidates[0])
         progress.start_trials(stage, number, ask, evaluator.missing(ask.candidates, ask.prompts))
         found = evaluator.measure(ask.candidates, progress.prompts_done, ask.prompts)
         results = []
         for candidate, measured in zip(ask.candidates, found, strict=True):
-            number = numbers.setdefault(candidate, len(numbers) + 1)
+            number = numbers.setdefault(candidate, number_of(candidate))
             trial = _trial(stage, number, candidate, evaluator.plan(candidate), tuple(measured), scorer)
+            if candidate in origins:
+                trial = replace(trial, suggested_s=origins[candidate].s)
             results.append(Result(trial.value, scorer.values(trial), trial.score))
             if ask.prompts is not None:
                 unfinished[candidate] = trial
@@ -199,8 +211,8 @@ def _why_none_won(trials: Sequence[Trial]) -> str:
         )
     best, fastest = max(one.quality for one in scored), min(one.seconds for one in scored)
     return (
-        f"{len(scored)} of {len(trials)} configs have finite pictures, with a quality of {best:.4f} at best "
-        f"and {fastest:.3g} s a picture at least, and none wins. Loosen search.min_quality or "
+        f"{len(scored)} of {len(trials)} configs have finite pictures, with a quality of {shown(best)} at "
+        f"best and {fastest:.3g} s a picture at least, and none wins. Loosen search.min_quality or "
         "search.max_seconds if you set one, search more (search.k, search.alpha, search.s, "
         "search.cloud_calls, search.trials), or raise objective.w1."
     )

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bars
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Ask
 from ecdiff_tune.search.spaces import Stage, stage_name
+from ecdiff_tune.shown import shown
 
 if TYPE_CHECKING:
     from ecdiff_tune.study.loop import Trial
@@ -178,7 +179,9 @@ def _trial_line(trial: Trial) -> str:
     if trial.score is None:
         return f"{head}  infeasible: latents not finite"
     score = trial.score
-    parts = f"quality {score.quality:.4f}  efficiency {score.efficiency:.3f}"
+    parts = f"quality {shown(score.quality)}  efficiency {shown(score.efficiency, 3)}"
     if score.burden is not None:
-        parts += f"  burden {score.burden:.3f}"
-    return f"{head}  {parts}  objective {score.objective:.4f}"
+        parts += f"  burden {shown(score.burden, 3)}"
+    asked = trial.suggested_s
+    told = "" if asked in (None, trial.candidate.params.s) else f"  (s={asked} was suggested)"
+    return f"{head}  {parts}  objective {shown(score.objective)}{told}"

@@ -16,10 +16,11 @@ from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune import calibration, files
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.latency import LatencyError, LatencyProfile
+from ecdiff_tune.latency import LatencyError, LatencyProfile, check_payload
 from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.objective import Weights
 from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import left_out as unusable
 from ecdiff_tune.study.folder import StudyError, read_state
 from ecdiff_tune.study.loop import Scorer, Trial
 
@@ -65,7 +66,11 @@ def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded
     prompts, heldout = calibration.load(settings)
     if prompts.digest != study.get("prompts_digest"):
         raise StudyError(f"The calibration prompts are no longer those that {path} was measured on.")
+    why = unusable.read(path)
+    prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
     latency = latency_profile(path / files.LATENCY, settings, study)
+    if latency.spread_note:
+        say(f"note: {latency.spread_note}")
     if settings.latency == "wallclock":
         say("note: the study's trials were timed; here all seconds follow from its latency profile.")
     objective = settings.objective
@@ -218,11 +223,7 @@ def latency_profile(path: Path, settings: Settings, study: Mapping[str, Any]) ->
     other = None
     if settings.rerank.latency is not None:
         other = LatencyProfile.load(Path(settings.rerank.latency).expanduser())
-        if payload and other.payload_values and payload != other.payload_values:
-            raise LatencyError(
-                f"{settings.rerank.latency} is of another pair or size: its handoff carries "
-                f"{other.payload_values:,} values, this study's {payload:,}."
-            )
+        check_payload(other, payload, settings.rerank.latency)
         payload = payload or other.payload_values
     link = settings.core_link()
     if link == old_link:

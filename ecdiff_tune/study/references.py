@@ -13,11 +13,12 @@ from torch import Tensor
 from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import HandoffAdapter
-from ecdiff_tune import reference
+from ecdiff_tune import faults, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.edge_along import EdgeAlong
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.reference import Reference
+from ecdiff_tune.study import left_out
 from ecdiff_tune.study.progress import Progress, duration
 from ecdiff_tune.study.spending import REFERENCE
 
@@ -32,8 +33,11 @@ def make_reference(
     calls: Counter[str],
     what: str = REFERENCE,
     along: EdgeAlong | None = None,
+    at_most: int | None = None,
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress.
+
+    It is that of ``reference.usable`` prompts: a note names those that are left out, ``at_most`` so many.
 
     ``along`` makes its edge passes of the prompts whose reference is made; ``calls`` counts model calls.
     Studies that run side by side wait for each other here, so that what they share is made once.
@@ -48,7 +52,7 @@ def make_reference(
         progress.start_task(
             f"{what} (cloud's and edge's pictures)", len(prompts), len(prompts) - len(missing)
         )
-        return reference.make(
+        made = reference.make(
             pipe,
             prompts,
             where,
@@ -56,7 +60,28 @@ def make_reference(
             on_prompts=progress.prompts_done,
             listener=along,
             calls=calls,
+            at_most=at_most,
         )
+        for line in faults.told(reference.faulty_rows(prompts, where), prompts):
+            progress.say(f"note: {line}")
+        return made
+
+
+def keep_left_out(study: Path, prompts: CalibrationSet, references: Path) -> None:
+    """Write which prompts are left out, for what reads the study without its references.
+
+    Args:
+        study: the study's folder.
+        prompts: of which others were written before.
+        references: the folder of the references.
+    """
+    found = {
+        prompts.keys[row]: faults.FAULTS[number]
+        for row, (_, number) in reference.faulty_rows(prompts, references).items()
+    }
+    known = left_out.read(study)
+    if found.keys() - known.keys():
+        left_out.write(study, known | found)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def config_of_choice(
     if rows is not None:
         held = record.scorer.score(chosen.plan, rows, with_burden=True)
         score["heldout"] = sections.heldout_section(held, rows, record.heldout, w1, seed)
-    source = "profile" if settings.rerank.latency is None else settings.rerank.latency
+    own_source = "profile" if settings.latency == "wallclock" else settings.latency
     measured = (old.provenance or {}) if old else {}
     provenance = {
         "study": settings.study,
@@ -42,7 +42,7 @@ def config_of_choice(
         "created": record.created,
         "calibration": sections.calibration_section(settings, record.prompts),
         "objective": sections.objective_section(settings),
-        "latency": sections.latency_section(source, record.latency),
+        "latency": sections.latency_section(settings.rerank.latency or own_source, record.latency),
         **{name: measured[name] for name in ("device", "versions") if name in measured},
         "tied": sections.tied_section(chosen, among, w1, seed),
     }
@@ -61,6 +61,18 @@ def changed(record: Recorded) -> list[str]:
     found = differences({key: record.state.get(key) for key in scoring}, scoring)
     other = record.settings.rerank.latency
     return found if other is None else [*found, f"latency profile {other}"]
+
+
+def given_for_seconds(record: Recorded) -> list[str]:
+    """The settings that seconds follow from, as they are given, where they are not the study's own."""
+    asked = flat({"link": asdict(record.settings.link)})
+    found = [
+        f"{key}={'null' if value is None else value}"
+        for key, value in asked.items()
+        if record.state.get(key) != value
+    ]
+    other = record.settings.rerank.latency
+    return found if other is None else [*found, f"rerank.latency={other}"]
 
 
 def _sampling(record: Recorded, old: TunedConfig | None) -> Sampling:

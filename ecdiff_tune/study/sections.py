@@ -14,10 +14,10 @@ from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
 from ecdiff_tune.objective import Score
 from ecdiff_tune.settings import Settings
+from ecdiff_tune.shown import KEPT_DIGITS
 from ecdiff_tune.study.loop import Trial
 
-DIGITS = 5
-"""Of scores. Pictures of one config differ by some 1e-7 of SSIM with the batches that they are made in."""
+DIGITS = KEPT_DIGITS
 
 
 def ssims_of(measurements: Iterable[Measurement]) -> list[float]:
@@ -94,6 +94,9 @@ def latency_section(source: str, profile: LatencyProfile) -> dict[str, Any]:
         "encode_seconds": round(profile.encode.median, 6),
         "decode_seconds": round(profile.decode.median, 6),
         "transfer_seconds": round(profile.transfer_seconds, 6),
+        "cloud_call_spread": round(profile.cloud_call.spread, 3),
+        "edge_call_spread": round(profile.edge_call.spread, 3),
+        **({} if profile.conditions is None else asdict(profile.conditions)),
     }
 
 

@@ -31,24 +31,27 @@ from ecdiff_tune.state_store import StateStore
 from ecdiff_tune.study.common import load_pipe, reference_folder, state_folder, states_bytes, thumbnails
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Scorer
-from ecdiff_tune.study.machine import batch_size_of, latency_profile
+from ecdiff_tune.study.machine import batch_size_of, given_profile, latency_profile
 from ecdiff_tune.study.optuna_setup import refuse_another_start
 from ecdiff_tune.study.progress import Progress
-from ecdiff_tune.study.references import make_edge_along, make_reference
+from ecdiff_tune.study.references import keep_left_out, make_edge_along, make_reference
 from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
 from ecdiff_tune.thumbnails import FIRST
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """A study that is ready to be worked on."""
+    """A study that is ready to be worked on.
+
+    ``prompts`` are those that can be compared; of ``drawn_heldout`` it is known once they are made.
+    """
 
     settings: Settings
     path: Path
     created: str
     pipe: ECDiffPipeline
     prompts: CalibrationSet
-    heldout: CalibrationSet
+    drawn_heldout: CalibrationSet
     latency: LatencyProfile
     ledger: Ledger
     progress: Progress
@@ -62,6 +65,11 @@ class Workbench:
     def wallclock(self) -> bool:
         """Whether trials are timed instead of estimated."""
         return self.settings.latency == "wallclock"
+
+    @property
+    def heldout(self) -> CalibrationSet:
+        """The held-out prompts, without those that are known to be of no use."""
+        return reference.usable(self.drawn_heldout, self.reference_folder)
 
     def p(self) -> int:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""
@@ -108,21 +116,25 @@ class Workbench:
 
     def heldout_evaluator(self) -> Evaluator:
         """Measures candidates on the held-out set, whose reference is made now if need be."""
-        return self._evaluator(self.heldout, self.heldout_reference(), None)
+        made = self.heldout_reference()
+        return self._evaluator(self.heldout, made, None)
 
     def heldout_reference(self) -> Reference:
-        """Of the held-out set, made now if need be."""
+        """Of ``heldout``, made now if need be."""
         with self.spending.part(HELDOUT_REFERENCE):
-            return make_reference(
+            made = make_reference(
                 self.pipe,
-                self.heldout,
+                self.drawn_heldout,
                 self.reference_folder,
                 self.batches,
                 self.latency,
                 self.progress,
                 self.spending.calls,
                 "reference of the held-out prompts",
+                at_most=max(0, len(self.drawn_heldout) - 1),
             )
+        keep_left_out(self.path, self.drawn_heldout, self.reference_folder)
+        return made
 
     def _evaluator(self, prompts: CalibrationSet, made: Reference, store: StateStore | None) -> Evaluator:
         return Evaluator(
@@ -161,7 +173,7 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
     prompts, heldout = calibration.load(settings)
     begun = StudyFolder.of_worker(settings) if as_worker else StudyFolder(settings)
     with begun as folder, Progress() as progress:
-        settings = folder.settings
+        settings, given = folder.settings, given_profile(folder)
         crew = Crew(settings, prompts, heldout)
         pipe = load_pipe(settings)
         spec = pipe.pair.spec
@@ -175,7 +187,7 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
             progress.say(f"note: {note}")
         spending = Spending(folder.path / files.CALLS)
         with spending.part("latency"):
-            profile = latency_profile(folder, pipe, progress, spending.calls)
+            profile = latency_profile(folder, pipe, given, progress, spending.calls)
         where = reference_folder(settings, pipe)
         timed = settings.latency == "wallclock"
         with spending.part("batch size"):
@@ -192,12 +204,13 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
             along = EdgeAlong(pipe, prompts, where, calls=calls) if predicting else None
             with spending.part(REFERENCE):
                 made = make_reference(pipe, prompts, where, batches, profile, progress, calls, along=along)
+            keep_left_out(folder.path, prompts, where)
             yield Workbench(
                 settings,
                 folder.path,
                 created,
                 pipe,
-                prompts,
+                reference.usable(prompts, where),
                 heldout,
                 profile,
                 ledger,

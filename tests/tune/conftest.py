@@ -55,7 +55,7 @@ def latency() -> LatencyProfile:
     """A profile with round numbers, the edge at 0.4 of the cloud."""
     return LatencyProfile(
         cloud_call=Timing(0.020, 0.019, 0.022),
-        edge_call=Timing(0.008, 0.007, 0.009),
+        edge_call=Timing(0.008, 0.0076, 0.0085),
         encode=Timing(0.003, 0.002, 0.004),
         decode=Timing(0.005, 0.004, 0.006),
         transfer_seconds=0.010,

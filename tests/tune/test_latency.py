@@ -61,7 +61,7 @@ def test_a_file_that_is_older_than_the_payload(latency: LatencyProfile, tmp_path
     replace(latency, payload_values=7).save(path)
     assert LatencyProfile.load(path) == replace(latency, payload_values=7)
     tree = json.loads(path.read_text())
-    del tree["payload_values"]
+    del tree["payload_values"], tree["conditions"]
     path.write_text(json.dumps(tree))
     assert LatencyProfile.load(path) == latency
     assert latency.payload_values is None
@@ -70,10 +70,44 @@ def test_a_file_that_is_older_than_the_payload(latency: LatencyProfile, tmp_path
 def test_measured(pipe: ECDiffPipeline) -> None:
     profile = latency_module.measure(pipe, Link(mbps=None))
     for name, timing in asdict(profile).items():
-        if name not in ("transfer_seconds", "payload_values"):
+        if name not in ("transfer_seconds", "payload_values", "conditions"):
             assert 0 < timing["low"] <= timing["median"] <= timing["high"] < 1, name
     assert profile.cloud_call.median > profile.edge_call.median
     assert profile.transfer_seconds == 0
+
+
+def test_it_says_what_it_was_measured_under(
+    pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(latency_module, "CALLS", latency_module.WARM_UP_CALLS + 2)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    profile = latency_module.measure(pipe, Link())
+    found = profile.conditions
+    assert found is not None
+    assert (found.pair, found.dtype, found.threads, found.wait_policy) == ("tiny", "float32", 1, "passive")
+    assert found.device.startswith("cpu (")
+    profile.save(tmp_path / "latency.json")
+    assert LatencyProfile.load(tmp_path / "latency.json") == profile
+
+
+@pytest.mark.parametrize(
+    ("cloud", "note"),
+    [
+        pytest.param(Timing(0.064, 0.061, 0.066), "", id="idle"),
+        pytest.param(Timing(0.020, 0.019, 0.023), "", id="a spread of a fifth"),
+        pytest.param(
+            Timing(0.100, 0.070, 0.300),
+            "cloud call 70 … 300 ms between quartiles",
+            id="beside another process",
+        ),
+        pytest.param(Timing(0.0, 0.0, 0.0), "", id="no time at all"),
+    ],
+)
+def test_a_busy_machine_is_seen_by_the_spread(latency: LatencyProfile, cloud: Timing, note: str) -> None:
+    quiet = replace(latency, edge_call=Timing(0.008, 0.0078, 0.0082))
+    found = replace(quiet, cloud_call=cloud).spread_note
+    assert note in found
+    assert bool(found) == bool(note)
 
 
 def test_every_operation_is_called_as_often(pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

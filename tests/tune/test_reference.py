@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
@@ -14,6 +16,8 @@ from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune import reference
 from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_tune.faults import FAULTS, UnusableReferenceError, fault, told
+from ecdiff_tune.metrics.compared import compared
 from ecdiff_tune.reference import DamagedReferenceError, PromptReference, Reference, auto_p
 
 from .conftest import Calls
@@ -187,6 +191,118 @@ def test_a_model_that_leaves_the_finite_numbers(
         make(pipe, prompts, tmp_path)
     hook.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+class Blackened:
+    """A decoder whose pictures of some turns are black: in the order of decoded rows, from 0."""
+
+    def __init__(self, turns: set[int] | None = None) -> None:
+        self.turns, self.seen = turns, 0
+
+    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        rows = range(self.seen, self.seen + len(output))
+        self.seen += len(output)
+        black = [self.turns is None or row in self.turns for row in rows]
+        return torch.where(torch.tensor(black)[:, None, None, None], torch.full_like(output, -1), output)
+
+
+@pytest.fixture
+def blacken(pipe: ECDiffPipeline) -> Iterator[Callable[[set[int] | None], None]]:
+    """Make the decoder black in these turns, or in all."""
+    hooks = []
+    decoder = pipe.pair.family.pipeline.vae.decoder
+    yield lambda turns: hooks.append(decoder.register_forward_hook(Blackened(turns)))
+    for hook in hooks:
+        hook.remove()
+
+
+def test_black_pictures_are_refused(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, blacken: Callable[[set[int] | None], None]
+) -> None:
+    blacken(None)
+    with pytest.raises(UnusableReferenceError) as caught:
+        make(pipe, prompts, tmp_path)
+    assert str(caught.value) == (
+        "The cloud model's own picture of 'a red circle' is all black in float32, and any config would equal "
+        "it. Is its VAE damaged? 2 of 3 prompts are like that."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_with_a_black_picture_is_left_out(
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    made: Reference,
+    tmp_path: Path,
+    calls: Calls,
+    blacken: Callable[[set[int] | None], None],
+) -> None:
+    blacken({3})  # of a batch of two: cloud, cloud, edge, edge
+    again = {"batches": Batches(2), "on_prompts": lambda _: None, "at_most": 1}
+    found = reference.make(pipe, prompts, tmp_path, **again)  # type: ignore[arg-type]
+    kept = reference.usable(prompts, tmp_path)
+    assert kept == CalibrationSet((prompts.prompts[0], prompts.prompts[2]), (5, 7))
+    assert len(found.prompts) == 2
+    for one, other in zip(found.prompts, made.prompts[::2], strict=True):
+        torch.testing.assert_close(one.cloud, other.cloud)
+    faulty = reference.faulty_rows(prompts, tmp_path)
+    assert told(faulty, prompts) == [
+        "left out, for the edge model's own picture is all black: two blue stars"
+    ]
+
+    calls.reset()  # what is of no use is known, not made again
+    assert len(reference.make(pipe, prompts, tmp_path, **again).prompts) == 2  # type: ignore[arg-type]
+    assert calls.both == (0, 0)
+    with pytest.raises(UnusableReferenceError, match="The edge model's own picture of 'two blue stars'"):
+        make(pipe, prompts, tmp_path)  # of three a tenth is none
+
+
+def test_black_pictures_of_older_files_are_seen(
+    prompts: CalibrationSet, made: Reference, reference_folder: Path, tmp_path: Path
+) -> None:
+    for i, key in enumerate(prompts.keys):
+        tensors = load_file(reference_folder / f"{key}.safetensors")
+        assert tensors.pop("faults").tolist() == [0, 0]
+        if i == 2:
+            tensors["cloud"] = torch.zeros_like(tensors["cloud"])
+        save_file(tensors, tmp_path / f"{key}.safetensors")
+    assert reference.faulty_rows(prompts, tmp_path) == {2: ("cloud", 2)}
+
+
+PATTERN = torch.linspace(0.2, 0.8, 192).reshape(3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("picture", "name"),
+    [
+        pytest.param(PATTERN, "", id="a picture"),
+        pytest.param(torch.where(PATTERN > 0.25, PATTERN, float("inf")), "not finite", id="inf"),
+        pytest.param(torch.full((3, 8, 8), 1 / 255), "all black", id="black but for rounding"),
+        pytest.param(
+            torch.tensor([0.2, 0.5, 0.9])[:, None, None].expand(3, 8, 8), "of one colour", id="blue"
+        ),
+        pytest.param((PATTERN > 0.5).float(), "saturated: every value is 0 or 1", id="saturated"),
+        pytest.param(PATTERN[:, :1, :1].expand(3, 8, 8).clone() + torch.eye(8) * 0.1, "", id="faint"),
+        pytest.param(torch.stack([torch.zeros(3, 8, 8), PATTERN]), "", id="a video that begins black"),
+        pytest.param(
+            torch.stack([torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.5)]),
+            "of one colour",
+            id="a grey video",
+        ),
+        pytest.param(
+            torch.stack([PATTERN, PATTERN * float("nan")]), "not finite", id="a video with a frame of NaN"
+        ),
+    ],
+)
+def test_faults_of_pictures(picture: Tensor, name: str) -> None:
+    assert FAULTS[fault(picture)] == name
+    assert FAULTS[fault(picture.half())] == name
+
+
+def test_nothing_is_compared_with_a_black_picture() -> None:
+    same = torch.zeros(1, 3, 16, 16)
+    (found,) = compared(torch.ones(1, 4, 2, 2), same, same, ["a"], 0.1)
+    assert (found.ssim, found.psnr) == (None, None)  # not 1.0 and infinity
 
 
 # p off the profile.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
 from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.latency import LatencyProfile, Timing
 from ecdiff_tune.objective import burden, efficiency
 from ecdiff_tune.study.sections import DIGITS
@@ -185,3 +188,51 @@ def test_a_real_study_reranked(done: Study, tmp_path: Path, command: Command) ->
 
 def test_it_loads_no_model(recorded: RecordedStudy) -> None:
     assert loaded_by(["rerank", *recorded.arguments()], {"diffusers", "transformers", "matplotlib"}) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "transfer"),
+    [
+        pytest.param([], 0.010, id="as the study"),
+        pytest.param(["link.mbps=null"], 0.0, id="another link"),
+        pytest.param(["link.mbps=1.0"], 0.1888, id="a slow link"),
+    ],
+)
+def test_a_config_that_is_faster_and_better_is_named_with_its_command(
+    recorded: RecordedStudy, command: Command, latency: LatencyProfile, given: list[str], transfer: float
+) -> None:
+    latency = replace(latency, transfer_seconds=transfer)
+    outcome = command("rerank", *recorded.arguments("objective.w3=2", *given))
+    assert outcome.status == 0, outcome
+    winner = TunedConfig.load(recorded.folder / "rerank.yaml").params
+    assert winner.s < STEPS
+    seconds = {params: latency.seconds(plan(params, STEPS)) for params in GRID}
+    faster = [one for one in GRID if seconds[one] < seconds[winner]]
+    best = max(faster, key=quality)
+    assert quality(best) > quality(winner)
+    (note,) = [line for line in outcome.out.splitlines() if "nearer to the cloud's pictures" in line]
+    assert note.startswith(
+        f"note: p={best.p} k={best.k} alpha={best.alpha:g} s={best.s} is faster and nearer to the cloud's "
+        f"pictures: quality {quality(best):.4f} in {seconds[best]:.2f} s a picture, the winner "
+        f"{quality(winner):.4f} in {seconds[winner]:.2f} s; the winner leads by its burden alone"
+    )
+    written = shlex.split(note.partition("To write it: python -m ecdiff_tune ")[2])
+    assert set(given) <= set(written)
+    assert command(*written).status == 0, written
+    assert TunedConfig.load(recorded.folder / "pareto.yaml").params == best
+
+
+def test_an_objective_is_a_named_choice(recorded: RecordedStudy, command: Command) -> None:
+    outcome = command("rerank", *recorded.arguments("objective=quality_time"))
+    assert outcome.status == 0, outcome
+    assert "nearer to the cloud's pictures" not in outcome.out
+    provenance = TunedConfig.load(recorded.folder / "rerank.yaml").provenance
+    assert provenance is not None
+    assert [provenance["objective"][name] for name in ("w1", "w2", "w3")] == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (config_folder() / "objective").glob("*.yaml")))
+def test_named_objectives_add_up_to_one(name: str) -> None:
+    weights = yaml.safe_load((config_folder() / "objective" / f"{name}.yaml").read_text())
+    assert set(weights) == {"w1", "w2", "w3", "earliest_s"}
+    assert sum(weights[one] for one in ("w1", "w2", "w3")) == pytest.approx(1)

@@ -294,13 +294,21 @@ def test_tune_says_beforehand_what_it_may_cost(tuned: tuple[Study, Outcome]) -> 
     assert f"(p = {p})" in outcome.out
 
 
-def test_a_winner_on_the_edge_of_the_grid_is_pointed_out(tuned: tuple[Study, Outcome]) -> None:
+RISING = r"note: (\w+) = (\S+) is the (\w+) of .*: (\S+) at \w+ = (\S+), (\S+) here"
+
+
+def test_a_rising_objective_at_a_boundary_is_pointed_out(tuned: tuple[Study, Outcome]) -> None:
     done, outcome = tuned
-    params = done.config("stage1.yaml").params
-    notes = re.findall(r"note: the best (\w+) = (\S+) lies on the edge of search\.\w+", outcome.out)
-    expected = [("k", f"{params.k}")]  # one of two
-    expected += [("alpha", f"{params.alpha:g}")] if params.alpha in (0.3, 0.7) else []
-    assert [note for note in notes if note[0] != "s"] == expected
+    trials = done.trials().query("stage == 1")
+    best = trials.loc[trials["objective"].idxmax()]
+    found = re.findall(RISING, outcome.out)
+    for name, value, end, lower, neighbour, higher in found:
+        assert name in ("k", "alpha")  # the grid of s begins at s'
+        assert float(value) == best[name] == (trials[name].min() if end == "smallest" else trials[name].max())
+        others = trials[(trials[name] - float(neighbour)).abs() < 1e-9]
+        assert float(lower) == pytest.approx(others["objective"].max(), abs=1e-4)
+        assert float(lower) < float(higher) == pytest.approx(best["objective"], abs=1e-4)
+    assert len(found) == outcome.out.count("A wider grid may hold a better one")
 
 
 def test_the_command_that_is_printed_works(

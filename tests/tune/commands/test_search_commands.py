@@ -78,6 +78,16 @@ def test_the_study_of_an_optuna_search(study: Study, latency: LatencyProfile) ->
     assert sorted(optuna.get_all_study_names(storage)) == names
     for name in names:
         assert len(optuna.load_study(study_name=name, storage=storage).trials) == 6
+    own = optuna.load_study(study_name=names[1], storage=storage)
+    second = few.trials().query("stage == 2").set_index("trial")
+    assert len(second) > 0
+    for number, row in second.iterrows():
+        trial = own.trials[int(number)]  # type: ignore[call-overload]
+        assert (trial.user_attrs["s"], trial.params.get("s", row["suggested_s"])) == (
+            row["s"],
+            row["suggested_s"],
+        )
+        assert trial.user_attrs["objective"] == pytest.approx(row["objective"])
 
 
 def test_what_a_search_cannot_heed(study: Study) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
 import sqlite3
 import time
 from dataclasses import replace
@@ -10,17 +13,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from torch import Tensor
 
 from ecdiff_core import noise
 from ecdiff_core.noise import Alpha, NoiseState
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune import latency as latency_module
+from ecdiff_tune import reference
+from ecdiff_tune.conditions import Conditions
+from ecdiff_tune.latency import LatencyProfile, Timing
 from ecdiff_tune.report import pictures
 from ecdiff_tune.settings import Settings
 from ecdiff_tune.study import workbench
 
-from ..studies import ROUNDED, STEPS, Study, best_row
+from ..studies import ROUNDED, STEPS, Study, best_row, one_line
 
 
 def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +89,8 @@ def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) ->
     first = before[before["stage"] == 1]
     pd.testing.assert_frame_equal(after.head(len(first)), first)
     assert set(after["k"]) > {1, 2}  # one of two k is an edge
-    assert "the best so far lies on the edge of the grid: it goes on with k=" in outcome.out
-    assert "a wider grid may hold" not in outcome.out
+    assert "the best so far lies on the boundary of the grid: it goes on with k=" in outcome.out
+    assert "A wider grid may hold" not in outcome.out
     best = again.config("stage1.yaml").params
     assert min(after["k"]) < best.k < max(after["k"]) or best.k in (0, STEPS - 1)
     assert best_row(after, 1)["objective"] >= best_row(before, 1)["objective"]
@@ -115,6 +122,61 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.provenance["latency"]["source"] == "wallclock"
 
 
+@pytest.fixture
+def own_latency(study: Study) -> Study:
+    """The study without the latency profile that it is given."""
+    (study.folder / "latency.json").unlink()
+    return study
+
+
+def test_the_latency_profile_of_another_machine(
+    own_latency: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object, **__: object) -> LatencyProfile:
+        raise AssertionError("measured in place of read")
+
+    monkeypatch.setattr(latency_module, "measure", measured)
+    there = Conditions("tiny", "float16", "a large GPU", 8, "passive")
+    file = tmp_path / "its latency.json"
+    replace(latency, conditions=there, cloud_call=Timing(0.020, 0.010, 0.040)).save(file)
+    arguments = ("reference", f"latency={file}", "link.mbps=1", "heldout.num_prompts=0")
+    outcome = own_latency(*arguments)
+    assert outcome.status == 0, outcome
+    kept = LatencyProfile.load(own_latency.folder / "latency.json")
+    assert (kept.cloud_call.median, kept.conditions) == (0.020, there)
+    values = 4 * 8 * 8 + 2 * 32 * 32
+    assert (kept.transfer_seconds, kept.payload_values) == (values * 16 / 1e6, values)
+    assert f"latency of {file}: cloud call 20.0 ms, edge call 8.0 ms" in outcome.out
+    assert (
+        "note: the latency profile was measured with dtype float16 in place of float32, device a large"
+        in (outcome.out)
+    )
+    assert "cloud call 10 … 40 ms between quartiles): the machine was busy" in outcome.out
+
+    file.unlink()  # the study has kept it
+    assert own_latency(*arguments).status == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "Cannot read the latency profile .*No such file"),
+        ("{}", "is damaged"),
+        (1, r"is of another pair or size: its handoff carries 1 values, this study's 2,"),
+    ],
+)
+def test_a_latency_profile_that_cannot_be_used(
+    own_latency: Study, latency: LatencyProfile, tmp_path: Path, content: str | int | None, told: str
+) -> None:
+    file = tmp_path / "other.json"
+    if isinstance(content, str):
+        file.write_text(content)
+    elif content is not None:
+        replace(latency, payload_values=content).save(file)
+    line = one_line(own_latency("reference", f"latency={file}"))
+    assert re.search(told, line), line
+
+
 def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = noise.ESTIMATORS["gradient"]
 
@@ -133,6 +195,38 @@ def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.Mon
     assert set(trials.loc[trials["alpha"] != 0.5, "state"]) == {"complete"}
     assert study.config("stage1.yaml").params.alpha != 0.5
     assert "infeasible: latents not finite" in outcome.out
+
+
+def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, seen = reference._fault, itertools.count()
+
+    def of_the_fourth_prompt(latents: Tensor, picture: Tensor) -> int:
+        """Each prompt has two pictures, the cloud's first; the held-out ones come last."""
+        return 2 if next(seen) in (6, 20) else fault(latents, picture)
+
+    monkeypatch.setattr(reference, "_fault", of_the_fourth_prompt)
+    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+    small = ("search.k=[1]", "search.alpha=[0.3]", "search.s=[2]", "params.p=2", "calibration.num_prompts=10")
+    outcome = study("tune", *small, "sampling.num_inference_steps=4")
+    assert outcome.status == 0, outcome
+    notes = [line for line in outcome.out.splitlines() if line.startswith("note: left out, ")]
+    assert [line.rpartition(": ")[0] for line in notes] == [
+        "note: left out, for the cloud model's own picture is all black"
+    ] * 2
+    assert set(json.loads((study.folder / "left_out.json").read_text()).values()) == {"all black"}
+    config = study.config()
+    assert config.provenance is not None
+    assert config.score is not None
+    assert config.provenance["calibration"]["num_prompts"] == 9
+    assert config.score["heldout"]["num_prompts"] == 1
+    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+        (rows,) = database.execute("SELECT COUNT(*) FROM measurements").fetchone()
+    assert rows == 9 + 9 + 1
+    assert (study.folder / "report" / "index.html").is_file()
+
+    again = study.run("rerank", "pair=custom", "pair.name=tiny", f"output_dir={study.outputs}")
+    assert again.status == 0, again
+    assert "2 configs were measured on all 9 prompts" in again.out
 
 
 def test_a_file_of_prompts(study: Study, tmp_path: Path) -> None:

@@ -172,6 +172,44 @@ def test_table5(command: Command, tmp_path: Path) -> None:
     assert r"b & 50 & mine & 7 & 2 & 0.3 & 34" in (outputs / "table5.tex").read_text()
 
 
+PROFILE = {
+    "cloud_call_seconds": 0.0277,
+    "edge_call_seconds": 0.0098,
+    "encode_seconds": 0.001,
+    "decode_seconds": 0.002,
+    "transfer_seconds": 0.1,
+}
+WEIGHTS = {"w1": 0.3, "w2": 0.3, "w3": 0.4, "earliest_s": 30}
+
+
+def test_table5_says_what_was_scored_by_different_profiles(command: Command, tmp_path: Path) -> None:
+    busy = {**PROFILE, "cloud_call_seconds": 0.064}
+    for study, latency, objective in (
+        ("a", PROFILE, WEIGHTS),
+        ("b", busy, WEIGHTS),
+        ("c", PROFILE, {**WEIGHTS, "w3": 0.0}),
+        ("d", None, None),
+    ):
+        path = tmp_path / "mine" / study / "ecdiff.yaml"
+        told = {"latency": latency, "objective": objective}
+        TunedConfig(SPEC, ECDiffParams(7, 2, 0.3, 34), Sampling(), {"quality": 0.9}, told).save(path)
+    outcome = command("table5", f"output_dir={tmp_path}")
+    assert outcome.status == 0, outcome
+    notes = [line for line in outcome.out.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: mine was scored by 2 latency profiles (a, c: cloud call 27.7 ms, edge call 9.8 ms; b: cloud "
+        "call 64.0 ms, edge call 9.8 ms): efficiency, objective and seconds do not compare between them. "
+        "rerank.latency=FILE scores a study by another's.",
+        "note: mine was scored by 2 objectives (a, b: w1=0.3 w2=0.3 w3=0.4 s'=30; c: w1=0.3 w2=0.3 w3=0 "
+        "s'=30), which do not compare. rerank scores a study by another one.",
+    ]
+    seconds = pd.read_csv(tmp_path / "table5.csv").query("pair == 'mine'")["cloud_call_seconds"]
+    assert seconds.tolist()[:3] == [0.0277, 0.064, 0.0277]
+    (tmp_path / "mine" / "b" / "ecdiff.yaml").unlink()
+    (tmp_path / "mine" / "c" / "ecdiff.yaml").unlink()
+    assert "note: " not in command("table5", f"output_dir={tmp_path}").out
+
+
 def test_a_tuned_row_stands_below_the_papers(command: Command, tmp_path: Path) -> None:
     papers = TunedConfig.load(config_folder() / "tuned" / "sdxl_vega.yaml")
     papers.save(tmp_path / "sdxl_vega" / "default" / "ecdiff.yaml")

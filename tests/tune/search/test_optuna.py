@@ -19,6 +19,7 @@ from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError, check_installed
+from ecdiff_tune.search.script import Scripted
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space
 from ecdiff_tune.search.suggest import Knob, Knobs
 from ecdiff_tune.settings import PairSettings, SearchSettings, Settings
@@ -203,6 +204,20 @@ def test_no_config_is_measured_twice(tmp_path: Path) -> None:
     for one in repeats:
         assert one.values == known[one.user_attrs["same_as"]].values
         assert one.params == known[one.user_attrs["same_as"]].params
+
+
+def test_candidates_know_the_trial_that_they_come_from(tmp_path: Path) -> None:
+    path, some = tmp_path / "journal", world(tmp_path / "journal", trials=30)
+    search = some.search("optuna", JOINT)
+    trace = some.drive(search)
+    assert isinstance(search, Scripted)
+    known = {one.number: one for one in trials(path)}
+    assert {one for ask, _ in trace for one in ask.candidates} <= search.origins.keys()
+    for candidate, origin in search.origins.items():
+        trial = known[origin.number]
+        assert "same_as" not in trial.user_attrs
+        assert (trial.params["s"], trial.user_attrs["s"]) == (origin.s, candidate.params.s)
+    assert any(origin.s != candidate.params.s for candidate, origin in search.origins.items())
 
 
 def test_losers_are_pruned_and_rank_below_the_best(tmp_path: Path) -> None:
