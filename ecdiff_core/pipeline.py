@@ -20,7 +20,7 @@ from ecdiff_core.pair import Pair, load_pair
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, Mode, Plan, plan
 from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
-from ecdiff_core.schedulers import build_scheduler, set_steps
+from ecdiff_core.schedulers import build_scheduler, rehearse, set_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 
 
@@ -53,9 +53,9 @@ class ECDiffPipeline:
         pair.family.check_size(self.size)
         scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
-        set_steps(
-            self.scheduler, asked.num_inference_steps
-        )  # the scale of the initial noise may depend on them
+        rehearse(self.scheduler, asked.num_inference_steps)
+        # The scale of the initial noise may depend on them.
+        set_steps(self.scheduler, asked.num_inference_steps)
 
     @classmethod
     def from_config(

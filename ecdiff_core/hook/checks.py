@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
 from ecdiff_core.errors import PairError, ParamsError
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.schedulers import refuse_stochastic
 
 HOOK_NAME = "ecdiff"
 """In the denoiser's HookRegistry."""
@@ -90,7 +90,7 @@ def check_scheduler(scheduler: Any, expected: str) -> None:
             f"Expected the pipeline's scheduler to be {expected}, as the config was tuned with, got {name}. "
             f"Set pipe.scheduler = {expected}.from_config(pipe.scheduler.config), or check_scheduler=False."
         )
-    build_scheduler(name, scheduler)  # raises for one that draws fresh noise
+    refuse_stochastic(scheduler)
 
 
 @contextmanager
