@@ -35,7 +35,7 @@ from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import HandoffAdapter, Mode, Plan, plan
 from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
 from ecdiff_core.scheduler_settings import check_settings, settings_of
-from ecdiff_core.schedulers import build_scheduler, set_steps
+from ecdiff_core.schedulers import build_scheduler, rehearse, set_steps
 from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
 
 
@@ -68,9 +68,9 @@ class ECDiffPipeline:
         self.scheduler_config = settings_of(scheduler)
         self._alone, self._interrupt = threading.RLock(), False
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
-        set_steps(
-            self.scheduler, asked.num_inference_steps
-        )  # the scale of the initial noise may depend on them
+        rehearse(self.scheduler, asked.num_inference_steps)
+        # The scale of the initial noise may depend on them.
+        set_steps(self.scheduler, asked.num_inference_steps)
 
     @classmethod
     def from_config(

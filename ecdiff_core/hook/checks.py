@@ -13,7 +13,7 @@ from torch import nn
 
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.scheduler_settings import check_settings, differences
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.schedulers import refuse_stochastic
 from ecdiff_core.tuned_config import Sampling
 
 HOOK_NAME = "ecdiff"
@@ -104,7 +104,7 @@ def check_scheduler(scheduler: Any, expected: str, settings: Mapping[str, Any] |
         f"Set pipe.scheduler = {name}.from_config(pipe.scheduler.config, {changes}), "
         "or check_scheduler=False.",
     )
-    build_scheduler(name, scheduler)  # raises for one that draws fresh noise
+    refuse_stochastic(scheduler)
 
 
 def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:

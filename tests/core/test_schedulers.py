@@ -7,14 +7,14 @@ import re
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
 from ecdiff_core import noise, sampler
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.params import ECDiffParams
 from ecdiff_core.plan import plan
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.schedulers import build_scheduler, refuse_stochastic, rehearse
 from shapes_pair import models
 
 EVERY_NAME = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
@@ -82,7 +82,89 @@ def test_stochastic_by_its_settings_is_refused() -> None:
     like = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
     message = r"DPMSolverMultistepScheduler with algorithm_type=sde-dpmsolver\+\+ draws fresh noise"
     with pytest.raises(ParamsError, match=message):
-        build_scheduler("DPMSolverMultistepScheduler", like)
+        refuse_stochastic(like)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_models_that_ship_a_stochastic_solver_have_the_deterministic_ones(name: str) -> None:
+    """The setting ``algorithm_type`` is that of another class, or asks for what cannot be compared."""
+    like = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+    solver = build_scheduler(name, like).config.get("algorithm_type", "none")
+    expected = {"DEISMultistepScheduler": "deis"} | {
+        f"DPMSolver{steps}Scheduler": "dpmsolver++" for steps in ("Multistep", "Singlestep")
+    }
+    assert solver == expected.get(name, solver)
+    rehearse(build_scheduler(name, like), STEPS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CMStochasticIterativeScheduler",
+        "DDPMParallelScheduler",
+        "FlowMatchLCMScheduler",
+        "LTXEulerAncestralRFScheduler",
+        "SASolverScheduler",
+        "UnCLIPScheduler",
+    ],
+)
+def test_stochastic_ones_of_models_own_are_seen_by_what_they_do(name: str) -> None:
+    like = getattr(diffusers, name)()
+    random = torch.random.get_rng_state()
+    with pytest.raises(ParamsError, match=name):
+        rehearse(build_scheduler(name, like), STEPS)
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+def test_edm_is_for_models_that_were_trained_by_it(name: str) -> None:
+    with pytest.raises(ParamsError, match=f"no scheduler '{name}' for this model"):
+        build_scheduler(name, models.scheduler())
+    like = getattr(diffusers, name)()
+    rehearse(build_scheduler(name, like), STEPS)
+    with pytest.raises(ParamsError, match="no scheduler 'DDIMScheduler' for this model"):
+        build_scheduler("DDIMScheduler", like)
+
+
+COSINE = {"beta_schedule": "squaredcos_cap_v2"}
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize("sigmas", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_what_would_fail_in_the_middle_fails_before(name: str, sigmas: str) -> None:
+    """Their timesteps come twice there, in which they lose their way."""
+    scheduler = build_scheduler(name, DPMSolverMultistepScheduler(**COSINE, **{sigmas: True}))
+    with pytest.raises(ParamsError, match=rf"^{name} fails with 20 steps of this model's noise .*\.$"):
+        rehearse(scheduler, 20)
+
+
+def test_timesteps_beyond_the_models_last() -> None:
+    scheduler = build_scheduler("DDIMScheduler", DDIMScheduler(timestep_spacing="leading", steps_offset=1))
+    with pytest.raises(ParamsError, match=r"DDIMScheduler fails with 1000 steps .*IndexError: index 1000"):
+        rehearse(scheduler, 1000)
+
+
+def test_a_noise_schedule_that_a_class_does_not_know() -> None:
+    with pytest.raises(ParamsError, match=r"DDIMScheduler cannot be made for this model .*sigmoid is not"):
+        build_scheduler("DDIMScheduler", DDPMScheduler(beta_schedule="sigmoid"))
+
+
+def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_scipy(*_: object, **__: object) -> None:
+        raise ImportError("No module named 'scipy'")
+
+    scheduler = build_scheduler("LMSDiscreteScheduler", models.scheduler())
+    monkeypatch.setattr(type(scheduler), "set_timesteps", without_scipy)
+    with pytest.raises(ParamsError, match=r"LMSDiscreteScheduler fails .*No module named 'scipy'"):
+        rehearse(scheduler, STEPS)
+
+
+def test_a_rehearsal_leaves_the_scheduler_alone() -> None:
+    scheduler = build_scheduler("DPMSolverMultistepScheduler", models.scheduler())
+    rehearse(scheduler, STEPS)
+    fresh = build_scheduler("DPMSolverMultistepScheduler", models.scheduler())
+    assert torch.equal(sample(scheduler, seed=1), sample(fresh, seed=1))
+    assert scheduler.num_inference_steps is None
 
 
 @pytest.mark.parametrize(
