@@ -124,10 +124,10 @@ def refuse_stochastic(scheduler: SchedulerMixin, num_inference_steps: int = _FEW
         for key in ("algorithm_type", "stochastic_sampling")
         if key in takes and config.get(key)
     ]
+    known = ", such as DDIMScheduler or DPMSolverMultistepScheduler" * hasattr(scheduler, "alphas_cumprod")
     raise ParamsError(
         f"{' with '.join([type(scheduler).__name__, *asked])} draws fresh noise at every step, so that "
-        "images cannot be compared with the cloud's. Use a deterministic one, such as DDIMScheduler or "
-        "DPMSolverMultistepScheduler."
+        f"images cannot be compared with the cloud's. Use a deterministic one{known}."
     )
 
 

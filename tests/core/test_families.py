@@ -285,7 +285,7 @@ def test_dynamic_shifting_equals_diffusers(sd3_pair: Path, tmp_path: Path, time_
 
 
 def test_flow_matching_that_cannot_be_tuned() -> None:
-    with pytest.raises(ParamsError, match="with stochastic_sampling draws fresh noise"):
+    with pytest.raises(ParamsError, match="with stochastic_sampling=True draws fresh noise"):
         build_scheduler(FLOW, FlowMatchEulerDiscreteScheduler(stochastic_sampling=True))
     with pytest.raises(ParamsError, match=f"no scheduler 'DDIMScheduler' for this model: choose from {FLOW}"):
         build_scheduler("DDIMScheduler", FlowMatchEulerDiscreteScheduler())
