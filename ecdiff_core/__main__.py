@@ -11,13 +11,13 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, get_args
 
 from ecdiff_core import __version__
-from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import OutputError, ParamsError
-from ecdiff_core.files import replacing, write_text
-from ecdiff_core.params import MAX_SEED
-from ecdiff_core.plan import Mode, Plan
-from ecdiff_core.threads import share_cores
-from ecdiff_core.video import FPS, check_writer, save_mp4
+from ecdiff_core.io.console import quiet_libraries, run_command
+from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.io.threads import share_cores
+from ecdiff_core.io.video import FPS, check_writer, save_mp4
+from ecdiff_core.sampling.params import MAX_SEED
+from ecdiff_core.sampling.plan import Mode, Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,9 +141,9 @@ def generate(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from ecdiff_core.memory import Batches, Memory, keep_freed_memory
+    from ecdiff_core.config import TunedConfig
+    from ecdiff_core.models.memory import Batches, Memory, keep_freed_memory
     from ecdiff_core.pipeline import ECDiffPipeline
-    from ecdiff_core.tuned_config import TunedConfig
 
     if args.batch_size < 1:
         raise ParamsError(f"Expected --batch-size >= 1, got {args.batch_size}.")

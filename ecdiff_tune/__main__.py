@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from ecdiff_core import __version__
-from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError, nearest
-from ecdiff_core.threads import share_cores
-from ecdiff_tune.commands import COMMANDS
-from ecdiff_tune.commands.arguments import command_first, flags_first, paths_quoted
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_core.io.console import quiet_libraries, run_command
+from ecdiff_core.io.threads import share_cores
+from ecdiff_tune.cli import COMMANDS
+from ecdiff_tune.cli.arguments import command_first, flags_first, paths_quoted
+from ecdiff_tune.data.conf_folder import config_folder
 
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
@@ -50,11 +50,11 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune import settings
-    from ecdiff_tune.commands import hydra_messages
+    from ecdiff_tune import config
+    from ecdiff_tune.cli import hydra_messages
     from ecdiff_tune.study import restore
 
-    settings.register()
+    config.register()
 
     kind = COMMANDS[command]
     begun: list[str] = []
@@ -67,7 +67,7 @@ def _run(command: str) -> None:
             if kind.study == "always" or (kind.study == "if there" and restore.is_known(config)):
                 overrides = HydraConfig.get().overrides.task
                 config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
-            chosen = settings.from_config(config)
+            chosen = config.from_config(config)
             if kind.loads_models:
                 quiet_libraries()
             kind.function(command)(chosen)
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     share_cores()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # started by torchrun or the like
-        from ecdiff_tune.parallel import ranks
+        from ecdiff_tune.study.distributed import ranks
 
         return ranks.run(lambda: _command(arguments))
     return _command(arguments)

@@ -23,35 +23,31 @@ from statistics import fmean, median
 import pandas as pd
 import torch
 
-from ecdiff_core.console import quiet_libraries
-from ecdiff_core.memory import Batches
-from ecdiff_core.params import ECDiffParams
+import schedules_figure
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.io.console import quiet_libraries
+from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.plan import HandoffAdapter
-from ecdiff_core.schedulers import set_steps
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration, files, reference
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.edge_along import EdgeAlong
-from ecdiff_tune.evaluator import Evaluator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_core.sampling.schedulers import set_steps
+from ecdiff_tune.config import CalibrationSettings, HeldoutSettings, PairSettings, SamplingSettings, Settings
+from ecdiff_tune.data import calibration
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation.baseline_trajectory import OwnRun, own_run
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.evaluator import Evaluator
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.proposals import Placer, paper_params
-from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.metrics.images import psnr, ssim
-from ecdiff_tune.own_run import OwnRun, own_run
-from ecdiff_tune.reference import Reference
-from ecdiff_tune.report import schedules
-from ecdiff_tune.settings import (
-    CalibrationSettings,
-    HeldoutSettings,
-    PairSettings,
-    SamplingSettings,
-    Settings,
-)
-from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.study.common import load_pipe, reference_folder
+from ecdiff_tune.study import files
+from ecdiff_tune.study.process_setup import load_pipe, reference_folder
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLACED_ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -280,7 +276,7 @@ def main() -> None:
             found += bench.rows(calls)
             table = pd.DataFrame(found)
             print(table.tail(4).to_string(header=False, index=False), flush=True)
-        for path in schedules.write(args.out, table.sort_values(["cloud_calls"], kind="stable")):
+        for path in schedules_figure.write(args.out, table.sort_values(["cloud_calls"], kind="stable")):
             print(f"wrote {path}")
 
 

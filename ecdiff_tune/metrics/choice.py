@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ecdiff_tune.config import MetricsSettings
 from ecdiff_tune.metrics.images import psnr, ssim
-from ecdiff_tune.settings import MetricsSettings
 
 Measure = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
 """Pictures, the cloud's pictures, prompts -> one value a prompt."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ecdiff_tune.faults import fault
-from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.evaluation.image_faults import fault
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.metrics.choice import PSNR, SSIM, Metric, measure
 
 

@@ -9,10 +9,10 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_tune.config import Settings
+from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.command_line import command
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.shown import shown
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import describe
 

@@ -6,11 +6,11 @@ from statistics import fmean
 
 import pandas as pd
 
-from ecdiff_tune.intervals import interval95
+from ecdiff_tune.metrics.intervals import interval95
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.svg import Axis, Plot, Point
-from ecdiff_tune.shown import shown
-from ecdiff_tune.study.sections import ssims_of
+from ecdiff_tune.study.config_sections import ssims_of
 
 SERIES = 6
 """Styles s0 … s5 of the style sheet, which tell lines apart."""

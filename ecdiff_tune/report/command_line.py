@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from ecdiff_tune.settings import Settings
+from ecdiff_tune.config import Settings
 
 
 def command(name: str, settings: Settings, known_pairs: Path) -> str:

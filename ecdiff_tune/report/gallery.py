@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from ecdiff_core.plan import Plan
-from ecdiff_core.video import FPS
-from ecdiff_tune import files
+from ecdiff_core.io.video import FPS
+from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.report.study_data import table
+from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError
 
 GAIN = 4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.study_data import StudyData
-from ecdiff_tune.shown import shown
 
 
 def seconds_text(value: float) -> str:

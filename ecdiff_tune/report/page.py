@@ -8,15 +8,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ecdiff_core.files import write_text
-from ecdiff_tune import files
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_core.io.files import write_text
+from ecdiff_tune.config import Settings
+from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import (
     charts,
-    further,
+    experiments,
     gallery,
     headline,
-    origin,
+    provenance,
     search_cost,
     sensitivity,
     sortable,
@@ -26,8 +27,7 @@ from ecdiff_tune.report import (
 from ecdiff_tune.report.command_line import command
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.time_bars import bars
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.shown import shown
+from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.progress import Progress, describe
 
@@ -72,7 +72,7 @@ def view(data: StudyData) -> dict[str, Any]:
     """What the template shows."""
     record, pairs = data.record, config_folder() / "pair"
     search = data.settings.search
-    compared, sweeps = further.methods_compared(data.path), sensitivity.sweeps(record)
+    compared, sweeps = experiments.methods_compared(data.path), sensitivity.sweeps(record)
     return {
         "data": data,
         "describe": describe,
@@ -86,7 +86,7 @@ def view(data: StudyData) -> dict[str, Any]:
         "tradeoff": tradeoff.tradeoff(data, compared.points),
         "configs": sortable.configs(data),
         "noise": charts.noise_profile(data),
-        "errors": further.latent_errors(data.path),
+        "errors": experiments.latent_errors(data.path),
         "compared": compared,
         "bars": bars(data),
         "costs": search_cost.costs(data),
@@ -97,5 +97,5 @@ def view(data: StudyData) -> dict[str, Any]:
         "heldout": sortable.heldout(data),
         "verdict": headline.verdict(data),
         "prompts": sortable.prompts(data),
-        "provenance": origin.provenance(data),
+        "provenance": provenance.provenance(data),
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ecdiff_core.tuned_config import Sampling, TunedConfig
+from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import tables
-from ecdiff_tune.shown import shown
 
 NAMED = 5
 """Tied configs that are named on the terminal; the YAML lists all."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ecdiff_core.plan import Plan
-from ecdiff_tune import files
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.calls import KINDS, Calls
-from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.ledger import Ledger
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.model_calls import KINDS, Calls
 from ecdiff_tune.report.study_data import StudyData, table
 from ecdiff_tune.search.spaces import SEARCHING
+from ecdiff_tune.study import files
 from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, REFERENCE
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from ecdiff_core.link import Link
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.report.svg import Axis
 from ecdiff_tune.study.loop import Scorer, Trial
 from ecdiff_tune.study.recorded import Recorded

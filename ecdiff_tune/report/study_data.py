@@ -9,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import files
-from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.ledger import Measurement
-from ecdiff_tune.paper import paper_config
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.data.paper import paper_config
+from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.report import beaten, result
-from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import recorded, reranked
+from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyError
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import Recorded

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, Plan, effective_s
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff, Plan, effective_s
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Result, Search
 from ecdiff_tune.search.spaces import GridSpace, N, Stage1Space, Stage2Space
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal, TypeVar, get_args
 
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.candidate import Candidate, same_pictures
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
+from ecdiff_tune.evaluation.candidate import Candidate, same_pictures
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 
 Stage = Literal[1, 2, "joint"]

@@ -12,11 +12,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.files import write_text
-from ecdiff_core.tuned_config import PairSpec
-from ecdiff_tune import files
-from ecdiff_tune.settings import Settings
+from ecdiff_core.io.files import write_text
+from ecdiff_tune.config import Settings
+from ecdiff_tune.study import files
 
 _FREE_TO_CHANGE = {
     "resume",

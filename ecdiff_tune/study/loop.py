@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.plan import Plan
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Measurement
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Score, Weights, burden, efficiency, quality, score
 from ecdiff_tune.search import Search
 from ecdiff_tune.search.base import Result
-from ecdiff_tune.search.script import Scripted
+from ecdiff_tune.search.generator_search import Scripted
 from ecdiff_tune.search.spaces import Stage, stage_name
-from ecdiff_tune.shown import shown
 from ecdiff_tune.study.progress import Progress
 
 if TYPE_CHECKING:
-    from ecdiff_tune.evaluator import Evaluator
-    from ecdiff_tune.reference import Reference
+    from ecdiff_tune.evaluation.evaluator import Evaluator
+    from ecdiff_tune.evaluation.reference import Reference
 
 
 class NoWinnerError(ECDiffError):

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ecdiff_core.params import LEAST_P, ECDiffParams
-from ecdiff_tune import files
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.paper import paper_config
+from ecdiff_core.sampling.params import LEAST_P, ECDiffParams
+from ecdiff_tune.config import Settings
+from ecdiff_tune.data.paper import paper_config
+from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
 from ecdiff_tune.search.spaces import stage_name
-from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences, study_path
 
 SOME_PAIR = "sd14_bksdm_small"

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.search.base import Ask
 from ecdiff_tune.search.spaces import Stage, stage_name
-from ecdiff_tune.shown import shown
 
 if TYPE_CHECKING:
     from ecdiff_tune.study.loop import Trial

@@ -8,18 +8,19 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.link import Link
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Action, HandoffAdapter, Plan
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration, files
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.latency import LatencyError, LatencyProfile, check_payload
-from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Action, HandoffAdapter, Plan
+from ecdiff_tune.config import Settings
+from ecdiff_tune.data import calibration
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyError, LatencyProfile, check_payload
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.objective import Weights
-from ecdiff_tune.settings import Settings
+from ecdiff_tune.study import files
 from ecdiff_tune.study import left_out as unusable
 from ecdiff_tune.study.folder import StudyError, read_state
 from ecdiff_tune.study.loop import Scorer, Trial

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from ecdiff_core.pair_spec import Lora, ModelRef, PairSpec
-from ecdiff_core.tuned_config import Sampling, TunedConfig
-from ecdiff_tune.study import recorded, sections
+from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
+from ecdiff_tune.study import config_sections, recorded
 from ecdiff_tune.study.folder import StudyError, differences, flat
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import Recorded
@@ -28,11 +28,11 @@ def config_of_choice(
     """
     settings, old = record.settings, next(iter(recorded.own_configs(record.path)), None)
     w1, seed = settings.objective.w1, settings.seed
-    score = sections.score_section(chosen, w1, seed)
+    score = config_sections.score_section(chosen, w1, seed)
     rows = record.heldout_rows.get(chosen.candidate)
     if rows is not None:
         held = record.scorer.score(chosen.plan, rows, with_burden=True)
-        score["heldout"] = sections.heldout_section(held, rows, record.heldout, w1, seed)
+        score["heldout"] = config_sections.heldout_section(held, rows, record.heldout, w1, seed)
     own_source = "profile" if settings.latency == "wallclock" else settings.latency
     measured = (old.provenance or {}) if old else {}
     provenance = {
@@ -40,11 +40,11 @@ def config_of_choice(
         "search": settings.search.name,
         "chosen": {**how, "configs": len(record.trials), "changed": changed(record)},
         "created": record.created,
-        "calibration": sections.calibration_section(settings, record.prompts),
-        "objective": sections.objective_section(settings),
-        "latency": sections.latency_section(settings.rerank.latency or own_source, record.latency),
+        "calibration": config_sections.calibration_section(settings, record.prompts),
+        "objective": config_sections.objective_section(settings),
+        "latency": config_sections.latency_section(settings.rerank.latency or own_source, record.latency),
         **{name: measured[name] for name in ("device", "versions") if name in measured},
-        "tied": sections.tied_section(chosen, among, w1, seed),
+        "tied": config_sections.tied_section(chosen, among, w1, seed),
     }
     candidate, pair = chosen.candidate, pair_of(record.state, settings.pair.name)
     sampling = replace(

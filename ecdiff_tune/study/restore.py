@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_core.errors import nearest
-from ecdiff_tune import files
-from ecdiff_tune.settings import Settings, SettingsError
+from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences, flat, read_state
 
 GROUPS = ("pair", "search", "calibration", "objective", "link")

@@ -7,10 +7,10 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-from ecdiff_core.devices import device_name
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.study import sections
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.models.devices import device_name
+from ecdiff_tune.config import Settings
+from ecdiff_tune.study import config_sections
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.workbench import Workbench
 
@@ -25,17 +25,17 @@ def config_of_winner(bench: Workbench, trial: Trial, trials: Iterable[Trial] = (
         "extend": settings.search.extend,
         "k_and_alpha": _source_of_k_and_alpha(settings, trial),
         "created": bench.created,
-        "calibration": sections.calibration_section(settings, bench.prompts),
-        "objective": sections.objective_section(settings),
-        "latency": sections.latency_section(settings.latency, bench.latency),
+        "calibration": config_sections.calibration_section(settings, bench.prompts),
+        "objective": config_sections.objective_section(settings),
+        "latency": config_sections.latency_section(settings.latency, bench.latency),
         "device": device_name(bench.pipe.device),
         "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
-        "tied": sections.tied_section(trial, trials, w1, seed),
+        "tied": config_sections.tied_section(trial, trials, w1, seed),
     }
     candidate = trial.candidate
     adapter = pipe.sampling.handoff_adapter if trial.stage == 1 else candidate.handoff_adapter
     sampling = replace(pipe.sampling, estimator=candidate.estimator, handoff_adapter=adapter)
-    score = sections.score_section(trial, w1, seed)
+    score = config_sections.score_section(trial, w1, seed)
     return TunedConfig(pipe.pair.spec, candidate.params, sampling, score, provenance, pipe.scheduler_config)
 
 
@@ -54,4 +54,6 @@ def heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:
     score = bench.scorer().score(winner.plan, tuple(measured), with_burden=True)
     bench.progress.end_stage()
     settings = bench.settings
-    return sections.heldout_section(score, measured, bench.heldout, settings.objective.w1, settings.seed)
+    return config_sections.heldout_section(
+        score, measured, bench.heldout, settings.objective.w1, settings.seed
+    )

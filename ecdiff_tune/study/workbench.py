@@ -10,33 +10,41 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ecdiff_core.memory import Batches
-from ecdiff_core.pair import EMBEDDED
+from ecdiff_core.models.memory import Batches
+from ecdiff_core.models.pair import EMBEDDED
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.plan import HandoffAdapter
-from ecdiff_tune import calibration, files, reference
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.edge_along import EdgeAlong
-from ecdiff_tune.evaluator import Evaluator
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_tune.config import AUTO, Settings
+from ecdiff_tune.data import calibration
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.evaluator import Evaluator
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.evaluation.state_store import StateStore
+from ecdiff_tune.evaluation.thumbnails import FIRST
 from ecdiff_tune.forecast.predictor import Predictor
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.objective import Weights
-from ecdiff_tune.parallel.crew import Crew
-from ecdiff_tune.reference import Reference
 from ecdiff_tune.search.base import Records
-from ecdiff_tune.settings import AUTO, Settings
-from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.study.common import load_pipe, reference_folder, state_folder, states_bytes, thumbnails
+from ecdiff_tune.study import files
+from ecdiff_tune.study.distributed.leader import Crew
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.loop import Scorer
-from ecdiff_tune.study.machine import batch_size_of, given_profile, latency_profile
+from ecdiff_tune.study.machine_profile import batch_size_of, given_profile, latency_profile
 from ecdiff_tune.study.optuna_setup import refuse_another_start
+from ecdiff_tune.study.process_setup import (
+    load_pipe,
+    reference_folder,
+    state_folder,
+    states_bytes,
+    thumbnails,
+)
 from ecdiff_tune.study.progress import Progress
 from ecdiff_tune.study.references import keep_left_out, make_edge_along, make_reference
 from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
-from ecdiff_tune.thumbnails import FIRST
 
 
 @dataclass(frozen=True)

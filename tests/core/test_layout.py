@@ -64,7 +64,7 @@ def test_sampler_and_plan_know_no_family() -> None:
 
 def test_params_and_plan_are_pure_python_and_quick_to_import() -> None:
     script = (
-        "import sys, ecdiff_core, ecdiff_core.params, ecdiff_core.plan, ecdiff_core.__main__\n"
+        "import sys, ecdiff_core, ecdiff_core.sampling.params, ecdiff_core.sampling.plan, ecdiff_core.__main__\n"
         "print(sorted({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

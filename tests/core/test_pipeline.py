@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffOutput, ECDiffParams, ECDiffPipeline, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, PairError, ParamsError
-from ecdiff_core.plan import Action
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.sampling.plan import Action
+from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ..hooking import assert_close
 

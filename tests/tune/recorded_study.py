@@ -6,14 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import plan
-from ecdiff_core.tuned_config import ModelRef, PairSpec
-from ecdiff_tune import calibration
-from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Ledger, Measurement
-from ecdiff_tune.settings import (
+from ecdiff_core.config import ModelRef, PairSpec
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.config import (
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
@@ -22,6 +18,10 @@ from ecdiff_tune.settings import (
     SearchSettings,
     Settings,
 )
+from ecdiff_tune.data import calibration
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.study.folder import StudyFolder, study_path
 
 STEPS = 12

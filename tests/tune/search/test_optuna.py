@@ -14,15 +14,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.config import PairSettings, SearchSettings, Settings
+from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.search.generator_search import Scripted
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError, check_installed
-from ecdiff_tune.search.script import Scripted
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space
 from ecdiff_tune.search.suggest import Knob, Knobs
-from ecdiff_tune.settings import PairSettings, SearchSettings, Settings
 from ecdiff_tune.study.optuna_setup import SOME_PAIR, papers_params, search_options
 
 from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, evaluations, whole

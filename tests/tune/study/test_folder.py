@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ecdiff_core.pair_spec import Lora, ModelRef, PairSpec
-from ecdiff_tune.settings import (
+from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
+from ecdiff_tune.config import (
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.search.base import Ask
 from ecdiff_tune.study import progress as progress_module
 from ecdiff_tune.study import recorded
@@ -20,7 +20,7 @@ from ..recorded_study import RecordedStudy
 
 def test_a_reader_who_stops_ends_it_quietly() -> None:
     script = (
-        "import sys; from ecdiff_core.console import run_command\n"
+        "import sys; from ecdiff_core.io.console import run_command\n"
         "from ecdiff_tune.study.progress import Progress\n"
         "def command():\n"
         "    with Progress() as progress:\n"

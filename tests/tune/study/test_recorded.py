@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.noise import ESTIMATORS
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff
-from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.latency import LatencyProfile, Timing
-from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_core.sampling.estimators import ESTIMATORS
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_tune.config import LinkSettings, RerankSettings, SamplingSettings, Settings
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.objective import ObjectiveError
-from ecdiff_tune.settings import LinkSettings, RerankSettings, SamplingSettings, Settings
 from ecdiff_tune.study import recorded
 from ecdiff_tune.study.folder import StudyError
 

@@ -12,13 +12,12 @@ import pandas as pd
 import pytest
 
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune import files
-from ecdiff_tune import latency as latency_module
-from ecdiff_tune.calls import KINDS
-from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.config import Settings
+from ecdiff_tune.evaluation import latency as latency_module
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.model_calls import KINDS
 from ecdiff_tune.report import pictures
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.study import workbench
+from ecdiff_tune.study import files, workbench
 from ecdiff_tune.study.spending import Spending
 
 from ..studies import STEPS, Study
