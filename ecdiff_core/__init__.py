@@ -27,8 +27,8 @@ _HOME = {
     "ECDiffPipeline": "pipeline",
     "Action": "sampling.plan",
     "Plan": "sampling.plan",
-    "ModelRef": "config",
-    "PairSpec": "config",
+    "ModelRef": "models.pair_spec",
+    "PairSpec": "models.pair_spec",
     "Sampling": "config",
     "TunedConfig": "config",
 }

@@ -24,13 +24,12 @@ from ecdiff_core.call_arguments import (
 from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
-from ecdiff_core.models.families.base import Conditioning
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
 from ecdiff_core.models.memory import Memory, out_of_memory_told, place
 from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
-from ecdiff_core.sampling.batching import take_prompts
+from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import Estimator, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, Mode, Plan, plan

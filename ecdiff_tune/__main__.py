@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ecdiff_core import __version__
 from ecdiff_core.errors import ECDiffError, nearest
@@ -13,6 +14,9 @@ from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.cli.arguments import command_first, flags_first, paths_quoted
 from ecdiff_tune.data.conf_folder import config_folder
+
+if TYPE_CHECKING:
+    from ecdiff_tune.study.distributed.ranks import Ranks
 
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
@@ -50,11 +54,10 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune import config
-    from ecdiff_tune.cli import hydra_messages
-    from ecdiff_tune.study import restore
+    from ecdiff_tune.cli import hydra_messages, restore
+    from ecdiff_tune.config import composed
 
-    config.register()
+    composed.register()
 
     kind = COMMANDS[command]
     begun: list[str] = []
@@ -67,7 +70,7 @@ def _run(command: str) -> None:
             if kind.study == "always" or (kind.study == "if there" and restore.is_known(config)):
                 overrides = HydraConfig.get().overrides.task
                 config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
-            chosen = config.from_config(config)
+            chosen = composed.from_config(config)
             if kind.loads_models:
                 quiet_libraries()
             kind.function(command)(chosen)
@@ -100,8 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # started by torchrun or the like
         from ecdiff_tune.study.distributed import ranks
 
-        return ranks.run(lambda: _command(arguments))
+        return ranks.run(lambda: _command(arguments), _serve)
     return _command(arguments)
+
+
+def _serve(others: Ranks) -> int:
+    """Help rank 0; models' libraries are imported only now, when all ranks are connected."""
+    from ecdiff_tune.study.distributed.worker import serve
+
+    return serve(others)
 
 
 def _command(arguments: Sequence[str]) -> int:

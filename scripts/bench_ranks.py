@@ -47,8 +47,8 @@ def as_rank(report: Path, arguments: list[str]) -> int:
     did: dict[str, float] = {"cloud": 0, "edge": 0, "seconds": 0.0, "busy": 0.0}
     load, make = process_setup.load_pipe, reference.make
 
-    def load_and_count(settings: Any) -> Any:
-        pipe = load(settings)
+    def load_and_count(spec: Any) -> Any:
+        pipe = load(spec)
         did["busy"] = time.process_time()
         for name in ("cloud", "edge"):
 

@@ -35,9 +35,9 @@ class EdgeModel:
     Args:
         pipe: the cloud's pipeline.
         edge: a diffusers pipeline or, for the adapter ``identity``, its denoiser alone.
-        adapter: what the edge model is told of latents and timestep (``ecdiff_core.models.handoff``). A matched
-            answer is a linear function of the edge's own, so converting it before guidance, branch by branch,
-            is converting it after.
+        adapter: what the edge model is told of latents and timestep (``ecdiff_core.models.handoff``). A
+            matched answer is a linear function of the edge's own, so converting it before guidance, branch by
+            branch, is converting it after.
         guidance_scale: the config's, where the pipeline does not tell its own.
         spec: the config's pair, for what is said of LoRA.
 

@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.models.families.base import Conditioning
 from ecdiff_core.sampling.estimators import NoiseState
 from ecdiff_core.sampling.sampler import SamplerState
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What encoded prompts hand to the denoiser: a family's tensors by name, for ``size`` prompts.
+
+    With guidance a tensor's first half is without, its second half with the prompt.
+    """
+
+    tensors: dict[str, Tensor]
+    size: int
+
+    @property
+    def with_prompt(self) -> dict[str, Tensor]:
+        """The tensors' halves with the prompt; all of them where there is no other half."""
+        return {name: tensor[-self.size :] for name, tensor in self.tensors.items()}
 
 
 def take(state: SamplerState, rows: Sequence[int]) -> SamplerState:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.errors import ConfigError, nearest
-from ecdiff_core.sampling.plan import Plan
 
 Alpha = float | Tensor
 """One factor for the batch, or a tensor of shape (batch,)."""
@@ -181,9 +180,9 @@ class Estimator:
         """Whether alpha can ever act."""
         return self.alpha_from_window is not None
 
-    def uses_alpha_in(self, plan: Plan) -> bool:
-        """Whether alpha can change the result of a plan, or of the first steps of one."""
-        return self.alpha_from_window is not None and plan.windows >= self.alpha_from_window
+    def uses_alpha_in(self, windows: int) -> bool:
+        """Whether alpha can change the result of a plan, or its first steps, with so many windows."""
+        return self.alpha_from_window is not None and windows >= self.alpha_from_window
 
 
 ESTIMATORS = {

@@ -76,7 +76,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "report": Command(
         "one page about a study, with its pictures; no model call",
-        "report.page",
+        "cli.report",
         study="always",
         loads_models=False,
     ),

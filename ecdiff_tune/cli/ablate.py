@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.experiments import summary, tables
 from ecdiff_tune.experiments.method_measurements import Measuring, further_metrics
@@ -25,9 +26,10 @@ def ablate(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    tuned = config_of_study(settings)
-    with prepare(settings) as bench:
-        further = further_metrics(settings, bench.pipe.device)
+    spec = study_spec(settings)
+    tuned = config_of_study(spec.path, spec.prompts.heldout)
+    with prepare(spec) as bench:
+        further = further_metrics(settings.metric_choice(), bench.pipe.device)
         measuring = Measuring(bench, tuned.sampling, further, settings.ablate.num_prompts)
         chosen = measuring.usable(ablations(tuned), {})
         measured = measuring.measure(chosen)

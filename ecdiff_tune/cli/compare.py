@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_config
 from ecdiff_tune.experiments import baselines, method_runs, summary, tables
@@ -22,12 +23,13 @@ def compare(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    tuned = config_of_study(settings)
-    schedule = schedule_config(settings, tuned)
-    with prepare(settings) as bench:
+    spec = study_spec(settings)
+    tuned = config_of_study(spec.path, spec.prompts.heldout)
+    schedule = schedule_config(settings.compare.schedule, spec.path, tuned)
+    with prepare(spec) as bench:
         adapter = bench.pipe.config.sampling.handoff_adapter
         known = Known(tuned, paper_config(settings.pair.name), schedule, bench.latency, adapter)
-        further = further_metrics(settings, bench.pipe.device)
+        further = further_metrics(settings.metric_choice(), bench.pipe.device)
         measuring = Measuring(bench, tuned.sampling, further)
         names = settings.compare.methods or METHODS
         chosen = measuring.usable(*baselines.made(known, names))

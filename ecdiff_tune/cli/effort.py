@@ -20,11 +20,11 @@ def effort(bench: Workbench, what: str, p: int, stages: Sequence[Sequence[Share]
     """
     trials = sum(shares[0].count for shares in stages)
     cloud, edge = total_calls(bench, [share for shares in stages for share in shares])
-    cloud_pace, edge_pace = (seconds / bench.settings.num_steps for seconds in bench.reference.seconds())
+    cloud_pace, edge_pace = (seconds / bench.spec.num_steps for seconds in bench.reference.seconds())
     seconds = cloud * cloud_pace + edge * edge_pace
     return (
         f"{what}: up to {trials} trial{'s' * (trials != 1)}, {cloud:,} cloud and {edge:,} edge calls, "
-        f"about {duration(seconds)} if all are needed" + ("" if bench.settings.kind.places else f" (p = {p})")
+        f"about {duration(seconds)} if all are needed" + ("" if bench.spec.kind.places else f" (p = {p})")
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
+from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.experiments import error_tables as tables
@@ -19,7 +20,6 @@ from ecdiff_tune.experiments.error_tables import Errors
 from ecdiff_tune.report.error_figures import figure1, figure5
 from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.study import files
-from ecdiff_tune.study.folder import study_path
 from ecdiff_tune.study.workbench import Workbench, prepare
 
 
@@ -32,7 +32,7 @@ def errors(settings: Settings) -> None:
         ECDiffError: something that the user can mend.
     """
     config = _config(settings)
-    with prepare(settings) as bench:
+    with prepare(study_spec(settings)) as bench:
         prompts = bench.heldout if len(bench.heldout) else bench.prompts
         count = min(settings.errors.num_prompts, len(prompts))
         steps = bench.pipe.num_steps
@@ -84,8 +84,8 @@ def _measure_all(bench: Workbench, prompts: CalibrationSet, count: int, work: Wo
 def _write(bench: Workbench, found: Errors, stills: Tensor, prompts: list[str]) -> list[Path]:
     """Tables and figures; their paths."""
     folder, run = bench.path / files.ERRORS, found.work.runs[0]
-    where = f"{bench.settings.pair.name}, {len(stills)} prompts"
-    disturbed = tables.figure1_table(found, bench.settings.seed)
+    where = f"{bench.spec.pair.name}, {len(stills)} prompts"
+    disturbed = tables.figure1_table(found, bench.spec.seed)
     corrected, checked = tables.corrections_by_step(found), tables.checks_by_window(found)
     by_method = {one.name: found.latent_errors[:, i] for i, one in enumerate(found.work.runs)}
     curves = folder / "figure5.csv"

@@ -8,10 +8,10 @@ from dataclasses import replace
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli import samples
+from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import beaten, page, pictures, tables
 from ecdiff_tune.report.result import made_by, result_lines
 from ecdiff_tune.study import files, recorded
-from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.spending import HELDOUT
 from ecdiff_tune.study.winner import heldout_scores
 from ecdiff_tune.study.workbench import Workbench
@@ -36,14 +36,14 @@ def finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / files.CONFIG, bench.prompts.prompts[0]))
     bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
     # After all else, which an error of the page must not keep back.
-    bench.progress.say(f"page: {page.write(bench.path, bench.settings)}")
+    bench.progress.say(f"page: {page.write(bench.spec)}")
 
 
 def _beaten(bench: Workbench, winner: Trial, config: TunedConfig) -> list[str]:
     """Where the study measured a config that is faster and better, by the seconds of the profile."""
-    record = recorded.load(bench.path, bench.settings, lambda _: None)
+    record = recorded.load(bench.spec, lambda _: None)
     known = [one for one in record.trials if one.candidate == winner.candidate]
-    return beaten.note(known[0], record.trials, bench.settings, made_by(config.sampling)) if known else []
+    return beaten.note(known[0], record.trials, bench.spec, made_by(config.sampling)) if known else []
 
 
 def write_noise_profile(bench: Workbench) -> None:
@@ -55,7 +55,7 @@ def write_noise_profile(bench: Workbench) -> None:
 
 def print_result(bench: Workbench, config: TunedConfig) -> None:
     """What the winner is and what it buys."""
-    cloud, _ = bench.scorer().cloud_and_edge_seconds(bench.settings.num_steps)
+    cloud, _ = bench.scorer().cloud_and_edge_seconds(bench.spec.num_steps)
     for line in result_lines(config, len(bench.prompts), cloud):
         bench.progress.say(line)
 

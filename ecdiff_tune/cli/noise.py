@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.report.export import write_figure, write_table, wrote
@@ -22,7 +23,7 @@ def noise(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    with prepare(settings) as bench:
+    with prepare(study_spec(settings)) as bench:
         media = bench.pipe.pair.family.media
         timesteps = bench.pipe.scheduler.timesteps.tolist()
         profile = noise_table(bench.reference, timesteps)

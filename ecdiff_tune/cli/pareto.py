@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli.rerank import within_limits, written_lines
+from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import ParetoSettings, Settings, SettingsError
 from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import tables
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
-from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import Progress
 
 
@@ -22,8 +23,8 @@ def pareto(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    with StudyFolder(settings) as folder, Progress() as progress:
-        record = recorded.load(folder.path, settings, progress.say)
+    with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
+        record = recorded.load(folder.spec, progress.say)
         found = front(within_limits(record.trials, settings.rerank))
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
         write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import RerankSettings, Settings, SettingsError
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import beaten, tables
 from ecdiff_tune.report.result import made_by, result_lines
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
-from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import Progress, describe
 from ecdiff_tune.study.recorded import Recorded
 
@@ -30,8 +31,8 @@ def rerank(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    with StudyFolder(settings) as folder, Progress() as progress:
-        record = recorded.load(folder.path, settings, progress.say)
+    with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
+        record = recorded.load(folder.spec, progress.say)
         left = within_limits(record.trials, settings.rerank)
         left = [replace(one, number=i) for i, one in enumerate(left, start=1)]
         winner = left[0]
@@ -46,12 +47,12 @@ def rerank(settings: Settings) -> None:
 
 def written_lines(record: Recorded, config: TunedConfig, chosen: Trial, name: str) -> list[str]:
     """What a command says that wrote a chosen config."""
-    alone, _ = record.scorer.cloud_and_edge_seconds(record.settings.num_steps)
+    alone, _ = record.scorer.cloud_and_edge_seconds(record.spec.num_steps)
     lines = result_lines(config, len(record.prompts), alone)
     if chosen.candidate not in record.heldout_rows and len(record.heldout):
         lines.append("note: held-out prompts were measured with the study's own winner alone, not with this.")
     given = reranked.given_for_seconds(record)
-    lines += beaten.note(chosen, record.trials, record.settings, made_by(config.sampling), given)
+    lines += beaten.note(chosen, record.trials, record.spec, made_by(config.sampling), given)
     return [*lines, against_own_winner(record, chosen), f"wrote {record.path / name}"]
 
 

@@ -21,9 +21,9 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import pictures
 from ecdiff_tune.study import files
-from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.workbench import Workbench
 
 COUNT = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast import proposals
 from ecdiff_tune.search.schedule_space import ScheduleSpace
@@ -9,19 +10,18 @@ from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
 from ecdiff_tune.study.workbench import Workbench
 
 
-def stage1_space(bench: Workbench) -> Stage1Space:
+def stage1_space(settings: Settings, p: int) -> Stage1Space:
     """(k, alpha) with the cloud model alone."""
-    search = bench.settings.search
-    settings, ks, alphas = bench.settings, tuple(search.k), tuple(search.alpha)
+    ks, alphas = tuple(settings.search.k), tuple(settings.search.alpha)
     adapter = settings.core_sampling().handoff_adapter
-    return Stage1Space(bench.p(), ks, alphas, settings.num_steps, settings.estimators, adapter)
+    return Stage1Space(p, ks, alphas, settings.num_steps, settings.estimators, adapter)
 
 
-def joint_space(bench: Workbench) -> JointSpace:
-    """All dimensions at once."""
-    settings, search = bench.settings, bench.settings.search
+def joint_space(settings: Settings, p: int) -> JointSpace:
+    """All dimensions at once; ``p`` is the warm-up where it is not searched."""
+    search = settings.search
     return JointSpace(
-        (bench.p(),) if search.p is None else tuple(search.p),
+        (p,) if search.p is None else tuple(search.p),
         tuple(search.k),
         tuple(search.alpha),
         settings.s_values,
@@ -32,9 +32,8 @@ def joint_space(bench: Workbench) -> JointSpace:
     )
 
 
-def schedule_space(bench: Workbench) -> ScheduleSpace:
+def schedule_space(settings: Settings, bench: Workbench) -> ScheduleSpace:
     """What the forecast proposes for the wanted numbers of cloud calls."""
-    settings = bench.settings
     numbers = ", ".join(map(str, settings.cloud_calls))
     bench.progress.say(f"placing {numbers} cloud calls by the forecast")
     return ScheduleSpace(
@@ -52,8 +51,7 @@ def schedule_space(bench: Workbench) -> ScheduleSpace:
     )
 
 
-def stage2_space(bench: Workbench, winner: Candidate) -> Stage2Space:
+def stage2_space(settings: Settings, winner: Candidate) -> Stage2Space:
     """s for a stage-1 winner."""
-    settings = bench.settings
     handoff, adapters = settings.core_sampling().handoff, settings.handoff_adapters
     return Stage2Space.of(winner, settings.s_values, settings.num_steps, handoff, adapters)

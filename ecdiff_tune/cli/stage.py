@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli.effort import effort
-from ecdiff_tune.config import SettingsError
+from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.intervals import is_tied
 from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Stage, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Cost
 from ecdiff_tune.search.schedule_space import ScheduleSpace
-from ecdiff_tune.search.spaces import GridSpace, Stage, stage_name
+from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.upper_bound import Share
 from ecdiff_tune.study import files, trackers
 from ecdiff_tune.study.config_sections import objectives, ssims_of
-from ecdiff_tune.study.folder import flat
-from ecdiff_tune.study.loop import Trial, run
+from ecdiff_tune.study.loop import run
 from ecdiff_tune.study.optuna_setup import search_options
 from ecdiff_tune.study.workbench import Workbench
 
@@ -38,12 +38,12 @@ class Found:
     space: Space
 
 
-def run_stage(bench: Workbench, space: Space) -> Found:
+def run_stage(settings: Settings, bench: Workbench, space: Space) -> Found:
     """Run one stage; trials.csv grows with every trial and keeps the stages before."""
     stage = space.stage
     most = most_asked(bench, space)
     bench.progress.say(effort(bench, stage_name(stage), space.p, [most]))
-    limits, kind = bench.settings.search, bench.settings.kind
+    limits, kind = settings.search, settings.kind
 
     def keeps(trial: Trial) -> bool:
         return trial.keeps(limits.min_quality, limits.max_seconds)
@@ -56,18 +56,18 @@ def run_stage(bench: Workbench, space: Space) -> Found:
     def keep(trial: Trial) -> None:
         trials.append(trial)
         tracked.trial(trial)
-        table = tables.trials_table(trials, bench.settings.more_columns)
+        table = tables.trials_table(trials, settings.more_columns)
         write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
         bench.spending.save()
 
     spaces = [space]
     search = _make_search(bench, spaces)
-    with _tracked(bench, stage) as tracked, bench.spending.part(stage_name(stage)):
+    with _tracked(settings.tracking, bench, stage) as tracked, bench.spending.part(stage_name(stage)):
         winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
         tracked.winner(winner)
     bench.progress.end_stage()
     space = spaces[-1]
-    if bench.settings.kind.walks and len(trials) < len(space.grid):
+    if settings.kind.walks and len(trials) < len(space.grid):
         left = len(space.grid) - len(trials)
         bench.progress.say(
             f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
@@ -75,24 +75,23 @@ def run_stage(bench: Workbench, space: Space) -> Found:
     return Found(winner, tuple(filter(keeps, trials)), space)
 
 
-def _tracked(bench: Workbench, stage: Stage) -> AbstractContextManager[trackers.Run]:
-    settings = bench.settings
-    name = f"{settings.pair.name}/{settings.study}/{stage_name(stage)}"
-    return trackers.run(settings.tracking, name, bench.path, flat(asdict(settings)))
+def _tracked(tracking: str, bench: Workbench, stage: Stage) -> AbstractContextManager[trackers.Run]:
+    name = f"{bench.spec.pair.name}/{bench.spec.name}/{stage_name(stage)}"
+    return trackers.run(tracking, name, bench.path, bench.spec.settings)
 
 
 def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
     """The search over the last of ``spaces``; with search.extend a larger space is added to them."""
-    settings, first = bench.settings, spaces[-1]
+    spec, first = bench.spec, spaces[-1]
 
     def make(space: Space) -> Search:
-        return settings.kind.make(space, _context(bench, space))
+        return spec.kind.make(space, _context(bench, space))
 
-    if not settings.search.extend or isinstance(first, ScheduleSpace):
+    if not spec.extend or isinstance(first, ScheduleSpace):
         return make(first)
 
     def grow(space: GridSpace, best: Candidate) -> GridSpace | None:
-        return extend.extended(space, best, settings.num_steps, settings.core_sampling().handoff)
+        return extend.extended(space, best, spec.num_steps, spec.sampling.handoff)
 
     def on_growth(old: GridSpace, new: GridSpace) -> None:
         spaces.append(new)
@@ -115,8 +114,8 @@ def _context(bench: Workbench, space: Space) -> Context:
         plan = evaluator.plan(candidate)
         return Cost(bench.latency.seconds(plan), plan.cloud_calls, plan.approximated, plan.edge_calls)
 
-    options = search_options(bench.settings, space)
-    seed, records = bench.settings.seed, bench.records()
+    options = search_options(bench.spec, space)
+    seed, records = bench.spec.seed, bench.records()
     return Context(len(bench.prompts), objective, bench.predict, seed, cost, options, records)
 
 
@@ -133,7 +132,7 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
 
 def most_asked(bench: Workbench, space: Space) -> list[Share]:
     """What the search asks for at most."""
-    return bench.settings.kind.most(space, _context(bench, space))
+    return bench.spec.kind.most(space, _context(bench, space))
 
 
 def point_out_boundary(bench: Workbench, name: str, grid: Sequence[float], found: Found) -> None:
@@ -142,14 +141,14 @@ def point_out_boundary(bench: Workbench, name: str, grid: Sequence[float], found
     They may where the objective still rises towards that end by more than these prompts leave open. A grid
     that begins at s' goes as far as eq. 11 wants an edge to take over: before it the burden pulls on.
     """
-    settings, values = bench.settings, sorted(grid)
+    spec, values = bench.spec, sorted(grid)
     value = getattr(found.winner.candidate.params, name)
-    last = {"k": (0, settings.num_steps - 1), "alpha": (None, 1.0), "s": (bench.p(), settings.num_steps)}
-    if settings.search.extend or len(values) < 2 or value in last[name]:
+    last = {"k": (0, spec.num_steps - 1), "alpha": (None, 1.0), "s": (bench.p(), spec.num_steps)}
+    if spec.extend or len(values) < 2 or value in last[name]:
         return
     if value not in (values[0], values[-1]):
         return
-    if name == "s" and value == values[0] and min(settings.s_values) <= settings.earliest_s:
+    if name == "s" and value == values[0] and min(spec.s_values) <= spec.earliest_s:
         return
     neighbours = [
         one
@@ -159,7 +158,7 @@ def point_out_boundary(bench: Workbench, name: str, grid: Sequence[float], found
     best = max(neighbours, key=lambda one: one.value, default=None)
     if best is None or not _surely_better(bench, found.winner, best):
         return
-    how = " (search.extend=true)" if settings.kind.extends else ""
+    how = " (search.extend=true)" if spec.kind.extends else ""
     end = "smallest" if value == values[0] else "largest"
     bench.progress.say(
         f"note: {name} = {value:g} is the {end} of search.{name}, and the objective still rises towards it: "
@@ -174,7 +173,7 @@ def _neighbour(values: Sequence[float], end: float) -> float:
 
 def _surely_better(bench: Workbench, winner: Trial, other: Trial) -> bool:
     """Whether these prompts tell the two objectives apart."""
-    w1, seed = bench.settings.objective.w1, bench.settings.seed
+    w1, seed = bench.spec.weights.w1, bench.spec.seed
     best, beaten = (
         objectives(one.score, ssims_of(one.measurements), w1) for one in (winner, other) if one.score
     )

@@ -4,7 +4,6 @@ from ecdiff_tune.config.composed import from_config, register
 from ecdiff_tune.config.error import SettingsError
 from ecdiff_tune.config.groups import (
     AUTO,
-    LATENCIES,
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
@@ -21,7 +20,6 @@ from ecdiff_tune.config.schema import Settings
 
 __all__ = [
     "AUTO",
-    "LATENCIES",
     "CalibrationSettings",
     "HeldoutSettings",
     "LinkSettings",

@@ -10,9 +10,10 @@ from ecdiff_tune.config.check_experiments import check_errors, check_methods, ch
 from ecdiff_tune.config.check_params import check_grids, check_params
 from ecdiff_tune.config.check_search import check_search
 from ecdiff_tune.config.error import SettingsError
-from ecdiff_tune.config.groups import AUTO, LATENCIES
+from ecdiff_tune.config.groups import AUTO
 from ecdiff_tune.config.schema import Settings
 from ecdiff_tune.study import files, trackers
+from ecdiff_tune.study.spec import LATENCIES
 
 SHARING = ("on", "off")
 

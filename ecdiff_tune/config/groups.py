@@ -7,8 +7,6 @@ from typing import Any
 
 AUTO = "auto"
 """For ``params.p``, ``batch_size`` and ``pair.variant``: found from the pair."""
-LATENCIES = ("profile", "wallclock")
-"""What ``latency`` takes beside the path of a latency.json."""
 SAME = "same"
 """For ``pair.cloud_variant`` and ``pair.edge_variant``: what ``pair.variant`` says."""
 

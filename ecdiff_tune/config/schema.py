@@ -28,6 +28,7 @@ from ecdiff_tune.config.groups import (
     SearchSettings,
 )
 from ecdiff_tune.evaluation.link import Link
+from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.search import SEARCHES, Kind
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
@@ -95,6 +96,10 @@ class Settings:
         """What to give up for memory."""
         return Memory(cast(Offload, self.offload), self.vae_slicing, self.vae_tiling)
 
+    def metric_choice(self) -> MetricChoice:
+        """What methods are measured by."""
+        return MetricChoice(**vars(self.metrics))
+
     def core_link(self) -> Link:
         """The link between cloud and edge."""
         return Link(**asdict(self.link))
@@ -107,6 +112,7 @@ class Settings:
             search.sampler,
             search.study_name or f"{self.pair.name}/{self.study}",
             search.storage,
+            artifacts=search.artifacts,
             objectives=tuple(search.objectives),
             min_quality=search.min_quality,
             max_seconds=search.max_seconds,

@@ -14,7 +14,6 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_core.shapes.grammar import scenes
-from ecdiff_tune.config import Settings
 
 COLUMNS = ("prompt", "caption", "text")
 """Looked for, in this order, where no column is named."""
@@ -54,29 +53,46 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load(settings: Settings) -> tuple[CalibrationSet, CalibrationSet]:
+@dataclass(frozen=True)
+class PromptSource:
+    """Where prompts come from.
+
+    Args:
+        count, heldout: how many to tune on, and how many more to check on.
+        file: of prompts; None takes captions of the embedded pair's grammar that its training never saw.
+        column: of the file; None takes the first of ``COLUMNS`` that is there.
+        seed: of the sample, and of the first prompt's noise.
+    """
+
+    count: int = 100
+    heldout: int = 50
+    file: str | None = None
+    column: str | None = None
+    seed: int = 0
+
+
+def load(source: PromptSource) -> tuple[CalibrationSet, CalibrationSet]:
     """The calibration set and a held-out set that shares no prompt with it.
 
-    A file's prompts are sampled without repetition by ``seed``. Without a file both sets are captions of
-    the embedded pair's grammar that its training never saw.
+    A file's prompts are sampled without repetition by the seed.
 
     Raises:
         CalibrationError: the file cannot be read, has no such column, or holds too few distinct prompts.
     """
-    count, spare = settings.calibration.num_prompts, settings.heldout.num_prompts
-    if settings.calibration.file is None:
-        drawn = [scene.caption() for scene in islice(scenes(settings.seed, held_out=True), count + spare)]
+    count, spare = source.count, source.heldout
+    if source.file is None:
+        drawn = [scene.caption() for scene in islice(scenes(source.seed, held_out=True), count + spare)]
     else:
-        path = Path(settings.calibration.file).expanduser()
-        known = list(dict.fromkeys(read_prompts(path, settings.calibration.column)))
+        path = Path(source.file).expanduser()
+        known = list(dict.fromkeys(read_prompts(path, source.column)))
         if len(known) < count + spare:
             raise CalibrationError(
                 f"Expected at least {count + spare} distinct prompts in {path} "
                 f"({count} to tune on, {spare} held out), got {len(known)}. "
                 "Lower calibration.num_prompts or heldout.num_prompts."
             )
-        drawn = random.Random(settings.seed).sample(known, count + spare)
-    seeds = range(settings.seed, settings.seed + count + spare)
+        drawn = random.Random(source.seed).sample(known, count + spare)
+    seeds = range(source.seed, source.seed + count + spare)
     return _take(drawn[:count], seeds[:count]), _take(drawn[count:], seeds[count:])
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ecdiff_core.models.families.base import Conditioning
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.sampling.batching import take_prompts
+from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Action, HandoffAdapter, Plan
 from ecdiff_core.sampling.sampler import Call, Denoiser, SamplerState, Trajectory, trajectory

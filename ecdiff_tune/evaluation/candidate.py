@@ -44,7 +44,7 @@ class ConfigKey:
         """The key of a candidate with that plan, or with the first steps of it."""
         return cls(
             plan.schedule,
-            candidate.params.alpha if get_estimator(candidate.estimator).uses_alpha_in(plan) else 0.0,
+            candidate.params.alpha if get_estimator(candidate.estimator).uses_alpha_in(plan.windows) else 0.0,
             candidate.estimator if plan.approximated or plan.edge_beside else "",
             candidate.handoff_adapter if plan.edge_calls else "",
         )

@@ -18,10 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ecdiff_core.io.files import replacing
-from ecdiff_core.models.families.base import Conditioning
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.sampling.batching import take_prompts
+from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.baseline_trajectory import OwnRun, own_run

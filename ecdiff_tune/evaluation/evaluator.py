@@ -21,6 +21,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.model_calls import KINDS
 from ecdiff_tune.evaluation.prefix_sharing import Generations
@@ -28,7 +29,6 @@ from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.evaluation.thumbnails import Thumbnails
 from ecdiff_tune.metrics.choice import Metric
-from ecdiff_tune.metrics.compared import compared
 
 T = TypeVar("T")
 Generation = Callable[[], AbstractContextManager[object]]

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ecdiff_core.io.files import replacing
-from ecdiff_core.models.families.base import Conditioning
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.params import LEAST_P
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults

@@ -11,9 +11,9 @@ import torch
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.models.memory import Batches
-from ecdiff_tune.config import Settings
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.baseline_trajectory import Side
+from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.reference import SIDES, Reference
@@ -21,7 +21,7 @@ from ecdiff_tune.experiments import method_runs
 from ecdiff_tune.experiments.caches import CACHES
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, distinct, told
 from ecdiff_tune.metrics.choice import Metric, load_metrics
-from ecdiff_tune.metrics.compared import compared
+from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.report.ranking import ALONE
 from ecdiff_tune.study.progress import duration
 from ecdiff_tune.study.workbench import Workbench
@@ -30,14 +30,13 @@ Measured = dict[str, list[Measurement]]
 """By the names of methods, prompt by prompt."""
 
 
-def further_metrics(settings: Settings, device: torch.device) -> tuple[Metric, ...]:
+def further_metrics(chosen: MetricChoice, device: torch.device) -> tuple[Metric, ...]:
     """Those of ``metrics.names`` beside SSIM and PSNR, which are always measured, with names that tell their
     networks apart.
 
     Raises:
         MetricError: weights are missing.
     """
-    chosen = settings.metrics
     names = [name for name in chosen.names if name not in ("ssim", "psnr")]
     whose = {"lpips": chosen.lpips_net, "clip": Path(chosen.clip or "").name}
     loaded = load_metrics(replace(chosen, names=names), device)

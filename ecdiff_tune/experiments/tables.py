@@ -93,9 +93,9 @@ def table2(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric]
 
 def told(bench: Workbench, sampling: Sampling, prompts: int) -> str:
     """What all numbers of a table have in common; ``prompts`` is how many were measured."""
-    link = bench.settings.link.mbps
+    link = bench.spec.link.mbps
     return (
-        f"pair {bench.settings.pair.name}, study {bench.settings.study}, "
+        f"pair {bench.spec.pair.name}, study {bench.spec.name}, "
         f"{prompts} held-out prompts, "
         f"{sampling.num_inference_steps} {sampling.scheduler} steps, guidance {sampling.guidance_scale:g}, "
         f"{device_name(bench.pipe.device)}, {'one machine' if link is None else f'link {link:g} Mbps'}; "

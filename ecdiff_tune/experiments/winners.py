@@ -5,42 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.study import files
-from ecdiff_tune.study.folder import study_path
+from ecdiff_tune.study.folder import StudyError
 
 
-def config_of_study(settings: Settings) -> TunedConfig:
-    """The study's ecdiff.yaml.
+def config_of_study(folder: Path, heldout: int) -> TunedConfig:
+    """The ecdiff.yaml of the study in a folder, which has so many held-out prompts.
 
     Raises:
-        SettingsError: it is not there, or there are no held-out prompts to measure it on.
+        StudyError: it is not there, or there are no held-out prompts to measure it on.
     """
-    path = study_path(settings) / files.CONFIG
+    path = folder / files.CONFIG
     if not path.is_file():
-        raise SettingsError(f"{path} is not there: run tune or stage2 with the same pair= and study= first.")
-    if settings.heldout.num_prompts < 1:
-        raise SettingsError(
-            f"The study in {path.parent} has no held-out prompts to measure on (heldout.num_prompts=0): "
+        raise StudyError(f"{path} is not there: run tune or stage2 with the same pair= and study= first.")
+    if heldout < 1:
+        raise StudyError(
+            f"The study in {folder} has no held-out prompts to measure on (heldout.num_prompts=0): "
             "tune another study=NAME with some."
         )
     return TunedConfig.load(path)
 
 
-def schedule_config(settings: Settings, tuned: TunedConfig) -> TunedConfig | None:
-    """What ``compare.schedule`` names: a study of the same pair, or a YAML file; None where it names none.
+def schedule_config(name: str | None, folder: Path, tuned: TunedConfig) -> TunedConfig | None:
+    """What ``compare.schedule`` names: a study beside the one in ``folder``, or a YAML file.
+
+    None where it names none.
 
     Raises:
-        SettingsError: it is not there, or of another pair, number of steps or scheduler.
+        StudyError: it is not there, or of another pair, number of steps or scheduler.
     """
-    name = settings.compare.schedule
     if name is None:
         return None
-    path = study_path(settings).parent / name / files.CONFIG
+    path = folder.parent / name / files.CONFIG
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
     if not path.is_file():
-        raise SettingsError(
+        raise StudyError(
             f"compare.schedule={name}: {path} is not there. Give a study of this pair, or a YAML."
         )
     config = TunedConfig.load(path)
@@ -51,7 +51,7 @@ def schedule_config(settings: Settings, tuned: TunedConfig) -> TunedConfig | Non
         ("num_inference_steps", tuned.sampling.num_inference_steps, config.sampling.num_inference_steps),
     ):
         if mine != other and None not in (mine, other):
-            raise SettingsError(
+            raise StudyError(
                 f"compare.schedule={name} does not fit this study: expected {what} {mine}, got {other}."
             )
     return config

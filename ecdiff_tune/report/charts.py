@@ -156,7 +156,7 @@ def spread(data: StudyData) -> Plot:
                 height = place - 0.28 + 0.36 * ((i * 0.618034) % 1)
                 plot.mark(one.ssim, height, colour, f"{prompts.prompts[i]}\nSSIM {shown(one.ssim)}", "small")
         values = ssims_of(found)
-        low, high = interval95(values, data.settings.seed)
+        low, high = interval95(values, data.spec.seed)
         plot.across(place + 0.26, low, high, "winner")
         plot.mark(fmean(values), place + 0.26, "winner", f"{name}: mean {shown(fmean(values))}", "diamond")
         plot.text(fmean(values), place + 0.26, f"{name}: {shown(fmean(values))}", "winner")

@@ -9,7 +9,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ecdiff_core.io.files import write_text
-from ecdiff_tune.config import Settings
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import (
@@ -28,27 +27,20 @@ from ecdiff_tune.report.command_line import command
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.time_bars import bars
 from ecdiff_tune.study import files
-from ecdiff_tune.study.folder import StudyFolder
-from ecdiff_tune.study.progress import Progress, describe
+from ecdiff_tune.study.progress import describe
+from ecdiff_tune.study.spec import StudySpec
 
 STATIC = Path(__file__).parent / "static"
 
 
-def report(settings: Settings) -> None:
-    """Write a study's page from its ledger and files; no model is loaded.
+def write(spec: StudySpec) -> Path:
+    """Write the page of a study; its path.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: as ``study_data.read``.
     """
-    with StudyFolder(settings) as folder, Progress() as progress:
-        path = write(folder.path, settings)
-        progress.say(f"wrote {path}")
-
-
-def write(path: Path, settings: Settings) -> Path:
-    """The page of the study in the folder ``path``; where it was written."""
-    data = study_data.read(path, settings)
-    page = path / files.PAGE
+    data = study_data.read(spec)
+    page = spec.path / files.PAGE
     write_text(page, html(data))
     return page
 
@@ -71,17 +63,17 @@ def html(data: StudyData) -> str:
 def view(data: StudyData) -> dict[str, Any]:
     """What the template shows."""
     record, pairs = data.record, config_folder() / "pair"
-    search = data.settings.search
+    limits = data.spec.options.optuna
     compared, sweeps = experiments.methods_compared(data.path), sensitivity.sweeps(record)
     return {
         "data": data,
         "describe": describe,
-        "command": lambda name: command(name, data.settings, pairs),
+        "command": lambda name: command(name, data.spec, pairs),
         "sentence": headline.sentence(data),
         "tiles": headline.tiles(data),
         "gallery": gallery.read(data.path),
         "gain": gallery.GAIN,
-        "search_plots": charts.search_plots(data.trials, search.min_quality, search.max_seconds),
+        "search_plots": charts.search_plots(data.trials, limits.min_quality, limits.max_seconds),
         "left_out": charts.left_out(data.trials),
         "tradeoff": tradeoff.tradeoff(data, compared.points),
         "configs": sortable.configs(data),

@@ -52,7 +52,7 @@ def costs(data: StudyData) -> list[Cost]:
     """
     made, record = _made(data), data.record
     winner = ConfigKey.of(data.winner.candidate, data.winner.plan)
-    with closing(Ledger(data.path / files.LEDGER, record.settings.sampling.handoff_adapter)) as ledger:
+    with closing(Ledger(data.path / files.LEDGER, record.spec.sampling.handoff_adapter)) as ledger:
         # A comparison with other schedulers, steps or caches is no part of the search.
         tried = [key for key in ledger.configs() if not key.sampler]
         search = _pictures(ledger, tried, record.prompts)

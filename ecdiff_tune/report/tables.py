@@ -9,7 +9,7 @@ import pandas as pd
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.study.loop import Trial
+from ecdiff_tune.objective import Trial
 
 COLUMNS = (
     "stage",

@@ -56,7 +56,7 @@ def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff
 
 
 def _more_alphas(alphas: tuple[float, ...], best: Candidate, plan: Plan) -> tuple[float, ...]:
-    if not get_estimator(best.estimator).uses_alpha_in(plan):
+    if not get_estimator(best.estimator).uses_alpha_in(plan.windows):
         return alphas
     return grown(alphas, best.params.alpha, min(LEAST_ALPHA, *alphas), 1.0)
 

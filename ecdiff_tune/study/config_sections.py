@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ecdiff_tune.config import Settings
-from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.data.calibration import CalibrationSet, PromptSource
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.metrics.intervals import interval95, is_tied
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
-from ecdiff_tune.objective import Score
-from ecdiff_tune.study.loop import Trial
+from ecdiff_tune.objective import Score, Trial
+from ecdiff_tune.study.spec import StudySpec
 
 DIGITS = KEPT_DIGITS
 
@@ -70,19 +69,19 @@ def heldout_section(
     return {**values, "num_prompts": len(prompts), "digest": prompts.digest}
 
 
-def calibration_section(settings: Settings, prompts: CalibrationSet) -> dict[str, Any]:
+def calibration_section(source: PromptSource, prompts: CalibrationSet) -> dict[str, Any]:
     """``provenance.calibration``."""
     return {
-        "file": settings.calibration.file,
+        "file": source.file,
         "num_prompts": len(prompts),
         "digest": prompts.digest,
         "first_seed": prompts.seeds[0],
     }
 
 
-def objective_section(settings: Settings) -> dict[str, Any]:
+def objective_section(spec: StudySpec) -> dict[str, Any]:
     """``provenance.objective``."""
-    return {**asdict(settings.objective), "earliest_s": settings.earliest_s}
+    return {**asdict(spec.weights), "earliest_s": spec.earliest_s}
 
 
 def latency_section(source: str, profile: LatencyProfile) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.config import AUTO, LATENCIES
 from ecdiff_tune.evaluation import batch_size, latency
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.machine_conditions import Conditions
@@ -17,6 +16,7 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyFolder, read_state
 from ecdiff_tune.study.optuna_setup import agree
 from ecdiff_tune.study.progress import Progress
+from ecdiff_tune.study.spec import LATENCIES
 from ecdiff_tune.study.spending import Spending
 
 
@@ -26,7 +26,7 @@ def given_profile(folder: StudyFolder) -> LatencyProfile | None:
     Raises:
         LatencyError: the file cannot be read, or is damaged.
     """
-    source = folder.settings.latency
+    source = folder.spec.latency
     if source in LATENCIES or (folder.path / files.LATENCY).is_file():
         return None
     return LatencyProfile.load(Path(source).expanduser())
@@ -48,26 +48,24 @@ def latency_profile(
         LatencyError: what is given is of another pair.
         ObjectiveError: the cloud is not slower than the edge.
     """
-    path, settings = folder.path / files.LATENCY, folder.settings
+    path, spec = folder.path / files.LATENCY, folder.spec
     known = LatencyProfile.load(path) if path.is_file() else None
 
     def own() -> LatencyProfile:
         if known:
             return known
         if given:
-            return latency.of_this_pair(given, pipe, settings.core_link(), settings.latency)
+            return latency.of_this_pair(given, pipe, spec.link, spec.latency)
         calls.update(dict.fromkeys(KINDS, latency.CALLS))
-        return latency.measure(pipe, settings.core_link(), take_turns=settings.offload == "none")
+        return latency.measure(pipe, spec.link, take_turns=spec.memory.offload == "none")
 
     profile = (
-        agree(settings, read_state(folder.path / files.STATE)["settings"], own)
-        if settings.has_workers
-        else own()
+        agree(spec, read_state(folder.path / files.STATE)["settings"], own) if spec.has_workers else own()
     )
-    efficiency(0.0, *profile.alone(settings.num_steps))  # a pair that eq. 10 has no meaning for ends here
+    efficiency(0.0, *profile.alone(spec.num_steps))  # a pair that eq. 10 has no meaning for ends here
     if profile != known:
         profile.save(path)
-    for line in _told(profile, settings.latency, Conditions.of(pipe)):
+    for line in _told(profile, spec.latency, Conditions.of(pipe)):
         progress.say(line)
     return profile
 
@@ -92,9 +90,8 @@ def batch_size_of(
     folder: StudyFolder, pipe: ECDiffPipeline, prompts: int, progress: Progress, spending: Spending
 ) -> int:
     """As set; ``auto`` is found once, so that a resumed study goes on with the same."""
-    size = folder.settings.batch_size
-    if size != AUTO:
-        return int(size)
+    if folder.spec.batch_size is not None:
+        return folder.spec.batch_size
 
     def find() -> dict[int, float]:
         return batch_size.throughputs(pipe, prompts, spending.calls)

@@ -12,11 +12,11 @@ from rich.progress import Progress as Bars
 
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.base import Ask
-from ecdiff_tune.search.spaces import Stage, stage_name
 
 if TYPE_CHECKING:
-    from ecdiff_tune.study.loop import Trial
+    from ecdiff_tune.objective import Trial
 
 LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""

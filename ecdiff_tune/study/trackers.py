@@ -20,7 +20,7 @@ from ecdiff_core.errors import ECDiffError, nearest
 
 if TYPE_CHECKING:
     from ecdiff_tune.evaluation.candidate import Candidate
-    from ecdiff_tune.study.loop import Trial
+    from ecdiff_tune.objective import Trial
 
 NONE = "none"
 PROJECT = "ecdiff"

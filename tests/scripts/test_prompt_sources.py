@@ -16,8 +16,8 @@ import pytest
 import prepare_prompts
 import prompt_sources
 from ecdiff_core.errors import ECDiffError
-from ecdiff_tune.config import CalibrationSettings, HeldoutSettings, Settings
 from ecdiff_tune.data import calibration
+from ecdiff_tune.data.calibration import PromptSource
 from prompt_sources import Request, prepare
 
 IMAGES, CAPTIONS = 40, 5
@@ -111,8 +111,7 @@ def test_heldout_prompts_are_others(tmp_path: Path) -> None:
 def test_the_tuner_reads_it(tmp_path: Path, kind: str) -> None:
     out = tmp_path / f"coco.{kind}"
     prepare(Request(coco(tmp_path / "captions.json"), out, count=30))
-    settings = Settings(calibration=CalibrationSettings(20, str(out)), heldout=HeldoutSettings(10))
-    prompts, heldout = calibration.load(settings)
+    prompts, heldout = calibration.load(PromptSource(20, 10, str(out)))
     expected = pd.read_csv(out)["prompt"] if kind == "csv" else column(drawn(out), "prompt")
     assert sorted((*prompts.prompts, *heldout.prompts)) == sorted(expected)
 

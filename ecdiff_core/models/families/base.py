@@ -17,6 +17,7 @@ from ecdiff_core.models import single_file
 from ecdiff_core.models.families.guidance import Guidance, is_guided
 from ecdiff_core.models.families.parts import empty_parts, load_part, part_class
 from ecdiff_core.models.find import ModelFiles
+from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
 
 
@@ -27,22 +28,6 @@ class Size:
     height: int
     width: int
     num_frames: int = 1
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What encoded prompts hand to the denoiser: a family's tensors by name, for ``size`` prompts.
-
-    With guidance a tensor's first half is without, its second half with the prompt.
-    """
-
-    tensors: dict[str, Tensor]
-    size: int
-
-    @property
-    def with_prompt(self) -> dict[str, Tensor]:
-        """The tensors' halves with the prompt; all of them where there is no other half."""
-        return {name: tensor[-self.size :] for name, tensor in self.tensors.items()}
 
 
 Prompts = Sequence[str]

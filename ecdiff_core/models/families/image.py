@@ -11,8 +11,9 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.models.families.base import Conditioning, Family, Generators, Size, initial_noise
+from ecdiff_core.models.families.base import Family, Generators, Size, initial_noise
 from ecdiff_core.models.families.guidance import Guidance, embed_scale, embedding_width, guide, is_guided
+from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
 
 OTHER_CONDITIONS: tuple[tuple[str, ...], str] = (

@@ -21,13 +21,13 @@ from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.study.distributed import ranks
 from ecdiff_tune.study.distributed.ranks import RankError
+from ecdiff_tune.study.spec import StudySpec
 
 T = TypeVar("T")
 PIPE = "pipe"
@@ -40,7 +40,7 @@ class Setup:
     """A study to help with; answered, when the models are loaded, with what they are."""
 
     number: int
-    settings: Settings
+    spec: StudySpec
     prompts: CalibrationSet
     heldout: CalibrationSet
 
@@ -92,23 +92,23 @@ class Crew:
     """The ranks that work on a study; nobody but this process where it was started alone.
 
     Raises:
-        SettingsError: several ranks cannot work with these settings.
+        RankError: several ranks cannot work on such a study.
     """
 
-    def __init__(self, settings: Settings, prompts: CalibrationSet, heldout: CalibrationSet) -> None:
+    def __init__(self, spec: StudySpec, prompts: CalibrationSet, heldout: CalibrationSet) -> None:
         self._ranks = ranks.current()
         self.count = 1 if self._ranks is None else self._ranks.count
-        if self.count > 1 and settings.latency == "wallclock":
-            raise SettingsError(
+        if self.count > 1 and spec.timed:
+            raise RankError(
                 f"latency=wallclock times trials one at a time, which {self.count} ranks do not do: "
                 "start it as one process, or set latency=profile."
             )
         self._number = next(_numbers)
         self._batch_size = 1
         for rank in range(1, self.count):
-            self._send(rank, Setup(self._number, settings, prompts, heldout))
+            self._send(rank, Setup(self._number, spec, prompts, heldout))
 
-    def check(self, spec: PairSpec) -> None:
+    def check(self, pair: PairSpec) -> None:
         """Wait until all have loaded their models, which must be these.
 
         Raises:
@@ -116,8 +116,8 @@ class Crew:
         """
         for rank in range(1, self.count):
             reply = self._receive(rank, self._number)
-            if reply.found != spec:
-                raise RankError(f"Rank {rank} has other weights: expected {spec}, got {reply.found}.")
+            if reply.found != pair:
+                raise RankError(f"Rank {rank} has other weights: expected {pair}, got {reply.found}.")
 
     def told(self, prompts: int, batch_size: int) -> str:
         """How the work is shared, in one line."""

@@ -25,7 +25,6 @@ import torch.distributed as dist
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.console import quiet_libraries
-from ecdiff_core.models.devices import get_device
 
 CONNECTING = timedelta(minutes=10)
 """For all ranks to come."""
@@ -126,7 +125,7 @@ def current() -> Ranks | None:
     return _current
 
 
-def run(command: Callable[[], int]) -> int:
+def run(command: Callable[[], int], serve: Callable[[Ranks], int]) -> int:
     """Run a command on rank 0 with the others as workers; the exit status, which is rank 0's on all.
 
     The launcher stops the other ranks when one has ended: rank 0 then says so, as after a broken connection.
@@ -136,7 +135,7 @@ def run(command: Callable[[], int]) -> int:
     except RankError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    status = _help(ranks) if ranks.rank else _lead(ranks, command)
+    status = _help(ranks, serve) if ranks.rank else _lead(ranks, command)
     dist.destroy_process_group()
     return status
 
@@ -160,11 +159,9 @@ def _lead(ranks: Ranks, command: Callable[[], int]) -> int:
     return status
 
 
-def _help(ranks: Ranks) -> int:
+def _help(ranks: Ranks, serve: Callable[[Ranks], int]) -> int:
     try:
         quiet_libraries()
-        from ecdiff_tune.study.distributed.worker import serve
-
         return serve(ranks)
     except KeyboardInterrupt:
         return 130
@@ -176,23 +173,3 @@ def _help(ranks: Ranks) -> int:
 
 def _stopped_by_launcher(*_: Any) -> None:
     raise RankError(f"Stopped from outside, as launchers do when a rank has ended. {AGAIN}")
-
-
-def own_device(name: str) -> torch.device:
-    """The device of that name; among several ranks an accelerator without a number is this rank's own.
-
-    Raises:
-        RankError: the machine has fewer accelerators than ranks.
-        ParamsError: this machine has no such device.
-    """
-    device = get_device(name)
-    if device.type == "cpu" or device.index is not None or not dist.is_initialized():
-        return device
-    local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.accelerator.device_count()
-    if local >= there:
-        raise RankError(
-            f"Expected an accelerator for each rank of a machine, got {there} for local rank {local}. "
-            "Start fewer ranks, or set LOCAL_RANK=0 where each rank sees its own accelerator alone."
-        )
-    torch.accelerator.set_device_index(local)
-    return device

@@ -34,10 +34,10 @@ class Worker:
     """A rank's own models, batches, states and evaluators for a study."""
 
     def __init__(self, setup: Setup, rank: int) -> None:
-        settings = setup.settings
+        spec = setup.spec
         self.said: list[str] = []
-        self.pipe = load_pipe(settings)
-        self.store = StateStore(state_folder(settings) / str(rank), states_bytes(settings))
+        self.pipe = load_pipe(spec)
+        self.store = StateStore(state_folder(spec) / str(rank), states_bytes(spec))
         self._setup, self._evaluators = setup, dict[str, Evaluator]()
         self._batches: Batches | None = None
 
@@ -62,8 +62,8 @@ class Worker:
 
     def _evaluator(self, prompts_digest: str) -> Evaluator:
         """As rank 0 has it; the ledger stays empty."""
-        settings = self._setup.settings
-        folder = reference_folder(settings, self.pipe)
+        spec = self._setup.spec
+        folder = reference_folder(spec, self.pipe)
         tuned_on = reference.usable(self._setup.prompts, folder)
         heldout = reference.usable(self._setup.heldout, folder)
         prompts = {one.digest: one for one in (heldout, tuned_on)}[prompts_digest]
@@ -74,7 +74,7 @@ class Worker:
             )
         batches = self._batches
         assert batches is not None
-        shares = settings.sharing == "on" and prompts is tuned_on
+        shares = spec.shares and prompts is tuned_on
         return Evaluator(
             self.pipe,
             prompts,
@@ -82,8 +82,8 @@ class Worker:
             Ledger.in_memory(),
             batches=batches,
             store=self.store if shares else None,
-            s_values=settings.s_values,
-            thumbnails=thumbnails(settings) if prompts is tuned_on else None,
+            s_values=spec.s_values,
+            thumbnails=thumbnails(spec) if prompts is tuned_on else None,
         )
 
 

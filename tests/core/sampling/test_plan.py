@@ -175,7 +175,7 @@ def test_uses_alpha_means_that_another_alpha_gives_another_trajectory(
 ) -> None:
     steps = plan(*run, handoff, estimator)
     low, high = (_noises(steps, estimator, alpha)[:end] for alpha in (0.25, 0.75))
-    assert estimator.uses_alpha_in(steps.until(end)) is not torch.equal(low, high)
+    assert estimator.uses_alpha_in(steps.until(end).windows) is not torch.equal(low, high)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_uses_alpha_means_that_another_alpha_gives_another_trajectory(
 def test_windows(params: ECDiffParams, handoff: Handoff, windows: int) -> None:
     steps = plan(params, 12, handoff)
     assert steps.windows == windows
-    heeds = {name: one.uses_alpha_in(steps) for name, one in estimators.ESTIMATORS.items()}
+    heeds = {name: one.uses_alpha_in(steps.windows) for name, one in estimators.ESTIMATORS.items()}
     assert heeds == {
         "gradient": windows >= 2,  # after the first correction (eq. 6)
         "reuse": False,

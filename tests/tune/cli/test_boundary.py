@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from ecdiff_tune.cli.stage import Found, point_out_boundary
+from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import ObjectiveSettings
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
@@ -34,7 +35,8 @@ def notes(
     study = RecordedStudy(tmp_path, with_payload(latency)).write()
     settings = replace(study.settings, objective=objective)
     settings.search = replace(settings.search, **search)
-    trials = recorded.load(study.folder, settings, lambda _: None).trials
+    spec = study_spec(settings)
+    trials = recorded.load(spec, lambda _: None).trials
     fixed = {"k": 1, "alpha": 0.3, "s": 9} | {name: None}
     mine = [
         _noisy(one) if noisy and getattr(one.candidate.params, name) == grid[0] else one
@@ -45,7 +47,7 @@ def notes(
     assert len(mine) == len(grid)
     said: list[str] = []
     progress = SimpleNamespace(say=said.append)
-    bench = cast(Any, SimpleNamespace(settings=settings, p=lambda: 3, progress=progress))
+    bench = cast(Any, SimpleNamespace(spec=spec, p=lambda: 3, progress=progress))
     winner = max(mine, key=lambda one: one.value)
     point_out_boundary(bench, name, grid, Found(winner, tuple(mine), cast(Any, None)))
     return said

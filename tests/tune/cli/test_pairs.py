@@ -25,8 +25,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from ecdiff_core import ECDiffPipeline, TunedConfig
 from ecdiff_core.__main__ import main as ecdiff
 from ecdiff_core.output import ECDiffOutput
-from ecdiff_tune.config import CalibrationSettings, HeldoutSettings, Settings
 from ecdiff_tune.data import calibration
+from ecdiff_tune.data.calibration import PromptSource
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger
@@ -39,7 +39,7 @@ from ..studies import ROUNDED, Command, Outcome, told
 STEPS, P = 7, 2
 TIMED_CALLS = 2
 DENOISERS = (CogVideoXTransformer3DModel, SD3Transformer2DModel, UNet2DConditionModel)
-PROMPTS, _ = calibration.load(Settings(calibration=CalibrationSettings(2), heldout=HeldoutSettings(0)))
+PROMPTS, _ = calibration.load(PromptSource(2, 0))
 """The two prompts to tune on, which fit one batch."""
 
 

@@ -16,8 +16,7 @@ from ecdiff_tune.cli.pareto import dominates, front, picked
 from ecdiff_tune.config import ParetoSettings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
-from ecdiff_tune.objective import Score
-from ecdiff_tune.study.loop import Trial
+from ecdiff_tune.objective import Score, Trial
 
 from ..recorded_study import GRID, STEPS, RecordedStudy, quality
 from ..studies import Command, one_line

@@ -19,13 +19,13 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import Alpha, NoiseState
-from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.machine_conditions import Conditions
 from ecdiff_tune.report import pictures
 from ecdiff_tune.study import workbench
+from ecdiff_tune.study.spec import StudySpec
 
 from ..studies import ROUNDED, STEPS, Study, best_row, one_line
 
@@ -99,9 +99,9 @@ def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) ->
 def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     load = workbench.load_pipe
 
-    def load_and_slow(settings: Settings) -> ECDiffPipeline:
+    def load_and_slow(spec: StudySpec) -> ECDiffPipeline:
         """The small cloud is so fast that on a busy machine its edge may seem slower."""
-        pipe = load(settings)
+        pipe = load(spec)
         pipe.pair.cloud.register_forward_pre_hook(lambda *_: time.sleep(0.02))
         return pipe
 

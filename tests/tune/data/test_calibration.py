@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from ecdiff_core.shapes.grammar import scenes
-from ecdiff_tune.config import CalibrationSettings, HeldoutSettings, Settings
 from ecdiff_tune.data import calibration
-from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, read_prompts
+from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, PromptSource, read_prompts
 
 FRUIT = ["an apple", "a pear", "a plum", "a fig", "a lime", "a date", "a kiwi"]
 
@@ -20,11 +19,7 @@ def made(
 ) -> tuple[CalibrationSet, CalibrationSet]:
     """The two sets for these settings."""
     name = None if file is None else str(file)
-    return calibration.load(
-        Settings(
-            calibration=CalibrationSettings(count, name, column), heldout=HeldoutSettings(spare), seed=seed
-        )
-    )
+    return calibration.load(PromptSource(count, spare, name, column, seed))
 
 
 def written(path: Path, text: str) -> Path:

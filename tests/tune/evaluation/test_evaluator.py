@@ -24,11 +24,11 @@ from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.metrics.images import psnr, ssim
-from ecdiff_tune.objective import Weights
+from ecdiff_tune.objective import Scorer, Trial, Weights
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Context
 from ecdiff_tune.search.spaces import Stage1Space
-from ecdiff_tune.study.loop import Scorer, Trial, run
+from ecdiff_tune.study.loop import run
 from ecdiff_tune.study.progress import Progress
 
 from ..conftest import Calls

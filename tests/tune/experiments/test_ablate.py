@@ -56,9 +56,8 @@ def test_another_scheduler_is_held_against_its_own_cloud_run(
     config = ablated.config()
     config = replace(config, sampling=replace(config.sampling, scheduler=scheduler))
     pipe = ECDiffPipeline.from_config(config, device="cpu")
-    settings = RecordedStudy(Path(), None).settings  # type: ignore[arg-type]
-    settings.calibration.num_prompts = 3
-    _, heldout = calibration.load(settings)
+    source = RecordedStudy(Path(), None).spec.prompts  # type: ignore[arg-type]
+    _, heldout = calibration.load(replace(source, count=3))
     pictures = {
         mode: torch.stack(
             [

@@ -16,10 +16,9 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.metrics.intervals import interval95, is_tied
-from ecdiff_tune.objective import Weights
+from ecdiff_tune.objective import Scorer, Trial, Weights
 from ecdiff_tune.report.result import result_lines, tied_line
 from ecdiff_tune.study import config_sections
-from ecdiff_tune.study.loop import Scorer, Trial
 
 from ..studies import ROUNDED
 

@@ -39,7 +39,7 @@ def written(study: RecordedStudy, command: Command, *more: str) -> Page:
 
 
 def read(study: RecordedStudy) -> StudyData:
-    return study_data.read(study.folder, study.settings)
+    return study_data.read(study.spec)
 
 
 # What tune leaves.

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import PairSettings, SearchSettings, Settings
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -128,8 +129,8 @@ def test_where_the_study_lies(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], storage: str, artifacts: str
 ) -> None:
     monkeypatch.setenv("HOME", "/me")
-    settings = Settings(pair=PairSettings("mine"), search=SearchSettings("optuna", **given))  # type: ignore[arg-type]
-    found = search_options(settings, JOINT).optuna
+    settings = Settings(pair=PairSettings("mine", "a", "b"), search=SearchSettings("optuna", **given))  # type: ignore[arg-type]
+    found = search_options(study_spec(settings), JOINT).optuna
     assert (found.storage, found.artifacts) == (storage, artifacts)
 
 
@@ -150,15 +151,15 @@ def test_it_begins_with_the_papers_params_moved_into_the_grid() -> None:
     ],
 )
 def test_the_papers_params(pair: str, steps: int, params: tuple[Any, ...]) -> None:
-    settings = Settings(pair=PairSettings(name=pair))
-    settings.sampling.num_inference_steps = steps
     if pair != "mine" and steps == 50:
-        assert papers_params(settings) == TunedConfig.load(config_folder() / "tuned" / f"{pair}.yaml").params
+        assert (
+            papers_params(pair, steps) == TunedConfig.load(config_folder() / "tuned" / f"{pair}.yaml").params
+        )
     elif steps == 50:
         row = TunedConfig.load(config_folder() / "tuned" / f"{SOME_PAIR}.yaml").params
-        assert papers_params(settings) == row == ECDiffParams(*params)
+        assert papers_params(pair, steps) == row == ECDiffParams(*params)
     else:
-        assert papers_params(settings) == ECDiffParams(*params)
+        assert papers_params(pair, steps) == ECDiffParams(*params)
 
 
 # What the study holds.

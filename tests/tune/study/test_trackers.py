@@ -15,9 +15,8 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Measurement
-from ecdiff_tune.objective import Score
+from ecdiff_tune.objective import Score, Trial
 from ecdiff_tune.study import trackers
-from ecdiff_tune.study.loop import Trial
 
 from ..studies import Study, one_line
 
