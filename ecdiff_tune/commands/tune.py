@@ -17,6 +17,7 @@ from ecdiff_tune.settings import Settings, SettingsError
 from ecdiff_tune.study.folder import study_path
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import candidate_in
+from ecdiff_tune.study.restore import others
 from ecdiff_tune.study.winner import config_of_winner
 from ecdiff_tune.study.workbench import Workbench, prepare
 
@@ -115,7 +116,9 @@ def _stage1_winner(bench: Workbench) -> Candidate:
 
 def _check_stage1_is_done(path: Path) -> None:
     if not (path / files.STAGE1).is_file():
+        known = "" if (path / files.STATE).is_file() else others(path.parent, path.name)
         raise SettingsError(
             f"No stage 1 in {path}: run stage1 with the same settings first, "
             "or give params.k and params.alpha, or params.schedule and params.alpha."
+            + (f" If another study was meant: {known}." if known else "")
         )

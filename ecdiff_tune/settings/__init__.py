@@ -16,6 +16,7 @@ from ecdiff_tune.settings.groups import (
     SamplingSettings,
     SearchSettings,
 )
+from ecdiff_tune.settings.names import refuse_unknown
 from ecdiff_tune.settings.schema import Settings
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "Settings",
     "SettingsError",
     "from_config",
+    "refuse_unknown",
     "register",
 ]

@@ -220,6 +220,9 @@ def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: in
 
 def _notes(settings: Settings, pipe: ECDiffPipeline) -> Iterator[str]:
     """What may not be as it was meant."""
+    scale = settings.sampling.guidance_scale
+    if scale < 1:
+        yield f"sampling.guidance_scale={scale:g} runs without guidance, as 1 does."
     if pipe.pair.convertible and settings.sampling.handoff_adapter == "identity":
         names = ", ".join(f"{row.name} {row.cloud} | {row.edge}" for row in pipe.pair.convertible)
         yield f"cloud and edge differ in {names}; sampling.handoff_adapter=matched converts."
