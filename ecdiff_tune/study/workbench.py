@@ -14,7 +14,7 @@ from ecdiff_core.memory import Batches
 from ecdiff_core.pair import EMBEDDED
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import HandoffAdapter
-from ecdiff_tune import calibration, files, reference
+from ecdiff_tune import calibration, files, long_prompts, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.edge_along import EdgeAlong
@@ -157,7 +157,8 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    prompts, heldout = calibration.load(settings)
+    left_out: list[str] = []
+    prompts, heldout = calibration.load(settings, left_out.append)
     begun = StudyFolder.of_worker(settings) if as_worker else StudyFolder(settings)
     with begun as folder, Progress() as progress:
         settings = folder.settings
@@ -169,7 +170,7 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
         progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
         if (folder.path / files.LEDGER).is_file():
             progress.say(f"going on with the study of {created}: what it measured is not generated again")
-        for note in _notes(settings, pipe):
+        for note in (*left_out, *_notes(settings, pipe, (*prompts.prompts, *heldout.prompts))):
             progress.say(f"note: {note}")
         spending = Spending(folder.path / files.CALLS)
         with spending.part("latency"):
@@ -218,8 +219,10 @@ def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: in
     )
 
 
-def _notes(settings: Settings, pipe: ECDiffPipeline) -> Iterator[str]:
+def _notes(settings: Settings, pipe: ECDiffPipeline, prompts: Sequence[str]) -> Iterator[str]:
     """What may not be as it was meant."""
+    if cut := long_prompts.note(pipe.pair.family.pipeline, prompts):
+        yield cut
     scale = settings.sampling.guidance_scale
     if scale < 1:
         yield f"sampling.guidance_scale={scale:g} runs without guidance, as 1 does."
