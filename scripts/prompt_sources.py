@@ -10,7 +10,6 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_core.io.files import write_text
-from ecdiff_tune.data.calibration import column_name, is_text, read_table
+from ecdiff_tune.data.prompt_files import column_name, is_text, read_table
 from vbench_suite.scores import full_info_prompts
 
 WEBVID = ("videoid", "name")
@@ -78,7 +77,7 @@ def prepare(request: Request) -> list[str]:
         Lines that tell what was written.
 
     Raises:
-        PromptSourceError, CalibrationError, VBenchError: the source cannot be read, or holds too few.
+        PromptSourceError, PromptFileError, VBenchError: the source cannot be read, or holds too few.
         OutputError: a file cannot be written.
     """
     table = _read(request)
@@ -110,10 +109,7 @@ def _read(request: Request) -> pd.DataFrame:
         raise PromptSourceError(f"Cannot read {path}: there is no such file.")
     if kind == ".json":
         return _read_json(path, request.seed)
-    if kind == ".parquet":
-        table = _read_parquet(path)
-    else:
-        table = read_table(path, WEBVID if request.column is None and request.id_column is None else ())
+    table = read_table(path, WEBVID if request.column is None and request.id_column is None else ())
     names = [str(name) for name in table.columns]
     webvid = request.column is None and set(WEBVID) <= set(names)
     column = (
@@ -124,16 +120,6 @@ def _read(request: Request) -> pd.DataFrame:
         raise PromptSourceError(f"{path} has no column {ids!r}: {nearest(ids, names)}.")
     numbers = pd.Series(range(1, len(table) + 1), index=table.index)
     return pd.DataFrame({"prompt": table[column], "id": numbers if ids is None else table[ids]})
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    if find_spec("pyarrow") is None:
-        raise PromptSourceError("Parquet files need pyarrow: pip install 'ecdiff[parquet]'.")
-    try:
-        return pd.read_parquet(path, engine="pyarrow")
-    except (OSError, ValueError) as error:  # pyarrow's own errors are both
-        reason = getattr(error, "strerror", None) or "it is no parquet file"
-        raise PromptSourceError(f"Cannot read {path}: {reason}.") from error
 
 
 def _read_json(path: Path, seed: int) -> pd.DataFrame:

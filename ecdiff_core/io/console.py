@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import os
 import sys
@@ -9,6 +11,21 @@ import warnings
 from collections.abc import Callable
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.text import lookalike, visible
+
+_HANDLER = "ecdiff.lookalike"
+
+
+def print_anywhere() -> None:
+    """Let stdout and stderr take any text: what their encoding lacks is written as ASCII that reads alike.
+
+    Without it a line such as "0 … 1" ends a command with a traceback where the output is ASCII or Latin-1, as
+    in many containers, and a prompt that was not UTF-8 does so everywhere.
+    """
+    codecs.register_error(_HANDLER, lookalike)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_HANDLER)
 
 
 def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
@@ -18,10 +35,11 @@ def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
     because nobody reads the output any more (``| head``). Any other exception is a bug and keeps its
     traceback.
     """
+    print_anywhere()
     try:
         command()
     except ECDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at exit

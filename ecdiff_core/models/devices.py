@@ -18,14 +18,16 @@ def get_device(name: str | torch.device | None) -> torch.device:
         ParamsError: this machine has no such device.
     """
     if name in (None, "auto"):
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        found = torch.accelerator.current_accelerator(check_available=True)
         return found or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = [found.type] if (found := torch.accelerator.current_accelerator(check_available=True)) else []
         raise ParamsError(
-            f"Cannot use the device {str(name)!r} here: try cpu, or auto for what this machine has."
+            f"Cannot use the device {str(name)!r} here: {nearest(str(name), ['auto', 'cpu', *here])}. "
+            "auto takes what this machine has."
         ) from error
     return device
 

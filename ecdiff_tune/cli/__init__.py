@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ecdiff_tune.config import Settings
@@ -18,13 +18,13 @@ class Command:
     Args:
         about: what it does, for ``--help``.
         module: that has a function of the command's name.
-        study: whether it goes by the settings of a study that is there: always, if there is one, or never.
+        of_study: it goes by the settings of a study that is there, and begins none.
         loads_models: it works with the pair itself.
     """
 
     about: str
     module: str
-    study: Literal["always", "if there", "never"] = "never"
+    of_study: bool = False
     loads_models: bool = True
 
     def function(self, name: str) -> Callable[[Settings], None]:
@@ -42,32 +42,32 @@ COMMANDS: dict[str, Command] = {
     "rerank": Command(
         "the best config by other weights, another link or machine; no model call",
         "cli.rerank",
-        study="always",
+        of_study=True,
         loads_models=False,
     ),
     "pareto": Command(
         "all configs that no other beats in quality, time and burden; no model call",
         "cli.pareto",
-        study="always",
+        of_study=True,
         loads_models=False,
     ),
     "compare": Command(
         "the winner beside what else could have been done, on held-out prompts (Tables 1 and 6)",
         "cli.compare",
-        study="always",
+        of_study=True,
     ),
     "ablate": Command(
         "what correcting twice, alpha and the scheduler are worth (Table 2)",
         "cli.ablate",
-        study="always",
+        of_study=True,
     ),
     "noise": Command(
-        "how the cloud's noise changes from step to step (Figure 3)", "cli.noise", study="if there"
+        "how the cloud's noise changes from step to step (Figure 3)", "cli.noise", of_study=True
     ),
     "errors": Command(
         "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
         "cli.errors",
-        study="if there",
+        of_study=True,
     ),
     "table5": Command(
         "every tuned pair beside the paper's rows (Table 5); no model call",
@@ -77,7 +77,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command(
         "one page about a study, with its pictures; no model call",
         "cli.report",
-        study="always",
+        of_study=True,
         loads_models=False,
     ),
     "check": Command("can these two models work together? (reads no weights)", "cli.check"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
 _PATHS = {
     *("pair.cloud_config", "pair.edge_config", "pair.cloud_subfolder", "pair.edge_subfolder"),
@@ -29,11 +31,14 @@ def paths_quoted(arguments: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         as_it_is = _PLAIN.fullmatch(value) or value[0] in "'\"" or "${" in value or (sweep and "," in value)
         if key in _PATHS and not as_it_is:
-            # In Hydra's quotes a backslash is one of itself, but before a quote.
-            inside = re.sub(r"(\\*)('|$)", _escaped, os.path.expanduser(value))
-            argument = f"{key}='{inside}'"
+            argument = f"{key}={_quoted(os.path.expanduser(value))}"
         quoted.append(argument)
     return quoted
+
+
+def _quoted(value: str) -> str:
+    # In Hydra's quotes a backslash is one of itself, but before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", _escaped, value) + "'"
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -80,3 +85,22 @@ def command_first(arguments: Sequence[str]) -> tuple[str, list[str]]:
     plain = (i for i, one in enumerate(arguments) if i not in values and not re.match(r"-|[^=]*=", one))
     place = next(plain, 0)
     return arguments[place], [*arguments[:place], *arguments[place + 1 :]]
+
+
+_KEEPING = ("hydra.sweep.", "hydra.output_subdir=", "hydra.run.")
+"""Beginnings of settings by which somebody asks for what Hydra writes."""
+
+
+@contextmanager
+def swept_to_scratch(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """More arguments for a sweep: Hydra writes its multirun.yaml to a folder that is deleted at the end.
+
+    None where there is no sweep, or somebody says where to.
+    """
+    if not {"-m", "--multirun"} & set(arguments) or any(
+        one.lstrip("+").startswith(_KEEPING) for one in arguments
+    ):
+        yield []
+        return
+    with TemporaryDirectory(prefix="ecdiff-") as folder:
+        yield [f"hydra.sweep.dir={_quoted(folder)}"]

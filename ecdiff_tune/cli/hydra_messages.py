@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from ecdiff_core.errors import nearest
 from ecdiff_tune.cli.arguments import quoting_hint
-from ecdiff_tune.config import Settings
+from ecdiff_tune.config.names import unknown_setting
 
 
 def one_line(error: Exception) -> str:
@@ -24,7 +22,7 @@ def one_line(error: Exception) -> str:
     for one in (error, cause):
         key = str(getattr(one, "full_key", None) or getattr(one, "key", None) or "")
         if isinstance(one, ConfigAttributeError | ConfigKeyError) and key:
-            return f"Unknown setting {key}: {nearest(key, _sibling_settings(key))}; --help lists all."
+            return unknown_setting(key)
     key = str(getattr(error, "full_key", None) or getattr(cause, "full_key", None) or "")
     if "ListConfig" in f"{error}{cause}" and key:
         return f"Expected {key} to be a list, in brackets such as {key}=[…]."
@@ -32,12 +30,3 @@ def one_line(error: Exception) -> str:
         str(one).strip().splitlines()[0] for one in (error, cause) if one is not None and str(one).strip()
     ]
     return ": ".join(dict.fromkeys(line.rstrip(".") for line in first)) + "."
-
-
-def _sibling_settings(key: str) -> list[str]:
-    """The settings of the group that ``key`` is in, or the outermost ones."""
-    group, dot, _ = key.rpartition(".")
-    inside = getattr(Settings(), group, None) if dot else None
-    if is_dataclass(inside):
-        return [f"{group}.{field.name}" for field in fields(inside)]
-    return [field.name for field in fields(Settings)]

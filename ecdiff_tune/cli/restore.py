@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_core.errors import nearest
 from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.config.fitting import fit_grids, keys_of
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences, flat, read_state
 
@@ -46,18 +46,12 @@ def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = Tr
     for key, value in own.items():
         if key not in given or key in missing:
             OmegaConf.update(config, key, value)
+    fit_grids(config, overrides)
     free = (*_FREE, *_SCORING) if scores_anew else _FREE
     wanted = {key: OmegaConf.select(config, key) for key in given if not key.startswith(free)}
     wanted = flat({key: _plain(value) for key, value in wanted.items()})
     _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
     return config
-
-
-def is_known(config: DictConfig) -> bool:
-    """Whether the study that a composed config names is there."""
-    if OmegaConf.is_missing(config.pair, "name"):
-        return False
-    return (Path(config.output_dir) / config.pair.name / config.study / files.STATE).is_file()
 
 
 def study_state(pair: Path, study: str) -> dict[str, Any]:
@@ -67,16 +61,25 @@ def study_state(pair: Path, study: str) -> dict[str, Any]:
         SettingsError: there is no such study.
     """
     if not (pair / study / files.STATE).is_file():
-        others = [path.parent.name for path in pair.glob(f"*/{files.STATE}")]
-        others = sorted(name for name in others if name != files.REFERENCE_FOLDER)
-        known = f"{nearest(study, others)}" if others else "run tune first"
-        raise SettingsError(f"No study in {pair / study}: {known}.")
+        raise SettingsError(f"No study in {pair / study}: {others(pair, study) or 'run tune first'}.")
     return read_state(pair / study / files.STATE)
+
+
+def others(pair: Path, study: str) -> str:
+    """The studies of a pair and the one that was meant, or those of other pairs; empty for none."""
+    found = sorted(path.parent for path in pair.parent.glob(f"*/*/{files.STATE}"))
+    found = [path for path in found if path.name != files.REFERENCE_FOLDER]
+    own = [path.name for path in found if path.parent == pair]
+    if own:
+        return nearest(study, own)
+    return (
+        f"other pairs have {', '.join(f'{path.parent.name}/{path.name}' for path in found)}" if found else ""
+    )
 
 
 def _given(overrides: Sequence[str], known: Iterable[str]) -> Iterable[str]:
     """The settings that overrides set, one by one or as a group."""
-    keys = [one.key_or_group for one in OverridesParser.create().parse_overrides(list(overrides))]
+    keys = keys_of(overrides)
     for name in known:
         if name in keys or (name.partition(".")[0] in GROUPS and name.partition(".")[0] in keys):
             yield name

@@ -8,6 +8,7 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli.effort import effort, total_calls
 from ecdiff_tune.cli.finish import finish, print_result, say_end, write_noise_profile
+from ecdiff_tune.cli.restore import others
 from ecdiff_tune.cli.spaces import joint_space, schedule_space, stage1_space, stage2_space
 from ecdiff_tune.cli.stage import most_asked, point_out_boundary, run_stage
 from ecdiff_tune.cli.study_spec import study_path, study_spec
@@ -117,7 +118,9 @@ def _stage1_winner(bench: Workbench) -> Candidate:
 
 def _check_stage1_is_done(path: Path) -> None:
     if not (path / files.STAGE1).is_file():
+        known = "" if (path / files.STATE).is_file() else others(path.parent, path.name)
         raise SettingsError(
             f"No stage 1 in {path}: run stage1 with the same settings first, "
             "or give params.k and params.alpha, or params.schedule and params.alpha."
+            + (f" If another study was meant: {known}." if known else "")
         )

@@ -16,6 +16,7 @@ from ecdiff_tune.config.groups import (
     SamplingSettings,
     SearchSettings,
 )
+from ecdiff_tune.config.names import refuse_unknown
 from ecdiff_tune.config.schema import Settings
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "Settings",
     "SettingsError",
     "from_config",
+    "refuse_unknown",
     "register",
 ]

@@ -44,6 +44,10 @@ def check_grids(settings: Settings) -> None:
         SettingsError, ParamsError: with what was got.
     """
     steps, search = settings.num_steps, settings.search
+    if steps < LEAST_P:
+        raise ParamsError(
+            f"Expected sampling.num_inference_steps >= {LEAST_P} (eq. 3 needs two noises), got {steps}."
+        )
     for estimator in settings.estimators:
         get_estimator(estimator)
     for adapter in settings.handoff_adapters:

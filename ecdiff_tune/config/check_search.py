@@ -59,6 +59,11 @@ def _not_for(setting: str, name: str, heeding: Sequence[str]) -> SettingsError:
 
 def _check_cloud_calls(settings: Settings) -> None:
     calls, most = settings.cloud_calls, max(settings.s_values, default=0)
+    if most < LEAST_CALLS:
+        raise SettingsError(
+            f"search={settings.search.name} places at least {LEAST_CALLS} cloud calls, got {most} steps "
+            "on the cloud side at most. Raise sampling.num_inference_steps or search.s."
+        )
     if not calls or len(set(calls)) < len(calls):
         raise SettingsError(f"Expected different search.cloud_calls, at least one, got {list(calls)}.")
     if not all(LEAST_CALLS <= one <= most for one in calls):

@@ -8,7 +8,7 @@ from typing import Any, cast
 from ecdiff_core.config import Sampling
 from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.params import LEAST_P, ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
 from ecdiff_tune.config.groups import (
     SAME,
@@ -194,15 +194,18 @@ class Settings:
         if self.search.cloud_calls is not None:
             return tuple(self.search.cloud_calls)
         shares = (0.28, 0.28) if self.search.min_quality is None else (0.16, 0.5)
-        first, last = (max(LEAST_CALLS, round(share * self.num_steps)) for share in shares)
+        most = max(LEAST_CALLS, *self.s_values)
+        first, last = (min(most, max(LEAST_CALLS, round(share * self.num_steps))) for share in shares)
         return tuple(range(first, last + 1))
 
     @property
     def s_values(self) -> tuple[int, ...]:
         """The values of s to search: as set, or 0.6 T … 0.8 T (the paper's 30 … 40 at T = 50), of which
-        ``search=schedule`` takes the first, the middle and the last."""
+        ``search=schedule`` takes the first, the middle and the last; at least what p or a schedule needs."""
         if self.search.s is not None:
             return tuple(self.search.s)
-        if self.kind.places:
-            return tuple(dict.fromkeys(round(share * self.num_steps) for share in (0.6, 0.7, 0.8)))
-        return tuple(range(round(0.6 * self.num_steps), round(0.8 * self.num_steps) + 1))
+        least = min(LEAST_CALLS if self.kind.places else LEAST_P, self.num_steps)
+        first, middle, last = (max(least, round(share * self.num_steps)) for share in (0.6, 0.7, 0.8))
+        return (
+            tuple(dict.fromkeys((first, middle, last))) if self.kind.places else tuple(range(first, last + 1))
+        )

@@ -14,7 +14,7 @@ from ecdiff_core.models.memory import Batches
 from ecdiff_core.models.pair import EMBEDDED
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import HandoffAdapter
-from ecdiff_tune.data import calibration
+from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -175,7 +175,8 @@ def prepare(spec: StudySpec, as_worker: bool = False) -> Iterator[Workbench]:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    prompts, heldout = calibration.load(spec.prompts)
+    left_out: list[str] = []
+    prompts, heldout = calibration.load(spec.prompts, left_out.append)
     begun = StudyFolder.of_worker(spec) if as_worker else StudyFolder(spec)
     with begun as folder, Progress() as progress:
         spec, given = folder.spec, given_profile(folder)
@@ -187,7 +188,7 @@ def prepare(spec: StudySpec, as_worker: bool = False) -> Iterator[Workbench]:
         progress.say(_opening(spec, pipe, len(prompts), len(heldout)))
         if (folder.path / files.LEDGER).is_file():
             progress.say(f"going on with the study of {created}: what it measured is not generated again")
-        for note in _notes(spec, pipe):
+        for note in (*left_out, *_notes(spec, pipe, (*prompts.prompts, *heldout.prompts))):
             progress.say(f"note: {note}")
         spending = Spending(folder.path / files.CALLS)
         with spending.part("latency"):
@@ -236,9 +237,14 @@ def _opening(spec: StudySpec, pipe: ECDiffPipeline, prompts: int, heldout: int) 
     )
 
 
-def _notes(spec: StudySpec, pipe: ECDiffPipeline) -> Iterator[str]:
+def _notes(spec: StudySpec, pipe: ECDiffPipeline, prompts: Sequence[str]) -> Iterator[str]:
     """What may not be as it was meant."""
     yield from pipe.pair.notes
+    if cut := long_prompts.note(pipe.pair.family.pipeline, prompts):
+        yield cut
+    scale = spec.sampling.guidance_scale
+    if scale < 1:
+        yield f"sampling.guidance_scale={scale:g} runs without guidance, as 1 does."
     if pipe.pair.convertible and spec.sampling.handoff_adapter == "identity":
         names = ", ".join(f"{row.name} {row.cloud} | {row.edge}" for row in pipe.pair.convertible)
         yield f"cloud and edge differ in {names}; sampling.handoff_adapter=matched converts."

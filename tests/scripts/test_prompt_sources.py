@@ -16,7 +16,7 @@ import pytest
 import prepare_prompts
 import prompt_sources
 from ecdiff_core.errors import ECDiffError
-from ecdiff_tune.data import calibration
+from ecdiff_tune.data import calibration, prompt_files
 from ecdiff_tune.data.calibration import PromptSource
 from prompt_sources import Request, prepare
 
@@ -164,9 +164,9 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(prompt_sources, "find_spec", lambda name: None if name == "pyarrow" else found(name))
+    monkeypatch.setattr(prompt_files, "find_spec", lambda name: None if name == "pyarrow" else found(name))
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ECDiffError, match=r"Parquet files need pyarrow: pip install 'ecdiff\[parquet\]'\."):
+    with pytest.raises(ECDiffError, match=r"Parquet files need pyarrow: pip install 'ecdiff\[parquet\]'"):
         prepare(Request(tmp_path / "a.parquet", tmp_path / "a.jsonl"))
 
 
@@ -223,7 +223,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             "a.csv has no column 'ids': choose from id, text",
         ),
         ("a.csv", "id,text\n1,a cat\n", ["--column", "txt"], "a.csv has no column 'txt'"),
-        ("a.xml", "<a/>", [], "Expected a .txt, .csv or .jsonl file"),
+        ("a.xml", "<a/>", [], "Expected a file of prompts, .txt, .csv"),
         ("a.txt", "a cat\n", ["--count", "0"], "Expected --count >= 1 and --heldout >= 0, got 0 and 0."),
         ("a.txt", "a cat\n", ["--out", "b.txt"], "Expected --out to end with .jsonl or .csv, got b.txt."),
         (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vbench
-from ecdiff_tune.data.calibration import CalibrationError
+from ecdiff_tune.data.prompt_files import PromptFileError
 from vbench_suite.scores import DIMENSIONS, Score, VBenchError, read_results, read_suite
 
 # Table 3 of the paper, and below it the same row of Table 4; percent.
@@ -151,7 +151,7 @@ def test_another_json_is_no_suite(tmp_path: Path, text: str) -> None:
 
 
 def test_a_text_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="No such file"):
+    with pytest.raises(PromptFileError, match="No such file"):
         read_suite(tmp_path / "all_dimension.txt")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
 import pytest
 
+from ecdiff_core.__main__ import main
 from ecdiff_core.errors import NonFiniteLatentsError, PairError, ParamsError, nearest
 from ecdiff_core.io.console import run_command
 
@@ -56,6 +58,56 @@ def test_a_reader_who_stops_ends_it_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("ascii", "0 ... 1, 2 x 3 >= e \\u661f \\ud800 | a\n"),
+        ("latin-1", "0 ... 1, 2 × 3 >= é \\u661f \\ud800 · a\n"),
+        ("cp1252", "0 … 1, 2 × 3 >= é \\u661f \\ud800 · a\n"),
+        ("utf-8", "0 … 1, 2 × 3 ≥ é 星 \\ud800 · a\n"),
+    ],
+)
+def test_any_text_goes_to_any_output(monkeypatch: pytest.MonkeyPatch, encoding: str, expected: str) -> None:
+    written = io.BytesIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", io.TextIOWrapper(written, encoding, write_through=True))
+        assert run_command(lambda: print("0 … 1, 2 × 3 ≥ é 星 \ud800 · a")) == 0
+        assert written.getvalue().decode(encoding) == expected
+        with pytest.raises(SystemExit, match="0"):
+            main(["generate", "--help"])
+        assert "cpu, cuda, ..." in written.getvalue().decode(encoding).replace("…", "...")
+
+
+def test_errors_are_one_line_whatever_is_in_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(ParamsError("Got 'a\n\x1b[31mb\u202ec'.")) == 2
+    assert capsys.readouterr().err == "error: Got 'a\\n\\x1b[31mb\\u202ec'.\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant", "others"),
+    [
+        ("grid", "exhaustive", ["greedy", "joint", "race"]),
+        ("random", "optuna", ["race", "predict"]),
+        ("fp16", "float16", ["bfloat16", "float32"]),
+        ("half", "float16", ["bfloat16", "float32"]),
+        ("bf16", "bfloat16", ["float16", "float32"]),
+        ("torch.float32", "float32", ["bfloat16", "float16"]),
+        ("gpu", "cuda", ["auto", "cpu"]),
+        ("gpu", "auto", ["cpu"]),
+        ("ddim", "DDIMScheduler", ["DDIMInverseScheduler", "DEISMultistepScheduler"]),
+        ("dpm++", "DPMSolverMultistepScheduler", ["DPMSolverSinglestepScheduler", "DDIMScheduler"]),
+        ("euler", "EulerDiscreteScheduler", ["EDMEulerScheduler", "DEISMultistepScheduler"]),
+        ("DDIMSchedular", "DDIMScheduler", ["DEISMultistepScheduler", "PNDMScheduler"]),
+        ("bayesian", "tpe", ["cmaes", "grid", "nsga2"]),
+        ("sdxl", "sdxl_vega", ["sd14_bksdm_small", "shapes"]),
+        ("Wi-Fi", "wifi", ["none"]),
+        ("ddim", "fewer_ddim", ["fewer_dpm", "hybrid_10"]),
+    ],
+)
+def test_nearest_knows_what_people_type(typed: str, meant: str, others: list[str]) -> None:
+    assert nearest(typed, [meant, *others]).endswith(f" (did you mean {meant}?)")
 
 
 def test_nearest_names_all_choices_and_the_likely_one() -> None:

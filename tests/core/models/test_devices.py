@@ -19,7 +19,9 @@ def test_devices_by_name() -> None:
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:x"])
 def test_devices_that_are_not_here(name: str) -> None:
-    with pytest.raises(ParamsError, match=rf"Cannot use the device '{name}' here: try cpu") as caught:
+    with pytest.raises(
+        ParamsError, match=rf"Cannot use the device '{name}' here: choose from auto, cpu"
+    ) as caught:
         get_device(name)
     assert "\n" not in str(caught.value)
 

@@ -9,6 +9,9 @@ import pytest
 
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.cli.arguments import paths_quoted
+from ecdiff_tune.cli.help_text import comments
+from ecdiff_tune.config.names import setting_names
+from ecdiff_tune.data.conf_folder import config_folder
 
 from ..studies import Command, Study, one_line
 
@@ -34,6 +37,30 @@ def test_help_of_a_command(command: Command, name: str) -> None:
     assert outcome.out.startswith(f"ecdiff-tune {name}: ")
     for text in ("search: exhaustive, greedy", "num_prompts: 100", "resume: true", "earliest_s: null"):
         assert text in outcome.out
+
+
+def test_help_says_what_each_setting_means(command: Command) -> None:
+    lines = command("tune", "search=race", "--help").out.splitlines()
+    shown = {line.split(":")[0].strip(): line for line in lines if "  # " in line}
+    assert {name.rpartition(".")[2] for name in setting_names()} <= shown.keys()
+    assert set(setting_names()) <= comments(config_folder()).keys()
+    assert re.fullmatch("seed: 0 +# of the prompt sample and, .* of the initial noise", shown["seed"])
+    # What is written in the file of the search that is chosen goes before what others say.
+    assert shown["error_rate"].endswith("# greatest probability of losing the best; 0: bounds alone decide")
+
+
+def test_commands_leave_nothing_of_hydras_behind(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("check").status == 0
+    assert command("check", "seed=-1").status == 2
+    assert command("report").status == 2
+    assert command("check", "-m", "seed=1,2").status == 0
+    assert command("check", "-m", "++x=1,2").status == 2
+    assert list(tmp_path.iterdir()) == []
+    assert command("check", "hydra.run.dir=kept", "hydra.output_subdir=.hydra").status == 0
+    assert (tmp_path / "kept" / ".hydra" / "overrides.yaml").is_file()
 
 
 def test_cfg_job(command: Command, tmp_path: Path) -> None:
@@ -62,11 +89,26 @@ def test_cfg_job(command: Command, tmp_path: Path) -> None:
         (["tune", "serach.k=[1]"], "Unknown setting serach"),
         (["tune", "seed=many"], "'many'.* Integer"),
         (["tune", "search.k=[1"], "Expected KEY=VALUE or GROUP=CHOICE, got 'search.k=.1'"),
+        (["tune", "+foo=1"], "Unknown setting foo: choose from "),
+        (
+            ["tune", "+calibration.num_prompt=20"],
+            "Unknown setting calibration.num_prompt: .* \\(did you mean calibration.num_prompts\\?\\)",
+        ),
+        (["check", "++x=1"], "Unknown setting x: choose from "),
+        (["table5", "+nonsense=shapes"], "Unknown setting nonsense"),
+        (["report", "+hydra.foo=1"], "Unknown setting hydra.foo: Hydra has none of that name"),
+        (["tune", "guidance_scale=0"], "guidance_scale \\(did you mean sampling.guidance_scale\\?\\)"),
+        (["tune", "+k=[1]"], "Unknown setting k \\(did you mean params.k or search.k\\?\\)"),
+        (["tune", "search=grid"], "Unknown search 'grid': .* \\(did you mean exhaustive\\?\\)"),
+        (["tune", "dtype=fp16"], "Unknown dtype 'fp16': .* \\(did you mean float16\\?\\)"),
+        (["tune", "sharing=True"], "Unknown sharing 'True': .* \\(did you mean on\\?\\)"),
+        (["optimise"], "Unknown command 'optimise': .* \\(did you mean tune\\?\\)"),
+        (["generate"], "generate is a command of ecdiff: ecdiff generate --config YAML"),
         (["tune", "search.k=3"], r"Expected search\.k to be a list, in brackets such as"),
     ],
 )
 def test_mistyped(command: Command, tmp_path: Path, arguments: list[str], told: str) -> None:
-    outcome = command(*arguments, *([] if arguments == ["tun"] else [f"output_dir={tmp_path}"]))
+    outcome = command(*arguments, *([f"output_dir={tmp_path}"] if arguments[0] in COMMANDS else []))
     assert re.search(told, one_line(outcome))
 
 
@@ -114,7 +156,6 @@ def test_the_home_folder_in_paths(
     outcome = command("check", "pair=custom", *models, "output_dir=~/outputs", "study='~a'")
     assert (outcome.status, outcome.err) == (0, "")
     assert f"cloud {tmp_path / 'my models/cloud'}\n" in outcome.out
-    assert (tmp_path / "outputs").is_dir()
     assert not Path("~").exists()
 
 

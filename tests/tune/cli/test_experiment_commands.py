@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.data.conf_folder import config_folder
 
 from ..studies import STEPS, Command, Study, loaded_by, one_line
@@ -64,7 +66,9 @@ def test_noise(own: Study, command: Command) -> None:
     assert own.bytes() == before
 
 
-def test_noise_makes_the_reference_where_it_is_missing(study: Study) -> None:
+def test_noise_makes_the_reference_where_it_is_missing(own: Study, tmp_path: Path) -> None:
+    study = own.copy(tmp_path / "outputs")
+    shutil.rmtree(study.outputs / "tiny" / "reference")
     outcome = study("noise")
     assert outcome.status == 0, outcome
     assert "reference: 36 cloud and 36 edge calls" in outcome.out
@@ -108,12 +112,26 @@ def test_errors_of_another_config(own: Study, command: Command, tmp_path: Path) 
     assert f"errors of {other.plan()}, 1 held-out prompt:" in outcome.out
 
 
-def test_errors_without_a_config(study: Study) -> None:
+def test_errors_without_a_config(own: Study, tmp_path: Path) -> None:
+    study = own.copy(tmp_path / "outputs")
+    (study.folder / "ecdiff.yaml").unlink()
     line = one_line(study("errors"))
     assert line == (
         f"error: No {study.folder / 'ecdiff.yaml'}: run tune first, or give errors.config=FILE.yaml."
     )
     assert not (study.folder / "errors").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.of_study])
+def test_commands_that_begin_no_study(own: Study, command: Command, name: str) -> None:
+    pair = own.folder.parent
+    assert one_line(command(name, *named(own), "study=defualt")) == (
+        f"error: No study in {pair / 'defualt'}: choose from default (did you mean default?)."
+    )
+    elsewhere = ("pair.name=other", f"output_dir={own.outputs}")
+    assert one_line(command(name, *elsewhere)).endswith("other/default: other pairs have tiny/default.")
+    assert {path.name for path in pair.iterdir()} == {"default", "reference"}
+    assert not (own.outputs / "other").exists()
 
 
 def test_errors_of_a_config_that_does_not_fit(own: Study, command: Command, tmp_path: Path) -> None:

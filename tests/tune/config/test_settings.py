@@ -34,6 +34,44 @@ def composed(*overrides: str, command: str = "tune") -> Settings:
         return from_config(compose(config_name=command, overrides=list(overrides)))
 
 
+def fitted(*overrides: str) -> tuple[Settings, list[str]]:
+    """As a command has them, and what is said of the grids."""
+    settings_module.register()
+    said: list[str] = []
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose(config_name="tune", overrides=list(overrides))
+        return from_config(config, overrides, said.append), said
+
+
+@pytest.mark.parametrize(
+    ("steps", "k", "s"),
+    [(2, [1], (2,)), (3, [1, 2], (2,)), (4, [1, 2, 3], (2, 3)), (6, [1, 2, 3, 4, 5], (4, 5))],
+)
+def test_grids_that_nobody_set_fit_the_steps(steps: int, k: list[int], s: tuple[int, ...]) -> None:
+    given, said = fitted(f"sampling.num_inference_steps={steps}")
+    assert (given.search.k, given.s_values) == (k, s)
+    shown = str(k).replace(" ", "")
+    assert said == (
+        [f"note: search.k={shown}: of its usual values those below {steps}, the number of steps"]
+        * (steps < 6)
+    )
+
+
+@pytest.mark.parametrize("steps", range(3, 51))
+def test_placing_fits_any_number_of_steps(steps: int) -> None:
+    given, _ = fitted("search=schedule", f"sampling.num_inference_steps={steps}")
+    assert 3 <= min(given.cloud_calls) <= max(given.cloud_calls) <= max(given.s_values) <= steps
+
+
+def test_grids_that_somebody_set_are_refused() -> None:
+    with pytest.raises(ECDiffError, match=r"Expected search\.k within 0 … 3, got \[1, 5\]"):
+        fitted("sampling.num_inference_steps=4", "search.k=[1,5]")
+    with pytest.raises(ECDiffError, match=r"Expected sampling\.num_inference_steps >= 2 .*got 1\."):
+        fitted("sampling.num_inference_steps=1")
+    with pytest.raises(ECDiffError, match="search=schedule places at least 3 cloud calls, got 2 steps"):
+        fitted("sampling.num_inference_steps=2", "search=schedule")
+
+
 def test_the_groups() -> None:
     assert {"pair", "search", "calibration", "objective", "link"} <= set(GROUPS)
     assert "shapes" in GROUPS["pair"]
