@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from inspect import signature
+from inspect import Parameter, signature
 
 import diffusers
 import torch
@@ -15,6 +15,8 @@ from ecdiff_core.sampling.plan import count_steps
 
 _FEW_STEPS = 8
 """Enough to see whether a scheduler can be used at all."""
+_STEP_ARGUMENTS = 3
+"""That every scheduler's ``step`` has: the model's output, the timestep, the latents."""
 _PROBE = (1, 4, 8, 8)
 """Shape of the latents that a scheduler is tried on: schedulers do not depend on it."""
 
@@ -59,7 +61,7 @@ def _classes(like: SchedulerMixin) -> set[str]:
     """Names of classes that take the config of ``like`` and mean the same by the model's output."""
     own, compatible = type(like).__name__, list(like.compatibles)
     # CogVideoX's two schedulers do not name each other as compatible, and some (LCM's) name none at all.
-    more = {"CogVideoXDDIMScheduler"} if own.startswith("CogVideoX") else set()
+    more = {"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"} if own.startswith("CogVideoX") else set()
     if not compatible and not more and hasattr(like, "alphas_cumprod"):
         compatible = [DDIMScheduler, *DDIMScheduler().compatibles]
     return {own} | more | {c.__name__ for c in compatible if _preconditions(c) == _preconditions(type(like))}
@@ -108,8 +110,18 @@ def refuse_stochastic(scheduler: SchedulerMixin, num_inference_steps: int = _FEW
     One that fails with so few steps is left to ``rehearse``.
 
     Raises:
-        ParamsError: it is one.
+        ParamsError: it is one, or its step takes more than others'.
     """
+    more = [
+        name
+        for name, parameter in list(signature(scheduler.step).parameters.items())[_STEP_ARGUMENTS:]
+        if parameter.default is Parameter.empty and parameter.kind is not Parameter.VAR_KEYWORD
+    ]
+    if more:
+        raise ParamsError(
+            f"{type(scheduler).__name__} asks for {', '.join(more)} at every step, which only diffusers' own "
+            "pipelines of its models keep. Use another one of the model's."
+        )
     if scheduler.config.get("use_dynamic_shifting"):  # has no timesteps before it knows the image's size
         scheduler = type(scheduler).from_config(scheduler.config, use_dynamic_shifting=False)
     try:

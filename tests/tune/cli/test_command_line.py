@@ -166,7 +166,8 @@ def test_paths_in_groups_are_quoted(key: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_paths_of_a_sweep_are_divided(command: Command, tiny_pair: Path, tmp_path: Path) -> None:
-    clouds = f"pair.cloud={tiny_pair / 'cloud'},{tiny_pair / 'edge'}"
+    (tmp_path / "other").symlink_to(tiny_pair)
+    clouds = f"pair.cloud={tiny_pair / 'cloud'},{tmp_path / 'other' / 'cloud'}"
     outcome = command(
         "check", "-m", "pair=custom", clouds, f"pair.edge={tiny_pair / 'edge'}", f"output_dir={tmp_path}"
     )
