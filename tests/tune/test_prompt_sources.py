@@ -15,7 +15,7 @@ import pytest
 
 import prepare_prompts
 from ecdiff_core.errors import ECDiffError
-from ecdiff_tune import calibration, prompt_sources
+from ecdiff_tune import calibration, prompt_files, prompt_sources
 from ecdiff_tune.prompt_sources import Request, prepare
 from ecdiff_tune.settings import CalibrationSettings, HeldoutSettings, Settings
 
