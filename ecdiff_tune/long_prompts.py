@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -36,7 +37,7 @@ def note(pipeline: DiffusionPipeline, prompts: Sequence[str]) -> str:
     )
 
 
-def _limits(pipeline: DiffusionPipeline) -> list[tuple[int, object]]:
+def _limits(pipeline: DiffusionPipeline) -> list[tuple[int, Any]]:
     """Tokens that each tokenizer's encoder reads, the two at the ends included."""
     own = getattr(getattr(pipeline, "transformer", None), "config", {}).get("max_text_seq_length")
     parts = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part]

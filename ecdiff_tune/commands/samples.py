@@ -22,6 +22,7 @@ from ecdiff_core.video import FPS
 from ecdiff_tune import files
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.report import pictures
+from ecdiff_tune.spreadsheets import csv_text
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.workbench import Workbench
 
@@ -74,7 +75,7 @@ def write(bench: Workbench, winner: Trial) -> None:
             told = (place, method.name, name, method.ssims[place], method.plan.schedule)
             rows.append((*told, bench.prompts.seeds[i], texts[place]))
     columns = ["place", "method", "file", "ssim", "schedule", "seed", "prompt"]
-    write_text(folder / files.SAMPLES_TABLE, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+    write_text(folder / files.SAMPLES_TABLE, csv_text(pd.DataFrame(rows, columns=columns)))
 
 
 def _are_there(path: Path, winner: Trial, ssims: Sequence[float]) -> bool:

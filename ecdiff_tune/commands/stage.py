@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ecdiff_core.files import write_text
+from ecdiff_core.text import counted
 from ecdiff_tune import files, trackers
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.commands.effort import effort
@@ -67,7 +68,8 @@ def run_stage(bench: Workbench, space: Space) -> Found:
     if bench.settings.kind.walks and len(trials) < len(space.grid):
         left = len(space.grid) - len(trials)
         bench.progress.say(
-            f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
+            f"{stage_name(stage)}: the walk left {counted(left, 'config')} untried; "
+            "search=exhaustive tries all"
         )
     return Found(winner, tuple(filter(keeps, trials)), space)
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.text import counted
 from ecdiff_core.tuned_config import PairSpec
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import ConfigKey
@@ -123,7 +124,8 @@ class Crew:
         """How the work is shared, in one line."""
         blocks = math.ceil(prompts / batch_size)
         rounds = math.ceil(blocks / self.count)
-        line = f"{self.count} ranks share {prompts} prompts in {blocks} batches"
+        batches = f"{blocks} batch{'es' * (blocks != 1)}"
+        line = f"{self.count} ranks share {counted(prompts, 'prompt')} in {batches}"
         line += f": about {rounds}/{blocks} of the times foretold below"
         if blocks < self.count:
             line += f"; ranks without a batch: {self.count - blocks}"

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ecdiff_core.files import write_text
+from ecdiff_core.text import visible
 from ecdiff_tune import files
 from ecdiff_tune.config_folder import config_folder
 from ecdiff_tune.report import (
@@ -56,6 +57,7 @@ def html(data: StudyData) -> str:
     jinja = Environment(
         loader=FileSystemLoader(STATIC),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -63,6 +65,11 @@ def html(data: StudyData) -> str:
     jinja.filters["seconds"] = headline.seconds_text
     style, script = (Markup((STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     return jinja.get_template("page.html").render(style=style, script=script, **view(data))
+
+
+def _shown(value: Any) -> Any:
+    """Texts without control characters and marks of direction, which would reach beyond themselves."""
+    return visible(value, "\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def view(data: StudyData) -> dict[str, Any]:

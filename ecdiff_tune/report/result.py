@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ecdiff_core.text import counted
 from ecdiff_core.tuned_config import Sampling, TunedConfig
 from ecdiff_tune.report import tables
 
@@ -24,7 +25,8 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
     seconds = f"{score['seconds']:.2f} s {made} (cloud only {cloud_seconds:.2f} s)"
     return [
         *tables.table5([config]).splitlines(),
-        f"quality {_with_interval(score, 'quality')} on {num_prompts} prompts{_heldout(score, 'quality')}",
+        f"quality {_with_interval(score, 'quality')} on {counted(num_prompts, 'prompt')}"
+        f"{_heldout(score, 'quality')}",
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
         *_warning(score),
         *tied_line((config.provenance or {}).get("tied", ()), score["seconds"], made),
@@ -57,7 +59,7 @@ def _heldout(score: Mapping[str, Any], name: str) -> str:
     held = score.get("heldout") or {}
     if held.get(name) is None:
         return ""
-    return f", {held[name]:.4f} on {held['num_prompts']} held-out ones"
+    return f", {held[name]:.4f} on {counted(held['num_prompts'], 'held-out one')}"
 
 
 def _warning(score: Mapping[str, Any]) -> list[str]:

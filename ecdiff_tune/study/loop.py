@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.plan import Plan
+from ecdiff_core.text import counted
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.latency import LatencyProfile
 from ecdiff_tune.ledger import Measurement
@@ -193,15 +194,15 @@ def _why_none_won(trials: Sequence[Trial]) -> str:
         )
     if not scored:
         return (
-            f"none of {len(trials)} configs has finite pictures. Try dtype=float32, or other search.k and "
-            "search.alpha."
+            f"none of {counted(len(trials), 'config')} has finite pictures. Try dtype=float32, or "
+            "other search.k and search.alpha."
         )
     best, fastest = max(one.quality for one in scored), min(one.seconds for one in scored)
     return (
-        f"{len(scored)} of {len(trials)} configs have finite pictures, with a quality of {best:.4f} at best "
-        f"and {fastest:.3g} s a picture at least, and none wins. Loosen search.min_quality or "
-        "search.max_seconds if you set one, search more (search.k, search.alpha, search.s, "
-        "search.cloud_calls, search.trials), or raise objective.w1."
+        f"{len(scored)} of {counted(len(trials), 'config')} with finite pictures, a quality of "
+        f"{best:.4f} at best and {fastest:.3g} s a picture at least, and none wins. Loosen "
+        "search.min_quality or search.max_seconds if you set one, search more (search.k, search.alpha, "
+        "search.s, search.cloud_calls, search.trials), or raise objective.w1."
     )
 
 
@@ -221,4 +222,4 @@ def _told_of_discarded(reasons: Sequence[str], measured: int) -> str:
     """How many candidates were given up and why, the most frequent reason first."""
     parts = ", ".join(f"{count} by {reason}" for reason, count in Counter(reasons).most_common())
     total = len(reasons) + measured
-    return f"of {total} configs {len(reasons)} were given up ({parts}), {measured} measured whole"
+    return f"of {counted(total, 'config')} given up: {len(reasons)} ({parts}), measured whole: {measured}"

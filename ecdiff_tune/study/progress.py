@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from ecdiff_core.text import counted, visible
 from ecdiff_tune.candidate import Candidate
 from ecdiff_tune.search.base import Ask
 from ecdiff_tune.search.spaces import Stage, stage_name
@@ -40,9 +41,11 @@ def describe(candidate: Candidate, stage: Stage) -> str:
 def duration(seconds: float) -> str:
     """In the unit that one thinks in.
 
-    >>> duration(42), duration(240), duration(9000)
-    ('42 s', '4.0 min', '2.5 h')
+    >>> duration(0.31), duration(42), duration(240), duration(9000)
+    ('0.3 s', '42 s', '4.0 min', '2.5 h')
     """
+    if seconds < 1:
+        return f"{max(seconds, 0.1):.1f} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -89,8 +92,8 @@ class Progress:
             self._bars.stop()  # without bars it would print an empty line
 
     def say(self, line: str) -> None:
-        """One line that stays."""
-        self._console.print(line, markup=False)
+        """One line that stays; what a terminal would obey in it is written as escapes."""
+        self._console.print(visible(line, "\n"), markup=False)
 
     def start_task(self, label: str, prompts: int) -> None:
         """Begin something that is done prompt by prompt."""
@@ -139,7 +142,7 @@ class Progress:
     def start_trials(self, stage: Stage, number: int, ask: Ask) -> None:
         """Begin what a search asks for."""
         several, prompts = len(ask.candidates), ask.prompts or self._prompts_in_all
-        what = describe(ask.candidates[0], stage) if several == 1 else f"{several} configs"
+        what = describe(ask.candidates[0], stage) if several == 1 else counted(several, "config")
         self.start_task(f"trial {number}  {what}", prompts)
 
     def end_trial(self, trial: Trial) -> None:
@@ -152,7 +155,7 @@ class Progress:
         left = passed / trial.number * max(0, self._most_trials - trial.number)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
         self._bars.update(self._trials, note=f"trials at most, {best}")
-        told = f", up to about {duration(left)} left" if self._one_by_one else ""
+        told = f", up to about {duration(left)} left" if self._one_by_one and left > 0 else ""
         self.say(f"{_trial_line(trial)}   {best}{told}")
 
     def end_stage(self) -> None:

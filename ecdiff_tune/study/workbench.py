@@ -14,6 +14,7 @@ from ecdiff_core.memory import Batches
 from ecdiff_core.pair import EMBEDDED
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import HandoffAdapter
+from ecdiff_core.text import counted
 from ecdiff_tune import calibration, files, long_prompts, reference
 from ecdiff_tune.calibration import CalibrationSet
 from ecdiff_tune.candidate import Candidate
@@ -214,7 +215,7 @@ def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: in
     cloud, edge = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (pair.cloud, pair.edge))
     return (
         f"pair {settings.pair.name}: cloud {cloud:.1f} M, edge {edge:.1f} M parameters; "
-        f"{prompts} prompts to tune on, {heldout} held out; "
+        f"{counted(prompts, 'prompt')} to tune on, {heldout} held out; "
         f"{settings.num_steps} {settings.sampling.scheduler} steps on {pipe.device}"
     )
 

@@ -19,6 +19,7 @@ from ecdiff_core.output import ECDiffOutput
 from ecdiff_core.params import MAX_SEED
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.plan import Mode
+from ecdiff_core.text import counted
 from ecdiff_core.tuned_config import TunedConfig
 from ecdiff_core.video import FPS, check_writer, save_mp4
 from ecdiff_tune.vbench.scores import VBenchError, read_suite
@@ -135,7 +136,7 @@ def export(request: Request, say: Callable[[str], None] = print) -> None:
         write_text(request.out / STATE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
         _list(request.out / LIST, wanted)
         _make(pipe, missing, request, say)
-    say(f"{len(wanted)} videos in {request.out / VIDEOS}, {len(missing)} of them made now")
+    say(f"{counted(len(wanted), 'video')} in {request.out / VIDEOS}, {len(missing)} of them made now")
 
 
 def _make(

@@ -50,3 +50,9 @@ def test_the_best_so_far_keeps_the_limits(
     assert first.endswith("no winner yet")
     assert f"best p={second.candidate.params.p} k={second.candidate.params.k}" in last
     assert "left" not in first + last
+
+
+def test_nothing_in_a_line_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        progress.say("a\x1b[31m\u202eb\rc\nd")
+    assert capsys.readouterr().out == "a\\x1b[31m\\u202eb\\rc\nd\n"
