@@ -17,7 +17,9 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_core.io.files import write_text
+from ecdiff_core.io.text import counted
 from ecdiff_tune.data.prompt_files import column_name, is_text, read_table
+from ecdiff_tune.data.spreadsheets import csv_text
 from vbench_suite.scores import full_info_prompts
 
 WEBVID = ("videoid", "name")
@@ -92,13 +94,14 @@ def prepare(request: Request) -> list[str]:
     for path, text in texts.items():
         write_text(path, text)
     return [
-        f"{path}  {len(part)} prompts of {len(table)} in {request.source}" for path, part in parts.items()
+        f"{path}  {counted(len(part), 'prompt')} of {len(table)} in {request.source}"
+        for path, part in parts.items()
     ]
 
 
 def _text(drawn: pd.DataFrame, kind: str) -> str:
     if kind == ".csv":
-        return drawn.to_csv(index=False)
+        return csv_text(drawn)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in drawn.to_dict("records"))
 
 

@@ -17,6 +17,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from ecdiff_core.errors import ECDiffError, ParamsError, nearest
+from ecdiff_core.io.text import counted
 
 Offload = Literal["none", "model", "sequential"]
 """``model`` keeps one model at a time on the device, ``sequential`` one layer at a time (slow)."""
@@ -182,7 +183,7 @@ class Batches:
         # Here, not above: the exception holds every tensor of the failed batch.
         free()
         self.size = max(1, len(batch) // 2)
-        self._say(f"out of memory with {len(batch)} prompts at a time: going on with {self.size}")
+        self._say(f"out of memory with {counted(len(batch), 'prompt')} at a time: going on with {self.size}")
         return None
 
 

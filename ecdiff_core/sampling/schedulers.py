@@ -15,8 +15,8 @@ from ecdiff_core.sampling.plan import count_steps
 
 _FEW_STEPS = 8
 """Enough to see whether a scheduler can be used at all."""
-_STEP_ARGUMENTS = 3
-"""That every scheduler's ``step`` has: the model's output, the timestep, the latents."""
+_STEP_ARGUMENTS = ("model_output", "timestep", "sample")
+"""That every scheduler's ``step`` has."""
 _PROBE = (1, 4, 8, 8)
 """Shape of the latents that a scheduler is tried on: schedulers do not depend on it."""
 
@@ -114,8 +114,10 @@ def refuse_stochastic(scheduler: SchedulerMixin, num_inference_steps: int = _FEW
     """
     more = [
         name
-        for name, parameter in list(signature(scheduler.step).parameters.items())[_STEP_ARGUMENTS:]
-        if parameter.default is Parameter.empty and parameter.kind is not Parameter.VAR_KEYWORD
+        for name, parameter in signature(scheduler.step).parameters.items()
+        if name not in _STEP_ARGUMENTS
+        and parameter.default is Parameter.empty
+        and parameter.kind is not Parameter.VAR_KEYWORD
     ]
     if more:
         raise ParamsError(

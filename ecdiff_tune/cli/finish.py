@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ecdiff_core.config import TunedConfig
@@ -33,8 +34,8 @@ def finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
     for line in _beaten(bench, winner, config):
         bench.progress.say(line)
     say_end(bench, files.CONFIG, files.TRIALS, files.TABLE5, files.SAMPLES_GRID)
-    yaml_path, prompt = (shlex.quote(str(w)) for w in (bench.path / files.CONFIG, bench.prompts.prompts[0]))
-    bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} --prompt {prompt}")
+    yaml_path, prompt = shlex.quote(str(bench.path / files.CONFIG)), example(bench.prompts.prompts)
+    bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} {prompt}")
     # After all else, which an error of the page must not keep back.
     bench.progress.say(f"page: {page.write(bench.spec)}")
 
@@ -44,6 +45,16 @@ def _beaten(bench: Workbench, winner: Trial, config: TunedConfig) -> list[str]:
     record = recorded.load(bench.spec, lambda _: None)
     known = [one for one in record.trials if one.candidate == winner.candidate]
     return beaten.note(known[0], record.trials, bench.spec, made_by(config.sampling)) if known else []
+
+
+def example(prompts: Sequence[str]) -> str:
+    """The first prompt that a shell takes as it is shown, as an argument of ``generate``.
+
+    >>> example(["a\\nb", "a red ring"]), example(["-5 degrees"])
+    ("--prompt 'a red ring'", "--prompt='-5 degrees'")
+    """
+    prompt = next((one for one in prompts if one.isprintable()), "TEXT")
+    return f"--prompt{'=' if prompt.startswith('-') else ' '}{shlex.quote(prompt)}"
 
 
 def write_noise_profile(bench: Workbench) -> None:

@@ -19,6 +19,7 @@ from ecdiff_core.io.files import replacing, write_text
 from ecdiff_core.io.video import FPS
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.data.spreadsheets import csv_text
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
@@ -75,7 +76,7 @@ def write(bench: Workbench, winner: Trial) -> None:
             told = (place, method.name, name, method.ssims[place], method.plan.schedule)
             rows.append((*told, bench.prompts.seeds[i], texts[place]))
     columns = ["place", "method", "file", "ssim", "schedule", "seed", "prompt"]
-    write_text(folder / files.SAMPLES_TABLE, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+    write_text(folder / files.SAMPLES_TABLE, csv_text(pd.DataFrame(rows, columns=columns)))
 
 
 def _are_there(path: Path, winner: Trial, ssims: Sequence[float]) -> bool:

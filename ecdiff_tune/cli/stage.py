@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecdiff_core.io.files import write_text
+from ecdiff_core.io.text import counted
 from ecdiff_tune.cli.effort import effort
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -70,7 +71,8 @@ def run_stage(settings: Settings, bench: Workbench, space: Space) -> Found:
     if settings.kind.walks and len(trials) < len(space.grid):
         left = len(space.grid) - len(trials)
         bench.progress.say(
-            f"{stage_name(stage)}: the walk left {left} configs untried; search=exhaustive tries all"
+            f"{stage_name(stage)}: the walk left {counted(left, 'config')} untried; "
+            "search=exhaustive tries all"
         )
     return Found(winner, tuple(filter(keeps, trials)), space)
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.text import visible
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_files
 from ecdiff_tune.report import tables
@@ -50,7 +51,7 @@ def table5(settings: Settings) -> None:
         OutputError: the tables cannot be written.
     """
     outputs = Path(settings.output_dir)
-    tuned = rows_in(outputs.glob(FOUND), lambda path: path.parent.name, print)
+    tuned = rows_in(outputs.glob(FOUND), lambda path: visible(path.parent.name), print)
     if not tuned:
         print(
             f"note: no {outputs / FOUND} that can be read: run tune first; these are the paper's rows alone."
@@ -74,7 +75,7 @@ def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], say: Callabl
         try:
             found.append(_row(path, study_of(path)))
         except ECDiffError as error:
-            say(f"note: left out: {error}")
+            say(f"note: left out: {visible(str(error))}")
         except (AttributeError, TypeError, ValueError):  # scores are not checked when a config is loaded
             say(f"note: left out: {path}: its score does not hold numbers.")
     return found

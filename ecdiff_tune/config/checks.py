@@ -53,7 +53,7 @@ def check(settings: Settings) -> None:
     if settings.seed > MAX_SEED:
         raise SettingsError(f"Expected seed <= {MAX_SEED}, got {settings.seed}.")
     for name, folder in (("study", settings.study), ("pair.name", settings.pair.name)):
-        if not folder or folder != folder.strip("./ ") or "/" in folder:
+        if not folder.isprintable() or not folder or folder != folder.strip("./ ") or "/" in folder:
             raise SettingsError(f"Expected {name} to be a plain folder name, got {folder!r}.")
     if settings.study == files.REFERENCE_FOLDER:
         raise SettingsError(

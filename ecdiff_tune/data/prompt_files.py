@@ -1,4 +1,4 @@
-"""Files of prompts: text, csv, tsv, json, jsonl and parquet, as tables and lists, and what is left out."""
+"""Files of prompts (text, csv, tsv, json, jsonl, parquet) as tables and lists, with what is left out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_core.io.text import counted
+from ecdiff_tune.data.spreadsheets import unguarded
 
 COLUMNS = ("prompt", "caption", "text")
 """Looked for, in this order, where no column is named."""
@@ -156,7 +157,7 @@ def _read_csv(path: Path, columns: Sequence[str], tabs: bool) -> pd.DataFrame:
         header = file.readline()
     delimiter = "\t" if tabs else max(",;\t", key=header.count)
     names = [name.strip(' "\r\n') for name in header.split(delimiter)]
-    return pd.read_csv(
+    table = pd.read_csv(
         path,
         sep=delimiter,
         usecols=list(columns) if columns and set(columns) <= set(names) else None,
@@ -165,6 +166,9 @@ def _read_csv(path: Path, columns: Sequence[str], tabs: bool) -> pd.DataFrame:
         na_values=[],
         encoding="utf-8-sig",
     )
+    if "source_sha256" in table.columns and "prompt" in table.columns:  # of scripts/prepare_prompts.py
+        table["prompt"] = table["prompt"].map(unguarded, na_action="ignore")
+    return table
 
 
 def _read_jsonl(path: Path) -> pd.DataFrame:

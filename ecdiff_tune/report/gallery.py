@@ -66,7 +66,7 @@ def read(path: Path) -> list[PromptRow]:
     if not (folder / files.SAMPLES_TABLE).is_file():
         return []
     columns = ("place", "method", "file", "ssim", "schedule", "seed", "prompt")
-    found = table(folder / files.SAMPLES_TABLE, columns)
+    found = table(folder / files.SAMPLES_TABLE, columns, texts=("prompt",))
     rows = []
     for _, part in found.groupby("place", sort=True):
         frames = [_open(folder / str(name)) for name in part["file"]]

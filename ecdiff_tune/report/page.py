@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ecdiff_core.io.files import write_text
+from ecdiff_core.io.text import visible
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import (
@@ -50,6 +51,7 @@ def html(data: StudyData) -> str:
     jinja = Environment(
         loader=FileSystemLoader(STATIC),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -58,6 +60,11 @@ def html(data: StudyData) -> str:
     jinja.filters["score"] = lambda value: shown(value, 3)
     style, script = (Markup((STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     return jinja.get_template("page.html").render(style=style, script=script, **view(data))
+
+
+def _shown(value: Any) -> Any:
+    """Texts without control characters and marks of direction, which would reach beyond themselves."""
+    return visible(value, "\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def view(data: StudyData) -> dict[str, Any]:

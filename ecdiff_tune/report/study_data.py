@@ -11,6 +11,7 @@ import pandas as pd
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.data.paper import paper_config
+from ecdiff_tune.data.spreadsheets import unguarded
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Trial
@@ -147,18 +148,25 @@ def _paper(spec: StudySpec, say: Callable[[str], None]) -> TunedConfig | None:
     return config
 
 
-def table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
+def table(path: Path, columns: tuple[str, ...] = (), texts: tuple[str, ...] = ()) -> pd.DataFrame:
     """A csv file that a command wrote.
+
+    Args:
+        columns: that must be there.
+        texts: of them, those that stay texts whatever is in them, "NA" and "007" included.
 
     Raises:
         StudyError: it is damaged.
     """
     try:
         found = pd.read_csv(path)
+        as_texts = pd.read_csv(path, dtype=str, keep_default_na=False) if texts else found
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise StudyError(f"{path} is damaged. Delete it, and run the command that wrote it again.") from error
     missing = [name for name in columns if name not in found.columns]
     if missing:
         told = ", ".join(missing)
         raise StudyError(f"{path} has no column {told}. Delete it, and run the command that wrote it again.")
+    for name in texts:
+        found[name] = as_texts[name].map(unguarded)
     return found

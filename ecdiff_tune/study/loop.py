@@ -8,11 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.text import counted
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.objective import Scorer, Stage, Trial, stage_name
+from ecdiff_tune.objective import (
+    Scorer,
+    Stage,
+    Trial,
+    stage_name,
+)
 from ecdiff_tune.search import Search
 from ecdiff_tune.search.base import Result
 from ecdiff_tune.search.generator_search import Scripted
@@ -97,15 +103,15 @@ def _why_none_won(trials: Sequence[Trial]) -> str:
         )
     if not scored:
         return (
-            f"none of {len(trials)} configs has finite pictures. Try dtype=float32, or other search.k and "
-            "search.alpha."
+            f"none of {counted(len(trials), 'config')} has finite pictures. Try dtype=float32, or "
+            "other search.k and search.alpha."
         )
     best, fastest = max(one.quality for one in scored), min(one.seconds for one in scored)
     return (
-        f"{len(scored)} of {len(trials)} configs have finite pictures, with a quality of {shown(best)} at "
-        f"best and {fastest:.3g} s a picture at least, and none wins. Loosen search.min_quality or "
-        "search.max_seconds if you set one, search more (search.k, search.alpha, search.s, "
-        "search.cloud_calls, search.trials), or raise objective.w1."
+        f"{len(scored)} of {counted(len(trials), 'config')} with finite pictures, a quality of "
+        f"{shown(best)} at best and {fastest:.3g} s a picture at least, and none wins. Loosen "
+        "search.min_quality or search.max_seconds if you set one, search more (search.k, search.alpha, "
+        "search.s, search.cloud_calls, search.trials), or raise objective.w1."
     )
 
 
@@ -125,4 +131,4 @@ def _told_of_discarded(reasons: Sequence[str], measured: int) -> str:
     """How many candidates were given up and why, the most frequent reason first."""
     parts = ", ".join(f"{count} by {reason}" for reason, count in Counter(reasons).most_common())
     total = len(reasons) + measured
-    return f"of {total} configs {len(reasons)} were given up ({parts}), {measured} measured whole"
+    return f"of {counted(total, 'config')} given up: {len(reasons)} ({parts}), measured whole: {measured}"

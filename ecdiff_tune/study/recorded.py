@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.errors import ParamsError
+from ecdiff_core.io.text import counted
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Action, HandoffAdapter, Plan
 from ecdiff_tune.data import calibration
@@ -86,8 +87,8 @@ def load(spec: StudySpec, say: Callable[[str], None]) -> Recorded:
         raise StudyError(f"{path} has no config with pictures of all {len(prompts)} prompts yet.")
     left_out = sum(not rows.keys().isdisjoint(prompts.keys) for rows in known.values()) - len(trials)
     say(
-        f"{len(trials)} configs were measured on all {len(prompts)} prompts"
-        + (f"; {left_out} were not, or have no finite pictures, and are left out" if left_out else "")
+        f"configs measured on all of {counted(len(prompts), 'prompt')}: {len(trials)}"
+        + (f" (left out: {left_out} measured on fewer, or without finite pictures)" if left_out else "")
     )
     trials = _within_limits(trials, spec, say)
     trials.sort(key=lambda one: (-one.value, one.seconds, -(one.score.quality if one.score else 0.0)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ecdiff_core.io.text import counted
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.models.pair import EMBEDDED
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -232,7 +233,7 @@ def _opening(spec: StudySpec, pipe: ECDiffPipeline, prompts: int, heldout: int) 
     cloud, edge = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (pair.cloud, pair.edge))
     return (
         f"pair {spec.pair.name}: cloud {cloud:.1f} M, edge {edge:.1f} M parameters; "
-        f"{prompts} prompts to tune on, {heldout} held out; "
+        f"{counted(prompts, 'prompt')} to tune on, {heldout} held out; "
         f"{spec.num_steps} {spec.sampling.scheduler} steps on {pipe.device}"
     )
 

@@ -14,6 +14,7 @@ import torch
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError, nearest
 from ecdiff_core.io.files import write_text
+from ecdiff_core.io.text import counted
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.models.devices import dtype_name
 from ecdiff_core.models.memory import Batches
@@ -135,7 +136,7 @@ def export(request: Request, say: Callable[[str], None] = print) -> None:
         write_text(request.out / STATE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
         _list(request.out / LIST, wanted)
         _make(pipe, missing, request, say)
-    say(f"{len(wanted)} videos in {request.out / VIDEOS}, {len(missing)} of them made now")
+    say(f"{counted(len(wanted), 'video')} in {request.out / VIDEOS}, {len(missing)} of them made now")
 
 
 def _make(

@@ -256,3 +256,12 @@ def test_one_line_and_nothing_written(
 def test_a_source_that_is_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(ECDiffError, match=f"Cannot read .*{name}: there is no such file"):
         prepare(Request(tmp_path / name, tmp_path / "out.jsonl"))
+
+
+def test_prompts_that_begin_as_formulas_come_back(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("=1+1\n@home in the snow\n'tis\n")
+    prepare(Request(tmp_path / "a.txt", tmp_path / "b.csv", count=3))
+    text = (tmp_path / "b.csv").read_text()
+    assert "\n'=1+1," in text
+    assert "\n'@home in the snow," in text
+    assert sorted(prompt_files.read_prompts(tmp_path / "b.csv")) == ["'tis", "=1+1", "@home in the snow"]

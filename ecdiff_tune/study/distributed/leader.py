@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.text import counted
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
@@ -123,7 +124,8 @@ class Crew:
         """How the work is shared, in one line."""
         blocks = math.ceil(prompts / batch_size)
         rounds = math.ceil(blocks / self.count)
-        line = f"{self.count} ranks share {prompts} prompts in {blocks} batches"
+        batches = f"{blocks} batch{'es' * (blocks != 1)}"
+        line = f"{self.count} ranks share {counted(prompts, 'prompt')} in {batches}"
         line += f": about {rounds}/{blocks} of the times foretold below"
         if blocks < self.count:
             line += f"; ranks without a batch: {self.count - blocks}"

@@ -62,8 +62,7 @@ def test_too_few_prompts(tmp_path: Path) -> None:
     file = written(tmp_path / "fruit.txt", "\n".join([*FRUIT, *FRUIT]))
     with pytest.raises(
         CalibrationError,
-        match=r"at least 8 distinct .*\(5 to tune on, 3 held out\), "
-        r"got 7 \(7 lines left out: 7 repeated \(8, 9, 10, …\)\)\.",
+        match=r"at least 8 distinct .*\(5 to tune on, 3 held out\), got 7 \(7 lines left out: 7 repeated",
     ):
         made(5, 3, file=file)
 

@@ -6,8 +6,10 @@ import base64
 import io
 import math
 import re
+import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,12 +21,14 @@ from PIL import Image, ImageSequence
 from ecdiff_core.config import Sampling
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli import samples
+from ecdiff_tune.data.spreadsheets import csv_text
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.experiments import summary
 from ecdiff_tune.experiments.methods import Method, Sampler
-from ecdiff_tune.report import charts, experiments, gallery, sortable
-from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot
+from ecdiff_tune.report import charts, experiments, gallery, pictures, sortable, study_data
+from ecdiff_tune.report.export import markdown
+from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot, escape
 from ecdiff_tune.study.folder import StudyError
 
 SAMPLER = Sampler(Sampling(12))
@@ -275,3 +279,31 @@ def test_what_errors_left(tmp_path: Path) -> None:
     long.to_csv(tmp_path / "errors" / "figure1.csv", index=False)
     found = experiments.latent_errors(tmp_path)
     assert (found.tables, found.too_long) == ((), (("errors/figure1.csv", experiments.MOST_ROWS + 1),))
+
+
+HOSTILE = "tie: $a^b^c$, $20 #deal, was $30, $$$ \x1b[31m \u202e \u661f <b>"
+
+
+def test_prompts_are_no_formulas_in_figures(tmp_path: Path) -> None:
+    stills = torch.rand(1, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures.samples(tmp_path / "samples.png", [("a $x^y^z$", stills)], [HOSTILE])
+    figure = pictures.grid([("a $x^y^z$", stills)], [HOSTILE])
+    (axis,) = figure.axes
+    assert axis.get_ylabel() == "a $x^y^z$"
+    shown = axis.get_title().replace("\n", " ")
+    assert shown == "tie: $a^b^c$, $20 #deal, was $30, $$$ \\x1b[31m \\u202e \u661f <b>"
+    assert not axis.title.get_parse_math()
+    plt.close(figure)
+    assert escape(HOSTILE).endswith("$$$ \\x1b[31m \\u202e \u661f &lt;b&gt;")
+
+
+def test_texts_in_tables(tmp_path: Path) -> None:
+    table = pd.DataFrame({"prompt": ["=1+1", "@a", "-5", "- 5", "NA", "007"], "x": [-1.5, 1, 2, 3, 4, 5]})
+    path = tmp_path / "a.csv"
+    path.write_text(csv_text(table))
+    assert path.read_text().splitlines()[1:5] == ["'=1+1,-1.5", "'@a,1.0", "-5,2.0", "'- 5,3.0"]
+    read = study_data.table(path, ("x",), texts=("prompt",))
+    assert read.to_dict("list") == table.to_dict("list")
+    assert "| a\\|b |" in markdown(["x"], [["a|b"]])

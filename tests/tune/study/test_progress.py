@@ -74,3 +74,9 @@ def test_the_time_left_goes_by_what_was_measured_now(
             progress.end_trial(replace(trial, number=number))
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(", up to about ")[2] for line in lines] == ["", "", "7.0 min left", "6.0 min left"]
+
+
+def test_nothing_in_a_line_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        progress.say("a\x1b[31m\u202eb\rc\nd")
+    assert capsys.readouterr().out == "a\\x1b[31m\\u202eb\\rc\nd\n"
