@@ -10,6 +10,7 @@ import torch
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.models.families import FAMILIES
 from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.find import ModelFiles
 from ecdiff_tune.evaluation.link import BYTES_PER_VALUE, Link
 
 PAPER_MBPS = 18.88
@@ -55,7 +56,7 @@ def test_refuses(settings: dict[str, float], message: str) -> None:
 @pytest.mark.parametrize(("guidance_scale", "copies"), [(3.0, 2), (1.0, 1)], ids=["guided", "unguided"])
 def test_payload_of_stable_diffusion(tiny_pair: Path, guidance_scale: float, copies: int) -> None:
     """Latents and embeddings of one prompt, however many are in the batch."""
-    family = FAMILIES["StableDiffusionPipeline"].load(tiny_pair / "cloud", torch.float32)
+    family = FAMILIES["StableDiffusionPipeline"].load(ModelFiles(tiny_pair / "cloud"), torch.float32)
     for prompts in (["a red ring"], ["a red ring", "a blue star", "a green cross"]):
         conditioning = family.encode(prompts, guidance_scale, Size(32, 32))
         latents = torch.zeros(len(prompts), 4, 8, 8)
