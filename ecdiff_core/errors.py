@@ -8,7 +8,7 @@ from ecdiff_core.spelling import meant
 
 
 class ECDiffError(Exception):
-    """Root of every error that the user can mend; anything else is a bug and keeps its traceback."""
+    """Root of every error that the user can act on; anything else is a bug and keeps its traceback."""
 
 
 class ParamsError(ECDiffError, ValueError):

@@ -4,7 +4,7 @@ alpha), fewer DDIM steps, fewer DPM++ 2M steps.
     python scripts/bench_schedules.py [--budgets 8 9 … 25] [--calibration 12] [--heldout 30] [--out FOLDER]
 
 PSNR and SSIM are to the cloud's 50-step DDIM pictures. Every method chooses its config for a number of calls
-on the calibration prompts and is measured on held-out ones: ours and the paper's by the foretold error, then
+on the calibration prompts and is measured on held-out ones: ours and the paper's by the predicted error, then
 by real generations of the few best, the solvers by their timestep spacing. Stopped at any moment it goes on.
 Processes with different budgets may share a folder; a run over all of them afterwards writes the whole table.
 """
@@ -35,9 +35,9 @@ from ecdiff_core.sampling.schedulers import set_steps
 from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet, PromptSource
 from ecdiff_tune.evaluation import reference
-from ecdiff_tune.evaluation.baseline_trajectory import OwnRun, own_run
+from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
-from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.reference import Reference
@@ -53,7 +53,7 @@ from ecdiff_tune.study.spec import StudySpec
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLACED_ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 ESTIMATORS = {"secant": 4, "newton2": 3, "gradient": 1}
-"""How many of the best foretold of each are generated."""
+"""How many of the best predicted of each are generated."""
 PAIRS = 5
 """(p, k) that are generated for the paper, each with up to three alphas."""
 FIRST = 4
@@ -100,13 +100,20 @@ class Bench:
         self.pipe = load_pipe(spec)
         self.folder = reference_folder(spec, self.pipe)
         tuning, heldout = calibration.load(spec.prompts)
-        self.along = EdgeAlong(self.pipe, tuning, self.folder)
-        self.tuning = self._prompts(tuning, store, self.along)
+        self.edge_pass = EdgePass(self.pipe, tuning, self.folder)
+        self.tuning = self._prompts(tuning, store, self.edge_pass)
         self.heldout = self._prompts(heldout, None, None)
 
-    def _prompts(self, prompts: CalibrationSet, store: StateStore | None, along: EdgeAlong | None) -> Prompts:
+    def _prompts(
+        self, prompts: CalibrationSet, store: StateStore | None, edge_pass: EdgePass | None
+    ) -> Prompts:
         made = reference.make(
-            self.pipe, prompts, self.folder, batches=self.batches, on_prompts=lambda _: None, listener=along
+            self.pipe,
+            prompts,
+            self.folder,
+            batches=self.batches,
+            on_prompts=lambda _: None,
+            callback=edge_pass,
         )
         evaluator = Evaluator(self.pipe, prompts, made, self.ledger, batches=self.batches, store=store)
         return Prompts(prompts, made, evaluator)
@@ -114,7 +121,7 @@ class Bench:
     @cached_property
     def predictor(self) -> Predictor:
         def passes(adapter: HandoffAdapter) -> list[dict[str, torch.Tensor]]:
-            return self.along.make(adapter, self.batches, lambda _: None)
+            return self.edge_pass.make(adapter, self.batches, lambda _: None)
 
         return Predictor.of(self.pipe.scheduler, "aligned", self.tuning.made, passes, "identity")
 
@@ -124,7 +131,7 @@ class Bench:
         return Placer(forecast, estimator, PLACED_ALPHAS, max(self.budgets), self.pipe.num_steps)
 
     def ours(self, calls: int) -> Candidate:
-        """The best of the few best foretold of every estimator."""
+        """The best of the few best predicted of every estimator."""
         steps, finalists = self.pipe.num_steps, []
         for name, count in ESTIMATORS.items():
             placed = self.placer(name).propose(calls, steps)[:count]
@@ -134,9 +141,9 @@ class Bench:
         return self._best(finalists)
 
     def papers(self, calls: int) -> Candidate:
-        """The best of the (p, k) with the least foretold error.
+        """The best of the (p, k) with the least predicted error.
 
-        Each with the alpha that is foretold, with the next smaller one (small ones are underrated), and with
+        Each with the alpha that is predicted, with the next smaller one (small ones are underrated), and with
         the least.
         """
         steps, ks = self.pipe.num_steps, range(1, self.pipe.num_steps // 2)
@@ -191,13 +198,13 @@ class Bench:
         missing = [i for i, name in enumerate(prompts.keys) if name not in known]
         pipe = self._with_scheduler(scheduler, spacing, calls)
 
-        def run(rows: Sequence[int]) -> OwnRun:
+        def run(rows: Sequence[int]) -> BaselineTrajectory:
             batch = reference.prepare(pipe, prompts, rows)
             if spacing == "same start":
                 first = float(self.pipe.scheduler.timesteps[0])
                 timesteps = [round(first * (1 - i / calls)) for i in range(calls)]
                 batch.start.scheduler.set_timesteps(timesteps=timesteps, device=pipe.device)
-            return own_run(pipe, batch, "cloud")
+            return baseline_trajectory(pipe, batch, "cloud")
 
         for rows, done in self.batches.over(missing, run):
             pictures = self.pipe.pair.family.decode(done.latents).cpu()

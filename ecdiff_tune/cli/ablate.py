@@ -24,7 +24,7 @@ def ablate(settings: Settings) -> None:
     """Table 2 for a study's pair.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: something that the user can act on.
     """
     spec = study_spec(settings)
     tuned = config_of_study(spec.path, spec.prompts.heldout)

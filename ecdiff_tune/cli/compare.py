@@ -21,7 +21,7 @@ def compare(settings: Settings) -> None:
     """Tables 1 and 6 for a study's pair, and quality against seconds as a figure.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: something that the user can act on.
     """
     spec = study_spec(settings)
     tuned = config_of_study(spec.path, spec.prompts.heldout)

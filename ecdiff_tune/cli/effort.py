@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ecdiff_tune.search.upper_bound import Calls, Share
+from ecdiff_tune.search.upper_bound import CallBound, Calls
 from ecdiff_tune.study.progress import duration
 
 if TYPE_CHECKING:
     from ecdiff_tune.study.workbench import Workbench
 
 
-def effort(bench: Workbench, what: str, p: int, stages: Sequence[Sequence[Share]]) -> str:
+def effort(bench: Workbench, what: str, p: int, stages: Sequence[Sequence[CallBound]]) -> str:
     """How many trials and calls at most, and about how long at the reference's pace.
 
     Args:
@@ -28,7 +28,7 @@ def effort(bench: Workbench, what: str, p: int, stages: Sequence[Sequence[Share]
     )
 
 
-def total_calls(bench: Workbench, shares: Sequence[Share]) -> Calls:
+def total_calls(bench: Workbench, shares: Sequence[CallBound]) -> Calls:
     """Of the cloud and of the edge."""
     found = [share.calls(bench.evaluator.most_calls) for share in shares]
     cloud, edge = (sum(side) for side in zip(*found, strict=True))

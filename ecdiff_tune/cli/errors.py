@@ -29,7 +29,7 @@ def errors(settings: Settings) -> None:
     On the first ``errors.num_prompts`` held-out prompts; where none are held out, of those tuned on.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: something that the user can act on.
     """
     config = _config(settings)
     with prepare(study_spec(settings)) as bench:

@@ -21,7 +21,7 @@ def noise(settings: Settings) -> None:
     """Table and figure of the study's reference, which is made where it is missing.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: something that the user can act on.
     """
     with prepare(study_spec(settings)) as bench:
         media = bench.pipe.pair.family.media

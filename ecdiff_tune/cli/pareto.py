@@ -21,7 +21,7 @@ def pareto(settings: Settings) -> None:
     """List the non-dominated configs of what the study measured, and write the one that is picked.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
         record = recorded.load(folder.spec, progress.say)

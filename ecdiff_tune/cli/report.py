@@ -13,7 +13,7 @@ def report(settings: Settings) -> None:
     """Write a study's page from its ledger and files; no model is loaded.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
         progress.say(f"wrote {page.write(folder.spec)}")

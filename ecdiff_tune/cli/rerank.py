@@ -29,7 +29,7 @@ def rerank(settings: Settings) -> None:
     cloud alone) included: their burden is 0, and where the weights do not ask for an edge they may win.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
         record = recorded.load(folder.spec, progress.say)

@@ -22,7 +22,7 @@ from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Cost
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace
-from ecdiff_tune.search.upper_bound import Share
+from ecdiff_tune.search.upper_bound import CallBound
 from ecdiff_tune.study import files, trackers
 from ecdiff_tune.study.config_sections import objectives, ssims_of
 from ecdiff_tune.study.loop import run
@@ -49,7 +49,7 @@ def run_stage(settings: Settings, bench: Workbench, space: Space) -> Found:
     def keeps(trial: Trial) -> bool:
         return trial.keeps(limits.min_quality, limits.max_seconds)
 
-    bench.progress.start_stage(stage, most[0].count, len(bench.prompts), keeps, not kind.gives_up)
+    bench.progress.start_stage(stage, most[0].count, len(bench.prompts), keeps, not kind.prunes)
     path = bench.path / files.TRIALS
     earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
     trials: list[Trial] = []
@@ -132,7 +132,7 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
 
 
-def most_asked(bench: Workbench, space: Space) -> list[Share]:
+def most_asked(bench: Workbench, space: Space) -> list[CallBound]:
     """What the search asks for at most."""
     return bench.spec.kind.most(space, _context(bench, space))
 

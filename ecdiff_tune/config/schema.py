@@ -29,7 +29,7 @@ from ecdiff_tune.config.groups import (
 )
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.metrics.spec import MetricChoice
-from ecdiff_tune.search import SEARCHES, Kind
+from ecdiff_tune.search import SEARCHES, SearchSpec
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
 
@@ -127,7 +127,7 @@ class Settings:
         )
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SearchSpec:
         """What is true of the search."""
         return SEARCHES[self.search.name]
 
@@ -176,14 +176,14 @@ class Settings:
     @property
     def more_columns(self) -> tuple[str, ...]:
         """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
-        gives_up = self.kind.gives_up
+        prunes = self.kind.prunes
         wanted = {
             "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
             "suggested_s": self.kind.is_optuna,
-            "prompts": gives_up,
-            "discarded": gives_up,
+            "prompts": prunes,
+            "discarded": prunes,
         }
         return tuple(name for name, told in wanted.items() if told)
 

@@ -18,7 +18,7 @@ Side = Literal["cloud", "edge"]
 
 
 @dataclass(frozen=True)
-class OwnRun:
+class BaselineTrajectory:
     """What became of it on a batch of prompts.
 
     Args:
@@ -34,7 +34,9 @@ class OwnRun:
     seconds: float
 
 
-def own_run(pipe: ECDiffPipeline, batch: Prepared, side: Side, keep: bool = False) -> OwnRun:
+def baseline_trajectory(
+    pipe: ECDiffPipeline, batch: Prepared, side: Side, keep: bool = False
+) -> BaselineTrajectory:
     """Run one model alone.
 
     Args:
@@ -64,4 +66,4 @@ def own_run(pipe: ECDiffPipeline, batch: Prepared, side: Side, keep: bool = Fals
         on_step=(lambda _step, _action, eps: noises.append(eps)) if side == "cloud" else None,
     )
     synchronize(pipe.device)
-    return OwnRun(state.latents, noises, asked, time.perf_counter() - started)
+    return BaselineTrajectory(state.latents, noises, asked, time.perf_counter() - started)

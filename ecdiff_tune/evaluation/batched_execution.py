@@ -24,7 +24,7 @@ OnState = Callable[[ConfigKey, SamplerState], None]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """A part of a trajectory: the plan's steps from ``begin`` up to, not including, ``end``.
 
     Args:
@@ -39,13 +39,13 @@ class Piece:
     end: int
 
 
-def pieces(candidate: Candidate, plan: Plan, forks: Iterable[int]) -> list[Piece]:
+def segments(candidate: Candidate, plan: Plan, branch_points: Iterable[int]) -> list[Segment]:
     """A candidate's trajectory, cut at those forks that lie within it; the last piece ends at T."""
-    found: list[Piece] = []
-    for end in (*sorted(step for step in set(forks) if 0 < step < plan.num_steps), plan.num_steps):
+    found: list[Segment] = []
+    for end in (*sorted(step for step in set(branch_points) if 0 < step < plan.num_steps), plan.num_steps):
         key = ConfigKey.of(candidate, plan.until(end))
         before, begin = (found[-1].key, found[-1].end) if found else (None, 0)
-        found.append(Piece(key, before, candidate, plan, begin, end))
+        found.append(Segment(key, before, candidate, plan, begin, end))
     return found
 
 
@@ -84,7 +84,7 @@ class Models:
 
 @torch.no_grad()
 def run(
-    wanted: Iterable[Piece], known: dict[ConfigKey | None, SamplerState], models: Models, on_state: OnState
+    wanted: Iterable[Segment], known: dict[ConfigKey | None, SamplerState], models: Models, on_state: OnState
 ) -> None:
     """Do pieces, each after the one that it follows, all at the same step together.
 
@@ -93,23 +93,23 @@ def run(
         known: states that pieces follow; under None the state before step 0.
         on_state: hears the state at the end of every piece.
     """
-    left = {piece.key: piece for piece in wanted}
-    running: dict[ConfigKey, tuple[Piece, Trajectory, Call]] = {}
+    left = {segment.key: segment for segment in wanted}
+    running: dict[ConfigKey, tuple[Segment, Trajectory, Call]] = {}
 
-    def go_on(piece: Piece, steps: Trajectory, output: Tensor | None) -> None:
+    def go_on(segment: Segment, steps: Trajectory, output: Tensor | None) -> None:
         try:
-            running[piece.key] = (piece, steps, next(steps) if output is None else steps.send(output))
+            running[segment.key] = (segment, steps, next(steps) if output is None else steps.send(output))
         except StopIteration as finished:
-            running.pop(piece.key, None)
-            on_state(piece.key, finished.value)
-            begin_after(piece.key, finished.value)
+            running.pop(segment.key, None)
+            on_state(segment.key, finished.value)
+            begin_after(segment.key, finished.value)
 
     def begin_after(before: ConfigKey | None, state: SamplerState) -> None:
-        for piece in [piece for piece in left.values() if piece.before == before]:
-            del left[piece.key]
-            estimator = get_estimator(piece.candidate.estimator)
-            alpha = piece.candidate.params.alpha
-            go_on(piece, trajectory(state, piece.plan, estimator, alpha, until=piece.end), None)
+        for segment in [segment for segment in left.values() if segment.before == before]:
+            del left[segment.key]
+            estimator = get_estimator(segment.candidate.estimator)
+            alpha = segment.candidate.params.alpha
+            go_on(segment, trajectory(state, segment.plan, estimator, alpha, until=segment.end), None)
 
     for before, state in known.items():
         begin_after(before, state)
@@ -117,12 +117,12 @@ def run(
         turn = min(map(_turn, running.values()))
         together = [one for one in running.values() if _turn(one) == turn]
         outputs = models.answer([call for _, _, call in together], turn[2])
-        for (piece, steps, _), output in zip(together, outputs, strict=True):
-            go_on(piece, steps, output)
+        for (segment, steps, _), output in zip(together, outputs, strict=True):
+            go_on(segment, steps, output)
 
 
-def _turn(running: tuple[Piece, Trajectory, Call]) -> tuple[int, str, HandoffAdapter]:
+def _turn(running: tuple[Segment, Trajectory, Call]) -> tuple[int, str, HandoffAdapter]:
     """Those with an equal turn can share a model call; the least is next."""
-    piece, _, call = running
-    adapter: HandoffAdapter = piece.candidate.handoff_adapter if call.action is Action.EDGE else "identity"
+    segment, _, call = running
+    adapter: HandoffAdapter = segment.candidate.handoff_adapter if call.action is Action.EDGE else "identity"
     return call.step, call.action.value, adapter

@@ -23,17 +23,17 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation.baseline_trajectory import OwnRun, own_run
+from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory
 from ecdiff_tune.evaluation.reference import prepare, read
 
-Heard = tuple[list[int], HandoffAdapter, dict[str, Tensor]]
+Computed = tuple[list[int], HandoffAdapter, dict[str, Tensor]]
 """Prompts by index, the adapter, and the content of their files, stacked."""
 FIRST_PROMPTS = 25
 """So many of a calibration set, which is in random order, are enough to rank candidates."""
 
 
 @dataclass(frozen=True)
-class EdgeAlong:
+class EdgePass:
     """The edge passes of the first prompts of a set, one file a prompt and adapter beside the reference's.
 
     A file holds, in float64, ``gram``: <e_i, e_j> of the guided noises of the cloud's run and, from T on, of
@@ -71,7 +71,13 @@ class EdgeAlong:
     def _paths(self, adapter: HandoffAdapter) -> list[Path]:
         return [self.folder / f"{key}.along-{adapter}.safetensors" for key in self.prompts.keys[: self.first]]
 
-    def listen(self, rows: Sequence[int], conditioning: Conditioning, cloud: OwnRun, edge: OwnRun) -> Heard:
+    def compute(
+        self,
+        rows: Sequence[int],
+        conditioning: Conditioning,
+        cloud: BaselineTrajectory,
+        edge: BaselineTrajectory,
+    ) -> Computed:
         """What is missing, made from both models' own runs, kept whole, on some prompts."""
         wanted = set(self.missing(self.own_adapter)) & set(rows)
         at = [i for i, row in enumerate(rows) if row in wanted]
@@ -80,9 +86,9 @@ class EdgeAlong:
             found = self._along(conditioning, cloud, at, self.own_adapter) | _divergence(cloud, edge, at)
         return [rows[i] for i in at], self.own_adapter, found
 
-    def keep(self, heard: Heard) -> None:
+    def keep(self, computed: Computed) -> None:
         """Write the files."""
-        rows, adapter, found = heard
+        rows, adapter, found = computed
         self.calls["edge"] += len(rows) * self.pipe.num_steps
         paths = self._paths(adapter)
         for i, row in enumerate(rows):
@@ -104,34 +110,38 @@ class EdgeAlong:
         names = ("gram", "divergence") if adapter == self.own_adapter else ("gram",)
         on_prompts(len(paths) - len(missing))
 
-        for rows, heard in batches.over(missing, partial(self._run, adapter)):
+        for rows, computed in batches.over(missing, partial(self._run, adapter)):
             again = len(rows) * self.pipe.num_steps  # the models' own runs, for this alone
             self.calls.update(cloud=again, edge=again if adapter == self.own_adapter else 0)
-            self.keep(heard)
+            self.keep(computed)
             on_prompts(len(rows))
         return [read(path, *names) for path in paths]
 
-    def _run(self, adapter: HandoffAdapter, rows: Sequence[int]) -> Heard:
+    def _run(self, adapter: HandoffAdapter, rows: Sequence[int]) -> Computed:
         batch = prepare(self.pipe, self.prompts, rows)
-        cloud = own_run(self.pipe, batch, "cloud", keep=True)
+        cloud = baseline_trajectory(self.pipe, batch, "cloud", keep=True)
         if adapter == self.own_adapter:
-            edge = own_run(self.pipe, batch, "edge", keep=True)
-            return self.listen(rows, batch.conditioning, cloud, edge)
+            edge = baseline_trajectory(self.pipe, batch, "edge", keep=True)
+            return self.compute(rows, batch.conditioning, cloud, edge)
         return list(rows), adapter, self._along(batch.conditioning, cloud, range(len(rows)), adapter)
 
     @torch.no_grad()
     def _along(
-        self, conditioning: Conditioning, cloud: OwnRun, at: Sequence[int], adapter: HandoffAdapter
+        self,
+        conditioning: Conditioning,
+        cloud: BaselineTrajectory,
+        at: Sequence[int],
+        adapter: HandoffAdapter,
     ) -> dict[str, Tensor]:
         _, edge = self.pipe.bind(take_prompts(conditioning, at), adapter)
         rows = list(at)
-        along = [edge(latents[rows], timestep) for latents, timestep in cloud.asked]
-        noises = [eps[rows] for eps in cloud.noises] + along
+        edge_pass = [edge(latents[rows], timestep) for latents, timestep in cloud.asked]
+        noises = [eps[rows] for eps in cloud.noises] + edge_pass
         flat = torch.stack([eps.float().flatten(1).cpu() for eps in noises], dim=1).double()
         return {"gram": flat @ flat.transpose(1, 2)}
 
 
-def _divergence(cloud: OwnRun, edge: OwnRun, at: Sequence[int]) -> dict[str, Tensor]:
+def _divergence(cloud: BaselineTrajectory, edge: BaselineTrajectory, at: Sequence[int]) -> dict[str, Tensor]:
     rows = list(at)
     asked = [
         (ours[rows], theirs[rows]) for (ours, _), (theirs, _) in zip(cloud.asked, edge.asked, strict=True)

@@ -55,21 +55,21 @@ class Generations:
 
     def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
         """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
-        paid = {piece.key: piece for candidate in candidates for piece in self._pieces(candidate)}
+        paid = {segment.key: segment for candidate in candidates for segment in self._segments(candidate)}
         calls = [
             model
-            for piece in paid.values()
-            for step in range(piece.begin, piece.end)
-            for model in piece.plan.models(step)
+            for segment in paid.values()
+            for step in range(segment.begin, segment.end)
+            for model in segment.plan.models(step)
         ]
         return calls.count(Action.CLOUD), calls.count(Action.EDGE)
 
     def forget(self, candidate: Candidate) -> None:
         """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""
         if self._store is not None:
-            for piece in self._pieces(candidate):
-                if piece.key.alpha:
-                    self._store.forget(piece.key)
+            for segment in self._segments(candidate):
+                if segment.key.alpha:
+                    self._store.forget(segment.key)
 
     def finals(
         self, candidates: Sequence[Candidate], rows: Sequence[int], calls: Counter[str]
@@ -79,9 +79,9 @@ class Generations:
         names = [self._prompts.keys[i] for i in rows]
         begun = self.prepared(rows)
         known: dict[ConfigKey | None, SamplerState] = {None: begun.start}
-        wanted: dict[ConfigKey, batched_execution.Piece] = {}
+        wanted: dict[ConfigKey, batched_execution.Segment] = {}
         for candidate in candidates:
-            chain = self._pieces(candidate)
+            chain = self._segments(candidate)
             there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, names)]
             first = there[-1] + 1 if there else 0
             if store is not None and there and chain[there[-1]].key not in known:
@@ -101,13 +101,13 @@ class Generations:
             calls[action.name.lower()] += count
         return finals
 
-    def _pieces(self, candidate: Candidate) -> list[batched_execution.Piece]:
+    def _segments(self, candidate: Candidate) -> list[batched_execution.Segment]:
         steps = self.plan(candidate)
-        return batched_execution.pieces(
-            candidate, steps, self._forks(candidate) if self._store is not None else ()
+        return batched_execution.segments(
+            candidate, steps, self._branch_points(candidate) if self._store is not None else ()
         )
 
-    def _forks(self, candidate: Candidate) -> Iterable[int]:
+    def _branch_points(self, candidate: Candidate) -> Iterable[int]:
         """Where other candidates may go another way: other k, other alphas, other s.
 
         Whether the edge model is called at a real step depends on what follows, so that an estimator which
@@ -116,15 +116,15 @@ class Generations:
         params, pipe = candidate.params, self._pipe
         handoff = pipe.config.sampling.handoff
         later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
-        forks = [params.warm_up, *(step + 1 for step in islice(later, 1))]
-        forks += [
+        branch_points = [params.warm_up, *(step + 1 for step in islice(later, 1))]
+        branch_points += [
             effective_s(replace(params, s=s), pipe.num_steps, handoff)
             for s in self._s_values
             if s >= params.warm_up
         ]
         earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
         handoff_step = self.plan(candidate).handoff_step
-        return [fork - earlier for fork in forks if fork <= handoff_step]
+        return [fork - earlier for fork in branch_points if fork <= handoff_step]
 
     def prepared(self, rows: Sequence[int]) -> Prepared:
         """Some prompts, ready to run; encoded once each, and kept in the host's memory."""

@@ -27,7 +27,7 @@ from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.params import LEAST_P
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults
-from ecdiff_tune.evaluation.baseline_trajectory import OwnRun, own_run
+from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory
 from ecdiff_tune.evaluation.reference_files import (
     SIDES,
     DamagedReferenceError,
@@ -42,9 +42,9 @@ from ecdiff_tune.evaluation.reference_files import (
 __all__ = [
     "SIDES",
     "DamagedReferenceError",
-    "Listener",
     "PromptReference",
     "Reference",
+    "ReferenceCallback",
     "auto_p",
     "faulty_rows",
     "load",
@@ -56,13 +56,19 @@ __all__ = [
 ]
 
 
-class Listener(Protocol):
-    """Makes something of the models' own runs; ``listen`` where they run, which may be another process."""
+class ReferenceCallback(Protocol):
+    """Makes something of the models' own runs; ``compute`` where they run, which may be another process."""
 
-    def listen(self, rows: Sequence[int], conditioning: Conditioning, cloud: OwnRun, edge: OwnRun) -> Any:
+    def compute(
+        self,
+        rows: Sequence[int],
+        conditioning: Conditioning,
+        cloud: BaselineTrajectory,
+        edge: BaselineTrajectory,
+    ) -> Any:
         """What is made of the cloud's and the edge's own run on the prompts of these indices."""
 
-    def keep(self, heard: Any) -> None:
+    def keep(self, computed: Any) -> None:
         """Write what ``listen`` made."""
 
 
@@ -153,7 +159,7 @@ def make(
     *,
     batches: Batches,
     on_prompts: Callable[[int], None],
-    listener: Listener | None = None,
+    callback: ReferenceCallback | None = None,
     calls: Counter[str] | None = None,
     at_most: int | None = None,
 ) -> Reference:
@@ -177,15 +183,15 @@ def make(
     faulty = faulty_rows(prompts, folder)
     image_faults.refuse_many(faulty, prompts, most, dtype)
     on_prompts(len(prompts) - len(wanted))
-    for rows, (found, heard) in batches.over(wanted, partial(_generate, pipe, prompts, listener)):
+    for rows, (found, computed) in batches.over(wanted, partial(_generate, pipe, prompts, callback)):
         if calls is not None:
             each = len(rows) * pipe.num_steps
             calls.update(cloud=each, edge=each, decode=2 * len(rows))
         for row, tensors in zip(rows, found, strict=True):
             faulty |= faulty_in(row, tensors["faults"])
         image_faults.refuse_many(faulty, prompts, most, dtype)
-        if listener is not None:
-            listener.keep(heard)
+        if callback is not None:
+            callback.keep(computed)
         for row, tensors in zip(rows, found, strict=True):
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
@@ -204,15 +210,15 @@ def _open(path: Path) -> PromptReference:
 
 
 def _generate(
-    pipe: ECDiffPipeline, prompts: CalibrationSet, listener: Listener | None, rows: Sequence[int]
+    pipe: ECDiffPipeline, prompts: CalibrationSet, callback: ReferenceCallback | None, rows: Sequence[int]
 ) -> tuple[list[dict[str, Tensor]], Any]:
     """What the files of these prompts hold, and what the listener made of their runs."""
     batch = prepare(pipe, prompts, rows)
-    runs = {side: own_run(pipe, batch, side, keep=listener is not None) for side in SIDES}
+    runs = {side: baseline_trajectory(pipe, batch, side, keep=callback is not None) for side in SIDES}
     pictures = {side: pipe.pair.family.decode(run.latents) for side, run in runs.items()}
-    heard = None
-    if listener is not None:
-        heard = listener.listen(rows, batch.conditioning, runs["cloud"], runs["edge"])
+    computed = None
+    if callback is not None:
+        computed = callback.compute(rows, batch.conditioning, runs["cloud"], runs["edge"])
     flat = torch.stack([eps.flatten(1) for eps in runs["cloud"].noises], dim=1)
     change = flat.diff(dim=1).abs().mean(dim=2).cpu()
     flat = flat.cpu().double()
@@ -229,7 +235,7 @@ def _generate(
         }
         for i in range(len(rows))
     ]
-    return found, heard
+    return found, computed
 
 
 def _fault(latents: Tensor, picture: Tensor) -> int:

@@ -102,14 +102,14 @@ def _in_transformer(cache: Cache, pipe: ECDiffPipeline) -> Iterator[None]:
 @contextmanager
 def _listening(model: nn.Module) -> Iterator[Timestep]:
     """Hear a model's timesteps, which some caches go by."""
-    heard: list[Tensor] = []
+    computed: list[Tensor] = []
 
-    def listen(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        heard[:] = [named["timestep"] if "timestep" in named else arguments[1]]
+    def compute(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        computed[:] = [named["timestep"] if "timestep" in named else arguments[1]]
 
-    hook = model.register_forward_pre_hook(listen, with_kwargs=True)
+    hook = model.register_forward_pre_hook(compute, with_kwargs=True)
     try:
-        yield lambda: float(heard[0].max())
+        yield lambda: float(computed[0].max())
     finally:
         hook.remove()
 

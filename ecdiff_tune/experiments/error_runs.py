@@ -96,8 +96,8 @@ def measure(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, rows: Seq
     batch = prepare(pipe, prompts, rows)
     params = ECDiffParams.cloud_only(pipe.num_steps)
     alone, every_step = Candidate(params), plan(params, pipe.num_steps)
-    forks = {_fork(run) for run in work.runs}
-    cloud = trace(pipe, batch, alone, every_step, keep=forks)
+    branch_points = {_fork(run) for run in work.runs}
+    cloud = trace(pipe, batch, alone, every_step, keep=branch_points)
 
     def decoded(one: Trace) -> Tensor:
         return pipe.pair.family.decode(one.end.latents).cpu()

@@ -138,7 +138,9 @@ class Measuring:
         bench, sampler = self._bench, methods[0].sampler
         alone = sampler.cache is not None and CACHES[sampler.cache].one_by_one
         key, pipe = sampler.key(self._study), method_runs.pipeline(bench.pipe.pair, methods[0])
-        forks = {step for one in methods for step in (one.candidate.params.warm_up, one.plan.handoff_step)}
+        branch_points = {
+            step for one in methods for step in (one.candidate.params.warm_up, one.plan.handoff_step)
+        }
         return Evaluator(
             pipe,
             self._prompts,
@@ -146,7 +148,7 @@ class Measuring:
             bench.ledger,
             batches=Batches(1 if alone else bench.batches.size, bench.progress.say),
             store=None if key else bench.store,  # whose keys know no sampler
-            s_values=sorted(forks - {0}),
+            s_values=sorted(branch_points - {0}),
             sampler=key,
             generation=method_runs.generation(methods[0], pipe),
             further=self._further,

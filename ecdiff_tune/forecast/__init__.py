@@ -1,1 +1,1 @@
-"""What the reference run foretells of configs: errors, qualities, and where to place real steps."""
+"""What the reference run predicts of configs: errors, qualities, and where to place real steps."""

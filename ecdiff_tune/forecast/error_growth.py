@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 class UnpredictableError(ECDiffError):
-    """Nothing can be foretold with these settings."""
+    """Nothing can be predicted with these settings."""
 
 
 def scheduler_response(scheduler: SchedulerMixin, num_steps: int) -> Array:

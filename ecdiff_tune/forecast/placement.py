@@ -1,4 +1,4 @@
-"""The foretold error of many placements of the real calls at once, and placements that make it small.
+"""The predicted error of many placements of the real calls at once, and placements that make it small.
 
 ``error_growth`` runs every candidate on unit vectors; here the same algebra goes backwards, from
 the final latents to the noises, for thousands of lists of real steps together. Every noise that is used is a

@@ -1,4 +1,4 @@
-"""Foretells the quality of any candidate from the reference run, without a generation.
+"""Predicts the quality of any candidate from the reference run, without a generation.
 
 1. Every noise that a plan uses is a sum over the cloud's and the edge's noises on the cloud's own trajectory,
    so the squared error of its final latents is c^T G c, with G the Gram matrix of those noises
@@ -128,7 +128,7 @@ def quality_of(squared_error: Array, half_error: float) -> Array:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Foretells qualities on one calibration set.
+    """Predicts qualities on one calibration set.
 
     Args:
         handoff: of the study.
@@ -160,11 +160,11 @@ class Predictor:
 
         Args:
             scheduler: with its timesteps set.
-            passes: the content of the edge passes' files (``EdgeAlong.make``) by handoff adapter.
+            passes: the content of the edge passes' files (``EdgePass.make``) by handoff adapter.
             own_adapter: the one that the reference's edge pictures were made with.
 
         Raises:
-            UnpredictableError: nothing can be foretold with this scheduler or this pair.
+            UnpredictableError: nothing can be predicted with this scheduler or this pair.
         """
         cloud_grams = np.stack([one.gram.numpy() for one in reference.prompts])
         response = scheduler_response(scheduler, cloud_grams.shape[1])
@@ -187,7 +187,7 @@ class Predictor:
         )
 
     def qualities(self, candidates: Sequence[Candidate]) -> list[float]:
-        """The mean SSIM of every candidate, foretold.
+        """The mean SSIM of every candidate, predicted.
 
         Over all prompts where the edge takes no part, over those with an edge pass where it does.
         """

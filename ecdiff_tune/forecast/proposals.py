@@ -1,4 +1,4 @@
-"""Which real steps to look at, for a number of cloud calls: placed by their foretold error, spread by a
+"""Which real steps to look at, for a number of cloud calls: placed by their predicted error, spread by a
 formula, and the paper's (p, k)."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BEAM = 3
 SHAPES = 6
 """Spread placements that are proposed an estimator, each of another warm-up and power."""
 CHUNK = 1500
-"""Placements foretold at once, which bounds memory."""
+"""Placements predicted at once, which bounds memory."""
 
 Placed = tuple[Schedule, float]
 """Real steps and alpha."""
@@ -56,7 +56,7 @@ class Placer:
     longest: int
 
     def errors(self, some: Sequence[Placed], s: int) -> Array:
-        """The foretold squared errors with a handoff at s, shape (len(some),)."""
+        """The predicted squared errors with a handoff at s, shape (len(some),)."""
         found = []
         for start in range(0, len(some), CHUNK):
             schedules, alphas = zip(*some[start : start + CHUNK], strict=True)
@@ -78,7 +78,7 @@ class Placer:
         return list(dict.fromkeys([*polished[:1], *spread[:1], *polished[1:], *programmed, *spread[1:]]))
 
     def ranked(self, some: Iterable[Placed], s: int) -> list[Placed]:
-        """Different ones, the least foretold error first."""
+        """Different ones, the least predicted error first."""
         fresh = list(dict.fromkeys(some))
         return [fresh[i] for i in np.argsort(self.errors(fresh, s), kind="stable")]
 
@@ -103,7 +103,7 @@ class Placer:
     def _programme(self, alpha: float) -> list[list[Schedule]]:
         """Dynamic programming (Bellman): by number of calls, the best beginnings up to each last real step.
 
-        A beginning is judged by the foretold error of the plan in which all later steps are real, so that
+        A beginning is judged by the predicted error of the plan in which all later steps are real, so that
         what it costs is what its own windows did, with the models' reaction to it. Windows also err for or
         against one another, so that the best plan need not go on from the best beginning: ``BEAM`` are kept.
         """
@@ -124,7 +124,7 @@ class Placer:
         return begun
 
     def _polished(self, placed: Placed, s: int, least_gain: float = 1e-3) -> Placed:
-        """Move one call, or change alpha, as long as the foretold error falls by so large a share."""
+        """Move one call, or change alpha, as long as the predicted error falls by so large a share."""
         error = float(self.errors([placed], s)[0])
         while True:
             schedule, alpha = placed
@@ -174,7 +174,7 @@ def propose(
 
     Args:
         budgets: numbers of cloud calls.
-        ks: of the paper's (p, k), of which the ``SHAPES`` best foretold are taken.
+        ks: of the paper's (p, k), of which the ``SHAPES`` best predicted are taken.
     """
     steps, found = predictor.response.shape[1], []
     for name, adapter in itertools.product(estimators, adapters):

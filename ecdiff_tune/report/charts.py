@@ -65,7 +65,7 @@ def _against(
         Axis.around(names[x], part[x], whole=whole),
         Axis.around("objective", part["objective"], room=0.1),
     )
-    complete = part[part["state"] == "complete"]  # what was given up was best on few prompts at most
+    complete = part[part["state"] == "complete"]  # what was pruned was best on few prompts at most
     may_win = complete[complete["keeps"]]
     best = next(rows for rows in (may_win, complete, part) if len(rows))["objective"].idxmax()
     keys = _series(part, by)
@@ -88,7 +88,7 @@ def _against(
         plot.legend.append(("path", "order of the search"))
     plot.legend.append(("star", "best"))
     if len(complete) < len(part):
-        plot.legend.append(("part", "given up, over the prompts it was seen on"))
+        plot.legend.append(("part", "pruned, over the prompts it was seen on"))
     return plot
 
 

@@ -21,7 +21,7 @@ OTHERS = ("s0", "s2", "s3", "s4", "s5")
 
 
 @dataclass(frozen=True)
-class Segment:
+class SweepRange:
     """A range of a setting in which one config is best.
 
     Args:
@@ -47,7 +47,7 @@ class Sweep:
     low: float
     high: float
     log: bool
-    segments: tuple[Segment, ...]
+    segments: tuple[SweepRange, ...]
 
     def place(self, value: float) -> float:
         """Where a value lies in the range, 0 … 100."""
@@ -125,5 +125,5 @@ def _sweep(
     for run, end in zip(ranges, ends, strict=True):
         (low, first, trial, at_low), (high, last, _, at_high) = run[0], run[-1]
         seconds = first.latency.seconds(trial.plan), last.latency.seconds(trial.plan)
-        segments.append(Segment(low, high, end, trial, seconds, (at_low, at_high)))
+        segments.append(SweepRange(low, high, end, trial, seconds, (at_low, at_high)))
     return Sweep(setting, own, values[0], values[-1], log, tuple(segments))

@@ -2,6 +2,6 @@
 
 from ecdiff_tune.search.base import Context, Search
 from ecdiff_tune.search.spaces import Space
-from ecdiff_tune.search.specs import SEARCHES, Kind
+from ecdiff_tune.search.specs import SEARCHES, SearchSpec
 
-__all__ = ["SEARCHES", "Context", "Kind", "Search", "Space"]
+__all__ = ["SEARCHES", "Context", "Search", "SearchSpec", "Space"]

@@ -88,7 +88,7 @@ class Context:
         num_prompts: in the calibration set.
         objective: of a candidate if its quality were the second argument. Efficiency and burden follow from
             the plan, so that quality 1 gives an upper bound.
-        predict: the quality of candidates, foretold from the reference run alone (``ecdiff_tune.forecast``).
+        predict: the quality of candidates, predicted from the reference run alone (``ecdiff_tune.forecast``).
         seed: of whatever a search draws.
         cost: of a candidate; its seconds decide between equal objectives.
         options: what a person set.
@@ -124,4 +124,4 @@ class Search(Protocol):
 
     @property
     def discarded(self) -> Mapping[Candidate, str]:
-        """Candidates that were given up before they were measured on all prompts, and why."""
+        """Candidates that were pruned before they were measured on all prompts, and why."""

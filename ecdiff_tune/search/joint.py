@@ -8,7 +8,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Context, Search
 from ecdiff_tune.search.generator_search import Rounds, Scripted
 from ecdiff_tune.search.predict import by_forecast
-from ecdiff_tune.search.race import Field, run_looks
+from ecdiff_tune.search.race import Field, run_rungs
 from ecdiff_tune.search.spaces import Space
 
 
@@ -19,7 +19,7 @@ def joint(space: Space, context: Context) -> Search:
     return Scripted(finals(ranked, Field(context, discarded), context, discarded), discarded)
 
 
-def last_look(context: Context) -> int:
+def last_rung(context: Context) -> int:
     """On how many prompts the finalists are compared in the end."""
     return (context.options.prompts(context.num_prompts) or (context.num_prompts,))[-1]
 
@@ -36,10 +36,10 @@ def finals(
         ranked: the most promising first.
     """
     everything, options = context.num_prompts, context.options
-    seen = last_look(context)
+    seen = last_rung(context)
     for start in range(0, len(ranked), options.finalists):
         finalists = ranked[start : start + options.finalists]
-        yield from run_looks(finalists, field, context)
+        yield from run_rungs(finalists, field, context)
         yield from field.measure(finalists, seen)
         while left := field.left(finalists):
             winner = field.leader(left, seen)

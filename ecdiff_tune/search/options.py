@@ -104,11 +104,11 @@ class Options:
     """How candidates race, and how many.
 
     Args:
-        looks: shares of the prompts after which losers are given up, 0 < share < 1.
-        error_rate: greatest probability of giving up the best candidate in the whole race; 0 leaves it to
+        looks: shares of the prompts after which losers are pruned, 0 < share < 1.
+        error_rate: greatest probability of pruning the best candidate in the whole race; 0 leaves it to
             the bounds alone.
         margin: objective that may be given away at a look; 0 is nothing.
-        finalists: how many of the best foretold race (``joint``, ``schedule``).
+        finalists: how many of the best predicted race (``joint``, ``schedule``).
         min_quality: mean SSIM that the winner must have (``schedule``).
         optuna: for ``search=optuna``, which prunes by the same looks.
 

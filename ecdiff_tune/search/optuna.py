@@ -1,6 +1,6 @@
 """An Optuna study over the space's grid, through ask and tell (https://optuna.org, version 5).
 
-What Optuna suggests twice is measured once. A trial that surely loses is given up after a few prompts, by the
+What Optuna suggests twice is measured once. A trial that surely loses is pruned after a few prompts, by the
 test of ``race``. What is finished stays in the study: a search that is made again over it goes on from there,
 and several processes may work on it at once, each taking over what the others measured.
 """

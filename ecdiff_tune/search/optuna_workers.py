@@ -41,7 +41,7 @@ def beating(trial: optuna.Trial, worker: str) -> Iterator[None]:
             try:
                 trial.set_user_attr(BEAT, count)
             except UpdateFinishedTrialError:
-                return  # it was told of its end, or given up by another worker
+                return  # it was told of its end, or failed by another worker
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -95,7 +95,7 @@ def once(turns: optuna.Study, worker: str, make: Callable[[], Any]) -> Any:
     while (made := _made(turns)) is None:
         turn = turns.ask()
         try:
-            with suppress(UpdateFinishedTrialError), beating(turn, worker):  # given up for its silence
+            with suppress(UpdateFinishedTrialError), beating(turn, worker):  # failed for its silence
                 turn.set_user_attr("worker", worker)
                 _wait_for_earlier(turns, turn.number, worker)
                 if _made(turns) is None:

@@ -10,7 +10,7 @@ TIE = 1e-9
 """Objectives that differ by less are equal."""
 
 
-def surely_below(
+def significantly_worse(
     values: Sequence[float],
     leader: Sequence[float],
     num_prompts: int,

@@ -1,4 +1,4 @@
-"""The best by what the reference run foretells, without generating anything else."""
+"""The best by what the reference run predicts, without generating anything else."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ecdiff_tune.search.spaces import Space
 
 
 def by_forecast(candidates: Sequence[Candidate], context: Context) -> list[Candidate]:
-    """By their foretold objective, the best first; of equal ones the faster, then the first."""
+    """By their predicted objective, the best first; of equal ones the faster, then the first."""
     qualities = context.predict(candidates)
-    foretold = {
+    predicted = {
         one: context.objective(one, quality) if math.isfinite(quality) else float("-inf")
         for one, quality in zip(candidates, qualities, strict=True)
     }
-    return sorted(candidates, key=lambda one: (-foretold[one], context.cost(one).seconds))
+    return sorted(candidates, key=lambda one: (-predicted[one], context.cost(one).seconds))
 
 
 def predict(space: Space, context: Context) -> Search:
@@ -28,7 +28,7 @@ def predict(space: Space, context: Context) -> Search:
 
 
 def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
-    """The best foretold one that has finite pictures."""
+    """The best predicted one that has finite pictures."""
     ranked = by_forecast(space.grid, context)
     for rank, one in enumerate(ranked):
         (result,) = yield Ask((one,))

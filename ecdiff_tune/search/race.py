@@ -1,4 +1,4 @@
-"""Candidates race over the prompts: those that cannot win, or surely do not, are given up early."""
+"""Candidates race over the prompts: those that cannot win, or surely do not, are pruned early."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Context, Result, Search
 from ecdiff_tune.search.generator_search import Rounds, Scripted
-from ecdiff_tune.search.paired import TIE, surely_below
+from ecdiff_tune.search.paired import TIE, significantly_worse
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.spaces import Space
 
@@ -22,7 +22,7 @@ class Field:
 
     Args:
         context: its prompts are in random order, so that the first ones are a random part of all.
-        discarded: why candidates were given up, to be filled.
+        discarded: why candidates were pruned, to be filled.
     """
 
     def __init__(self, context: Context, discarded: dict[Candidate, str]) -> None:
@@ -42,7 +42,7 @@ class Field:
                     self._discarded[one] = "infeasible"
 
     def left(self, arms: Iterable[Candidate]) -> list[Candidate]:
-        """Those that were not given up."""
+        """Those that were not pruned."""
         return [one for one in arms if one not in self._discarded]
 
     def result(self, one: Candidate) -> Result | None:
@@ -87,7 +87,7 @@ class Field:
             values = self._results[one].values[:prompts]
             if one is leader or one in whole:
                 continue
-            if surely_below(values, ahead, self._context.num_prompts, level, margin):
+            if significantly_worse(values, ahead, self._context.num_prompts, level, margin):
                 self._discarded[one] = f"race after {prompts} prompts"
 
     def _most(self, one: Candidate) -> float:
@@ -98,10 +98,10 @@ class Field:
         return (sum(values) + (everything - len(values)) * end) / everything
 
 
-def run_looks(arms: Sequence[Candidate], field: Field, context: Context) -> Rounds[None]:
+def run_rungs(arms: Sequence[Candidate], field: Field, context: Context) -> Rounds[None]:
     """Successive elimination (Maron and Moore's Hoeffding races, 1994, with a paired t test in its place).
 
-    After a few looks the losers are given up. With no ``margin``, the candidate that is best on all prompts
+    After a few looks the losers are pruned. With no ``margin``, the candidate that is best on all prompts
     is lost with at most ``error_rate``: it meets every other one at most once a look, and each test has its
     share of that rate. With one, each look gives away at most so much.
     """
@@ -115,7 +115,7 @@ def run_looks(arms: Sequence[Candidate], field: Field, context: Context) -> Roun
 
 
 def race(space: Space, context: Context) -> Search:
-    """``Search`` that measures the best foretold candidate whole, races the others against it as far as
+    """``Search`` that measures the best predicted candidate whole, races the others against it as far as
     their bounds allow, and measures the survivors whole."""
     discarded: dict[Candidate, str] = {}
     return Scripted(_rounds(space, context, discarded), discarded)
@@ -129,14 +129,14 @@ def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> 
         if pilot not in discarded:
             break
     field.bound(arms)
-    yield from run_looks(arms, field, context)
+    yield from run_rungs(arms, field, context)
     yield from field.measure(arms, everything)
     survivors = field.left(arms)
     return field.leader(survivors, everything) if survivors else None
 
 
 def _in_order(arms: Sequence[Candidate], context: Context) -> list[Candidate]:
-    """Who is measured first: the best foretold; by the highest bound where nothing can be foretold."""
+    """Who is measured first: the best predicted; by the highest bound where nothing can be predicted."""
     try:
         return by_forecast(arms, context)
     except ECDiffError:

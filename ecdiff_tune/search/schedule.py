@@ -1,4 +1,4 @@
-"""Real steps placed one by one: of what was proposed the best foretold race, the winner is measured."""
+"""Real steps placed one by one: of what was proposed the best predicted race, the winner is measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import zip_longest
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Context, Search
 from ecdiff_tune.search.generator_search import Rounds, Scripted
-from ecdiff_tune.search.joint import finals, last_look
+from ecdiff_tune.search.joint import finals, last_rung
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.race import Field
 from ecdiff_tune.search.spaces import Space
@@ -74,7 +74,7 @@ def _reaches(
     """Whether a finalist has the wanted quality on all prompts: tried from the best by eq. 12 downwards among
     those that have it on the first prompts."""
     everything, options = context.num_prompts, context.options
-    seen = last_look(context)
+    seen = last_rung(context)
     finalists = ranked[: options.finalists]
     yield from field.measure(finalists, seen)
     while left := [one for one in field.left(finalists) if _quality(one, field) >= least_quality]:

@@ -14,7 +14,7 @@ LIMITS = ("min_quality", "max_seconds", "cloud_calls")
 
 
 @dataclass(frozen=True)
-class Kind:
+class SearchSpec:
     """What is true of a search.
 
     Args:
@@ -25,7 +25,7 @@ class Kind:
         by_clock: it can do without a cost model: its trials may be timed one by one.
         extends: it goes on beyond its grid with ``search.extend``.
         gives_up: it gives candidates up after some prompts.
-        foretells: it goes by the forecast from the reference run.
+        predicts: it goes by the forecast from the reference run.
         walks: it may end without having looked at its whole grid, and gives no reason for what is left.
         places: it lists the real steps itself, in place of p and k.
         is_optuna: its trials are those of an Optuna study, which keeps pictures of them.
@@ -33,13 +33,13 @@ class Kind:
     """
 
     make: Callable[[Any, Context], Search]
-    most: Callable[[Any, Context], list[upper_bound.Share]] = upper_bound.whole_grid
+    most: Callable[[Any, Context], list[upper_bound.CallBound]] = upper_bound.whole_grid
     in_stages: bool = True
     at_once: bool = True
     by_clock: bool = False
     extends: bool = False
-    gives_up: bool = False
-    foretells: bool = False
+    prunes: bool = False
+    predicts: bool = False
     walks: bool = False
     places: bool = False
     is_optuna: bool = False
@@ -52,22 +52,22 @@ def _optuna(space: Any, context: Context) -> Search:
     return optuna.search(space, context)
 
 
-SEARCHES: dict[str, Kind] = {
-    "greedy": Kind(greedy.Greedy, at_once=False, by_clock=True, extends=True, walks=True),
-    "exhaustive": Kind(exhaustive.Exhaustive, by_clock=True, extends=True),
-    "race": Kind(race.race, gives_up=True, foretells=True),
-    "predict": Kind(predict.predict, upper_bound.best_foretold, foretells=True),
-    "joint": Kind(joint.joint, upper_bound.finalists, gives_up=True, foretells=True),
-    "schedule": Kind(
+SEARCHES: dict[str, SearchSpec] = {
+    "greedy": SearchSpec(greedy.Greedy, at_once=False, by_clock=True, extends=True, walks=True),
+    "exhaustive": SearchSpec(exhaustive.Exhaustive, by_clock=True, extends=True),
+    "race": SearchSpec(race.race, prunes=True, predicts=True),
+    "predict": SearchSpec(predict.predict, upper_bound.best_predicted, predicts=True),
+    "joint": SearchSpec(joint.joint, upper_bound.finalists, prunes=True, predicts=True),
+    "schedule": SearchSpec(
         schedule.schedule,
         upper_bound.finalists_in_turn,
         in_stages=False,
-        gives_up=True,
-        foretells=True,
+        prunes=True,
+        predicts=True,
         places=True,
         limits=("min_quality", "cloud_calls"),
     ),
-    "optuna": Kind(
-        _optuna, upper_bound.trials, gives_up=True, is_optuna=True, limits=("min_quality", "max_seconds")
+    "optuna": SearchSpec(
+        _optuna, upper_bound.trials, prunes=True, is_optuna=True, limits=("min_quality", "max_seconds")
     ),
 }

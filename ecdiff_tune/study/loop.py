@@ -128,7 +128,7 @@ def _trial(
 
 
 def _told_of_discarded(reasons: Sequence[str], measured: int) -> str:
-    """How many candidates were given up and why, the most frequent reason first."""
+    """How many candidates were pruned and why, the most frequent reason first."""
     parts = ", ".join(f"{count} by {reason}" for reason, count in Counter(reasons).most_common())
     total = len(reasons) + measured
-    return f"of {counted(total, 'config')} given up: {len(reasons)} ({parts}), measured whole: {measured}"
+    return f"of {counted(total, 'config')} pruned: {len(reasons)} ({parts}), measured whole: {measured}"

@@ -15,7 +15,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults, reference
-from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.study import left_out
@@ -32,7 +32,7 @@ def make_reference(
     progress: Progress,
     calls: Counter[str],
     what: str = REFERENCE,
-    along: EdgeAlong | None = None,
+    edge_pass: EdgePass | None = None,
     at_most: int | None = None,
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress.
@@ -44,7 +44,7 @@ def make_reference(
     """
     with _own_turn(where, what, progress):
         missing = reference.missing(prompts, where)
-        passes = set(along.missing(along.own_adapter)) & set(missing) if along else ()
+        passes = set(edge_pass.missing(edge_pass.own_adapter)) & set(missing) if edge_pass else ()
         cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
         if missing:
             seconds = cloud * profile.cloud_call.median + edge * profile.edge_call.median
@@ -58,7 +58,7 @@ def make_reference(
             where,
             batches=batches,
             on_prompts=progress.prompts_done,
-            listener=along,
+            callback=edge_pass,
             calls=calls,
             at_most=at_most,
         )
@@ -100,14 +100,14 @@ def _own_turn(where: Path, what: str, progress: Progress) -> Iterator[None]:
         turn.release()
 
 
-def make_edge_along(
-    along: EdgeAlong, adapter: HandoffAdapter, batches: Batches, progress: Progress
+def make_edge_pass(
+    edge_pass: EdgePass, adapter: HandoffAdapter, batches: Batches, progress: Progress
 ) -> list[dict[str, Tensor]]:
     """Edge passes along the cloud's trajectories, with how much there is to do and progress."""
-    missing = along.missing(adapter)
+    missing = edge_pass.missing(adapter)
     if missing:
-        cloud, edge = along.missing_calls(adapter)
+        cloud, edge = edge_pass.missing_calls(adapter)
         progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
-        whole = len(along.prompts.keys[: along.first])
+        whole = len(edge_pass.prompts.keys[: edge_pass.first])
         progress.start_task("edge along the cloud's trajectory", whole, whole - len(missing))
-    return along.make(adapter, batches, progress.prompts_done if missing else lambda _: None)
+    return edge_pass.make(adapter, batches, progress.prompts_done if missing else lambda _: None)

@@ -13,7 +13,7 @@ from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import PromptSource
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.objective import Weights
-from ecdiff_tune.search import SEARCHES, Kind
+from ecdiff_tune.search import SEARCHES, SearchSpec
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.study import files
 
@@ -56,7 +56,7 @@ class StudySpec:
         latency: where seconds come from: one of ``LATENCIES``, or the path of another study's latency.json.
         rescoring: for commands that read old measurements.
         device: by name, or ``auto``.
-        memory: what is given up for it.
+        memory: what is traded for it.
         batch_size: prompts at a time; None tries out how many are fastest.
         shares: whether trials share what their trajectories have in common.
         sharing_gib: host memory for that, of all ranks on a machine.
@@ -109,7 +109,7 @@ class StudySpec:
         return self.latency == "wallclock"
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SearchSpec:
         """What is true of the search."""
         return SEARCHES[self.search]
 

@@ -19,7 +19,7 @@ from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger
@@ -30,7 +30,7 @@ from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.objective import Scorer
 from ecdiff_tune.search.base import Records
 from ecdiff_tune.study import files
-from ecdiff_tune.study.distributed.leader import Crew
+from ecdiff_tune.study.distributed.leader import Leader
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.machine_profile import batch_size_of, given_profile, latency_profile
 from ecdiff_tune.study.optuna_setup import refuse_another_start
@@ -42,7 +42,7 @@ from ecdiff_tune.study.process_setup import (
     thumbnails,
 )
 from ecdiff_tune.study.progress import Progress
-from ecdiff_tune.study.references import keep_left_out, make_edge_along, make_reference
+from ecdiff_tune.study.references import keep_left_out, make_edge_pass, make_reference
 from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
 
@@ -86,29 +86,29 @@ class Workbench:
         return reference.auto_p(self.reference.noise_change, min(self.spec.s_values))
 
     def predict(self, candidates: Sequence[Candidate]) -> list[float]:
-        """The quality of candidates, foretold from the reference and an edge pass, which is made if need be.
+        """The quality of candidates, predicted from the reference and an edge pass, which is made if need be.
 
         Raises:
-            UnpredictableError: nothing can be foretold with this scheduler or this pair.
+            UnpredictableError: nothing can be predicted with this scheduler or this pair.
         """
         return self.predictor.qualities(candidates)
 
     @cached_property
     def predictor(self) -> Predictor:
-        """What foretells errors and qualities.
+        """What predicts errors and qualities.
 
         Raises:
-            UnpredictableError: nothing can be foretold with this scheduler or this pair.
+            UnpredictableError: nothing can be predicted with this scheduler or this pair.
         """
         calls = self.spending.calls
-        along = EdgeAlong(self.pipe, self.prompts, self.reference_folder, calls=calls)
+        edge_pass = EdgePass(self.pipe, self.prompts, self.reference_folder, calls=calls)
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
             with self.spending.part(REFERENCE):
-                return make_edge_along(along, adapter, self.batches, self.progress)
+                return make_edge_pass(edge_pass, adapter, self.batches, self.progress)
 
         handoff = self.pipe.config.sampling.handoff
-        return Predictor.of(self.pipe.scheduler, handoff, self.reference, passes, along.own_adapter)
+        return Predictor.of(self.pipe.scheduler, handoff, self.reference, passes, edge_pass.own_adapter)
 
     def scorer(self) -> Scorer:
         """Measurements to scores, by this study's weights and latency."""
@@ -168,22 +168,22 @@ class Workbench:
 
 @contextmanager
 def prepare(spec: StudySpec, as_worker: bool = False) -> Iterator[Workbench]:
-    """Make a study ready, from the cheapest check to the dearest step; the folder is locked meanwhile.
+    """Make a study ready, from the cheapest check to the most expensive step; the folder is locked meanwhile.
 
     Args:
         as_worker: take the first free folder of the study's, as one of several workers of an Optuna study.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: something that the user can act on.
     """
     left_out: list[str] = []
     prompts, heldout = calibration.load(spec.prompts, left_out.append)
     begun = StudyFolder.of_worker(spec) if as_worker else StudyFolder(spec)
     with begun as folder, Progress() as progress:
         spec, given = folder.spec, given_profile(folder)
-        crew = Crew(spec, prompts, heldout)
+        leader = Leader(spec, prompts, heldout)
         pipe = load_pipe(spec)
-        crew.check(pipe.pair.spec)
+        leader.check(pipe.pair.spec)
         refuse_another_start(spec)
         created = folder.claim(pipe.pair.spec, prompts.digest, str(pipe.device))
         progress.say(_opening(spec, pipe, len(prompts), len(heldout)))
@@ -197,18 +197,20 @@ def prepare(spec: StudySpec, as_worker: bool = False) -> Iterator[Workbench]:
         where = reference_folder(spec, pipe)
         with spending.part("batch size"):
             size = 1 if spec.timed else batch_size_of(folder, pipe, len(prompts), progress, spending)
-        if crew.count > 1:
-            progress.say(crew.told(len(prompts), size))
-        batches = crew.batches(size, progress.say)
+        if leader.count > 1:
+            progress.say(leader.told(len(prompts), size))
+        batches = leader.batches(size, progress.say)
         with (
             closing(Ledger(folder.path / files.LEDGER, spec.sampling.handoff_adapter)) as ledger,
-            crew.store(state_folder(spec), states_bytes(spec)) as store,
+            leader.store(state_folder(spec), states_bytes(spec)) as store,
         ):
             calls = spending.calls
-            predicting = spec.kind.foretells
-            along = EdgeAlong(pipe, prompts, where, calls=calls) if predicting else None
+            predicting = spec.kind.predicts
+            edge_pass = EdgePass(pipe, prompts, where, calls=calls) if predicting else None
             with spending.part(REFERENCE):
-                made = make_reference(pipe, prompts, where, batches, profile, progress, calls, along=along)
+                made = make_reference(
+                    pipe, prompts, where, batches, profile, progress, calls, edge_pass=edge_pass
+                )
             keep_left_out(folder.path, prompts, where)
             yield Workbench(
                 spec,

@@ -204,7 +204,7 @@ def _read(setup: Setup, name: str) -> Finished:
 def _reference(calls: pd.DataFrame, overrides: Sequence[str], setup: Setup) -> Spent:
     """Of the pictures' study what a search needs: without the edge passes where it does not predict."""
     made = _sum(calls[calls["part"].isin(("latency", "reference"))])
-    if SEARCHES[overrides[0].removeprefix("search=")].foretells:
+    if SEARCHES[overrides[0].removeprefix("search=")].predicts:
         return made
     latency = _sum(calls[calls["part"] == "latency"])
     each = setup.num_prompts * setup.steps

@@ -64,7 +64,7 @@ def test_the_optimum_is_that_of_the_whole_grid(found: list[runs.Finished]) -> No
     assert exact.objective == pytest.approx(exhaustive.objective, abs=2e-5)
     assert exact.config.params == exhaustive.config.params
     assert exhaustive.trials == (7, 0)
-    assert 1 <= sum(exact.trials) <= 7  # some are given up without a picture
+    assert 1 <= sum(exact.trials) <= 7  # some are pruned without a picture
     written = table.rows(found)
     assert (written["regret"] > -2e-5).all()
     assert written.set_index("search")["regret"]["exhaustive"] == pytest.approx(0, abs=2e-5)

@@ -89,7 +89,7 @@ def _pickled(work: Callable[..., Any]) -> bytes:
     return buffer.getvalue()
 
 
-class Crew:
+class Leader:
     """The ranks that work on a study; nobody but this process where it was started alone.
 
     Raises:
@@ -126,7 +126,7 @@ class Crew:
         rounds = math.ceil(blocks / self.count)
         batches = f"{blocks} batch{'es' * (blocks != 1)}"
         line = f"{self.count} ranks share {counted(prompts, 'prompt')} in {batches}"
-        line += f": about {rounds}/{blocks} of the times foretold below"
+        line += f": about {rounds}/{blocks} of the times predicted below"
         if blocks < self.count:
             line += f"; ranks without a batch: {self.count - blocks}"
             smaller = math.ceil(prompts / self.count)
@@ -179,9 +179,9 @@ class Crew:
 class _Shared(Batches):
     """Batches within blocks, block by block, a round of as many blocks as there are ranks at a time."""
 
-    def __init__(self, crew: Crew, size: int, say: Callable[[str], None]) -> None:
+    def __init__(self, leader: Leader, size: int, say: Callable[[str], None]) -> None:
         super().__init__(size, say)
-        self._crew, self._block = crew, size
+        self._crew, self._block = leader, size
 
     def over(
         self, rows: Sequence[int], work: Callable[[Sequence[int]], T]
@@ -206,9 +206,9 @@ class _Shared(Batches):
 class _Forgetting(StateStore):
     """Rank 0's store."""
 
-    def __init__(self, crew: Crew, folder: Path, budget_bytes: int) -> None:
+    def __init__(self, leader: Leader, folder: Path, budget_bytes: int) -> None:
         super().__init__(folder, budget_bytes)
-        self._crew = crew
+        self._crew = leader
 
     def forget(self, key: ConfigKey) -> None:
         super().forget(key)

@@ -141,10 +141,10 @@ def test_handoff(run: tuple[ECDiffParams, int]) -> None:
 @given(run=runs(), handoff=st.sampled_from(HANDOFFS))
 def test_schedule_says_every_step(run: tuple[ECDiffParams, int], handoff: Handoff) -> None:
     steps = plan(*run, handoff)
-    pieces = re.findall(r"(\d+)([CAE])", steps.schedule)
-    assert "".join(count + action for count, action in pieces) == steps.schedule
-    assert Plan(tuple(Action(action) for count, action in pieces for _ in range(int(count)))) == steps
-    assert all(one != other for (_, one), (_, other) in pairwise(pieces))
+    segments = re.findall(r"(\d+)([CAE])", steps.schedule)
+    assert "".join(count + action for count, action in segments) == steps.schedule
+    assert Plan(tuple(Action(action) for count, action in segments for _ in range(int(count)))) == steps
+    assert all(one != other for (_, one), (_, other) in pairwise(segments))
 
 
 def _noises(steps: Plan, estimator: estimators.Estimator, alpha: float) -> Tensor:

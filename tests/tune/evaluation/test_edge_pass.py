@@ -15,7 +15,7 @@ from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import advance
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
-from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.reference import DamagedReferenceError
 
 from ..conftest import Calls
@@ -24,15 +24,17 @@ from ..studies import STEPS, Study
 Passes = list[dict[str, Tensor]]
 
 
-def make(along: EdgeAlong, batch_size: int = 2) -> tuple[Passes, list[int]]:
+def make(edge_pass: EdgePass, batch_size: int = 2) -> tuple[Passes, list[int]]:
     """The passes, and the numbers of prompts that were reported ready."""
     ready: list[int] = []
-    return along.make("identity", Batches(batch_size), ready.append), ready
+    return edge_pass.make("identity", Batches(batch_size), ready.append), ready
 
 
-def with_reference(along: EdgeAlong, batch_size: int = 2) -> None:
-    batches, pipe, folder = Batches(batch_size), along.pipe, along.folder
-    reference.make(pipe, along.prompts, folder, batches=batches, on_prompts=lambda _: None, listener=along)
+def with_reference(edge_pass: EdgePass, batch_size: int = 2) -> None:
+    batches, pipe, folder = Batches(batch_size), edge_pass.pipe, edge_pass.folder
+    reference.make(
+        pipe, edge_pass.prompts, folder, batches=batches, on_prompts=lambda _: None, callback=edge_pass
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +76,13 @@ def check(passes: Passes, expected: Passes) -> None:
 def test_made_with_the_reference(
     pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, calls: Calls, expected: Passes
 ) -> None:
-    along = EdgeAlong(pipe, prompts, tmp_path)
-    with_reference(along)
+    edge_pass = EdgePass(pipe, prompts, tmp_path)
+    with_reference(edge_pass)
     assert calls.both == (2 * STEPS, 4 * STEPS)  # two batches; the edge alone, and along
-    assert along.missing("identity") == []
+    assert edge_pass.missing("identity") == []
 
     calls.reset()
-    passes, ready = make(along)
+    passes, ready = make(edge_pass)
     assert calls.both == (0, 0)
     assert ready == [3]
     check(passes, expected)
@@ -89,13 +91,13 @@ def test_made_with_the_reference(
 def test_made_later(
     pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, calls: Calls, expected: Passes
 ) -> None:
-    along = EdgeAlong(pipe, prompts, tmp_path)
-    assert along.missing_calls("identity") == (3 * STEPS, 6 * STEPS)
-    passes, ready = make(along, batch_size=1)
+    edge_pass = EdgePass(pipe, prompts, tmp_path)
+    assert edge_pass.missing_calls("identity") == (3 * STEPS, 6 * STEPS)
+    passes, ready = make(edge_pass, batch_size=1)
     assert calls.both == along_calls(3)
     assert ready == [0, 1, 1, 1]
     check(passes, expected)
-    assert along.missing_calls("identity") == (0, 0)
+    assert edge_pass.missing_calls("identity") == (0, 0)
 
 
 def along_calls(prompts: int) -> tuple[int, int]:
@@ -105,26 +107,26 @@ def along_calls(prompts: int) -> tuple[int, int]:
 def test_only_what_is_missing_is_made(
     pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, calls: Calls, expected: Passes
 ) -> None:
-    along = EdgeAlong(pipe, prompts, tmp_path)
-    make(along, batch_size=1)
+    edge_pass = EdgePass(pipe, prompts, tmp_path)
+    make(edge_pass, batch_size=1)
     lost = tmp_path / f"{prompts.keys[1]}.along-identity.safetensors"
     lost.unlink()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert along.missing("identity") == [1]
+    assert edge_pass.missing("identity") == [1]
 
     calls.reset()
-    with_reference(along)  # all three references, one pass
+    with_reference(edge_pass)  # all three references, one pass
     assert calls.both == (2 * STEPS, 3 * STEPS)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    check(make(along)[0], expected)
+    check(make(edge_pass)[0], expected)
 
 
 def test_the_first_prompts_only(
     pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, expected: Passes
 ) -> None:
-    along = EdgeAlong(pipe, prompts, tmp_path, first=1)
-    with_reference(along, batch_size=3)
-    passes, _ = make(along)
+    edge_pass = EdgePass(pipe, prompts, tmp_path, first=1)
+    with_reference(edge_pass, batch_size=3)
+    passes, _ = make(edge_pass)
     assert len(passes) == 1
     check(passes, expected[:1])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
@@ -135,10 +137,10 @@ def test_the_first_prompts_only(
 def test_another_adapter_has_its_own_files(
     pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, calls: Calls, expected: Passes
 ) -> None:
-    along = EdgeAlong(pipe, prompts, tmp_path, first=2)
-    passes = along.make("matched", Batches(2), lambda _: None)
+    edge_pass = EdgePass(pipe, prompts, tmp_path, first=2)
+    passes = edge_pass.make("matched", Batches(2), lambda _: None)
     assert calls.both == (STEPS, STEPS)
-    assert along.missing("identity") == [0, 1]
+    assert edge_pass.missing("identity") == [0, 1]
     for found, right in zip(passes, expected, strict=False):
         assert set(found) == {"gram"}
         # One schedule on both sides: matching changes nothing but the rounding.
@@ -146,10 +148,10 @@ def test_another_adapter_has_its_own_files(
 
 
 def test_a_damaged_file_is_named(pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path) -> None:
-    along = EdgeAlong(pipe, prompts, tmp_path, first=1)
+    edge_pass = EdgePass(pipe, prompts, tmp_path, first=1)
     (tmp_path / f"{prompts.keys[0]}.along-identity.safetensors").write_bytes(b"no")
     with pytest.raises(DamagedReferenceError, match=r"along-identity.* Delete it; it is made again"):
-        make(along)
+        make(edge_pass)
 
 
 def test_greedy_pays_nothing_for_it(done: Study) -> None:

@@ -19,7 +19,7 @@ from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_core.sampling.sampler import Denoiser
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.evaluation.reference import Reference
@@ -105,10 +105,10 @@ def predictor(
     pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path_factory: pytest.TempPathFactory
 ) -> Predictor:
     """With edge passes of two prompts of three."""
-    along = EdgeAlong(pipe, prompts, tmp_path_factory.mktemp("along"), first=2)
+    edge_pass = EdgePass(pipe, prompts, tmp_path_factory.mktemp("along"), first=2)
 
     def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
-        return along.make(adapter, Batches(2), lambda _: None)
+        return edge_pass.make(adapter, Batches(2), lambda _: None)
 
     return Predictor.of(pipe.scheduler, "aligned", made, passes, "identity")
 
@@ -177,7 +177,7 @@ def asking(study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
 def test_a_search_that_predicts_has_the_pass_made_with_the_reference(
     asking: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SEARCHES, "greedy", replace(SEARCHES["greedy"], foretells=True))
+    monkeypatch.setitem(SEARCHES, "greedy", replace(SEARCHES["greedy"], predicts=True))
     outcome = asking("stage1")
     assert outcome.status == 0, outcome
     assert f"reference: {3 * STEPS} cloud and {6 * STEPS} edge calls" in outcome.out

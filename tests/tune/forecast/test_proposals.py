@@ -1,4 +1,4 @@
-"""Which real steps are proposed: valid ones, and by the foretold error among the best that there are."""
+"""Which real steps are proposed: valid ones, and by the predicted error among the best that there are."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_papers_own() -> None:
 
 
 class Known(Predictor):
-    """Foretells from one made-up Gram matrix."""
+    """Predicts from one made-up Gram matrix."""
 
 
 def known(with_edge: Sequence[str] = ("identity", "matched")) -> Predictor:
@@ -103,12 +103,12 @@ def known(with_edge: Sequence[str] = ("identity", "matched")) -> Predictor:
     gram = np.kron(np.array([[1.0, 0.9], [0.9, 1.0]]), made.gram)
     asked: list[str] = []
 
-    def along(adapter: str) -> np.ndarray:
+    def edge_pass(adapter: str) -> np.ndarray:
         assert adapter in with_edge
         asked.append(adapter)
         return gram[None]
 
-    return Known("aligned", made.response, made.directions, 1.0, made.gram[None], along)
+    return Known("aligned", made.response, made.directions, 1.0, made.gram[None], edge_pass)
 
 
 def test_candidates_for_every_budget_s_and_estimator() -> None:

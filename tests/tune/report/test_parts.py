@@ -117,7 +117,7 @@ def test_the_best_was_measured_on_all_prompts() -> None:
     star = re.search(r'class="mark star[^"]*"[^>]*><title>([^<]*)', one.svg())
     assert star
     assert star[1].startswith("trial 1:")
-    assert "given up after 5 prompts" in one.svg()
+    assert "pruned after 5 prompts" in one.svg()
 
 
 def test_a_joint_search_has_no_path() -> None:

@@ -341,7 +341,7 @@ def test_it_loads_no_model(recorded: RecordedStudy) -> None:
     assert loaded_by(["report", *recorded.arguments()], {"diffusers", "transformers", "matplotlib"}) == []
 
 
-# What a user can mend.
+# What a user can act on.
 
 
 def test_other_settings_are_refused(recorded: RecordedStudy, command: Command) -> None:

@@ -1,4 +1,4 @@
-"""What is foretold of a search's calls: it never asks for more, and few searches for the whole grid."""
+"""What is predicted of a search's calls: it never asks for more, and few searches for the whole grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Space
 from ecdiff_tune.search.options import Options, OptunaOptions
-from ecdiff_tune.search.upper_bound import Calls, Share
+from ecdiff_tune.search.upper_bound import CallBound, Calls
 
 from ..worlds import JOINT, OBJECTIVES, SCHEDULES, SPACES, World
 
@@ -49,7 +49,7 @@ def test_a_search_asks_for_no_more(name: str, least: float | None, objective: st
 def test_how_much_that_is() -> None:
     world = World(OBJECTIVES["peak"], 100, options=Options((0.1, 0.25), finalists=5))
     context, grid = world.context(), JOINT.grid
-    assert SEARCHES["exhaustive"].most(JOINT, context) == [Share(grid, len(grid), 100)]
+    assert SEARCHES["exhaustive"].most(JOINT, context) == [CallBound(grid, len(grid), 100)]
     race, last = SEARCHES["joint"].most(JOINT, context)
     assert (race.count, len(race.candidates), race.prompts) == (5, 5, 25)
     assert (last.count, last.prompts) == (1, 75)
@@ -61,6 +61,6 @@ def test_how_much_that_is() -> None:
 def test_of_some_the_dearest_count() -> None:
     few = tuple(one for one in JOINT.grid if one.params.k == 2)
     by_s = sorted(one.params.s for one in few)
-    assert Share(few, 1, 10).calls(calls) == (10, 10 * by_s[-1])
-    assert Share(few, 3, 1).calls(calls) == (1, sum(by_s[-3:]))  # no more cloud calls than all together
-    assert Share(few, len(few), 2).calls(calls) == (2, 2 * sum(by_s))
+    assert CallBound(few, 1, 10).calls(calls) == (10, 10 * by_s[-1])
+    assert CallBound(few, 3, 1).calls(calls) == (1, sum(by_s[-3:]))  # no more cloud calls than all together
+    assert CallBound(few, len(few), 2).calls(calls) == (2, 2 * sum(by_s))

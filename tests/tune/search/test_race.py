@@ -19,7 +19,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Context
 from ecdiff_tune.search.base import Result
 from ecdiff_tune.search.options import Options, SearchError
-from ecdiff_tune.search.paired import student_tail, surely_below
+from ecdiff_tune.search.paired import significantly_worse, student_tail
 from ecdiff_tune.search.spaces import Stage1Space
 
 from ..worlds import ALPHAS, JOINT, NEVER, OBJECTIVES, World, evaluations, whole
@@ -44,22 +44,22 @@ def test_without_an_end_of_prompts_it_is_scipys_paired_t_test(seed: int) -> None
     if fmean(leader) < fmean(values):
         values, leader = leader, values
     p = stats.ttest_rel(leader, values, alternative="greater").pvalue
-    assert surely_below(values, leader, 10**12, p * 1.001)
-    assert not surely_below(values, leader, 10**12, p * 0.999)
+    assert significantly_worse(values, leader, 10**12, p * 1.001)
+    assert not significantly_worse(values, leader, 10**12, p * 0.999)
 
 
 def test_the_nearer_to_all_prompts_the_surer() -> None:
     values, leader = [0.5, 0.6, 0.4, 0.55], [0.52, 0.6, 0.43, 0.56]
-    sure = [surely_below(values, leader, everything, 0.02) for everything in (1000, 8, 5, 4)]
+    sure = [significantly_worse(values, leader, everything, 0.02) for everything in (1000, 8, 5, 4)]
     assert sure == sorted(sure)
     assert sure[0] != sure[-1]
-    assert surely_below(values, leader, 4, 1e-12), "all were seen: no doubt is left"
+    assert significantly_worse(values, leader, 4, 1e-12), "all were seen: no doubt is left"
 
 
 def test_equal_configs_and_single_prompts_say_nothing() -> None:
-    assert not surely_below([0.5] * 9, [0.5] * 9, 100, 0.5)
-    assert not surely_below([0.1], [0.9], 100, 0.5)
-    assert surely_below([0.5] * 9, [0.5] * 9, 100, 0.5, margin=0.01), "not better by the margin"
+    assert not significantly_worse([0.5] * 9, [0.5] * 9, 100, 0.5)
+    assert not significantly_worse([0.1], [0.9], 100, 0.5)
+    assert significantly_worse([0.5] * 9, [0.5] * 9, 100, 0.5, margin=0.01), "not better by the margin"
 
 
 # Made-up configs with known means, on prompts that are hard for all or easy for all.
@@ -83,7 +83,7 @@ def skewed(rng: random.Random) -> float:
 
 
 def outcomes(name: str, means: list[float], options: Options, draw: Draw, runs: int) -> Outcomes:
-    """How often the best on all prompts was given up, what the winner lacks to it, and what it cost."""
+    """How often the best on all prompts was pruned, what the winner lacks to it, and what it cost."""
     space = Stage1Space(7, tuple(range(1, 1 + len(means) // len(ALPHAS))), ALPHAS, 50)
     found = Outcomes()
     for run in range(runs):
@@ -93,9 +93,9 @@ def outcomes(name: str, means: list[float], options: Options, draw: Draw, runs: 
             one: tuple(mean + hard + draw(rng) for hard in prompts)
             for one, mean in zip(space.grid, means, strict=True)
         }
-        foretold = {one: mean + rng.gauss(0, 0.01) for one, mean in zip(space.grid, means, strict=True)}
+        predicted = {one: mean + rng.gauss(0, 0.01) for one, mean in zip(space.grid, means, strict=True)}
         context = Context(
-            PROMPTS, lambda _, quality: quality, partial(map, foretold.__getitem__), options=options
+            PROMPTS, lambda _, quality: quality, partial(map, predicted.__getitem__), options=options
         )
         truth = {one: fmean(values[one]) for one in space.grid}
         best = max(truth, key=truth.__getitem__)
@@ -148,10 +148,10 @@ def test_race_measures_the_best_foretold_first_and_bounds_the_others() -> None:
     world = World(lambda c: c.k / 10 + (0.05 if c.alpha == 0.3 else 0.0), PROMPTS)
     space = Stage1Space(7, (1, 3, 5), (0.1, 0.3), 50)
     context = world.context()
-    foretold = {one: 0.9 if one.params.k == 5 else 0.1 for one in space.grid}
+    predicted = {one: 0.9 if one.params.k == 5 else 0.1 for one in space.grid}
     search = SEARCHES["race"].make(
         space,
-        Context(PROMPTS, context.objective, lambda some: [foretold[one] for one in some]),
+        Context(PROMPTS, context.objective, lambda some: [predicted[one] for one in some]),
     )
     trace = world.drive(search)
     assert [(len(ask.candidates), ask.prompts) for ask, _ in trace] == [(1, None), (1, 10)]
@@ -175,7 +175,7 @@ def test_without_an_error_rate_bounds_alone_decide(objective: str) -> None:
 
 def test_race_can_do_without_a_forecast() -> None:
     def predict(_: object) -> list[float]:
-        raise ECDiffError("nothing can be foretold")
+        raise ECDiffError("nothing can be predicted")
 
     world = World(lambda c: c.k / 10, PROMPTS)
     space = Stage1Space(7, (1, 3, 5), (0.1, 0.3), 50)
@@ -242,9 +242,9 @@ def test_predict_passes_over_what_cannot_be_foretold_or_used() -> None:
     space = Stage1Space(7, (2,), (0.1, 0.2, 0.3), 50)
     world = World(lambda c: NEVER if c.alpha == 0.1 else 0.0)
     context = world.context()
-    foretold = {0.1: 0.9, 0.2: math.nan, 0.3: 0.1}
+    predicted = {0.1: 0.9, 0.2: math.nan, 0.3: 0.1}
     search = SEARCHES["predict"].make(
-        space, Context(40, context.objective, lambda some: [foretold[one.params.alpha] for one in some])
+        space, Context(40, context.objective, lambda some: [predicted[one.params.alpha] for one in some])
     )
     asked = [ask.candidates[0].params.alpha for ask, _ in world.drive(search)]
     assert asked == [0.1, 0.3]

@@ -30,7 +30,7 @@ from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.study.distributed import worker
-from ecdiff_tune.study.distributed.leader import Crew
+from ecdiff_tune.study.distributed.leader import Leader
 from ecdiff_tune.study.distributed.ranks import RankError
 
 from ..studies import Outcome, Study
@@ -173,7 +173,7 @@ def test_two_ranks_do_what_one_does(fresh: Study, done: Study) -> None:
     first, second = run(fresh, 2, "tune", doom={1: both})
     assert (first.status, first.err) == (0, ""), first
     assert (second.status, second.err) == (0, ""), second
-    assert "2 ranks share 3 prompts in 2 batches: about 1/2 of the times foretold below\n" in first.out
+    assert "2 ranks share 3 prompts in 2 batches: about 1/2 of the times predicted below\n" in first.out
     assert set(second.out.splitlines()) == {"generates [2]"}  # the second batch, of every trial
     assert len(second.out.splitlines()) > 5
     assert equal(fresh, done)
@@ -285,7 +285,7 @@ def test_stopped_from_outside(fresh: Study, number: int, statuses: tuple[int, in
 # Who does what, without processes.
 
 
-class Alone(Crew):
+class Alone(Leader):
     """A crew whose workers do their work in this process; keeps who did what."""
 
     def __init__(self, count: int) -> None:
@@ -303,11 +303,11 @@ class Alone(Crew):
 
 def shared(rows: Sequence[int], size: int, count: int) -> Iterator[tuple[Sequence[int], int]]:
     """The batches in the order in which they come, and who did them."""
-    crew = Alone(count)
+    leader = Alone(count)
     owner: dict[tuple[int, ...], int] = {}
-    for batch, result in crew.batches(size, print).over(rows, sum):
+    for batch, result in leader.batches(size, print).over(rows, sum):
         assert result == sum(batch)
-        owner = {tuple(given): rank for rank, given in crew.done}
+        owner = {tuple(given): rank for rank, given in leader.done}
         yield batch, owner.get(tuple(batch), 0)
 
 
@@ -326,20 +326,20 @@ def test_every_prompt_in_its_block_on_its_rank(rows: list[int], size: int, count
 
 def test_how_the_work_is_shared_is_told() -> None:
     assert Alone(8).told(100, 25) == (
-        "8 ranks share 100 prompts in 4 batches: about 1/4 of the times foretold below; "
+        "8 ranks share 100 prompts in 4 batches: about 1/4 of the times predicted below; "
         "ranks without a batch: 4, fewer with batch_size=13"
     )
     assert Alone(8).told(100, 13) == (
-        "8 ranks share 100 prompts in 8 batches: about 1/8 of the times foretold below"
+        "8 ranks share 100 prompts in 8 batches: about 1/8 of the times predicted below"
     )
-    assert Alone(8).told(3, 1).endswith("about 1/3 of the times foretold below; ranks without a batch: 5")
+    assert Alone(8).told(3, 1).endswith("about 1/3 of the times predicted below; ranks without a batch: 5")
 
 
 def test_one_process_has_no_workers() -> None:
-    crew = Crew(Settings(), None, None)  # type: ignore[arg-type]
-    assert crew.count == 1
+    leader = Leader(Settings(), None, None)  # type: ignore[arg-type]
+    assert leader.count == 1
     said: list[str] = []
-    batches = crew.batches(4, said.append)
+    batches = leader.batches(4, said.append)
     assert [[*rows] for rows, _ in batches.over([0, 1, 3, 4, 9], len)] == [[0, 1, 3], [4], [9]]
 
 

@@ -64,7 +64,7 @@ def told(tracking: str, folder: Path) -> None:
         run.winner(GOOD)
 
 
-class Heard(list[tuple[Any, ...]]):
+class Computed(list[tuple[Any, ...]]):
     """A module whose functions note how they were called."""
 
     def module(self, *names: str, **more: Any) -> Any:
@@ -75,18 +75,18 @@ class Heard(list[tuple[Any, ...]]):
 
 
 def test_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    heard = Heard()
-    run = heard.module("log", "finish", summary=heard.module("update"))
+    computed = Computed()
+    run = computed.module("log", "finish", summary=computed.module("update"))
 
     def init(**kwargs: Any) -> Any:
-        heard.append(("init", kwargs))
+        computed.append(("init", kwargs))
         return run
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))  # type: ignore[misc]
     told("wandb", tmp_path)
     settings = {"project": "ecdiff", "name": "tiny/default/stage 1", "dir": str(tmp_path), "config": SETTINGS}
     winner = {"estimator": "gradient", "handoff_adapter": "identity", **EXPECTED}
-    assert heard == [
+    assert computed == [
         ("init", settings),
         ("log", EXPECTED, {"step": 1}),
         ("log", PARTLY, {"step": 2}),
@@ -96,19 +96,19 @@ def test_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    heard = Heard()
+    computed = Computed()
     names = ("set_experiment", "start_run", "log_dict", "log_metrics", "end_run")
-    monkeypatch.setitem(sys.modules, "mlflow", heard.module(*names))
+    monkeypatch.setitem(sys.modules, "mlflow", computed.module(*names))
     told("mlflow", tmp_path)
-    assert [name for name, *_ in heard] == [
+    assert [name for name, *_ in computed] == [
         *names[:3],
         *("log_metrics", "log_metrics", "log_dict", "end_run"),
     ]
-    assert heard[1] == ("start_run", {"run_name": "tiny/default/stage 1"})
-    assert heard[3] == ("log_metrics", EXPECTED, {"step": 1})
-    assert heard[4] == ("log_metrics", PARTLY, {"step": 2})
-    assert heard[5][2] == "winner.json"
-    assert heard[6] == ("end_run", {"status": "FINISHED"})
+    assert computed[1] == ("start_run", {"run_name": "tiny/default/stage 1"})
+    assert computed[3] == ("log_metrics", EXPECTED, {"step": 1})
+    assert computed[4] == ("log_metrics", PARTLY, {"step": 2})
+    assert computed[5][2] == "winner.json"
+    assert computed[6] == ("end_run", {"status": "FINISHED"})
 
 
 def test_tensorboard(tmp_path: Path) -> None:
@@ -130,33 +130,33 @@ def test_tensorboard(tmp_path: Path) -> None:
 def test_a_run_that_an_error_ends_is_not_finished(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[BaseException], status: str
 ) -> None:
-    heard = Heard()
-    run = heard.module("finish", summary=heard.module("update"))
+    computed = Computed()
+    run = computed.module("finish", summary=computed.module("update"))
     modules = {
-        "mlflow": heard.module("set_experiment", "start_run", "log_dict", "end_run"),
+        "mlflow": computed.module("set_experiment", "start_run", "log_dict", "end_run"),
         "wandb": SimpleNamespace(init=lambda **_: run),
     }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
         with pytest.raises(error), trackers.run(name, "tiny/default/stage 1", tmp_path, SETTINGS):
             raise error
-    assert heard[-2:] == [("end_run", {"status": status}), ("finish", {"exit_code": 1})]
+    assert computed[-2:] == [("end_run", {"status": status}), ("finish", {"exit_code": 1})]
 
 
 def test_a_whole_tune_is_told(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = Heard()
+    computed = Computed()
     fake = ModuleType("mlflow")
     names = ("set_experiment", "start_run", "log_dict", "log_metrics", "end_run")
-    vars(fake).update(vars(heard.module(*names)))
+    vars(fake).update(vars(computed.module(*names)))
     fake.__spec__ = importlib.util.spec_from_loader("mlflow", None)
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     again = done.copy(tmp_path / "outputs")
     outcome = again("tune", "tracking=mlflow")  # free to change: nothing is measured anew
     assert outcome.status == 0, outcome
-    runs = [one[-1]["run_name"] for one in heard if one[0] == "start_run"]
+    runs = [one[-1]["run_name"] for one in computed if one[0] == "start_run"]
     assert runs == ["tiny/default/stage 1", "tiny/default/stage 2"]
     trials = again.trials()
-    logged = [one for one in heard if one[0] == "log_metrics"]
+    logged = [one for one in computed if one[0] == "log_metrics"]
     assert [one[1]["trial"] for one in logged] == trials["trial"].tolist()
     assert [one[-1]["step"] for one in logged] == trials["trial"].tolist()  # here they end in order
     assert [one[1]["objective"] for one in logged] == pytest.approx(trials["objective"].tolist())
