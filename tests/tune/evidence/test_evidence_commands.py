@@ -115,6 +115,7 @@ def test_errors_of_another_config(own: Study, command: Command, tmp_path: Path) 
 def test_errors_without_a_config(own: Study, tmp_path: Path) -> None:
     study = own.copy(tmp_path / "outputs")
     (study.folder / "ecdiff.yaml").unlink()
+    shutil.rmtree(study.folder / "errors", ignore_errors=True)  # what another test wrote
     line = one_line(study("errors"))
     assert line == (
         f"error: No {study.folder / 'ecdiff.yaml'}: run tune first, or give errors.config=FILE.yaml."
