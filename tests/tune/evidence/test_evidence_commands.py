@@ -71,6 +71,7 @@ def test_noise_makes_the_reference_where_it_is_missing(own: Study, tmp_path: Pat
     shutil.rmtree(study.outputs / "tiny" / "reference")
     outcome = study("noise")
     assert outcome.status == 0, outcome
+    assert "runs without guidance" not in outcome.out
     assert "reference: 36 cloud and 36 edge calls" in outcome.out
     assert len(pd.read_csv(study.folder / "noise" / "figure3a.csv")) == STEPS - 1
 
