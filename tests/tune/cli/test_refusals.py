@@ -103,3 +103,9 @@ def test_stage2_needs_a_stage_1(study: Study) -> None:
     assert "run stage1 with the same settings first, or give params.k and params.alpha" in one_line(
         study("stage2")
     )
+
+
+def test_no_guidance_is_said(study: Study) -> None:
+    small = ("calibration.num_prompts=1", "heldout.num_prompts=0", "sampling.num_inference_steps=3")
+    outcome = study("reference", *small, "sampling.guidance_scale=0", "search.k=[1]")
+    assert "note: sampling.guidance_scale=0 runs without guidance, as 1 does.\n" in outcome.out

@@ -80,3 +80,17 @@ def test_nothing_in_a_line_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture
     with Progress() as progress:
         progress.say("a\x1b[31m\u202eb\rc\nd")
     assert capsys.readouterr().out == "a\\x1b[31m\\u202eb\\rc\nd\n"
+
+
+def test_the_last_trial_leaves_no_time(
+    tmp_path: Path, latency: LatencyProfile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = RecordedStudy(tmp_path, latency).write()
+    trials = recorded.load(study.folder, study.settings, lambda _: None).trials
+    with Progress() as progress:
+        progress.start_stage("joint", 2, 10)
+        for number, trial in enumerate(trials[:2], start=1):
+            progress.end_trial(replace(trial, number=number))
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("up to about 0.1 s left")
+    assert "left" not in last
