@@ -43,7 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         "JSON. Nothing is overwritten: a name that is taken gets -2, -3, … after the seed.",
     )
     add = generate.add_argument
-    add("--config", required=True, metavar="YAML", help="tuned config, as `ecdiff-tune` writes it")
+    add(
+        "--config",
+        required=True,
+        metavar="YAML",
+        help="tuned config: a file, or shapes, which comes with ecdiff",
+    )
     add("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
     add("--prompts-file", type=Path, metavar="TXT", help="one prompt a line")
     add("--negative-prompt", metavar="TEXT", help="for all prompts")

@@ -218,10 +218,23 @@ class TunedConfig:
 
     @classmethod
     def load(cls, path: Path | str) -> TunedConfig:
-        """Read a YAML file; raises as ``from_yaml``, and ConfigError when it cannot be opened."""
+        """Read a YAML file; raises as ``from_yaml``, and ConfigError when it cannot be opened.
+
+        Args:
+            path: of the file, or the name of a config that comes with the package, such as ``shapes``.
+        """
+        path = _shipped().get(str(path), path)
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise ConfigError(f"Cannot read the config {path}: {reason}.") from error
         return cls.from_yaml(text, str(path))
+
+
+def _shipped() -> dict[str, Path]:
+    """The configs that come with the package by name: in a wheel inside it, in a checkout in conf/tuned/."""
+    package = Path(__file__).resolve().parent
+    folder = package / "tuned"
+    found = (folder if folder.is_dir() else package.parent / "conf" / "tuned").glob("*.yaml")
+    return {path.stem: path for path in found if not Path(path.stem).exists()}

@@ -7,10 +7,17 @@ from pathlib import Path
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.data.conf_folder import config_folder
 
+SOURCE = "EC-Diff (arXiv 2507.11980)"
+"""How ``provenance.source`` of a row begins; beside them lie configs that this project tuned."""
+
 
 def paper_files() -> list[Path]:
     """The YAML of every row."""
-    return sorted((config_folder() / "tuned").glob("*.yaml"))
+    return [path for path in sorted((config_folder() / "tuned").glob("*.yaml")) if _is_papers(path)]
+
+
+def _is_papers(path: Path) -> bool:
+    return str((TunedConfig.load(path).provenance or {}).get("source", "")).startswith(SOURCE)
 
 
 def paper_config(pair: str) -> TunedConfig | None:
