@@ -4,7 +4,7 @@
 
 Autoencoder, tokenizer and the first text encoder start from the image pair's. Stages: cloud transformer with
 the text encoders, edge transformer (distilled), export. Both stages keep a checkpoint in --work, so that a
-stopped run goes on where it was; delete that folder to start again. The defaults are meant for an accelerator.
+stopped run goes on where it was; delete that folder to start again. The defaults suit an accelerator.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--image-pair", type=Path, default=Path("ecdiff_core/shapes/cloud"))
-    parser.add_argument(
-        "--work", type=Path, default=Path("outputs/shapes_flow"), help="checkpoints live here"
-    )
+    parser.add_argument("--work", type=Path, default=Path("outputs/shapes_flow"), help="of the checkpoints")
     parser.add_argument("--out", type=Path, help="cloud/ and edge/ go here; without it nothing is exported")
     parser.add_argument("--scenes", type=int, default=60_000, help="number of training scenes")
     parser.add_argument("--cloud-steps", type=int, default=12_000)

@@ -2,9 +2,9 @@
 
     python scripts/train_shapes_video.py --out ecdiff_core/shapes_video
 
-Stages: autoencoder, cloud transformer with the text encoder, edge transformer (distilled), export. Every stage
-keeps a checkpoint in --work, so that a stopped run goes on where it was; delete that folder to start again. The
-defaults are meant for an accelerator.
+Stages: autoencoder, cloud transformer with the text encoder, edge transformer (distilled), export. Every
+stage keeps a checkpoint in --work, so that a stopped run goes on where it was; delete that folder to start
+again. The defaults suit an accelerator.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The grammar of the embedded video pair: scenes in motion, their captions, and which ones training never saw.
+"""The grammar of the embedded video pair: moving scenes, their captions, and which training never saw.
 
 A scene is one or two coloured shapes, each with a motion, on a patterned background that rests. Scenes are
 drawn by ``scripts/shapes_video/draw.py``, which only training and evaluation need.
@@ -78,7 +78,7 @@ def sample_scene(rng: random.Random) -> MovingScene:
 
 
 def is_held_out(scene: MovingScene) -> bool:
-    """Whether training must never see this scene (decided by the SHA-256 of its caption, so by nothing else)."""
+    """Whether training must never see this scene (decided by its caption's SHA-256 alone)."""
     digest = hashlib.sha256(scene.caption().encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 

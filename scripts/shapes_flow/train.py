@@ -16,6 +16,8 @@ from shapes_pair.fit import autocast, fit
 
 CAPTION_DROP = 0.1
 AVERAGE_DECAY = 0.9995
+THIRD_TOKENS = 256
+"""Zeros that StableDiffusion3Pipeline puts in the place of a third text encoder's embeddings."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ class TextEncoders(nn.Module):
         self.encoders = nn.ModuleList(encoders)
 
     def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token embeddings (n, 64, width), the latter 32 of them zeros, and pooled ones (n, width)."""
+        """Token embeddings (n, 32 + 256, width), the latter 256 of them zeros, and pooled ones (n, width)."""
         outputs = [encoder(token_ids, output_hidden_states=True) for encoder in self.encoders]
         embeds = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         pooled = torch.cat([output.text_embeds for output in outputs], dim=-1)
-        return torch.cat([embeds, torch.zeros_like(embeds)], dim=1), pooled
+        return functional.pad(embeds, (0, 0, 0, THIRD_TOKENS)), pooled
 
 
 def noisy_batch(data: TrainingData, seed: int, size: int) -> Batch:

@@ -12,8 +12,8 @@ def export(pipeline: DiffusionPipeline, folder: Path, tokenizers_from: Path | No
     """Put a pipeline of half-precision parts in place of ``folder``.
 
     Args:
-        tokenizers_from: an exported pair whose tokenizer this one has: one that was loaded would be saved with
-            what it was loaded with.
+        tokenizers_from: an exported pipeline whose tokenizer this one has: a tokenizer that was loaded would be
+            saved with what it was loaded with.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)

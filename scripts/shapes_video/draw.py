@@ -18,7 +18,7 @@ TRAVEL = {1: 22.0, 2: 12.0}
 """Pixels from the first frame to the last of an object that moves, by the number of objects."""
 
 GROWTH = 2.0
-"""Radius in the last frame over that in the first, of an object that grows; the inverse of one that shrinks."""
+"""Radius in the last frame over that in the first, of an object that grows; inverted when it shrinks."""
 
 TURN_DEGREES = 45.0
 """From the first frame to the last, clockwise."""
