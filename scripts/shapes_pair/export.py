@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,8 @@ def export(pipeline: DiffusionPipeline, folder: Path, tokenizers_from: Path | No
     """Put a pipeline of half-precision parts in place of ``folder``.
 
     Args:
-        tokenizers_from: an exported pipeline whose tokenizer this one has: a tokenizer that was loaded would be
-            saved with what it was loaded with.
+        tokenizers_from: an exported pipeline whose tokenizer this one has: one that was loaded would be saved
+            with what it was loaded with.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -21,6 +22,10 @@ def export(pipeline: DiffusionPipeline, folder: Path, tokenizers_from: Path | No
     if tokenizers_from:
         for tokenizer in part.glob("tokenizer*"):
             shutil.copytree(tokenizers_from / "tokenizer", tokenizer, dirs_exist_ok=True)
+    for config in part.glob("*/config.json"):  # where a part was loaded from is nothing to keep
+        known = json.loads(config.read_text())
+        known.pop("_name_or_path", None)
+        config.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
     # transformers loads in the dtype that the config names, diffusers in float32: name float32 in both.
     for config in part.glob("text_encoder*/config.json"):
         config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))

@@ -18,8 +18,6 @@ from shapes_pair.fit import autocast, fit
 from shapes_video.models import LATENT_FRAMES, LATENT_SIDE
 
 CAPTION_DROP = 0.1
-# What moves where is decided while hardly anything can be seen.
-NOISY_SHARE, NOISY_FROM = 0.4, 0.7
 AVERAGE_DECAY = 0.9995
 
 
@@ -57,6 +55,25 @@ def caller(model: CogVideoXTransformer3DModel, device: torch.device) -> Callable
 
 
 @dataclass(frozen=True)
+class Emphasis:
+    """``share`` of a batch is drawn from ``low`` … ``high`` of the timesteps, the rest from all of them."""
+
+    share: float
+    low: float
+    high: float
+
+    def places(self, even: Tensor) -> Tensor:
+        """Places in 0 … 1 among the timesteps from places that are spread evenly over 0 … 1."""
+        inside = self.low + (self.high - self.low) * even / self.share
+        return torch.where(even < self.share, inside, (even - self.share) / (1 - self.share))
+
+
+# What moves where is decided while hardly anything can be seen. The edge takes over when that is done.
+CLOUD_EMPHASIS = Emphasis(0.4, 0.7, 1.0)
+EDGE_EMPHASIS = Emphasis(0.6, 0.0, 0.25)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Noisy latents in the units of a schedule, and what they were made of."""
 
@@ -72,16 +89,16 @@ class Batch:
         return from_epsilon_and_z(schedule, self.noise, self.z, self.abar)
 
 
-def noisy_batch(data: TrainingData, schedule: NoiseSchedule, abar: Tensor, seed: int, size: int) -> Batch:
+def noisy_batch(
+    data: TrainingData, schedule: NoiseSchedule, abar: Tensor, emphasis: Emphasis, seed: int, size: int
+) -> Batch:
     """A batch by seed; ``abar`` is the schedule's, on the data's device."""
     device = data.latents.device
     rng = torch.Generator(device).manual_seed(seed)
     rows = torch.randint(len(data.latents), (size,), device=device, generator=rng)
     # One place from each of `size` equal ranges: lower variance than independent draws.
-    places = (torch.arange(size, device=device) + torch.rand(size, device=device, generator=rng)) / size
-    noisiest = NOISY_FROM + (1 - NOISY_FROM) * places / NOISY_SHARE
-    places = torch.where(places < NOISY_SHARE, noisiest, (places - NOISY_SHARE) / (1 - NOISY_SHARE))
-    timesteps = (places * len(abar)).long().clamp(max=len(abar) - 1)
+    even = (torch.arange(size, device=device) + torch.rand(size, device=device, generator=rng)) / size
+    timesteps = (emphasis.places(even) * len(abar)).long().clamp(max=len(abar) - 1)
     z = data.latents[rows].float()
     noise = torch.randn(z.shape, device=device, generator=rng)
     at = abar[timesteps].view(-1, 1, 1, 1, 1)
@@ -101,19 +118,20 @@ def train_cloud(
     steps: int,
     peak_lr: float,
     batch: int,
+    average_decay: float = AVERAGE_DECAY,
 ) -> None:
     """Train transformer and text encoder to predict v."""
     device = data.latents.device
     abar, call = schedule.alphas_cumprod.float().to(device), caller(cloud, device)
 
     def loss(step: int) -> Tensor:
-        some = noisy_batch(data, schedule, abar, 1_000_000 + step, batch)
+        some = noisy_batch(data, schedule, abar, CLOUD_EMPHASIS, 1_000_000 + step, batch)
         with autocast(device):
             output = call(some.noisy, encoder(some.token_ids)[0], some.timesteps)
         return functional.mse_loss(output, some.velocity(schedule))
 
     both = nn.ModuleDict({"transformer": cloud, "encoder": encoder})
-    fit("cloud", both, loss, folder=folder, steps=steps, peak_lr=peak_lr, average_decay=AVERAGE_DECAY)
+    fit("cloud", both, loss, folder=folder, steps=steps, peak_lr=peak_lr, average_decay=average_decay)
 
 
 def train_edge(
@@ -127,6 +145,7 @@ def train_edge(
     steps: int,
     peak_lr: float,
     batch: int,
+    average_decay: float = AVERAGE_DECAY,
 ) -> None:
     """Distil: the task's loss, and the cloud's answer to the same noisy clip in the edge's units.
 
@@ -144,7 +163,7 @@ def train_edge(
     encoder.requires_grad_(False)
 
     def loss(step: int) -> Tensor:
-        some = noisy_batch(data, theirs, abar, 2_000_000 + step, batch)
+        some = noisy_batch(data, theirs, abar, EDGE_EMPHASIS, 2_000_000 + step, batch)
         at = cloud_abar[some.timesteps].view(-1, 1, 1, 1, 1)
         latents = at**0.5 * ours.scaling_factor * some.z + (1 - at) ** 0.5 * some.noise
         with autocast(device):
@@ -156,4 +175,4 @@ def train_edge(
         task = functional.mse_loss(output, some.velocity(theirs))
         return task + functional.mse_loss(output, taught)
 
-    fit("edge", edge, loss, folder=folder, steps=steps, peak_lr=peak_lr, average_decay=AVERAGE_DECAY)
+    fit("edge", edge, loss, folder=folder, steps=steps, peak_lr=peak_lr, average_decay=average_decay)

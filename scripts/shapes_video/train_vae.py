@@ -24,7 +24,9 @@ def train_vae(
 ) -> None:
     """Reconstruct the clips (squared and absolute error, a small KL term)."""
     device = next(vae.parameters()).device
-    vae.to(memory_format=torch.channels_last_3d)
+    for parameter in vae.parameters():
+        if parameter.dim() == 5:  # accelerators convolve these faster
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
 
     def loss(step: int) -> Tensor:
         torch.manual_seed(step)
