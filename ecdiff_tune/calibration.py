@@ -13,8 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from ecdiff_core.errors import ECDiffError, nearest
-from ecdiff_core.shapes.grammar import scenes
+from ecdiff_core.shapes import grammar as pictures
+from ecdiff_core.shapes_video import grammar as clips
 from ecdiff_tune.settings import Settings
+
+VIDEO_PAIR = "embedded:shapes_video/"
+"""How the ids of the embedded pair begin whose captions say what moves."""
 
 COLUMNS = ("prompt", "caption", "text")
 """Looked for, in this order, where no column is named."""
@@ -53,13 +57,14 @@ def load(settings: Settings) -> tuple[CalibrationSet, CalibrationSet]:
     """The calibration set and a held-out set that shares no prompt with it.
 
     A file's prompts are sampled without repetition by ``seed``. Without a file both sets are captions of
-    the embedded pair's grammar that its training never saw.
+    the embedded pairs' grammar, of clips or of pictures, that their training never saw.
 
     Raises:
         CalibrationError: the file cannot be read, has no such column, or holds too few distinct prompts.
     """
     count, spare = settings.calibration.num_prompts, settings.heldout.num_prompts
     if settings.calibration.file is None:
+        scenes = (clips if settings.pair.cloud.startswith(VIDEO_PAIR) else pictures).scenes
         drawn = [scene.caption() for scene in islice(scenes(settings.seed, held_out=True), count + spare)]
     else:
         path = Path(settings.calibration.file).expanduser()

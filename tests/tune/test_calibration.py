@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ecdiff_core.shapes.grammar import scenes
+from ecdiff_core.shapes_video.grammar import scenes as moving_scenes
 from ecdiff_tune import calibration
 from ecdiff_tune.calibration import CalibrationError, CalibrationSet, read_prompts
-from ecdiff_tune.settings import CalibrationSettings, HeldoutSettings, Settings
+from ecdiff_tune.settings import CalibrationSettings, HeldoutSettings, PairSettings, Settings
 
 FRUIT = ["an apple", "a pear", "a plum", "a fig", "a lime", "a date", "a kiwi"]
 
@@ -38,6 +39,15 @@ def test_the_grammars_sets_are_disjoint_and_new_to_the_models() -> None:
     assert len({*prompts.prompts, *heldout.prompts}) == 150
     assert not {*prompts.prompts, *heldout.prompts} & {s.caption() for s in islice(scenes(0), 1000)}
     assert len({*prompts.seeds, *heldout.seeds}) == 150
+
+
+def test_the_video_pair_has_captions_that_say_what_moves() -> None:
+    pair = PairSettings(cloud="embedded:shapes_video/cloud", edge="embedded:shapes_video/edge")
+    sets = calibration.load(
+        Settings(pair=pair, calibration=CalibrationSettings(3), heldout=HeldoutSettings(2), seed=0)
+    )
+    drawn = [scene.caption() for scene in islice(moving_scenes(0, held_out=True), 5)]
+    assert [*sets[0].prompts, *sets[1].prompts] == drawn
 
 
 def test_the_seed_decides() -> None:
