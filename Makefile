@@ -7,6 +7,8 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-inpu
 # 3.11 first: CPU builds of the pinned torch exist for it wherever they exist at all.
 PYTHON ?= python3.11 python3.12 python3.13 python3
 EXTRAS := dev,optuna,video
+# Threads that spin while they wait take the cores of whatever else runs here.
+export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help tune test lint format wheel lock clean
@@ -21,10 +23,11 @@ tune: $(VENV)/.installed  ## install, then tune the embedded pair (ARGS="..." ov
 test: lint  ## install, lint, check types, run the tests (ARGS="..." goes to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## ruff and mypy, changing nothing
+lint: $(VENV)/.installed-dev  ## ruff, mypy and the layers of the code, changing nothing
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.installed-dev  ## let ruff fix and format the code
 	$(BIN)/python -m ruff check --fix .
@@ -40,7 +43,7 @@ lock: $(VENV)/.created  ## resolve constraints.txt anew, keeping the pinned torc
 	mv build/new.txt constraints.txt && rm -rf build/lock
 
 clean:  ## remove the environment, builds and caches; outputs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps below are why a second `make tune` or `make test` installs nothing.

@@ -11,18 +11,23 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, get_args
 
 from ecdiff_core import __version__
-from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import OutputError, ParamsError
-from ecdiff_core.files import replacing, write_text
-from ecdiff_core.params import MAX_SEED
-from ecdiff_core.plan import Mode, Plan
-from ecdiff_core.video import FPS, check_writer, save_mp4
+from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
+from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.io.text import visible
+from ecdiff_core.io.threads import share_cores
+from ecdiff_core.io.video import FPS, check_writer, save_mp4
+from ecdiff_core.sampling.params import MAX_SEED
+from ecdiff_core.sampling.plan import Mode, Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ecdiff_core.output import ECDiffOutput, Seconds
     from ecdiff_core.pipeline import ECDiffPipeline
+
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+"""Which tuning reads, and this does not."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser(
         "generate",
         help="write one PNG or MP4 a prompt",
-        description="Write one PNG a prompt; of video models, one MP4 and its story as JSON.",
+        description="Write one PNG a prompt, named by its seed; of video models, one MP4 and its story as "
+        "JSON. Nothing is overwritten: a name that is taken gets -2, -3, … after the seed.",
     )
     add = generate.add_argument
     add("--config", required=True, metavar="YAML", help="tuned config, as `ecdiff-tune` writes it")
@@ -67,7 +73,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     if not all(prompt.strip() for prompt in prompts):
         raise ParamsError("A --prompt is empty. Give it words, or leave it out.")
     if args.prompts_file is not None:
-        if args.prompts_file.suffix.lower() in (".csv", ".json", ".jsonl"):
+        if args.prompts_file.suffix.lower() in _TABLES:
             raise ParamsError(f"Expected {args.prompts_file} to be text with one prompt a line, not a table.")
         try:
             lines = args.prompts_file.read_text(encoding="utf-8-sig").splitlines()
@@ -75,6 +81,9 @@ def _prompts(args: argparse.Namespace) -> list[str]:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
         prompts += [line.strip() for line in lines if line.strip()]
+    for prompt in prompts:
+        if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ParamsError(f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'.")
     if not prompts:
         raise ParamsError("No prompt: give --prompt TEXT or a --prompts-file with at least one line.")
     return prompts
@@ -83,20 +92,29 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 def _save(
     output: ECDiffOutput, pipe: ECDiffPipeline, prompts: list[str], seeds: list[int], args: argparse.Namespace
 ) -> None:
-    """Files named by seed, each with what it takes to make it again in or beside it."""
+    """Files named by seed, each with what it takes to make it again in or beside it; none is overwritten."""
     video = pipe.pair.family.media == "video"
     for image, prompt, seed in zip(output.images, prompts, seeds, strict=True):
         story = {"prompt": prompt, "seed": str(seed), "mode": args.mode, "plan": output.plan.schedule}
         if args.negative_prompt:
             story["negative_prompt"] = args.negative_prompt
         story["config"] = pipe.config.to_yaml()
-        path = args.out / f"{seed:05d}.{'mp4' if video else 'png'}"
+        path = _free(args.out / f"{seed:05d}.{'mp4' if video else 'png'}")
         if video:
             write_text(path.with_suffix(".json"), json.dumps(story, indent=2, ensure_ascii=False) + "\n")
             save_mp4(path, image, args.fps)
         else:
             _save_png(path, image, story)
-        print(f"{path}  {prompt}", flush=True)
+        print(f"{path}  {visible(prompt)}", flush=True)
+
+
+def _free(path: Path) -> Path:
+    """The path, with ``-2``, ``-3``, … after its stem where there is such a file, or such a video's story."""
+    stem, number = path.stem, 1
+    while path.exists() or (path.suffix == ".mp4" and path.with_suffix(".json").exists()):
+        number += 1
+        path = path.with_stem(f"{stem}-{number}")
+    return path
 
 
 def _save_png(path: Path, image: Image, story: dict[str, str]) -> None:
@@ -130,9 +148,9 @@ def generate(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from ecdiff_core.memory import Batches, Memory, keep_freed_memory
+    from ecdiff_core.config import TunedConfig
+    from ecdiff_core.models.memory import Batches, Memory, keep_freed_memory
     from ecdiff_core.pipeline import ECDiffPipeline
-    from ecdiff_core.tuned_config import TunedConfig
 
     if args.batch_size < 1:
         raise ParamsError(f"Expected --batch-size >= 1, got {args.batch_size}.")
@@ -156,6 +174,8 @@ def generate(args: argparse.Namespace) -> None:
         memory=memory,
         check_weights=not args.any_weights,
     )
+    for note in pipe.pair.notes:
+        print(f"note: {note}", file=sys.stderr)
     if pipe.device.type == "cpu":
         keep_freed_memory()
     if pipe.pair.family.media == "video":
@@ -190,6 +210,8 @@ def generate(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``ecdiff``; returns the exit status."""
+    share_cores()
+    print_anywhere()
     args = _parser().parse_args(argv)
     return run_command(lambda: generate(args), "; pictures that are listed above are complete")
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecdiff_core.devices import synchronize
-from ecdiff_core.plan import Plan
+from ecdiff_core.models.devices import synchronize
+from ecdiff_core.sampling.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ class ECDiffOutput:
     """What a call made.
 
     Args:
-        images: a PIL picture a prompt; of a video family a list of frames a prompt.
+        images: a PIL picture a prompt; of a video family a list of frames a prompt. Of other output types an
+            array (``np``) or a tensor (``pt``, ``latent``).
         plan: what every step did.
         seconds: where the time went.
         latents: what the pictures were decoded from, (batch, channels, …).
     """
 
-    images: list[Any]
+    images: Any
     plan: Plan
     seconds: Seconds
     latents: Tensor

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
-from ecdiff_core.devices import dtype_name, get_device, get_dtype
+from ecdiff_core.call_arguments import (
+    Callback,
+    OnStepEnd,
+    OutputType,
+    as_numpy,
+    callback_of,
+    check_call,
+    refuse_others,
+)
+from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
-from ecdiff_core.families.base import Conditioning, Guidance, Size
-from ecdiff_core.handoff import adapt, check_adapter
-from ecdiff_core.memory import Memory
-from ecdiff_core.noise import Estimator, get_estimator
+from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
+from ecdiff_core.models.families.guidance import Guidance
+from ecdiff_core.models.handoff import adapt, check_adapter
+from ecdiff_core.models.memory import Memory, out_of_memory_told, place
+from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
-from ecdiff_core.pair import Pair, load_pair
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import HandoffAdapter, Mode, Plan, plan
-from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
-from ecdiff_core.schedulers import build_scheduler, set_steps
-from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.sampling.batching import Conditioning, take_prompts
+from ecdiff_core.sampling.estimators import Estimator, get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import HandoffAdapter, Mode, Plan, plan
+from ecdiff_core.sampling.sampler import Denoiser, OnStep, SamplerState, advance, start
+from ecdiff_core.sampling.scheduler_settings import check_settings, settings_of
+from ecdiff_core.sampling.schedulers import build_scheduler, rehearse, set_steps
 
 
 @dataclass(frozen=True)
@@ -43,19 +57,19 @@ class ECDiffPipeline:
     def __init__(self, pair: Pair, config: TunedConfig) -> None:
         self.pair = pair
         self.config = config
-        asked, own = config.sampling, pair.family.default_size
+        asked = config.sampling
         _check_offered(pair, asked)
-        self.size = Size(
-            own.height if asked.height is None else asked.height,
-            own.width if asked.width is None else asked.width,
-            own.num_frames if asked.num_frames is None else asked.num_frames,
-        )
-        pair.family.check_size(self.size)
+        self.size = pair.family.size_of(asked.height, asked.width, asked.num_frames)
+        for edge in (None, pair.edge):
+            pair.family.check_size(self.size, edge)
         scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
+        check_settings(scheduler, config.scheduler_config)
+        self.scheduler_config = settings_of(scheduler)
+        self._alone, self._interrupt = threading.RLock(), False
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
-        set_steps(
-            self.scheduler, asked.num_inference_steps
-        )  # the scale of the initial noise may depend on them
+        rehearse(self.scheduler, asked.num_inference_steps)
+        # The scale of the initial noise may depend on them.
+        set_steps(self.scheduler, asked.num_inference_steps)
 
     @classmethod
     def from_config(
@@ -123,14 +137,23 @@ class ECDiffPipeline:
         *,
         negative_prompts: Sequence[str] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        num_images_per_prompt: int = 1,
     ) -> Prepared:
         """Encode the prompts and draw their initial noise: all that a trajectory starts from."""
-        family, guidance = self.pair.family, self.config.sampling.guidance_scale
-        conditioning = family.encode(prompts, guidance, self.size, negative_prompts)
-        latents = family.initial_latents(len(prompts), self.size, self.scheduler, generator)
-        return Prepared(
-            start(latents, self.scheduler, self.config.sampling.num_inference_steps), conditioning
-        )
+        family, steps = self.pair.family, self.config.sampling.num_inference_steps
+        rows = [row for row in range(len(prompts)) for _ in range(num_images_per_prompt)]
+        conditioning = self.encode(prompts, negative_prompts)
+        if num_images_per_prompt > 1:
+            conditioning = take_prompts(conditioning, rows)
+        latents = family.initial_latents(len(rows), self.size, self.scheduler, generator)
+        return Prepared(start(latents, self.scheduler, steps, family.noise_dtype), conditioning)
+
+    def encode(self, prompts: Sequence[str], negative_prompts: Sequence[str] | None = None) -> Conditioning:
+        """Encode the prompts; without them only where one of the two models asks for it."""
+        family, scale = self.pair.family, self.config.sampling.guidance_scale
+        guided = family.needs_negatives((self.pair.cloud, self.pair.edge), scale)
+        with self._alone:  # tokenizers may not be used by two threads at once
+            return family.encode(prompts, scale if guided else 1.0, self.size, negative_prompts)
 
     def bind(
         self, conditioning: Conditioning, handoff_adapter: HandoffAdapter | None = None
@@ -159,7 +182,7 @@ class ECDiffPipeline:
         """Whether these models can be joined by a handoff adapter, in place of the config's.
 
         Raises:
-            ParamsError: they cannot (``ecdiff_core.handoff.check_adapter``), or it is ``matched`` with
+            ParamsError: they cannot (``ecdiff_core.models.handoff.check_adapter``), or it is ``matched`` with
                 ``use_dynamic_cfg``.
         """
         replace(self.config.sampling, handoff_adapter=handoff_adapter)  # refuses what settings alone tell
@@ -188,46 +211,136 @@ class ECDiffPipeline:
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         mode: Mode = "ecdiff",
         on_step: OnStep | None = None,
+        **others: Any,
     ) -> ECDiffOutput:
-        """Generate one picture a prompt.
+        """Generate pictures, by default one a prompt. Several threads may call at once.
 
         Args:
             prompt: one or several.
             negative_prompt: one for all, or one a prompt.
-            generator: one, or one a prompt (then a picture does not depend on its batch).
+            num_images_per_prompt: pictures of a prompt, which follow each other.
+            generator: one, or one a picture (then a picture does not depend on its batch).
+            output_type: of ``images``: ``pil``, ``np``, ``pt``, or ``latent`` (nothing is decoded).
+            callback_on_step_end: called as diffusers does after every step, with pipeline, step, timestep and
+                the latents, which it may replace; ``pipe._interrupt = True`` ends the generation there.
+            callback_on_step_end_tensor_inputs: ``["latents"]``.
             mode: as tuned (``ecdiff``), or a baseline with the same settings.
             on_step: called after every step with its index, action and noise.
+            others: arguments of diffusers pipelines that the config fixes (``guidance_scale``,
+                ``num_inference_steps``, ``height``, …); refused unless they are the config's.
 
         Raises:
-            ParamsError: no prompt, another number of generators than of prompts, or an unknown mode.
+            ParamsError: no prompt, another number of generators than of pictures, an argument that the config
+                fixes otherwise, or an unknown mode, output type or argument.
             NonFiniteLatentsError: the result is not finite.
         """
+        refuse_others(others, self.sampling)
         several = isinstance(prompt, Sequence) and not isinstance(prompt, str)
         prompts: list[Any] = list(prompt) if several else [prompt]
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
-        _check_call(prompts, negatives, generator)
-        steps, family = self.plan(mode), self.pair.family
-        clock = Clock(self.device)
-        begun = self.prepare(prompts, negative_prompts=negatives, generator=generator)
-        encode_seconds = clock.lap()
-        loop = (steps, *self.bind(begun.conditioning), self.estimator, self.config.params.alpha)
-        state = advance(begun.start, *loop, until=steps.handoff_step, on_step=on_step)
-        cloud_seconds = clock.lap()
-        state = advance(state, *loop, on_step=on_step)
-        edge_seconds = clock.lap()
+        check_call(prompts, negatives, generator, num_images_per_prompt, output_type)
+        callback = callback_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        steps = self.plan(mode)
+        with self._alone if self._is_offloaded() else nullcontext():
+            clock = Clock(self.device)
+            begun = self.prepare(
+                prompts,
+                negative_prompts=negatives,
+                generator=generator,
+                num_images_per_prompt=num_images_per_prompt,
+            )
+            encode_seconds = clock.lap()
+            state = self._advance(
+                begun.start, begun.conditioning, steps, steps.handoff_step, on_step, callback
+            )
+            cloud_seconds = clock.lap()
+            state = self._advance(state, begun.conditioning, steps, steps.num_steps, on_step, callback)
+            edge_seconds = clock.lap()
+            images = self._images(state.latents, output_type, steps)
+            seconds = Seconds(encode_seconds, cloud_seconds, edge_seconds, clock.lap())
+        return ECDiffOutput(images, steps.until(state.step), seconds, state.latents)
 
-        pictures = family.decode(state.latents)
+    def _advance(
+        self,
+        state: SamplerState,
+        conditioning: Conditioning,
+        steps: Plan,
+        until: int,
+        on_step: OnStep | None,
+        callback: Callback | None,
+    ) -> SamplerState:
+        """The plan's steps up to ``until``; one by one where a callback may change the latents."""
+        loop = (steps, *self.bind(conditioning), self.estimator, self.config.params.alpha)
+        if callback is None:
+            return advance(state, *loop, until=until, on_step=on_step)
+        if state.step == 0:
+            self._interrupt = False
+        while state.step < until and not self._interrupt:
+            state = callback.after_step(self, advance(state, *loop, until=state.step + 1, on_step=on_step))
+        return state
+
+    def _images(self, latents: Tensor, output_type: OutputType, steps: Plan) -> Any:
+        family = self.pair.family
+        pictures = latents if output_type == "latent" else family.decode(latents)
         # A half-precision decoder can overflow on finite latents.
-        if not (torch.isfinite(state.latents).all() and torch.isfinite(pictures).all()):
+        if not (torch.isfinite(latents).all() and torch.isfinite(pictures).all()):
             raise NonFiniteLatentsError(
                 f"The picture is not finite after {steps} in {self.config.sampling.dtype}. "
                 "Try dtype float32, a smaller alpha or a smaller k."
             )
-        seconds = Seconds(encode_seconds, cloud_seconds, edge_seconds, clock.lap())
-        return ECDiffOutput(family.to_pil(pictures), steps, seconds, state.latents)
+        if output_type == "pil":
+            return family.to_pil(pictures)
+        return as_numpy(pictures) if output_type == "np" else pictures
+
+    def to(
+        self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> ECDiffPipeline:
+        """Move all models to a device; returns the pipeline itself, as diffusers does.
+
+        Raises:
+            ParamsError: another dtype than the models', models that offload moves, or no such device.
+            OutOfMemoryError: the models do not fit.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        own = self.config.sampling.dtype
+        if dtype is not None and dtype_name(dtype) != own:
+            raise ParamsError(
+                f"The models were loaded in {own}: load them with "
+                f"ECDiffPipeline.from_config(config, dtype={dtype_name(dtype)!r}), not .to({dtype})."
+            )
+        if device is not None:
+            if self._is_offloaded():
+                raise ParamsError("Offload moves the models: load them without it, or leave .to() out.")
+            family = self.pair.family
+            with out_of_memory_told():
+                place([*family.models, self.pair.edge], family.vae, get_device(device), Memory())
+        return self
+
+    def _is_offloaded(self) -> bool:
+        return any(hasattr(model, "_hf_hook") for model in (*self.pair.family.models, self.pair.edge))
+
+    def __repr__(self) -> str:
+        sampling = self.sampling
+        frames = "" if sampling.num_frames is None else f", {sampling.num_frames} frames"
+        return (
+            f"ECDiffPipeline({self.pair.spec.name}: {self.pair.family.pipeline_class.__name__}, "
+            f"{self.plan()}, {sampling.scheduler}, guidance_scale {sampling.guidance_scale:g}, "
+            f"{sampling.height}x{sampling.width}{frames}, {sampling.dtype} on {self.device})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_alone"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _alone=threading.RLock())
 
 
 def _check_offered(pair: Pair, asked: Sampling) -> None:
@@ -244,13 +357,5 @@ def _without_fingerprints(spec: PairSpec) -> PairSpec:
     def bare(ref: ModelRef) -> ModelRef:
         return replace(ref, fingerprint=None)
 
-    return replace(spec, cloud=bare(spec.cloud), edge=bare(spec.edge))
-
-
-def _check_call(prompts: list[Any], negatives: Sequence[str] | None, generator: object) -> None:
-    if not prompts or not all(isinstance(p, str) for p in prompts):
-        raise ParamsError("Expected a prompt or a list of at least one prompt.")
-    if negatives is not None and len(negatives) != len(prompts):
-        raise ParamsError(f"Expected one negative prompt or {len(prompts)}, got {len(negatives)}.")
-    if isinstance(generator, list) and len(generator) != len(prompts):
-        raise ParamsError(f"Expected one generator or {len(prompts)}, got {len(generator)}.")
+    lora = [replace(one, fingerprint=None) for one in spec.lora]
+    return replace(spec, cloud=bare(spec.cloud), edge=bare(spec.edge), lora=lora)

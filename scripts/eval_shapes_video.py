@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ecdiff_core import ECDiffPipeline, Sampling
-from ecdiff_core.files import replacing, write_text
+from ecdiff_core.io.files import replacing, write_text
 from ecdiff_core.shapes_video.grammar import MovingScene, scenes
 from ecdiff_tune.metrics.images import psnr, ssim
 from shapes_pair import evaluate

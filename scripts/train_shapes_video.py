@@ -22,7 +22,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from safetensors.torch import load_model
 
-from ecdiff_core.handoff import NoiseSchedule
+from ecdiff_core.models.handoff import NoiseSchedule
 from ecdiff_core.shapes_video.grammar import scenes
 from shapes_pair.data import SCENE_SEED, drawings
 from shapes_video import models

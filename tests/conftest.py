@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries read it: a test that downloads fails at once
+os.environ["ECDIFF_CACHE"] = ""  # tests leave nothing in the user's folders
 
 import hypothesis
 import pytest
@@ -23,15 +24,9 @@ torch.set_num_threads(1)  # faster for models this small, and results that do no
 
 @pytest.fixture(scope="session")
 def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``cloud/`` and ``edge/``, two diffusers folders of 32x32 pixels.
-
-    The cloud is a small Stable Diffusion, the edge lacks a layer a block and the mid block as BK-SDM does.
-    """
+    """A folder with ``cloud/`` and ``edge/``, two diffusers folders of 32x32 pixels."""
     folder = tmp_path_factory.mktemp("tiny")
-    edge = {"layers_per_block": 1, "mid_block_type": None}
-    small_unets.save_sd_models(
-        folder, {"cloud": small_unets.sd_unet, "edge": partial(small_unets.sd_unet, **edge)}
-    )
+    small_unets.save_tiny_pair(folder)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ LAYOUT = (
 
 Unets = Mapping[str, Callable[[], UNet2DConditionModel]]
 """What makes the U-Net of every model of a folder, by the model's name."""
+
+
+def save_tiny_pair(folder: Path) -> None:
+    """``cloud`` and ``edge``: a small Stable Diffusion, and one that lacks a layer a block and the mid block,
+    as BK-SDM does."""
+    edge = {"layers_per_block": 1, "mid_block_type": None}
+    save_sd_models(folder, {"cloud": sd_unet, "edge": partial(sd_unet, **edge)})
 
 
 def save_sd_models(folder: Path, unets: Unets) -> None:

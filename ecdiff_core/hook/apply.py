@@ -8,17 +8,20 @@ config's scale. Where it is rescaled (``guidance_rescale``), the difference is l
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.families.base import Guidance
+from ecdiff_core.hook import weights
 from ecdiff_core.hook.checks import (
     check_scheduler,
+    check_size,
     denoiser_of,
     forward_signature,
     hook_on,
@@ -29,24 +32,38 @@ from ecdiff_core.hook.checks import (
 from ecdiff_core.hook.edge import EdgeModel
 from ecdiff_core.hook.history import History, unwrap
 from ecdiff_core.hook.tracking import StepTracker
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.plan import Action, Plan
-from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_core.models.families.guidance import Guidance
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.plan import Action, Plan
+from ecdiff_core.sampling.scheduler_settings import check_own_timesteps
+
+Pipe = TypeVar("Pipe")
+_ENTERING = threading.Lock()
+"""Of all hooks: which call a step belongs to is decided for one thread at a time."""
 
 
 def apply_ecdiff(
-    pipe: Any, config: TunedConfig | Path | str, edge: Any = None, *, check_scheduler: bool = True
-) -> None:
+    pipe: Pipe,
+    config: TunedConfig | Path | str,
+    edge: Any = None,
+    *,
+    check_scheduler: bool = True,
+    check_weights: bool = True,
+) -> Pipe:
     """Share the generations of a diffusers pipeline with an edge model, as a tuned config says.
 
     From then on ``pipe(...)`` makes its steps as planned, and ``pipe.ecdiff`` (``ECDiffHook``) tells what the
     last call did. The pipeline's own settings stay in force: prompts, guidance scale, size, callbacks, LoRA
-    (the cloud's alone: load one for the edge model too). Called again, it replaces what was applied before.
+    (the cloud's alone: load one for the edge model too; a warning says where that lacks). Called again, it
+    replaces what was applied before.
     The hook sits on the denoiser, so it acts in every pipeline that has the same one (``from_pipe``).
 
     Some arguments of the call do not reach the denoiser, and so are neither set nor checked: give the
-    config's ``guidance_scale``, size and ``use_dynamic_cfg``, and leave ``eta`` at 0 (fresh noise at every
-    step was not tuned for). Then the latents are those of ``ECDiffPipeline``.
+    config's ``guidance_scale`` and ``use_dynamic_cfg``, and leave ``eta`` at 0 (fresh noise at every step was
+    not tuned for). Then the latents are those of ``ECDiffPipeline``.
+
+    One call at a time: a diffusers pipeline has one scheduler for all of its calls. ``ECDiffPipeline`` may be
+    called by several threads.
 
     A model to be compiled with ``fullgraph=True`` must be compiled before this (``pipe.unet =
     torch.compile(pipe.unet, fullgraph=True)``), or block by block (``pipe.unet.compile_repeated_blocks``).
@@ -57,17 +74,24 @@ def apply_ecdiff(
         edge: a diffusers pipeline (its denoiser is used; for ``handoff_adapter: matched`` also its noise
             schedule) or the denoiser itself, on the cloud's device and in its dtype; None for a plan without
             calls of it.
-        check_scheduler: refuse a scheduler that is not the config's or draws fresh noise at every step.
+        check_scheduler: refuse a scheduler that is not the config's, has other settings or timesteps, or
+            draws fresh noise at every step.
+        check_weights: refuse models that are not those the config was tuned for, now and not later; False for
+            a LoRA that is loaded already, fused weights or a fine-tune.
+
+    Returns:
+        pipe.
 
     Raises:
         ConfigError: the config is none, cannot be read, or asks for ``matched`` with an edge that is no
             pipeline.
         ParamsError: the scheduler is not the config's, or has no noise schedule for ``matched``; the edge
             pipeline's tells that ``identity`` cannot be.
-        PairError: the pipeline or the edge model cannot be used.
+        PairError: the pipeline or the edge model cannot be used, or has other weights than tuned for.
 
-    A generation raises ParamsError when it has another number of steps than the config, a scheduler that does
-    not make one call a step, or does not run from its first timestep on (image to image).
+    A generation raises ParamsError when it has another number of steps or another size than the config, a
+    scheduler that does not make one call a step, does not run from its first timestep on (image to image), or
+    another thread is in the middle of one.
 
     >>> from diffusers import StableDiffusionPipeline
     >>> from ecdiff_core import apply_ecdiff
@@ -86,7 +110,7 @@ def apply_ecdiff(
         raise ConfigError(
             f"Expected a tuned config or the path of its YAML file, got {type(config).__name__}."
         )
-    hook = ECDiffHook(pipe, config, edge, check_scheduler)
+    hook = ECDiffHook(pipe, config, edge, check_scheduler, check_weights)
     there = hook_on(denoiser_of(pipe))
     if there is not None and there is not getattr(pipe, "ecdiff", None):
         raise PairError(
@@ -95,7 +119,8 @@ def apply_ecdiff(
     remove_ecdiff(pipe)
     with without_offload(pipe):
         put_hook(denoiser_of(pipe), hook)
-    pipe.ecdiff = hook
+    pipe.ecdiff = hook  # type: ignore[attr-defined]
+    return pipe
 
 
 def remove_ecdiff(pipe: Any) -> None:
@@ -125,18 +150,23 @@ class ECDiffHook(ModelHook):
 
     _is_stateful = True  # so that diffusers' reset_stateful_hooks frees the history
 
-    def __init__(self, pipe: Any, config: TunedConfig, edge: Any, check_scheduler: bool) -> None:
+    def __init__(
+        self, pipe: Any, config: TunedConfig, edge: Any, check_scheduler: bool, check_weights: bool
+    ) -> None:
         super().__init__()
         self.pipe, self.module = pipe, denoiser_of(pipe)
         self.plan: Plan = config.plan()
         self.calls = {"cloud": 0, "edge": 0}
         self._done: list[Action] = []
-        self._scheduler = config.sampling.scheduler if check_scheduler else None
+        self._config, self._checks_scheduler = config, check_scheduler
         self._signature = forward_signature(pipe)
         self._check_scheduler()
         if edge is None and self.plan.edge_calls:
             raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
-        self._edge = None if edge is None else EdgeModel(pipe, edge, config.sampling.handoff_adapter)
+        adapter, scale = config.sampling.handoff_adapter, config.sampling.guidance_scale
+        self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale, config.pair)
+        if check_weights:
+            weights.check_weights(pipe, edge, config)
         self._tracker = StepTracker(pipe, config)
         self._history = History(get_estimator(config.sampling.estimator), config.params.alpha)
         sampling = config.sampling
@@ -145,8 +175,9 @@ class ECDiffHook(ModelHook):
         self._scale: float | None = None
 
     def _check_scheduler(self) -> None:
-        if self._scheduler is not None:
-            check_scheduler(self.pipe.scheduler, self._scheduler)
+        if self._checks_scheduler:
+            sampling, settings = self._config.sampling, self._config.scheduler_config
+            check_scheduler(self.pipe.scheduler, sampling.scheduler, settings)
 
     def summary(self) -> str:
         """What the last generation did, counted; the steps so far while one is under way."""
@@ -187,6 +218,10 @@ class ECDiffHook(ModelHook):
     @torch.compiler.disable
     def _enter(self, module: nn.Module, *args: Any, **kwargs: Any) -> Action:
         """What this call is to do."""
+        with _ENTERING:
+            return self._entered(module, *args, **kwargs)
+
+    def _entered(self, module: nn.Module, *args: Any, **kwargs: Any) -> Action:
         given = self._signature.bind_partial(*args, **kwargs).arguments
         tracker, calls_before = self._tracker, self._tracker.branch + 1
         timestep = torch.as_tensor(given["timestep"])
@@ -195,6 +230,9 @@ class ECDiffHook(ModelHook):
             self._history.clear()
             self._done, self.calls = [], {"cloud": 0, "edge": 0}
             self._check_scheduler()
+            if self._checks_scheduler:
+                check_own_timesteps(self.pipe.scheduler, self._config.sampling.num_inference_steps)
+            check_size(self.pipe, next(iter(given.values())), self._config.sampling)
             if self._edge is not None:
                 self._edge.begin(module, given)
         if not self._needs_history:

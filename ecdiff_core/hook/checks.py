@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,10 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
+from ecdiff_core.config import Sampling
 from ecdiff_core.errors import PairError, ParamsError
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.sampling.scheduler_settings import check_settings, differences
+from ecdiff_core.sampling.schedulers import refuse_stochastic
 
 HOOK_NAME = "ecdiff"
 """In the denoiser's HookRegistry."""
@@ -78,8 +80,11 @@ def forward_signature(pipe: Any) -> inspect.Signature:
     return signature
 
 
-def check_scheduler(scheduler: Any, expected: str) -> None:
-    """Refuse another scheduler than ``expected``, or one that draws fresh noise.
+def check_scheduler(scheduler: Any, expected: str, settings: Mapping[str, Any] | None = None) -> None:
+    """Refuse another scheduler than ``expected``, one with other settings, or one that draws fresh noise.
+
+    Args:
+        settings: a config's ``scheduler_config``; None compares the class alone.
 
     Raises:
         ParamsError: it is one.
@@ -90,7 +95,45 @@ def check_scheduler(scheduler: Any, expected: str) -> None:
             f"Expected the pipeline's scheduler to be {expected}, as the config was tuned with, got {name}. "
             f"Set pipe.scheduler = {expected}.from_config(pipe.scheduler.config), or check_scheduler=False."
         )
-    build_scheduler(name, scheduler)  # raises for one that draws fresh noise
+    changes = ", ".join(
+        f"{key}={then!r}" for key, (_, then) in differences(scheduler, settings or {}).items()
+    )
+    check_settings(
+        scheduler,
+        settings,
+        f"Set pipe.scheduler = {name}.from_config(pipe.scheduler.config, {changes}), "
+        "or check_scheduler=False.",
+    )
+    refuse_stochastic(scheduler)
+
+
+def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
+    """Refuse latents of another size than a config's, where it names one and the latents show theirs.
+
+    Args:
+        sample: what the denoiser is given, (batch, …, height, width); packed latents (Flux) are not told.
+
+    Raises:
+        ParamsError: they are.
+    """
+    factor = getattr(pipe, "vae_scale_factor_spatial", None) or getattr(pipe, "vae_scale_factor", None)
+    if factor is None or sample.ndim < 4:
+        return
+    got = {"height": sample.shape[-2] * factor, "width": sample.shape[-1] * factor}
+    every = getattr(pipe, "vae_scale_factor_temporal", None)
+    if sample.ndim == 5 and every is not None and sampling.num_frames is not None:
+        patch = getattr(denoiser_of(pipe), "config", {}).get("patch_size_t")
+        latent_frames = (sampling.num_frames - 1) // every + (1 if patch is None else 2)
+        if latent_frames not in sample.shape[1:3]:  # CogVideoX has frames before channels, others after
+            got["num_frames"] = 0
+    wrong = [name for name, pixels in got.items() if getattr(sampling, name) not in (None, pixels)]
+    if wrong:
+        asked = ", ".join(f"{name}={getattr(sampling, name)}" for name in wrong)
+        shape = "x".join(str(length) for length in sample.shape[1:])
+        raise ParamsError(
+            f"Expected the call to have {asked}, which the config was tuned for, got latents of {shape} "
+            f"(height {got['height']}, width {got['width']}). Pass {asked}, or set it to null in the config."
+        )
 
 
 @contextmanager

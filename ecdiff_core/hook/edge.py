@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from inspect import Signature
 from typing import Any
@@ -10,11 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.handoff import NoiseSchedule, adapt, check_adapter
+from ecdiff_core.hook.adapters import adapter_notes
 from ecdiff_core.hook.checks import denoiser_of, forward_signature
-from ecdiff_core.hook.fit import ONLY_IF, check_edge, check_not_hooked, check_place, check_residuals
+from ecdiff_core.hook.distilled import call_distilled, check_guidance
+from ecdiff_core.hook.fit import (
+    ONLY_IF,
+    check_edge,
+    check_not_hooked,
+    check_place,
+    check_positions,
+    check_residuals,
+)
 from ecdiff_core.hook.history import unwrap
-from ecdiff_core.plan import HandoffAdapter
+from ecdiff_core.models.families.guidance import embedding_width
+from ecdiff_core.models.handoff import NoiseSchedule, adapt, check_adapter
+from ecdiff_core.models.pair_spec import PairSpec
+from ecdiff_core.sampling.plan import HandoffAdapter
 
 
 class EdgeModel:
@@ -23,9 +35,11 @@ class EdgeModel:
     Args:
         pipe: the cloud's pipeline.
         edge: a diffusers pipeline or, for the adapter ``identity``, its denoiser alone.
-        adapter: what the edge model is told of latents and timestep (``ecdiff_core.handoff``). A matched
-            answer is a linear function of the edge's own, so converting it before guidance, branch by branch,
-            is converting it after.
+        adapter: what the edge model is told of latents and timestep (``ecdiff_core.models.handoff``). A
+            matched answer is a linear function of the edge's own, so converting it before guidance, branch by
+            branch, is converting it after.
+        guidance_scale: the config's, where the pipeline does not tell its own.
+        spec: the config's pair, for what is said of LoRA.
 
     Raises:
         PairError: the edge model does not fit.
@@ -34,13 +48,22 @@ class EdgeModel:
             whose scheduler has another prediction type or number of training timesteps.
     """
 
-    def __init__(self, pipe: Any, edge: Any, adapter: HandoffAdapter) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        edge: Any,
+        adapter: HandoffAdapter,
+        guidance_scale: float = 1.0,
+        spec: PairSpec | None = None,
+    ) -> None:
         self.module = denoiser_of(edge)
-        self._pipe, self._adapter = pipe, adapter
+        self._pipe, self._adapter, self._scale = pipe, adapter, guidance_scale
+        self._spec, self._noted = spec, set[str]()
         self._signature: Signature = forward_signature(pipe)
         self._schedules: tuple[NoiseSchedule | None, NoiseSchedule | None] = (None, None)
         cloud = denoiser_of(pipe)
         check_edge(cloud, self.module)
+        check_guidance(cloud, self.module, guidance_scale)
         if adapter == "identity":
             _check_identity(pipe, edge)
         else:
@@ -62,11 +85,17 @@ class EdgeModel:
 
         Raises:
             PairError: the edge model is on another device, in another dtype, or hooked by now, or the
-                pipeline gives what it cannot take.
+                pipeline gives what it cannot take, or too large a picture.
         """
         check_not_hooked(self.module)
         check_place(cloud, self.module)
+        check_guidance(cloud, self.module, self._guidance_scale)
         check_residuals(cloud, self.module, given)
+        check_positions(self.module, given)
+        for note in adapter_notes(cloud, self.module, self._spec):
+            if note not in self._noted:
+                self._noted.add(note)
+                warnings.warn(note, stacklevel=2)
         if self._adapter == "matched":
             self._schedules = (schedule_of(self._pipe), self._schedules[1])
 
@@ -74,7 +103,7 @@ class EdgeModel:
         """The arguments and the kind of output are the cloud model's."""
         kwargs = arguments_for(self.module, kwargs)
         if self._adapter == "identity":
-            return self.module(*args, **kwargs)
+            return self._call(*args, **kwargs)
         names, given = (
             list(self._signature.parameters),
             self._signature.bind_partial(*args, **kwargs).arguments,
@@ -86,12 +115,26 @@ class EdgeModel:
             own = {names[0]: latents.to(sample.dtype), "timestep": timestep.expand(told.shape)}
             by_place = [own.get(name, value) for name, value in zip(names, args, strict=False)]
             by_name = {name: own.get(name, value) for name, value in kwargs.items()}
-            outputs.append(unwrap(self.module(*by_place, **by_name)))
+            outputs.append(unwrap(self._call(*by_place, **by_name)))
             return outputs[0][0].float()
 
         answer = adapt(call, self._adapter, *self._schedules)(sample.float(), told.max())
         tensor, wrap = outputs[0]
         return wrap(answer.to(tensor.dtype))
+
+    @property
+    def _guidance_scale(self) -> float:
+        """That of the generation under way."""
+        return float(getattr(self._pipe, "guidance_scale", self._scale))
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        """The edge model in the cloud's place, guidance given to it in its own way."""
+        width = embedding_width(self.module)
+        if width is None:  # a distilled cloud's pipeline embeds its scale; without guidance it is left out
+            return self.module(*args, **{k: v for k, v in kwargs.items() if k != "timestep_cond"})
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        both = getattr(self._pipe, "do_classifier_free_guidance", self._guidance_scale > 1)
+        return call_distilled(self.module, given, width, self._guidance_scale, both=both)
 
 
 def schedule_of(pipe: Any) -> NoiseSchedule | None:

@@ -11,8 +11,8 @@ from diffusers.utils.torch_utils import get_module_execution_device, unwrap_modu
 from torch import nn
 
 from ecdiff_core.errors import PairError
-from ecdiff_core.families import FAMILIES
 from ecdiff_core.hook.checks import hook_on
+from ecdiff_core.models.families import FAMILIES
 
 ONLY_IF = {"image_rotary_emb": "use_rotary_positional_embeddings", "guidance": "guidance_embeds"}
 """Arguments that a model must not be given unless its config has that key set."""
@@ -100,6 +100,27 @@ def check_residuals(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any])
             f"The pipeline adds {added[0]} (a ControlNet's or an adapter's) to the cloud's blocks, and the "
             f"edge has others: {key} is {theirs.get(key)}, the cloud's {ours.get(key)}. Choose an edge with "
             "the cloud's blocks, or leave the ControlNet out."
+        )
+
+
+def check_positions(edge: nn.Module, given: Mapping[str, Any]) -> None:
+    """Refuse latents that are larger than the edge's table of position embeddings (Stable Diffusion 3).
+
+    Args:
+        given: what the pipeline calls the cloud model with, by name.
+
+    Raises:
+        PairError: they are.
+    """
+    config, latents = getattr(edge, "config", {}), given.get("hidden_states")
+    table, patch = config.get("pos_embed_max_size"), config.get("patch_size")
+    if table is None or patch is None or latents is None:
+        return
+    height, width = latents.shape[-2:]
+    if max(height, width) > table * patch:
+        raise PairError(
+            f"Expected latents of at most {table * patch} rows and columns, for which the edge model has "
+            f"position embeddings, got {height}x{width}. Give the call a smaller height and width."
         )
 
 

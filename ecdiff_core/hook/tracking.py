@@ -7,13 +7,20 @@ calls are counted only where two steps have one timestep (PNDM).
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from torch import Tensor
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.plan import count_steps
-from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_core.hook.callers import calling_pipeline, is_inside_pipeline
+from ecdiff_core.sampling.plan import count_steps
+
+_BUSY = (
+    "Another call of this pipeline is under way in another thread, and a pipeline has one scheduler for all "
+    "of its calls: let calls wait for each other (a lock), load a pipeline a thread, or use ECDiffPipeline."
+)
 
 
 class StepTracker:
@@ -29,12 +36,14 @@ class StepTracker:
 
     def __init__(self, pipe: Any, config: TunedConfig) -> None:
         self._pipe, self._config = pipe, config
+        self._spoilt: Tensor | None = None
         self.forget()
 
     def forget(self) -> None:
         """Expect a new generation."""
         self.step, self.branch = -1, 0
         self._branches = 0
+        self._thread: int | None = None
         self._timesteps: Tensor | None = None
         self._values: list[float] = []
 
@@ -43,16 +52,27 @@ class StepTracker:
 
         Raises:
             ParamsError: the generation has another number of steps or of calls a step, leaves out steps, or
-                does not begin with the first.
+                does not begin with the first; another pipeline's, with its own scheduler; or another thread
+                is in the middle of one.
         """
-        timesteps = self._pipe.scheduler.timesteps
+        self._check_caller()
+        timesteps, mine = self._pipe.scheduler.timesteps, self._thread in (None, threading.get_ident())
+        if timesteps is self._spoilt is not None or (not mine and self._is_under_way()):
+            raise ParamsError(_BUSY)
         begins = timesteps is not self._timesteps  # every call of a pipeline makes new ones
+        left = self.step if mine else -1
         if begins:
             self._begin(timestep, timesteps)
         step = self._find(timestep.max().item())  # a video's given frames have timestep 0
+        if begins and step > 0 and step in (left, left + 1):  # another call made these in the middle of this
+            self.forget()
+            self._spoilt = timesteps
+            raise ParamsError(_BUSY)
         if step == 0 and self.step > 0:  # a loop of one's own that sets them once for several generations
             self._begin(timestep, timesteps)
             begins = True
+        if not (begins or mine):
+            raise ParamsError(_BUSY)
         if step == self.step:
             self.branch += 1
         elif step == self.step + 1:
@@ -68,8 +88,21 @@ class StepTracker:
             self._branches = self.branch + 1
         return begins
 
+    def _check_caller(self) -> None:
+        caller, own = calling_pipeline(), self._pipe.scheduler
+        if caller is not None and getattr(caller, "scheduler", own) is not own:
+            raise ParamsError(
+                f"This {type(caller).__name__} shares its model with a pipeline that apply_ecdiff was called "
+                "on, and has a scheduler of its own, which the plan does not follow. Call "
+                "remove_ecdiff(pipe) before you use it, or give it the other's scheduler."
+            )
+
+    def _is_under_way(self) -> bool:
+        return self._thread is not None and is_inside_pipeline(self._thread, self._pipe.scheduler)
+
     def _begin(self, timestep: Tensor, timesteps: Tensor | None) -> None:
         self.forget()
+        self._thread = threading.get_ident()
         if timesteps is None:  # PNDM before its first set_timesteps
             return
         _check_whole(self._pipe)
@@ -121,7 +154,7 @@ def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> Non
         right = next((n for n in (expected, expected - 1) if count_steps(name, n) == expected), expected)
         raise ParamsError(
             f"Expected num_inference_steps={right}, which the config was tuned for, got {asked}. Pass "
-            f"num_inference_steps={right}, or apply a config scaled to {asked}: "
+            f"num_inference_steps={right}, or apply config.scaled({asked}): "
             f"{_scaled(config, got)}, num_inference_steps={asked}."
         )
     if len(timesteps) != expected or (timesteps == timesteps[0]).sum() > 1:
@@ -132,14 +165,8 @@ def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> Non
 
 
 def _scaled(config: TunedConfig, num_steps: int) -> str:
-    """The params for another number of steps, in the same proportions; k >= 1 needs p >= 2."""
-    params, factor = config.params, num_steps / config.sampling.num_steps
-    s = round(params.s * factor)
+    """The params of ``TunedConfig.scaled`` in words."""
+    params = config.params.scaled(config.sampling.num_steps, num_steps)
     if params.schedule is not None:
-        last = num_steps - 1
-        begin = range(min(2, params.warm_up, num_steps))
-        steps = {*begin, *(min(round(step * factor), last) for step in params.schedule)}
-        return f"schedule={sorted(steps)}, s={s}"
-    warm_up = params.warm_up
-    p = min(max(round(warm_up * factor), min(2, warm_up)), num_steps)
-    return f"p={p}, k={params.k if p < num_steps else 0}, s={max(s, p)}"
+        return f"schedule={list(params.schedule)}, s={params.s}"
+    return f"p={params.p}, k={params.k}, s={params.s}"

@@ -6,10 +6,11 @@ from statistics import fmean
 
 import pandas as pd
 
-from ecdiff_tune.intervals import interval95
+from ecdiff_tune.metrics.intervals import interval95
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.svg import Axis, Plot, Point
-from ecdiff_tune.study.sections import ssims_of
+from ecdiff_tune.study.config_sections import ssims_of
 
 SERIES = 6
 """Styles s0 … s5 of the style sheet, which tell lines apart."""
@@ -110,8 +111,8 @@ def _row_title(row: pd.Series) -> str:
     words = [f"{name}={row[name]:g}" for name in ("p", "k", "alpha", "s") if pd.notna(row[name])]
     given_up = f"\ngiven up after {row['prompts']} prompts" if row["state"] == "discarded" else ""
     return (
-        f"trial {row['trial']}: {' '.join(words)}\nobjective {row['objective']:.4f}, "
-        f"quality {row['quality']:.4f}, {row['seconds']:.3g} s{given_up}"
+        f"trial {row['trial']}: {' '.join(words)}\nobjective {shown(row['objective'])}, "
+        f"quality {shown(row['quality'])}, {row['seconds']:.3g} s{given_up}"
     )
 
 
@@ -153,10 +154,10 @@ def spread(data: StudyData) -> Plot:
         for i, one in enumerate(found):
             if one.ssim is not None:
                 height = place - 0.28 + 0.36 * ((i * 0.618034) % 1)
-                plot.mark(one.ssim, height, colour, f"{prompts.prompts[i]}\nSSIM {one.ssim:.4f}", "small")
+                plot.mark(one.ssim, height, colour, f"{prompts.prompts[i]}\nSSIM {shown(one.ssim)}", "small")
         values = ssims_of(found)
-        low, high = interval95(values, data.settings.seed)
+        low, high = interval95(values, data.spec.seed)
         plot.across(place + 0.26, low, high, "winner")
-        plot.mark(fmean(values), place + 0.26, "winner", f"{name}: mean {fmean(values):.4f}", "diamond")
-        plot.text(fmean(values), place + 0.26, f"{name}: {fmean(values):.4f}", "winner")
+        plot.mark(fmean(values), place + 0.26, "winner", f"{name}: mean {shown(fmean(values))}", "diamond")
+        plot.text(fmean(values), place + 0.26, f"{name}: {shown(fmean(values))}", "winner")
     return plot

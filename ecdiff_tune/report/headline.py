@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ecdiff_core.io.text import counted
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.study_data import StudyData
 
 
@@ -25,11 +27,13 @@ def sentence(data: StudyData) -> str:
     held = score.get("heldout") or {}
     checked = ""
     if held.get("quality") is not None:
-        checked = f", and {held['quality']:.3f} on {held['num_prompts']} prompts that were not tuned on"
+        checked = (
+            f", and {shown(held['quality'], 3)} on {counted(held['num_prompts'], 'prompt')} not tuned on"
+        )
     return (
         f"A {data.thing} takes {seconds} in place of the cloud's {seconds_text(cloud)}, "
         f"{times:.1f} times as fast, by {plan_.cloud_calls} of {plan_.num_steps} cloud calls{edge}; "
-        f"its SSIM to the cloud's own is {score['quality']:.3f}{checked}."
+        f"its SSIM to the cloud's own is {shown(score['quality'], 3)}{checked}."
     )
 
 
@@ -49,18 +53,18 @@ def tiles(data: StudyData) -> list[Tile]:
 
     def interval(name: str) -> str:
         low, high = score[f"{name}_ci95"]
-        return f"95% {low:.3f} … {high:.3f}"
+        return f"95% {shown(low, 3)} … {shown(high, 3)}"
 
     found = [
         Tile(f"{cloud_seconds / data.winner.seconds:.2f} ×", "as fast as the cloud alone"),
-        Tile(f"{score['quality']:.3f}", "quality, mean SSIM", interval("quality")),
+        Tile(shown(score["quality"], 3), "quality, mean SSIM", interval("quality")),
         Tile(f"{score['psnr']:.1f} dB", "median PSNR"),
         Tile(f"{plan_.cloud_calls}", f"cloud calls of {plan_.num_steps}", f"{plan_.edge_calls} edge calls"),
-        Tile(f"{score['efficiency']:.3f}", "efficiency"),
+        Tile(shown(score["efficiency"], 3), "efficiency"),
     ]
     if score["burden"] is not None:
-        found.append(Tile(f"{score['burden']:.3f}", "burden"))
-    return [*found, Tile(f"{score['objective']:.3f}", "objective", interval("objective"))]
+        found.append(Tile(shown(score["burden"], 3), "burden"))
+    return [*found, Tile(shown(score["objective"], 3), "objective", interval("objective"))]
 
 
 def verdict(data: StudyData) -> str:
@@ -68,8 +72,8 @@ def verdict(data: StudyData) -> str:
     held, (low, high) = (data.score.get("heldout") or {}).get("objective"), data.score["objective_ci95"]
     if held is None:
         return ""
-    told = f"The objective on held-out prompts, {held:.4f},"
-    interval = f"the 95% interval of the prompts that were tuned on, {low:.4f} … {high:.4f}"
+    told = f"The objective on held-out prompts, {shown(held)},"
+    interval = f"the 95% interval of the prompts that were tuned on, {shown(low)} … {shown(high)}"
     if held < low:
         return f"{told} lies below {interval}: expect less than was tuned, or tune on more prompts."
     return f"{told} lies {'within' if held <= high else 'above'} {interval}."

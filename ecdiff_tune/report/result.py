@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ecdiff_core.tuned_config import Sampling, TunedConfig
+from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.io.text import counted
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import tables
 
 NAMED = 5
@@ -24,7 +26,8 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
     seconds = f"{score['seconds']:.2f} s {made} (cloud only {cloud_seconds:.2f} s)"
     return [
         *tables.table5([config]).splitlines(),
-        f"quality {_with_interval(score, 'quality')} on {num_prompts} prompts{_heldout(score, 'quality')}",
+        f"quality {_with_interval(score, 'quality')} on {counted(num_prompts, 'prompt')}"
+        f"{_heldout(score, 'quality')}",
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
         *_warning(score),
         *tied_line((config.provenance or {}).get("tied", ()), score["seconds"], made),
@@ -50,14 +53,14 @@ def made_by(sampling: Sampling) -> str:
 
 def _with_interval(score: Mapping[str, Any], name: str) -> str:
     low, high = score[f"{name}_ci95"]
-    return f"{score[name]:.4f} (95% {low:.4f} … {high:.4f})"
+    return f"{shown(score[name])} (95% {shown(low)} … {shown(high)})"
 
 
 def _heldout(score: Mapping[str, Any], name: str) -> str:
     held = score.get("heldout") or {}
     if held.get(name) is None:
         return ""
-    return f", {held[name]:.4f} on {held['num_prompts']} held-out ones"
+    return f", {shown(held[name])} on {counted(held['num_prompts'], 'held-out one')}"
 
 
 def _warning(score: Mapping[str, Any]) -> list[str]:
@@ -66,8 +69,8 @@ def _warning(score: Mapping[str, Any]) -> list[str]:
     if held is None or held >= low:
         return []
     return [
-        f"note: the objective on held-out prompts, {held:.4f}, lies below the interval of the calibration "
-        f"prompts, {low:.4f} … {high:.4f}: expect less than was tuned, or tune on more prompts."
+        f"note: the objective on held-out prompts, {shown(held)}, lies below the interval of the calibration "
+        f"prompts, {shown(low)} … {shown(high)}: expect less than was tuned, or tune on more prompts."
     ]
 
 

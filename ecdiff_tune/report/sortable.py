@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.sensitivity import Sweep
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.tables import ranking_table
@@ -75,7 +76,7 @@ def cell(value: Any) -> Cell:
     if isinstance(value, float) and math.isinf(value):
         return Cell("∞" if value > 0 else "−∞", math.copysign(1e308, value))
     if isinstance(value, float):
-        return Cell(f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}", value)
+        return Cell(shown(value) if abs(value) < 10 else f"{value:.2f}", value)
     return Cell(str(value), float(value))
 
 
@@ -197,6 +198,6 @@ def heldout(data: StudyData) -> Table | None:
         row: dict[str, Any] = {"set": name, "prompts": count}
         for what in ("quality", "objective"):
             low, high = score[f"{what}_ci95"]
-            row |= {what: score[what], f"{what} 95%": f"{low:.3f} … {high:.3f}"}
+            row |= {what: score[what], f"{what} 95%": f"{shown(low, 3)} … {shown(high, 3)}"}
         rows.append(row)
     return of_frame("heldout-table", pd.DataFrame(rows))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.study.loop import Trial
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
 
 COLUMNS = (
     "stage",
@@ -36,10 +37,12 @@ _FURTHER: dict[str, Callable[[Trial], object]] = {
     "schedule": lambda trial: trial.plan.schedule,
     "estimator": lambda trial: trial.candidate.estimator,
     "handoff_adapter": lambda trial: trial.candidate.handoff_adapter,
+    "suggested_s": lambda trial: trial.suggested_s,
     "prompts": lambda trial: len(trial.measurements),
     "discarded": lambda trial: trial.discarded,
 }
-"""What every step does, run-length encoded; what else is searched; on how many prompts, why not on all."""
+"""What every step does, run-length encoded; what else is searched, and the s that Optuna suggested; on how
+many prompts, why not on all."""
 
 
 def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFrame:
@@ -61,7 +64,13 @@ def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFr
         further = (_FURTHER[name](trial) for name in more)
         rows.append((*head, *scores, *calls, trial.seconds, trial.state, *further))
     columns = [*COLUMNS, *more]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(WHOLE_OR_EMPTY, "Int64"))
+    return whole_numbers(pd.DataFrame(rows, columns=columns))
+
+
+def whole_numbers(trials: pd.DataFrame) -> pd.DataFrame:
+    """The table with its whole numbers as such, of which some may be empty."""
+    names = [name for name in (*WHOLE_OR_EMPTY, "suggested_s") if name in trials.columns]
+    return trials.astype(dict.fromkeys(names, "Int64"))
 
 
 TABLE5_HEADINGS = (
@@ -159,8 +168,8 @@ def _cell(name: str, value: object) -> str:
         return "–"
     if name == "alpha":
         return f"{value:g}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return shown(value) if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None else shown(value)

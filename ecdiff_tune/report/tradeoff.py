@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.svg import Axis, Plot, Point
-from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import describe
 
 
@@ -15,8 +16,8 @@ def told(trial: Trial) -> str:
     """A config and its values, over two lines."""
     assert trial.score is not None
     return (
-        f"{describe(trial.candidate, 'joint')}\nquality {trial.quality:.4f}, {trial.seconds:.3g} s, "
-        f"objective {trial.value:.4f}\n{trial.plan}"
+        f"{describe(trial.candidate, 'joint')}\nquality {shown(trial.quality)}, {trial.seconds:.3g} s, "
+        f"objective {shown(trial.value)}\n{trial.plan}"
     )
 
 
@@ -91,7 +92,7 @@ def _alone(data: StudyData, with_edge: bool) -> list[Spot]:
     spots = [Spot("cloud alone", "cloud", cloud, 1.0, title, "square")]
     if with_edge and data.edge_alone is not None:
         quality = float(data.edge_alone["ssim"].mean())
-        title = f"edge alone\nquality {quality:.4f}, {edge:.3g} s"
+        title = f"edge alone\nquality {shown(quality)}, {edge:.3g} s"
         spots.append(Spot("edge alone", "edge", edge, quality, title, "square"))
     return spots
 

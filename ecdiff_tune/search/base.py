@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search.options import Options
 
@@ -40,6 +40,19 @@ class Result:
     value: float
     values: tuple[float, ...] = ()
     score: Score | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The trial of an Optuna study that a candidate comes from.
+
+    Args:
+        number: Optuna's.
+        s: as it was suggested; an aligned handoff moves it to after the next real step. None in stage 1.
+    """
+
+    number: int
+    s: int | None
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.intervals import interval95
-from ecdiff_tune.search.base import Context, Search
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.metrics.intervals import interval95
+from ecdiff_tune.search.base import Context, Origin, Search
+from ecdiff_tune.search.generator_search import Rounds, Scripted
 from ecdiff_tune.search.options import OBJECTIVES, SearchError
 from ecdiff_tune.search.optuna_study import finished, make_sampler, open_study, under_way
 from ecdiff_tune.search.optuna_trial import (
@@ -34,7 +35,6 @@ from ecdiff_tune.search.optuna_trial import (
 from ecdiff_tune.search.optuna_workers import POLL_SECONDS, Watch, beating
 from ecdiff_tune.search.paired import TIE
 from ecdiff_tune.search.race import Field
-from ecdiff_tune.search.script import Rounds, Scripted
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.suggest import DIMENSIONS, Knobs, dimension
 
@@ -48,7 +48,8 @@ def search(space: GridSpace, context: Context) -> Search:
     if space.stage == 1 and "burden" in context.options.optuna.objectives:
         raise SearchError("search.objectives=burden has no meaning in stage 1, which has no s: leave it out.")
     discarded: dict[Candidate, str] = {}
-    return Scripted(_Trials(space, context, discarded).rounds(), discarded)
+    trials = _Trials(space, context, discarded)
+    return Scripted(trials.rounds(), discarded, trials.origins)
 
 
 class _Trials:
@@ -60,6 +61,7 @@ class _Trials:
         self._field, self._discarded = Field(context, discarded), discarded
         self._watch = Watch(self._study, self._options.worker)
         self._seen: set[int] = set()
+        self.origins: dict[Candidate, Origin] = {}
 
     @cached_property
     def _starts(self) -> Sequence[dict[str, Any]]:
@@ -97,6 +99,7 @@ class _Trials:
             candidate = self._knobs.candidate(known.params)
             if candidate is None or "same_as" in known.user_attrs:
                 continue
+            self._keep_origin(candidate, known)
             measured = noted_measurements(known)
             if measured or known.user_attrs["worker"] == self._options.worker:
                 self._context.records.add(candidate, measured)
@@ -141,12 +144,18 @@ class _Trials:
                 if known := self._known(candidate):
                     repeat(self._study, trial, known)
                     return
+                self._keep_origin(candidate, trial)
                 best = self._incumbent()
                 yield from self._race(candidate, best)
                 self._seen.add(trial.number)
                 self._tell(trial, candidate, best)
         except UpdateFinishedTrialError:  # it was silent for so long that another worker gave it up
             return
+
+    def _keep_origin(self, candidate: Candidate, trial: optuna.Trial | FrozenTrial) -> None:
+        """By what people find it in the dashboard: the first trial of its pictures."""
+        s = self._knobs.point(trial.params).get("s")
+        self.origins.setdefault(candidate, Origin(trial.number, s if isinstance(s, int) else None))
 
     def _is_measured_elsewhere(self, trial: optuna.Trial, candidate: Candidate) -> bool:
         """Whether another worker was first; one that has no worker's name yet has not got all its params."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +48,13 @@ def open_study(options: OptunaOptions) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     objectives = list(options.objectives)
     directions = [StudyDirection[OBJECTIVES[name].upper()] for name in objectives]
-    try:
+    with _usable(options):
         study = optuna.create_study(
             storage=_storage(options),
             study_name=options.study_name,
             directions=directions,
             load_if_exists=True,
         )
-    except Exception as error:  # of whatever stands behind the URL
-        told = str(error).splitlines() or [type(error).__name__]
-        raise SearchError(f"Cannot use search.storage={options.storage}: {told[0]}") from error
     if study.metric_names not in (None, objectives):
         raise SearchError(
             f"The Optuna study {options.study_name} has the objectives {study.metric_names}, expected "
@@ -69,6 +68,25 @@ def open_study(options: OptunaOptions) -> optuna.Study:
         if left.user_attrs.get("worker") == options.worker or not options.worker:
             study.tell(left.number, state=TrialState.FAIL)
     return study
+
+
+def study_names(options: OptunaOptions) -> list[str]:
+    """Of all studies in the storage.
+
+    Raises:
+        SearchError: the storage cannot be used.
+    """
+    with _usable(options):
+        return optuna.get_all_study_names(_storage(options))
+
+
+@contextmanager
+def _usable(options: OptunaOptions) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of whatever stands behind the URL
+        told = str(error).splitlines() or [type(error).__name__]
+        raise SearchError(f"Cannot use search.storage={options.storage}: {told[0]}") from error
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -21,6 +22,8 @@ SILENT_SECONDS = 90.0
 POLL_SECONDS = 0.5
 BEAT = "beat"
 """The user attribute."""
+MADE = "made"
+"""The user attribute of what one worker made for all."""
 
 
 @contextmanager
@@ -76,3 +79,41 @@ class Watch:
             else:
                 alive.append(one)
         return alive
+
+
+def once(turns: optuna.Study, worker: str, make: Callable[[], Any]) -> Any:
+    """What the first worker made, for all workers alike; where one fails or dies the next one makes it.
+
+    A turn is a trial, whose numbers and ends every storage keeps apart: the lowest turn that is not over
+    makes it, and the first that is told of its end counts.
+
+    Args:
+        turns: a study for this alone.
+        worker: this one.
+        make: of something that JSON can hold.
+    """
+    while (made := _made(turns)) is None:
+        turn = turns.ask()
+        try:
+            with suppress(UpdateFinishedTrialError), beating(turn, worker):  # given up for its silence
+                turn.set_user_attr("worker", worker)
+                _wait_for_earlier(turns, turn.number, worker)
+                if _made(turns) is None:
+                    turn.set_user_attr(MADE, make())
+                    turns.tell(turn, 0.0, skip_if_finished=True)
+        finally:
+            turns.tell(turn, state=TrialState.FAIL, skip_if_finished=True)
+    return made
+
+
+def _made(turns: optuna.Study) -> Any:
+    """By the first turn that was told of its end; None if there is none yet."""
+    over = turns.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return min(over, key=lambda one: one.number).user_attrs[MADE] if over else None
+
+
+def _wait_for_earlier(turns: optuna.Study, number: int, worker: str) -> None:
+    """Until no earlier turn can be told of its end any more, or one was."""
+    watch = Watch(turns, worker)
+    while any(one.number < number for one in watch.running()) and _made(turns) is None:
+        time.sleep(POLL_SECONDS)

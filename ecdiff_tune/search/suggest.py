@@ -11,7 +11,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.spaces import GridSpace, Stage1Space, Stage2Space, nearest_value
 
 Value = int | float | str
@@ -73,14 +73,17 @@ class Knobs:
 
     def candidate(self, suggested: Mapping[str, Any]) -> Candidate | None:
         """That of the grid which makes these pictures; None where the params contradict each other."""
-        point = {
+        try:
+            return self.space.aliases.get(self.space.at(**self.point(suggested)))  # type: ignore[arg-type]
+        except ParamsError:
+            return None
+
+    def point(self, suggested: Mapping[str, Any]) -> dict[str, Value]:
+        """The values as they are suggested, by the name of the dimension."""
+        return {
             name: knob.values[suggested.get(knob.name, next(iter(knob.values)))]
             for name, knob in self.all.items()
         }
-        try:
-            return self.space.aliases.get(self.space.at(**point))  # type: ignore[arg-type]
-        except ParamsError:
-            return None
 
     def nearest(self, candidate: Candidate) -> dict[str, Any]:
         """The suggestion nearest to a candidate, dimension by dimension."""

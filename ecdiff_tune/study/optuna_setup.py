@@ -5,65 +5,66 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ecdiff_core.params import LEAST_P, ECDiffParams
-from ecdiff_tune import files
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.paper import paper_config
+from ecdiff_core.sampling.params import LEAST_P, ECDiffParams
+from ecdiff_tune.data.paper import paper_config
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.objective import stage_name
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
-from ecdiff_tune.search.spaces import stage_name
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.study.folder import differences, study_path
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import differences
+from ecdiff_tune.study.spec import StudySpec
 
 SOME_PAIR = "sd14_bksdm_small"
 """Whose row stands for pairs that are not the paper's."""
 COMMON = "common"
 """The study's user attribute that tells what all workers go by."""
-SETTLE_SECONDS = 2.0
-"""After which a worker has heard of others that began at the same moment."""
 _EACH_ITS_OWN = (
     *("device", "pair.cloud", "pair.edge", "calibration.file", "weights.cloud.id", "weights.edge.id"),
+    *("pair.lora", "weights.lora", "pair.cloud_config", "pair.edge_config"),
+    *(
+        f"weights.{side}.{key}"
+        for side in ("cloud", "edge")
+        for key in ("variant", "subfolder", "config", "tensors")
+    ),
     *("search.sampler", "search.storage", "search.study_name"),
 )
 """Settings that workers need not share: the weights' fingerprints and the prompts' digest are what counts."""
 
 
-def search_options(settings: Settings, space: Space) -> Options:
+def search_options(spec: StudySpec, space: Space) -> Options:
     """The settings of a search over a space; stages that are searched one by one have a study each."""
-    optuna = _study_options(settings)
+    optuna = _study_options(spec)
     if space.stage != "joint":
         optuna = replace(optuna, study_name=f"{optuna.study_name} {stage_name(space.stage)}")
-    return replace(settings.search_options(), optuna=optuna)
+    return replace(spec.options, optuna=optuna)
 
 
-def _study_options(settings: Settings) -> OptunaOptions:
-    optuna, folder = settings.search_options().optuna, study_path(settings)
-    storage, artifacts = optuna.storage, settings.search.artifacts
+def _study_options(spec: StudySpec) -> OptunaOptions:
+    optuna = spec.options.optuna
+    storage, artifacts = optuna.storage, optuna.artifacts
     if not storage:
-        storage = str(folder / files.JOURNAL)
+        storage = str(spec.path / files.JOURNAL)
     elif "://" not in storage:  # a journal file
         storage = os.path.expanduser(storage)
         artifacts = artifacts or f"{storage}.{files.ARTIFACTS}"
     return replace(
         optuna,
         storage=storage,
-        worker=f"{platform.node()}:{folder.resolve()}" if settings.has_workers else "",
-        artifacts=os.path.expanduser(artifacts or folder / files.ARTIFACTS),
-        start=papers_params(settings) if settings.search.warm_start else None,
+        worker=f"{platform.node()}:{spec.path.resolve()}" if spec.has_workers else "",
+        artifacts=os.path.expanduser(artifacts or spec.path / files.ARTIFACTS),
+        start=papers_params(spec.pair.name, spec.num_steps) if spec.warm_start else None,
     )
 
 
-def agree(
-    settings: Settings, bound: Mapping[str, Any], profile: Callable[[], LatencyProfile]
-) -> LatencyProfile:
+def agree(spec: StudySpec, bound: Mapping[str, Any], profile: Callable[[], LatencyProfile]) -> LatencyProfile:
     """The latency profile that all workers of the Optuna study go by, so that their objectives compare.
 
-    The first worker's. Of several that begin at the same moment the last to say so is heard by all.
+    The first worker's; others that begin meanwhile wait for it.
 
     Args:
         bound: the settings that this worker's folder is bound to, which must be those of the others.
@@ -73,13 +74,19 @@ def agree(
         SearchError: the Optuna study belongs to other settings.
     """
     from ecdiff_tune.search.optuna_study import open_study  # an optional dependency
+    from ecdiff_tune.search.optuna_workers import once
 
-    options = _study_options(settings)
+    options = _study_options(spec)
     study = open_study(options)
     mine = {key: value for key, value in bound.items() if key not in _EACH_ITS_OWN}
+
+    def common_to_all() -> dict[str, Any]:
+        return {"settings": mine, "latency": asdict(profile())}
+
     if COMMON not in study.user_attrs:
-        study.set_user_attr(COMMON, {"settings": mine, "latency": asdict(profile())})
-        time.sleep(SETTLE_SECONDS)
+        name = f"{options.study_name} {COMMON}"
+        turns = open_study(replace(options, study_name=name, objectives=OptunaOptions().objectives))
+        study.set_user_attr(COMMON, once(turns, options.worker, common_to_all))  # the same, whoever sets it
     common = study.user_attrs[COMMON]
     if found := differences(common["settings"], mine):
         raise SearchError(
@@ -89,11 +96,31 @@ def agree(
     return LatencyProfile.of(common["latency"])
 
 
-def papers_params(settings: Settings) -> ECDiffParams:
-    """The pair's row of the paper's Table 5, stretched from its steps to as many as are set."""
-    config = paper_config(settings.pair.name) or paper_config(SOME_PAIR)
+def refuse_another_start(spec: StudySpec) -> None:
+    """See that ``resume=false`` begins anew: an Optuna study outside the folder cannot be set aside with it.
+
+    Raises:
+        SearchError: the study is there, or the storage cannot be used.
+    """
+    if spec.resume or not spec.has_workers:
+        return
+    from ecdiff_tune.search.optuna_study import study_names  # an optional dependency
+
+    options = _study_options(spec)
+    name = options.study_name
+    if any(one == name or one.startswith(f"{name} stage ") for one in study_names(options)):
+        raise SearchError(
+            f"resume=false would go on with the Optuna study {name} in {options.storage}, which other "
+            "workers may be using. Choose another search.study_name=NAME, or leave out resume=false to go on "
+            "with it."
+        )
+
+
+def papers_params(pair: str, num_steps: int) -> ECDiffParams:
+    """The row of a pair in the paper's Table 5, stretched from its steps to T."""
+    config = paper_config(pair) or paper_config(SOME_PAIR)
     assert config is not None
-    stretch = settings.num_steps / config.sampling.num_steps
+    stretch = num_steps / config.sampling.num_steps
     params = config.params
     p, s = max(LEAST_P, round((params.p or 0) * stretch)), round(params.s * stretch)
     return replace(params, p=p, s=max(p, s))

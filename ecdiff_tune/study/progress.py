@@ -7,15 +7,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.io.text import counted, visible
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.base import Ask
-from ecdiff_tune.search.spaces import Stage, stage_name
 
 if TYPE_CHECKING:
-    from ecdiff_tune.study.loop import Trial
+    from ecdiff_tune.objective import Trial
 
 LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
@@ -40,9 +42,11 @@ def describe(candidate: Candidate, stage: Stage) -> str:
 def duration(seconds: float) -> str:
     """In the unit that one thinks in.
 
-    >>> duration(42), duration(240), duration(9000)
-    ('42 s', '4.0 min', '2.5 h')
+    >>> duration(0.31), duration(42), duration(240), duration(9000)
+    ('0.3 s', '42 s', '4.0 min', '2.5 h')
     """
+    if seconds < 1:
+        return f"{max(seconds, 0.1):.1f} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -65,19 +69,19 @@ class Progress:
             "{task.description}",
             BarColumn(30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}{task.fields[left]}"),
         )
-        self._bars = Bars(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-        self._prompts = self._bars.add_task("", visible=False, total=1, note="")
-        self._trials = self._bars.add_task("", visible=False, total=1, note="")
+        self._bars = Bars(*columns, console=self._console, transient=True)
+        self._prompts = self._bars.add_task("", visible=False, total=1, note="", left="")
+        self._trials = self._bars.add_task("", visible=False, total=1, note="", left="")
         self._best: Trial | None = None
         self._may_win: Callable[[Trial], bool] = lambda _: True
         self._one_by_one = True
-        self._done = self._total = 0
+        self._done = self._total = self._known = 0
         self._label = ""
-        self._said = 0.0
-        self._started = 0.0
+        self._said = self._begun = 0.0
         self._most_trials = self._prompts_in_all = 1
+        self._fresh = self._fresh_seconds = self._asked = 0.0
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -89,19 +93,23 @@ class Progress:
             self._bars.stop()  # without bars it would print an empty line
 
     def say(self, line: str) -> None:
-        """One line that stays."""
-        self._console.print(line, markup=False)
+        """One line that stays; what a terminal would obey in it is written as escapes."""
+        self._console.print(visible(line, "\n"), markup=False)
 
-    def start_task(self, label: str, prompts: int) -> None:
-        """Begin something that is done prompt by prompt."""
-        self._label, self._done, self._total, self._said = label, 0, prompts, time.monotonic()
-        self._bars.reset(self._prompts, total=prompts, description=label, visible=True, note="prompts")
+    def start_task(self, label: str, prompts: int, known: int = 0) -> None:
+        """Begin something that is done prompt by prompt, so many of which take no time."""
+        self._label, self._done, self._total, self._known = label, 0, prompts, known
+        self._said = self._begun = time.monotonic()
+        self._bars.reset(
+            self._prompts, total=prompts, description=label, visible=True, note="prompts", left=""
+        )
 
     def prompts_done(self, count: int) -> None:
         """That many more prompts are done."""
         self._done += count
-        self._bars.advance(self._prompts, count)
         now = time.monotonic()
+        left = _left("about", now - self._begun, self._done - self._known, self._total - self._done)
+        self._bars.update(self._prompts, advance=count, left=left)
         if not self._live and self._done < self._total and now - self._said > LINE_SECONDS:
             self.say(f"  {self._label}: {self._done} of {self._total} prompts")
             self._said = now
@@ -122,13 +130,14 @@ class Progress:
         """
         self._best, self._most_trials, self._prompts_in_all = None, most_trials, prompts
         self._may_win, self._one_by_one = may_win, one_by_one
-        self._started = time.monotonic()
+        self._fresh = self._fresh_seconds = self._asked = 0.0
         self._bars.reset(
             self._trials,
             total=most_trials,
             description=stage_name(stage),
             visible=True,
             note="trials at most",
+            left="",
         )
 
     def more_trials(self, most_trials: int) -> None:
@@ -136,24 +145,26 @@ class Progress:
         self._most_trials = most_trials
         self._bars.update(self._trials, total=most_trials)
 
-    def start_trials(self, stage: Stage, number: int, ask: Ask) -> None:
-        """Begin what a search asks for."""
+    def start_trials(self, stage: Stage, number: int, ask: Ask, missing: int) -> None:
+        """Begin what a search asks for, of which so many prompts were not measured yet."""
         several, prompts = len(ask.candidates), ask.prompts or self._prompts_in_all
-        what = describe(ask.candidates[0], stage) if several == 1 else f"{several} configs"
-        self.start_task(f"trial {number}  {what}", prompts)
+        what = describe(ask.candidates[0], stage) if several == 1 else counted(several, "config")
+        self._asked = several * missing / prompts
+        self.start_task(f"trial {number}  {what}", prompts, known=prompts - missing)
 
     def end_trial(self, trial: Trial) -> None:
         """One line about a finished trial, the best so far and the time left at most."""
         wins = trial.score is not None and self._may_win(trial)
         if wins and (self._best is None or trial.value > self._best.value):
             self._best = trial
-        self._bars.advance(self._trials)
-        passed = time.monotonic() - self._started
-        left = passed / trial.number * max(0, self._most_trials - trial.number)
+        self._fresh += self._asked
+        self._fresh_seconds += (time.monotonic() - self._begun) if self._asked else 0.0
+        self._asked = 0.0  # the others that were asked for with it are counted
+        remaining = max(0, self._most_trials - trial.number) if self._one_by_one else None
+        left = _left("up to about", self._fresh_seconds, self._fresh, remaining)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
-        self._bars.update(self._trials, note=f"trials at most, {best}")
-        told = f", up to about {duration(left)} left" if self._one_by_one else ""
-        self.say(f"{_trial_line(trial)}   {best}{told}")
+        self._bars.update(self._trials, advance=1, note=f"trials at most, {best}", left=left)
+        self.say(f"{_trial_line(trial)}   {best}{left}")
 
     def end_stage(self) -> None:
         """Take the stage's bars away."""
@@ -161,12 +172,19 @@ class Progress:
         self._bars.update(self._prompts, visible=False)
 
 
+def _left(about: str, seconds: float, done: float, remaining: float | None) -> str:
+    """How long the rest takes by what was done anew in so many seconds; empty where that cannot be told."""
+    return "" if not remaining or done <= 0 else f", {about} {duration(seconds / done * remaining)} left"
+
+
 def _trial_line(trial: Trial) -> str:
     head = f"{stage_name(trial.stage)}  trial {trial.number:>2}  {describe(trial.candidate, trial.stage):<13}"
     if trial.score is None:
         return f"{head}  infeasible: latents not finite"
     score = trial.score
-    parts = f"quality {score.quality:.4f}  efficiency {score.efficiency:.3f}"
+    parts = f"quality {shown(score.quality)}  efficiency {shown(score.efficiency, 3)}"
     if score.burden is not None:
-        parts += f"  burden {score.burden:.3f}"
-    return f"{head}  {parts}  objective {score.objective:.4f}"
+        parts += f"  burden {shown(score.burden, 3)}"
+    asked = trial.suggested_s
+    told = "" if asked in (None, trial.candidate.params.s) else f"  (s={asked} was suggested)"
+    return f"{head}  {parts}  objective {shown(score.objective)}{told}"

@@ -10,14 +10,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ecdiff_core.memory import Batches
+from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.plan import HandoffAdapter
-from ecdiff_tune import reference
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.edge_along import EdgeAlong
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.reference import Reference
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import image_faults, reference
+from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.study import left_out
 from ecdiff_tune.study.progress import Progress, duration
 from ecdiff_tune.study.spending import REFERENCE
 
@@ -32,8 +33,11 @@ def make_reference(
     calls: Counter[str],
     what: str = REFERENCE,
     along: EdgeAlong | None = None,
+    at_most: int | None = None,
 ) -> Reference:
     """The reference of a prompt set, with how much there is to do and progress.
+
+    It is that of ``reference.usable`` prompts: a note names those that are left out, ``at_most`` so many.
 
     ``along`` makes its edge passes of the prompts whose reference is made; ``calls`` counts model calls.
     Studies that run side by side wait for each other here, so that what they share is made once.
@@ -45,8 +49,10 @@ def make_reference(
         if missing:
             seconds = cloud * profile.cloud_call.median + edge * profile.edge_call.median
             progress.say(f"{what}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
-        progress.start_task(f"{what} (cloud's and edge's pictures)", len(prompts))
-        return reference.make(
+        progress.start_task(
+            f"{what} (cloud's and edge's pictures)", len(prompts), len(prompts) - len(missing)
+        )
+        made = reference.make(
             pipe,
             prompts,
             where,
@@ -54,7 +60,28 @@ def make_reference(
             on_prompts=progress.prompts_done,
             listener=along,
             calls=calls,
+            at_most=at_most,
         )
+        for line in image_faults.told(reference.faulty_rows(prompts, where), prompts):
+            progress.say(f"note: {line}")
+        return made
+
+
+def keep_left_out(study: Path, prompts: CalibrationSet, references: Path) -> None:
+    """Write which prompts are left out, for what reads the study without its references.
+
+    Args:
+        study: the study's folder.
+        prompts: of which others were written before.
+        references: the folder of the references.
+    """
+    found = {
+        prompts.keys[row]: image_faults.FAULTS[number]
+        for row, (_, number) in reference.faulty_rows(prompts, references).items()
+    }
+    known = left_out.read(study)
+    if found.keys() - known.keys():
+        left_out.write(study, known | found)
 
 
 @contextmanager
@@ -81,5 +108,6 @@ def make_edge_along(
     if missing:
         cloud, edge = along.missing_calls(adapter)
         progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
-        progress.start_task("edge along the cloud's trajectory", len(along.prompts.keys[: along.first]))
+        whole = len(along.prompts.keys[: along.first])
+        progress.start_task("edge along the cloud's trajectory", whole, whole - len(missing))
     return along.make(adapter, batches, progress.prompts_done if missing else lambda _: None)

@@ -10,10 +10,10 @@ from statistics import median
 import torch
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, TunedConfig
-from ecdiff_core.devices import synchronize
-from ecdiff_core.link import Link
-from ecdiff_core.pair import Pair
-from ecdiff_core.plan import Plan
+from ecdiff_core.models.devices import synchronize
+from ecdiff_core.models.pair import Pair
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.evaluation.link import Link
 
 CALLS_IN_A_ROW = 5
 """As in a generation, where one call follows the other without waiting for the device."""
@@ -124,8 +124,8 @@ def _in_turns(
 
 def _calls(pipe: ECDiffPipeline) -> tuple[dict[str, Operation], int]:
     """A cloud call, an edge call and a decode at batch 1; and how many numbers a handoff sends."""
-    family, guidance = pipe.pair.family, pipe.config.sampling.guidance_scale
-    conditioning = family.encode([PROMPT], guidance, pipe.size)
+    family = pipe.pair.family
+    conditioning = pipe.encode([PROMPT])
     latents = family.initial_latents(1, pipe.size, pipe.scheduler, torch.Generator().manual_seed(0))
     timestep = torch.tensor(TIMESTEP, device=latents.device)
     cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)

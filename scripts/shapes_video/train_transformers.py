@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import T5EncoderModel
 
-from ecdiff_core.handoff import NoiseSchedule, from_epsilon_and_z, to_epsilon_and_z
+from ecdiff_core.models.handoff import NoiseSchedule, from_epsilon_and_z, to_epsilon_and_z
 from shapes_pair.fit import autocast, fit
 from shapes_video.models import LATENT_FRAMES, LATENT_SIDE
 

@@ -17,11 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
-from ecdiff_core.__main__ import _cloud_alone, main
-from ecdiff_core.noise import get_estimator
+from ecdiff_core.__main__ import _cloud_alone, _free, main
+from ecdiff_core.models.pair import load_pair
 from ecdiff_core.output import Seconds
-from ecdiff_core.pair import load_pair
-from ecdiff_core.plan import plan
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.plan import plan
 
 Capture = pytest.CaptureFixture[str]
 
@@ -157,11 +157,26 @@ def test_seconds_of_the_cloud_alone() -> None:
 
 
 def test_negative_prompt_changes_the_picture(config_path: Path, out: Path) -> None:
-    seen = []
     for negative in ([], ["--negative-prompt", "a large purple triangle"]):
         assert generate(config_path, out, "--prompt", "a", *negative) == 0
-        seen.append(np.asarray(Image.open(out / "00000.png")))
-    assert not np.array_equal(*seen)
+    assert names(out) == ["00000-2.png", "00000.png"]
+    assert not np.array_equal(*(np.asarray(Image.open(path)) for path in out.iterdir()))
+
+
+def test_nothing_is_overwritten(config_path: Path, out: Path, capsys: Capture) -> None:
+    for prompt in ("first", "second", "third"):
+        assert generate(config_path, out, "--prompt", prompt, "--mode", "edge") == 0
+        named = capsys.readouterr().out.splitlines()[0].partition("  ")[0]
+        assert Image.open(named).text["ecdiff:prompt"] == prompt
+    assert names(out) == ["00000-2.png", "00000-3.png", "00000.png"]
+    assert Image.open(out / "00000.png").text["ecdiff:prompt"] == "first"
+
+
+def test_a_video_and_its_story_keep_one_name(tmp_path: Path) -> None:
+    (tmp_path / "00000.mp4").touch()
+    (tmp_path / "00000-2.json").touch()
+    assert _free(tmp_path / "00000.mp4") == tmp_path / "00000-3.mp4"
+    assert _free(tmp_path / "00001.mp4") == tmp_path / "00001.mp4"
 
 
 def test_weights_that_the_config_was_not_tuned_for(
@@ -267,7 +282,7 @@ def test_a_yaml_of_a_newer_version_or_with_unknown_keys(
 ) -> None:
     text = config_path.read_text(encoding="utf-8")
     for wrong, message in (
-        (text.replace("format_version: 1", "format_version: 2"), "needs a newer ecdiff"),
+        (text.replace("format_version: 1", "format_version: 3"), "needs a newer ecdiff"),
         (text.replace("alpha:", "aplha:"), "unknown key params.aplha"),
     ):
         config_path.write_text(wrong, encoding="utf-8")

@@ -6,8 +6,8 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from ecdiff_core import ModelRef
-from ecdiff_core.handoff import NoiseSchedule
-from ecdiff_core.pair import find_model
+from ecdiff_core.models.find import find_configs
+from ecdiff_core.models.handoff import NoiseSchedule
 from shapes_flow.train import TextEncoders
 from shapes_flow.train import TrainingData as FlowData
 from shapes_flow.train import noisy_batch as flow_batch
@@ -51,7 +51,7 @@ def test_flow_goes_straight_from_clean_to_noise() -> None:
 
 @torch.no_grad()
 def test_the_flow_pairs_text_is_read_as_stable_diffusion_3_reads_it() -> None:
-    folder = find_model(ModelRef("embedded:shapes_flow/cloud"))
+    folder = find_configs(ModelRef("embedded:shapes_flow/cloud"))
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
     embeds, _, pooled, _ = pipeline.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)
     ids = pipeline.tokenizer(PROMPTS, padding="max_length", truncation=True, return_tensors="pt").input_ids

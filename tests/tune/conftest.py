@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from ecdiff_core.memory import Batches
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import reference
 from ecdiff_tune.__main__ import main
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.latency import LatencyProfile, Timing
-from ecdiff_tune.reference import Reference
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
+from ecdiff_tune.evaluation.reference import Reference
 
 from .studies import Command, Outcome, Study
 
@@ -55,7 +55,7 @@ def latency() -> LatencyProfile:
     """A profile with round numbers, the edge at 0.4 of the cloud."""
     return LatencyProfile(
         cloud_call=Timing(0.020, 0.019, 0.022),
-        edge_call=Timing(0.008, 0.007, 0.009),
+        edge_call=Timing(0.008, 0.0076, 0.0085),
         encode=Timing(0.003, 0.002, 0.004),
         decode=Timing(0.005, 0.004, 0.006),
         transfer_seconds=0.010,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffPipeline, TunedConfig, apply_ecdiff, remove_ecdiff
 from ecdiff_core.errors import PairError, ParamsError
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ...hooking import (
     CALLS,
@@ -219,8 +219,9 @@ def test_pipelines_that_share_a_model(config: TunedConfig, pipe: Pipe, edge: Pip
     with pytest.raises(PairError, match="by way of another pipeline: call remove_ecdiff first"):
         apply_ecdiff(other, config, edge=edge)
     other.scheduler = build_scheduler("DDIMScheduler", other.scheduler)
-    with pytest.raises(ParamsError, match="if another pipeline shares the model"):
-        run(other, num_inference_steps=24)
+    for steps in (STEPS, 24):
+        with pytest.raises(ParamsError, match="has a scheduler of its own, which the plan does not follow"):
+            run(other, num_inference_steps=steps)
     from_image = StableDiffusionImg2ImgPipeline.from_pipe(pipe, requires_safety_checker=False)
     from_image.set_progress_bar_config(disable=True)
     with pytest.raises(ParamsError, match="no image to image"):

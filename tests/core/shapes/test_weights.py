@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.pair import find_model
+from ecdiff_core.models.find import find_configs
 from ecdiff_core.shapes.grammar import Scene, scenes
 from shapes_pair.read import read
 
@@ -33,7 +33,7 @@ def held_out() -> list[Scene]:
 
 @pytest.mark.parametrize("side", ["cloud", "edge"])
 def test_diffusers_loads_and_runs_the_folder_unchanged(side: str) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(find_model(ModelRef(f"embedded:shapes/{side}")))
+    pipeline = StableDiffusionPipeline.from_pretrained(find_configs(ModelRef(f"embedded:shapes/{side}")))
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     image = pipeline("a large red circle in the center", num_inference_steps=2, generator=generator).images[0]
@@ -41,7 +41,7 @@ def test_diffusers_loads_and_runs_the_folder_unchanged(side: str) -> None:
 
 
 def test_folders_hold_safetensors_and_json_alone_and_stay_small() -> None:
-    root = Path(find_model(ModelRef("embedded:shapes/cloud"))).parent
+    root = Path(find_configs(ModelRef("embedded:shapes/cloud"))).parent
     files = [p for side in ("cloud", "edge") for p in (root / side).rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".safetensors", ".json"}
     assert sum(p.stat().st_size for p in files) <= LIMIT_BYTES
@@ -65,6 +65,6 @@ def test_ecdiff_keeps_what_the_cloud_draws(pipe: ECDiffPipeline, held_out: list[
 
 
 def test_cloud_and_edge_share_all_but_the_unet(pipe: ECDiffPipeline) -> None:
-    cloud, edge = (find_model(ModelRef(f"embedded:shapes/{side}")) for side in ("cloud", "edge"))
+    cloud, edge = (find_configs(ModelRef(f"embedded:shapes/{side}")) for side in ("cloud", "edge"))
     for part in ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
         assert (cloud / part).read_bytes() == (edge / part).read_bytes()

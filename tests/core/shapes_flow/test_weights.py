@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.pair import find_model
+from ecdiff_core.models.find import find_configs
 from ecdiff_core.shapes.grammar import scenes
 from shapes_pair.read import read
 
@@ -31,7 +31,7 @@ def pipe() -> ECDiffPipeline:
 
 @pytest.mark.parametrize("side", ["cloud", "edge"])
 def test_diffusers_loads_and_runs_the_folder_unchanged(side: str) -> None:
-    folder = find_model(ModelRef(f"embedded:shapes_flow/{side}"))
+    folder = find_configs(ModelRef(f"embedded:shapes_flow/{side}"))
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
@@ -45,7 +45,7 @@ def test_diffusers_loads_and_runs_the_folder_unchanged(side: str) -> None:
 
 
 def test_folders_hold_safetensors_and_json_alone_and_stay_small() -> None:
-    root = Path(find_model(ModelRef("embedded:shapes_flow/cloud"))).parent
+    root = Path(find_configs(ModelRef("embedded:shapes_flow/cloud"))).parent
     files = [p for side in ("cloud", "edge") for p in (root / side).rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".safetensors", ".json"}
     assert sum(p.stat().st_size for p in files) <= LIMIT_BYTES

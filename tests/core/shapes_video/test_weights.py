@@ -11,7 +11,7 @@ import torch
 from diffusers import CogVideoXPipeline
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.pair import find_model
+from ecdiff_core.models.find import find_configs
 from ecdiff_core.shapes_video.grammar import scenes
 from shapes_video.read import read
 
@@ -37,7 +37,7 @@ def pipe() -> ECDiffPipeline:
 
 @pytest.mark.parametrize("side", ["cloud", "edge"])
 def test_diffusers_loads_and_runs_the_folder_unchanged(side: str) -> None:
-    pipeline = CogVideoXPipeline.from_pretrained(find_model(ModelRef(f"embedded:shapes_video/{side}")))
+    pipeline = CogVideoXPipeline.from_pretrained(find_configs(ModelRef(f"embedded:shapes_video/{side}")))
     pipeline.set_progress_bar_config(disable=True)
     sizes = {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 24}
     (frames,) = pipeline(
@@ -47,7 +47,7 @@ def test_diffusers_loads_and_runs_the_folder_unchanged(side: str) -> None:
 
 
 def test_folders_hold_safetensors_and_json_alone_and_stay_small() -> None:
-    root = Path(find_model(ModelRef("embedded:shapes_video/cloud"))).parent
+    root = Path(find_configs(ModelRef("embedded:shapes_video/cloud"))).parent
     files = [p for side in ("cloud", "edge") for p in (root / side).rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".safetensors", ".json"}
     assert sum(p.stat().st_size for p in files) <= LIMIT_BYTES

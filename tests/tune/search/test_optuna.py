@@ -14,14 +14,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import PairSettings, SearchSettings, Settings
+from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.search.generator_search import Scripted
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError, check_installed
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space
 from ecdiff_tune.search.suggest import Knob, Knobs
-from ecdiff_tune.settings import PairSettings, SearchSettings, Settings
 from ecdiff_tune.study.optuna_setup import SOME_PAIR, papers_params, search_options
 
 from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, evaluations, whole
@@ -127,8 +129,8 @@ def test_where_the_study_lies(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], storage: str, artifacts: str
 ) -> None:
     monkeypatch.setenv("HOME", "/me")
-    settings = Settings(pair=PairSettings("mine"), search=SearchSettings("optuna", **given))  # type: ignore[arg-type]
-    found = search_options(settings, JOINT).optuna
+    settings = Settings(pair=PairSettings("mine", "a", "b"), search=SearchSettings("optuna", **given))  # type: ignore[arg-type]
+    found = search_options(study_spec(settings), JOINT).optuna
     assert (found.storage, found.artifacts) == (storage, artifacts)
 
 
@@ -149,15 +151,15 @@ def test_it_begins_with_the_papers_params_moved_into_the_grid() -> None:
     ],
 )
 def test_the_papers_params(pair: str, steps: int, params: tuple[Any, ...]) -> None:
-    settings = Settings(pair=PairSettings(name=pair))
-    settings.sampling.num_inference_steps = steps
     if pair != "mine" and steps == 50:
-        assert papers_params(settings) == TunedConfig.load(config_folder() / "tuned" / f"{pair}.yaml").params
+        assert (
+            papers_params(pair, steps) == TunedConfig.load(config_folder() / "tuned" / f"{pair}.yaml").params
+        )
     elif steps == 50:
         row = TunedConfig.load(config_folder() / "tuned" / f"{SOME_PAIR}.yaml").params
-        assert papers_params(settings) == row == ECDiffParams(*params)
+        assert papers_params(pair, steps) == row == ECDiffParams(*params)
     else:
-        assert papers_params(settings) == ECDiffParams(*params)
+        assert papers_params(pair, steps) == ECDiffParams(*params)
 
 
 # What the study holds.
@@ -203,6 +205,20 @@ def test_no_config_is_measured_twice(tmp_path: Path) -> None:
     for one in repeats:
         assert one.values == known[one.user_attrs["same_as"]].values
         assert one.params == known[one.user_attrs["same_as"]].params
+
+
+def test_candidates_know_the_trial_that_they_come_from(tmp_path: Path) -> None:
+    path, some = tmp_path / "journal", world(tmp_path / "journal", trials=30)
+    search = some.search("optuna", JOINT)
+    trace = some.drive(search)
+    assert isinstance(search, Scripted)
+    known = {one.number: one for one in trials(path)}
+    assert {one for ask, _ in trace for one in ask.candidates} <= search.origins.keys()
+    for candidate, origin in search.origins.items():
+        trial = known[origin.number]
+        assert "same_as" not in trial.user_attrs
+        assert (trial.params["s"], trial.user_attrs["s"]) == (origin.s, candidate.params.s)
+    assert any(origin.s != candidate.params.s for candidate, origin in search.origins.items())
 
 
 def test_losers_are_pruned_and_rank_below_the_best(tmp_path: Path) -> None:

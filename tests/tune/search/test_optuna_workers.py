@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,25 @@ from typing import Any
 import optuna
 import pytest
 from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.ledger import Measurement
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.search import Space, optuna_workers
 from ecdiff_tune.search.base import Context, Records
 from ecdiff_tune.search.options import Options, OptunaOptions
+from ecdiff_tune.search.optuna_study import open_study
 from ecdiff_tune.search.optuna_trial import MEASUREMENTS
 from ecdiff_tune.search.spaces import Stage1Space
 from ecdiff_tune.search.suggest import Knobs
+from ecdiff_tune.study.optuna_setup import agree
 
+from ..recorded_study import RecordedStudy
 from ..studies import Study, one_line
 from ..worlds import JOINT, OBJECTIVES, World
 
@@ -175,6 +182,74 @@ def test_a_worker_that_dies_holds_nobody_up(storage: str, monkeypatch: pytest.Mo
     assert again["a"][1] == [], "nothing is generated"
 
 
+def turns_of(storage: str) -> optuna.Study:
+    return open_study(OptunaOptions(storage=storage, study_name="ecdiff common", worker="x"))
+
+
+def test_workers_that_begin_together_measure_one_latency_profile(
+    tmp_path: Path, latency: LatencyProfile
+) -> None:
+    settings = RecordedStudy(tmp_path, latency).settings
+    search = replace(settings.search, name="optuna", storage=str(tmp_path / "journal"), study_name="both")
+    optuna.create_study(study_name="both", storage=_journal(str(tmp_path / "journal")), direction="maximize")
+    measured: list[str] = []
+    together = threading.Barrier(2)
+
+    def begin(name: str) -> LatencyProfile:
+        def profile() -> LatencyProfile:
+            measured.append(name)
+            time.sleep(0.2)
+            return replace(latency, transfer_seconds=0.1 if name == "one" else 0.2)
+
+        together.wait()
+        return agree(replace(settings, search=search, study=name), {"seed": 0}, profile)
+
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(begin, ("one", "two"))
+    assert first == second
+    assert len(measured) == 1
+
+
+@AT_ONCE
+def test_one_worker_makes_what_is_common(storage: str) -> None:
+    """Three that begin at the same moment, the slowest of which is slow."""
+    made: list[str] = []
+    together = threading.Barrier(3)
+
+    def work(name: str, seconds: float) -> str:
+        turns = turns_of(storage)
+
+        def make() -> str:
+            made.append(name)
+            time.sleep(seconds)
+            return name
+
+        together.wait()
+        return optuna_workers.once(turns, name, make)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(work, "abc", (0.1, 0.3, 0.6)))
+    assert len(made) == 1
+    assert found == made * 3
+    assert optuna_workers.once(turns_of(storage), "d", lambda: made.append("d")) == made[0]
+
+
+def test_what_is_common_outlives_who_fails_and_who_dies(
+    storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optuna_workers, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(optuna_workers, "POLL_SECONDS", 0.05)
+    turns = turns_of(storage)
+    with pytest.raises(ZeroDivisionError):
+        optuna_workers.once(turns, "a", lambda: 1 // 0)
+    silent = turns.ask()
+    silent.set_user_attr("worker", "b")
+    assert optuna_workers.once(turns_of(storage), "c", lambda: "c") == "c"
+    with pytest.raises(UpdateFinishedTrialError):  # it comes back, too late
+        silent.set_user_attr(optuna_workers.MADE, "b")
+    assert optuna_workers.once(turns, "b", lambda: "b") == "c"
+
+
 # Whole studies.
 
 
@@ -208,6 +283,11 @@ def test_the_same_command_twice(study: Study, tmp_path: Path) -> None:
         if one.state == TrialState.COMPLETE:
             low, high = one.user_attrs["quality_ci95"]
             assert low <= one.user_attrs["quality"] <= high
+
+    before = sorted(path.name for path in study.folder.iterdir())
+    refused = study("tune", *shared, "resume=false")
+    assert "resume=false would go on with the Optuna study tiny/default in" in one_line(refused)
+    assert sorted(path.name for path in study.folder.iterdir()) == before, "nothing is set aside"
 
     refused = study("tune", *shared, "study=another", "search.study_name=tiny/default", "objective.w1=0.5")
     assert "belongs to other settings (objective.w1 0.3 -> 0.5)" in one_line(refused)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ecdiff_core.tuned_config import ModelRef, PairSpec
-from ecdiff_tune.settings import (
+from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import (
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
@@ -23,7 +24,8 @@ from ecdiff_tune.settings import (
     SearchSettings,
     Settings,
 )
-from ecdiff_tune.study.folder import StudyError, StudyFolder
+from ecdiff_tune.study.folder import StudyError, StudyFolder, read_state
+from ecdiff_tune.study.reranked import pair_of
 
 SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567"))
 
@@ -38,28 +40,47 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def claim(settings: Settings, spec: PairSpec = SPEC, digest: str = "d", device: str = "cpu") -> str:
-    with StudyFolder(settings) as folder:
+    with StudyFolder(study_spec(settings)) as folder:
         return folder.claim(spec, digest, device)
 
 
 def test_where_it_lies(settings: Settings, tmp_path: Path) -> None:
-    with StudyFolder(replace(settings, study="mine")) as folder:
+    with StudyFolder(study_spec(replace(settings, study="mine"))) as folder:
         assert folder.path == tmp_path / "tiny" / "mine"
         assert folder.path.is_dir()
 
 
 def test_one_process_at_a_time(settings: Settings) -> None:
-    with StudyFolder(settings) as folder:
+    with StudyFolder(study_spec(settings)) as folder:
         with pytest.raises(StudyError, match=rf"Another process works on {folder.path}\. .*study=NAME"):
-            StudyFolder(settings)
-        StudyFolder(replace(settings, study="another")).__exit__()
+            StudyFolder(study_spec(settings))
+        StudyFolder(study_spec(replace(settings, study="another"))).__exit__()
     claim(settings)
 
 
 def test_the_lock_goes_with_an_error(settings: Settings) -> None:
-    with pytest.raises(ZeroDivisionError), StudyFolder(settings):
+    with pytest.raises(ZeroDivisionError), StudyFolder(study_spec(settings)):
         _ = 1 / 0
     claim(settings)
+
+
+def test_an_empty_folder_goes_without_taking_another_s_lock(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process gets the lock in the very moment in which the first one lets go."""
+    first, second = StudyFolder(study_spec(settings)), list[StudyFolder]()
+    release = first._lock.release
+
+    def released() -> None:
+        release()
+        second.append(StudyFolder(study_spec(settings)))
+
+    monkeypatch.setattr(first._lock, "release", released)
+    first.__exit__()
+    with pytest.raises(StudyError, match="Another process works on"):
+        StudyFolder(study_spec(settings))
+    second[0].__exit__()
+    assert not second[0].path.exists()
 
 
 def test_the_same_settings_go_on(settings: Settings, tmp_path: Path) -> None:
@@ -172,6 +193,20 @@ def test_a_study_of_relative_folders_goes_on_now_that_they_are_absolute(settings
     assert claim(settings, absolute) == created
 
 
+def test_what_was_loaded_is_kept_and_its_fingerprint_compared(settings: Settings, tmp_path: Path) -> None:
+    edge = replace(SPEC.edge, variant="fp16", subfolder="unet")
+    spec = replace(SPEC, edge=edge, lora=[Lora("/here/l.safetensors", 0.5, "cloud", "89ab")])
+    created = claim(settings, spec)
+    state = read_state(tmp_path / "tiny" / "default" / "study.json")["settings"]
+    assert "weights.cloud.variant" not in state
+    assert pair_of(state, "tiny") == spec
+    assert (
+        claim(settings, replace(spec, lora=[replace(spec.lora[0], path="/there/l.safetensors")])) == created
+    )
+    with pytest.raises(StudyError, match=r'weights\.edge\.fingerprint "4567" -> "cdef"'):
+        claim(settings, replace(spec, edge=replace(edge, fingerprint="cdef")))
+
+
 def test_resume_false_sets_an_old_study_aside(settings: Settings, tmp_path: Path) -> None:
     claim(settings)
     folder = tmp_path / "tiny" / "default"
@@ -212,7 +247,7 @@ def test_a_file_where_the_folder_should_be(settings: Settings, tmp_path: Path, o
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
     with pytest.raises(StudyError, match=r"Cannot write to .*Set output_dir to a writable folder"):
-        StudyFolder(settings)
+        StudyFolder(study_spec(settings))
     assert path.read_text() == "mine"
 
 
@@ -220,5 +255,5 @@ def test_a_file_where_the_folder_should_be(settings: Settings, tmp_path: Path, o
 def test_a_folder_that_may_not_be_written(settings: Settings, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StudyError, match=r"Cannot write to .*Permission denied"):
-        StudyFolder(settings)
+        StudyFolder(study_spec(settings))
     tmp_path.chmod(0o700)

@@ -1,0 +1,127 @@
+"""What a call of ``ECDiffPipeline`` is given, in diffusers' words: checked, and refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ecdiff_core.config import Sampling
+from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.sampling.sampler import SamplerState
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+"""Of images: PIL, numpy (…, height, width, 3), torch (…, 3, height, width), or latents, not decoded."""
+OnStepEnd = Callable[[Any, int, Tensor, dict[str, Any]], Mapping[str, Any] | None]
+"""Called as diffusers calls it: pipeline, step, timestep, tensors; what it returns replaces those tensors."""
+_TENSORS = ("latents",)
+"""That such a callback can see and change."""
+_TAKEN = (
+    *("prompt", "negative_prompt", "num_images_per_prompt", "generator", "output_type"),
+    *("callback_on_step_end", "callback_on_step_end_tensor_inputs", "mode", "on_step"),
+)
+_FIXED = tuple(field.name for field in fields(Sampling))
+
+
+def refuse_others(others: Mapping[str, Any], sampling: Sampling) -> None:
+    """Refuse arguments that a config fixes or that this pipeline does not have; None is as good as left out.
+
+    Raises:
+        ParamsError: one of them is given another value than the config's.
+    """
+    for name, value in others.items():
+        if value is None:
+            continue
+        if name not in _FIXED:
+            raise ParamsError(
+                f"ECDiffPipeline takes no {name}: {nearest(name, _TAKEN)}. apply_ecdiff keeps the "
+                "arguments of your own diffusers pipeline."
+            )
+        own = getattr(sampling, name)
+        if value != own:
+            raise ParamsError(
+                f"Expected {name}={own!r}, which the config was tuned for, got {value!r}: p, k, alpha and s "
+                f"hold for no other. Leave {name} out, or tune again with sampling.{name}={value}."
+            )
+
+
+@dataclass(frozen=True)
+class Callback:
+    """A diffusers callback and what it asks to see.
+
+    Raises:
+        ParamsError: it asks for other tensors than latents.
+    """
+
+    call: OnStepEnd
+    tensor_inputs: Sequence[str]
+
+    def __post_init__(self) -> None:
+        _check_tensors("callback_on_step_end_tensor_inputs", self.tensor_inputs)
+
+    def after_step(self, pipe: Any, state: SamplerState) -> SamplerState:
+        """The state that it leaves behind, ``state`` being the one after a step."""
+        step = state.step - 1
+        given = {name: getattr(state, name) for name in self.tensor_inputs}
+        returned = self.call(pipe, step, state.scheduler.timesteps[step], given) or {}
+        _check_tensors("the callback to return", returned)
+        latents = returned.get("latents", state.latents)
+        if latents.shape != state.latents.shape:
+            raise ParamsError(
+                f"Expected the callback to return latents of {tuple(state.latents.shape)}, "
+                f"got {tuple(latents.shape)}."
+            )
+        return replace(state, latents=latents)
+
+
+def callback_of(call: Any, tensor_inputs: Sequence[str] | None) -> Callback | None:
+    """A callback as diffusers takes it: a function, or one of its ``PipelineCallback`` objects, or None."""
+    if call is None:
+        return None
+    return Callback(call, getattr(call, "tensor_inputs", tensor_inputs or _TENSORS))
+
+
+def _check_tensors(what: str, names: Any) -> None:
+    other = [name for name in names if name not in _TENSORS]
+    if other:
+        raise ParamsError(
+            f"Expected {what} {list(_TENSORS)} alone, got {other[0]!r}: embeddings stay as they are."
+        )
+
+
+def check_call(
+    prompts: list[Any],
+    negatives: Sequence[str] | None,
+    generator: object,
+    images_per_prompt: object,
+    output_type: object,
+) -> None:
+    """Refuse a call that cannot be made.
+
+    Raises:
+        ParamsError: no prompt, numbers of prompts and generators that do not go together, or an unknown
+            output type.
+    """
+    if not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ParamsError("Expected a prompt or a list of at least one prompt.")
+    if negatives is not None and len(negatives) != len(prompts):
+        raise ParamsError(f"Expected one negative prompt or {len(prompts)}, got {len(negatives)}.")
+    n = images_per_prompt
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ParamsError(f"Expected num_images_per_prompt >= 1, got {n!r}.")
+    if isinstance(generator, list) and len(generator) != len(prompts) * n:
+        raise ParamsError(
+            f"Expected one generator or {len(prompts) * n}, got {len(generator)}: a list has one an image."
+        )
+    if output_type not in get_args(OutputType):
+        raise ParamsError(
+            f"Unknown output_type {output_type!r}: {nearest(str(output_type), get_args(OutputType))}."
+        )
+
+
+def as_numpy(pictures: Tensor) -> Any:
+    """Pictures (…, 3, height, width) as a float32 array (…, height, width, 3)."""
+    return pictures.movedim(-3, -1).cpu().to(torch.float32).numpy()

@@ -1,0 +1,107 @@
+"""Whether the models in memory are those that a config was tuned for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.utils.torch_utils import unwrap_module
+from torch import nn
+
+from ecdiff_core.config import ModelRef, TunedConfig
+from ecdiff_core.errors import PairError
+from ecdiff_core.hook.checks import denoiser_of
+from ecdiff_core.models.devices import DTYPES, get_dtype
+from ecdiff_core.models.find import is_from
+from ecdiff_core.models.lora import adapted
+from ecdiff_core.models.model_folder import fingerprint
+from ecdiff_core.models.pair_files import common_family, parts_of
+from ecdiff_core.models.tensor_digest import tensor_digest
+from ecdiff_core.models.weight_files import AUTO
+
+_UNCHECKED = "pass check_weights=False to apply_ecdiff"
+
+
+def check_weights(pipe: Any, edge: Any, config: TunedConfig) -> None:
+    """Refuse models that are not the config's: by their tensors, or else by the files of their folders.
+
+    A config of version 1 knows files alone; one without fingerprints is compared by folders' names.
+
+    Args:
+        edge: a pipeline, a denoiser, or None for a plan that does not call it.
+
+    Raises:
+        PairError: they are swapped, all zero, or other ones.
+    """
+    holders = {"cloud": pipe} if edge is None else {"cloud": pipe, "edge": edge}
+    models = {side: unwrap_module(denoiser_of(holder)) for side, holder in holders.items()}
+    for side, model in models.items():
+        if _is_zero(model):
+            raise PairError(f"All weights of the {side} model are zero: it was never loaded. Load it again.")
+    dtype = get_dtype(config.sampling.dtype)
+    tensors = {side: tensor_digest(model, dtype) for side, model in models.items()}
+    _check_not_swapped(models["cloud"], tensors["cloud"], config)
+    for side, model in models.items():
+        tuned: ModelRef = getattr(config.pair, side)
+        if tuned.tensors and tensors[side]:
+            _check_same(side, model, "tensors", tensors[side], tuned)
+        elif tuned.fingerprint:
+            found = _fingerprint(side, model, None if tuned.variant == AUTO else tuned.variant)
+            lora = config.pair.lora_on("cloud" if side == "cloud" else "edge")
+            _check_same(side, model, "fingerprint", None if found is None else adapted(found, lora), tuned)
+
+
+def _is_zero(model: nn.Module) -> bool:
+    """Whether every parameter is, as far as they can be read here: not offloaded, not quantised."""
+    readable = [
+        parameter
+        for parameter in model.parameters()
+        if not parameter.is_meta and type(parameter) is nn.Parameter and parameter.dtype in DTYPES.values()
+    ]
+    return bool(readable) and not any(bool(parameter.any()) for parameter in readable)
+
+
+def _check_not_swapped(cloud: nn.Module, tensors: str | None, config: TunedConfig) -> None:
+    ours, theirs = config.pair.cloud, config.pair.edge
+    folder = _folder(cloud)
+    by_tensors = tensors is not None and tensors == theirs.tensors != ours.tensors
+    by_place = folder is not None and is_from(folder, theirs) and not is_from(folder, ours)
+    if by_tensors or (by_place and ours.tensors is None):
+        raise PairError(
+            f"The pipeline's model is the config's edge ({theirs.id}): cloud and edge are swapped. Give "
+            f"apply_ecdiff the pipeline of {ours.id}, and edge= that of {theirs.id}."
+        )
+
+
+def _check_same(side: str, model: nn.Module, name: str, got: str | None, tuned: ModelRef) -> None:
+    expected = getattr(tuned, name)
+    if got in (None, expected):
+        return
+    adapter = " It carries an adapter (LoRA)." if getattr(model, "peft_config", None) else ""
+    raise PairError(
+        f"The {side} model has other weights ({name} {got}) than the config was tuned for ({expected}, "
+        f"{tuned.id}).{adapter} Use those weights, tune again, or, for a LoRA or a fine-tune, {_UNCHECKED}."
+    )
+
+
+def _folder(model: nn.Module) -> Path | None:
+    """The diffusers folder (or, of a denoiser alone, its own) that a model says it was loaded from."""
+    name = getattr(model, "config", {}).get("_name_or_path")
+    if not name or not Path(name).is_dir():
+        return None
+    path = Path(name)
+    return path.parent if path.name in ("unet", "transformer") else path
+
+
+def _fingerprint(side: str, model: nn.Module, variant: str | None) -> str | None:
+    """That of the files in a model's folder; None where they cannot be told."""
+    folder = _folder(model)
+    try:
+        if folder is None:
+            return None
+        if side == "edge":
+            part = next(part for part in ("unet", "transformer") if (folder / part).is_dir())
+            return fingerprint(folder, (part,), variant=variant)
+        return fingerprint(folder, *parts_of(common_family(folder, folder), folder), variant)
+    except (PairError, OSError, StopIteration):  # of no family here, a variant, or moved since
+        return None

@@ -1,0 +1,113 @@
+"""What of a scheduler's config changes timesteps or noise: kept in the tuned config, compared, named."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+
+from ecdiff_core.errors import ParamsError
+
+_READ_ONLY_WITH = {
+    "clip_sample_range": "clip_sample",
+    "dynamic_thresholding_ratio": "thresholding",
+    "sample_max_value": "thresholding",
+}
+"""Settings that nothing reads unless another one is on."""
+_LONGEST = 8
+"""Items of a list that is kept as it is; of longer ones (``trained_betas``) their digest."""
+
+
+def settings_of(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """The settings that a scheduler's class reads, by name: numbers, text, truth values, short lists or null.
+
+    What ``set_shift`` changed counts, though the scheduler's own config does not tell it.
+    """
+    config = scheduler.config
+    names = [name for name in inspect.signature(type(scheduler).__init__).parameters if name in config]
+    found = {
+        name: _plain(config[name])
+        for name in names
+        if name not in _READ_ONLY_WITH or config.get(_READ_ONLY_WITH[name])
+    }
+    if "shift" in found and hasattr(scheduler, "shift"):
+        found["shift"] = _plain(scheduler.shift)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML reads it back."""
+    if hasattr(value, "tolist"):  # of numpy or torch
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        return value
+    items = [_plain(item) for item in value]
+    if len(items) <= _LONGEST:
+        return items
+    return f"sha256:{hashlib.sha256(repr(items).encode()).hexdigest()[:16]}"
+
+
+def differences(scheduler: SchedulerMixin, tuned: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings in which a scheduler is not as tuned, each with the value that it has and the tuned one.
+
+    Args:
+        tuned: as ``settings_of`` gives them; of settings written by hand, those that are given count.
+    """
+    now = settings_of(scheduler)
+    return {
+        name: (now.get(name), value)
+        for name, value in tuned.items()
+        if (name in now or value not in (None, False)) and not _same(now.get(name), _plain(value))
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one setting; null is off."""
+    return one == other or (one in (None, False) and other in (None, False))
+
+
+def check_settings(scheduler: SchedulerMixin, tuned: Mapping[str, Any] | None, advice: str = "") -> None:
+    """Refuse a scheduler with other timesteps or noise than a config was tuned with.
+
+    Args:
+        tuned: the config's ``scheduler_config``; None compares nothing.
+        advice: a sentence on what to do, in place of that for the model's own folder.
+
+    Raises:
+        ParamsError: with every setting that differs.
+    """
+    found = differences(scheduler, tuned or {})
+    if not found:
+        return
+    name = type(scheduler).__name__
+    named = ", ".join(f"{key} is {now!r}, tuned with {then!r}" for key, (now, then) in found.items())
+    advice = advice or (
+        "Use the scheduler_config.json that the model had, tune again, or take scheduler_config out of the "
+        "config."
+    )
+    raise ParamsError(f"The {name} is not as the config was tuned with: {named}. {advice}")
+
+
+def check_own_timesteps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+    """Refuse timesteps that are not those the scheduler itself makes of its number of steps.
+
+    Those of flow matching depend on what its pipelines hand over, so they are taken as they are.
+
+    Raises:
+        ParamsError: a call brought its own (``timesteps=``, ``sigmas=``).
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return
+    fresh = type(scheduler).from_config(scheduler.config)
+    fresh.set_timesteps(num_inference_steps)
+    now, own = (torch.as_tensor(x.timesteps).cpu().double() for x in (scheduler, fresh))
+    if now.shape != own.shape or not torch.allclose(now, own):
+        raise ParamsError(
+            f"Expected the timesteps that {type(scheduler).__name__} makes of {num_inference_steps} steps, "
+            "which the config was tuned with: leave timesteps= and sigmas= out, or pass "
+            "check_scheduler=False to apply_ecdiff."
+        )

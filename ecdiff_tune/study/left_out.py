@@ -1,0 +1,39 @@
+"""Which prompts a study leaves out, kept in its folder for what reads it without its references."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ecdiff_core.io.files import write_text
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import StudyError
+
+
+def read(study: Path) -> dict[str, str]:
+    """Why a prompt is left out, by key; empty where none is.
+
+    Raises:
+        StudyError: the file that says so is damaged.
+    """
+    path = study / files.LEFT_OUT
+    if not path.is_file():
+        return {}
+    try:
+        return {str(key): str(why) for key, why in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise StudyError(
+            f"{path} is damaged. Delete it; `reference` with the study's settings writes it again."
+        ) from error
+
+
+def write(study: Path, why: Mapping[str, str]) -> None:
+    """Keep why each prompt is left out, by key."""
+    write_text(study / files.LEFT_OUT, json.dumps(dict(why), indent=2) + "\n")
+
+
+def comparable(prompts: CalibrationSet, why: Mapping[str, str]) -> CalibrationSet:
+    """The prompts without those that are left out."""
+    return prompts.without([row for row, key in enumerate(prompts.keys) if key in why])
