@@ -1,10 +1,12 @@
 """Measures the embedded pair on captions that training never saw.
 
     python scripts/eval_shapes_pair.py
+    python scripts/eval_shapes_pair.py --pair ecdiff_core/shapes_flow --steps 28 --edge-steps 6 14 \
+        --scheduler FlowMatchEulerDiscreteScheduler
 
-Generates every caption by the cloud, the edge and HybridSD (the cloud, then the edge for the last 10 or 25
-steps), reads the pictures back against their captions, and compares them with the cloud's. Prints a table;
-writes it as JSON (--out) and a picture grid beside it (rows: cloud, edge, HybridSD with 10 edge steps).
+Generates every caption by the cloud, the edge and HybridSD (the cloud, then the edge for the last
+--edge-steps), reads the pictures back against their captions, and compares them with the cloud's. Prints a
+table; writes it as JSON (--out) and a picture grid beside it (rows: cloud, edge, the first HybridSD).
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ecdiff_core import ECDiffPipeline
+from ecdiff_core import ECDiffPipeline, Sampling
 from ecdiff_core.io.files import replacing, write_text
 from ecdiff_core.shapes.grammar import Scene, scenes
 from ecdiff_tune.evaluation import latency
@@ -31,7 +33,6 @@ from shapes_pair import evaluate
 from shapes_pair.draw import draw
 
 GRID_PROMPTS = 10
-GRID_ROWS = ("cloud", "edge", "hybrid_10")
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,13 +40,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--cloud", type=Path, default=Path("ecdiff_core/shapes/cloud"), help="a diffusers folder"
-    )
-    parser.add_argument(
-        "--edge", type=Path, default=Path("ecdiff_core/shapes/edge"), help="a diffusers folder"
+        "--pair", type=Path, default=Path("ecdiff_core/shapes"), help="a folder with cloud/ and edge/"
     )
     parser.add_argument("--prompts", type=int, default=100, help="number of held-out captions")
-    parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
+    parser.add_argument("--steps", type=int, default=50, help="sampling steps")
+    parser.add_argument("--scheduler", default="DDIMScheduler", help="a diffusers scheduler class")
+    parser.add_argument("--edge-steps", type=int, nargs="+", default=[10, 25], help="of the HybridSD runs")
     parser.add_argument("--guidance-scale", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=25, help="prompts generated at once")
     parser.add_argument("--seed", type=int, default=0, help="of the captions, the drawings and the noise")
@@ -54,16 +54,16 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.prompts < 1 or args.batch < 1:
         parser.error(f"Expected --prompts and --batch of at least 1, got {args.prompts} and {args.batch}.")
-    if args.steps < max(evaluate.HYBRID_EDGE_STEPS):
-        parser.error(f"Expected --steps of at least {max(evaluate.HYBRID_EDGE_STEPS)}, got {args.steps}.")
-    for folder in (args.cloud, args.edge):
+    if args.steps < max(args.edge_steps):
+        parser.error(f"Expected --steps of at least {max(args.edge_steps)}, got {args.steps}.")
+    for folder in (args.pair / "cloud", args.pair / "edge"):
         if not (folder / "model_index.json").is_file():
             parser.error(f"No diffusers pipeline in {folder}. Train one with scripts/train_shapes_pair.py.")
     return args
 
 
 def measure(
-    pipe: ECDiffPipeline, scene_list: list[Scene], batch: int, seed: int
+    pipe: ECDiffPipeline, scene_list: list[Scene], batch: int, seed: int, edge_steps: list[int]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """All figures, and the generated pictures by name."""
     profile = latency.measure(pipe, Link())
@@ -71,17 +71,23 @@ def measure(
     rng = np.random.default_rng(seed)
     drawn = torch.stack([torch.from_numpy(draw(scene, rng)).permute(2, 0, 1) for scene in scene_list]).float()
     decoded = evaluate.reconstruct(pipe, drawn, batch)
-    generated = evaluate.generate(pipe, [scene.caption() for scene in scene_list], batch, seed)
+    captions = [scene.caption() for scene in scene_list]
+    generated = {
+        name: evaluate.generate(pipe, params, captions, batch, seed)
+        for name, params in evaluate.runs(pipe.num_steps, edge_steps).items()
+    }
     compared = {name: ssim(p, generated["cloud"]) for name, p in generated.items() if name != "cloud"}
     # The first two rows tell what the reader and the autoencoder leave of a picture that is right.
     to_read = {"drawn": drawn, "autoencoder": decoded, **generated}
-    family = pipe.pair.family.pipeline
     figures = {
         "parameters": {
-            "cloud_unet": evaluate.count_parameters(pipe.pair.cloud),
-            "edge_unet": evaluate.count_parameters(pipe.pair.edge),
-            "vae": evaluate.count_parameters(family.vae),
-            "text_encoder": evaluate.count_parameters(family.text_encoder),
+            "cloud": evaluate.count_parameters(pipe.pair.cloud),
+            "edge": evaluate.count_parameters(pipe.pair.edge),
+            **{
+                name: evaluate.count_parameters(part)
+                for name, part in pipe.pair.family.pipeline.components.items()
+                if isinstance(part, nn.Module) and part is not pipe.pair.cloud
+            },
         },
         "seconds_per_call": {
             "cloud": cloud_seconds,
@@ -116,8 +122,8 @@ def print_table(figures: dict[str, Any]) -> None:
 
 
 def write_grid(generated: dict[str, Tensor], path: Path) -> None:
-    """The first prompts' pictures, a row for each of GRID_ROWS, at twice their size."""
-    rows = [pad(generated[name][:GRID_PROMPTS], (1, 1, 1, 1)) for name in GRID_ROWS]
+    """The first prompts' pictures, a row for each of the first three origins, at twice their size."""
+    rows = [pad(pictures[:GRID_PROMPTS], (1, 1, 1, 1)) for pictures in list(generated.values())[:3]]
     grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     image = Image.fromarray((grid.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy())
     with replacing(path) as part:
@@ -126,9 +132,12 @@ def write_grid(generated: dict[str, Tensor], path: Path) -> None:
 
 def main() -> None:
     args = parse_args()
-    pipe = evaluate.load(args.cloud, args.edge, args.steps, args.guidance_scale, args.device)
+    sampling = Sampling(
+        num_inference_steps=args.steps, guidance_scale=args.guidance_scale, scheduler=args.scheduler
+    )
+    pipe = evaluate.load(args.pair / "cloud", args.pair / "edge", sampling, args.device)
     scene_list = list(itertools.islice(scenes(args.seed, held_out=True), args.prompts))
-    figures, generated = measure(pipe, scene_list, args.batch, args.seed)
+    figures, generated = measure(pipe, scene_list, args.batch, args.seed, args.edge_steps)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     print_table(figures)
     write_text(args.out, json.dumps({"settings": settings, **figures}, indent=2) + "\n")

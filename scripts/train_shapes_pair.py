@@ -14,17 +14,17 @@ encoder with the cloud's; --vae-steps and --text-steps then mean nothing. A star
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from ecdiff_core.io.files import write_text
 from shapes_pair import models
 from shapes_pair.data import training_pictures, training_scenes
+from shapes_pair.export import export
 from shapes_pair.train_text import train_text
 from shapes_pair.train_unets import TrainingData, train_cloud, train_edge
 from shapes_pair.train_vae import encode, reconstruction_psnr, train_vae
@@ -121,23 +121,10 @@ def main() -> None:
         edge, cloud, encoder, scheduler, data, folder=args.work, steps=args.edge_steps, peak_lr=args.edge_lr
     )
 
-    def export(unet: UNet2DConditionModel, name: str) -> None:
+    for name, unet in (("cloud", cloud), ("edge", edge)):
         parts = (vae.half(), encoder.half(), tokenizer, unet.half(), scheduler, None, None)
         pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
-        part = args.out / f".{name}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        pipeline.save_pretrained(part)
-        if args.start_from:  # a tokenizer that was loaded would be saved with what it was loaded with
-            shutil.copytree(args.start_from / "cloud" / "tokenizer", part / "tokenizer", dirs_exist_ok=True)
-        # transformers loads in the dtype that the config names, diffusers in float32: name float32 in both.
-        config = part / "text_encoder" / "config.json"
-        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
-        shutil.rmtree(args.out / name, ignore_errors=True)
-        part.rename(args.out / name)
-        print(f"wrote {args.out / name}", flush=True)
-
-    export(cloud, "cloud")
-    export(edge, "edge")
+        export(pipeline, args.out / name, args.start_from and args.start_from / "cloud")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from ecdiff_tune.objective import Weights
 from ecdiff_tune.study.folder import flat
 from ecdiff_tune.study.spec import Rescoring, StudySpec
 
+VIDEO_PAIR = "embedded:shapes_video/"
+"""How the ids of the embedded pair begin whose captions say what moves."""
+
 
 def study_path(settings: Settings) -> Path:
     """Where a study's state lies."""
@@ -30,6 +33,7 @@ def study_spec(settings: Settings) -> StudySpec:
             settings.calibration.file,
             settings.calibration.column,
             settings.seed,
+            moving=settings.pair.cloud.startswith(VIDEO_PAIR),
         ),
         s_values=settings.s_values,
         earliest_s=settings.earliest_s,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ecdiff_core.shapes.grammar import scenes
+from ecdiff_core.shapes import grammar as pictures
+from ecdiff_core.shapes_video import grammar as clips
 from ecdiff_tune.data.prompt_files import PromptFileError, read_rows
 
 
@@ -56,6 +57,7 @@ class PromptSource:
         file: of prompts; None takes captions of the embedded pair's grammar that its training never saw.
         column: of the file; None takes the first of ``prompt_files.COLUMNS`` that is there.
         seed: of the sample, and of the first prompt's noise.
+        moving: without a file, captions are of clips, as the embedded video pair knows them.
     """
 
     count: int = 100
@@ -63,6 +65,7 @@ class PromptSource:
     file: str | None = None
     column: str | None = None
     seed: int = 0
+    moving: bool = False
 
 
 def load(
@@ -81,6 +84,7 @@ def load(
     """
     count, spare = source.count, source.heldout
     if source.file is None:
+        scenes = (clips if source.moving else pictures).scenes
         drawn = [scene.caption() for scene in islice(scenes(source.seed, held_out=True), count + spare)]
     else:
         path = Path(source.file).expanduser()

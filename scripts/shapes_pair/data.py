@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,8 @@ from shapes_pair.draw import SIZE, draw
 
 SCENE_SEED = 0
 DRAWING_SEED = 1
+
+S = TypeVar("S")
 
 
 def training_scenes(count: int) -> list[Scene]:
@@ -33,3 +38,32 @@ def training_pictures(folder: Path, scene_list: list[Scene]) -> NDArray[np.uint8
         np.save(part, pictures)
         part.rename(path)
     return np.load(path, mmap_mode="r")
+
+
+def drawings(
+    path: Path, scene_list: list[S], draw: Callable[[S, np.random.Generator], NDArray[np.float32]]
+) -> NDArray[np.uint8]:
+    """``draw(scene, rng)`` of every scene as 0 … 255, memory-mapped from ``path`` after the first call.
+
+    All processors draw; scene i has a generator of its own, so their number changes nothing.
+    """
+    if not path.exists():
+        with ProcessPoolExecutor() as pool:
+            drawn = pool.map(_draw_some, itertools.repeat(draw), *_chunks(scene_list))
+            part = path.with_suffix(".part.npy")
+            np.save(part, np.concatenate(list(tqdm(drawn, desc=path.stem, mininterval=5))))
+        part.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def _chunks(scene_list: list[S], size: int = 250) -> tuple[list[int], list[list[S]]]:
+    firsts = list(range(0, len(scene_list), size))
+    return firsts, [scene_list[first : first + size] for first in firsts]
+
+
+def _draw_some(
+    draw: Callable[[S, np.random.Generator], NDArray[np.float32]], first: int, scene_list: list[S]
+) -> NDArray[np.uint8]:
+    rngs = (np.random.default_rng((DRAWING_SEED, first + i)) for i in range(len(scene_list)))
+    drawn = [draw(scene, rng) for scene, rng in zip(scene_list, rngs, strict=True)]
+    return np.round(np.stack(drawn) * 255).astype(np.uint8)

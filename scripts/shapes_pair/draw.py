@@ -126,16 +126,29 @@ def draw(scene: Scene, rng: np.random.Generator) -> Array:
 
     Returns RGB in 0 … 1, shape (64, 64, 3), float32.
     """
-    low, high = (np.asarray(c, np.float32) for c in TONE_RGB[scene.tone])
-    texture = pattern(scene.pattern, *rng.uniform(0, 24, 2))
-    picture = low + (high - low) * texture[..., None]
+    picture = background(scene.tone, pattern(scene.pattern, *rng.uniform(0, 24, 2)))
     for i, (obj, (cx, cy)) in enumerate(zip(scene.objects, centers(scene), strict=True)):
         r = radius(scene, i) * rng.uniform(0.94, 1.06)
         x, y = (_X - cx, _Y - cy) - rng.uniform(-jitter(scene), jitter(scene), 2)[:, None, None]
-        distance = shape_distance(obj.shape, x, y, r)
-        light = 1.0 - 0.28 * np.clip((x + y) / (2 * r), -1, 1)
-        rim = 1.0 - 0.4 * _smooth(-distance - 1.2)
-        body = np.clip(np.asarray(RGB[obj.color], np.float32) * (light * rim)[..., None], 0, 1)
-        cover = _smooth(distance)[..., None]
-        picture = picture * (1 - cover) + body * cover
+        picture = paint(picture, obj.color, shape_distance(obj.shape, x, y, r), (x + y) / (2 * r))
     return picture.astype(np.float32)
+
+
+def paint(picture: Array, color: str, distance: Array, slope: Array) -> Array:
+    """A lit body with a darker rim over ``picture`` (…, 64, 64, 3).
+
+    Args:
+        distance: signed distance to its outline in pixels, negative inside, shape (…, 64, 64).
+        slope: -1 where the light is full, 1 in the shade, shape (…, 64, 64).
+    """
+    light = 1.0 - 0.28 * np.clip(slope, -1, 1)
+    rim = 1.0 - 0.4 * _smooth(-distance - 1.2)
+    body = np.clip(np.asarray(RGB[color], np.float32) * (light * rim)[..., None], 0, 1)
+    cover = _smooth(distance)[..., None]
+    return picture * (1 - cover) + body * cover
+
+
+def background(tone: str, texture: Array) -> Array:
+    """A texture in 0 … 1, shape (64, 64), in a tone's colours, shape (64, 64, 3)."""
+    low, high = (np.asarray(c, np.float32) for c in TONE_RGB[tone])
+    return low + (high - low) * texture[..., None]

@@ -1,6 +1,6 @@
-"""What scripts/eval_shapes_pair.py measures of the embedded pair.
+"""What the evaluations of the embedded pairs measure.
 
-Pictures are RGB in 0 … 1, float32, shape (n, 3, 64, 64).
+Pictures are RGB in 0 … 1, float32, shape (n, 3, 64, 64); clips have shape (n, frames, 3, 64, 64).
 """
 
 from __future__ import annotations
@@ -18,37 +18,35 @@ from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampli
 from ecdiff_core.shapes.grammar import Scene
 from shapes_pair.read import read
 
-HYBRID_EDGE_STEPS = (10, 25)
-"""Edge steps at the end of the HybridSD runs."""
 
-
-def load(cloud: Path, edge: Path, steps: int, guidance_scale: float, device: str) -> ECDiffPipeline:
-    """The pair of two diffusers folders, in float32 whatever is on disk."""
+def load(cloud: Path, edge: Path, sampling: Sampling, device: str) -> ECDiffPipeline:
+    """The pair of two diffusers folders, in the dtype of ``sampling`` whatever is on disk."""
     pair = PairSpec("shapes", ModelRef(str(cloud)), ModelRef(str(edge)))
-    sampling = Sampling(num_inference_steps=steps, guidance_scale=guidance_scale)
-    config = TunedConfig(pair, ECDiffParams.cloud_only(steps), sampling)
+    config = TunedConfig(pair, ECDiffParams.cloud_only(sampling.num_steps), sampling)
     return ECDiffPipeline.from_config(config, device=device)
 
 
-def generate(pipe: ECDiffPipeline, captions: Sequence[str], batch: int, seed: int) -> dict[str, Tensor]:
-    """Pictures by "cloud", "edge" and "hybrid_N" (the cloud, then the edge for the last N steps).
+def runs(steps: int, edge_steps: Sequence[int]) -> dict[str, ECDiffParams]:
+    """Params by "cloud", "edge" and "hybrid_N" (the cloud, then the edge for the last N steps)."""
+    hybrids = {f"hybrid_{n}": ECDiffParams.hybrid(steps - n) for n in edge_steps}
+    return {"cloud": ECDiffParams.cloud_only(steps), "edge": ECDiffParams.edge_only(), **hybrids}
 
-    Prompt i starts from noise of a CPU generator with seed ``seed + i``.
+
+def generate(
+    pipe: ECDiffPipeline, params: ECDiffParams, captions: Sequence[str], batch: int, seed: int
+) -> Tensor:
+    """Pictures or clips of the captions.
+
+    Caption i starts from noise of a CPU generator with seed ``seed + i``.
     """
-    steps = pipe.num_steps
-    runs = {"cloud": ECDiffParams.cloud_only(steps), "edge": ECDiffParams.edge_only()}
-    runs |= {f"hybrid_{n}": ECDiffParams.hybrid(steps - n) for n in HYBRID_EDGE_STEPS}
-    found = {}
-    for name, params in runs.items():
-        one = ECDiffPipeline(pipe.pair, replace(pipe.config, params=params))
-        parts = []
-        for start in tqdm(range(0, len(captions), batch), desc=name, mininterval=5):
-            prompts = list(captions[start : start + batch])
-            seeds = range(seed + start, seed + start + len(prompts))
-            latents = one(prompts, generator=[torch.Generator().manual_seed(s) for s in seeds]).latents
-            parts.append(pipe.pair.family.decode(latents).cpu())
-        found[name] = torch.cat(parts)
-    return found
+    planned = ECDiffPipeline(pipe.pair, replace(pipe.config, params=params))
+    parts = []
+    for start in tqdm(range(0, len(captions), batch), mininterval=5):
+        prompts = list(captions[start : start + batch])
+        seeds = range(seed + start, seed + start + len(prompts))
+        latents = planned(prompts, generator=[torch.Generator().manual_seed(s) for s in seeds]).latents
+        parts.append(pipe.pair.family.decode(latents).cpu())
+    return torch.cat(parts)
 
 
 @torch.inference_mode()
@@ -58,7 +56,8 @@ def reconstruct(pipe: ECDiffPipeline, pictures: Tensor, batch: int) -> Tensor:
     vae = family.pipeline.vae
     parts = []
     for some in (pictures * 2 - 1).split(batch):
-        latents = vae.encode(some.to(pipe.device)).latent_dist.mean * vae.config.scaling_factor
+        mean = vae.encode(some.to(pipe.device)).latent_dist.mean
+        latents = (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
         parts.append(family.decode(latents).cpu())
     return torch.cat(parts)
 

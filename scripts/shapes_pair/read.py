@@ -78,12 +78,18 @@ def read(picture: NDArray[np.floating], scene: Scene) -> Reading:
     if picture.shape != (SIZE, SIZE, 3):
         raise ValueError(f"Expected a picture of shape ({SIZE}, {SIZE}, 3), got {picture.shape}.")
     pixels = np.nan_to_num(picture.astype(np.float32))
+    labels = color_labels(pixels)
+    objects = tuple(_read_object(labels, scene, i) for i in range(len(scene.objects)))
+    tone, texture = read_background(pixels.mean(axis=-1), ~grown(labels != _BACKGROUND))
+    return Reading(objects, tone_right=tone == scene.tone, pattern_right=texture == scene.pattern)
+
+
+def color_labels(pixels: Array) -> NDArray[np.int_]:
+    """Index in COLORS of every pixel of (64, 64, 3) that belongs to an object, negative elsewhere."""
     saturated = pixels.max(axis=-1) - pixels.min(axis=-1) > SATURATED
     labels = np.full((SIZE, SIZE), _BACKGROUND)
-    labels[saturated] = _nearest_color(pixels[saturated])
-    objects = tuple(_read_object(labels, scene, i) for i in range(len(scene.objects)))
-    tone, texture = _read_background(pixels.mean(axis=-1), ~_grown(saturated))
-    return Reading(objects, tone_right=tone == scene.tone, pattern_right=texture == scene.pattern)
+    labels[saturated] = nearest_color(pixels[saturated])
+    return labels
 
 
 # The colours under the light and the rim's shadow that draw() gives them: it multiplies by 0.43 … 1.28.
@@ -91,7 +97,7 @@ _PALETTE = np.clip(np.linspace(0.4, 1.3, 10)[:, None, None] * np.array([RGB[c] f
 _PALETTE = _PALETTE.reshape(-1, 3).astype(np.float32)
 
 
-def _nearest_color(pixels: Array) -> NDArray[np.int_]:
+def nearest_color(pixels: Array) -> NDArray[np.int_]:
     """Index in COLORS of the nearest lit or shadowed colour to every pixel of (n, 3), shape (n,)."""
     distance = (_PALETTE**2).sum(axis=1) - 2 * pixels @ _PALETTE.T
     return distance.argmin(axis=1) % len(COLORS)
@@ -163,7 +169,7 @@ def _best_template(
     return int(shape), int(size), float(iou.max())
 
 
-def _grown(mask: NDArray[np.bool_], by: int = 2) -> NDArray[np.bool_]:
+def grown(mask: NDArray[np.bool_], by: int = 2) -> NDArray[np.bool_]:
     """The mask and all pixels within ``by`` pixels along either axis: rims, which blur carries outwards."""
     for axis, _ in itertools.product((0, 1), range(by)):
         padded = np.pad(mask, [(1, 1) if a == axis else (0, 0) for a in (0, 1)])
@@ -190,7 +196,7 @@ def _textures() -> tuple[tuple[str, ...], Array, Array]:
     return tuple(names), stacked, stacked**2
 
 
-def _read_background(grey: Array, where: NDArray[np.bool_]) -> tuple[str, str]:
+def read_background(grey: Array, where: NDArray[np.bool_]) -> tuple[str, str]:
     """Tone and pattern of the best-fitting background over the pixels ``where``, of a grey picture (64, 64).
 
     Textures are compared at the tone's contrast but without their means, so that a shift of brightness

@@ -10,6 +10,7 @@ import pytest
 
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.shapes.grammar import scenes
+from ecdiff_core.shapes_video.grammar import scenes as moving_scenes
 from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, PromptSource
 from ecdiff_tune.data.prompt_files import COLUMNS, PromptFileError, Rows, read_prompts, read_rows
@@ -36,6 +37,12 @@ def test_the_grammars_sets_are_disjoint_and_new_to_the_models() -> None:
     assert len({*prompts.prompts, *heldout.prompts}) == 150
     assert not {*prompts.prompts, *heldout.prompts} & {s.caption() for s in islice(scenes(0), 1000)}
     assert len({*prompts.seeds, *heldout.seeds}) == 150
+
+
+def test_the_video_pair_has_captions_that_say_what_moves() -> None:
+    sets = calibration.load(PromptSource(3, 2, moving=True))
+    drawn = [scene.caption() for scene in islice(moving_scenes(0, held_out=True), 5)]
+    assert [*sets[0].prompts, *sets[1].prompts] == drawn
 
 
 def test_the_seed_decides() -> None:

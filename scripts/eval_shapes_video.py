@@ -1,0 +1,142 @@
+"""Measures the embedded video pair on captions that training never saw.
+
+    python scripts/eval_shapes_video.py
+
+Generates every caption by the cloud, the edge and HybridSD (the cloud, then the edge for the last
+--edge-steps) with the handoff converted (matched), and the first HybridSD once more without (identity). Reads
+the clips back against their captions and compares them with the cloud's, frame by frame. Prints a table;
+writes it as JSON (--out) and a contact sheet beside it (three clips, each by cloud, edge and HybridSD).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ecdiff_core import ECDiffPipeline, Sampling
+from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.shapes_video.grammar import MovingScene, scenes
+from ecdiff_tune.metrics.images import psnr, ssim
+from shapes_pair import evaluate
+from shapes_video.draw import draw
+from shapes_video.read import read
+from shapes_video.train_vae import decode, encode
+
+SHEET_CLIPS = 3
+COLUMNS = {
+    "objects": "color_right",
+    "motions": "motion_right",
+    "objects and motions": "object_and_motion_right",
+    "shapes": "shape_right",
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pair", type=Path, default=Path("ecdiff_core/shapes_video"), help="a folder with cloud/ and edge/"
+    )
+    parser.add_argument("--prompts", type=int, default=50, help="number of held-out captions")
+    parser.add_argument("--steps", type=int, default=50, help="CogVideoX DDIM steps")
+    parser.add_argument("--edge-steps", type=int, nargs="+", default=[10, 25], help="of the HybridSD runs")
+    parser.add_argument("--guidance-scale", type=float, default=3.0)
+    parser.add_argument("--batch", type=int, default=10, help="captions generated at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the captions, the drawings and the noise")
+    parser.add_argument("--out", type=Path, default=Path("outputs/shapes_video_eval.json"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args()
+
+
+def shares_right(clips: Tensor, scene_list: list[MovingScene]) -> dict[str, float]:
+    """Shares in 0 … 1 of what is right in clips (n, frames, 3, 64, 64)."""
+    readings = [read(c.permute(0, 2, 3, 1).numpy(), s) for c, s in zip(clips, scene_list, strict=True)]
+    objects = [o for reading in readings for o in reading.objects]
+    found = {name: statistics.fmean(getattr(o, field) for o in objects) for name, field in COLUMNS.items()}
+    return found | {"backgrounds": statistics.fmean(r.background_right for r in readings)}
+
+
+def generate_all(pipe: ECDiffPipeline, captions: list[str], args: argparse.Namespace) -> dict[str, Tensor]:
+    """Clips by the name of a run."""
+    found = {}
+    for name, params in evaluate.runs(pipe.num_steps, args.edge_steps).items():
+        found[name] = evaluate.generate(pipe, params, captions, args.batch, args.seed)
+    first = f"hybrid_{args.edge_steps[0]}"
+    sampling = replace(pipe.config.sampling, handoff_adapter="identity")
+    plain = ECDiffPipeline(pipe.pair, replace(pipe.config, sampling=sampling))
+    params = evaluate.runs(pipe.num_steps, args.edge_steps)[first]
+    found[f"{first} identity"] = evaluate.generate(plain, params, captions, args.batch, args.seed)
+    return found
+
+
+def measure(generated: dict[str, Tensor], drawn: Tensor, decoded: Tensor, held: list[MovingScene]) -> Any:
+    """All figures of the clips."""
+    compared = {name: ssim(clips, generated["cloud"]) for name, clips in generated.items() if name != "cloud"}
+    to_read = {"drawn": drawn, "autoencoder": decoded, **generated}
+    return {
+        "vae_psnr_db": float(psnr(decoded, drawn).mean()),
+        "right": {name: shares_right(clips, held) for name, clips in to_read.items()},
+        "ssim_to_cloud": {
+            name: {"mean": float(v.mean()), "std": float(v.std()), "min": float(v.min())}
+            for name, v in compared.items()
+        },
+    }
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    """Rows of clips' origins and columns of shares."""
+    print(f"autoencoder {figures['vae_psnr_db']:.2f} dB PSNR\n")
+    columns = list(figures["right"]["drawn"])
+    print(" " * 20 + "  ".join(columns) + "  ssim to cloud: mean (min)")
+    for name, shares in figures["right"].items():
+        row = "  ".join(f"{shares[column]:{len(column)}.3f}" for column in columns)
+        close = figures["ssim_to_cloud"].get(name)
+        print(f"{name:20}{row}" + (f"  {close['mean']:.4f} ({close['min']:.4f})" if close else ""))
+
+
+def write_sheet(generated: dict[str, Tensor], path: Path) -> None:
+    """Frames of the first clips from left to right, by cloud, edge and HybridSD below each other."""
+    rows = [clips[i] for i in range(SHEET_CLIPS) for clips in list(generated.values())[:3]]
+    sheet = torch.cat([torch.cat(list(pad(row, (1, 1, 1, 1))), dim=2) for row in rows], dim=1)
+    image = Image.fromarray((sheet.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy())
+    with replacing(path) as part:
+        image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(part, format="PNG")
+
+
+def main() -> None:
+    args = parse_args()
+    sampling = Sampling(
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        scheduler="CogVideoXDDIMScheduler",
+        handoff_adapter="matched",
+    )
+    pipe = evaluate.load(args.pair / "cloud", args.pair / "edge", sampling, args.device)
+    held = list(itertools.islice(scenes(args.seed, held_out=True), args.prompts))
+    rng = np.random.default_rng(args.seed)
+    drawn = torch.from_numpy(np.stack([draw(scene, rng) for scene in held]))
+    vae = pipe.pair.family.pipeline.vae
+    decoded = decode(vae, encode(vae, (drawn * 255).round().byte()).to(args.device))
+    generated = generate_all(pipe, [scene.caption() for scene in held], args)
+    figures = measure(generated, drawn.permute(0, 1, 4, 2, 3), decoded, held)
+    print_table(figures)
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    write_text(args.out, json.dumps({"settings": settings, **figures}, indent=2) + "\n")
+    write_sheet(generated, args.out.with_suffix(".png"))
+    print(f"\nwrote {args.out} and {args.out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
