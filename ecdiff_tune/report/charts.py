@@ -109,10 +109,10 @@ def _points(rows: pd.DataFrame, x: str) -> list[Point]:
 
 def _row_title(row: pd.Series) -> str:
     words = [f"{name}={row[name]:g}" for name in ("p", "k", "alpha", "s") if pd.notna(row[name])]
-    given_up = f"\ngiven up after {row['prompts']} prompts" if row["state"] == "discarded" else ""
+    pruned = f"\npruned after {row['prompts']} prompts" if row["state"] == "discarded" else ""
     return (
         f"trial {row['trial']}: {' '.join(words)}\nobjective {shown(row['objective'])}, "
-        f"quality {shown(row['quality'])}, {row['seconds']:.3g} s{given_up}"
+        f"quality {shown(row['quality'])}, {row['seconds']:.3g} s{pruned}"
     )
 
 
