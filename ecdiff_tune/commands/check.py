@@ -12,7 +12,8 @@ from ecdiff_core.lora import find_lora
 from ecdiff_core.model_folder import check_parts
 from ecdiff_core.pair_files import ONE_MODEL, PairFiles, check_weights, common_family, parts_of
 from ecdiff_core.pair_spec import ModelRef, PairSpec
-from ecdiff_core.preflight import NEEDS_MATCHED, Row, Verdict, compare
+from ecdiff_core.preflight import NEEDS_MATCHED, Row, Verdict, compare, load_scheduler
+from ecdiff_core.schedulers import try_scheduler
 from ecdiff_tune.settings import Settings
 
 
@@ -21,6 +22,7 @@ def check(settings: Settings) -> None:
 
     Raises:
         PairError: a model cannot be found or lacks a part, or the two cannot work together.
+        ParamsError: the scheduler cannot be used with the cloud model, or not with so many steps.
     """
     spec = settings.pair_spec()
     cloud, edge = find_configs(spec.cloud), find_configs(spec.edge, tokenizers=False)
@@ -33,6 +35,8 @@ def check(settings: Settings) -> None:
     refused = [row.name for row in rows if row.verdict is Verdict.REFUSED]
     if refused:
         raise PairError(f"These two cannot work together: {', '.join(refused)}. Choose another edge model.")
+    sampling = settings.sampling
+    try_scheduler(sampling.scheduler, load_scheduler(cloud), sampling.num_inference_steps)
     whole, denoiser = parts_of(family, cloud)[0], (family.denoiser_part,)
     ours, theirs = _files(spec.cloud, cloud, whole), _files(spec.edge, edge, denoiser)
     _check_files(spec, PairFiles(family, ours, theirs, tuple(rows)))
