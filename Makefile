@@ -23,10 +23,11 @@ tune: $(VENV)/.installed  ## install, then tune the embedded pair (ARGS="..." ov
 test: lint  ## install, lint, check types, run the tests (ARGS="..." goes to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## ruff and mypy, changing nothing
+lint: $(VENV)/.installed-dev  ## ruff, mypy and the layers of the code, changing nothing
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.installed-dev  ## let ruff fix and format the code
 	$(BIN)/python -m ruff check --fix .
@@ -42,7 +43,7 @@ lock: $(VENV)/.created  ## resolve constraints.txt anew, keeping the pinned torc
 	mv build/new.txt constraints.txt && rm -rf build/lock
 
 clean:  ## remove the environment, builds and caches; outputs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps below are why a second `make tune` or `make test` installs nothing.

@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
     from ecdiff_core.errors import ECDiffError
     from ecdiff_core.hook import apply_ecdiff, remove_ecdiff
-    from ecdiff_core.memory import Memory
+    from ecdiff_core.models.memory import Memory
     from ecdiff_core.output import ECDiffOutput
-    from ecdiff_core.params import ECDiffParams
     from ecdiff_core.pipeline import ECDiffPipeline
-    from ecdiff_core.plan import Action, Plan
-    from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
+    from ecdiff_core.sampling.params import ECDiffParams
+    from ecdiff_core.sampling.plan import Action, Plan
 
 __version__ = "0.1.0"
 
@@ -21,16 +21,16 @@ _HOME = {
     "ECDiffError": "errors",
     "apply_ecdiff": "hook",
     "remove_ecdiff": "hook",
-    "Memory": "memory",
-    "ECDiffParams": "params",
+    "Memory": "models.memory",
+    "ECDiffParams": "sampling.params",
     "ECDiffOutput": "output",
     "ECDiffPipeline": "pipeline",
-    "Action": "plan",
-    "Plan": "plan",
-    "ModelRef": "tuned_config",
-    "PairSpec": "tuned_config",
-    "Sampling": "tuned_config",
-    "TunedConfig": "tuned_config",
+    "Action": "sampling.plan",
+    "Plan": "sampling.plan",
+    "ModelRef": "models.pair_spec",
+    "PairSpec": "models.pair_spec",
+    "Sampling": "config",
+    "TunedConfig": "config",
 }
 """Where each public name lives; imported when first used, since torch and diffusers take seconds."""
 

@@ -11,19 +11,23 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, get_args
 
 from ecdiff_core import __version__
-from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import OutputError, ParamsError
-from ecdiff_core.files import replacing, write_text
-from ecdiff_core.params import MAX_SEED
-from ecdiff_core.plan import Mode, Plan
-from ecdiff_core.threads import share_cores
-from ecdiff_core.video import FPS, check_writer, save_mp4
+from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
+from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.io.text import visible
+from ecdiff_core.io.threads import share_cores
+from ecdiff_core.io.video import FPS, check_writer, save_mp4
+from ecdiff_core.sampling.params import MAX_SEED
+from ecdiff_core.sampling.plan import Mode, Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ecdiff_core.output import ECDiffOutput, Seconds
     from ecdiff_core.pipeline import ECDiffPipeline
+
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+"""Which tuning reads, and this does not."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +73,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     if not all(prompt.strip() for prompt in prompts):
         raise ParamsError("A --prompt is empty. Give it words, or leave it out.")
     if args.prompts_file is not None:
-        if args.prompts_file.suffix.lower() in (".csv", ".json", ".jsonl"):
+        if args.prompts_file.suffix.lower() in _TABLES:
             raise ParamsError(f"Expected {args.prompts_file} to be text with one prompt a line, not a table.")
         try:
             lines = args.prompts_file.read_text(encoding="utf-8-sig").splitlines()
@@ -77,6 +81,9 @@ def _prompts(args: argparse.Namespace) -> list[str]:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
         prompts += [line.strip() for line in lines if line.strip()]
+    for prompt in prompts:
+        if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ParamsError(f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'.")
     if not prompts:
         raise ParamsError("No prompt: give --prompt TEXT or a --prompts-file with at least one line.")
     return prompts
@@ -98,7 +105,7 @@ def _save(
             save_mp4(path, image, args.fps)
         else:
             _save_png(path, image, story)
-        print(f"{path}  {prompt}", flush=True)
+        print(f"{path}  {visible(prompt)}", flush=True)
 
 
 def _free(path: Path) -> Path:
@@ -141,9 +148,9 @@ def generate(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from ecdiff_core.memory import Batches, Memory, keep_freed_memory
+    from ecdiff_core.config import TunedConfig
+    from ecdiff_core.models.memory import Batches, Memory, keep_freed_memory
     from ecdiff_core.pipeline import ECDiffPipeline
-    from ecdiff_core.tuned_config import TunedConfig
 
     if args.batch_size < 1:
         raise ParamsError(f"Expected --batch-size >= 1, got {args.batch_size}.")
@@ -204,6 +211,7 @@ def generate(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``ecdiff``; returns the exit status."""
     share_cores()
+    print_anywhere()
     args = _parser().parse_args(argv)
     return run_command(lambda: generate(args), "; pictures that are listed above are complete")
 

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ecdiff_core.config import Sampling
 from ecdiff_core.errors import ParamsError, nearest
-from ecdiff_core.sampler import SamplerState
-from ecdiff_core.tuned_config import Sampling
+from ecdiff_core.sampling.sampler import SamplerState
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 """Of images: PIL, numpy (…, height, width, 3), torch (…, 3, height, width), or latents, not decoded."""

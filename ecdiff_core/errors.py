@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from ecdiff_core.spelling import meant
 
 
 class ECDiffError(Exception):
@@ -31,14 +32,16 @@ class OutputError(ECDiffError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choices, and the one that was probably meant.
+    """The choices, and the one that was probably meant: by another name, by its beginning, or mistyped.
 
     >>> nearest("greddy", ["greedy", "exhaustive"])
     'choose from exhaustive, greedy (did you mean greedy?)'
+    >>> nearest("fp16", ["float16", "float32"])
+    'choose from float16, float32 (did you mean float16?)'
     """
     known = sorted(choices)
-    close = difflib.get_close_matches(word, known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    name = meant(word, known)
+    hint = f" (did you mean {name}?)" if name else ""
     return f"choose from {', '.join(known)}{hint}"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecdiff_core.devices import synchronize
-from ecdiff_core.plan import Plan
+from ecdiff_core.models.devices import synchronize
+from ecdiff_core.sampling.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from ecdiff_core.batching import take_prompts
 from ecdiff_core.call_arguments import (
     Callback,
     OnStepEnd,
@@ -22,21 +21,21 @@ from ecdiff_core.call_arguments import (
     check_call,
     refuse_others,
 )
-from ecdiff_core.devices import dtype_name, get_device, get_dtype
+from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
-from ecdiff_core.families.base import Conditioning
-from ecdiff_core.families.guidance import Guidance
-from ecdiff_core.handoff import adapt, check_adapter
-from ecdiff_core.memory import Memory, out_of_memory_told, place
-from ecdiff_core.noise import Estimator, get_estimator
+from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
+from ecdiff_core.models.families.guidance import Guidance
+from ecdiff_core.models.handoff import adapt, check_adapter
+from ecdiff_core.models.memory import Memory, out_of_memory_told, place
+from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
-from ecdiff_core.pair import Pair, load_pair
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import HandoffAdapter, Mode, Plan, plan
-from ecdiff_core.sampler import Denoiser, OnStep, SamplerState, advance, start
-from ecdiff_core.scheduler_settings import check_settings, settings_of
-from ecdiff_core.schedulers import build_scheduler, rehearse, set_steps
-from ecdiff_core.tuned_config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.sampling.batching import Conditioning, take_prompts
+from ecdiff_core.sampling.estimators import Estimator, get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import HandoffAdapter, Mode, Plan, plan
+from ecdiff_core.sampling.sampler import Denoiser, OnStep, SamplerState, advance, start
+from ecdiff_core.sampling.scheduler_settings import check_settings, settings_of
+from ecdiff_core.sampling.schedulers import build_scheduler, rehearse, set_steps
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class ECDiffPipeline:
         """Whether these models can be joined by a handoff adapter, in place of the config's.
 
         Raises:
-            ParamsError: they cannot (``ecdiff_core.handoff.check_adapter``), or it is ``matched`` with
+            ParamsError: they cannot (``ecdiff_core.models.handoff.check_adapter``), or it is ``matched`` with
                 ``use_dynamic_cfg``.
         """
         replace(self.config.sampling, handoff_adapter=handoff_adapter)  # refuses what settings alone tell

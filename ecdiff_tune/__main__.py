@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, cast
 
 from ecdiff_core import __version__
-from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError, nearest
-from ecdiff_core.threads import share_cores
-from ecdiff_tune.commands import COMMANDS
-from ecdiff_tune.commands.arguments import command_first, flags_first, paths_quoted
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
+from ecdiff_core.io.threads import share_cores
+from ecdiff_tune.cli import COMMANDS
+from ecdiff_tune.cli.arguments import command_first, flags_first, paths_quoted, swept_to_scratch
+from ecdiff_tune.data.conf_folder import config_folder
+
+if TYPE_CHECKING:
+    from ecdiff_tune.study.distributed.ranks import Ranks
 
 USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
 
@@ -50,11 +56,10 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune import settings
-    from ecdiff_tune.commands import hydra_messages
-    from ecdiff_tune.study import restore
+    from ecdiff_tune.cli import hydra_messages, restore
+    from ecdiff_tune.config import composed, names
 
-    settings.register()
+    composed.register()
 
     kind = COMMANDS[command]
     begun: list[str] = []
@@ -64,10 +69,11 @@ def _run(command: str) -> None:
     def job(config: DictConfig) -> None:
         begun.append(command)
         try:
-            if kind.study == "always" or (kind.study == "if there" and restore.is_known(config)):
-                overrides = HydraConfig.get().overrides.task
+            hydras, overrides = cast(DictConfig, HydraConfig.get()), HydraConfig.get().overrides.task
+            names.refuse_unknown(hydras, "hydra.")
+            if kind.of_study:
                 config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
-            chosen = settings.from_config(config)
+            chosen = composed.from_config(config, overrides)
             if kind.loads_models:
                 quiet_libraries()
             kind.function(command)(chosen)
@@ -85,23 +91,43 @@ def _run(command: str) -> None:
     except OSError as error:
         if begun or isinstance(error, BrokenPipeError):
             raise
-        # Hydra makes its run folder before the command begins.
+        # Hydra makes the folder that hydra.run.dir or hydra.sweep.dir names before the command begins.
         raise CommandLineError(
-            f"Cannot write to {error.filename}: {error.strerror}. Set output_dir to a writable folder."
+            f"Cannot write to {error.filename}: {error.strerror}. Give Hydra a writable folder."
         ) from error
     if failures:
         raise failures[0]
+
+
+def _print_settings(command: str) -> None:
+    """A command's own help."""
+    from ecdiff_tune.cli.help_text import with_comments
+
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            _run(command)
+    finally:  # Hydra ends the process
+        print(with_comments(text.getvalue(), config_folder()), end="")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``ecdiff-tune``; returns the exit status."""
     share_cores()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    print_anywhere()
     if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # started by torchrun or the like
-        from ecdiff_tune.parallel import ranks
+        from ecdiff_tune.study.distributed import ranks
 
-        return ranks.run(lambda: _command(arguments))
+        return ranks.run(lambda: _command(arguments), _serve)
     return _command(arguments)
+
+
+def _serve(others: Ranks) -> int:
+    """Help rank 0; models' libraries are imported only now, when all ranks are connected."""
+    from ecdiff_tune.study.distributed.worker import serve
+
+    return serve(others)
 
 
 def _command(arguments: Sequence[str]) -> int:
@@ -116,10 +142,18 @@ def _command(arguments: Sequence[str]) -> int:
     rest = flags_first(paths_quoted(rest))
 
     def work() -> None:
+        if command == "generate":
+            raise CommandLineError(
+                "generate is a command of ecdiff: ecdiff generate --config YAML --prompt TEXT."
+            )
         if command not in COMMANDS:
             raise CommandLineError(f"Unknown command {command!r}: {nearest(command, COMMANDS)}.")
-        sys.argv = [f"ecdiff-tune {command}", *rest]
-        _run(command)
+        with swept_to_scratch(rest) as more:
+            sys.argv = [f"ecdiff-tune {command}", *rest, *more]
+            if {"-h", "--help"} & set(rest):
+                _print_settings(command)
+            else:
+                _run(command)
 
     return run_command(work, "; run the same command again to go on from here")
 

@@ -1,12 +1,21 @@
-"""Eq. 9-12 of EC-Diff as pure functions."""
+"""Eq. 9-12 of EC-Diff, and what they make of measurements: scores and trials."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import TYPE_CHECKING, Literal
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Measurement
+
+if TYPE_CHECKING:
+    from ecdiff_tune.evaluation.reference import Reference
 
 
 class ObjectiveError(ECDiffError):
@@ -75,3 +84,121 @@ def score(quality: float, efficiency: float, burden: float | None, weights: Weig
     if burden is not None:
         total += weights.w3 * burden
     return Score(quality, efficiency, burden, total)
+
+
+Stage = Literal[1, 2, "joint"]
+"""1 searches (k, alpha), 2 s, joint all at once."""
+
+
+def stage_name(stage: Stage) -> str:
+    """In words.
+
+    >>> stage_name(1), stage_name("joint")
+    ('stage 1', 'joint search')
+    """
+    return "joint search" if stage == "joint" else f"stage {stage}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluated config. ``score`` is None where a picture could not be made (state ``infeasible``)."""
+
+    stage: Stage
+    number: int
+    candidate: Candidate
+    plan: Plan
+    measurements: tuple[Measurement, ...]
+    seconds: float
+    score: Score | None
+    discarded: str = ""
+    suggested_s: int | None = None
+
+    @property
+    def state(self) -> str:
+        """``complete``, ``infeasible``, or ``discarded`` before all prompts were measured."""
+        if self.discarded:
+            return "discarded"
+        return "infeasible" if self.score is None else "complete"
+
+    @property
+    def value(self) -> float:
+        """The objective; minus infinity where infeasible."""
+        return float("-inf") if self.score is None else self.score.objective
+
+    @property
+    def quality(self) -> float:
+        """The mean SSIM, of a trial that has a score."""
+        assert self.score is not None
+        return self.score.quality
+
+    def keeps(self, min_quality: float | None, max_seconds: float | None) -> bool:
+        """Whether it has at least that mean SSIM and takes at most so long a picture; None is no limit."""
+        enough = min_quality is None or (self.score is not None and self.score.quality >= min_quality)
+        return enough and (max_seconds is None or self.seconds <= max_seconds)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Measurements to a score (eq. 9-12); seconds from the latency profile, or from the clock.
+
+    Args:
+        latency: the machine's profile.
+        weights: w1, w2, w3.
+        earliest_s: s' of eq. 11.
+        wallclock: seconds of (cloud alone, edge alone) where trials are timed one by one, else None.
+    """
+
+    latency: LatencyProfile
+    weights: Weights
+    earliest_s: int
+    wallclock: tuple[float, float] | None = None
+
+    @classmethod
+    def of(
+        cls, latency: LatencyProfile, weights: Weights, earliest_s: int, reference: Reference | None
+    ) -> Scorer:
+        """With a reference whose seconds were timed like the trials' the scorer goes by the clock."""
+        if reference is None:
+            return cls(latency, weights, earliest_s)
+        fixed = latency.encode.median + latency.decode.median
+        cloud, edge = reference.seconds()
+        return cls(latency, weights, earliest_s, (cloud + fixed, edge + fixed))
+
+    def seconds(self, plan: Plan, measurements: tuple[Measurement, ...]) -> float:
+        """Seconds a picture."""
+        if self.wallclock is None:
+            return self.latency.seconds(plan)
+        transfer = self.latency.transfer_seconds if plan.hands_over else 0.0
+        timed = statistics.median(one.seconds for one in measurements)  # denoising and decoding
+        return self.latency.encode.median + timed + transfer
+
+    def cloud_and_edge_seconds(self, num_steps: int) -> tuple[float, float]:
+        """t_cloud and t_edge of eq. 10."""
+        if self.wallclock is not None:
+            return self.wallclock
+        return self.latency.alone(num_steps)
+
+    def values(self, trial: Trial) -> tuple[float, ...]:
+        """The objective of every prompt alone; minus infinity where it has no finite picture."""
+        return tuple(
+            float("-inf") if alone is None else alone.objective
+            for one in trial.measurements
+            for alone in [self.score(trial.plan, (one,), with_burden=trial.stage != 1)]
+        )
+
+    def if_quality(self, plan: Plan, quality: float, with_burden: bool) -> float:
+        """The objective if the quality were that, by the latency profile."""
+        by_profile = replace(self, wallclock=None)
+        found = by_profile.score(plan, (Measurement(quality, None, 0.0),), with_burden)
+        assert found is not None
+        return found.objective
+
+    def score(self, plan: Plan, measurements: tuple[Measurement, ...], with_burden: bool) -> Score | None:
+        """The score; None when a prompt has no finite picture."""
+        ssims = [one.ssim for one in measurements if one.ssim is not None]
+        if len(ssims) < len(measurements):
+            return None
+        seconds = self.seconds(plan, measurements)
+        gained = efficiency(seconds, *self.cloud_and_edge_seconds(plan.num_steps))
+        taken = burden(plan.handoff_step, plan.num_steps, self.earliest_s) if with_burden else None
+        return score(quality(ssims), gained, taken, self.weights)

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ecdiff_core.console import quiet_libraries, run_command
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.files import write_text
-from ecdiff_core.threads import CHOSEN_BY, WAIT_POLICY, share_cores
+from ecdiff_core.io.console import quiet_libraries, run_command
+from ecdiff_core.io.files import write_text
+from ecdiff_core.io.threads import CHOSEN_BY, WAIT_POLICY, share_cores
 
 POLICIES = ("unset", "active", "passive")
 BUSY = (0, 1, 2)
@@ -87,9 +87,9 @@ def measure_here(policy: str) -> None:
     from dataclasses import asdict
 
     from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
-    from ecdiff_core.link import Link
-    from ecdiff_core.memory import keep_freed_memory
-    from ecdiff_tune import latency
+    from ecdiff_core.models.memory import keep_freed_memory
+    from ecdiff_tune.evaluation import latency
+    from ecdiff_tune.evaluation.link import Link
 
     keep_freed_memory()
     pair = PairSpec("shapes", ModelRef("embedded:shapes/cloud"), ModelRef("embedded:shapes/edge"))

@@ -18,8 +18,8 @@ import json
 import sys
 from pathlib import Path
 
-from ecdiff_core.console import quiet_libraries, run_command
-from ecdiff_core.files import write_text
+from ecdiff_core.io.console import quiet_libraries, run_command
+from ecdiff_core.io.files import write_text
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:

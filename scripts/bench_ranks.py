@@ -37,18 +37,18 @@ SETTINGS = [
 
 def as_rank(report: Path, arguments: list[str]) -> int:
     """Run the command in this process and write what it did to ``report``."""
-    from ecdiff_core.console import quiet_libraries
+    from ecdiff_core.io.console import quiet_libraries
 
     quiet_libraries()
-    from ecdiff_tune import reference
     from ecdiff_tune.__main__ import main
-    from ecdiff_tune.study import common
+    from ecdiff_tune.evaluation import reference
+    from ecdiff_tune.study import process_setup
 
     did: dict[str, float] = {"cloud": 0, "edge": 0, "seconds": 0.0, "busy": 0.0}
-    load, make = common.load_pipe, reference.make
+    load, make = process_setup.load_pipe, reference.make
 
-    def load_and_count(settings: Any) -> Any:
-        pipe = load(settings)
+    def load_and_count(spec: Any) -> Any:
+        pipe = load(spec)
         did["busy"] = time.process_time()
         for name in ("cloud", "edge"):
 
@@ -63,7 +63,7 @@ def as_rank(report: Path, arguments: list[str]) -> int:
         return make(*given, **options)
 
     # Before anything else imports it by name.
-    common.load_pipe, reference.make = load_and_count, start_and_make
+    process_setup.load_pipe, reference.make = load_and_count, start_and_make
     status = main(arguments)
     did["seconds"] = time.perf_counter() - did["seconds"]
     did["busy"] = time.process_time() - did["busy"]

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.console import quiet_libraries
-from ecdiff_core.devices import synchronize
+from ecdiff_core.io.console import quiet_libraries
+from ecdiff_core.models.devices import synchronize
 
 WARM_UP_RUNS = 3
 

@@ -23,35 +23,32 @@ from statistics import fmean, median
 import pandas as pd
 import torch
 
-from ecdiff_core.console import quiet_libraries
-from ecdiff_core.memory import Batches
-from ecdiff_core.params import ECDiffParams
+import schedules_figure
+from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.io.console import quiet_libraries
+from ecdiff_core.models.memory import Batches
+from ecdiff_core.models.pair_spec import ModelRef, PairSpec
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.plan import HandoffAdapter
-from ecdiff_core.schedulers import set_steps
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration, files, reference
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.edge_along import EdgeAlong
-from ecdiff_tune.evaluator import Evaluator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_core.sampling.schedulers import set_steps
+from ecdiff_tune.data import calibration
+from ecdiff_tune.data.calibration import CalibrationSet, PromptSource
+from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation.baseline_trajectory import OwnRun, own_run
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.evaluator import Evaluator
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.proposals import Placer, paper_params
-from ecdiff_tune.ledger import Ledger, Measurement
 from ecdiff_tune.metrics.images import psnr, ssim
-from ecdiff_tune.own_run import OwnRun, own_run
-from ecdiff_tune.reference import Reference
-from ecdiff_tune.report import schedules
-from ecdiff_tune.settings import (
-    CalibrationSettings,
-    HeldoutSettings,
-    PairSettings,
-    SamplingSettings,
-    Settings,
-)
-from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.study.common import load_pipe, reference_folder
+from ecdiff_tune.study import files
+from ecdiff_tune.study.process_setup import load_pipe, reference_folder
+from ecdiff_tune.study.spec import StudySpec
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLACED_ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -87,19 +84,22 @@ class Bench:
     """The embedded pair, two prompt sets, and everything that was measured."""
 
     def __init__(self, args: argparse.Namespace, ledger: Ledger, store: StateStore) -> None:
-        settings = Settings(
-            pair=PairSettings("shapes", "embedded:shapes/cloud", "embedded:shapes/edge"),
-            sampling=SamplingSettings(guidance_scale=3.0),
-            calibration=CalibrationSettings(args.calibration),
-            heldout=HeldoutSettings(args.heldout),
+        pair = PairSpec("shapes", ModelRef("embedded:shapes/cloud"), ModelRef("embedded:shapes/edge"))
+        spec = StudySpec(
+            path=args.out / "shapes" / "default",
+            pair=pair,
+            sampling=Sampling(guidance_scale=3.0),
+            prompts=PromptSource(args.calibration, args.heldout),
+            s_values=(),
+            earliest_s=30,
+            search="schedule",
             device=args.device,
-            output_dir=str(args.out),
         )
         self.budgets = args.budgets
         self.ledger, self.batches = ledger, Batches(args.batch)
-        self.pipe = load_pipe(settings)
-        self.folder = reference_folder(settings, self.pipe)
-        tuning, heldout = calibration.load(settings)
+        self.pipe = load_pipe(spec)
+        self.folder = reference_folder(spec, self.pipe)
+        tuning, heldout = calibration.load(spec.prompts)
         self.along = EdgeAlong(self.pipe, tuning, self.folder)
         self.tuning = self._prompts(tuning, store, self.along)
         self.heldout = self._prompts(heldout, None, None)
@@ -280,7 +280,7 @@ def main() -> None:
             found += bench.rows(calls)
             table = pd.DataFrame(found)
             print(table.tail(4).to_string(header=False, index=False), flush=True)
-        for path in schedules.write(args.out, table.sort_values(["cloud_calls"], kind="stable")):
+        for path in schedules_figure.write(args.out, table.sort_values(["cloud_calls"], kind="stable")):
             print(f"wrote {path}")
 
 

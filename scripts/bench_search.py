@@ -22,7 +22,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ecdiff_core.console import quiet_libraries, run_command
+from ecdiff_core.io.console import quiet_libraries, run_command
 
 OUTPUTS = Path("outputs/bench_search")
 

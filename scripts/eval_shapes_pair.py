@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ecdiff_core import ECDiffPipeline
-from ecdiff_core.files import replacing, write_text
-from ecdiff_core.link import Link
+from ecdiff_core.io.files import replacing, write_text
 from ecdiff_core.shapes.grammar import Scene, scenes
-from ecdiff_tune import latency
+from ecdiff_tune.evaluation import latency
+from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.metrics.images import psnr, ssim
 from shapes_pair import evaluate
 from shapes_pair.draw import draw

@@ -28,7 +28,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ecdiff_tune import files
+from ecdiff_tune.study import files
 
 SETTINGS = [
     "pair=shapes",
@@ -199,8 +199,8 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_intermixed_args()
     # All that a run imports, so that its fork need not.
-    import ecdiff_tune.commands.tune  # noqa: F401
-    from ecdiff_core.console import quiet_libraries
+    import ecdiff_tune.cli.tune  # noqa: F401
+    from ecdiff_core.io.console import quiet_libraries
 
     quiet_libraries()
     print("| search | kills | runs compared | undisturbed, s | SSIM apart | YAML |", flush=True)

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ecdiff_core.console import run_command
+from ecdiff_core.io.console import run_command
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from ecdiff_tune import prompt_sources
+    import prompt_sources
 
     request = prompt_sources.Request(
         args.source, args.out, args.count, args.heldout, args.seed, args.column, args.id_column

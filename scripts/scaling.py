@@ -14,9 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ecdiff_core import ECDiffParams
-from ecdiff_tune import latency
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.generations import Generations
+from ecdiff_tune.evaluation import latency
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.prefix_sharing import Generations
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 
 T = 50

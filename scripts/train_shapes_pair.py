@@ -22,7 +22,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 
-from ecdiff_core.files import write_text
+from ecdiff_core.io.files import write_text
 from shapes_pair import models
 from shapes_pair.data import training_pictures, training_scenes
 from shapes_pair.train_text import train_text

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from ecdiff_core.console import quiet_libraries, run_command
-from ecdiff_core.plan import Mode
-from ecdiff_core.video import FPS
+from ecdiff_core.io.console import quiet_libraries, run_command
+from ecdiff_core.io.video import FPS
+from ecdiff_core.sampling.plan import Mode
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
@@ -46,8 +46,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 def export(args: argparse.Namespace) -> None:
     quiet_libraries()
-    from ecdiff_tune.vbench.export import Request
-    from ecdiff_tune.vbench.export import export as make_videos
+    from vbench_suite.export import Request
+    from vbench_suite.export import export as make_videos
 
     make_videos(
         Request(
@@ -69,9 +69,9 @@ def export(args: argparse.Namespace) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
-    from ecdiff_tune.report import vbench_table
+    from vbench_suite import table
 
-    for line in vbench_table.write(args.results, args.out):
+    for line in table.write(args.results, args.out):
         print(line)
 
 

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from ecdiff_core import ECDiffParams, TunedConfig
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.sampling.schedulers import build_scheduler
 
 PROMPT = "a large red circle left of a small blue star, on a dark plain background"
 STEPS = 12

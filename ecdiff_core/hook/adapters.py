@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
-from ecdiff_core.pair_spec import PairSpec
+from ecdiff_core.models.pair_spec import PairSpec
 
 
 def active_adapters(model: nn.Module) -> list[str]:

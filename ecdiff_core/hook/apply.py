@@ -16,8 +16,8 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.families.guidance import Guidance
 from ecdiff_core.hook import weights
 from ecdiff_core.hook.checks import (
     check_scheduler,
@@ -32,10 +32,10 @@ from ecdiff_core.hook.checks import (
 from ecdiff_core.hook.edge import EdgeModel
 from ecdiff_core.hook.history import History, unwrap
 from ecdiff_core.hook.tracking import StepTracker
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.plan import Action, Plan
-from ecdiff_core.scheduler_settings import check_own_timesteps
-from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_core.models.families.guidance import Guidance
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.plan import Action, Plan
+from ecdiff_core.sampling.scheduler_settings import check_own_timesteps
 
 Pipe = TypeVar("Pipe")
 _ENTERING = threading.Lock()

@@ -11,10 +11,10 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
+from ecdiff_core.config import Sampling
 from ecdiff_core.errors import PairError, ParamsError
-from ecdiff_core.scheduler_settings import check_settings, differences
-from ecdiff_core.schedulers import refuse_stochastic
-from ecdiff_core.tuned_config import Sampling
+from ecdiff_core.sampling.scheduler_settings import check_settings, differences
+from ecdiff_core.sampling.schedulers import refuse_stochastic
 
 HOOK_NAME = "ecdiff"
 """In the denoiser's HookRegistry."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ecdiff_core.errors import PairError
-from ecdiff_core.families.guidance import embed_scale, embedding_width, is_guided
 from ecdiff_core.hook.history import unwrap
+from ecdiff_core.models.families.guidance import embed_scale, embedding_width, is_guided
 
 
 def check_guidance(cloud: nn.Module, edge: nn.Module, scale: float) -> None:

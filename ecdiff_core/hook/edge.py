@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.families.guidance import embedding_width
-from ecdiff_core.handoff import NoiseSchedule, adapt, check_adapter
 from ecdiff_core.hook.adapters import adapter_notes
 from ecdiff_core.hook.checks import denoiser_of, forward_signature
 from ecdiff_core.hook.distilled import call_distilled, check_guidance
@@ -25,8 +23,10 @@ from ecdiff_core.hook.fit import (
     check_residuals,
 )
 from ecdiff_core.hook.history import unwrap
-from ecdiff_core.pair_spec import PairSpec
-from ecdiff_core.plan import HandoffAdapter
+from ecdiff_core.models.families.guidance import embedding_width
+from ecdiff_core.models.handoff import NoiseSchedule, adapt, check_adapter
+from ecdiff_core.models.pair_spec import PairSpec
+from ecdiff_core.sampling.plan import HandoffAdapter
 
 
 class EdgeModel:
@@ -35,9 +35,9 @@ class EdgeModel:
     Args:
         pipe: the cloud's pipeline.
         edge: a diffusers pipeline or, for the adapter ``identity``, its denoiser alone.
-        adapter: what the edge model is told of latents and timestep (``ecdiff_core.handoff``). A matched
-            answer is a linear function of the edge's own, so converting it before guidance, branch by branch,
-            is converting it after.
+        adapter: what the edge model is told of latents and timestep (``ecdiff_core.models.handoff``). A
+            matched answer is a linear function of the edge's own, so converting it before guidance, branch by
+            branch, is converting it after.
         guidance_scale: the config's, where the pipeline does not tell its own.
         spec: the config's pair, for what is said of LoRA.
 

@@ -11,8 +11,8 @@ from diffusers.utils.torch_utils import get_module_execution_device, unwrap_modu
 from torch import nn
 
 from ecdiff_core.errors import PairError
-from ecdiff_core.families import FAMILIES
 from ecdiff_core.hook.checks import hook_on
+from ecdiff_core.models.families import FAMILIES
 
 ONLY_IF = {"image_rotary_emb": "use_rotary_positional_embeddings", "guidance": "guidance_embeds"}
 """Arguments that a model must not be given unless its config has that key set."""

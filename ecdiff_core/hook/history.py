@@ -10,10 +10,10 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from ecdiff_core import noise
 from ecdiff_core.errors import PairError, ParamsError
-from ecdiff_core.families.guidance import guide
-from ecdiff_core.noise import Estimator, NoiseState
+from ecdiff_core.models.families.guidance import guide
+from ecdiff_core.sampling import estimators
+from ecdiff_core.sampling.estimators import Estimator, NoiseState
 
 
 @dataclass
@@ -75,7 +75,7 @@ class History:
         # A copy: pipelines change outputs in place, and CUDA graphs reuse their memory.
         eps = tensor.detach().to(torch.float32, copy=True)
         if branch == len(self._branches):
-            self._branches.append(_Branch(noise.init(), len(eps), tensor.dtype, wrap))
+            self._branches.append(_Branch(estimators.init(), len(eps), tensor.dtype, wrap))
         if scale is not None:
             eps, edge = _guided(eps, scale), None if edge is None else _guided(edge, scale)
         known = self._branches[branch]
@@ -105,7 +105,7 @@ def _guided(output: Tensor, scale: float) -> Tensor:
 
 
 def _with_edge(state: NoiseState, edge: Tensor | None) -> NoiseState:
-    return state if edge is None else noise.with_edge(state, edge)
+    return state if edge is None else estimators.with_edge(state, edge)
 
 
 def unwrap(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.hook.callers import calling_pipeline, is_inside_pipeline
-from ecdiff_core.plan import count_steps
-from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_core.sampling.plan import count_steps
 
 _BUSY = (
     "Another call of this pipeline is under way in another thread, and a pipeline has one scheduler for all "

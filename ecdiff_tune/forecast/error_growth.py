@@ -21,13 +21,13 @@ import torch
 from diffusers import SchedulerMixin
 from numpy.typing import NDArray
 
-from ecdiff_core import noise
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.handoff import NoiseSchedule
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.plan import Action, Handoff, Plan
-from ecdiff_core.sampler import SamplerState, trajectory
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.models.handoff import NoiseSchedule
+from ecdiff_core.sampling import estimators
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.plan import Action, Handoff, Plan
+from ecdiff_core.sampling.sampler import SamplerState, trajectory
+from ecdiff_tune.evaluation.candidate import Candidate
 
 Array = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def scheduler_response(scheduler: SchedulerMixin, num_steps: int) -> Array:
         if scheduler.config.get(setting):
             raise UnpredictableError(f"{name} with {setting} is not linear in the noise. {advice}")
     basis, rows = torch.eye(num_steps, dtype=torch.float64), []
-    begun = SamplerState(0, torch.zeros_like(basis[:1]), noise.init(), scheduler)
+    begun = SamplerState(0, torch.zeros_like(basis[:1]), estimators.init(), scheduler)
     steps = trajectory(begun, Plan((Action.CLOUD,) * num_steps), get_estimator("reuse"), 1.0)
     try:
         call = next(steps)
@@ -167,12 +167,12 @@ def _side_errors(side: _Side, alphas: Sequence[float], response: Array, reaction
     total = 2 * len(reactions)
     basis = torch.eye(total, dtype=torch.float64)
     factors = torch.tensor(alphas, dtype=torch.float64)
-    estimator, history = get_estimator(side.estimator), noise.init()
+    estimator, history = get_estimator(side.estimator), estimators.init()
     errors: Array = np.zeros((len(side.longest), len(alphas), total))
     for step, action in enumerate(side.longest):
         wrong = np.tensordot(reactions[step] * response[step, :step], errors[:step], 1)
         if step in side.edge_beside:
-            history = noise.with_edge(history, basis[len(reactions) + step] + torch.as_tensor(wrong))
+            history = estimators.with_edge(history, basis[len(reactions) + step] + torch.as_tensor(wrong))
         if action is Action.APPROX:
             history = estimator.estimate(history, factors)
         else:

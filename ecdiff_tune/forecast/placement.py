@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecdiff_core import noise
-from ecdiff_core.noise import NoiseState, get_estimator
-from ecdiff_core.plan import HandoffAdapter
+from ecdiff_core.sampling import estimators
+from ecdiff_core.sampling.estimators import NoiseState, get_estimator
+from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.predictor import Directions, Predictor
 
@@ -50,11 +50,11 @@ def window_weights(
     older = (units[_SECOND], units[_THIRD])[: 1 + (earlier_gap > 0)]
     state = NoiseState(units[_BEFORE], ahead=gap - 1, real=older, gaps=(earlier_gap,)[: len(older) - 1])
     if method.calls_edge:
-        state = noise.with_edge(state, units[_EDGE_LAST])
+        state = estimators.with_edge(state, units[_EDGE_LAST])
     state, rows = method.observe(state, units[_LAST]), []
     for _ in range(length):
         if method.calls_edge:
-            state = noise.with_edge(state, units[_EDGE_NOW])
+            state = estimators.with_edge(state, units[_EDGE_NOW])
         state = method.estimate(state, factors)
         assert state.eps is not None
         rows.append(state.eps)

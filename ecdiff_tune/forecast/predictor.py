@@ -25,8 +25,9 @@ import numpy as np
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.plan import Handoff, HandoffAdapter
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.forecast.error_growth import (
     Array,
     UnpredictableError,
@@ -36,7 +37,6 @@ from ecdiff_tune.forecast.error_growth import (
     tail,
 )
 from ecdiff_tune.metrics.images import ssim
-from ecdiff_tune.reference import Reference
 
 SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, float("inf"))
 """Of clean latents, in their own units; infinity is the open loop."""

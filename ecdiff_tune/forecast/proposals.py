@@ -10,10 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.placement import Forecast, Placements, Schedule
 from ecdiff_tune.forecast.predictor import Predictor

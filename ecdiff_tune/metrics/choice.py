@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ecdiff_tune.metrics.images import psnr, ssim
-from ecdiff_tune.settings import MetricsSettings
+from ecdiff_tune.metrics.spec import MetricChoice
 
 Measure = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
 """Pictures, the cloud's pictures, prompts -> one value a prompt."""
@@ -35,14 +35,14 @@ SSIM = Metric("ssim", "SSIM", lambda pictures, cloud, prompts: ssim(pictures, cl
 PSNR = Metric("psnr", "PSNR, dB", lambda pictures, cloud, prompts: psnr(pictures, cloud))
 
 
-def load_metrics(settings: MetricsSettings, device: torch.device | str = "cpu") -> tuple[Metric, ...]:
+def load_metrics(chosen: MetricChoice, device: torch.device | str = "cpu") -> tuple[Metric, ...]:
     """The metrics of ``metrics.names``, in that order, their networks on a device.
 
     Raises:
         MetricError: the weights or the model of one are missing; nothing has been measured then.
     """
     loaders = {"ssim": lambda *_: SSIM, "psnr": lambda *_: PSNR, "lpips": _lpips, "clip": _clip}
-    return tuple(loaders[name](settings, device) for name in settings.names)
+    return tuple(loaders[name](chosen, device) for name in chosen.names)
 
 
 def measure(
@@ -63,16 +63,16 @@ def measure(
     }
 
 
-def _lpips(settings: MetricsSettings, device: torch.device | str) -> Metric:
+def _lpips(chosen: MetricChoice, device: torch.device | str) -> Metric:
     from ecdiff_tune.metrics.lpips import LPIPS
 
-    weights = None if settings.lpips_weights is None else Path(settings.lpips_weights).expanduser()
-    distance = LPIPS(settings.lpips_net, weights, device)
+    weights = None if chosen.lpips_weights is None else Path(chosen.lpips_weights).expanduser()
+    distance = LPIPS(chosen.lpips_net, weights, device)
     return Metric("lpips", "LPIPS", lambda pictures, cloud, prompts: distance(pictures, cloud))
 
 
-def _clip(settings: MetricsSettings, device: torch.device | str) -> Metric:
+def _clip(chosen: MetricChoice, device: torch.device | str) -> Metric:
     from ecdiff_tune.metrics.clip_score import CLIPScore
 
-    score = CLIPScore(Path(settings.clip or "").expanduser(), device)
+    score = CLIPScore(Path(chosen.clip or "").expanduser(), device)
     return Metric("clip", "CLIP score", lambda pictures, cloud, prompts: score(pictures, prompts))

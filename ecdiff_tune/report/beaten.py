@@ -9,12 +9,12 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.command_line import command
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.shown import shown
 from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.progress import describe
+from ecdiff_tune.study.spec import StudySpec
 
 
 def better(winner: Trial, trials: Sequence[Trial]) -> Trial | None:
@@ -24,13 +24,13 @@ def better(winner: Trial, trials: Sequence[Trial]) -> Trial | None:
 
 
 def note(
-    winner: Trial, trials: Sequence[Trial], settings: Settings, made: str, given: Sequence[str] = ()
+    winner: Trial, trials: Sequence[Trial], spec: StudySpec, made: str, given: Sequence[str] = ()
 ) -> list[str]:
     """Says which it is, why it lost, and the command that writes it; empty if there is none.
 
     Args:
         trials: all that the study measured, scored with their burden.
-        settings: the study's own.
+        spec: the study's own.
         made: what a generation makes, with its article.
         given: settings that seconds follow from, where they are not the study's own.
     """
@@ -38,7 +38,7 @@ def note(
     if other is None:
         return []
     limit = _between(other.seconds, winner.seconds)
-    write = " ".join([command("pareto", settings, config_folder() / "pair"), *map(shlex.quote, given)])
+    write = " ".join([command("pareto", spec, config_folder() / "pair"), *map(shlex.quote, given)])
     objectives = f"{shown(winner.value)} to {shown(other.value)}"
     why = (
         f"the winner leads by its burden alone (objective {objectives})"

@@ -6,11 +6,11 @@ from statistics import fmean
 
 import pandas as pd
 
-from ecdiff_tune.intervals import interval95
+from ecdiff_tune.metrics.intervals import interval95
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.svg import Axis, Plot, Point
-from ecdiff_tune.shown import shown
-from ecdiff_tune.study.sections import ssims_of
+from ecdiff_tune.study.config_sections import ssims_of
 
 SERIES = 6
 """Styles s0 … s5 of the style sheet, which tell lines apart."""
@@ -156,7 +156,7 @@ def spread(data: StudyData) -> Plot:
                 height = place - 0.28 + 0.36 * ((i * 0.618034) % 1)
                 plot.mark(one.ssim, height, colour, f"{prompts.prompts[i]}\nSSIM {shown(one.ssim)}", "small")
         values = ssims_of(found)
-        low, high = interval95(values, data.settings.seed)
+        low, high = interval95(values, data.spec.seed)
         plot.across(place + 0.26, low, high, "winner")
         plot.mark(fmean(values), place + 0.26, "winner", f"{name}: mean {shown(fmean(values))}", "diamond")
         plot.text(fmean(values), place + 0.26, f"{name}: {shown(fmean(values))}", "winner")

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecdiff_core.plan import Action, Plan
+from ecdiff_core.sampling.plan import Action, Plan
 from ecdiff_tune.report.pictures import grid
 
 Array = NDArray[np.float64]

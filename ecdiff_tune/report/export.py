@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ecdiff_core.files import replacing, write_text
+from ecdiff_core.io.files import replacing, write_text
+from ecdiff_tune.data.spreadsheets import csv_text
 
 _LATEX = str.maketrans(
     {mark: f"\\{mark}" for mark in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "–": "--", "…": r"\dots{}", "×": r"$\times$", "∞": r"$\infty$"}
+    | {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
     | {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 )
 
@@ -45,7 +48,7 @@ def write_table(
     cells = [list(map(str, row)) for row in (table.to_numpy() if shown is None else shown)]
     heads = [str(one).replace("_", " ") for one in (table.columns if headings is None else headings)]
     texts = {
-        "csv": table.to_csv(index=False),
+        "csv": csv_text(table),
         "md": markdown(heads, cells, caption),
         "tex": latex(heads, cells, caption),
     }
@@ -64,7 +67,7 @@ def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]], caption: s
     | cloud | **1.000** |
     """
     lines = [caption, ""] if caption else []
-    rows = [" | ".join(row) for row in (headings, *cells)]
+    rows = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (headings, *cells)]
     lines += [f"| {rows[0]} |", "|" + "---|" * len(headings), *(f"| {row} |" for row in rows[1:])]
     return "\n".join(lines) + "\n"
 
@@ -131,5 +134,7 @@ def write_figure(folder: Path, name: str, figure: Figure, dpi: int = 150) -> lis
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     """One file of the kind that its name ends with; the figure stays open."""
-    with replacing(path) as part:
+    with replacing(path) as part, warnings.catch_warnings():
+        # Prompts are in any script; signs that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(part, dpi=dpi, format=path.suffix[1:], bbox_inches="tight", facecolor="white")

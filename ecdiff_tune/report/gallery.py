@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from ecdiff_core.plan import Plan
-from ecdiff_core.video import FPS
-from ecdiff_tune import files
+from ecdiff_core.io.video import FPS
+from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.report.study_data import table
+from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError
 
 GAIN = 4
@@ -66,7 +66,7 @@ def read(path: Path) -> list[PromptRow]:
     if not (folder / files.SAMPLES_TABLE).is_file():
         return []
     columns = ("place", "method", "file", "ssim", "schedule", "seed", "prompt")
-    found = table(folder / files.SAMPLES_TABLE, columns)
+    found = table(folder / files.SAMPLES_TABLE, columns, texts=("prompt",))
     rows = []
     for _, part in found.groupby("place", sort=True):
         frames = [_open(folder / str(name)) for name in part["file"]]

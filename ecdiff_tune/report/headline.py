@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ecdiff_core.io.text import counted
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.study_data import StudyData
-from ecdiff_tune.shown import shown
 
 
 def seconds_text(value: float) -> str:
@@ -26,7 +27,9 @@ def sentence(data: StudyData) -> str:
     held = score.get("heldout") or {}
     checked = ""
     if held.get("quality") is not None:
-        checked = f", and {shown(held['quality'], 3)} on {held['num_prompts']} prompts that were not tuned on"
+        checked = (
+            f", and {shown(held['quality'], 3)} on {counted(held['num_prompts'], 'prompt')} not tuned on"
+        )
     return (
         f"A {data.thing} takes {seconds} in place of the cloud's {seconds_text(cloud)}, "
         f"{times:.1f} times as fast, by {plan_.cloud_calls} of {plan_.num_steps} cloud calls{edge}; "

@@ -8,15 +8,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ecdiff_core.files import write_text
-from ecdiff_tune import files
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_core.io.files import write_text
+from ecdiff_core.io.text import visible
+from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import (
     charts,
-    further,
+    experiments,
     gallery,
     headline,
-    origin,
+    provenance,
     search_cost,
     sensitivity,
     sortable,
@@ -26,29 +27,21 @@ from ecdiff_tune.report import (
 from ecdiff_tune.report.command_line import command
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.time_bars import bars
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.shown import shown
-from ecdiff_tune.study.folder import StudyFolder
-from ecdiff_tune.study.progress import Progress, describe
+from ecdiff_tune.study import files
+from ecdiff_tune.study.progress import describe
+from ecdiff_tune.study.spec import StudySpec
 
 STATIC = Path(__file__).parent / "static"
 
 
-def report(settings: Settings) -> None:
-    """Write a study's page from its ledger and files; no model is loaded.
+def write(spec: StudySpec) -> Path:
+    """Write the page of a study; its path.
 
     Raises:
-        ECDiffError: something that the user can mend.
+        ECDiffError: as ``study_data.read``.
     """
-    with StudyFolder(settings) as folder, Progress() as progress:
-        path = write(folder.path, settings)
-        progress.say(f"wrote {path}")
-
-
-def write(path: Path, settings: Settings) -> Path:
-    """The page of the study in the folder ``path``; where it was written."""
-    data = study_data.read(path, settings)
-    page = path / files.PAGE
+    data = study_data.read(spec)
+    page = spec.path / files.PAGE
     write_text(page, html(data))
     return page
 
@@ -58,6 +51,7 @@ def html(data: StudyData) -> str:
     jinja = Environment(
         loader=FileSystemLoader(STATIC),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -68,25 +62,30 @@ def html(data: StudyData) -> str:
     return jinja.get_template("page.html").render(style=style, script=script, **view(data))
 
 
+def _shown(value: Any) -> Any:
+    """Texts without control characters and marks of direction, which would reach beyond themselves."""
+    return visible(value, "\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def view(data: StudyData) -> dict[str, Any]:
     """What the template shows."""
     record, pairs = data.record, config_folder() / "pair"
-    search = data.settings.search
-    compared, sweeps = further.methods_compared(data.path), sensitivity.sweeps(record)
+    limits = data.spec.options.optuna
+    compared, sweeps = experiments.methods_compared(data.path), sensitivity.sweeps(record)
     return {
         "data": data,
         "describe": describe,
-        "command": lambda name: command(name, data.settings, pairs),
+        "command": lambda name: command(name, data.spec, pairs),
         "sentence": headline.sentence(data),
         "tiles": headline.tiles(data),
         "gallery": gallery.read(data.path),
         "gain": gallery.GAIN,
-        "search_plots": charts.search_plots(data.trials, search.min_quality, search.max_seconds),
+        "search_plots": charts.search_plots(data.trials, limits.min_quality, limits.max_seconds),
         "left_out": charts.left_out(data.trials),
         "tradeoff": tradeoff.tradeoff(data, compared.points),
         "configs": sortable.configs(data),
         "noise": charts.noise_profile(data),
-        "errors": further.latent_errors(data.path),
+        "errors": experiments.latent_errors(data.path),
         "compared": compared,
         "bars": bars(data),
         "costs": search_cost.costs(data),
@@ -97,5 +96,5 @@ def view(data: StudyData) -> dict[str, Any]:
         "heldout": sortable.heldout(data),
         "verdict": headline.verdict(data),
         "prompts": sortable.prompts(data),
-        "provenance": origin.provenance(data),
+        "provenance": provenance.provenance(data),
     }

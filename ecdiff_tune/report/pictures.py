@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ecdiff_core.io.text import visible
 from ecdiff_tune.report.export import save_figure
 
 HEADING_WIDTH = 23
@@ -47,10 +48,11 @@ def grid(rows: Sequence[tuple[str, Tensor]], columns: Sequence[str]) -> Figure:
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
-        line[0].set_ylabel(label, fontsize=9)
+        line[0].set_ylabel(visible(label, "\n"), fontsize=9, parse_math=False)
     for axis, heading in zip(axes[0], columns, strict=True):
-        lines = [line for part in heading.splitlines() for line in wrap(part, HEADING_WIDTH)]
-        axis.set_title("\n".join(lines[:HEADING_LINES]), fontsize=6, verticalalignment="bottom")
+        lines = [line for part in heading.splitlines() for line in wrap(visible(part), HEADING_WIDTH)]
+        shown = "\n".join(lines[:HEADING_LINES])
+        axis.set_title(shown, fontsize=6, verticalalignment="bottom", parse_math=False)  # $ is a dollar
     figure.subplots_adjust(wspace=0.04, hspace=0.04)
     return figure
 

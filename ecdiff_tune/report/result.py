@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ecdiff_core.tuned_config import Sampling, TunedConfig
+from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.io.text import counted
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import tables
-from ecdiff_tune.shown import shown
 
 NAMED = 5
 """Tied configs that are named on the terminal; the YAML lists all."""
@@ -25,7 +26,8 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
     seconds = f"{score['seconds']:.2f} s {made} (cloud only {cloud_seconds:.2f} s)"
     return [
         *tables.table5([config]).splitlines(),
-        f"quality {_with_interval(score, 'quality')} on {num_prompts} prompts{_heldout(score, 'quality')}",
+        f"quality {_with_interval(score, 'quality')} on {counted(num_prompts, 'prompt')}"
+        f"{_heldout(score, 'quality')}",
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
         *_warning(score),
         *tied_line((config.provenance or {}).get("tied", ()), score["seconds"], made),
@@ -58,7 +60,7 @@ def _heldout(score: Mapping[str, Any], name: str) -> str:
     held = score.get("heldout") or {}
     if held.get(name) is None:
         return ""
-    return f", {shown(held[name])} on {held['num_prompts']} held-out ones"
+    return f", {shown(held[name])} on {counted(held['num_prompts'], 'held-out one')}"
 
 
 def _warning(score: Mapping[str, Any]) -> list[str]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ecdiff_core.plan import Plan
-from ecdiff_tune import files
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.calls import KINDS, Calls
-from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.ledger import Ledger
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.model_calls import KINDS, Calls
 from ecdiff_tune.report.study_data import StudyData, table
 from ecdiff_tune.search.spaces import SEARCHING
+from ecdiff_tune.study import files
 from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, REFERENCE
 
 
@@ -52,7 +52,7 @@ def costs(data: StudyData) -> list[Cost]:
     """
     made, record = _made(data), data.record
     winner = ConfigKey.of(data.winner.candidate, data.winner.plan)
-    with closing(Ledger(data.path / files.LEDGER, record.settings.sampling.handoff_adapter)) as ledger:
+    with closing(Ledger(data.path / files.LEDGER, record.spec.sampling.handoff_adapter)) as ledger:
         # A comparison with other schedulers, steps or caches is no part of the search.
         tried = [key for key in ledger.configs() if not key.sampler]
         search = _pictures(ledger, tried, record.prompts)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from ecdiff_core.link import Link
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.link import Link
+from ecdiff_tune.objective import Scorer, Trial
 from ecdiff_tune.report.svg import Axis
-from ecdiff_tune.study.loop import Scorer, Trial
 from ecdiff_tune.study.recorded import Recorded
 
 POINTS = 200
@@ -69,11 +69,11 @@ def best(trials: Iterable[Trial], scorer: Scorer) -> tuple[Trial, float]:
 
 def sweeps(record: Recorded) -> list[Sweep]:
     """w1, w2, w3, the bandwidth where it is known what a handoff carries, and s'."""
-    scorer, num_steps = record.scorer, record.settings.num_steps
+    scorer, num_steps = record.scorer, record.spec.num_steps
     found = [_weight(record, name) for name in ("w1", "w2", "w3")]
     payload = record.latency.payload_values
     if payload is not None:
-        link = record.settings.core_link()
+        link = record.spec.link
 
         def linked(mbps: float) -> Scorer:
             transfer = Link(mbps, link.round_trip_seconds).transfer_seconds(payload)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.sensitivity import Sweep
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.tables import ranking_table
 from ecdiff_tune.report.tradeoff import front
-from ecdiff_tune.shown import shown
 from ecdiff_tune.study.progress import describe
 
 SHORT = {"alpha", "from", "to"}

@@ -9,17 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import files
-from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.ledger import Measurement
-from ecdiff_tune.paper import paper_config
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.data.paper import paper_config
+from ecdiff_tune.data.spreadsheets import unguarded
+from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import beaten, result
-from ecdiff_tune.settings import Settings, SettingsError
-from ecdiff_tune.study import recorded, reranked
+from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyError
-from ecdiff_tune.study.loop import Trial
 from ecdiff_tune.study.recorded import Recorded
+from ecdiff_tune.study.spec import StudySpec
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class StudyData:
         return self.record.path
 
     @property
-    def settings(self) -> Settings:
+    def spec(self) -> StudySpec:
         """The study's own."""
-        return self.record.settings
+        return self.record.spec
 
     @property
     def num_steps(self) -> int:
         """T."""
-        return self.settings.num_steps
+        return self.spec.num_steps
 
     @property
     def score(self) -> Mapping[str, Any]:
@@ -86,27 +86,24 @@ class StudyData:
         return next((one for one in self.record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)
 
 
-def read(path: Path, settings: Settings) -> StudyData:
+def read(spec: StudySpec) -> StudyData:
     """Read a study's folder.
 
-    Args:
-        path: of the study.
-        settings: the study's own.
-
     Raises:
-        ECDiffError: a file is missing or damaged, or settings are not the study's.
+        ECDiffError: a file is missing or damaged, or ``spec`` is not the study's own.
     """
+    path = spec.path
     notes: list[str] = []
-    record = recorded.load(path, settings, notes.append)
+    record = recorded.load(spec, notes.append)
     changed = reranked.changed(record)
     if changed:
-        raise SettingsError(
+        raise StudyError(
             f"A report shows a study as it was tuned; leave out {'; '.join(changed)}. "
             "Its section on sensitivity shows other weights and links, rerank writes their config."
         )
     winner, source, own = _winner(record, notes.append)
     config = reranked.config_of_choice(record, winner, record.trials, {"by": "report"})
-    notes += beaten.note(winner, record.trials, settings, result.made_by(config.sampling))
+    notes += beaten.note(winner, record.trials, spec, result.made_by(config.sampling))
     return StudyData(
         record,
         winner,
@@ -120,7 +117,7 @@ def read(path: Path, settings: Settings) -> StudyData:
         if (path / files.NOISE_TABLE).is_file()
         else None,
         table(path / files.EDGE_ALONE, ("ssim", "psnr")) if (path / files.EDGE_ALONE).is_file() else None,
-        _paper(settings, notes.append),
+        _paper(spec, notes.append),
         tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
     )
 
@@ -142,27 +139,34 @@ def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, T
     return record.trials[0], "", None
 
 
-def _paper(settings: Settings, say: Callable[[str], None]) -> TunedConfig | None:
+def _paper(spec: StudySpec, say: Callable[[str], None]) -> TunedConfig | None:
     """The paper's config where it is of as many steps."""
-    config = paper_config(settings.pair.name)
-    if config is not None and config.sampling.num_steps != settings.num_steps:
+    config = paper_config(spec.pair.name)
+    if config is not None and config.sampling.num_steps != spec.num_steps:
         say(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
         return None
     return config
 
 
-def table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
+def table(path: Path, columns: tuple[str, ...] = (), texts: tuple[str, ...] = ()) -> pd.DataFrame:
     """A csv file that a command wrote.
+
+    Args:
+        columns: that must be there.
+        texts: of them, those that stay texts whatever is in them, "NA" and "007" included.
 
     Raises:
         StudyError: it is damaged.
     """
     try:
         found = pd.read_csv(path)
+        as_texts = pd.read_csv(path, dtype=str, keep_default_na=False) if texts else found
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise StudyError(f"{path} is damaged. Delete it, and run the command that wrote it again.") from error
     missing = [name for name in columns if name not in found.columns]
     if missing:
         told = ", ".join(missing)
         raise StudyError(f"{path} has no column {told}. Delete it, and run the command that wrote it again.")
+    for name in texts:
+        found[name] = as_texts[name].map(unguarded)
     return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import pairwise
 
 from markupsafe import Markup
+
+from ecdiff_core.io.text import visible
 
 Point = tuple[float, float]
 Box = tuple[float, float, float]
@@ -23,6 +25,11 @@ RISES = (9, -17, 22, -30, 35, -43, 48)
 """How far over its point a label may stand, the best first."""
 FAR = 12
 """Beyond which a line leads to it."""
+
+
+def escape(text: str) -> str:
+    """Text for SVG, which allows no control characters; a newline stays."""
+    return html.escape(visible(text, "\n"))
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.shown import shown
-from ecdiff_tune.study.loop import Trial
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
 
 COLUMNS = (
     "stage",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Plan, plan
-from ecdiff_tune.latency import LatencyProfile
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.report.study_data import StudyData
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search.options import Options
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Context, Result
 from ecdiff_tune.search.spaces import Space
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, Plan, effective_s
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff, Plan, effective_s
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Result, Search
 from ecdiff_tune.search.spaces import GridSpace, N, Stage1Space, Stage2Space
 
@@ -56,7 +56,7 @@ def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff
 
 
 def _more_alphas(alphas: tuple[float, ...], best: Candidate, plan: Plan) -> tuple[float, ...]:
-    if not get_estimator(best.estimator).uses_alpha_in(plan):
+    if not get_estimator(best.estimator).uses_alpha_in(plan.windows):
         return alphas
     return grown(alphas, best.params.alpha, min(LEAST_ALPHA, *alphas), 1.0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from ecdiff_core.plan import HandoffAdapter
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Context, Result
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space, nearest_value
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Context, Search
+from ecdiff_tune.search.generator_search import Rounds, Scripted
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.race import Field, run_looks
-from ecdiff_tune.search.script import Rounds, Scripted
 from ecdiff_tune.search.spaces import Space
 
 

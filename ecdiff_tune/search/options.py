@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from ecdiff_core.errors import ECDiffError, nearest
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.sampling.params import ECDiffParams
 
 LEAST_PROMPTS = 5
 """A look at fewer says too little."""

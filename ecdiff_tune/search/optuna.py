@@ -18,9 +18,10 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.intervals import interval95
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.search.base import Context, Origin, Search
+from ecdiff_tune.search.generator_search import Rounds, Scripted
 from ecdiff_tune.search.options import OBJECTIVES, SearchError
 from ecdiff_tune.search.optuna_study import finished, make_sampler, open_study, under_way
 from ecdiff_tune.search.optuna_trial import (
@@ -34,7 +35,6 @@ from ecdiff_tune.search.optuna_trial import (
 from ecdiff_tune.search.optuna_workers import POLL_SECONDS, Watch, beating
 from ecdiff_tune.search.paired import TIE
 from ecdiff_tune.search.race import Field
-from ecdiff_tune.search.script import Rounds, Scripted
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.suggest import DIMENSIONS, Knobs, dimension
 

@@ -10,7 +10,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial, TrialState
 
-from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.search.options import OptunaOptions
 from ecdiff_tune.search.optuna_workers import BEAT
 

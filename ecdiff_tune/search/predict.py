@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Context, Search
-from ecdiff_tune.search.script import Rounds, Scripted
+from ecdiff_tune.search.generator_search import Rounds, Scripted
 from ecdiff_tune.search.spaces import Space
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Context, Result, Search
+from ecdiff_tune.search.generator_search import Rounds, Scripted
 from ecdiff_tune.search.paired import TIE, surely_below
 from ecdiff_tune.search.predict import by_forecast
-from ecdiff_tune.search.script import Rounds, Scripted
 from ecdiff_tune.search.spaces import Space
 
 TOGETHER = 16

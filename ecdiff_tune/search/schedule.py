@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Context, Search
+from ecdiff_tune.search.generator_search import Rounds, Scripted
 from ecdiff_tune.search.joint import finals, last_look
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.race import Field
-from ecdiff_tune.search.script import Rounds, Scripted
 from ecdiff_tune.search.spaces import Space
 
 

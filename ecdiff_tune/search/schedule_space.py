@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from ecdiff_core.plan import Handoff
-from ecdiff_tune.candidate import Candidate, same_pictures
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_tune.evaluation.candidate import Candidate, same_pictures
 
 LEAST_CALLS = 3
 """Of the cloud calls of a schedule: the two that a first estimate needs, and one to place."""

@@ -6,26 +6,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal, TypeVar, get_args
+from typing import ClassVar, TypeVar, get_args
 
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.candidate import Candidate, same_pictures
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
+from ecdiff_tune.evaluation.candidate import Candidate, same_pictures
+from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.schedule_space import ScheduleSpace
-
-Stage = Literal[1, 2, "joint"]
-"""1 searches (k, alpha), 2 s, joint all at once."""
-
-
-def stage_name(stage: Stage) -> str:
-    """In words.
-
-    >>> stage_name(1), stage_name("joint")
-    ('stage 1', 'joint search')
-    """
-    return "joint search" if stage == "joint" else f"stage {stage}"
-
 
 SEARCHING = tuple(map(stage_name, get_args(Stage)))
 """The names of all stages."""

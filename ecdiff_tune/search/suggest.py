@@ -11,7 +11,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.spaces import GridSpace, Stage1Space, Stage2Space, nearest_value
 
 Value = int | float | str

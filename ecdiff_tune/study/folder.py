@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.files import write_text
-from ecdiff_core.tuned_config import PairSpec
-from ecdiff_tune import files
-from ecdiff_tune.settings import Settings
+from ecdiff_core.io.files import write_text
+from ecdiff_tune.study import files
+from ecdiff_tune.study.spec import StudySpec
 
 _FREE_TO_CHANGE = {
     "resume",
@@ -73,11 +72,6 @@ class BusyStudyError(StudyError):
     """Another process works in the folder."""
 
 
-def study_path(settings: Settings) -> Path:
-    """Where a study's state lies."""
-    return Path(settings.output_dir) / settings.pair.name / settings.study
-
-
 class StudyFolder:
     """``outputs/<pair>/<study>/``, locked for one process; a context manager.
 
@@ -85,8 +79,8 @@ class StudyFolder:
         StudyError: another process works in it, it cannot be written, or it belongs to other settings.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.path, self.settings = study_path(settings), settings
+    def __init__(self, spec: StudySpec) -> None:
+        self.path, self.spec = spec.path, spec
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock")
@@ -101,16 +95,15 @@ class StudyFolder:
             ) from error
 
     @classmethod
-    def of_worker(cls, settings: Settings) -> StudyFolder:
+    def of_worker(cls, spec: StudySpec) -> StudyFolder:
         """The first free one of STUDY, STUDY-2, …: workers of an Optuna study have one each."""
-        search = replace(settings.search, study_name=settings.search_options().optuna.study_name)
-        mine, number = settings, 1
+        mine, number = spec, 1
         while True:
             try:
                 return cls(mine)
             except BusyStudyError:
                 number += 1
-                mine = replace(settings, study=f"{settings.study}-{number}", search=search)
+                mine = spec.of_worker(number)
 
     def __enter__(self) -> StudyFolder:
         return self
@@ -124,20 +117,23 @@ class StudyFolder:
                 self.path.rmdir()
         self._lock.release()
 
-    def claim(self, spec: PairSpec, prompts_digest: str, device: str) -> str:
+    def claim(self, pair: PairSpec, prompts_digest: str, device: str) -> str:
         """Bind the folder to these settings, weights, prompts and device; the date when it was first bound.
+
+        A setting that the study does not know yet had its default when the study was made.
 
         With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
         """
-        found = {"weights": spec.tree(), "prompts_digest": prompts_digest, "device": device}
-        fingerprint = flat({**asdict(self.settings), **found})
+        found = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
+        fingerprint = {**self.spec.settings, **flat(found)}
         fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         state_path = self.path / files.STATE
-        if not self.settings.resume:
+        if not self.spec.resume:
             self._set_aside()
         if state_path.is_file():
             state = read_state(state_path)
-            _refuse_differences(self.path, state["settings"], fingerprint)
+            known = {**self.spec.defaults, **state["settings"]}
+            _refuse_differences(self.path, known, fingerprint)
             return state["created"]
         created = datetime.now(UTC).isoformat(timespec="seconds")
         write_text(state_path, json.dumps({"created": created, "settings": fingerprint}, indent=2) + "\n")
@@ -167,8 +163,6 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """A setting that the study does not know yet had its default when the study was made."""
-    old = {**flat(asdict(Settings())), **old}
     ours, theirs = (
         {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES}
         for one in (old, new)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ecdiff_core.files import write_text
-from ecdiff_tune import files
-from ecdiff_tune.calibration import CalibrationSet
+from ecdiff_core.io.files import write_text
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError
 
 

@@ -2,137 +2,34 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.plan import Plan
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Measurement
-from ecdiff_tune.objective import Score, Weights, burden, efficiency, quality, score
+from ecdiff_core.io.text import counted
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import (
+    Scorer,
+    Stage,
+    Trial,
+    stage_name,
+)
 from ecdiff_tune.search import Search
 from ecdiff_tune.search.base import Result
-from ecdiff_tune.search.script import Scripted
-from ecdiff_tune.search.spaces import Stage, stage_name
-from ecdiff_tune.shown import shown
+from ecdiff_tune.search.generator_search import Scripted
 from ecdiff_tune.study.progress import Progress
 
 if TYPE_CHECKING:
-    from ecdiff_tune.evaluator import Evaluator
-    from ecdiff_tune.reference import Reference
+    from ecdiff_tune.evaluation.evaluator import Evaluator
 
 
 class NoWinnerError(ECDiffError):
     """No config of the space can be used."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One evaluated config. ``score`` is None where a picture could not be made (state ``infeasible``)."""
-
-    stage: Stage
-    number: int
-    candidate: Candidate
-    plan: Plan
-    measurements: tuple[Measurement, ...]
-    seconds: float
-    score: Score | None
-    discarded: str = ""
-    suggested_s: int | None = None
-
-    @property
-    def state(self) -> str:
-        """``complete``, ``infeasible``, or ``discarded`` before all prompts were measured."""
-        if self.discarded:
-            return "discarded"
-        return "infeasible" if self.score is None else "complete"
-
-    @property
-    def value(self) -> float:
-        """The objective; minus infinity where infeasible."""
-        return float("-inf") if self.score is None else self.score.objective
-
-    @property
-    def quality(self) -> float:
-        """The mean SSIM, of a trial that has a score."""
-        assert self.score is not None
-        return self.score.quality
-
-    def keeps(self, min_quality: float | None, max_seconds: float | None) -> bool:
-        """Whether it has at least that mean SSIM and takes at most so long a picture; None is no limit."""
-        enough = min_quality is None or (self.score is not None and self.score.quality >= min_quality)
-        return enough and (max_seconds is None or self.seconds <= max_seconds)
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Measurements to a score (eq. 9-12); seconds from the latency profile, or from the clock.
-
-    Args:
-        latency: the machine's profile.
-        weights: w1, w2, w3.
-        earliest_s: s' of eq. 11.
-        wallclock: seconds of (cloud alone, edge alone) where trials are timed one by one, else None.
-    """
-
-    latency: LatencyProfile
-    weights: Weights
-    earliest_s: int
-    wallclock: tuple[float, float] | None = None
-
-    @classmethod
-    def of(
-        cls, latency: LatencyProfile, weights: Weights, earliest_s: int, reference: Reference | None
-    ) -> Scorer:
-        """With a reference whose seconds were timed like the trials' the scorer goes by the clock."""
-        if reference is None:
-            return cls(latency, weights, earliest_s)
-        fixed = latency.encode.median + latency.decode.median
-        cloud, edge = reference.seconds()
-        return cls(latency, weights, earliest_s, (cloud + fixed, edge + fixed))
-
-    def seconds(self, plan: Plan, measurements: tuple[Measurement, ...]) -> float:
-        """Seconds a picture."""
-        if self.wallclock is None:
-            return self.latency.seconds(plan)
-        transfer = self.latency.transfer_seconds if plan.hands_over else 0.0
-        timed = statistics.median(one.seconds for one in measurements)  # denoising and decoding
-        return self.latency.encode.median + timed + transfer
-
-    def cloud_and_edge_seconds(self, num_steps: int) -> tuple[float, float]:
-        """t_cloud and t_edge of eq. 10."""
-        if self.wallclock is not None:
-            return self.wallclock
-        return self.latency.alone(num_steps)
-
-    def values(self, trial: Trial) -> tuple[float, ...]:
-        """The objective of every prompt alone; minus infinity where it has no finite picture."""
-        return tuple(
-            float("-inf") if alone is None else alone.objective
-            for one in trial.measurements
-            for alone in [self.score(trial.plan, (one,), with_burden=trial.stage != 1)]
-        )
-
-    def if_quality(self, plan: Plan, quality: float, with_burden: bool) -> float:
-        """The objective if the quality were that, by the latency profile."""
-        by_profile = replace(self, wallclock=None)
-        found = by_profile.score(plan, (Measurement(quality, None, 0.0),), with_burden)
-        assert found is not None
-        return found.objective
-
-    def score(self, plan: Plan, measurements: tuple[Measurement, ...], with_burden: bool) -> Score | None:
-        """The score; None when a prompt has no finite picture."""
-        ssims = [one.ssim for one in measurements if one.ssim is not None]
-        if len(ssims) < len(measurements):
-            return None
-        seconds = self.seconds(plan, measurements)
-        gained = efficiency(seconds, *self.cloud_and_edge_seconds(plan.num_steps))
-        taken = burden(plan.handoff_step, plan.num_steps, self.earliest_s) if with_burden else None
-        return score(quality(ssims), gained, taken, self.weights)
 
 
 def run(
@@ -206,15 +103,15 @@ def _why_none_won(trials: Sequence[Trial]) -> str:
         )
     if not scored:
         return (
-            f"none of {len(trials)} configs has finite pictures. Try dtype=float32, or other search.k and "
-            "search.alpha."
+            f"none of {counted(len(trials), 'config')} has finite pictures. Try dtype=float32, or "
+            "other search.k and search.alpha."
         )
     best, fastest = max(one.quality for one in scored), min(one.seconds for one in scored)
     return (
-        f"{len(scored)} of {len(trials)} configs have finite pictures, with a quality of {shown(best)} at "
-        f"best and {fastest:.3g} s a picture at least, and none wins. Loosen search.min_quality or "
-        "search.max_seconds if you set one, search more (search.k, search.alpha, search.s, "
-        "search.cloud_calls, search.trials), or raise objective.w1."
+        f"{len(scored)} of {counted(len(trials), 'config')} with finite pictures, a quality of "
+        f"{shown(best)} at best and {fastest:.3g} s a picture at least, and none wins. Loosen "
+        "search.min_quality or search.max_seconds if you set one, search more (search.k, search.alpha, "
+        "search.s, search.cloud_calls, search.trials), or raise objective.w1."
     )
 
 
@@ -234,4 +131,4 @@ def _told_of_discarded(reasons: Sequence[str], measured: int) -> str:
     """How many candidates were given up and why, the most frequent reason first."""
     parts = ", ".join(f"{count} by {reason}" for reason, count in Counter(reasons).most_common())
     total = len(reasons) + measured
-    return f"of {total} configs {len(reasons)} were given up ({parts}), {measured} measured whole"
+    return f"of {counted(total, 'config')} given up: {len(reasons)} ({parts}), measured whole: {measured}"

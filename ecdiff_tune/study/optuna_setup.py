@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ecdiff_core.params import LEAST_P, ECDiffParams
-from ecdiff_tune import files
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.paper import paper_config
+from ecdiff_core.sampling.params import LEAST_P, ECDiffParams
+from ecdiff_tune.data.paper import paper_config
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.objective import stage_name
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
-from ecdiff_tune.search.spaces import stage_name
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.study.folder import differences, study_path
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import differences
+from ecdiff_tune.study.spec import StudySpec
 
 SOME_PAIR = "sd14_bksdm_small"
 """Whose row stands for pairs that are not the paper's."""
@@ -36,34 +36,32 @@ _EACH_ITS_OWN = (
 """Settings that workers need not share: the weights' fingerprints and the prompts' digest are what counts."""
 
 
-def search_options(settings: Settings, space: Space) -> Options:
+def search_options(spec: StudySpec, space: Space) -> Options:
     """The settings of a search over a space; stages that are searched one by one have a study each."""
-    optuna = _study_options(settings)
+    optuna = _study_options(spec)
     if space.stage != "joint":
         optuna = replace(optuna, study_name=f"{optuna.study_name} {stage_name(space.stage)}")
-    return replace(settings.search_options(), optuna=optuna)
+    return replace(spec.options, optuna=optuna)
 
 
-def _study_options(settings: Settings) -> OptunaOptions:
-    optuna, folder = settings.search_options().optuna, study_path(settings)
-    storage, artifacts = optuna.storage, settings.search.artifacts
+def _study_options(spec: StudySpec) -> OptunaOptions:
+    optuna = spec.options.optuna
+    storage, artifacts = optuna.storage, optuna.artifacts
     if not storage:
-        storage = str(folder / files.JOURNAL)
+        storage = str(spec.path / files.JOURNAL)
     elif "://" not in storage:  # a journal file
         storage = os.path.expanduser(storage)
         artifacts = artifacts or f"{storage}.{files.ARTIFACTS}"
     return replace(
         optuna,
         storage=storage,
-        worker=f"{platform.node()}:{folder.resolve()}" if settings.has_workers else "",
-        artifacts=os.path.expanduser(artifacts or folder / files.ARTIFACTS),
-        start=papers_params(settings) if settings.search.warm_start else None,
+        worker=f"{platform.node()}:{spec.path.resolve()}" if spec.has_workers else "",
+        artifacts=os.path.expanduser(artifacts or spec.path / files.ARTIFACTS),
+        start=papers_params(spec.pair.name, spec.num_steps) if spec.warm_start else None,
     )
 
 
-def agree(
-    settings: Settings, bound: Mapping[str, Any], profile: Callable[[], LatencyProfile]
-) -> LatencyProfile:
+def agree(spec: StudySpec, bound: Mapping[str, Any], profile: Callable[[], LatencyProfile]) -> LatencyProfile:
     """The latency profile that all workers of the Optuna study go by, so that their objectives compare.
 
     The first worker's; others that begin meanwhile wait for it.
@@ -78,7 +76,7 @@ def agree(
     from ecdiff_tune.search.optuna_study import open_study  # an optional dependency
     from ecdiff_tune.search.optuna_workers import once
 
-    options = _study_options(settings)
+    options = _study_options(spec)
     study = open_study(options)
     mine = {key: value for key, value in bound.items() if key not in _EACH_ITS_OWN}
 
@@ -98,17 +96,17 @@ def agree(
     return LatencyProfile.of(common["latency"])
 
 
-def refuse_another_start(settings: Settings) -> None:
+def refuse_another_start(spec: StudySpec) -> None:
     """See that ``resume=false`` begins anew: an Optuna study outside the folder cannot be set aside with it.
 
     Raises:
         SearchError: the study is there, or the storage cannot be used.
     """
-    if settings.resume or not settings.has_workers:
+    if spec.resume or not spec.has_workers:
         return
     from ecdiff_tune.search.optuna_study import study_names  # an optional dependency
 
-    options = _study_options(settings)
+    options = _study_options(spec)
     name = options.study_name
     if any(one == name or one.startswith(f"{name} stage ") for one in study_names(options)):
         raise SearchError(
@@ -118,11 +116,11 @@ def refuse_another_start(settings: Settings) -> None:
         )
 
 
-def papers_params(settings: Settings) -> ECDiffParams:
-    """The pair's row of the paper's Table 5, stretched from its steps to as many as are set."""
-    config = paper_config(settings.pair.name) or paper_config(SOME_PAIR)
+def papers_params(pair: str, num_steps: int) -> ECDiffParams:
+    """The row of a pair in the paper's Table 5, stretched from its steps to T."""
+    config = paper_config(pair) or paper_config(SOME_PAIR)
     assert config is not None
-    stretch = settings.num_steps / config.sampling.num_steps
+    stretch = num_steps / config.sampling.num_steps
     params = config.params
     p, s = max(LEAST_P, round((params.p or 0) * stretch)), round(params.s * stretch)
     return replace(params, p=p, s=max(p, s))

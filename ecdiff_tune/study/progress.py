@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.io.text import counted, visible
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.base import Ask
-from ecdiff_tune.search.spaces import Stage, stage_name
-from ecdiff_tune.shown import shown
 
 if TYPE_CHECKING:
-    from ecdiff_tune.study.loop import Trial
+    from ecdiff_tune.objective import Trial
 
 LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
@@ -41,9 +42,11 @@ def describe(candidate: Candidate, stage: Stage) -> str:
 def duration(seconds: float) -> str:
     """In the unit that one thinks in.
 
-    >>> duration(42), duration(240), duration(9000)
-    ('42 s', '4.0 min', '2.5 h')
+    >>> duration(0.31), duration(42), duration(240), duration(9000)
+    ('0.3 s', '42 s', '4.0 min', '2.5 h')
     """
+    if seconds < 1:
+        return f"{max(seconds, 0.1):.1f} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -90,8 +93,8 @@ class Progress:
             self._bars.stop()  # without bars it would print an empty line
 
     def say(self, line: str) -> None:
-        """One line that stays."""
-        self._console.print(line, markup=False)
+        """One line that stays; what a terminal would obey in it is written as escapes."""
+        self._console.print(visible(line, "\n"), markup=False)
 
     def start_task(self, label: str, prompts: int, known: int = 0) -> None:
         """Begin something that is done prompt by prompt, so many of which take no time."""
@@ -145,7 +148,7 @@ class Progress:
     def start_trials(self, stage: Stage, number: int, ask: Ask, missing: int) -> None:
         """Begin what a search asks for, of which so many prompts were not measured yet."""
         several, prompts = len(ask.candidates), ask.prompts or self._prompts_in_all
-        what = describe(ask.candidates[0], stage) if several == 1 else f"{several} configs"
+        what = describe(ask.candidates[0], stage) if several == 1 else counted(several, "config")
         self._asked = several * missing / prompts
         self.start_task(f"trial {number}  {what}", prompts, known=prompts - missing)
 
@@ -171,7 +174,7 @@ class Progress:
 
 def _left(about: str, seconds: float, done: float, remaining: float | None) -> str:
     """How long the rest takes by what was done anew in so many seconds; empty where that cannot be told."""
-    return "" if remaining is None or done <= 0 else f", {about} {duration(seconds / done * remaining)} left"
+    return "" if not remaining or done <= 0 else f", {about} {duration(seconds / done * remaining)} left"
 
 
 def _trial_line(trial: Trial) -> str:

@@ -8,21 +8,22 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
+from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.link import Link
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Action, HandoffAdapter, Plan
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import calibration, files
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.latency import LatencyError, LatencyProfile, check_payload
-from ecdiff_tune.ledger import Ledger, Measurement
-from ecdiff_tune.objective import Weights
-from ecdiff_tune.settings import Settings
+from ecdiff_core.io.text import counted
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Action, HandoffAdapter, Plan
+from ecdiff_tune.data import calibration
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyError, LatencyProfile, check_payload
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.link import Link
+from ecdiff_tune.objective import Scorer, Trial
+from ecdiff_tune.study import files
 from ecdiff_tune.study import left_out as unusable
 from ecdiff_tune.study.folder import StudyError, read_state
-from ecdiff_tune.study.loop import Scorer, Trial
+from ecdiff_tune.study.spec import StudySpec
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Recorded:
     """A study as its folder tells it.
 
     Args:
-        settings: its own, but for what may be chosen anew.
+        spec: its own, but for what may be chosen anew.
         state: study.json's settings, flat.
         prompts, heldout: as it was measured on.
         trials: every config that has a finite picture of every calibration prompt, the best first; of equal
@@ -38,8 +39,7 @@ class Recorded:
         heldout_rows: of the configs that were measured on all held-out prompts.
     """
 
-    settings: Settings
-    path: Path
+    spec: StudySpec
     created: str
     state: Mapping[str, Any]
     prompts: CalibrationSet
@@ -49,49 +49,52 @@ class Recorded:
     trials: tuple[Trial, ...]
     heldout_rows: Mapping[Candidate, tuple[Measurement, ...]]
 
+    @property
+    def path(self) -> Path:
+        """The study's folder."""
+        return self.spec.path
 
-def load(path: Path, settings: Settings, say: Callable[[str], None]) -> Recorded:
+
+def load(spec: StudySpec, say: Callable[[str], None]) -> Recorded:
     """Read a study's folder.
 
     Args:
-        settings: restored from the study.
+        spec: restored from the study.
         say: hears notes.
 
     Raises:
         ECDiffError: a file is missing or damaged, the prompts are not the study's, or another link is wanted
             and the payload is not known.
     """
+    path = spec.path
     state = read_state(path / files.STATE)
     study = state["settings"]
-    prompts, heldout = calibration.load(settings)
+    prompts, heldout = calibration.load(spec.prompts)
     if prompts.digest != study.get("prompts_digest"):
         raise StudyError(f"The calibration prompts are no longer those that {path} was measured on.")
     why = unusable.read(path)
     prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
-    latency = latency_profile(path / files.LATENCY, settings, study)
+    latency = latency_profile(spec, study)
     if latency.spread_note:
         say(f"note: {latency.spread_note}")
-    if settings.latency == "wallclock":
+    if spec.timed:
         say("note: the study's trials were timed; here all seconds follow from its latency profile.")
-    objective = settings.objective
-    weights = Weights(objective.w1, objective.w2, objective.w3)
-    scorer = Scorer.of(latency, weights, settings.earliest_s, None)
-    known = _read_ledger(path, settings)
+    scorer = Scorer.of(latency, spec.weights, spec.earliest_s, None)
+    known = _read_ledger(spec)
     measured = _on_all(known, prompts)
-    trials = [one for one in (_trial(*pair, settings, scorer) for pair in measured.items()) if one.score]
+    trials = [one for one in (_trial(*pair, spec, scorer) for pair in measured.items()) if one.score]
     if not trials:
         raise StudyError(f"{path} has no config with pictures of all {len(prompts)} prompts yet.")
     left_out = sum(not rows.keys().isdisjoint(prompts.keys) for rows in known.values()) - len(trials)
     say(
-        f"{len(trials)} configs were measured on all {len(prompts)} prompts"
-        + (f"; {left_out} were not, or have no finite pictures, and are left out" if left_out else "")
+        f"configs measured on all of {counted(len(prompts), 'prompt')}: {len(trials)}"
+        + (f" (left out: {left_out} measured on fewer, or without finite pictures)" if left_out else "")
     )
-    trials = _within_limits(trials, settings, say)
+    trials = _within_limits(trials, spec, say)
     trials.sort(key=lambda one: (-one.value, one.seconds, -(one.score.quality if one.score else 0.0)))
     heldout_rows = _on_all(known, heldout) if len(heldout) else {}
     return Recorded(
-        settings,
-        path,
+        spec,
         state["created"],
         study,
         prompts,
@@ -115,16 +118,16 @@ def _on_all(
     }
 
 
-def _trial(candidate: Candidate, rows: tuple[Measurement, ...], settings: Settings, scorer: Scorer) -> Trial:
+def _trial(candidate: Candidate, rows: tuple[Measurement, ...], spec: StudySpec, scorer: Scorer) -> Trial:
     """A trial of measurements that are there; the burden counts whatever stage they come from."""
-    steps = candidate.plan(settings.num_steps, settings.core_sampling().handoff)
+    steps = candidate.plan(spec.num_steps, spec.sampling.handoff)
     score = scorer.score(steps, rows, with_burden=True)
     return Trial("joint", 0, candidate, steps, rows, scorer.seconds(steps, rows), score)
 
 
-def _within_limits(trials: list[Trial], settings: Settings, say: Callable[[str], None]) -> list[Trial]:
+def _within_limits(trials: list[Trial], spec: StudySpec, say: Callable[[str], None]) -> list[Trial]:
     """Those that keep the limits of the study's search, where ``rerank`` sets no others; all if none does."""
-    search, instead = settings.search, settings.rerank
+    search, instead = spec.options.optuna, spec.rescoring
     quality = search.min_quality if instead.min_quality is None else None
     seconds = search.max_seconds if instead.max_seconds is None else None
     kept = [one for one in trials if one.keeps(quality, seconds)]
@@ -155,21 +158,21 @@ def candidate_in(config: TunedConfig) -> Candidate:
     return Candidate(config.params, config.sampling.estimator, config.sampling.handoff_adapter)
 
 
-def _read_ledger(folder: Path, settings: Settings) -> dict[Candidate, dict[str, Measurement]]:
+def _read_ledger(spec: StudySpec) -> dict[Candidate, dict[str, Measurement]]:
     """Every config's rows by prompt key; the study's own winners by the names that their files give them."""
-    path = folder / files.LEDGER
+    path = spec.path / files.LEDGER
     if not path.is_file():
         raise StudyError(f"{path} is not there: the study has measured nothing yet.")
-    own = {ConfigKey.of(candidate_in(one), one.plan()): candidate_in(one) for one in own_configs(folder)}
-    ledger = Ledger(path, settings.sampling.handoff_adapter)
+    own = {ConfigKey.of(candidate_in(one), one.plan()): candidate_in(one) for one in own_configs(spec.path)}
+    ledger = Ledger(path, spec.sampling.handoff_adapter)
     try:
-        pairs = [(own.get(key) or candidate_of(key, settings), key) for key in ledger.configs()]
+        pairs = [(own.get(key) or candidate_of(key, spec.sampling), key) for key in ledger.configs()]
         return {candidate: ledger.read(key) for candidate, key in pairs if candidate is not None}
     finally:
         ledger.close()
 
 
-def candidate_of(key: ConfigKey, settings: Settings) -> Candidate | None:
+def candidate_of(key: ConfigKey, sampling: Sampling) -> Candidate | None:
     """A config with that key, by p and k where they make such steps, else by its real steps; or None.
 
     None too for what another sampler made.
@@ -179,8 +182,8 @@ def candidate_of(key: ConfigKey, settings: Settings) -> Candidate | None:
     """
     if key.sampler:
         return None
-    plan, sampling = Plan.from_schedule(key.schedule), settings.core_sampling()
-    if plan.num_steps != settings.num_steps:
+    plan = Plan.from_schedule(key.schedule)
+    if plan.num_steps != sampling.num_steps:
         return None
     for params in _params_of(plan, key.alpha or 1.0):
         candidate = Candidate(
@@ -189,7 +192,7 @@ def candidate_of(key: ConfigKey, settings: Settings) -> Candidate | None:
             cast(HandoffAdapter, key.handoff_adapter or sampling.handoff_adapter),
         )
         try:
-            if ConfigKey.of(candidate, candidate.plan(settings.num_steps, sampling.handoff)) == key:
+            if ConfigKey.of(candidate, candidate.plan(sampling.num_steps, sampling.handoff)) == key:
                 return candidate
         except ParamsError:  # the estimator needs another warm-up
             continue
@@ -211,21 +214,25 @@ def _params_of(plan: Plan, alpha: float) -> Iterator[ECDiffParams]:
         yield ECDiffParams.scheduled(real, alpha, s)
 
 
-def latency_profile(path: Path, settings: Settings, study: Mapping[str, Any]) -> LatencyProfile:
-    """The study's profile, or another machine's, with the transfer over the link of ``settings``.
+def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile:
+    """The study's profile, or another machine's, with the transfer over the link of ``spec``.
+
+    Args:
+        study: the settings that the study was measured with, flat.
 
     Raises:
         LatencyError: a file cannot be read, the two are of different pairs, or the payload is not known.
     """
+    path = spec.path / files.LATENCY
     own = LatencyProfile.load(path)
     old_link = Link(study.get("link.mbps"), study.get("link.round_trip_seconds") or 0.0)
     payload = own.payload_values or old_link.values_sent(own.transfer_seconds)
     other = None
-    if settings.rerank.latency is not None:
-        other = LatencyProfile.load(Path(settings.rerank.latency).expanduser())
-        check_payload(other, payload, settings.rerank.latency)
+    if spec.rescoring.latency is not None:
+        other = LatencyProfile.load(spec.rescoring.latency)
+        check_payload(other, payload, str(spec.rescoring.latency))
         payload = payload or other.payload_values
-    link = settings.core_link()
+    link = spec.link
     if link == old_link:
         transfer = own.transfer_seconds
     elif link.mbps is None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ecdiff_core.memory import Batches
+from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.plan import HandoffAdapter
-from ecdiff_tune import faults, reference
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.edge_along import EdgeAlong
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.reference import Reference
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import image_faults, reference
+from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.study import left_out
 from ecdiff_tune.study.progress import Progress, duration
 from ecdiff_tune.study.spending import REFERENCE
@@ -62,7 +62,7 @@ def make_reference(
             calls=calls,
             at_most=at_most,
         )
-        for line in faults.told(reference.faulty_rows(prompts, where), prompts):
+        for line in image_faults.told(reference.faulty_rows(prompts, where), prompts):
             progress.say(f"note: {line}")
         return made
 
@@ -76,7 +76,7 @@ def keep_left_out(study: Path, prompts: CalibrationSet, references: Path) -> Non
         references: the folder of the references.
     """
     found = {
-        prompts.keys[row]: faults.FAULTS[number]
+        prompts.keys[row]: image_faults.FAULTS[number]
         for row, (_, number) in reference.faulty_rows(prompts, references).items()
     }
     known = left_out.read(study)

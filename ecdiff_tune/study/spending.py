@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_core.files import write_text
-from ecdiff_tune.calls import KINDS
+from ecdiff_core.io.files import write_text
+from ecdiff_tune.evaluation.model_calls import KINDS
 
 REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
 """Parts that are no search; those that are have the names of ``search.spaces.SEARCHING``."""

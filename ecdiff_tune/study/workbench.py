@@ -10,33 +10,41 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ecdiff_core.memory import Batches
-from ecdiff_core.pair import EMBEDDED
+from ecdiff_core.io.text import counted
+from ecdiff_core.models.memory import Batches
+from ecdiff_core.models.pair import EMBEDDED
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.plan import HandoffAdapter
-from ecdiff_tune import calibration, files, reference
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.edge_along import EdgeAlong
-from ecdiff_tune.evaluator import Evaluator
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_tune.data import calibration, long_prompts
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.evaluator import Evaluator
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.evaluation.state_store import StateStore
+from ecdiff_tune.evaluation.thumbnails import FIRST
 from ecdiff_tune.forecast.predictor import Predictor
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Ledger
-from ecdiff_tune.objective import Weights
-from ecdiff_tune.parallel.crew import Crew
-from ecdiff_tune.reference import Reference
+from ecdiff_tune.objective import Scorer
 from ecdiff_tune.search.base import Records
-from ecdiff_tune.settings import AUTO, Settings
-from ecdiff_tune.state_store import StateStore
-from ecdiff_tune.study.common import load_pipe, reference_folder, state_folder, states_bytes, thumbnails
+from ecdiff_tune.study import files
+from ecdiff_tune.study.distributed.leader import Crew
 from ecdiff_tune.study.folder import StudyFolder
-from ecdiff_tune.study.loop import Scorer
-from ecdiff_tune.study.machine import batch_size_of, given_profile, latency_profile
+from ecdiff_tune.study.machine_profile import batch_size_of, given_profile, latency_profile
 from ecdiff_tune.study.optuna_setup import refuse_another_start
+from ecdiff_tune.study.process_setup import (
+    load_pipe,
+    reference_folder,
+    state_folder,
+    states_bytes,
+    thumbnails,
+)
 from ecdiff_tune.study.progress import Progress
 from ecdiff_tune.study.references import keep_left_out, make_edge_along, make_reference
+from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
-from ecdiff_tune.thumbnails import FIRST
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Workbench:
     ``prompts`` are those that can be compared; of ``drawn_heldout`` it is known once they are made.
     """
 
-    settings: Settings
+    spec: StudySpec
     path: Path
     created: str
     pipe: ECDiffPipeline
@@ -64,7 +72,7 @@ class Workbench:
     @property
     def wallclock(self) -> bool:
         """Whether trials are timed instead of estimated."""
-        return self.settings.latency == "wallclock"
+        return self.spec.timed
 
     @property
     def heldout(self) -> CalibrationSet:
@@ -73,9 +81,9 @@ class Workbench:
 
     def p(self) -> int:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""
-        if self.settings.params.p != AUTO:
-            return int(self.settings.params.p)
-        return reference.auto_p(self.reference.noise_change, min(self.settings.s_values))
+        if self.spec.p is not None:
+            return self.spec.p
+        return reference.auto_p(self.reference.noise_change, min(self.spec.s_values))
 
     def predict(self, candidates: Sequence[Candidate]) -> list[float]:
         """The quality of candidates, foretold from the reference and an edge pass, which is made if need be.
@@ -104,10 +112,8 @@ class Workbench:
 
     def scorer(self) -> Scorer:
         """Measurements to scores, by this study's weights and latency."""
-        objective = self.settings.objective
-        weights = Weights(objective.w1, objective.w2, objective.w3)
         timed = self.reference if self.wallclock else None
-        return Scorer.of(self.latency, weights, self.settings.earliest_s, timed)
+        return Scorer.of(self.latency, self.spec.weights, self.spec.earliest_s, timed)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -144,14 +150,14 @@ class Workbench:
             self.ledger,
             batches=self.batches,
             store=store,
-            s_values=self.settings.s_values,
+            s_values=self.spec.s_values,
             calls=self.spending.calls,
-            thumbnails=thumbnails(self.settings) if prompts is self.prompts else None,
+            thumbnails=thumbnails(self.spec) if prompts is self.prompts else None,
         )
 
     def records(self) -> Records:
         """What is kept of candidates, for an Optuna study."""
-        evaluator, kept = self.evaluator, thumbnails(self.settings)
+        evaluator, kept = self.evaluator, thumbnails(self.spec)
         clouds = cache(lambda: [one.cloud for one in self.reference.prompts[:FIRST]])
 
         def picture(candidate: Candidate) -> Path | None:
@@ -161,7 +167,7 @@ class Workbench:
 
 
 @contextmanager
-def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
+def prepare(spec: StudySpec, as_worker: bool = False) -> Iterator[Workbench]:
     """Make a study ready, from the cheapest check to the dearest step; the folder is locked meanwhile.
 
     Args:
@@ -170,43 +176,42 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
     Raises:
         ECDiffError: something that the user can mend.
     """
-    prompts, heldout = calibration.load(settings)
-    begun = StudyFolder.of_worker(settings) if as_worker else StudyFolder(settings)
+    left_out: list[str] = []
+    prompts, heldout = calibration.load(spec.prompts, left_out.append)
+    begun = StudyFolder.of_worker(spec) if as_worker else StudyFolder(spec)
     with begun as folder, Progress() as progress:
-        settings, given = folder.settings, given_profile(folder)
-        crew = Crew(settings, prompts, heldout)
-        pipe = load_pipe(settings)
-        spec = pipe.pair.spec
-        crew.check(spec)
-        refuse_another_start(settings)
-        created = folder.claim(spec, prompts.digest, str(pipe.device))
-        progress.say(_opening(settings, pipe, len(prompts), len(heldout)))
+        spec, given = folder.spec, given_profile(folder)
+        crew = Crew(spec, prompts, heldout)
+        pipe = load_pipe(spec)
+        crew.check(pipe.pair.spec)
+        refuse_another_start(spec)
+        created = folder.claim(pipe.pair.spec, prompts.digest, str(pipe.device))
+        progress.say(_opening(spec, pipe, len(prompts), len(heldout)))
         if (folder.path / files.LEDGER).is_file():
             progress.say(f"going on with the study of {created}: what it measured is not generated again")
-        for note in _notes(settings, pipe):
+        for note in (*left_out, *_notes(spec, pipe, (*prompts.prompts, *heldout.prompts))):
             progress.say(f"note: {note}")
         spending = Spending(folder.path / files.CALLS)
         with spending.part("latency"):
             profile = latency_profile(folder, pipe, given, progress, spending.calls)
-        where = reference_folder(settings, pipe)
-        timed = settings.latency == "wallclock"
+        where = reference_folder(spec, pipe)
         with spending.part("batch size"):
-            size = 1 if timed else batch_size_of(folder, pipe, len(prompts), progress, spending)
+            size = 1 if spec.timed else batch_size_of(folder, pipe, len(prompts), progress, spending)
         if crew.count > 1:
             progress.say(crew.told(len(prompts), size))
         batches = crew.batches(size, progress.say)
         with (
-            closing(Ledger(folder.path / files.LEDGER, settings.sampling.handoff_adapter)) as ledger,
-            crew.store(state_folder(settings), states_bytes(settings)) as store,
+            closing(Ledger(folder.path / files.LEDGER, spec.sampling.handoff_adapter)) as ledger,
+            crew.store(state_folder(spec), states_bytes(spec)) as store,
         ):
             calls = spending.calls
-            predicting = settings.kind.foretells
+            predicting = spec.kind.foretells
             along = EdgeAlong(pipe, prompts, where, calls=calls) if predicting else None
             with spending.part(REFERENCE):
                 made = make_reference(pipe, prompts, where, batches, profile, progress, calls, along=along)
             keep_left_out(folder.path, prompts, where)
             yield Workbench(
-                settings,
+                spec,
                 folder.path,
                 created,
                 pipe,
@@ -218,28 +223,33 @@ def prepare(settings: Settings, as_worker: bool = False) -> Iterator[Workbench]:
                 made,
                 where,
                 batches,
-                None if timed or settings.sharing == "off" else store,
+                store if spec.shares and not spec.timed else None,
                 spending,
             )
 
 
-def _opening(settings: Settings, pipe: ECDiffPipeline, prompts: int, heldout: int) -> str:
+def _opening(spec: StudySpec, pipe: ECDiffPipeline, prompts: int, heldout: int) -> str:
     pair = pipe.pair
     cloud, edge = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (pair.cloud, pair.edge))
     return (
-        f"pair {settings.pair.name}: cloud {cloud:.1f} M, edge {edge:.1f} M parameters; "
-        f"{prompts} prompts to tune on, {heldout} held out; "
-        f"{settings.num_steps} {settings.sampling.scheduler} steps on {pipe.device}"
+        f"pair {spec.pair.name}: cloud {cloud:.1f} M, edge {edge:.1f} M parameters; "
+        f"{counted(prompts, 'prompt')} to tune on, {heldout} held out; "
+        f"{spec.num_steps} {spec.sampling.scheduler} steps on {pipe.device}"
     )
 
 
-def _notes(settings: Settings, pipe: ECDiffPipeline) -> Iterator[str]:
+def _notes(spec: StudySpec, pipe: ECDiffPipeline, prompts: Sequence[str]) -> Iterator[str]:
     """What may not be as it was meant."""
     yield from pipe.pair.notes
-    if pipe.pair.convertible and settings.sampling.handoff_adapter == "identity":
+    if cut := long_prompts.note(pipe.pair.family.pipeline, prompts):
+        yield cut
+    scale = spec.sampling.guidance_scale
+    if scale < 1:
+        yield f"sampling.guidance_scale={scale:g} runs without guidance, as 1 does."
+    if pipe.pair.convertible and spec.sampling.handoff_adapter == "identity":
         names = ", ".join(f"{row.name} {row.cloud} | {row.edge}" for row in pipe.pair.convertible)
         yield f"cloud and edge differ in {names}; sampling.handoff_adapter=matched converts."
-    if settings.calibration.file is None and not settings.pair.cloud.startswith(EMBEDDED):
+    if spec.prompts.file is None and not spec.pair.cloud.id.startswith(EMBEDDED):
         yield (
             "without calibration.file the prompts are captions of the embedded pair's scenes; "
             "give a file of your own."

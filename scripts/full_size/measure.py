@@ -10,10 +10,10 @@ from statistics import median
 import torch
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, TunedConfig
-from ecdiff_core.devices import synchronize
-from ecdiff_core.link import Link
-from ecdiff_core.pair import Pair
-from ecdiff_core.plan import Plan
+from ecdiff_core.models.devices import synchronize
+from ecdiff_core.models.pair import Pair
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.evaluation.link import Link
 
 CALLS_IN_A_ROW = 5
 """As in a generation, where one call follows the other without waiting for the device."""

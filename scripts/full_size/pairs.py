@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError, nearest
-from ecdiff_core.families import Family
-from ecdiff_core.families.base import Conditioning, Prompts, Size
-from ecdiff_core.families.cogvideox import CogVideoX
-from ecdiff_core.families.stable_diffusion import StableDiffusion
-from ecdiff_core.families.stable_diffusion_xl import StableDiffusionXL
-from ecdiff_core.pair import Pair
-from ecdiff_core.tuned_config import TunedConfig
+from ecdiff_core.models.families import Family
+from ecdiff_core.models.families.base import Prompts, Size
+from ecdiff_core.models.families.cogvideox import CogVideoX
+from ecdiff_core.models.families.stable_diffusion import StableDiffusion
+from ecdiff_core.models.families.stable_diffusion_xl import StableDiffusionXL
+from ecdiff_core.models.pair import Pair
+from ecdiff_core.sampling.batching import Conditioning
 from full_size.models import Scale, build_model, build_scheduler, count_parameters, read_config
 
 TUNED = Path(__file__).resolve().parents[2] / "conf" / "tuned"

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from ecdiff_core import __version__
-from ecdiff_core.devices import get_device, get_dtype
 from ecdiff_core.errors import ECDiffError, nearest
-from ecdiff_core.link import Link
+from ecdiff_core.models.devices import get_device, get_dtype
+from ecdiff_tune.evaluation.link import Link
 from full_size.measure import Measured, measure
 from full_size.models import SCALES, Scale
 from full_size.pairs import GIB, BenchmarkError, build_pair, choose, compiled, tuned_config

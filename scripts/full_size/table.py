@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ecdiff_core.plan import Plan
+from ecdiff_core.sampling.plan import Plan
 from full_size.measure import Measured
 
 PAPER_SECONDS = {

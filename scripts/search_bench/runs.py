@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError, nearest
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import files
 from ecdiff_tune.__main__ import main
-from ecdiff_tune.calls import KINDS
-from ecdiff_tune.candidate import ConfigKey
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.model_calls import KINDS
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.spaces import SEARCHING
+from ecdiff_tune.study import files
 
 PICTURES = "pictures"
 """The study that makes the reference and the latency profile for all."""

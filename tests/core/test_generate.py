@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
 from ecdiff_core.__main__ import _cloud_alone, _free, main
-from ecdiff_core.noise import get_estimator
+from ecdiff_core.models.pair import load_pair
 from ecdiff_core.output import Seconds
-from ecdiff_core.pair import load_pair
-from ecdiff_core.plan import plan
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.plan import plan
 
 Capture = pytest.CaptureFixture[str]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffOutput, ECDiffParams, ECDiffPipeline, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, PairError, ParamsError
-from ecdiff_core.plan import Action
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.sampling.plan import Action
+from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ..hooking import assert_close
 
@@ -263,7 +263,7 @@ def test_wrong_calls(pipe: ECDiffPipeline, arguments: dict[str, object], message
 
 def test_unknown_device(tiny_config: TunedConfig) -> None:
     for device in ("cuda:99", "gpu"):
-        with pytest.raises(ParamsError, match=rf"Cannot use the device '{device}'.*try cpu"):
+        with pytest.raises(ParamsError, match=rf"Cannot use the device '{device}'.*choose from auto, cpu"):
             ECDiffPipeline.from_config(tiny_config, device=device)
     with pytest.raises(ParamsError, match=r"Unknown dtype 'float61'.*did you mean float16\?"):
         ECDiffPipeline.from_config(tiny_config, dtype="float61")

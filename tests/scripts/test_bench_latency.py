@@ -15,8 +15,8 @@ from torch import nn
 
 import bench_latency
 from ecdiff_core import ECDiffParams, TunedConfig
-from ecdiff_core.families.base import Size
-from ecdiff_core.plan import plan
+from ecdiff_core.models.families.base import Size
+from ecdiff_core.sampling.plan import plan
 from full_size import measure, models, pairs, run, table
 from full_size.measure import Generations, Measured
 from full_size.models import SCALES, count_parameters, read_config

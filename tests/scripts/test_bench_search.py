@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import bench_search
-from ecdiff_tune.latency import LatencyProfile, Timing
-from ecdiff_tune.ledger import Measurement
+from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
+from ecdiff_tune.evaluation.ledger import Measurement
 from search_bench import runs, table
 
 STEPS, PROMPTS = 12, 6

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from ecdiff_core.memory import Batches
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import reference
 from ecdiff_tune.__main__ import main
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.latency import LatencyProfile, Timing
-from ecdiff_tune.reference import Reference
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
+from ecdiff_tune.evaluation.reference import Reference
 
 from .studies import Command, Outcome, Study
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from ecdiff_tune.__main__ import main
-from ecdiff_tune.latency import LatencyProfile, Timing
+from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 
 from ..small_unets import save_tiny_pair
 

@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import plan
-from ecdiff_core.tuned_config import ModelRef, PairSpec
-from ecdiff_tune import calibration
-from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Ledger, Measurement
-from ecdiff_tune.settings import (
+from ecdiff_core.config import ModelRef, PairSpec
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import (
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
@@ -22,7 +19,12 @@ from ecdiff_tune.settings import (
     SearchSettings,
     Settings,
 )
-from ecdiff_tune.study.folder import StudyFolder, study_path
+from ecdiff_tune.data import calibration
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.study.folder import StudyFolder
+from ecdiff_tune.study.spec import StudySpec
 
 STEPS = 12
 SPEC = PairSpec("tiny", ModelRef("a", None, "0123"), ModelRef("b", None, "4567"))
@@ -67,7 +69,11 @@ class RecordedStudy:
 
     @property
     def folder(self) -> Path:
-        return study_path(self.settings)
+        return self.spec.path
+
+    @property
+    def spec(self) -> StudySpec:
+        return study_spec(self.settings)
 
     def write(
         self,
@@ -77,8 +83,8 @@ class RecordedStudy:
         heldout: Iterable[ECDiffParams] = (),
     ) -> RecordedStudy:
         """Write it; ``rows`` says which configs were measured on fewer prompts."""
-        prompts, spare = calibration.load(self.settings)
-        with StudyFolder(self.settings) as folder:
+        prompts, spare = calibration.load(self.spec.prompts)
+        with StudyFolder(self.spec) as folder:
             folder.claim(SPEC, prompts.digest, "cpu")
         self.profile.save(self.folder / "latency.json")
         ledger = Ledger(self.folder / "ledger.sqlite")

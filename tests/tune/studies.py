@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.study.sections import DIGITS
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.study.config_sections import DIGITS
 
 STEPS = 12
 ROUNDED = 0.51 * 10**-DIGITS

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import evaluator, reference
-from ecdiff_tune import latency as latency_module
-from ecdiff_tune.commands import samples
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.cli import samples
+from ecdiff_tune.evaluation import evaluator, reference
+from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.report import page
-from ecdiff_tune.study import common
+from ecdiff_tune.study import process_setup
 
 from . import golden
 from .studies import Command, Outcome, one_line, told
@@ -28,7 +28,7 @@ ANEW = ("versions", "device")
 def outputs(tmp_path: Path, tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the studies lie; from here on, whatever measures or makes a reference fails the test."""
     golden.adopt(tmp_path / "outputs", tiny_pair)
-    load = common.load_pair
+    load = process_setup.load_pair
 
     def load_pair(*args: Any, **kwargs: Any) -> Any:
         pair = load(*args, **kwargs)
@@ -43,7 +43,7 @@ def outputs(tmp_path: Path, tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) ->
     def generated(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(common, "load_pair", load_pair)
+    monkeypatch.setattr(process_setup, "load_pair", load_pair)
     monkeypatch.setattr(evaluator.Evaluator, "_generate", generated)
     monkeypatch.setattr(reference, "_generate", generated)
     monkeypatch.setattr(latency_module, "measure", generated)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search import SEARCHES, Context, Search, Space
 from ecdiff_tune.search.base import Ask, Cost, Result

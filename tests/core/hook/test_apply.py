@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 
 from ecdiff_core import ECDiffPipeline, TunedConfig, apply_ecdiff
 from ecdiff_core.errors import PairError
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ...hooking import (
     CALLS,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ecdiff_core import TunedConfig, apply_ecdiff
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ...hooking import CLASSES, STEPS, Pipe, denoise, run, with_sampling
 

@@ -23,8 +23,9 @@ from diffusers import (
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
-from ecdiff_core import ECDiffPipeline, TunedConfig, apply_ecdiff, noise, remove_ecdiff
-from ecdiff_core.plan import Action
+from ecdiff_core import ECDiffPipeline, TunedConfig, apply_ecdiff, remove_ecdiff
+from ecdiff_core.sampling import estimators
+from ecdiff_core.sampling.plan import Action
 
 from ...hooking import (
     PLANS,
@@ -195,14 +196,14 @@ def by_hand(case: Case, pipe: Pipe, edge: nn.Module, config: TunedConfig) -> Ten
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     case.set_timesteps(scheduler)
     models = {Action.CLOUD: pipe.transformer, Action.EDGE: edge}
-    latents, histories = case.latents, [noise.init()] * 2
+    latents, histories = case.latents, [estimators.init()] * 2
     for action, timestep in zip(config.plan().steps, scheduler.timesteps, strict=True):
         for branch, state in enumerate(histories):
             if action is Action.APPROX:
-                histories[branch] = noise.estimate_gradient(state, config.params.alpha)
+                histories[branch] = estimators.estimate_gradient(state, config.params.alpha)
             else:
                 output = case.call(models[action], branch, latents, timestep)
-                histories[branch] = noise.observe(state, output)
+                histories[branch] = estimators.observe(state, output)
         with_prompt, without = (state.eps for state in histories)
         assert with_prompt is not None
         assert without is not None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffPipeline, TunedConfig, apply_ecdiff, remove_ecdiff
 from ecdiff_core.errors import PairError, ParamsError
-from ecdiff_core.schedulers import build_scheduler
+from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ...hooking import (
     CALLS,

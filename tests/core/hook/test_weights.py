@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from ecdiff_core import ECDiffPipeline, ModelRef, TunedConfig, apply_ecdiff
 from ecdiff_core.errors import PairError, ParamsError
-from ecdiff_core.find import is_from
+from ecdiff_core.models.find import is_from
 
 from ...hooking import STEPS, Pipe, run, with_plan, with_sampling
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.find import find_configs
+from ecdiff_core.models.find import find_configs
 from ecdiff_core.shapes.grammar import Scene, scenes
 from shapes_pair.read import read
 

@@ -12,11 +12,11 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.noise import get_estimator
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff, plan
-from ecdiff_core.sampler import Denoiser, advance, start
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff, plan
+from ecdiff_core.sampling.sampler import Denoiser, advance, start
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import (
     UnpredictableError,
     coefficients,

@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from ecdiff_core.noise import ESTIMATORS
-from ecdiff_core.params import ECDiffParams
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.estimators import ESTIMATORS
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import coefficients, reaction, scheduler_response
 from ecdiff_tune.forecast.placement import Estimates, Forecast, Placements, factors, window_weights
 from ecdiff_tune.forecast.predictor import Directions

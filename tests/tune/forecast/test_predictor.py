@@ -12,15 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ecdiff_core.memory import Batches
-from ecdiff_core.params import ECDiffParams
+from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.plan import HandoffAdapter
-from ecdiff_core.sampler import Denoiser
-from ecdiff_tune.calibration import CalibrationSet
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.edge_along import EdgeAlong
-from ecdiff_tune.evaluator import Evaluator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_core.sampling.sampler import Denoiser
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.edge_pass import EdgeAlong
+from ecdiff_tune.evaluation.evaluator import Evaluator
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.forecast.error_growth import UnpredictableError, reaction, scheduler_response
 from ecdiff_tune.forecast.predictor import (
     Directions,
@@ -29,9 +31,7 @@ from ecdiff_tune.forecast.predictor import (
     fit_half_error,
     quality_of,
 )
-from ecdiff_tune.ledger import Ledger
 from ecdiff_tune.metrics.images import ssim
-from ecdiff_tune.reference import Reference
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Context
 from ecdiff_tune.search.greedy import Greedy

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import plan
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import reaction, scheduler_response
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.predictor import Directions, Predictor

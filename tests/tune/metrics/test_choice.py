@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ecdiff_tune.config.check_experiments import METRICS
 from ecdiff_tune.metrics.choice import load_metrics, measure
 from ecdiff_tune.metrics.clip_score import CLIPScore
 from ecdiff_tune.metrics.images import MetricError, psnr, ssim
 from ecdiff_tune.metrics.lpips import LPIPS, NETS
+from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.report.ranking import better
-from ecdiff_tune.settings import MetricsSettings
-from ecdiff_tune.settings.check_evidence import METRICS
 
 from .. import small_clip
 from ..studies import Command
@@ -23,14 +23,14 @@ PROMPTS = ["a red circle", "two blue stars"]
 
 
 @pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> MetricsSettings:
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> MetricChoice:
     folder = tmp_path_factory.mktemp("weights")
     weights = saved(folder / "alexnet.pth", NETS["alex"].layers())
-    return MetricsSettings(list(METRICS), "alex", str(weights), str(small_clip.save(folder / "clip")))
+    return MetricChoice(list(METRICS), "alex", str(weights), str(small_clip.save(folder / "clip")))
 
 
 @pytest.mark.parametrize("frames", [None, 2])
-def test_all_metrics(chosen: MetricsSettings, frames: int | None) -> None:
+def test_all_metrics(chosen: MetricChoice, frames: int | None) -> None:
     one, cloud = pictures(4, 0), pictures(4, 1)
     prompts = PROMPTS * 2
     if frames:
@@ -46,7 +46,7 @@ def test_all_metrics(chosen: MetricsSettings, frames: int | None) -> None:
     assert list(found) == list(METRICS)
 
 
-def test_a_network_is_loaded_once(chosen: MetricsSettings) -> None:
+def test_a_network_is_loaded_once(chosen: MetricChoice) -> None:
     metrics = load_metrics(chosen)
     Path(chosen.lpips_weights or "").rename(f"{chosen.lpips_weights}.away")
     try:
@@ -57,7 +57,7 @@ def test_a_network_is_loaded_once(chosen: MetricsSettings) -> None:
 
 
 def test_the_order_is_the_users_and_only_those_are_measured() -> None:
-    metrics = load_metrics(MetricsSettings(["psnr", "ssim"]))
+    metrics = load_metrics(MetricChoice(["psnr", "ssim"]))
     assert [(one.name, one.heading) for one in metrics] == [
         ("psnr", "PSNR, dB"),
         ("ssim", "SSIM"),
@@ -69,7 +69,7 @@ def test_less_lpips_is_better() -> None:
     assert {name: better(name) for name in METRICS} == {"ssim": 1, "psnr": 1, "lpips": -1, "clip": 1}
 
 
-def test_pictures_that_are_not_finite_have_no_value(chosen: MetricsSettings) -> None:
+def test_pictures_that_are_not_finite_have_no_value(chosen: MetricChoice) -> None:
     broken = pictures(2, 0)
     broken[1, 0, 0, 0] = torch.nan
     found = measure(load_metrics(chosen), broken, pictures(2, 1), PROMPTS)
@@ -80,9 +80,9 @@ def test_pictures_that_are_not_finite_have_no_value(chosen: MetricsSettings) -> 
 
 def test_missing_weights_are_told_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match="there is no file"):
-        load_metrics(MetricsSettings(["ssim", "lpips"], lpips_weights=str(tmp_path / "none.pth")))
+        load_metrics(MetricChoice(["ssim", "lpips"], lpips_weights=str(tmp_path / "none.pth")))
     with pytest.raises(MetricError, match=r"found no config\.json"):
-        load_metrics(MetricsSettings(["clip"], clip=str(tmp_path)))
+        load_metrics(MetricChoice(["clip"], clip=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import base64
 import io
 import math
 import re
+import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,15 +18,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.tuned_config import Sampling
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.commands import samples
-from ecdiff_tune.evidence import summary
-from ecdiff_tune.evidence.methods import Method, Sampler
-from ecdiff_tune.ledger import Measurement
-from ecdiff_tune.report import charts, further, gallery, sortable
-from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot
+from ecdiff_core.config import Sampling
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli import samples
+from ecdiff_tune.data.spreadsheets import csv_text
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.experiments import summary
+from ecdiff_tune.experiments.methods import Method, Sampler
+from ecdiff_tune.report import charts, experiments, gallery, pictures, sortable, study_data
+from ecdiff_tune.report.export import markdown
+from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot, escape
 from ecdiff_tune.study.folder import StudyError
 
 SAMPLER = Sampler(Sampling(12))
@@ -197,7 +201,7 @@ def test_large_pictures_are_scaled_down() -> None:
 
 
 def test_what_compare_left(tmp_path: Path) -> None:
-    assert further.methods_compared(tmp_path) == further.Compared((), ())
+    assert experiments.methods_compared(tmp_path) == experiments.Compared((), ())
     rows = {
         "method": ["cloud", "edge", "tuned", "hybrid_10", "taylorseer"],
         "label": ["cloud", "edge", "EC-Diff", "HybridSD", "TaylorSeer"],
@@ -208,7 +212,7 @@ def test_what_compare_left(tmp_path: Path) -> None:
     }
     (tmp_path / "compare").mkdir()
     pd.DataFrame(rows).to_csv(tmp_path / "compare" / "table1.csv", index=False)
-    found = further.methods_compared(tmp_path)
+    found = experiments.methods_compared(tmp_path)
     assert [(one.label, one.seconds, one.quality) for one in found.points] == [
         ("edge", 1.0, 0.5),
         ("EC-Diff", 1.5, 0.8),
@@ -222,7 +226,7 @@ def test_what_compare_left(tmp_path: Path) -> None:
     assert table.rows[1].cells[2].text == "0.400 … 0.600"
     (tmp_path / "compare" / "table1.csv").write_text("nothing\n1\n")
     with pytest.raises(StudyError, match=r"table1\.csv has no column method, label"):
-        further.methods_compared(tmp_path)
+        experiments.methods_compared(tmp_path)
 
 
 def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
@@ -241,7 +245,7 @@ def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
     (tmp_path / "compare").mkdir()
     frame = summary.quality_table(methods, measured, seed=0)
     frame.to_csv(tmp_path / "compare" / "table1.csv", index=False)
-    (table,) = further.methods_compared(tmp_path).tables
+    (table,) = experiments.methods_compared(tmp_path).tables
     styles = {heading: [row.cells[i].style for row in table.rows] for i, heading in enumerate(table.headings)}
     first, second = ["", "", "best", "second"], ["", "", "second", "best"]
     assert styles["SSIM"] == second
@@ -254,7 +258,7 @@ def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
 
 
 def test_what_errors_left(tmp_path: Path) -> None:
-    assert further.latent_errors(tmp_path) == further.Errors(None, (), ())
+    assert experiments.latent_errors(tmp_path) == experiments.Errors(None, (), ())
     (tmp_path / "errors").mkdir()
     curves = [
         (m, p, s, 0.1 * s * (p + 1), "C") for m in ("EC-Diff", "reuse") for p in (0, 1) for s in range(4)
@@ -264,14 +268,42 @@ def test_what_errors_left(tmp_path: Path) -> None:
     pd.DataFrame({"noise_percent": [0.5], "ssim": [0.9]}).to_csv(
         tmp_path / "errors" / "figure1.csv", index=False
     )
-    found = further.latent_errors(tmp_path)
+    found = experiments.latent_errors(tmp_path)
     assert found.plot is not None
     assert [label for _, label in found.plot.legend] == ["EC-Diff", "reuse"]
     low, high = found.plot.y.low, found.plot.y.high
     assert low < 0.15 < 0.45 < high  # the means over prompts at steps 1 and 3
     assert [one.name for one in found.tables] == ["errors-figure1"]
     assert found.too_long == ()
-    long = pd.DataFrame({"noise_percent": range(further.MOST_ROWS + 1)})
+    long = pd.DataFrame({"noise_percent": range(experiments.MOST_ROWS + 1)})
     long.to_csv(tmp_path / "errors" / "figure1.csv", index=False)
-    found = further.latent_errors(tmp_path)
-    assert (found.tables, found.too_long) == ((), (("errors/figure1.csv", further.MOST_ROWS + 1),))
+    found = experiments.latent_errors(tmp_path)
+    assert (found.tables, found.too_long) == ((), (("errors/figure1.csv", experiments.MOST_ROWS + 1),))
+
+
+HOSTILE = "tie: $a^b^c$, $20 #deal, was $30, $$$ \x1b[31m \u202e \u661f <b>"
+
+
+def test_prompts_are_no_formulas_in_figures(tmp_path: Path) -> None:
+    stills = torch.rand(1, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures.samples(tmp_path / "samples.png", [("a $x^y^z$", stills)], [HOSTILE])
+    figure = pictures.grid([("a $x^y^z$", stills)], [HOSTILE])
+    (axis,) = figure.axes
+    assert axis.get_ylabel() == "a $x^y^z$"
+    shown = axis.get_title().replace("\n", " ")
+    assert shown == "tie: $a^b^c$, $20 #deal, was $30, $$$ \\x1b[31m \\u202e \u661f <b>"
+    assert not axis.title.get_parse_math()
+    plt.close(figure)
+    assert escape(HOSTILE).endswith("$$$ \\x1b[31m \\u202e \u661f &lt;b&gt;")
+
+
+def test_texts_in_tables(tmp_path: Path) -> None:
+    table = pd.DataFrame({"prompt": ["=1+1", "@a", "-5", "- 5", "NA", "007"], "x": [-1.5, 1, 2, 3, 4, 5]})
+    path = tmp_path / "a.csv"
+    path.write_text(csv_text(table))
+    assert path.read_text().splitlines()[1:5] == ["'=1+1,-1.5", "'@a,1.0", "-5,2.0", "'- 5,3.0"]
+    read = study_data.table(path, ("x",), texts=("prompt",))
+    assert read.to_dict("list") == table.to_dict("list")
+    assert "| a\\|b |" in markdown(["x"], [["a|b"]])

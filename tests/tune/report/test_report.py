@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import plan
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune import files
-from ecdiff_tune.latency import LatencyProfile
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.report import page, search_cost, sensitivity, study_data, tradeoff
 from ecdiff_tune.report.study_data import StudyData
+from ecdiff_tune.study import files
 
 from ..page_reader import Page
 from ..recorded_study import GRID, SPREAD, STEPS, RecordedStudy, key_of, quality, with_payload
@@ -39,7 +39,7 @@ def written(study: RecordedStudy, command: Command, *more: str) -> Page:
 
 
 def read(study: RecordedStudy) -> StudyData:
-    return study_data.read(study.folder, study.settings)
+    return study_data.read(study.spec)
 
 
 # What tune leaves.

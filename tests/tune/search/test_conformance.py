@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from ecdiff_core.plan import plan
-from ecdiff_tune.candidate import Candidate, ConfigKey
+from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.search import SEARCHES, Space
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.spaces import Stage1Space

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Space
 from ecdiff_tune.search.base import Context, Result
 from ecdiff_tune.search.extend import Extending, extended, grown

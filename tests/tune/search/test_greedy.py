@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import Search, Space
 from ecdiff_tune.search.base import Result
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space

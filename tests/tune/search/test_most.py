@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Space
-from ecdiff_tune.search.most import Calls, Share
 from ecdiff_tune.search.options import Options, OptunaOptions
+from ecdiff_tune.search.upper_bound import Calls, Share
 
 from ..worlds import JOINT, OBJECTIVES, SCHEDULES, SPACES, World
 

@@ -14,15 +14,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.config_folder import config_folder
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import PairSettings, SearchSettings, Settings
+from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.search.generator_search import Scripted
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError, check_installed
-from ecdiff_tune.search.script import Scripted
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space
 from ecdiff_tune.search.suggest import Knob, Knobs
-from ecdiff_tune.settings import PairSettings, SearchSettings, Settings
 from ecdiff_tune.study.optuna_setup import SOME_PAIR, papers_params, search_options
 
 from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, evaluations, whole
@@ -128,8 +129,8 @@ def test_where_the_study_lies(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], storage: str, artifacts: str
 ) -> None:
     monkeypatch.setenv("HOME", "/me")
-    settings = Settings(pair=PairSettings("mine"), search=SearchSettings("optuna", **given))  # type: ignore[arg-type]
-    found = search_options(settings, JOINT).optuna
+    settings = Settings(pair=PairSettings("mine", "a", "b"), search=SearchSettings("optuna", **given))  # type: ignore[arg-type]
+    found = search_options(study_spec(settings), JOINT).optuna
     assert (found.storage, found.artifacts) == (storage, artifacts)
 
 
@@ -150,15 +151,15 @@ def test_it_begins_with_the_papers_params_moved_into_the_grid() -> None:
     ],
 )
 def test_the_papers_params(pair: str, steps: int, params: tuple[Any, ...]) -> None:
-    settings = Settings(pair=PairSettings(name=pair))
-    settings.sampling.num_inference_steps = steps
     if pair != "mine" and steps == 50:
-        assert papers_params(settings) == TunedConfig.load(config_folder() / "tuned" / f"{pair}.yaml").params
+        assert (
+            papers_params(pair, steps) == TunedConfig.load(config_folder() / "tuned" / f"{pair}.yaml").params
+        )
     elif steps == 50:
         row = TunedConfig.load(config_folder() / "tuned" / f"{SOME_PAIR}.yaml").params
-        assert papers_params(settings) == row == ECDiffParams(*params)
+        assert papers_params(pair, steps) == row == ECDiffParams(*params)
     else:
-        assert papers_params(settings) == ECDiffParams(*params)
+        assert papers_params(pair, steps) == ECDiffParams(*params)
 
 
 # What the study holds.

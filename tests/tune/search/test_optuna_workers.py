@@ -21,10 +21,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from ecdiff_core.tuned_config import TunedConfig
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Measurement
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.search import Space, optuna_workers
 from ecdiff_tune.search.base import Context, Records
 from ecdiff_tune.search.options import Options, OptunaOptions

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_tune.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Context
 from ecdiff_tune.search.base import Result
 from ecdiff_tune.search.options import Options, SearchError

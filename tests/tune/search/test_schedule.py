@@ -9,15 +9,15 @@ from PIL import Image
 
 from ecdiff_core import ECDiffPipeline
 from ecdiff_core import __main__ as core_main
-from ecdiff_core.params import ECDiffParams
-from ecdiff_tune.candidate import Candidate
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.config import SettingsError
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.report import pictures
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.search.schedule import in_turn
 from ecdiff_tune.search.schedule_space import ScheduleSpace
-from ecdiff_tune.settings import SettingsError
 
-from ..settings.test_settings import composed
+from ..config.test_settings import composed
 from ..studies import STEPS, Study, one_line
 from ..worlds import SCHEDULES, World, whole
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ecdiff_core.pair_spec import Lora, ModelRef, PairSpec
-from ecdiff_tune.settings import (
+from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import (
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
@@ -39,26 +40,26 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def claim(settings: Settings, spec: PairSpec = SPEC, digest: str = "d", device: str = "cpu") -> str:
-    with StudyFolder(settings) as folder:
+    with StudyFolder(study_spec(settings)) as folder:
         return folder.claim(spec, digest, device)
 
 
 def test_where_it_lies(settings: Settings, tmp_path: Path) -> None:
-    with StudyFolder(replace(settings, study="mine")) as folder:
+    with StudyFolder(study_spec(replace(settings, study="mine"))) as folder:
         assert folder.path == tmp_path / "tiny" / "mine"
         assert folder.path.is_dir()
 
 
 def test_one_process_at_a_time(settings: Settings) -> None:
-    with StudyFolder(settings) as folder:
+    with StudyFolder(study_spec(settings)) as folder:
         with pytest.raises(StudyError, match=rf"Another process works on {folder.path}\. .*study=NAME"):
-            StudyFolder(settings)
-        StudyFolder(replace(settings, study="another")).__exit__()
+            StudyFolder(study_spec(settings))
+        StudyFolder(study_spec(replace(settings, study="another"))).__exit__()
     claim(settings)
 
 
 def test_the_lock_goes_with_an_error(settings: Settings) -> None:
-    with pytest.raises(ZeroDivisionError), StudyFolder(settings):
+    with pytest.raises(ZeroDivisionError), StudyFolder(study_spec(settings)):
         _ = 1 / 0
     claim(settings)
 
@@ -67,17 +68,17 @@ def test_an_empty_folder_goes_without_taking_another_s_lock(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second process gets the lock in the very moment in which the first one lets go."""
-    first, second = StudyFolder(settings), list[StudyFolder]()
+    first, second = StudyFolder(study_spec(settings)), list[StudyFolder]()
     release = first._lock.release
 
     def released() -> None:
         release()
-        second.append(StudyFolder(settings))
+        second.append(StudyFolder(study_spec(settings)))
 
     monkeypatch.setattr(first._lock, "release", released)
     first.__exit__()
     with pytest.raises(StudyError, match="Another process works on"):
-        StudyFolder(settings)
+        StudyFolder(study_spec(settings))
     second[0].__exit__()
     assert not second[0].path.exists()
 
@@ -246,7 +247,7 @@ def test_a_file_where_the_folder_should_be(settings: Settings, tmp_path: Path, o
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
     with pytest.raises(StudyError, match=r"Cannot write to .*Set output_dir to a writable folder"):
-        StudyFolder(settings)
+        StudyFolder(study_spec(settings))
     assert path.read_text() == "mine"
 
 
@@ -254,5 +255,5 @@ def test_a_file_where_the_folder_should_be(settings: Settings, tmp_path: Path, o
 def test_a_folder_that_may_not_be_written(settings: Settings, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StudyError, match=r"Cannot write to .*Permission denied"):
-        StudyFolder(settings)
+        StudyFolder(study_spec(settings))
     tmp_path.chmod(0o700)

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Plan, plan
-from ecdiff_tune.candidate import Candidate
-from ecdiff_tune.latency import LatencyProfile
-from ecdiff_tune.ledger import Measurement
-from ecdiff_tune.objective import ObjectiveError, Weights
-from ecdiff_tune.reference import PromptReference, Reference
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.evaluation.reference import PromptReference, Reference
+from ecdiff_tune.objective import ObjectiveError, Scorer, Trial, Weights
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Context
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
-from ecdiff_tune.study.loop import NoWinnerError, Scorer, Trial, run
+from ecdiff_tune.study.loop import NoWinnerError, run
 from ecdiff_tune.study.progress import Progress
 
 NOTHING_KNOWN = Context(2, lambda _, quality: quality, lambda candidates: [0.5] * len(candidates))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.search.base import Ask
 from ecdiff_tune.study import progress as progress_module
 from ecdiff_tune.study import recorded
@@ -20,7 +20,7 @@ from ..recorded_study import RecordedStudy
 
 def test_a_reader_who_stops_ends_it_quietly() -> None:
     script = (
-        "import sys; from ecdiff_core.console import run_command\n"
+        "import sys; from ecdiff_core.io.console import run_command\n"
         "from ecdiff_tune.study.progress import Progress\n"
         "def command():\n"
         "    with Progress() as progress:\n"
@@ -42,7 +42,7 @@ def test_the_best_so_far_keeps_the_limits(
     tmp_path: Path, latency: LatencyProfile, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.folder, study.settings, lambda _: None).trials
+    trials = recorded.load(study.spec, lambda _: None).trials
     best, second = (replace(one, number=i) for i, one in enumerate(trials[:2], start=1))
     with Progress() as progress:
         progress.start_stage("joint", 3, 10, lambda trial: trial is not best, one_by_one=False)
@@ -61,7 +61,7 @@ def test_the_time_left_goes_by_what_was_measured_now(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.folder, study.settings, lambda _: None).trials
+    trials = recorded.load(study.spec, lambda _: None).trials
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     # Two trials come from the ledger, one lacks half of its prompts, one all of them.
@@ -74,3 +74,9 @@ def test_the_time_left_goes_by_what_was_measured_now(
             progress.end_trial(replace(trial, number=number))
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(", up to about ")[2] for line in lines] == ["", "", "7.0 min left", "6.0 min left"]
+
+
+def test_nothing_in_a_line_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        progress.say("a\x1b[31m\u202eb\rc\nd")
+    assert capsys.readouterr().out == "a\\x1b[31m\\u202eb\\rc\nd\n"

@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ecdiff_core.config import Sampling
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.noise import ESTIMATORS
-from ecdiff_core.params import ECDiffParams
-from ecdiff_core.plan import Handoff
-from ecdiff_tune.candidate import Candidate, ConfigKey
-from ecdiff_tune.latency import LatencyProfile, Timing
-from ecdiff_tune.ledger import Ledger, Measurement
+from ecdiff_core.sampling.estimators import ESTIMATORS
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import LinkSettings, RerankSettings, Settings
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.objective import ObjectiveError
-from ecdiff_tune.settings import LinkSettings, RerankSettings, SamplingSettings, Settings
 from ecdiff_tune.study import recorded
 from ecdiff_tune.study.folder import StudyError
 
@@ -42,10 +44,10 @@ def test_a_key_gives_back_a_config_with_the_same_pictures(
     config: tuple[ECDiffParams, Handoff], estimator: str
 ) -> None:
     params, handoff = config
-    settings = Settings(sampling=SamplingSettings(num_inference_steps=STEPS, handoff=handoff))
+    sampling = Sampling(num_inference_steps=STEPS, handoff=handoff)
     candidate = Candidate(params, estimator, "matched")
     key = ConfigKey.of(candidate, candidate.plan(STEPS, handoff))
-    found = recorded.candidate_of(key, settings)
+    found = recorded.candidate_of(key, sampling)
     assert found is not None
     steps = found.plan(STEPS, handoff)
     assert ConfigKey.of(found, steps) == key
@@ -60,28 +62,26 @@ def test_a_key_gives_back_a_config_with_the_same_pictures(
 @pytest.mark.parametrize("handoff", ["aligned", "exact"])
 @pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
 def test_real_steps_one_by_one(steps: str, handoff: Handoff, estimator: str) -> None:
-    settings = Settings(sampling=SamplingSettings(num_inference_steps=STEPS, handoff=handoff))
+    sampling = Sampling(num_inference_steps=STEPS, handoff=handoff)
     letters = "".join(letter * int(count) for count, letter in re.findall(r"(\d+)(\w)", steps))
     cloud_side = letters.rstrip("E")
     real = [i for i, letter in enumerate(cloud_side) if letter == "C"]
     candidate = Candidate(ECDiffParams.scheduled(real, 0.3, len(cloud_side)), estimator)
     key = ConfigKey.of(candidate, candidate.plan(STEPS, handoff))
-    found = recorded.candidate_of(key, settings)
+    found = recorded.candidate_of(key, sampling)
     assert found is not None
     assert ConfigKey.of(found, found.plan(STEPS, handoff)) == key
 
 
 @pytest.mark.parametrize("schedule", ["1C1A1C9E", "12C1E", "4C", "3C2A1C2E1C3E", "12A", ""])
 def test_what_no_config_makes(schedule: str) -> None:
-    settings = Settings(sampling=SamplingSettings(num_inference_steps=STEPS))
-    assert recorded.candidate_of(ConfigKey(schedule, 0.3, "gradient", "identity"), settings) is None
+    sampling = Sampling(num_inference_steps=STEPS)
+    assert recorded.candidate_of(ConfigKey(schedule, 0.3, "gradient", "identity"), sampling) is None
 
 
 def test_what_a_key_leaves_out_is_the_studys() -> None:
-    settings = Settings(
-        sampling=SamplingSettings(num_inference_steps=STEPS, estimator="reuse", handoff_adapter="matched")
-    )
-    found = recorded.candidate_of(ConfigKey("12C", 0.0, "", ""), settings)
+    sampling = Sampling(num_inference_steps=STEPS, estimator="reuse", handoff_adapter="matched")
+    found = recorded.candidate_of(ConfigKey("12C", 0.0, "", ""), sampling)
     assert found == Candidate(ECDiffParams(0, 0, 1.0, 12), "reuse", "matched")
 
 
@@ -90,7 +90,7 @@ def test_what_a_key_leaves_out_is_the_studys() -> None:
 
 def load(study: RecordedStudy, settings: Settings | None = None) -> tuple[recorded.Recorded, list[str]]:
     said: list[str] = []
-    return recorded.load(study.folder, settings or study.settings, said.append), said
+    return recorded.load(study_spec(settings or study.settings), said.append), said
 
 
 def test_every_config_on_all_prompts_the_best_first(tmp_path: Path, latency: LatencyProfile) -> None:
@@ -98,7 +98,7 @@ def test_every_config_on_all_prompts_the_best_first(tmp_path: Path, latency: Lat
     study = RecordedStudy(tmp_path, latency).write(rows={partly: 3, nowhere: 0}, heldout=[held])
     record, said = load(study)
     assert said == [
-        "8 configs were measured on all 4 prompts; 1 were not, or have no finite pictures, and are left out"
+        "configs measured on all of 4 prompts: 8 (left out: 1 measured on fewer, or without finite pictures)"
     ]
     assert {one.candidate.params for one in record.trials} == set(GRID) - {partly, nowhere}
     values = [one.value for one in record.trials]
@@ -132,8 +132,8 @@ def test_limits_of_the_studys_search(tmp_path: Path, latency: LatencyProfile) ->
 
 def test_pictures_that_are_not_finite(tmp_path: Path, latency: LatencyProfile) -> None:
     study = RecordedStudy(tmp_path, latency).write(GRID[1:])
-    ledger, settings = Ledger(study.folder / "ledger.sqlite"), study.settings
-    prompts, _ = recorded.calibration.load(settings)
+    ledger = Ledger(study.folder / "ledger.sqlite")
+    prompts, _ = recorded.calibration.load(study.spec.prompts)
     found = [Measurement(None, None, 0.1), *[Measurement(0.99, 40.0, 0.1)] * 3]
     ledger.append(key_of(GRID[0]), zip(prompts.keys, found, strict=True))
     ledger.close()

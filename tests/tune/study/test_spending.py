@@ -12,13 +12,12 @@ import pandas as pd
 import pytest
 
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune import files
-from ecdiff_tune import latency as latency_module
-from ecdiff_tune.calls import KINDS
-from ecdiff_tune.latency import LatencyProfile
+from ecdiff_tune.evaluation import latency as latency_module
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.model_calls import KINDS
 from ecdiff_tune.report import pictures
-from ecdiff_tune.settings import Settings
-from ecdiff_tune.study import workbench
+from ecdiff_tune.study import files, workbench
+from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import Spending
 
 from ..studies import STEPS, Study
@@ -39,8 +38,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, latency: LatencyProfile) -> Counter
 
     monkeypatch.setattr(latency_module, "measure", measure_in_vain)
 
-    def load_and_count(settings: Settings) -> ECDiffPipeline:
-        pipe = load(settings)
+    def load_and_count(spec: StudySpec) -> ECDiffPipeline:
+        pipe = load(spec)
         family = pipe.pair.family
         decode = family.decode
         for name in ("cloud", "edge"):

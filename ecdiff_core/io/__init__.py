@@ -1,0 +1,1 @@
+"""Files, YAML, video and the console."""

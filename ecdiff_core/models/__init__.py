@@ -1,0 +1,1 @@
+"""Two models that share a generation: families, loading, compatibility, handoff, memory, devices."""

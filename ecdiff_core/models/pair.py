@@ -1,0 +1,141 @@
+"""Two models that fit together: found, loaded, checked against each other, fingerprinted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from ecdiff_core.errors import PairError
+from ecdiff_core.models.compatibility import Row, Verdict, has_schedule, noise_schedule
+from ecdiff_core.models.families import Family
+from ecdiff_core.models.find import EMBEDDED, ModelFiles, from_anywhere
+from ecdiff_core.models.handoff import NoiseSchedule
+from ecdiff_core.models.inventory import larger_edge
+from ecdiff_core.models.lora import adapted, find_lora, load_lora
+from ecdiff_core.models.memory import Memory, out_of_memory_told, place
+from ecdiff_core.models.pair_files import PairFiles, find_pair
+from ecdiff_core.models.pair_spec import ModelRef, PairSpec, Side
+from ecdiff_core.models.tensor_digest import tensor_digest
+
+__all__ = ["EMBEDDED", "Pair", "load_pair"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A loaded pair.
+
+    Args:
+        spec: with the fingerprints of the weights that were loaded; a folder is absolute and has no revision.
+        family: holds the cloud's pipeline.
+        edge: the edge's denoiser.
+        cloud_schedule, edge_schedule: how their noisy latents are made; None for flow matching.
+        convertible: in what they differ that a matched handoff converts.
+        files: what they were loaded from.
+        notes: what may not be as it was meant, a line each.
+    """
+
+    spec: PairSpec
+    family: Family
+    edge: nn.Module
+    cloud_schedule: NoiseSchedule | None
+    edge_schedule: NoiseSchedule | None
+    convertible: tuple[Row, ...] = ()
+    files: PairFiles | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cloud(self) -> nn.Module:
+        """The cloud's denoiser."""
+        return self.family.denoiser
+
+
+def load_pair(
+    spec: PairSpec, *, device: torch.device, dtype: torch.dtype, memory: Memory | None = None
+) -> Pair:
+    """Load both models; both folders are looked at before any weights are read.
+
+    Raises:
+        PairError: a model is missing, damaged, of an unknown or another family, does not fit the other one,
+            or is not the one whose fingerprint ``spec`` asks for.
+        ParamsError: ``memory`` asks for what the device or the autoencoder cannot do.
+        OutOfMemoryError: the models do not fit.
+    """
+    spec = replace(spec, lora=find_lora(spec))
+    files = find_pair(spec)
+    cloud_files, edge_files, family_class = files.cloud, files.edge, files.family
+    found = _checked_fingerprints(spec, files)
+    family = _load(lambda: family_class.load(cloud_files, dtype), cloud_files)
+    edge = _load(lambda: family_class.load_denoiser(edge_files, dtype), edge_files)
+    for model, loaded in ((cloud_files, family.models), (edge_files, [edge])):
+        if any(parameter.is_meta for each in loaded for parameter in each.parameters()):
+            raise PairError(f"Cannot load the model in {model.source}: its weights lack tensors.")
+    packed = files.quantized()  # then tensors have fewer elements than the model has parameters
+    sizes = [0 if packed else sum(p.numel() for p in model.parameters()) for model in (family.denoiser, edge)]
+    notes = (*files.notes(spec), *larger_edge(*sizes), *load_lora(family, edge, spec.lora))
+    tensors = [tensor_digest(model, dtype) for model in (family.denoiser, edge)]
+    with out_of_memory_told():
+        place([*family.models, edge], family.vae, device, memory or Memory())
+    refs = [
+        _loaded(replace(ref, fingerprint=fingerprint, tensors=digest), model)
+        for ref, model, fingerprint, digest in zip(
+            (spec.cloud, spec.edge), (cloud_files, edge_files), found, tensors, strict=True
+        )
+    ]
+    cloud, edge_folder = cloud_files.folder, edge_files.folder
+    ours = noise_schedule(cloud, cloud)
+    theirs = noise_schedule(edge_folder, cloud) if has_schedule(edge_folder) else ours
+    convertible = tuple(row for row in files.rows if row.verdict is Verdict.CONVERTIBLE)
+    whole = PairSpec(spec.name, refs[0], refs[1], spec.lora)
+    return Pair(whole, family, edge, ours, theirs, convertible, files, notes)
+
+
+def _checked_fingerprints(spec: PairSpec, files: PairFiles) -> list[str]:
+    """Of cloud and edge, adapters included."""
+    sides: tuple[tuple[Side, ModelRef], ...] = (("cloud", spec.cloud), ("edge", spec.edge))
+    found = []
+    for (side, ref), bare in zip(sides, files.fingerprints(), strict=True):
+        got = adapted(bare, spec.lora_on(side))
+        if ref.fingerprint not in (None, got):
+            raise PairError(
+                f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned "
+                f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
+            )
+        found.append(got)
+    return found
+
+
+def _loaded(ref: ModelRef, files: ModelFiles) -> ModelRef:
+    """What was loaded, named so that the same is loaded again from any working folder."""
+    variant = files.variant if files.variant is not None else ref.variant
+    return from_anywhere(replace(ref, variant=variant))
+
+
+def _load(load: Callable[[], T], files: ModelFiles) -> T:
+    """``load()``, with what damaged files raise told as one line."""
+    folder = files.source
+    try:
+        return load()
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        if "ignore_mismatched_sizes" in str(error):  # advice of the libraries that would load random weights
+            named = re.search(r"because (\S+) (?:expected|has) shape", str(error))
+            what = f": {named[1]} has another shape" if named else ""
+            if files.checkpoint is not None:
+                raise PairError(
+                    f"The weights in {folder} and the configs in {files.folder} do not belong together"
+                    f"{what}. Set config to a diffusers folder or hub id of a model of its kind."
+                ) from error
+            raise PairError(
+                f"The weights of the model in {folder} and its config.json do not belong together{what}. "
+                "Fetch it again, or put back the config.json that the weights were saved with."
+            ) from error
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        do = "" if isinstance(error, ImportError) else " Fetch it again."  # of a package that is missing
+        raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}.{do}") from error

@@ -1,0 +1,1 @@
+"""The algorithms: params, plan, estimators, sampler, schedulers, batches, states. Knows no model family."""

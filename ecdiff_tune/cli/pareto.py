@@ -1,0 +1,94 @@
+"""``pareto``: all configs that no other beats in quality, time and burden at once, from old measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ecdiff_core.io.files import write_text
+from ecdiff_tune.cli.rerank import within_limits, written_lines
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import ParetoSettings, Settings, SettingsError
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
+from ecdiff_tune.report import tables
+from ecdiff_tune.study import files, recorded, reranked
+from ecdiff_tune.study.folder import StudyFolder
+from ecdiff_tune.study.progress import Progress
+
+
+def pareto(settings: Settings) -> None:
+    """List the non-dominated configs of what the study measured, and write the one that is picked.
+
+    Raises:
+        ECDiffError: something that the user can mend.
+    """
+    with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
+        record = recorded.load(folder.spec, progress.say)
+        found = front(within_limits(record.trials, settings.rerank))
+        chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
+        write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
+        progress.say(f"{len(found)} of them are not beaten in quality, seconds and burden at once")
+        for line in (*tables.ranking(found), f"wrote {folder.path / files.PARETO_TABLE}"):
+            progress.say(line)
+        if chosen is None:
+            progress.say(
+                "next: pareto.pick=ROW, pareto.pick=fastest_above pareto.quality=… "
+                "or pareto.pick=best_below pareto.seconds=… writes one as YAML"
+            )
+            return
+        how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
+        config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
+        config.save(folder.path / files.PARETO_CONFIG)
+        for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
+            progress.say(line)
+
+
+def dominates(one: Trial, other: Trial) -> bool:
+    """Whether ``one`` is nowhere worse than ``other`` (quality, seconds, burden) and somewhere better."""
+    pairs = list(zip(_merits(one), _merits(other), strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def _merits(trial: Trial) -> tuple[float, float, float]:
+    assert trial.score is not None
+    assert trial.score.burden is not None
+    return trial.score.quality, -trial.seconds, trial.score.burden
+
+
+def front(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that no other dominates, numbered from the fastest to the slowest."""
+    all_of_them = list(trials)
+    kept = [one for one in all_of_them if not any(dominates(other, one) for other in all_of_them)]
+    kept.sort(key=lambda one: (one.seconds, -one.quality))
+    return [replace(one, number=i) for i, one in enumerate(kept, start=1)]
+
+
+def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
+    """The row that ``pareto.pick`` names.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if wanted.pick == "fastest_above":
+        assert wanted.quality is not None
+        good = [one for one in found if one.quality >= wanted.quality]
+        if not good:
+            best = max(one.quality for one in found)
+            raise SettingsError(
+                f"No config has pareto.quality={wanted.quality:g}: the best has {shown(best)}."
+            )
+        return min(good, key=lambda one: one.seconds)
+    if wanted.pick == "best_below":
+        assert wanted.seconds is not None
+        fast = [one for one in found if one.seconds <= wanted.seconds]
+        if not fast:
+            least = found[0].seconds
+            raise SettingsError(
+                f"No config keeps pareto.seconds={wanted.seconds:g}: the fastest takes {least:.4g} s."
+            )
+        return max(fast, key=lambda one: one.quality)
+    row = int(wanted.pick or 0)
+    if not 1 <= row <= len(found):
+        raise SettingsError(f"Expected pareto.pick to be a row, 1 … {len(found)}, got {row}.")
+    return found[row - 1]

@@ -1,0 +1,19 @@
+"""``report``: one HTML page about a study."""
+
+from __future__ import annotations
+
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import Settings
+from ecdiff_tune.report import page
+from ecdiff_tune.study.folder import StudyFolder
+from ecdiff_tune.study.progress import Progress
+
+
+def report(settings: Settings) -> None:
+    """Write a study's page from its ledger and files; no model is loaded.
+
+    Raises:
+        ECDiffError: something that the user can mend.
+    """
+    with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
+        progress.say(f"wrote {page.write(folder.spec)}")

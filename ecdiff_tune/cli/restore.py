@@ -1,0 +1,103 @@
+"""A study's own settings, for commands that read what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ecdiff_core.errors import nearest
+from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.config.fitting import fit_grids, keys_of
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import differences, flat, read_state
+
+GROUPS = ("pair", "search", "calibration", "objective", "link")
+_FREE = (
+    *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors."),
+    *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
+)
+"""Beginnings of settings that may be others than the study's: no measurement depends on them."""
+_SCORING = ("objective.", "link.")
+"""Of those that may be others where old measurements are scored anew."""
+
+
+def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = True) -> DictConfig:
+    """The config with the settings of the study that it names, where ``overrides`` give no others.
+
+    Args:
+        config: composed by Hydra.
+        overrides: of the command line, of which those that the measurements depend on must be the study's.
+        scores_anew: the command takes other weights and another link than the study's.
+
+    Raises:
+        SettingsError: there is no such study, or an override would make it another one.
+    """
+    if OmegaConf.is_missing(config.pair, "name"):
+        return config
+    study = study_state(Path(config.output_dir) / config.pair.name, config.study)["settings"]
+    defaults = flat(asdict(Settings()))
+    given, missing = list(_given(overrides, defaults)), OmegaConf.missing_keys(config)
+    own = {key: value for key, value in study.items() if key in defaults}
+    config = config.copy()
+    for key, value in own.items():
+        if key not in given or key in missing:
+            OmegaConf.update(config, key, value)
+    fit_grids(config, overrides)
+    free = (*_FREE, *_SCORING) if scores_anew else _FREE
+    wanted = {key: OmegaConf.select(config, key) for key in given if not key.startswith(free)}
+    wanted = flat({key: _plain(value) for key, value in wanted.items()})
+    _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
+    return config
+
+
+def study_state(pair: Path, study: str) -> dict[str, Any]:
+    """What study.json of a pair's study says.
+
+    Raises:
+        SettingsError: there is no such study.
+    """
+    if not (pair / study / files.STATE).is_file():
+        raise SettingsError(f"No study in {pair / study}: {others(pair, study) or 'run tune first'}.")
+    return read_state(pair / study / files.STATE)
+
+
+def others(pair: Path, study: str) -> str:
+    """The studies of a pair and the one that was meant, or those of other pairs; empty for none."""
+    found = sorted(path.parent for path in pair.parent.glob(f"*/*/{files.STATE}"))
+    found = [path for path in found if path.name != files.REFERENCE_FOLDER]
+    own = [path.name for path in found if path.parent == pair]
+    if own:
+        return nearest(study, own)
+    return (
+        f"other pairs have {', '.join(f'{path.parent.name}/{path.name}' for path in found)}" if found else ""
+    )
+
+
+def _given(overrides: Sequence[str], known: Iterable[str]) -> Iterable[str]:
+    """The settings that overrides set, one by one or as a group."""
+    keys = keys_of(overrides)
+    for name in known:
+        if name in keys or (name.partition(".")[0] in GROUPS and name.partition(".")[0] in keys):
+            yield name
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _refuse(found: Sequence[str]) -> None:
+    if not found:
+        return
+    if all(one.startswith(_SCORING) for one in found):
+        raise SettingsError(
+            f"This command takes the study as it was scored ({'; '.join(found)}). Leave them out; rerank and "
+            "pareto score what was measured by others."
+        )
+    raise SettingsError(
+        f"These settings need new measurements ({'; '.join(found)}), and this command takes the study "
+        "as it is. Leave them out, or tune another study=NAME with them."
+    )

@@ -1,0 +1,57 @@
+"""What a stage may choose from, by the settings."""
+
+from __future__ import annotations
+
+from ecdiff_tune.config import Settings
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.forecast import proposals
+from ecdiff_tune.search.schedule_space import ScheduleSpace
+from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
+from ecdiff_tune.study.workbench import Workbench
+
+
+def stage1_space(settings: Settings, p: int) -> Stage1Space:
+    """(k, alpha) with the cloud model alone."""
+    ks, alphas = tuple(settings.search.k), tuple(settings.search.alpha)
+    adapter = settings.core_sampling().handoff_adapter
+    return Stage1Space(p, ks, alphas, settings.num_steps, settings.estimators, adapter)
+
+
+def joint_space(settings: Settings, p: int) -> JointSpace:
+    """All dimensions at once; ``p`` is the warm-up where it is not searched."""
+    search = settings.search
+    return JointSpace(
+        (p,) if search.p is None else tuple(search.p),
+        tuple(search.k),
+        tuple(search.alpha),
+        settings.s_values,
+        settings.num_steps,
+        settings.core_sampling().handoff,
+        settings.estimators,
+        settings.handoff_adapters,
+    )
+
+
+def schedule_space(settings: Settings, bench: Workbench) -> ScheduleSpace:
+    """What the forecast proposes for the wanted numbers of cloud calls."""
+    numbers = ", ".join(map(str, settings.cloud_calls))
+    bench.progress.say(f"placing {numbers} cloud calls by the forecast")
+    return ScheduleSpace(
+        proposals.propose(
+            bench.predictor,
+            settings.cloud_calls,
+            settings.s_values,
+            settings.estimators,
+            settings.handoff_adapters,
+            tuple(settings.search.k),
+            tuple(settings.search.alpha),
+        ),
+        settings.num_steps,
+        settings.core_sampling().handoff,
+    )
+
+
+def stage2_space(settings: Settings, winner: Candidate) -> Stage2Space:
+    """s for a stage-1 winner."""
+    handoff, adapters = settings.core_sampling().handoff, settings.handoff_adapters
+    return Stage2Space.of(winner, settings.s_values, settings.num_steps, handoff, adapters)

@@ -1,0 +1,60 @@
+"""Settings as the study that they describe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ecdiff_tune.config import AUTO, Settings
+from ecdiff_tune.data.calibration import PromptSource
+from ecdiff_tune.objective import Weights
+from ecdiff_tune.study.folder import flat
+from ecdiff_tune.study.spec import Rescoring, StudySpec
+
+
+def study_path(settings: Settings) -> Path:
+    """Where a study's state lies."""
+    return Path(settings.output_dir) / settings.pair.name / settings.study
+
+
+def study_spec(settings: Settings) -> StudySpec:
+    """The study in plain values."""
+    search, objective, rescored = settings.search, settings.objective, settings.rerank
+    return StudySpec(
+        path=study_path(settings),
+        pair=settings.pair_spec(),
+        sampling=settings.core_sampling(),
+        prompts=PromptSource(
+            settings.calibration.num_prompts,
+            settings.heldout.num_prompts,
+            settings.calibration.file,
+            settings.calibration.column,
+            settings.seed,
+        ),
+        s_values=settings.s_values,
+        earliest_s=settings.earliest_s,
+        search=search.name,
+        options=settings.search_options(),
+        warm_start=search.warm_start,
+        extend=search.extend,
+        by_hand=settings.params.alpha is not None,
+        handoff_adapters=settings.handoff_adapters,
+        p=None if settings.params.p == AUTO else int(settings.params.p),
+        weights=Weights(objective.w1, objective.w2, objective.w3),
+        link=settings.core_link(),
+        latency=settings.latency,
+        rescoring=Rescoring(
+            None if rescored.latency is None else Path(rescored.latency).expanduser(),
+            rescored.min_quality,
+            rescored.max_seconds,
+        ),
+        device=settings.device,
+        memory=settings.core_memory(),
+        batch_size=None if settings.batch_size == AUTO else int(settings.batch_size),
+        shares=settings.sharing == "on",
+        sharing_gib=settings.sharing_gib,
+        seed=settings.seed,
+        resume=settings.resume,
+        settings=flat(asdict(settings)),
+        defaults=flat(asdict(Settings())),
+    )

@@ -1,0 +1,163 @@
+"""``table5``: every tuned pair below a folder, beside the rows of the paper's Table 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.text import visible
+from ecdiff_tune.config import Settings
+from ecdiff_tune.data.paper import paper_files
+from ecdiff_tune.report import tables
+from ecdiff_tune.report.export import markdown, write_table
+from ecdiff_tune.study import files
+
+NAME = "table5"
+FOUND = f"*/*/{files.CONFIG}"
+"""Of a folder of outputs: <pair>/<study>/ecdiff.yaml."""
+PAPER = "paper"
+"""In place of a study."""
+_LATENCY = ("cloud_call_seconds", "edge_call_seconds", "encode_seconds", "decode_seconds", "transfer_seconds")
+"""What tells latency profiles apart."""
+_OBJECTIVE = ("w1", "w2", "w3", "earliest_s")
+CAPTION = "Tuned here, and by the paper (Table 5; its scores are not in it)."
+
+
+@dataclass(frozen=True)
+class Row:
+    """A config and the study that found it.
+
+    Args:
+        cells: for a reader.
+        record: all that one may want to sort by, in full precision; None is what the file does not tell.
+    """
+
+    study: str
+    config: TunedConfig
+    cells: list[str]
+    record: dict[str, object]
+
+
+def table5(settings: Settings) -> None:
+    """Read, print and write the rows; no model is loaded, and of all settings ``output_dir`` alone counts.
+
+    Raises:
+        OutputError: the tables cannot be written.
+    """
+    outputs = Path(settings.output_dir)
+    tuned = rows_in(outputs.glob(FOUND), lambda path: visible(path.parent.name), print)
+    if not tuned:
+        print(
+            f"note: no {outputs / FOUND} that can be read: run tune first; these are the paper's rows alone."
+        )
+    paper = rows_in(paper_files(), lambda _: PAPER, print)
+    rows = sorted([*paper, *tuned], key=lambda row: (row.config.pair.name, row.study != PAPER, row.study))
+    headings, shown = ["study", "T", *tables.TABLE5_HEADINGS, "estimator"], [row.cells for row in rows]
+    print(markdown(headings, shown), end="")
+    for line in tables.listed_steps((f"{row.config.pair.name}, {row.study}", row.config) for row in rows):
+        print(line)
+    for line in scored_apart(tuned):
+        print(f"note: {line}")
+    paths = write_table(outputs, NAME, table(rows), shown, headings, CAPTION)
+    print(f"wrote {', '.join(map(str, paths))}")
+
+
+def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], say: Callable[[str], None]) -> list[Row]:
+    """A row a file that can be read; ``say`` hears of the others."""
+    found = []
+    for path in sorted(paths):
+        try:
+            found.append(_row(path, study_of(path)))
+        except ECDiffError as error:
+            say(f"note: left out: {visible(str(error))}")
+        except (AttributeError, TypeError, ValueError):  # scores are not checked when a config is loaded
+            say(f"note: left out: {path}: its score does not hold numbers.")
+    return found
+
+
+def _row(path: Path, study: str) -> Row:
+    config = TunedConfig.load(path)
+    params, plan, score = config.params, config.plan(), config.score or {}
+    heldout, latency = score.get("heldout") or {}, _section(config, "latency")
+    record = {
+        "pair": config.pair.name,
+        "study": study,
+        "p": params.p,
+        "k": params.k,
+        "alpha": params.alpha,
+        "s": params.s,
+        "estimator": config.sampling.estimator,
+        "handoff_adapter": config.sampling.handoff_adapter,
+        "steps": plan.num_steps,
+        "cloud_calls": plan.cloud_calls,
+        "approximated": plan.approximated,
+        "edge_calls": plan.edge_calls,
+        **{name: score.get(name) for name in ("quality", "efficiency", "burden", "objective", "seconds")},
+        "heldout_quality": heldout.get("quality"),
+        "heldout_objective": heldout.get("objective"),
+        **{name: latency.get(name) for name in _LATENCY},
+        "schedule": plan.schedule,
+        "file": str(path),
+    }
+    cells = [study, str(plan.num_steps), *tables.table5_cells(config), config.sampling.estimator]
+    return Row(study, config, cells, record)
+
+
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """The records; p and k are empty where the real steps are listed in their place."""
+    return pd.DataFrame([row.record for row in rows]).astype({"p": "Int64", "k": "Int64"})
+
+
+def _section(config: TunedConfig, name: str) -> Mapping[str, Any]:
+    """A section of the provenance, empty where the file has none."""
+    found = (config.provenance or {}).get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def scored_apart(rows: Sequence[Row]) -> list[str]:
+    """Says of each pair whose rows were scored by several latency profiles or objectives that they were.
+
+    Rows whose file does not tell are left out.
+    """
+    lines = []
+    for pair in dict.fromkeys(row.config.pair.name for row in rows):
+        mine = [row for row in rows if row.config.pair.name == pair]
+        profiles = _by_section(mine, "latency", _LATENCY)
+        if len(profiles) > 1:
+            told = "; ".join(
+                f"{', '.join(studies)}: cloud call {1e3 * cloud:.1f} ms, edge call {1e3 * edge:.1f} ms"
+                for (cloud, edge, *_), studies in profiles.items()
+            )
+            lines.append(
+                f"{pair} was scored by {len(profiles)} latency profiles ({told}): efficiency, objective and "
+                "seconds do not compare between them. rerank.latency=FILE scores a study by another's."
+            )
+        objectives = _by_section(mine, "objective", _OBJECTIVE)
+        if len(objectives) > 1:
+            told = "; ".join(
+                f"{', '.join(studies)}: w1={w1:g} w2={w2:g} w3={w3:g} s'={earliest:g}"
+                for (w1, w2, w3, earliest), studies in objectives.items()
+            )
+            lines.append(
+                f"{pair} was scored by {len(objectives)} objectives ({told}), which do not compare. rerank "
+                "scores a study by another one."
+            )
+    return lines
+
+
+def _by_section(
+    rows: Sequence[Row], section: str, names: Sequence[str]
+) -> dict[tuple[float, ...], list[str]]:
+    """The studies by what their section holds under these names."""
+    found: dict[tuple[float, ...], list[str]] = {}
+    for row in rows:
+        told = _section(row.config, section)
+        if all(isinstance(told.get(name), int | float) for name in names):
+            found.setdefault(tuple(float(told[name]) for name in names), []).append(row.study)
+    return found

@@ -1,0 +1,40 @@
+"""Typed settings of every command."""
+
+from ecdiff_tune.config.composed import from_config, register
+from ecdiff_tune.config.error import SettingsError
+from ecdiff_tune.config.groups import (
+    AUTO,
+    CalibrationSettings,
+    HeldoutSettings,
+    LinkSettings,
+    MetricsSettings,
+    ObjectiveSettings,
+    PairSettings,
+    ParamsSettings,
+    ParetoSettings,
+    RerankSettings,
+    SamplingSettings,
+    SearchSettings,
+)
+from ecdiff_tune.config.names import refuse_unknown
+from ecdiff_tune.config.schema import Settings
+
+__all__ = [
+    "AUTO",
+    "CalibrationSettings",
+    "HeldoutSettings",
+    "LinkSettings",
+    "MetricsSettings",
+    "ObjectiveSettings",
+    "PairSettings",
+    "ParamsSettings",
+    "ParetoSettings",
+    "RerankSettings",
+    "SamplingSettings",
+    "SearchSettings",
+    "Settings",
+    "SettingsError",
+    "from_config",
+    "refuse_unknown",
+    "register",
+]

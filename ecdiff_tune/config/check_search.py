@@ -1,0 +1,72 @@
+"""Settings of the search against what is true of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ecdiff_core.errors import nearest
+from ecdiff_tune.config.error import SettingsError
+from ecdiff_tune.config.groups import AUTO
+from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.search import SEARCHES
+from ecdiff_tune.search.options import check_installed
+from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.search.specs import LIMITS
+
+
+def check_search(settings: Settings) -> None:
+    """That there is such a search, and that what is set has an effect with it."""
+    name, search = settings.search.name, settings.search
+    if name not in SEARCHES:
+        raise SettingsError(f"Unknown search {name!r}: {nearest(name, SEARCHES)}.")
+    settings.search_options()
+    kind = settings.kind
+    if kind.is_optuna:
+        check_installed(search.sampler)
+    for limit in LIMITS:
+        if getattr(search, limit) is not None and limit not in kind.limits:
+            raise _not_for(
+                f"search.{limit}", name, [one for one in SEARCHES if limit in SEARCHES[one].limits]
+            )
+    if settings.latency == "wallclock" and not kind.by_clock:
+        by_clock = [one for one in SEARCHES if SEARCHES[one].by_clock]
+        raise SettingsError(
+            f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
+            f"not: set latency=profile, or search={' or search='.join(by_clock)}."
+        )
+    if search.extend and not kind.extends:
+        raise _not_for("search.extend", name, [one for one in SEARCHES if SEARCHES[one].extends])
+    joint = "set search.joint=true" if kind.at_once else "choose another search"
+    for setting, idle, instead in (
+        ("params.p", settings.params.p != AUTO and kind.places, "choose another search"),
+        ("search.p", search.p is not None and kind.places, "choose another search"),
+        ("search.p", search.p is not None and not search.joint, joint),
+        ("search.storage", search.storage is not None and not kind.is_optuna, "choose search=optuna"),
+    ):
+        if idle:
+            raise SettingsError(f"{setting} has no effect with search={name}: leave it out, or {instead}.")
+    if kind.places:
+        _check_cloud_calls(settings)
+    if search.joint and not kind.at_once:
+        raise SettingsError(f"search={name} goes stage by stage: set search.joint=false, or another search.")
+    if not search.joint and not kind.in_stages:
+        raise SettingsError(f"search={name} looks at everything at once: leave search.joint=true.")
+
+
+def _not_for(setting: str, name: str, heeding: Sequence[str]) -> SettingsError:
+    return SettingsError(f"{setting} is for search={' and search='.join(heeding)}; not for search={name}.")
+
+
+def _check_cloud_calls(settings: Settings) -> None:
+    calls, most = settings.cloud_calls, max(settings.s_values, default=0)
+    if most < LEAST_CALLS:
+        raise SettingsError(
+            f"search={settings.search.name} places at least {LEAST_CALLS} cloud calls, got {most} steps "
+            "on the cloud side at most. Raise sampling.num_inference_steps or search.s."
+        )
+    if not calls or len(set(calls)) < len(calls):
+        raise SettingsError(f"Expected different search.cloud_calls, at least one, got {list(calls)}.")
+    if not all(LEAST_CALLS <= one <= most for one in calls):
+        raise SettingsError(
+            f"Expected search.cloud_calls within {LEAST_CALLS} … {most} (the largest s), got {list(calls)}."
+        )

@@ -1,0 +1,44 @@
+"""Settings as Hydra composes them from conf/; its DictConfig ends here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from ecdiff_tune.config.checks import check
+from ecdiff_tune.config.error import SettingsError
+from ecdiff_tune.config.fitting import fit_grids
+from ecdiff_tune.config.names import refuse_unknown
+from ecdiff_tune.config.schema import Settings
+
+
+def register() -> None:
+    """Make ``Settings`` the schema that conf/base.yaml starts from."""
+    ConfigStore.instance().store(name="settings", node=Settings)
+
+
+def from_config(
+    config: DictConfig, overrides: Sequence[str] | None = None, say: Callable[[str], None] = print
+) -> Settings:
+    """The checked settings of a composed config.
+
+    Args:
+        overrides: of the command line: what they leave as conf/ has it is cut to what the number of steps
+            allows. None cuts nothing.
+        say: hears what is cut.
+
+    Raises:
+        SettingsError, ParamsError, ConfigError: a key is unknown, or a value is out of range.
+    """
+    refuse_unknown(config)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise SettingsError(f"Missing {', '.join(missing)}: give {missing[0]}=VALUE.")
+    for line in [] if overrides is None else fit_grids(config, overrides):
+        say(f"note: {line}")
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, Settings)
+    check(settings)
+    return settings

@@ -1,0 +1,1 @@
+"""What studies go by: calibration prompts, the paper's own configs, the Hydra configs."""

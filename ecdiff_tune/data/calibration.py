@@ -1,0 +1,104 @@
+"""Prompts to tune on and prompts to check on: where they come from, their seeds, their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from ecdiff_core.shapes.grammar import scenes
+from ecdiff_tune.data.prompt_files import PromptFileError, read_rows
+
+
+class CalibrationError(PromptFileError):
+    """The prompts are too few."""
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Prompts, each with the seed of its initial noise."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """One key a prompt, from its text and seed."""
+        return tuple(_digest(f"{s}\n{p}") for p, s in zip(self.prompts, self.seeds, strict=True))
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that change with any prompt, seed or the order."""
+        return _digest("\n".join(self.keys))
+
+    def without(self, rows: Collection[int]) -> CalibrationSet:
+        """The set without the prompts of these indices."""
+        kept = [i for i in range(len(self)) if i not in rows]
+        return CalibrationSet(tuple(self.prompts[i] for i in kept), tuple(self.seeds[i] for i in kept))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where prompts come from.
+
+    Args:
+        count, heldout: how many to tune on, and how many more to check on.
+        file: of prompts; None takes captions of the embedded pair's grammar that its training never saw.
+        column: of the file; None takes the first of ``prompt_files.COLUMNS`` that is there.
+        seed: of the sample, and of the first prompt's noise.
+    """
+
+    count: int = 100
+    heldout: int = 50
+    file: str | None = None
+    column: str | None = None
+    seed: int = 0
+
+
+def load(
+    source: PromptSource, say: Callable[[str], None] = lambda _: None
+) -> tuple[CalibrationSet, CalibrationSet]:
+    """The calibration set and a held-out set that shares no prompt with it.
+
+    A file's prompts are sampled without repetition by the seed.
+
+    Args:
+        say: hears how many rows of the file are left out, and why.
+
+    Raises:
+        PromptFileError: the file cannot be read, or has no such column.
+        CalibrationError: it holds too few distinct prompts.
+    """
+    count, spare = source.count, source.heldout
+    if source.file is None:
+        drawn = [scene.caption() for scene in islice(scenes(source.seed, held_out=True), count + spare)]
+    else:
+        path = Path(source.file).expanduser()
+        rows = read_rows(path, source.column)
+        known, left_out = rows.prompts, rows.left_out()
+        found = f"{len(known)} ({left_out})" if left_out else str(len(known))
+        if len(known) < count + spare:
+            raise CalibrationError(
+                f"Expected at least {count + spare} distinct prompts in {path} "
+                f"({count} to tune on, {spare} held out), got {found}. "
+                "Lower calibration.num_prompts or heldout.num_prompts."
+            )
+        if left_out:
+            say(f"{path}: {left_out}")
+        drawn = random.Random(source.seed).sample(known, count + spare)
+    seeds = range(source.seed, source.seed + count + spare)
+    return _take(drawn[:count], seeds[:count]), _take(drawn[count:], seeds[count:])
+
+
+def _take(prompts: Sequence[str], seeds: Sequence[int]) -> CalibrationSet:
+    return CalibrationSet(tuple(prompts), tuple(seeds))

@@ -1,0 +1,44 @@
+"""Prompts whose ends no text encoder reads, for diffusers cuts them without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from ecdiff_core.io.text import counted, visible
+
+_SHOWN = 3
+"""Prompts that are named."""
+_BEGINNING = 40
+"""Characters of each."""
+
+
+def note(pipeline: DiffusionPipeline, prompts: Sequence[str]) -> str:
+    """A line about the prompts of which not all is read; empty where all are.
+
+    Args:
+        pipeline: with ``tokenizer``, and ``tokenizer_2`` and so on if it has more.
+    """
+    limits = _limits(pipeline)
+    if not limits:
+        return ""
+    most, tokenizer = max(limits, key=lambda pair: pair[0])
+    counts = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    long = [i for i, count in enumerate(counts) if count > most]
+    if not long:
+        return ""
+    shown = [f"'{visible(prompts[i][:_BEGINNING])}…' ({counts[i]})" for i in long[:_SHOWN]]
+    shown += ["…"] * (len(long) > _SHOWN)
+    return (
+        f"the text encoder reads {most} tokens, so the end is left out of {len(long)} of "
+        f"{counted(len(prompts), 'prompt')}: {', '.join(shown)}"
+    )
+
+
+def _limits(pipeline: DiffusionPipeline) -> list[tuple[int, Any]]:
+    """Tokens that each tokenizer's encoder reads, the two at the ends included."""
+    own = getattr(getattr(pipeline, "transformer", None), "config", {}).get("max_text_seq_length")
+    parts = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part]
+    return [(min(part.model_max_length, own or part.model_max_length), part) for part in parts]

@@ -1,0 +1,1 @@
+"""From (candidates, prompts) to measurements: references, generations that share, ledger, latency."""

@@ -1,0 +1,67 @@
+"""A model's own run: every step by the cloud, or every step by the edge."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ecdiff_core.models.devices import synchronize
+from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.sampler import Denoiser, advance
+
+Side = Literal["cloud", "edge"]
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """What became of it on a batch of prompts.
+
+    Args:
+        latents: the final ones, (prompts, channels, …).
+        noises: the guided noise of every step of the cloud, float32; of the edge they are not kept.
+        asked: latents, scaled as the model wants them, and timestep of every call; empty unless kept.
+        seconds: of the denoising, of the whole batch.
+    """
+
+    latents: Tensor
+    noises: list[Tensor]
+    asked: list[tuple[Tensor, Tensor]]
+    seconds: float
+
+
+def own_run(pipe: ECDiffPipeline, batch: Prepared, side: Side, keep: bool = False) -> OwnRun:
+    """Run one model alone.
+
+    Args:
+        keep: what the model is asked.
+    """
+    noises: list[Tensor] = []
+    asked: list[tuple[Tensor, Tensor]] = []
+
+    def overheard(model: Denoiser) -> Denoiser:
+        def ask(latents: Tensor, timestep: Tensor) -> Tensor:
+            asked.append((latents, timestep))
+            return model(latents, timestep)
+
+        return ask if keep else model
+
+    cloud, edge = map(overheard, pipe.bind(batch.conditioning))
+    params = ECDiffParams.cloud_only(pipe.num_steps) if side == "cloud" else ECDiffParams.edge_only()
+    synchronize(pipe.device)
+    started = time.perf_counter()
+    state = advance(
+        batch.start,
+        plan(params, pipe.num_steps),
+        cloud,
+        edge,
+        pipe.estimator,
+        1.0,
+        on_step=(lambda _step, _action, eps: noises.append(eps)) if side == "cloud" else None,
+    )
+    synchronize(pipe.device)
+    return OwnRun(state.latents, noises, asked, time.perf_counter() - started)

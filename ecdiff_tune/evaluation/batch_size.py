@@ -1,0 +1,119 @@
+"""``batch_size=auto``: how many prompts at a time are fastest, tried on the cloud model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.files import write_text
+from ecdiff_core.models.devices import synchronize
+from ecdiff_core.models.memory import free, is_out_of_memory, out_of_memory_told
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune.evaluation.latency import PROMPT
+
+TIMED_CALLS = 3
+"""After one that warms up; the fastest counts, so that other work on the machine matters little."""
+GAIN = 1.05
+"""A size must be faster than smaller ones by this factor to be worth its memory."""
+PATIENCE = 2
+"""Doublings in a row without that gain that end the search."""
+
+
+class BatchSizeError(ECDiffError):
+    """The kept batch size cannot be read."""
+
+
+def kept(path: Path, find: Callable[[], dict[int, float]], say: Callable[[str], None]) -> int:
+    """The batch size that a study's file holds, or that is found now and written there.
+
+    Args:
+        find: prompts a second by batch size (``throughputs``).
+        say: hears one line about it.
+
+    Raises:
+        BatchSizeError: the file is damaged.
+    """
+    if path.is_file():
+        try:
+            size = int(json.loads(path.read_text(encoding="utf-8"))["batch_size"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise BatchSizeError(f"{path} is damaged. Delete it; the batch size is found again.") from error
+        say(f"batch_size=auto: {size}, as found before")
+        return size
+    rates = find()
+    size = best(rates)
+    tried = ", ".join(f"{one}: {rate:.3g}" for one, rate in rates.items())
+    say(f"batch_size=auto: {size} (cloud calls a second by batch size {tried})")
+    write_text(path, json.dumps({"batch_size": size, "calls_a_second": rates}, indent=2) + "\n")
+    return size
+
+
+def best(rates: dict[int, float]) -> int:
+    """The smallest size that is nearly the fastest.
+
+    >>> best({1: 10.0, 2: 18.0, 4: 19.5, 8: 20.0})
+    4
+    """
+    return min(size for size, rate in rates.items() if rate * GAIN >= max(rates.values()))
+
+
+def throughputs(pipe: ECDiffPipeline, most: int, calls: Counter[str]) -> dict[int, float]:
+    """Cloud calls of one prompt a second, by batch size: doubled until it brings nothing or memory runs out.
+
+    Args:
+        most: the largest size to try, at least 1.
+        calls: counts what it takes.
+
+    Raises:
+        OutOfMemoryError: a single prompt does not fit.
+    """
+    found: dict[int, float] = {}
+    size, useless = 1, 0
+    while useless < PATIENCE:
+        rate = _rate(pipe, size, found)
+        if rate is None:
+            break
+        calls["cloud"] += size * (1 + TIMED_CALLS)
+        useless = useless + 1 if found and rate < GAIN * max(found.values()) else 0
+        found[size] = rate
+        if size == most:
+            break
+        size = min(2 * size, most)
+    return found
+
+
+def _rate(pipe: ECDiffPipeline, size: int, smaller: dict[int, float]) -> float | None:
+    """Of one size; None where it does not fit and a smaller one did."""
+    try:
+        if not smaller:
+            with out_of_memory_told():
+                return _timed(pipe, size)
+        return _timed(pipe, size)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    free()  # here, not above: the exception holds every tensor of the failed call
+    return None
+
+
+@torch.no_grad()
+def _timed(pipe: ECDiffPipeline, size: int) -> float:
+    family = pipe.pair.family
+    conditioning = pipe.encode([PROMPT] * size)
+    latents = family.initial_latents(size, pipe.size, family.scheduler, torch.Generator().manual_seed(0))
+    timestep = torch.tensor(500, device=latents.device)
+    cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)
+    seconds = []
+    for _ in range(1 + TIMED_CALLS):
+        synchronize(latents.device)
+        started = time.perf_counter()
+        cloud(latents, timestep)
+        synchronize(latents.device)
+        seconds.append(time.perf_counter() - started)
+    return size / min(seconds[1:])

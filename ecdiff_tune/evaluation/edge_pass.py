@@ -1,0 +1,141 @@
+"""The edge model asked along the cloud's own trajectory: what a handoff changes, known without a handoff.
+
+Made for the first prompts only, and only for searches that predict. Where both models' own runs are being
+made anyhow (the reference), they are listened to, and this costs T edge calls a prompt; otherwise the runs
+are made once more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ecdiff_core.io.files import replacing
+from ecdiff_core.models.memory import Batches
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.sampling.batching import Conditioning, take_prompts
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.baseline_trajectory import OwnRun, own_run
+from ecdiff_tune.evaluation.reference import prepare, read
+
+Heard = tuple[list[int], HandoffAdapter, dict[str, Tensor]]
+"""Prompts by index, the adapter, and the content of their files, stacked."""
+FIRST_PROMPTS = 25
+"""So many of a calibration set, which is in random order, are enough to rank candidates."""
+
+
+@dataclass(frozen=True)
+class EdgeAlong:
+    """The edge passes of the first prompts of a set, one file a prompt and adapter beside the reference's.
+
+    A file holds, in float64, ``gram``: <e_i, e_j> of the guided noises of the cloud's run and, from T on, of
+    the edge asked at the same latents, shape (2T, 2T). With the pipeline's own adapter also ``divergence``:
+    the squared distance of both models' own runs, in the latents before every step as the model wants them
+    and in the final ones, shape (T + 1,).
+
+    Args:
+        prompts: the calibration set.
+        folder: of the references; its name changes with weights and sampling.
+        first: so many prompts.
+        calls: counts model calls, by prompt.
+    """
+
+    pipe: ECDiffPipeline
+    prompts: CalibrationSet
+    folder: Path
+    first: int = FIRST_PROMPTS
+    calls: Counter[str] = field(default_factory=Counter, compare=False)
+
+    @property
+    def own_adapter(self) -> HandoffAdapter:
+        """The adapter that the references' edge pictures are made with."""
+        return self.pipe.config.sampling.handoff_adapter
+
+    def missing(self, adapter: HandoffAdapter) -> list[int]:
+        """The prompts, by index, that lack a pass with that adapter."""
+        return [i for i, path in enumerate(self._paths(adapter)) if not path.is_file()]
+
+    def missing_calls(self, adapter: HandoffAdapter) -> tuple[int, int]:
+        """Cloud and edge calls that ``make`` takes."""
+        cloud = len(self.missing(adapter)) * self.pipe.num_steps
+        return cloud, cloud * (2 if adapter == self.own_adapter else 1)
+
+    def _paths(self, adapter: HandoffAdapter) -> list[Path]:
+        return [self.folder / f"{key}.along-{adapter}.safetensors" for key in self.prompts.keys[: self.first]]
+
+    def listen(self, rows: Sequence[int], conditioning: Conditioning, cloud: OwnRun, edge: OwnRun) -> Heard:
+        """What is missing, made from both models' own runs, kept whole, on some prompts."""
+        wanted = set(self.missing(self.own_adapter)) & set(rows)
+        at = [i for i, row in enumerate(rows) if row in wanted]
+        found: dict[str, Tensor] = {}
+        if at:
+            found = self._along(conditioning, cloud, at, self.own_adapter) | _divergence(cloud, edge, at)
+        return [rows[i] for i in at], self.own_adapter, found
+
+    def keep(self, heard: Heard) -> None:
+        """Write the files."""
+        rows, adapter, found = heard
+        self.calls["edge"] += len(rows) * self.pipe.num_steps
+        paths = self._paths(adapter)
+        for i, row in enumerate(rows):
+            with replacing(paths[row]) as part:
+                save_file({name: tensor[i].contiguous() for name, tensor in found.items()}, part)
+
+    def make(
+        self, adapter: HandoffAdapter, batches: Batches, on_prompts: Callable[[int], None]
+    ) -> list[dict[str, Tensor]]:
+        """The content of every prompt's file; runs the models for those that are missing.
+
+        ``on_prompts`` is told how many prompts became ready. Stopped at any moment, at most a batch is lost.
+
+        Raises:
+            DamagedReferenceError: a file is damaged.
+            OutOfMemoryError: a single prompt does not fit.
+        """
+        missing, paths = self.missing(adapter), self._paths(adapter)
+        names = ("gram", "divergence") if adapter == self.own_adapter else ("gram",)
+        on_prompts(len(paths) - len(missing))
+
+        for rows, heard in batches.over(missing, partial(self._run, adapter)):
+            again = len(rows) * self.pipe.num_steps  # the models' own runs, for this alone
+            self.calls.update(cloud=again, edge=again if adapter == self.own_adapter else 0)
+            self.keep(heard)
+            on_prompts(len(rows))
+        return [read(path, *names) for path in paths]
+
+    def _run(self, adapter: HandoffAdapter, rows: Sequence[int]) -> Heard:
+        batch = prepare(self.pipe, self.prompts, rows)
+        cloud = own_run(self.pipe, batch, "cloud", keep=True)
+        if adapter == self.own_adapter:
+            edge = own_run(self.pipe, batch, "edge", keep=True)
+            return self.listen(rows, batch.conditioning, cloud, edge)
+        return list(rows), adapter, self._along(batch.conditioning, cloud, range(len(rows)), adapter)
+
+    @torch.no_grad()
+    def _along(
+        self, conditioning: Conditioning, cloud: OwnRun, at: Sequence[int], adapter: HandoffAdapter
+    ) -> dict[str, Tensor]:
+        _, edge = self.pipe.bind(take_prompts(conditioning, at), adapter)
+        rows = list(at)
+        along = [edge(latents[rows], timestep) for latents, timestep in cloud.asked]
+        noises = [eps[rows] for eps in cloud.noises] + along
+        flat = torch.stack([eps.float().flatten(1).cpu() for eps in noises], dim=1).double()
+        return {"gram": flat @ flat.transpose(1, 2)}
+
+
+def _divergence(cloud: OwnRun, edge: OwnRun, at: Sequence[int]) -> dict[str, Tensor]:
+    rows = list(at)
+    asked = [
+        (ours[rows], theirs[rows]) for (ours, _), (theirs, _) in zip(cloud.asked, edge.asked, strict=True)
+    ]
+    pairs = [*asked, (cloud.latents[rows], edge.latents[rows])]
+    apart = [(ours.double() - theirs.double()).flatten(1).square().sum(dim=1) for ours, theirs in pairs]
+    return {"divergence": torch.stack(apart, dim=1).cpu()}

@@ -1,0 +1,203 @@
+"""What a model call costs on this machine, and from it what any plan costs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.files import write_text
+from ecdiff_core.models.devices import synchronize
+from ecdiff_core.models.memory import out_of_memory_told
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.evaluation.link import Link
+from ecdiff_tune.evaluation.machine_conditions import Conditions
+
+if TYPE_CHECKING:
+    from ecdiff_core.pipeline import ECDiffPipeline
+
+WARM_UP_CALLS = 3
+CALLS = WARM_UP_CALLS + 15
+"""Of either model and of the decoder, that ``measure`` makes; those after the warm-up are timed."""
+PROMPT = "a photo of a red circle"
+"""Only its length could matter, and tokenizers pad."""
+WIDE_SPREAD = 0.2
+"""Of quartiles over the median. The median of so few calls is then off by about 5%, which moves the objective
+by about as much as its 95% interval over 100 prompts is wide."""
+
+
+class LatencyError(ECDiffError):
+    """A latency profile cannot be used."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one operation at batch 1: median and quartiles over the timed calls."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def spread(self) -> float:
+        """Between the quartiles, as a share of the median: near 0 on an idle machine."""
+        return (self.high - self.low) / self.median if self.median > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Seconds of a cloud call, an edge call (both with guidance), encoding, decoding, and the transfer.
+
+    ``payload_values`` are the half-precision numbers that the transfer carries; they and ``conditions`` are
+    None in files that are older than them.
+    """
+
+    cloud_call: Timing
+    edge_call: Timing
+    encode: Timing
+    decode: Timing
+    transfer_seconds: float
+    payload_values: int | None = None
+    conditions: Conditions | None = None
+
+    @property
+    def spread_note(self) -> str:
+        """Says so where a model's calls varied more than they do on an idle machine; else empty."""
+        calls = {"cloud call": self.cloud_call, "edge call": self.edge_call}
+        wide = [
+            f"{name} {one.low * 1e3:.3g} … {one.high * 1e3:.3g} ms between quartiles"
+            for name, one in calls.items()
+            if one.spread > WIDE_SPREAD
+        ]
+        if not wide:
+            return ""
+        return (
+            f"the latency profile varies ({', '.join(wide)}): the machine was busy, and efficiency and "
+            "objective are as uncertain. Delete the study's latency.json to measure again, or give "
+            "latency=FILE."
+        )
+
+    def seconds(self, plan: Plan) -> float:
+        """Estimated seconds of a generation by ``plan``, the transfer included where it hands over."""
+        calls = plan.cloud_calls * self.cloud_call.median + plan.edge_calls * self.edge_call.median
+        transfer = self.transfer_seconds if plan.hands_over else 0.0
+        return self.encode.median + calls + self.decode.median + transfer
+
+    def alone(self, num_steps: int) -> tuple[float, float]:
+        """t_cloud and t_edge of eq. 10: seconds of a generation by the cloud alone and by the edge alone."""
+        fixed = self.encode.median + self.decode.median
+        return fixed + num_steps * self.cloud_call.median, fixed + num_steps * self.edge_call.median
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any]) -> LatencyProfile:
+        """From what ``asdict`` made of it."""
+        tree = dict(tree)
+        transfer, payload = float(tree.pop("transfer_seconds")), tree.pop("payload_values", None)
+        if payload is not None:
+            payload = int(payload)
+        told = tree.pop("conditions", None)
+        conditions = None if told is None else Conditions(**told)
+        timings = {name: Timing(**values) for name, values in tree.items()}
+        return cls(**timings, transfer_seconds=transfer, payload_values=payload, conditions=conditions)
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyProfile:
+        """Read what ``save`` wrote.
+
+        Raises:
+            LatencyError: the file cannot be read, or is damaged.
+        """
+        try:
+            return cls.of(json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise LatencyError(f"Cannot read the latency profile {path}: {error.strerror}.") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LatencyError(
+                f"{path} is damaged, or no latency profile. One in a study's own folder may be deleted: it "
+                "is measured again."
+            ) from error
+
+
+def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> LatencyProfile:
+    """Time the pair at batch 1: warmed up, synchronised, the operations taking turns.
+
+    With ``take_turns=False`` one operation after the other: offload would move models at every turn, which a
+    generation does only where it goes over from one to the next.
+
+    Raises:
+        OutOfMemoryError: a single prompt does not fit.
+    """
+    family = pipe.pair.family
+    conditioning = pipe.encode([PROMPT])
+    generator = torch.Generator().manual_seed(0)
+    latents = family.initial_latents(1, pipe.size, family.scheduler, generator)
+    timestep = torch.tensor(500, device=latents.device)
+    cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)
+    edge = family.bind(pipe.pair.edge, conditioning, pipe.guidance)
+    operations: dict[str, Callable[[], object]] = {
+        "cloud_call": lambda: cloud(latents, timestep),
+        "edge_call": lambda: edge(latents, timestep),
+        "encode": lambda: pipe.encode([PROMPT]),
+        "decode": lambda: family.decode(latents),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in operations}
+    turns = range(CALLS)
+    by_turn = [(turn, name) for turn in turns for name in operations]
+    by_name = [(turn, name) for name in operations for turn in turns]
+    with torch.no_grad(), out_of_memory_told():
+        for turn, name in by_turn if take_turns else by_name:
+            synchronize(latents.device)
+            started = time.perf_counter()
+            operations[name]()
+            synchronize(latents.device)
+            if turn >= WARM_UP_CALLS:
+                seconds[name].append(time.perf_counter() - started)
+    timings = {name: _timing(values) for name, values in seconds.items()}
+    payload = family.payload_values(conditioning, latents)
+    transfer = link.transfer_seconds(payload)
+    return LatencyProfile(
+        **timings, transfer_seconds=transfer, payload_values=payload, conditions=Conditions.of(pipe)
+    )
+
+
+def of_this_pair(profile: LatencyProfile, pipe: ECDiffPipeline, link: Link, source: str) -> LatencyProfile:
+    """Another study's or machine's profile with the transfer over ``link``.
+
+    Raises:
+        LatencyError: the handoff of its pair carries another number of values than this pair's.
+    """
+    family = pipe.pair.family
+    conditioning = family.encode([PROMPT], pipe.config.sampling.guidance_scale, pipe.size)
+    latents = family.initial_latents(1, pipe.size, family.scheduler, torch.Generator().manual_seed(0))
+    payload = family.payload_values(conditioning, latents)
+    check_payload(profile, payload, source)
+    return replace(profile, transfer_seconds=link.transfer_seconds(payload), payload_values=payload)
+
+
+def check_payload(profile: LatencyProfile, payload: int | None, source: str) -> None:
+    """Refuse a profile from the file ``source`` whose handoff carries more or fewer values than this pair's.
+
+    Raises:
+        LatencyError: it does.
+    """
+    if payload and profile.payload_values and payload != profile.payload_values:
+        raise LatencyError(
+            f"{source} is of another pair or size: its handoff carries {profile.payload_values:,} values, "
+            f"this study's {payload:,}."
+        )
+
+
+def _timing(values: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(values, n=4)
+    return Timing(median, low, high)

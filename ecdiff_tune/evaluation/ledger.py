@@ -1,0 +1,194 @@
+"""Every measurement ever paid for: one row a (config key, prompt), in SQLite, append-only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_tune.evaluation.candidate import ConfigKey
+
+SCHEMA_VERSION = 3
+_KEY_COLUMNS = """
+    schedule  TEXT NOT NULL,     -- actions, run-length encoded: Plan.schedule
+    alpha     REAL NOT NULL,     -- 0 where the schedule or the estimator does not use it
+    estimator TEXT NOT NULL,     -- empty where no step is approximated
+    handoff_adapter TEXT NOT NULL,  -- empty where the edge makes no step
+    sampler   TEXT NOT NULL,     -- empty for the study's own; else another scheduler, steps or a cache
+    prompt    TEXT NOT NULL,     -- CalibrationSet.keys
+"""
+_PLACE = "schedule, alpha, estimator, handoff_adapter, sampler, prompt"
+_SCHEMA = (
+    f"""
+CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
+    ssim      REAL,              -- to the cloud's picture; NULL where the latents were not finite
+    psnr      REAL,              -- dB
+    seconds   REAL NOT NULL,     -- of the generation, as far as it was not shared
+    PRIMARY KEY ({_PLACE})
+) WITHOUT ROWID
+""",
+    f"""
+CREATE TABLE IF NOT EXISTS further ({_KEY_COLUMNS}
+    metric    TEXT NOT NULL,     -- beside ssim and psnr
+    value     REAL NOT NULL,
+    PRIMARY KEY ({_PLACE}, metric)
+) WITHOUT ROWID
+""",
+    f"""
+CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
+    seconds   REAL NOT NULL,     -- of a whole generation of one picture, nothing shared
+    PRIMARY KEY ({_PLACE})
+) WITHOUT ROWID
+""",
+)
+
+
+def _migration(estimator: str, handoff_adapter: str) -> tuple[str, ...]:
+    """From a table without ``sampler``, of which all rows are the study's own sampler's."""
+    return (
+        "ALTER TABLE measurements RENAME TO older",
+        *_SCHEMA,
+        f"""
+        INSERT INTO measurements
+        SELECT schedule, alpha, {estimator}, {handoff_adapter}, '', prompt, ssim, psnr, seconds
+        FROM older
+        """,
+        "DROP TABLE older",
+    )
+
+
+_STATEMENTS = {
+    0: _SCHEMA,
+    1: _migration(
+        "CASE WHEN instr(schedule, 'A') THEN estimator ELSE '' END",
+        "CASE WHEN instr(schedule, 'E') THEN :handoff_adapter ELSE '' END",
+    ),
+    2: _migration("estimator", "handoff_adapter"),
+    SCHEMA_VERSION: _SCHEMA,
+}
+"""What makes a ledger of each version one of this version; 0 is an empty file."""
+_KEY = " AND ".join(f"{field.name} = :{field.name}" for field in fields(ConfigKey))
+
+
+class LedgerError(ECDiffError):
+    """The ledger's file cannot be used."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One prompt's picture against the cloud's; ssim and psnr are None where it could not be made.
+
+    ``further`` are other metrics by name, where they were asked for.
+    """
+
+    ssim: float | None
+    psnr: float | None
+    seconds: float
+    further: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+def _unusable(path: Path, error: Exception) -> str:
+    return f"Cannot use the ledger {path}: {error}. Move it away to start anew."
+
+
+class Ledger:
+    """The measurements of one study.
+
+    A batch of rows is written in one transaction, so that a process killed at any moment leaves whole
+    batches only.
+
+    Args:
+        path: of the file.
+        handoff_adapter: of the study, which the rows of a version 1 ledger were measured with.
+
+    Raises:
+        LedgerError: the file is no ledger, or of a newer version.
+    """
+
+    def __init__(self, path: Path, handoff_adapter: str = "identity") -> None:
+        self._path = path
+        try:
+            self._database = sqlite3.connect(path)
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if not 0 <= version <= SCHEMA_VERSION:
+                raise LedgerError(
+                    f"{path} has version {version}, expected {SCHEMA_VERSION}: use a newer ecdiff."
+                )
+            with self._database:
+                self._database.execute("BEGIN")
+                for statement in _STATEMENTS[version]:
+                    self._database.execute(statement, {"handoff_adapter": handoff_adapter})
+                self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_unusable(path, error)) from error
+
+    @classmethod
+    def in_memory(cls) -> Ledger:
+        """One that no file keeps."""
+        return cls(Path(":memory:"))
+
+    def read(self, key: ConfigKey) -> dict[str, Measurement]:
+        """The config's measurements by prompt key."""
+        further: dict[str, dict[str, float]] = {}
+        for prompt, metric, value in self._rows("SELECT prompt, metric, value FROM further", key):
+            further.setdefault(prompt, {})[metric] = value
+        rows = self._rows("SELECT prompt, ssim, psnr, seconds FROM measurements", key)
+        return {
+            prompt: Measurement(ssim, psnr, seconds, further.get(prompt, {}))
+            for prompt, ssim, psnr, seconds in rows
+        }
+
+    def read_timings(self, key: ConfigKey) -> dict[str, float]:
+        """Seconds of whole generations of one picture by prompt key."""
+        return dict(self._rows("SELECT prompt, seconds FROM timings", key))
+
+    def _rows(self, select: str, key: ConfigKey) -> list[Any]:
+        try:
+            return self._database.execute(f"{select} WHERE {_KEY}", asdict(key)).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_unusable(self._path, error)) from error
+
+    def configs(self) -> list[ConfigKey]:
+        """The keys of all configs that have a measurement, in order."""
+        names = ", ".join(field.name for field in fields(ConfigKey))
+        try:
+            found = self._database.execute(f"SELECT DISTINCT {names} FROM measurements ORDER BY {names}")
+            return [ConfigKey(*row) for row in found]
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_unusable(self._path, error)) from error
+
+    def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
+        """Add a config's measurements by prompt key; what is there already stays."""
+        self.append_all({key: rows})
+
+    def append_all(self, rows: Mapping[ConfigKey, Iterable[tuple[str, Measurement]]]) -> None:
+        """The same of several configs, all or nothing: what was generated together is generated together
+        again after a stop, and so rounds the same."""
+        placed = [((*astuple(key), prompt), one) for key, some in rows.items() for prompt, one in some]
+        self._write(
+            ("measurements", [(*place, one.ssim, one.psnr, one.seconds) for place, one in placed]),
+            ("further", [(*place, *pair) for place, one in placed for pair in one.further.items()]),
+        )
+
+    def append_timing(self, key: ConfigKey, prompt: str, seconds: float) -> None:
+        """Add the seconds of a whole generation; those that are there stay."""
+        self._write(("timings", [(*astuple(key), prompt, seconds)]))
+
+    def _write(self, *tables: tuple[str, list[tuple[Any, ...]]]) -> None:
+        """Add rows to tables in one transaction."""
+        try:
+            with self._database:
+                for table, rows in tables:
+                    if not rows:
+                        continue
+                    places = ", ".join("?" * len(rows[0]))
+                    self._database.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
+        except sqlite3.DatabaseError as error:  # a full disk, a read-only one, a damaged page
+            raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()

@@ -1,0 +1,139 @@
+"""Generations of candidates that share what their trajectories have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from ecdiff_core.models.memory import Batches
+from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.sampling.batching import join, join_prompts, move, move_prompts, take, take_prompts
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.plan import Action, Plan, effective_s
+from ecdiff_core.sampling.sampler import SamplerState
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import batched_execution
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.reference import prepare
+from ecdiff_tune.evaluation.state_store import StateStore
+
+
+class Generations:
+    """Trajectories of one prompt set.
+
+    With a ``store``, candidates share the warm-up, the first window of each k and the cloud side of every s.
+    Without one every generation runs whole, so that its seconds mean something.
+
+    Args:
+        batches: a model gets at most so many samples at a time.
+        store: for states at forks.
+        s_values: at which later candidates may hand over, or go another way for another reason.
+    """
+
+    def __init__(
+        self,
+        pipe: ECDiffPipeline,
+        prompts: CalibrationSet,
+        batches: Batches,
+        store: StateStore | None,
+        s_values: Sequence[int],
+    ) -> None:
+        self._pipe, self._prompts, self._batches = pipe, prompts, batches
+        self._store, self._s_values = store, s_values
+        self._prepared: dict[int, Prepared] = {}
+
+    @property
+    def shares(self) -> bool:
+        """Whether candidates that are asked for together cost less than one by one."""
+        return self._store is not None
+
+    def plan(self, candidate: Candidate) -> Plan:
+        """What every step of a candidate does."""
+        return candidate.plan(self._pipe.num_steps, self._pipe.config.sampling.handoff)
+
+    def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
+        """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
+        paid = {piece.key: piece for candidate in candidates for piece in self._pieces(candidate)}
+        calls = [
+            model
+            for piece in paid.values()
+            for step in range(piece.begin, piece.end)
+            for model in piece.plan.models(step)
+        ]
+        return calls.count(Action.CLOUD), calls.count(Action.EDGE)
+
+    def forget(self, candidate: Candidate) -> None:
+        """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""
+        if self._store is not None:
+            for piece in self._pieces(candidate):
+                if piece.key.alpha:
+                    self._store.forget(piece.key)
+
+    def finals(
+        self, candidates: Sequence[Candidate], rows: Sequence[int], calls: Counter[str]
+    ) -> dict[ConfigKey, SamplerState]:
+        """The states at step T, by key; ``calls`` counts the model calls."""
+        device, store = self._pipe.device, self._store
+        names = [self._prompts.keys[i] for i in rows]
+        begun = self.prepared(rows)
+        known: dict[ConfigKey | None, SamplerState] = {None: begun.start}
+        wanted: dict[ConfigKey, batched_execution.Piece] = {}
+        for candidate in candidates:
+            chain = self._pieces(candidate)
+            there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, names)]
+            first = there[-1] + 1 if there else 0
+            if store is not None and there and chain[there[-1]].key not in known:
+                known[chain[there[-1]].key] = store.get(chain[there[-1]].key, names, device)
+            wanted |= {one.key: one for one in chain[first:]}
+        finals: dict[ConfigKey, SamplerState] = {}
+
+        def keep(key: ConfigKey, state: SamplerState) -> None:
+            if state.step == self._pipe.num_steps:
+                finals[key] = state
+            elif store is not None:
+                store.put(key, names, state)
+
+        models = batched_execution.Models(self._pipe, begun.conditioning, max(self._batches.size, len(rows)))
+        batched_execution.run(wanted.values(), known, models, keep)
+        for action, count in models.calls.items():
+            calls[action.name.lower()] += count
+        return finals
+
+    def _pieces(self, candidate: Candidate) -> list[batched_execution.Piece]:
+        steps = self.plan(candidate)
+        return batched_execution.pieces(
+            candidate, steps, self._forks(candidate) if self._store is not None else ()
+        )
+
+    def _forks(self, candidate: Candidate) -> Iterable[int]:
+        """Where other candidates may go another way: other k, other alphas, other s.
+
+        Whether the edge model is called at a real step depends on what follows, so that an estimator which
+        goes by it shares one step less.
+        """
+        params, pipe = candidate.params, self._pipe
+        handoff = pipe.config.sampling.handoff
+        later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
+        forks = [params.warm_up, *(step + 1 for step in islice(later, 1))]
+        forks += [
+            effective_s(replace(params, s=s), pipe.num_steps, handoff)
+            for s in self._s_values
+            if s >= params.warm_up
+        ]
+        earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
+        handoff_step = self.plan(candidate).handoff_step
+        return [fork - earlier for fork in forks if fork <= handoff_step]
+
+    def prepared(self, rows: Sequence[int]) -> Prepared:
+        """Some prompts, ready to run; encoded once each, and kept in the host's memory."""
+        fresh = [i for i in rows if i not in self._prepared]
+        if fresh:
+            made = prepare(self._pipe, self._prompts, fresh)
+            for row, i in enumerate(fresh):
+                start, conditioning = take(made.start, [row]), take_prompts(made.conditioning, [row])
+                self._prepared[i] = Prepared(move(start, "cpu"), move_prompts(conditioning, "cpu"))
+        parts = [self._prepared[i] for i in rows]
+        start, conditioning = join([p.start for p in parts]), join_prompts([p.conditioning for p in parts])
+        return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))

@@ -1,0 +1,237 @@
+"""What every config is compared with: the cloud's and the edge's pictures, made once and kept.
+
+A prompt's file holds its two pictures, how much the cloud's noise changes from step to step (the paper's
+Figure 3), and the Gram matrix of the cloud's noises, from which later searches predict errors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ecdiff_core.io.files import replacing
+from ecdiff_core.models.memory import Batches
+from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.sampling.batching import Conditioning
+from ecdiff_core.sampling.params import LEAST_P
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import image_faults
+from ecdiff_tune.evaluation.baseline_trajectory import OwnRun, own_run
+from ecdiff_tune.evaluation.reference_files import (
+    SIDES,
+    DamagedReferenceError,
+    faulty_in,
+    faulty_rows,
+    missing,
+    path_of,
+    read,
+    usable,
+)
+
+__all__ = [
+    "SIDES",
+    "DamagedReferenceError",
+    "Listener",
+    "PromptReference",
+    "Reference",
+    "auto_p",
+    "faulty_rows",
+    "load",
+    "make",
+    "missing",
+    "prepare",
+    "read",
+    "usable",
+]
+
+
+class Listener(Protocol):
+    """Makes something of the models' own runs; ``listen`` where they run, which may be another process."""
+
+    def listen(self, rows: Sequence[int], conditioning: Conditioning, cloud: OwnRun, edge: OwnRun) -> Any:
+        """What is made of the cloud's and the edge's own run on the prompts of these indices."""
+
+    def keep(self, heard: Any) -> None:
+        """Write what ``listen`` made."""
+
+
+SETTLED_SHARE = 0.75
+"""Of the initial fall of the noise's change, what must be over when the warm-up ends."""
+
+
+@dataclass(frozen=True)
+class PromptReference:
+    """One prompt's reference.
+
+    Args:
+        path: its file, from which the pictures are read whenever they are asked for (a video is large).
+        noise_change: mean |eps_i - eps_{i-1}| over the elements of the guided noise, shape (T - 1,).
+        gram: <eps_i, eps_j> of the guided noises of the cloud's run, float64, shape (T, T).
+        seconds: of the cloud's and the edge's denoising, a prompt's share of its batch, shape (2,).
+    """
+
+    path: Path
+    noise_change: Tensor
+    gram: Tensor
+    seconds: Tensor
+
+    @property
+    def cloud(self) -> Tensor:
+        """The cloud's picture, RGB in 0 … 1, float16, shape (3, height, width), of a video (frames, 3, …).
+
+        Raises:
+            DamagedReferenceError: the file is gone or damaged.
+        """
+        return read(self.path, "cloud")["cloud"]
+
+    @property
+    def edge(self) -> Tensor:
+        """The edge's picture, as ``cloud``."""
+        return read(self.path, "edge")["edge"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The references of a prompt set, in its order."""
+
+    prompts: tuple[PromptReference, ...]
+
+    @cached_property
+    def noise_change(self) -> NDArray[np.float64]:
+        """Mean |eps_i - eps_{i-1}|, shape (prompts, T - 1)."""
+        return torch.stack([one.noise_change for one in self.prompts]).double().numpy()
+
+    def noise_profile(self) -> pd.DataFrame:
+        """The data of Figure 3: mean and variance over prompts of |eps_i - eps_{i-1}|, a row a step."""
+        change = self.noise_change
+        steps = np.arange(1, change.shape[1] + 1)
+        return pd.DataFrame({"step": steps, "mean": change.mean(axis=0), "variance": change.var(axis=0)})
+
+    def seconds(self) -> tuple[float, float]:
+        """Median seconds a prompt of the cloud's and of the edge's denoising."""
+        cloud, edge = torch.stack([one.seconds for one in self.prompts]).median(dim=0).values.tolist()
+        return cloud, edge
+
+
+def auto_p(noise_change: NDArray[np.float64], at_most: int) -> int:
+    """p off the noise profile: where three quarters of the initial fall are over, 2 … ``at_most``.
+
+    The paper reads p off its Figure 3, where the noise stops changing fast. Here: with d_i the mean change at
+    step i and d_mid its median over the middle half of the steps, the first i with
+    d_i <= d_mid + 0.25 (d_1 - d_mid).
+    """
+    profile = noise_change.mean(axis=0)
+    if not len(profile):
+        return LEAST_P
+    quarter = len(profile) // 4
+    middle = float(np.median(profile[quarter : max(quarter + 1, 3 * quarter)]))
+    settled = np.flatnonzero(profile <= middle + (1 - SETTLED_SHARE) * max(0.0, profile[0] - middle))
+    return int(np.clip(settled[0] + 1 if len(settled) else LEAST_P, LEAST_P, max(LEAST_P, at_most)))
+
+
+def prepare(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> Prepared:
+    """Some prompts of a set, ready to run, each one's initial noise from its own seed."""
+    generators = [torch.Generator().manual_seed(prompts.seeds[i]) for i in rows]
+    return pipe.prepare([prompts.prompts[i] for i in rows], generator=generators)
+
+
+def make(
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    folder: Path,
+    *,
+    batches: Batches,
+    on_prompts: Callable[[int], None],
+    listener: Listener | None = None,
+    calls: Counter[str] | None = None,
+    at_most: int | None = None,
+) -> Reference:
+    """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
+
+    ``on_prompts`` is told how many prompts became ready. ``listener`` hears the runs that are made, with what
+    the models were asked, and keeps what it made of them before their references are written. Model calls and
+    decodes are counted in ``calls``. Stopped at any moment, at most a batch is lost.
+
+    What comes back lacks the prompts with pictures that nothing can be compared with; ``at_most`` so many, or
+    None for a tenth, are taken for the prompts' fault.
+
+    Raises:
+        NonFiniteLatentsError, UnusableReferenceError: more of the models' own pictures are such.
+        OutOfMemoryError: a single prompt does not fit.
+    """
+    paths = [path_of(folder, key) for key in prompts.keys]
+    wanted = missing(prompts, folder)
+    most = len(prompts) // image_faults.LEFT_OUT_SHARE if at_most is None else at_most
+    dtype = pipe.config.sampling.dtype
+    faulty = faulty_rows(prompts, folder)
+    image_faults.refuse_many(faulty, prompts, most, dtype)
+    on_prompts(len(prompts) - len(wanted))
+    for rows, (found, heard) in batches.over(wanted, partial(_generate, pipe, prompts, listener)):
+        if calls is not None:
+            each = len(rows) * pipe.num_steps
+            calls.update(cloud=each, edge=each, decode=2 * len(rows))
+        for row, tensors in zip(rows, found, strict=True):
+            faulty |= faulty_in(row, tensors["faults"])
+        image_faults.refuse_many(faulty, prompts, most, dtype)
+        if listener is not None:
+            listener.keep(heard)
+        for row, tensors in zip(rows, found, strict=True):
+            with replacing(paths[row]) as part:
+                save_file(tensors, part)
+        on_prompts(len(rows))
+    return load(usable(prompts, folder), folder)
+
+
+def load(prompts: CalibrationSet, folder: Path) -> Reference:
+    """The reference of a prompt set that is there."""
+    return Reference(tuple(_open(path_of(folder, key)) for key in prompts.keys))
+
+
+def _open(path: Path) -> PromptReference:
+    """A prompt's reference with all but its pictures read."""
+    return PromptReference(path, **read(path, "noise_change", "gram", "seconds"))
+
+
+def _generate(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, listener: Listener | None, rows: Sequence[int]
+) -> tuple[list[dict[str, Tensor]], Any]:
+    """What the files of these prompts hold, and what the listener made of their runs."""
+    batch = prepare(pipe, prompts, rows)
+    runs = {side: own_run(pipe, batch, side, keep=listener is not None) for side in SIDES}
+    pictures = {side: pipe.pair.family.decode(run.latents) for side, run in runs.items()}
+    heard = None
+    if listener is not None:
+        heard = listener.listen(rows, batch.conditioning, runs["cloud"], runs["edge"])
+    flat = torch.stack([eps.flatten(1) for eps in runs["cloud"].noises], dim=1)
+    change = flat.diff(dim=1).abs().mean(dim=2).cpu()
+    flat = flat.cpu().double()
+    gram = flat @ flat.transpose(1, 2)
+    seconds = torch.tensor([runs[side].seconds / len(rows) for side in SIDES], dtype=torch.float64)
+    found = [
+        {
+            "cloud": pictures["cloud"][i].half().cpu().contiguous(),
+            "edge": pictures["edge"][i].half().cpu().contiguous(),
+            "noise_change": change[i].contiguous(),
+            "gram": gram[i].contiguous(),
+            "seconds": seconds,
+            "faults": torch.tensor([_fault(runs[side].latents[i], pictures[side][i]) for side in SIDES]),
+        }
+        for i in range(len(rows))
+    ]
+    return found, heard
+
+
+def _fault(latents: Tensor, picture: Tensor) -> int:
+    """As ``faults.fault``; a decoder may make a picture of latents that are not finite."""
+    return image_faults.fault(picture) if torch.isfinite(latents).all() else 1

@@ -1,0 +1,90 @@
+"""The files of a reference: where a prompt's lies, what is read of it, and which prompts are of no use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ecdiff_core.errors import ECDiffError
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation import image_faults
+from ecdiff_tune.evaluation.baseline_trajectory import Side
+
+SIDES: tuple[Side, Side] = ("cloud", "edge")
+
+
+class DamagedReferenceError(ECDiffError):
+    """A reference file is damaged."""
+
+
+def missing(prompts: CalibrationSet, folder: Path) -> list[int]:
+    """The prompts, by index, whose reference is not in ``folder``."""
+    return [i for i, key in enumerate(prompts.keys) if not path_of(folder, key).is_file()]
+
+
+def path_of(folder: Path, key: str) -> Path:
+    """The file of the prompt of that key."""
+    return folder / f"{key}.safetensors"
+
+
+def read(path: Path, *names: str) -> dict[str, Tensor]:
+    """Some tensors of a file.
+
+    Raises:
+        DamagedReferenceError: it is gone or damaged.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in names}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except Exception as error:  # safetensors raises several kinds
+        raise DamagedReferenceError(
+            f"The reference {path} is damaged ({error}). Delete it; it is made again."
+        ) from error
+
+
+def usable(prompts: CalibrationSet, folder: Path) -> CalibrationSet:
+    """The prompts without those that are known to have pictures that nothing can be compared with."""
+    return prompts.without(faulty_rows(prompts, folder))
+
+
+def faulty_rows(prompts: CalibrationSet, folder: Path) -> dict[int, tuple[str, int]]:
+    """By index, the prompts that ``folder`` has such pictures of: whose, and what is wrong with them.
+
+    Raises:
+        DamagedReferenceError: a file is damaged.
+    """
+    found: dict[int, tuple[str, int]] = {}
+    for row, key in enumerate(prompts.keys):
+        if (path := path_of(folder, key)).is_file():
+            found |= faulty_in(row, _faults_in(path))
+    return found
+
+
+def faulty_in(row: int, numbers: Tensor) -> dict[int, tuple[str, int]]:
+    """The first side with a fault, by the prompt's index; empty if there is none.
+
+    Args:
+        numbers: of each side's fault, shape (2,).
+    """
+    found = [(side, number) for side, number in zip(SIDES, numbers.tolist(), strict=True) if number]
+    return {row: found[0]} if found else {}
+
+
+def _faults_in(path: Path) -> Tensor:
+    """The fault of each side, shape (2,). Files that are older than it hold the pictures alone."""
+    with _opened(path) as file:
+        if "faults" in file.keys():  # noqa: SIM118 (no mapping)
+            return file.get_tensor("faults")
+        return torch.tensor([image_faults.fault(file.get_tensor(side)) for side in SIDES])

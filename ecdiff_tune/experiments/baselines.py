@@ -1,0 +1,198 @@
+"""What a study's winner is held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import HandoffAdapter, Plan, count_steps
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.experiments.caches import CACHES
+from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler
+
+PAPER_STEPS = 50
+"""num_inference_steps of the paper, whose step counts are scaled to others."""
+
+
+class LeftOutError(Exception):
+    """A method does not apply; why is its message. Never leaves this package."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What methods are made from.
+
+    Args:
+        tuned: the study's ecdiff.yaml.
+        paper: the paper's config for the pair, if it has one.
+        schedule: another study's winner, if one is given.
+        latency: the study's profile.
+        reference_adapter: the handoff adapter that the reference's edge pictures were made with.
+    """
+
+    tuned: TunedConfig
+    paper: TunedConfig | None
+    schedule: TunedConfig | None
+    latency: LatencyProfile
+    reference_adapter: HandoffAdapter = "identity"
+
+    @property
+    def sampling(self) -> Sampling:
+        """The study's."""
+        return self.tuned.sampling
+
+
+Make = Callable[[Known], Method]
+
+
+def _method(
+    known: Known,
+    name: str,
+    label: str,
+    params: ECDiffParams,
+    estimator: str | None = None,
+    adapter: HandoffAdapter | None = None,
+) -> Method:
+    """One of the study's own sampler; what is not told is the tuned config's."""
+    own = known.sampling
+    candidate = Candidate(params, estimator or own.estimator, adapter or own.handoff_adapter)
+    return Method(name, label, candidate, Sampler(own))
+
+
+def _cloud(known: Known) -> Method:
+    return _method(known, "cloud", "cloud", ECDiffParams.cloud_only(known.sampling.num_steps))
+
+
+def _edge(known: Known) -> Method:
+    params = ECDiffParams.edge_only()
+    return _method(known, "edge", "edge", params, adapter=known.reference_adapter)
+
+
+def hybrid_edge_steps(paper: int, sampling: Sampling) -> int:
+    """The paper's k of HybridSD, edge steps at the end, for another number of steps.
+
+    >>> hybrid_edge_steps(25, Sampling(num_inference_steps=12))
+    6
+    """
+    return round(paper * sampling.num_inference_steps / PAPER_STEPS)
+
+
+def _hybrid(edge_steps: int) -> Make:
+    def make(known: Known) -> Method:
+        k = hybrid_edge_steps(edge_steps, known.sampling)
+        params = ECDiffParams.hybrid(known.sampling.num_steps - k)
+        return _method(known, f"hybrid_{edge_steps}", f"HybridSD (k={k})", params)
+
+    return make
+
+
+def _paper(known: Known) -> Method:
+    if known.paper is None:
+        raise LeftOutError(f"the paper has no row for the pair {known.tuned.pair.name}")
+    params = scaled(known.paper.params, known.sampling.num_inference_steps / PAPER_STEPS)
+    row = known.paper.sampling
+    return _method(known, "paper", "EC-Diff (paper's row)", params, row.estimator, row.handoff_adapter)
+
+
+def scaled(params: ECDiffParams, factor: float) -> ECDiffParams:
+    """The paper's row for another number of steps: p and s in proportion, k and alpha as they are.
+
+    >>> scaled(ECDiffParams(7, 2, 0.3, 34), 0.5)
+    ECDiffParams(p=4, k=2, alpha=0.3, s=17, schedule=None)
+    """
+    p = max(2, round(factor * (params.p or 0)))
+    return replace(params, p=p, s=max(p, round(factor * params.s)))
+
+
+def _tuned(known: Known) -> Method:
+    return _method(known, "tuned", "EC-Diff (tuned)", known.tuned.params)
+
+
+def _reuse(known: Known) -> Method:
+    return _method(known, "reuse", "reuse, no gradient", known.tuned.params, "reuse")
+
+
+def _secant(known: Known) -> Method:
+    """The plain secant: the tuned alpha damps another estimator's gradient."""
+    return _method(known, "secant", "secant", replace(known.tuned.params, alpha=1.0), "secant")
+
+
+def _schedule(known: Known) -> Method:
+    config = known.schedule
+    if config is None:
+        raise LeftOutError("no compare.schedule=STUDY is given")
+    row = config.sampling
+    made = _method(known, "schedule", "best schedule", config.params, row.estimator, row.handoff_adapter)
+    return replace(made, sampler=Sampler(replace(known.sampling, handoff=row.handoff)))
+
+
+def _fewer(name: str, scheduler: str | None, short: str) -> Make:
+    """The cloud alone with as many steps as take no less time than the tuned config."""
+
+    def make(known: Known) -> Method:
+        study = known.sampling
+        chosen = scheduler or study.scheduler
+        if scheduler is None and study.scheduler in FEWER.values():
+            raise LeftOutError(f"{study.scheduler} is among the others")
+        steps = equal_cost_steps(known.latency, known.tuned.plan())
+        steps = max(1, steps - (count_steps(chosen, steps) > steps))
+        sampling = replace(study, scheduler=chosen, num_inference_steps=min(steps, study.num_inference_steps))
+        candidate = Candidate(ECDiffParams.cloud_only(sampling.num_steps), study.estimator)
+        label = f"{short or chosen.removesuffix('Scheduler')}, {sampling.num_inference_steps} steps"
+        return Method(name, label, candidate, Sampler(sampling))
+
+    return make
+
+
+def equal_cost_steps(latency: LatencyProfile, plan: Plan) -> int:
+    """The fewest steps of the cloud alone that take no less time than a plan.
+
+    Seconds that differ by rounding are equal.
+    """
+    fixed = latency.encode.median + latency.decode.median
+    return max(1, math.ceil((latency.seconds(plan) - fixed) / latency.cloud_call.median - 1e-9))
+
+
+FEWER = {"fewer_ddim": "DDIMScheduler", "fewer_dpm": "DPMSolverMultistepScheduler"}
+
+
+def _cached(name: str) -> Make:
+    def make(known: Known) -> Method:
+        made = replace(_cloud(known), name=name, label=CACHES[name].label)
+        return replace(made, sampler=replace(made.sampler, cache=name))
+
+    return make
+
+
+MAKERS: Mapping[str, Make] = {
+    "cloud": _cloud,
+    "edge": _edge,
+    "hybrid_10": _hybrid(10),
+    "hybrid_25": _hybrid(25),
+    "paper": _paper,
+    "tuned": _tuned,
+    "reuse": _reuse,
+    "secant": _secant,
+    "schedule": _schedule,
+    "fewer_own": _fewer("fewer_own", None, ""),
+    "fewer_ddim": _fewer("fewer_ddim", FEWER["fewer_ddim"], "DDIM"),
+    "fewer_dpm": _fewer("fewer_dpm", FEWER["fewer_dpm"], "DPM++ 2M"),
+    **{name: _cached(name) for name in CACHES},
+}
+"""By name."""
+
+
+def made(known: Known, names: Sequence[str]) -> tuple[list[Method], LeftOut]:
+    """The methods of these names that apply, and why the others do not."""
+    found: list[Method] = []
+    left_out: LeftOut = {}
+    for name in names:
+        try:
+            found.append(MAKERS[name](known))
+        except LeftOutError as reason:
+            left_out[name] = str(reason)
+    return found, left_out

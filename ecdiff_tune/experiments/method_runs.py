@@ -1,0 +1,100 @@
+"""A method's own pipeline, and the clock on it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
+from ecdiff_core.models.pair import Pair
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune.evaluation.evaluator import Generation
+from ecdiff_tune.experiments.caches import cached, why_not
+from ecdiff_tune.experiments.methods import Method
+from ecdiff_tune.study.workbench import Workbench
+
+
+def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:
+    """Inference with a method, but for its cache.
+
+    Raises:
+        ParamsError: these models cannot be used with its scheduler.
+    """
+    candidate = method.candidate
+    sampling = replace(
+        method.sampler.sampling, estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
+    )
+    return ECDiffPipeline(pair, TunedConfig(pair.spec, candidate.params, sampling))
+
+
+def generation(method: Method, pipe: ECDiffPipeline) -> Generation:
+    """To be entered for each generation of a method."""
+    cache = method.sampler.cache
+    return nullcontext if cache is None else partial(cached, cache, pipe)
+
+
+def obstacle(pair: Pair, method: Method) -> str | None:
+    """Why a method cannot be used with these models, or its scheduler makes too few steps for it; None where
+    it can."""
+    cache = method.sampler.cache
+    if cache is not None and (reason := why_not(cache, pair.cloud)):
+        return reason
+    try:
+        pipeline(pair, method).config.plan()
+    except ParamsError as error:
+        return str(error).rstrip(".")
+    return None
+
+
+def time_methods(
+    bench: Workbench, methods: Sequence[Method], study: Sampling, prompts: int
+) -> dict[str, float | None]:
+    """Seconds of a generation at batch 1, encoding and decoding included, the median over prompts.
+
+    Each method is warmed up by an untimed generation; then the methods take turns, prompt by prompt. What the
+    ledger holds is not timed again.
+
+    Args:
+        study: the sampling settings that the study was tuned with.
+        prompts: how many of the held-out ones.
+
+    Returns:
+        By the names of methods; None where there is no finite picture.
+    """
+    heldout, ledger = bench.heldout, bench.ledger
+    names = heldout.keys[:prompts]
+    keys = {one.name: one.key(study) for one in methods}
+    lacking = [one for one in methods if not set(names) <= ledger.read_timings(keys[one.name]).keys()]
+    pipes = {one.name: pipeline(bench.pipe.pair, one) for one in lacking}
+    bench.progress.start_task("seconds at batch 1", (len(names) + 1) * len(lacking))
+    failed = set()
+    for turn in range(-1 if lacking else 0, len(names)):
+        for method in lacking:
+            seconds = _seconds(method, pipes[method.name], heldout.prompts[turn], heldout.seeds[turn])
+            if seconds is None:
+                failed.add(method.name)
+            elif turn >= 0:
+                ledger.append_timing(keys[method.name], names[turn], seconds)
+            bench.progress.prompts_done(1)
+    bench.progress.end_stage()
+    found: dict[str, float | None] = {}
+    for name, key in keys.items():
+        timed = ledger.read_timings(key)
+        found[name] = None if name in failed else statistics.median(timed[one] for one in names)
+    return found
+
+
+def _seconds(method: Method, pipe: ECDiffPipeline, prompt: str, seed: int) -> float | None:
+    """Of one picture; None where it is not finite."""
+    try:
+        with generation(method, pipe)():
+            output = pipe(prompt, generator=torch.Generator().manual_seed(seed))
+    except NonFiniteLatentsError:
+        return None
+    return output.seconds.total

@@ -1,0 +1,119 @@
+"""The paper's Tables 1, 2 and 6 of what was measured: columns, headings, captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ecdiff_core.config import Sampling
+from ecdiff_core.models.devices import device_name
+from ecdiff_tune.metrics.choice import Metric
+from ecdiff_tune.report.comparison import Shown, cells, value
+from ecdiff_tune.report.export import markdown, write_table
+from ecdiff_tune.report.ranking import better
+from ecdiff_tune.study.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column."""
+
+    name: str
+    heading: str
+    show: Shown
+
+
+QUALITY = (
+    Column("ssim", "SSIM ↑", value("ssim")),
+    Column("psnr", "PSNR ↑, dB", value("psnr", "{:.2f}")),
+)
+COUNTS = (
+    Column("cloud_calls", "cloud calls", value("cloud_calls", "{:d}")),
+    Column("approximated", "approximated", value("approximated", "{:d}")),
+    Column("edge_calls", "edge calls", value("edge_calls", "{:d}")),
+)
+SECONDS = Column("seconds", "seconds ↓", value("seconds"))
+SPEEDUP = Column("speedup", "speedup ↑", value("speedup", "{:.2f}×"))
+MEASURED = (
+    Column("measured_seconds", "by the clock ↓", value("measured_seconds")),
+    Column("measured_speedup", "its speedup ↑", value("measured_speedup", "{:.2f}×")),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with what is shown of it.
+
+    Args:
+        rows: all that the csv holds; columns of ``columns`` that it lacks are not shown.
+        caption: a sentence of its own.
+    """
+
+    rows: pd.DataFrame
+    columns: tuple[Column, ...]
+    caption: str
+
+
+def _of(further: Sequence[Metric]) -> tuple[Column, ...]:
+    """Columns of metrics beside SSIM and PSNR."""
+    arrows = {1: "↑", -1: "↓"}
+    return tuple(
+        Column(one.name, f"{one.heading} {arrows[better(one.name)]}", value(one.name)) for one in further
+    )
+
+
+def table1(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric] = ()) -> Table:
+    """Quality, seconds and speedup, as the paper's Table 1."""
+    rows = quality.merge(costs[["method", "seconds", "speedup"]], on="method", validate="1:1")
+    return Table(
+        rows,
+        (*QUALITY, *_of(further), SECONDS, SPEEDUP),
+        "Quality against the cloud's pictures, mean and bootstrap 95% interval",
+    )
+
+
+def table6(costs: pd.DataFrame, thing: str) -> Table:
+    """Where the seconds of a picture or video come from, as the paper's Table 6."""
+    columns = (SECONDS, SPEEDUP, *MEASURED, *COUNTS, Column("bytes", "bytes sent", value("bytes", "{:,d}")))
+    return Table(costs, columns, f"Seconds a {thing} by the latency profile and by the clock at batch 1")
+
+
+def table2(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric] = ()) -> Table:
+    """What parts of the method are worth, as the paper's Table 2."""
+    names = ["method", "seconds", *(one.name for one in COUNTS)]
+    rows = quality.merge(costs[names], on="method", validate="1:1")
+    caption = (
+        "Ablation, mean and bootstrap 95% interval; other schedulers against the cloud with the same one"
+    )
+    return Table(rows, (*QUALITY, *_of(further), *COUNTS, SECONDS), caption)
+
+
+def told(bench: Workbench, sampling: Sampling, prompts: int) -> str:
+    """What all numbers of a table have in common; ``prompts`` is how many were measured."""
+    link = bench.spec.link.mbps
+    return (
+        f"pair {bench.spec.pair.name}, study {bench.spec.name}, "
+        f"{prompts} held-out prompts, "
+        f"{sampling.num_inference_steps} {sampling.scheduler} steps, guidance {sampling.guidance_scale:g}, "
+        f"{device_name(bench.pipe.device)}, {'one machine' if link is None else f'link {link:g} Mbps'}; "
+        "best bold, second best underlined or italic"
+    )
+
+
+def write(folder: Path, name: str, table: Table, told: str, say: Callable[[str], None]) -> list[Path]:
+    """A table's files; it is said too.
+
+    Returns:
+        Their paths.
+    """
+    columns = [one for one in table.columns if one.name in table.rows]
+    shown = cells(table.rows, [(one.name, one.show) for one in columns])
+    headings = ["method", *(one.heading for one in columns)]
+    caption = f"{table.caption}: {told}."
+    paths = write_table(folder, name, table.rows, shown, headings, caption)
+    for line in ("", *markdown(headings, shown, caption).splitlines(), ""):
+        say(line)
+    return paths

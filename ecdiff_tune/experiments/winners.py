@@ -1,0 +1,57 @@
+"""The configs that a comparison is about: the study's own, the paper's, another study's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ecdiff_core.config import TunedConfig
+from ecdiff_tune.study import files
+from ecdiff_tune.study.folder import StudyError
+
+
+def config_of_study(folder: Path, heldout: int) -> TunedConfig:
+    """The ecdiff.yaml of the study in a folder, which has so many held-out prompts.
+
+    Raises:
+        StudyError: it is not there, or there are no held-out prompts to measure it on.
+    """
+    path = folder / files.CONFIG
+    if not path.is_file():
+        raise StudyError(f"{path} is not there: run tune or stage2 with the same pair= and study= first.")
+    if heldout < 1:
+        raise StudyError(
+            f"The study in {folder} has no held-out prompts to measure on (heldout.num_prompts=0): "
+            "tune another study=NAME with some."
+        )
+    return TunedConfig.load(path)
+
+
+def schedule_config(name: str | None, folder: Path, tuned: TunedConfig) -> TunedConfig | None:
+    """What ``compare.schedule`` names: a study beside the one in ``folder``, or a YAML file.
+
+    None where it names none.
+
+    Raises:
+        StudyError: it is not there, or of another pair, number of steps or scheduler.
+    """
+    if name is None:
+        return None
+    path = folder.parent / name / files.CONFIG
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+    if not path.is_file():
+        raise StudyError(
+            f"compare.schedule={name}: {path} is not there. Give a study of this pair, or a YAML."
+        )
+    config = TunedConfig.load(path)
+    for what, mine, other in (
+        ("cloud weights", tuned.pair.cloud.fingerprint, config.pair.cloud.fingerprint),
+        ("edge weights", tuned.pair.edge.fingerprint, config.pair.edge.fingerprint),
+        ("scheduler", tuned.sampling.scheduler, config.sampling.scheduler),
+        ("num_inference_steps", tuned.sampling.num_inference_steps, config.sampling.num_inference_steps),
+    ):
+        if mine != other and None not in (mine, other):
+            raise StudyError(
+                f"compare.schedule={name} does not fit this study: expected {what} {mine}, got {other}."
+            )
+    return config

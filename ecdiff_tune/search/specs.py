@@ -1,0 +1,73 @@
+"""Every search by the name that ``search=`` takes, and what is true of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ecdiff_tune.search import exhaustive, greedy, joint, predict, race, schedule, upper_bound
+from ecdiff_tune.search.base import Context, Search
+
+LIMITS = ("min_quality", "max_seconds", "cloud_calls")
+"""Settings of ``search.`` that only some searches heed."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is true of a search.
+
+    Args:
+        make: the search over a space that it takes.
+        most: what it asks for at most, known before it begins.
+        in_stages: it searches (k, alpha) and then s, if not ``search.joint``.
+        at_once: it searches all dimensions at once, if ``search.joint``.
+        by_clock: it can do without a cost model: its trials may be timed one by one.
+        extends: it goes on beyond its grid with ``search.extend``.
+        gives_up: it gives candidates up after some prompts.
+        foretells: it goes by the forecast from the reference run.
+        walks: it may end without having looked at its whole grid, and gives no reason for what is left.
+        places: it lists the real steps itself, in place of p and k.
+        is_optuna: its trials are those of an Optuna study, which keeps pictures of them.
+        limits: those of ``LIMITS`` that it heeds.
+    """
+
+    make: Callable[[Any, Context], Search]
+    most: Callable[[Any, Context], list[upper_bound.Share]] = upper_bound.whole_grid
+    in_stages: bool = True
+    at_once: bool = True
+    by_clock: bool = False
+    extends: bool = False
+    gives_up: bool = False
+    foretells: bool = False
+    walks: bool = False
+    places: bool = False
+    is_optuna: bool = False
+    limits: tuple[str, ...] = ()
+
+
+def _optuna(space: Any, context: Context) -> Search:
+    from ecdiff_tune.search import optuna  # an optional dependency
+
+    return optuna.search(space, context)
+
+
+SEARCHES: dict[str, Kind] = {
+    "greedy": Kind(greedy.Greedy, at_once=False, by_clock=True, extends=True, walks=True),
+    "exhaustive": Kind(exhaustive.Exhaustive, by_clock=True, extends=True),
+    "race": Kind(race.race, gives_up=True, foretells=True),
+    "predict": Kind(predict.predict, upper_bound.best_foretold, foretells=True),
+    "joint": Kind(joint.joint, upper_bound.finalists, gives_up=True, foretells=True),
+    "schedule": Kind(
+        schedule.schedule,
+        upper_bound.finalists_in_turn,
+        in_stages=False,
+        gives_up=True,
+        foretells=True,
+        places=True,
+        limits=("min_quality", "cloud_calls"),
+    ),
+    "optuna": Kind(
+        _optuna, upper_bound.trials, gives_up=True, is_optuna=True, limits=("min_quality", "max_seconds")
+    ),
+}

@@ -1,0 +1,100 @@
+"""What every process of a study makes for itself alike: the pair, and where things lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.errors import ECDiffError, PairError
+from ecdiff_core.models.devices import device_name, get_device, get_dtype
+from ecdiff_core.models.memory import keep_freed_memory
+from ecdiff_core.models.pair import load_pair
+from ecdiff_core.models.pair_files import ONE_MODEL
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.evaluation.thumbnails import Thumbnails
+from ecdiff_tune.study import files
+from ecdiff_tune.study.spec import StudySpec
+
+
+class DeviceError(ECDiffError):
+    """There are fewer accelerators than ranks."""
+
+
+def load_pipe(spec: StudySpec) -> ECDiffPipeline:
+    """The pair, on this process's device.
+
+    Raises:
+        ECDiffError: it cannot be loaded, or not do what the settings ask for, the search's included.
+    """
+    sampling, device = spec.sampling, own_device(spec.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    pair = load_pair(spec.pair, device=device, dtype=get_dtype(sampling.dtype), memory=spec.memory)
+    loaded = pair.spec
+    if pair.files and loaded.lora_on("cloud") == loaded.lora_on("edge") and pair.files.same_denoiser():
+        raise PairError(ONE_MODEL)
+    whole = ECDiffParams.cloud_only(sampling.num_steps)
+    pipe = ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
+    for adapter in spec.handoff_adapters:  # before anything is generated
+        pipe.check_adapter(adapter)
+    return pipe
+
+
+def thumbnails(spec: StudySpec) -> Thumbnails | None:
+    """Where pictures of configs are kept; of searches that show them."""
+    return Thumbnails(spec.path / files.THUMBNAILS) if spec.kind.is_optuna else None
+
+
+def state_folder(spec: StudySpec) -> Path:
+    """For states that do not fit into memory."""
+    return spec.path / ".states"
+
+
+def states_bytes(spec: StudySpec) -> int:
+    """Of host memory for states; the ranks of a machine share what the setting allows."""
+    return round(spec.sharing_gib * 2**30 / int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def reference_folder(spec: StudySpec, pipe: ECDiffPipeline) -> Path:
+    """Where references of these weights and sampling settings lie, which studies share."""
+    sampling = asdict(pipe.sampling)
+    for unused in ("handoff", "estimator"):
+        sampling.pop(unused)
+    pair = pipe.pair.spec
+    told = {
+        "weights": [pair.cloud.fingerprint, pair.edge.fingerprint],
+        "sampling": sampling,
+        "device": pipe.device.type,
+        "timed": [spec.memory.offload, device_name(pipe.device)] if spec.timed else False,
+        "vae_tiling": spec.memory.vae_tiling,
+    }
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return spec.references / digest
+
+
+def own_device(name: str) -> torch.device:
+    """The device of that name; among several ranks an accelerator without a number is this rank's own.
+
+    Raises:
+        DeviceError: the machine has fewer accelerators than ranks.
+        ParamsError: this machine has no such device.
+    """
+    device = get_device(name)
+    if device.type == "cpu" or device.index is not None or not dist.is_initialized():
+        return device
+    local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.accelerator.device_count()
+    if local >= there:
+        raise DeviceError(
+            f"Expected an accelerator for each rank of a machine, got {there} for local rank {local}. "
+            "Start fewer ranks, or set LOCAL_RANK=0 where each rank sees its own accelerator alone."
+        )
+    torch.accelerator.set_device_index(local)
+    return device

@@ -1,0 +1,130 @@
+"""What a study is, in plain values: all that the tuner below the command line knows of its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ecdiff_core.config import PairSpec, Sampling
+from ecdiff_core.models.memory import Memory
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_tune.data.calibration import PromptSource
+from ecdiff_tune.evaluation.link import Link
+from ecdiff_tune.objective import Weights
+from ecdiff_tune.search import SEARCHES, Kind
+from ecdiff_tune.search.options import Options
+from ecdiff_tune.study import files
+
+LATENCIES = ("profile", "wallclock")
+"""What ``latency`` takes beside the path of a latency.json: the study's own profile, or timed trials."""
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """What old measurements are scored by instead, and which of them are left.
+
+    Args:
+        latency: another machine's profile; None is the study's own.
+        min_quality: mean SSIM, -1 … 1; None is the limit of the study's search.
+        max_seconds: a picture; None is the limit of the study's search.
+    """
+
+    latency: Path | None = None
+    min_quality: float | None = None
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A study: what its measurements depend on, how they are scored, where they lie.
+
+    Args:
+        path: its folder, ``outputs/<pair>/<study>``.
+        pair, sampling, prompts: what is generated.
+        s_values: at which the edge may take over.
+        earliest_s: s' of eq. 11.
+        search: by name.
+        options: how candidates race, and what Optuna is told.
+        warm_start: whether Optuna begins with the paper's params.
+        extend: whether the search goes on beyond its grid.
+        by_hand: whether (k, alpha) was given instead of searched.
+        handoff_adapters: that are searched.
+        p: the warm-up; None reads it off the noise profile.
+        weights, link: of the objective, and of the transfer.
+        latency: where seconds come from: one of ``LATENCIES``, or the path of another study's latency.json.
+        rescoring: for commands that read old measurements.
+        device: by name, or ``auto``.
+        memory: what is given up for it.
+        batch_size: prompts at a time; None tries out how many are fastest.
+        shares: whether trials share what their trajectories have in common.
+        sharing_gib: host memory for that, of all ranks on a machine.
+        seed: of the prompts, their noise, and all that a search draws.
+        resume: go on with what the folder holds; else set it aside.
+        settings: all of the command line's, flat, which the folder is bound to.
+        defaults: the same as they are if nothing is set, for older studies.
+    """
+
+    path: Path
+    pair: PairSpec
+    sampling: Sampling
+    prompts: PromptSource
+    s_values: tuple[int, ...]
+    earliest_s: int
+    search: str
+    options: Options = field(default_factory=Options)
+    warm_start: bool = True
+    extend: bool = False
+    by_hand: bool = False
+    handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
+    p: int | None = None
+    weights: Weights = field(default_factory=Weights)
+    link: Link = field(default_factory=Link)
+    latency: str = "profile"
+    rescoring: Rescoring = field(default_factory=Rescoring)
+    device: str = "auto"
+    memory: Memory = field(default_factory=Memory)
+    batch_size: int | None = 25
+    shares: bool = True
+    sharing_gib: float = 4.0
+    seed: int = 0
+    resume: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the study, which is its folder's."""
+        return self.path.name
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.sampling.num_steps
+
+    @property
+    def timed(self) -> bool:
+        """Whether trials are timed instead of estimated by a latency profile."""
+        return self.latency == "wallclock"
+
+    @property
+    def kind(self) -> Kind:
+        """What is true of the search."""
+        return SEARCHES[self.search]
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether several processes may work on one Optuna study."""
+        return self.kind.is_optuna and self.options.optuna.storage is not None
+
+    @property
+    def references(self) -> Path:
+        """The folder of the references that studies of the pair share."""
+        return self.path.parent / files.REFERENCE_FOLDER
+
+    def of_worker(self, number: int) -> StudySpec:
+        """That of another worker of the same Optuna study: a folder of its own, ``STUDY-number``."""
+        name = f"{self.name}-{number}"
+        own = {"study": name, "search.study_name": self.options.optuna.study_name}
+        return replace(self, path=self.path.with_name(name), settings={**self.settings, **own})

@@ -1,0 +1,40 @@
+"""VBench's results as the paper's Tables 3 and 4, with the totals of its Table 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ecdiff_tune.report.export import markdown, write_table
+from vbench_suite.scores import VBenchError, load_score
+
+
+def write(results: Sequence[str], folder: Path | None) -> list[str]:
+    """A row a set of results, in percent.
+
+    Args:
+        results: ``NAME=PATH``, or a path whose name names the row.
+        folder: for ``vbench.csv``, ``.md`` and ``.tex``; None writes none.
+
+    Returns:
+        The lines to print: the scores, and which files were written.
+
+    Raises:
+        VBenchError: results cannot be read, lack a dimension, or two have one name.
+    """
+    paths: dict[str, Path] = {}
+    for one in results:
+        name, given, path = one.rpartition("=")
+        name = name if given else Path(path).name.removesuffix(".json").removesuffix("_eval_results")
+        if name in paths:
+            raise VBenchError(f"Two results are named {name!r}. Name them: {name}=PATH other={path}.")
+        paths[name] = Path(path)
+    table = pd.DataFrame([{"method": name, **load_score(path).row()} for name, path in paths.items()])
+    shown = [[row[0], *(f"{value:.2f}" for value in row[1:])] for row in table.to_numpy()]
+    written = [] if folder is None else write_table(folder, "vbench", table, shown)
+    totals = ["method", "quality", "semantic", "total"]
+    cells = [[row[0], *row[-3:]] for row in shown]
+    lines = markdown(totals, cells).splitlines()
+    return lines + ([f"wrote {', '.join(map(str, written))}"] if written else [])

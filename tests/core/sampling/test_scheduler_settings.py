@@ -1,0 +1,159 @@
+"""The scheduler's settings: kept in the config, compared by the hook and by ECDiffPipeline, named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
+
+from ecdiff_core import ECDiffParams, ECDiffPipeline, TunedConfig, apply_ecdiff
+from ecdiff_core.errors import ConfigError, ParamsError
+from ecdiff_core.sampling.scheduler_settings import check_settings, differences, settings_of
+
+from ...hooking import STEPS, load, run, with_sampling
+
+
+def test_every_setting_that_something_reads() -> None:
+    found = settings_of(DDIMScheduler(clip_sample=False, prediction_type="v_prediction"))
+    assert found == {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "trained_betas": None,
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+        "prediction_type": "v_prediction",
+        "thresholding": False,
+        "timestep_spacing": "leading",
+        "rescale_betas_zero_snr": False,
+    }
+    assert settings_of(DDIMScheduler(clip_sample=True))["clip_sample_range"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "named"),
+    [
+        (DDIMScheduler(), DDIMScheduler(timestep_spacing="trailing"), {"timestep_spacing"}),
+        (DDIMScheduler(), DDIMScheduler(trained_betas=[0.1, 0.2]), {"trained_betas"}),
+        (
+            DDIMScheduler(trained_betas=[0.001] * 50),
+            DDIMScheduler(trained_betas=[0.001] * 49 + [0.002]),
+            {"trained_betas"},
+        ),
+        (EulerDiscreteScheduler(), EulerDiscreteScheduler(use_karras_sigmas=True), {"use_karras_sigmas"}),
+        (
+            DPMSolverMultistepScheduler(),
+            DPMSolverMultistepScheduler(solver_order=3, final_sigmas_type="sigma_min"),
+            {"solver_order", "final_sigmas_type"},
+        ),
+        (DDIMScheduler(clip_sample=False), DDIMScheduler(clip_sample=False, clip_sample_range=2.0), set()),
+        (DDIMScheduler(clip_sample=False), DDIMScheduler(clip_sample=None), set()),
+    ],
+)
+def test_differences_are_named(one: Any, other: Any, named: set[str]) -> None:
+    assert differences(one, settings_of(one)) == {}
+    found = differences(other, settings_of(one))
+    assert set(found) == named
+    for name, (now, then) in found.items():
+        assert (now, then) == (settings_of(other)[name], settings_of(one)[name])
+
+
+def test_a_shift_that_its_config_does_not_tell() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    tuned = settings_of(scheduler)
+    scheduler.set_shift(5.0)
+    assert scheduler.config.shift == 3.0
+    assert differences(scheduler, tuned) == {"shift": (5.0, 3.0)}
+
+
+def test_settings_by_hand_are_compared_as_far_as_they_go() -> None:
+    check_settings(DDIMScheduler(timestep_spacing="trailing"), None)
+    check_settings(DDIMScheduler(timestep_spacing="trailing"), {"timestep_spacing": "trailing"})
+    message = "timestep_spacing is 'leading', tuned with 'trailing'"
+    with pytest.raises(ParamsError, match=message):
+        check_settings(DDIMScheduler(), {"timestep_spacing": "trailing"})
+    with pytest.raises(ParamsError, match="use_karras_sigmas is None, tuned with True"):
+        check_settings(DDIMScheduler(), {"use_karras_sigmas": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("DDIMScheduler", {"timestep_spacing": "trailing"}),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    ],
+)
+def test_the_hook_refuses_what_was_not_tuned(
+    name: str, changes: dict[str, Any], tiny_config: TunedConfig, tiny_pair: Path
+) -> None:
+    """With version 2. A config that says nothing of them compares the class alone, as version 1 does."""
+    config = with_sampling(tiny_config, scheduler=name)
+    config = replace(config, params=ECDiffParams.cloud_only(STEPS))
+    pipe = load(tiny_pair / "cloud", name)
+    tuned = replace(config, scheduler_config=settings_of(pipe.scheduler))
+    assert TunedConfig.from_yaml(tuned.to_yaml()) == tuned
+    apply_ecdiff(pipe, tuned)
+    expected = run(pipe)
+    own, pipe.scheduler = pipe.scheduler, type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
+    (key, value), *_ = changes.items()
+    message = rf"{key} is {value!r}, tuned with .*from_config\(pipe\.scheduler\.config, {key}="
+    with pytest.raises(ParamsError, match=message) as caught:
+        run(pipe)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ParamsError, match=message):
+        apply_ecdiff(pipe, tuned)
+    apply_ecdiff(pipe, config)
+    assert (run(pipe) - expected).norm() > 0.05 * expected.norm()
+    apply_ecdiff(pipe, tuned, check_scheduler=False)
+    assert run(pipe).isfinite().all()
+    pipe.scheduler = own
+
+
+def test_timesteps_of_the_call_s_own(tiny_config: TunedConfig, tiny_pair: Path) -> None:
+    config = with_sampling(tiny_config, scheduler="EulerDiscreteScheduler")
+    config = replace(config, params=ECDiffParams.cloud_only(STEPS))
+    pipe: StableDiffusionPipeline = load(tiny_pair / "cloud", "EulerDiscreteScheduler")
+    other = list(range(990, 990 - 80 * STEPS, -80))
+    apply_ecdiff(pipe, config)
+    expected = run(pipe)
+    with pytest.raises(ParamsError, match=r"leave timesteps= and sigmas= out"):
+        run(pipe, num_inference_steps=None, timesteps=other)
+    assert torch.equal(run(pipe), expected)
+    apply_ecdiff(pipe, config, check_scheduler=False)
+    assert not torch.equal(run(pipe, num_inference_steps=None, timesteps=other), expected)
+
+
+def test_inference_refuses_a_model_whose_scheduler_is_another(
+    tiny_config: TunedConfig, tiny_pair: Path, tmp_path: Path
+) -> None:
+    pipe = ECDiffPipeline.from_config(tiny_config, device="cpu")
+    tuned = replace(tiny_config, scheduler_config=pipe.scheduler_config)
+    assert ECDiffPipeline.from_config(tuned, device="cpu").scheduler_config == pipe.scheduler_config
+    shutil.copytree(tiny_pair, tmp_path / "pair")
+    path = tmp_path / "pair" / "cloud" / "scheduler" / "scheduler_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "timestep_spacing": "trailing"}), encoding="utf-8")
+    cloud = replace(tuned.pair.cloud, id=str(tmp_path / "pair" / "cloud"))
+    moved = replace(tuned, pair=replace(tuned.pair, cloud=cloud))
+    with pytest.raises(ParamsError, match="timestep_spacing is 'trailing', tuned with 'leading'"):
+        ECDiffPipeline.from_config(moved, device="cpu")
+    ECDiffPipeline.from_config(replace(moved, scheduler_config=None), device="cpu")
+
+
+def test_settings_have_names(tiny_config: TunedConfig) -> None:
+    with pytest.raises(ConfigError, match="scheduler_config to map a scheduler's settings"):
+        replace(tiny_config, scheduler_config={1: "leading"})  # type: ignore[dict-item]

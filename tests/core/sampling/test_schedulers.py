@@ -1,0 +1,244 @@
+"""Schedulers by name: the model's own noise schedule, and none that draws noise while sampling."""
+
+from __future__ import annotations
+
+import re
+
+import diffusers
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    SchedulerMixin,
+)
+from torch import Tensor
+
+from ecdiff_core.errors import ParamsError
+from ecdiff_core.sampling import estimators, sampler, schedulers
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.schedulers import build_scheduler, offered, refuse_stochastic, rehearse
+from shapes_pair import models
+
+EVERY_NAME = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
+USUAL = [
+    "DDIMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "UniPCMultistepScheduler",
+]
+STEPS = 10
+
+
+def model(x: Tensor, t: Tensor) -> Tensor:
+    return torch.tanh(x) + 0.1 * torch.sin(3 * x + t / 300)
+
+
+def sample(scheduler: SchedulerMixin, seed: int) -> Tensor:
+    """Ten steps from the same noise, with another seed for whatever is drawn on the way."""
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    steps = plan(ECDiffParams.cloud_only(STEPS), STEPS)
+    state = sampler.start(latents, scheduler, STEPS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return sampler.advance(state, steps, model, model, estimators.get_estimator("gradient"), 1.0).latents
+
+
+@pytest.mark.parametrize("name", EVERY_NAME)
+def test_every_scheduler_of_diffusers_is_deterministic_or_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedulers, "offered", lambda like: USUAL)  # half a second each time
+    try:
+        first = sample(build_scheduler(name, models.scheduler()), seed=1)
+    except ParamsError as error:
+        refusal = str(error)
+    else:
+        again = sample(build_scheduler(name, models.scheduler()), seed=2)
+        assert (first - again).abs().max() == 0
+        return
+    assert name not in USUAL
+    assert name in refusal
+    assert "\n" not in refusal
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_keeps_the_models_own_noise_schedule(name: str) -> None:
+    like = DDIMScheduler(
+        beta_start=0.001, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction"
+    )
+    scheduler = build_scheduler(name, like)
+    assert type(scheduler) is getattr(diffusers, name)
+    assert torch.equal(scheduler.betas, like.betas)
+    assert scheduler.config.prediction_type == "v_prediction"
+
+
+def test_the_models_scheduler_is_left_alone() -> None:
+    like = models.scheduler()
+    before = dict(like.config)
+    build_scheduler("DDIMScheduler", like).set_timesteps(STEPS)
+    assert dict(like.config) == before
+    assert len(like.timesteps) == 1000
+
+
+def test_stochastic_by_its_settings_is_refused() -> None:
+    like = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+    message = r"DPMSolverMultistepScheduler with algorithm_type=sde-dpmsolver\+\+ draws fresh noise"
+    with pytest.raises(ParamsError, match=message):
+        refuse_stochastic(like)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_models_that_ship_a_stochastic_solver_have_the_deterministic_ones(name: str) -> None:
+    """The setting ``algorithm_type`` is that of another class, or asks for what cannot be compared."""
+    like = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+    solver = build_scheduler(name, like).config.get("algorithm_type", "none")
+    expected = {"DEISMultistepScheduler": "deis"} | {
+        f"DPMSolver{steps}Scheduler": "dpmsolver++" for steps in ("Multistep", "Singlestep")
+    }
+    assert solver == expected.get(name, solver)
+    rehearse(build_scheduler(name, like), STEPS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CMStochasticIterativeScheduler",
+        "DDPMParallelScheduler",
+        "FlowMatchLCMScheduler",
+        "LTXEulerAncestralRFScheduler",
+        "SASolverScheduler",
+        "UnCLIPScheduler",
+    ],
+)
+def test_stochastic_ones_of_models_own_are_seen_by_what_they_do(name: str) -> None:
+    like = getattr(diffusers, name)()
+    random = torch.random.get_rng_state()
+    with pytest.raises(ParamsError, match=name):
+        rehearse(build_scheduler(name, like), STEPS)
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+def test_edm_is_for_models_that_were_trained_by_it(name: str) -> None:
+    with pytest.raises(ParamsError, match=f"no scheduler '{name}' for this model"):
+        build_scheduler(name, models.scheduler())
+    like = getattr(diffusers, name)()
+    rehearse(build_scheduler(name, like), STEPS)
+    with pytest.raises(ParamsError, match="no scheduler 'DDIMScheduler' for this model"):
+        build_scheduler("DDIMScheduler", like)
+
+
+@pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler"])
+def test_models_that_ship_a_distilled_scheduler_have_the_deterministic_ones(name: str) -> None:
+    """Both name no compatible class, and betas that they leave to their defaults are not other classes'."""
+    like = getattr(diffusers, name)()
+    scheduler = build_scheduler("DDIMScheduler", like)
+    assert torch.equal(scheduler.alphas_cumprod, like.alphas_cumprod)
+    assert set(USUAL) <= set(offered(like))
+
+
+def test_latents_are_clipped_only_where_the_models_own_scheduler_clips() -> None:
+    """DDIM clips unless it is told otherwise, of which DPM-Solver's config knows nothing."""
+    trained = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    plain = DDIMScheduler(**trained, clip_sample=False)
+    found = sample(build_scheduler("DDIMScheduler", DPMSolverMultistepScheduler(**trained)), seed=1)
+    assert torch.equal(found, sample(plain, seed=1))
+    assert build_scheduler("DDIMScheduler", DDIMScheduler(**trained, clip_sample=True)).config.clip_sample
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("CogVideoXDPMScheduler", "asks for old_pred_original_sample, timestep_back at every step"),
+        ("ScoreSdeVeScheduler", "has no step"),
+    ],
+)
+def test_other_steps_are_refused_of_a_pipelines_own_scheduler_too(name: str, message: str) -> None:
+    with pytest.raises(ParamsError, match=f"{name} {message}"):
+        refuse_stochastic(getattr(diffusers, name)())
+
+
+def test_nothing_is_offered_that_does_not_go_with_the_model() -> None:
+    like = FlowMatchHeunDiscreteScheduler()
+    with pytest.raises(
+        ParamsError, match=r"got 19 for 10 steps from \w+\. Choose a \w+ of one call a step\.$"
+    ):
+        rehearse(build_scheduler("FlowMatchHeunDiscreteScheduler", like), STEPS)
+    with pytest.raises(ParamsError, match=r"none of its own goes with CMStochasticIterativeScheduler\.$"):
+        build_scheduler("DDIMScheduler", diffusers.CMStochasticIterativeScheduler())
+
+
+COSINE = {"beta_schedule": "squaredcos_cap_v2"}
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize("sigmas", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_what_would_fail_in_the_middle_fails_before(name: str, sigmas: str) -> None:
+    """Their timesteps come twice there, in which they lose their way."""
+    scheduler = build_scheduler(name, DPMSolverMultistepScheduler(**COSINE, **{sigmas: True}))
+    with pytest.raises(ParamsError, match=rf"^{name} fails with 20 steps of this model's noise .*\.$"):
+        rehearse(scheduler, 20)
+
+
+def test_timesteps_beyond_the_models_last() -> None:
+    scheduler = build_scheduler("DDIMScheduler", DDIMScheduler(timestep_spacing="leading", steps_offset=1))
+    with pytest.raises(ParamsError, match=r"DDIMScheduler fails with 1000 steps .*IndexError: index 1000"):
+        rehearse(scheduler, 1000)
+
+
+def test_a_noise_schedule_that_a_class_does_not_know() -> None:
+    with pytest.raises(ParamsError, match=r"DDIMScheduler cannot be made for this model .*sigmoid is not"):
+        build_scheduler("DDIMScheduler", DDPMScheduler(beta_schedule="sigmoid"))
+
+
+def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_scipy(*_: object, **__: object) -> None:
+        raise ImportError("No module named 'scipy'")
+
+    scheduler = build_scheduler("LMSDiscreteScheduler", models.scheduler())
+    monkeypatch.setattr(type(scheduler), "set_timesteps", without_scipy)
+    with pytest.raises(ParamsError, match=r"LMSDiscreteScheduler fails .*No module named 'scipy'"):
+        rehearse(scheduler, STEPS)
+
+
+def test_a_rehearsal_leaves_the_scheduler_alone() -> None:
+    scheduler = build_scheduler("DPMSolverMultistepScheduler", models.scheduler())
+    rehearse(scheduler, STEPS)
+    fresh = build_scheduler("DPMSolverMultistepScheduler", models.scheduler())
+    assert torch.equal(sample(scheduler, seed=1), sample(fresh, seed=1))
+    assert scheduler.num_inference_steps is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "DPMSolverMultistepSheduler",
+            r"no scheduler 'DPMSolverMultistepSheduler'.*did you mean DPMSolverMulti",
+        ),
+        ("ddim", r"no scheduler 'ddim' for this model: choose from .*DDIMScheduler"),
+        ("SchedulerMixin", r"no scheduler 'SchedulerMixin'"),
+        ("StableDiffusionPipeline", r"no scheduler 'StableDiffusionPipeline'"),
+        ("", r"no scheduler ''"),
+        ("DDPMScheduler", r"DDPMScheduler draws fresh noise.*DDIMScheduler or DPMSolverMultistepScheduler"),
+        ("EulerAncestralDiscreteScheduler", r"EulerAncestralDiscreteScheduler draws fresh noise"),
+    ],
+)
+def test_refuses(name: str, message: str) -> None:
+    with pytest.raises(ParamsError, match=message) as caught:
+        build_scheduler(name, models.scheduler())
+    assert "\n" not in str(caught.value)
+
+
+def test_stochastic_ones_are_not_offered() -> None:
+    with pytest.raises(ParamsError) as caught:
+        build_scheduler("DDPMSheduler", models.scheduler())
+    assert "DDIMScheduler" in str(caught.value)
+    assert not re.search(r"\b(DDPM|EulerAncestralDiscrete|DPMSolverSDE)Scheduler", str(caught.value))

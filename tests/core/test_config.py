@@ -1,0 +1,365 @@
+"""The YAML: read back as written, by hand, from an old version, and refused with one line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.config import FORMAT_VERSION
+from ecdiff_core.errors import ConfigError, ECDiffError, OutputError, ParamsError
+from ecdiff_tune.data.conf_folder import config_folder
+
+GOLDEN = Path(__file__).parent / "data" / "v1.yaml"
+GOLDEN_2 = Path(__file__).parent / "data" / "v2.yaml"
+MINIMAL = """
+format_version: 1
+pair:
+  name: mine
+  cloud: {id: owner/cloud}
+  edge: {id: ./edge}
+params: {p: 7, k: 2, alpha: 0.3, s: 34}
+sampling: {num_inference_steps: 50}
+"""
+FULL = TunedConfig(
+    pair=PairSpec("mine", ModelRef("owner/cloud", "main", "0123456789abcdef"), ModelRef("./edge")),
+    params=ECDiffParams(p=7, k=2, alpha=0.3, s=34),
+    sampling=Sampling(
+        50, "UniPCMultistepScheduler", 5.5, 512, 768, 1, "bfloat16", "exact", "matched", "reuse"
+    ),
+    score={
+        "quality": 0.91,
+        "burden": None,
+        "quality_ci95": [0.9, 0.92],
+        "objective_ci95": [0.8, 0.82],
+        "calls": {"cloud": 16},
+    },
+    provenance={"study": "default", "seeds": {"first": 0, "last": 99}},
+)
+
+
+def changed(path: str, value: object) -> str:
+    """The minimal YAML with another value at a dotted path; ``...`` takes the key out."""
+    tree: dict[str, Any] = yaml.safe_load(MINIMAL)
+    *folders, key = path.split(".")
+    place = tree
+    for folder in folders:
+        place = place[folder]
+    if value is ...:
+        del place[key]
+    else:
+        place[key] = value
+    return yaml.safe_dump(tree)
+
+
+@pytest.mark.parametrize("config", [FULL, replace(FULL, score=None, provenance=None)], ids=["full", "bare"])
+def test_reads_back_what_it_wrote(config: TunedConfig, tmp_path: Path) -> None:
+    assert TunedConfig.from_yaml(config.to_yaml()) == config
+    config.save(tmp_path / "new" / "folder" / "ecdiff.yaml")
+    assert TunedConfig.load(tmp_path / "new" / "folder" / "ecdiff.yaml") == config
+    assert TunedConfig.load(str(tmp_path / "new" / "folder" / "ecdiff.yaml")) == config
+
+
+PRINTABLE = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1)
+
+
+@given(
+    name=PRINTABLE,
+    model=st.builds(ModelRef, PRINTABLE, st.none() | PRINTABLE, st.none() | PRINTABLE),
+    alpha=st.floats(0, 1, exclude_min=True),
+    guidance_scale=st.floats(0, 1e6),
+)
+def test_reads_back_any_names_and_numbers(
+    name: str, model: ModelRef, alpha: float, guidance_scale: float
+) -> None:
+    config = TunedConfig(
+        PairSpec(name, model, ModelRef("edge")),
+        ECDiffParams(7, 2, alpha, 34),
+        Sampling(guidance_scale=guidance_scale),
+        provenance={"study": name, "scheduler": name},
+    )
+    assert TunedConfig.from_yaml(config.to_yaml()) == config
+
+
+def test_reads_back_a_long_folder_with_spaces(tmp_path: Path) -> None:
+    long = ModelRef("/a folder/" + "with many words in its name " * 8 + ": and # signs/cloud")
+    config = replace(FULL, pair=replace(FULL.pair, cloud=long))
+    assert TunedConfig.from_yaml(config.to_yaml()) == config
+
+
+def test_every_key_that_inference_reads_has_a_comment() -> None:
+    lines = [line for line in FULL.to_yaml().partition("score:")[0].splitlines() if not line.endswith(":")]
+    bare = [line.strip() for line in lines if "  # " not in line]
+    assert bare == ["name: mine"]
+
+
+def test_written_yaml_is_in_order_and_leaves_out_what_is_not_there() -> None:
+    assert list(yaml.safe_load(FULL.to_yaml())) == [
+        "format_version",
+        "pair",
+        "params",
+        "sampling",
+        "score",
+        "provenance",
+    ]
+    bare = replace(FULL, score=None, provenance=None)
+    assert list(yaml.safe_load(bare.to_yaml())) == ["format_version", "pair", "params", "sampling"]
+
+
+def test_minimal_yaml_by_hand() -> None:
+    config = TunedConfig.from_yaml(MINIMAL)
+    assert config == TunedConfig(
+        PairSpec("mine", ModelRef("owner/cloud"), ModelRef("./edge")),
+        ECDiffParams(7, 2, 0.3, 34),
+        Sampling(num_inference_steps=50),
+    )
+    assert (config.sampling.scheduler, config.sampling.handoff) == ("DDIMScheduler", "aligned")
+    assert config.plan().schedule == "7C" + "2A1C" * 9 + "16E"
+
+
+def test_golden_v1_loads_forever() -> None:
+    config = TunedConfig.load(GOLDEN)
+    assert config.pair == PairSpec(
+        "sd14_bksdm_small",
+        ModelRef(
+            "CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b", "0f3c1d5a9b7e2468"
+        ),
+        ModelRef("nota-ai/bk-sdm-small"),
+    )
+    assert config.params == ECDiffParams(p=7, k=2, alpha=0.3, s=34)
+    assert config.sampling == Sampling(
+        50, "DPMSolverMultistepScheduler", 7.5, 512, None, None, "float16", "exact", "identity", "reuse"
+    )
+    assert config.score is not None
+    assert config.score["calls"] == {"cloud": 16, "approximated": 18, "edge": 16}
+    assert config.provenance == {
+        "study": "default",
+        "search": "greedy",
+        "created": "2025-07-15T08:00:00+00:00",
+    }
+    assert config.format_version == 1
+
+
+def test_golden_v2_loads_forever() -> None:
+    config = TunedConfig.load(GOLDEN_2)
+    assert config.format_version == 2
+    assert (config.pair.cloud.tensors, config.pair.edge.tensors) == ("9d7c0a4be1f25386", "41b8e60d2fa3975c")
+    assert config.pair.edge.fingerprint is None
+    assert config.params == ECDiffParams(p=8, k=1, alpha=0.5, s=34)
+    assert config.sampling == Sampling(
+        50, "EulerDiscreteScheduler", 5.0, 1024, 1024, dtype="float16", estimator="secant"
+    )
+    assert config.scheduler_config is not None
+    assert len(config.scheduler_config) == 17
+    assert config.scheduler_config["timestep_spacing"] == "leading"
+    assert config.scheduler_config["trained_betas"] is None
+    assert config.score == {"quality": 0.9137}
+
+
+def test_the_version_follows_from_what_a_config_holds() -> None:
+    assert FULL.format_version == 1
+    known = replace(FULL.pair.cloud, tensors="0123456789abcdef")
+    for newer in (
+        replace(FULL, scheduler_config={"timestep_spacing": "trailing"}),
+        replace(FULL, pair=replace(FULL.pair, cloud=known)),
+        replace(FULL, pair=replace(FULL.pair, edge=known)),
+    ):
+        assert newer.format_version == 2
+        assert TunedConfig.from_yaml(newer.to_yaml()) == newer
+        assert newer.to_yaml().startswith("format_version: 2")
+    assert "tensors" not in FULL.to_yaml()
+    assert "scheduler_config" not in FULL.to_yaml()
+
+
+def test_golden_is_what_is_written_today_and_optional_keys() -> None:
+    """Should a key go or change: raise FORMAT_VERSION, keep these files, and add a golden of the new one."""
+    assert FORMAT_VERSION == 2
+    assert TunedConfig.load(GOLDEN_2).to_yaml().splitlines() == GOLDEN_2.read_text("utf-8").splitlines()[1:]
+    written = yaml.safe_load(TunedConfig.load(GOLDEN).to_yaml())
+    assert written["sampling"].pop("use_dynamic_cfg") is False
+    assert written == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("value", [0, "yes", None])
+def test_what_is_no_truth_value(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"expected sampling\.use_dynamic_cfg to be true or false"):
+        TunedConfig.from_yaml(changed("sampling.use_dynamic_cfg", value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        # unknown keys: the nearest is named
+        ("parms", {}, r"unknown key parms: choose from .*did you mean params\?"),
+        ("params.aplha", 0.3, r"unknown key params\.aplha: .*did you mean alpha\?"),
+        ("sampling.guidance", 7.5, r"unknown key sampling\.guidance: .*did you mean guidance_scale\?"),
+        ("pair.cloud.fingerprnt", "x", r"unknown key pair\.cloud\.fingerprnt: .*fingerprint\?"),
+        # missing keys
+        ("pair", ..., r"missing pair\."),
+        ("pair.edge", ..., r"missing pair\.edge"),
+        ("pair.edge.id", ..., r"missing pair\.edge\.id"),
+        ("params.alpha", ..., r"missing params\.alpha"),
+        # versions
+        ("format_version", ..., r"format_version 2 or an older one, got None"),
+        ("format_version", 3, r"format_version 2 or an older one, got 3.*newer ecdiff"),
+        ("format_version", 0, r"format_version 2 or an older one, got 0"),
+        ("format_version", "1", r"format_version 2 or an older one, got '1'"),
+        ("format_version", True, r"format_version"),
+        # types
+        ("params.p", 7.5, r"params\.p to be a whole number or null, got 7\.5"),
+        ("params.p", "7", r"params\.p to be a whole number or null, got '7'"),
+        ("params.k", True, r"params\.k to be a whole number or null, got True"),
+        ("params.s", None, r"params\.s to be a whole number, got None"),
+        ("params.alpha", "3e-1", r"params\.alpha to be a number, got '3e-1'"),
+        ("params.alpha", [0.3], r"params\.alpha to be a number, got \[0\.3\]"),
+        ("sampling.height", "64", r"sampling\.height to be a whole number or null, got '64'"),
+        ("sampling.scheduler", 3, r"sampling\.scheduler to be text, got 3"),
+        ("sampling.handoff", ["exact"], r"sampling\.handoff to be text, got \['exact'\]"),
+        ("pair.name", 5, r"pair\.name to be text, got 5"),
+        ("pair.cloud.revision", 5, r"pair\.cloud\.revision to be text or null, got 5"),
+        ("pair.cloud", "owner/cloud", r"pair\.cloud to hold keys, got 'owner/cloud'"),
+        ("params", [7, 2, 0.3, 34], r"params to hold keys, got \[7"),
+        ("sampling", None, r"sampling to hold keys, got None"),
+        ("score", 5, r"score to be a mapping or null, got 5"),
+        ("provenance", ["a"], r"provenance to be a mapping or null, got \['a'\]"),
+    ],
+)
+def test_refuses_keys_and_types(path: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        TunedConfig.from_yaml(changed(path, value), "my.yaml")
+    assert str(caught.value).startswith("my.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "error", "message"),
+    [
+        ("params.alpha", 0, ParamsError, r"0 < alpha <= 1, got alpha=0"),
+        ("params.alpha", float("nan"), ParamsError, r"alpha to be a number"),
+        ("params.p", 40, ParamsError, r"p <= s, got p=40, s=34"),
+        ("params.p", 1, ParamsError, r"p >= 2 when k >= 1"),
+        ("params.k", -1, ParamsError, r"k to be a whole number >= 0, got -1"),
+        ("params.s", 51, ParamsError, r"s <= T, the number of steps, got s=51 with 50 steps"),
+        ("sampling.num_inference_steps", 0, ParamsError, r"num_inference_steps >= 1, got 0"),
+        ("sampling.guidance_scale", -1, ParamsError, r"guidance_scale >= 0, got -1"),
+        ("sampling.guidance_scale", float("nan"), ParamsError, r"guidance_scale >= 0, got nan"),
+        ("sampling.guidance_scale", float("inf"), ParamsError, r"guidance_scale >= 0, got inf"),
+        ("sampling.handoff", "exakt", ParamsError, r"Unknown handoff 'exakt'.*did you mean exact\?"),
+        ("sampling.dtype", "float61", ParamsError, r"Unknown dtype 'float61'.*did you mean float16\?"),
+        ("sampling.estimator", "resue", ConfigError, r"Unknown estimator 'resue'.*did you mean reuse\?"),
+    ],
+)
+def test_refuses_values(path: str, value: object, error: type[ECDiffError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        TunedConfig.from_yaml(changed(path, value), "my.yaml")
+    assert str(caught.value).startswith("my.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"expected a mapping with pair, params and sampling, got None"),
+        ("just words", r"expected a mapping .* got 'just words'"),
+        ("- a\n- b\n", r"expected a mapping .* got \['a', 'b'\]"),
+        ("a: [1,\nb: }", r"is not valid YAML"),
+        ("format_version: !!python/object:os.system {}", r"is not valid YAML"),
+        ("a: \x00", r"is not valid YAML"),
+        ("stage,p,k\n" * 99, r"sampling, got 'stage,p,k stage,p,k stage,p,k stage,p,k…\.$"),
+        ("? [a, b]\n: 1", r"is not valid YAML"),
+        ("format_version: 1\n7: x", r"unknown key 7"),
+        (
+            "params:\n  p: 3\n  alpha: 0.3\n  alpha: 0.9\n",
+            r"is not valid YAML: the key alpha is given twice, in line 3 and in line 4\.",
+        ),
+        ("pair: {name: a, name: b}", r"the key name is given twice, in line 1 and in line 1\."),
+        ("format_version: 1\nformat_version: 1", r"the key format_version is given twice"),
+    ],
+)
+def test_refuses_what_is_no_config(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        TunedConfig.from_yaml(text, "my.yaml")
+    assert str(caught.value).startswith("my.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "No such file or directory"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "it is not text"),
+    ],
+    ids=["missing", "folder", "binary"],
+)
+def test_refuses_what_cannot_be_read(tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
+    path = tmp_path / "ecdiff.yaml"
+    make(path)
+    with pytest.raises(ConfigError) as caught:
+        TunedConfig.load(path)
+    assert str(caught.value) == f"Cannot read the config {path}: {reason}."
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ecdiff.yaml"
+    FULL.save(path)
+    unwritable = replace(FULL, provenance={"study": object()})
+    with pytest.raises(yaml.YAMLError):
+        unwritable.save(path)
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for step in ("write_text", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, step, full_disk)
+            with pytest.raises(OutputError, match=r"Cannot write .*No space left"):
+                replace(FULL, params=ECDiffParams.edge_only()).save(path)
+    assert TunedConfig.load(path) == FULL
+    assert [file.name for file in tmp_path.iterdir()] == ["ecdiff.yaml"]
+
+
+def test_saving_again_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "ecdiff.yaml"
+    FULL.save(path)
+    other = replace(FULL, params=ECDiffParams.hybrid(40))
+    other.save(path)
+    assert TunedConfig.load(path) == other
+
+
+def test_is_a_value() -> None:
+    assert copy.deepcopy(FULL) == FULL
+    assert replace(FULL, params=ECDiffParams.edge_only()) != FULL
+
+
+TABLE_5 = {
+    "sd14_bksdm_small": (16, 18, 16),
+    "sd14_bksdm_tiny": (17, 20, 13),
+    "sdxl_ssd1b": (10, 20, 20),
+    "sdxl_vega": (11, 25, 14),
+    "cogvideox_5b_2b": (17, 21, 12),
+}
+"""Cloud calls, approximated steps and edge calls of the paper's rows."""
+
+
+@pytest.mark.parametrize("name", TABLE_5)
+def test_the_papers_rows_are_shipped(name: str) -> None:
+    path = config_folder() / "tuned" / f"{name}.yaml"
+    config = TunedConfig.load(path)
+    first, _, text = path.read_text(encoding="utf-8").partition("\n")
+    assert first.startswith("# ")
+    assert text == config.to_yaml()
+    plan = config.plan()
+    assert (plan.cloud_calls, plan.approximated, plan.edge_calls) == TABLE_5[name]
+    assert plan.handoff_step == config.params.s
+    assert config.score is None
+    assert config.provenance is not None
+    assert "not measured by this project" in config.provenance["source"]

@@ -1,0 +1,94 @@
+"""Going on with a study: the same command again, the stages apart, other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from torch import Tensor
+
+from ecdiff_tune.evaluation import evaluator, reference
+from ecdiff_tune.evaluation import latency as latency_module
+from ecdiff_tune.report import pictures
+
+from ..studies import WRITTEN, Study, one_line, told
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, whatever measures or makes a reference fails the test."""
+
+    def generated(*_: object) -> NoReturn:
+        raise AssertionError("generated again")
+
+    monkeypatch.setattr(evaluator.Evaluator, "_generate", generated)
+    monkeypatch.setattr(reference, "_generate", generated)
+    monkeypatch.setattr(latency_module, "measure", generated)
+
+
+def test_the_same_command_again_generates_nothing(
+    done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = done.copy(tmp_path / "outputs")
+    grids: list[tuple[Path, Sequence[tuple[str, Tensor]], Sequence[str]]] = []
+    monkeypatch.setattr(pictures, "samples", lambda *grid: grids.append(grid))
+    forbid(monkeypatch)
+    before, rows = again.bytes(), again.rows()
+    outcome = again("tune")
+    assert outcome.status == 0, outcome
+    assert again.bytes() == before
+    assert again.rows() == rows
+    assert "this run: 0 cloud calls, 0 edge calls, 0 decodes" in outcome.out
+    assert grids == []  # the winner is shown already
+
+    (again.folder / "samples" / "samples.csv").unlink()
+    assert again("tune").status == 0
+    assert again.bytes() == before
+    # samples.png: four rows, the prompt with the worst SSIM first.
+    ((path, lines, headings),) = grids
+    assert path == again.folder / "samples.png"
+    assert [label.split("\n")[0] for label, _ in lines] == ["cloud", "edge", "HybridSD", "EC-Diff"]
+    assert {tuple(images.shape) for _, images in lines} == {(3, 3, 32, 32)}
+    ssims = [float(heading.split()[1]) for heading in headings]
+    assert ssims == sorted(ssims)
+    assert len({heading.partition("\n")[2] for heading in headings}) == 3
+
+
+def test_stage1_and_stage2_are_tune(done: Study, tmp_path: Path) -> None:
+    # study.json carries the date of the study, which its YAML files tell.
+    parts = done.copy(tmp_path / "outputs", "study.json", "latency.json")
+    first = parts("stage1")
+    assert first.status == 0, first
+    assert parts.bytes("stage1.yaml") == done.bytes("stage1.yaml")
+    assert set(parts.trials()["stage"]) == {1}
+    assert not (parts.folder / "ecdiff.yaml").exists()
+    second = parts("stage2")
+    assert second.status == 0, second
+    assert parts.bytes() == done.bytes()
+
+
+def test_other_settings_are_refused(done: Study, tmp_path: Path) -> None:
+    again = done.copy(tmp_path / "outputs")
+    before = again.bytes(*WRITTEN, "study.json", "ledger.sqlite")
+    line = one_line(again("tune", "objective.w1=0.5", "search.k=[1,2,3]"))
+    assert "(objective.w1 0.3 -> 0.5; search.k [1, 2] -> [1, 2, 3])" in line
+    assert "study=NAME, or resume=false" in line
+    assert again.bytes(*WRITTEN, "study.json", "ledger.sqlite") == before
+
+
+def test_resume_false_starts_anew(done: Study, tmp_path: Path) -> None:
+    again = done.copy(tmp_path / "outputs")
+    outcome = again("reference", "objective.w1=0.5", "resume=false")
+    assert outcome.status == 0, outcome
+    (old,) = again.folder.glob("old-*")
+    assert {name: told(old / name) for name in WRITTEN} == done.bytes()
+    assert not (again.folder / "ecdiff.yaml").exists()
+    assert (again.folder / "noise_profile.csv").is_file()
+
+
+def test_one_process_a_study(study: Study) -> None:
+    from filelock import FileLock
+
+    with FileLock(study.folder / ".lock"):
+        assert "Another process works on" in one_line(study("reference"))

@@ -1,0 +1,124 @@
+"""``stage2`` with a list of real steps: like any other config, from the command line to the YAML."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.report import pictures, tables
+from ecdiff_tune.study.progress import describe
+
+from ..studies import Command, Outcome
+
+SCHEDULE = "params.schedule=[0,1,2,4,7,9]"
+
+
+@pytest.fixture(autouse=True)
+def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+
+
+@pytest.fixture
+def call(command: Command, tiny_pair: Path, tmp_path: Path, latency: LatencyProfile) -> Command:
+    latency.save(tmp_path / "tiny" / "default" / "latency.json")
+
+    def run(name: str, *more: str) -> Outcome:
+        return command(
+            name,
+            "pair.name=tiny",
+            f"pair.cloud={tiny_pair / 'cloud'}",
+            f"pair.edge={tiny_pair / 'edge'}",
+            "sampling.num_inference_steps=12",
+            "sampling.guidance_scale=3.0",
+            "calibration.num_prompts=2",
+            "heldout.num_prompts=1",
+            "search=exhaustive",
+            "device=cpu",
+            f"output_dir={tmp_path}",
+            *more,
+        )
+
+    return run
+
+
+def test_stage2(call: Command, tmp_path: Path, latency: LatencyProfile) -> None:
+    outcome = call("stage2", SCHEDULE, "params.alpha=0.5", "search.s=[6,7,8,9,11]", "sampling.estimator=edge")
+    assert outcome.status == 0, outcome
+    study = tmp_path / "tiny" / "default"
+    trials = pd.read_csv(study / "trials.csv")
+    assert trials["s"].tolist() == [8, 10, 11]  # aligned; of 11 there is no listed step to wait for
+    assert trials["p"].isna().all()
+    assert trials["k"].isna().all()
+    assert trials["schedule"].tolist() == ["2C1B1M1B2M1C4E", "2C1B1M1B2M1B1M1C2E", "2C1B1M1B2M1B1M1B1M1E"]
+    assert trials["cloud_calls"].tolist() == [5, 6, 6]
+    assert trials["edge_calls"].tolist() == [4 + 5, 2 + 7, 1 + 9]
+    fixed = latency.encode.median + latency.decode.median + latency.transfer_seconds
+    seconds = fixed + trials["cloud_calls"] * 0.020 + trials["edge_calls"] * 0.008
+    assert trials["seconds"].tolist() == pytest.approx(seconds.tolist())
+
+    config = TunedConfig.load(study / "ecdiff.yaml")
+    best = trials.loc[trials["objective"].idxmax()]
+    assert config.params == ECDiffParams.scheduled((0, 1, 2, 4, 7, 9), 0.5, int(best["s"]))
+    assert config.score is not None
+    assert config.score["calls"] == {
+        "cloud": best["cloud_calls"],
+        "approximated": best["approximated"],
+        "edge": best["edge_calls"],
+    }
+    assert config.score["heldout"]["quality"] is not None
+    assert "real steps of tiny: 0, 1, 2, 4, 7, 9" in outcome.out
+    assert "| tiny | – | – | 0.5 |" in (study / "table5.md").read_text(encoding="utf-8")
+    assert "params.schedule" not in json.loads((study / "study.json").read_text())["settings"]
+
+    again = call("stage2", "params.schedule=[0,1,5]", "params.alpha=0.5", "search.s=[6,7,8,9,11]")
+    assert again.status == 2  # another estimator is another study …
+    assert "sampling.estimator" in again.err
+    again = call(
+        "stage2",
+        "params.schedule=[0,1,5]",
+        "params.alpha=0.5",
+        "search.s=[6,7,8,9,11]",
+        "sampling.estimator=edge",
+    )
+    assert again.status == 0, again  # … another list is not
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("stage2", SCHEDULE), "Expected params.alpha with params.schedule"),
+        (("stage2", SCHEDULE, "params.alpha=0.5", "params.k=2"), "params.schedule in their place, got both"),
+        (("stage2", SCHEDULE, "params.alpha=0.5", "params.p=3"), "params.schedule in their place, got both"),
+        (("stage2", "params.schedule=[1,2]", "params.alpha=0.5"), "start with step 0, got [1, 2]"),
+        (("stage2", "params.schedule=[0,1,12]", "params.alpha=0.5"), "a schedule within 0 … 11, got step 12"),
+        (("stage2", "params.schedule=[0,3]", "params.alpha=0.5"), "to start with [0, 1], got [0, 3]"),
+        (("stage2", SCHEDULE, "params.alpha=2"), "0 < alpha <= 1"),
+        (("stage2", "params.schedule=3", "params.alpha=0.5"), "params.schedule"),
+        (("tune", SCHEDULE, "params.alpha=0.5"), "for stage2 alone, and so is params.schedule"),
+        (("reference", SCHEDULE, "params.alpha=0.5"), "for stage2 alone, and so is params.schedule"),
+    ],
+)
+def test_one_line_for_what_is_wrong(call: Command, arguments: tuple[str, ...], message: str) -> None:
+    outcome = call(*arguments)
+    assert outcome.status == 2, outcome
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_told_by_its_number_of_listed_steps(tiny_config: TunedConfig) -> None:
+    params = ECDiffParams.scheduled((0, 1, 4), 0.5, 8)
+    assert describe(Candidate(params, "secant"), "joint") == "3 listed steps alpha=0.5 s=8 secant"
+    table = tables.table5([tiny_config, TunedConfig(tiny_config.pair, params, tiny_config.sampling)])
+    assert table.splitlines()[3:] == [
+        "| tiny | – | – | 0.5 | 8 | 3 | 5 | 4 | – | – | – | – |",
+        "",
+        "real steps of tiny: 0, 1, 4",
+    ]

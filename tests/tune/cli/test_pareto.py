@@ -1,0 +1,130 @@
+"""pareto: the front against its definition, what is picked from it, and what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.cli.pareto import dominates, front, picked
+from ecdiff_tune.config import ParetoSettings, SettingsError
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.objective import Score, Trial
+
+from ..recorded_study import GRID, STEPS, RecordedStudy, quality
+from ..studies import Command, one_line
+
+
+def trial(quality: float, seconds: float, burden: float) -> Trial:
+    params = ECDiffParams(3, 2, 0.3, 9)
+    score = Score(quality, 0.0, burden, 0.0)
+    return Trial("joint", 1, Candidate(params), plan(params, STEPS), (), seconds, score)
+
+
+LEVELS = st.integers(0, 4).map(float)
+SOME = st.lists(st.tuples(LEVELS, LEVELS, LEVELS), min_size=1, max_size=25)
+
+
+@given(SOME)
+def test_the_front_is_what_nothing_dominates(merits: list[tuple[float, float, float]]) -> None:
+    found = {(one.score.quality, one.seconds, one.score.burden) for one in front(trial(*m) for m in merits)}  # type: ignore[union-attr]
+    expected = {
+        (q, t, b)
+        for q, t, b in merits
+        if not any(q2 >= q and t2 <= t and b2 >= b and (q2, t2, b2) != (q, t, b) for q2, t2, b2 in merits)
+    }
+    assert found == expected
+
+
+def test_each_merit_counts() -> None:
+    base = trial(0.9, 1.0, 0.5)
+    for better in (trial(0.91, 1.0, 0.5), trial(0.9, 0.9, 0.5), trial(0.9, 1.0, 0.6)):
+        assert dominates(better, base)
+        assert not dominates(base, better)
+    assert not dominates(base, base)
+    assert not dominates(trial(0.95, 1.1, 0.5), base)
+
+
+FRONT = [trial(0.7, 0.5, 0.9), trial(0.95, 0.6, 0.0), trial(0.85, 0.7, 0.8), trial(0.96, 0.9, 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("pick", "row"),
+    [
+        (ParetoSettings("1"), 0),
+        (ParetoSettings("4"), 3),
+        (ParetoSettings("fastest_above", quality=0.9), 1),
+        (ParetoSettings("fastest_above", quality=0.96), 3),
+        (ParetoSettings("best_below", seconds=0.8), 1),
+        (ParetoSettings("best_below", seconds=0.5), 0),
+    ],
+)
+def test_picks(pick: ParetoSettings, row: int) -> None:
+    assert picked(FRONT, pick) is FRONT[row]
+
+
+@pytest.mark.parametrize(
+    ("pick", "told"),
+    [
+        (ParetoSettings("0"), "to be a row, 1 … 4, got 0"),
+        (ParetoSettings("5"), "to be a row, 1 … 4, got 5"),
+        (ParetoSettings("fastest_above", quality=0.99), "pareto.quality=0.99: the best has 0.9600"),
+        (ParetoSettings("best_below", seconds=0.4), "pareto.seconds=0.4: the fastest takes 0.5 s"),
+    ],
+)
+def test_picks_that_are_not_there(pick: ParetoSettings, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        picked(FRONT, pick)
+
+
+def test_the_command(tmp_path: Path, latency: LatencyProfile, command: Command) -> None:
+    study = RecordedStudy(tmp_path, latency).write()
+    outcome = command("pareto", *study.arguments())
+    assert outcome.status == 0, outcome
+    table = pd.read_csv(study.folder / "pareto.csv")
+    assert table["number"].tolist() == list(range(1, len(table) + 1))
+    assert table["seconds"].is_monotonic_increasing
+    assert 1 < len(table) < len(GRID)
+    for row in table.itertuples():
+        params = ECDiffParams(row.p, row.k, row.alpha, row.s)
+        assert params in GRID
+        assert row.quality == pytest.approx(quality(params))
+        assert row.seconds == pytest.approx(latency.seconds(plan(params, STEPS)))
+    assert sum(line.startswith("| ") for line in outcome.out.splitlines()) == len(table) + 2
+    assert not (study.folder / "pareto.yaml").exists()
+
+    for pick in (["pareto.pick=2"], ["pareto.pick=fastest_above", "pareto.quality=0.85"]):
+        outcome = command("pareto", *study.arguments(*pick))
+        assert outcome.status == 0, outcome
+        config = TunedConfig.load(study.folder / "pareto.yaml")
+        good = table[table["quality"] >= 0.85] if len(pick) == 2 else table[table["number"] == 2]
+        assert (config.params.k, config.params.s) == tuple(good.iloc[0][["k", "s"]])
+        assert config.provenance is not None
+        assert config.provenance["chosen"]["by"] == "pareto"
+        assert config.provenance["chosen"]["pick"] == pick[0].partition("=")[2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["pareto.pick=fastest"], "Unknown pareto.pick 'fastest': .*did you mean fastest_above"),
+        (["pareto.pick=best_below"], "pareto.pick=best_below needs pareto.seconds=VALUE"),
+        (["pareto.pick=fastest_above", "pareto.quality=2"], "Expected pareto.quality to be a mean SSIM"),
+        (["rerank.min_quality=nan"], "Expected rerank.min_quality"),
+        (["rerank.max_seconds=0"], "Expected rerank.max_seconds > 0, got 0"),
+    ],
+)
+def test_bad_values(
+    tmp_path: Path, latency: LatencyProfile, command: Command, overrides: list[str], told: str
+) -> None:
+    import re
+
+    study = RecordedStudy(tmp_path, latency).write(GRID[:2])
+    assert re.search(told, one_line(command("pareto", *study.arguments(*overrides))))

@@ -1,0 +1,107 @@
+"""Searches from the command line, on the tiny pair: what they leave, and how they go on after a stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from ecdiff_tune.evaluation import evaluator
+from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.report import pictures
+from ecdiff_tune.study import files
+
+from ..studies import ROUNDED, Study, one_line
+
+SMALL = ("calibration.num_prompts=6", "search.s=[6,9]", "heldout.num_prompts=0")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+
+
+OF_ITS_OWN = {
+    "optuna": ("params.p=3", "search.trials=6"),
+    "schedule": ("search.cloud_calls=[4,5]", "search.finalists=4"),
+}
+
+
+@pytest.mark.parametrize("name", ["race", "predict", "joint", "optuna", "schedule"])
+def test_tune_goes_on_after_a_stop(
+    name: str, study: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("tune", f"search={name}", *SMALL, *OF_ITS_OWN.get(name, ("params.p=3",)))
+    whole = study.with_latency(latency)
+    outcome = whole(*command)
+    assert outcome.status == 0, outcome
+    trials = whole.trials()
+    assert set(trials["stage"]) == ({1, 2} if name == "race" else {"joint"})
+    complete = trials[trials["state"] == "complete"]
+    assert len(complete) > 0
+    config = whole.config()
+    assert config.score is not None
+    last = complete[complete["stage"] == complete["stage"].iloc[-1]]
+    assert config.score["objective"] == pytest.approx(last["objective"].max(), abs=ROUNDED)
+
+    append, left = Ledger.append_all, iter(range(1))
+
+    def append_and_die(ledger: Ledger, rows: dict[ConfigKey, list[tuple[str, Measurement]]]) -> None:
+        append(ledger, rows)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    other = study.copy(tmp_path / "other", "latency.json")
+    with monkeypatch.context() as dying:
+        dying.setattr(evaluator.Ledger, "append_all", append_and_die)
+        assert other(*command).status == 130
+    assert 0 < other.rows() <= whole.rows()
+    again = other(*command)
+    assert again.status == 0, again
+    assert other.rows() == whole.rows()
+    assert other.config().params == config.params
+    assert other.config().score == config.score
+
+
+def test_the_study_of_an_optuna_search(study: Study, latency: LatencyProfile) -> None:
+    few = study.with_latency(latency)
+    command = ("tune", "search=optuna", *SMALL, "params.p=3", "search.joint=false", "search.sampler=random")
+    assert few(*command, "search.trials=4").status == 0
+    more = few(*command, "search.trials=6")
+    assert more.status == 0, more
+    storage = JournalStorage(JournalFileBackend(str(few.folder / files.JOURNAL)))
+    names = ["tiny/default stage 1", "tiny/default stage 2"]
+    assert sorted(optuna.get_all_study_names(storage)) == names
+    for name in names:
+        assert len(optuna.load_study(study_name=name, storage=storage).trials) == 6
+    own = optuna.load_study(study_name=names[1], storage=storage)
+    second = few.trials().query("stage == 2").set_index("trial")
+    assert len(second) > 0
+    for number, row in second.iterrows():
+        trial = own.trials[int(number)]  # type: ignore[call-overload]
+        assert (trial.user_attrs["s"], trial.params.get("s", row["suggested_s"])) == (
+            row["s"],
+            row["suggested_s"],
+        )
+        assert trial.user_attrs["objective"] == pytest.approx(row["objective"])
+
+
+def test_what_a_search_cannot_heed(study: Study) -> None:
+    line = one_line(study("tune", "search=race", "latency=wallclock"))
+    assert "search=race must know the seconds of a config before it runs" in line
+    assert "search=greedy or search=exhaustive" in line
+    assert "search.min_quality is for search=schedule and search=optuna; not for search=greedy" in one_line(
+        study("tune", "search.min_quality=0.9")
+    )
+    assert "search.max_seconds is for search=optuna" in one_line(study("tune", "search.max_seconds=1"))
+    assert "stage by stage" in one_line(study("tune", "search.joint=true"))
+    assert "Unknown search.sampler" in one_line(study("tune", "search=optuna", "search.sampler=bayes"))
+    assert "search.extend is for search=greedy" in one_line(
+        study("tune", "search=optuna", "search.extend=true")
+    )
+    assert "search.trials >= 1" in one_line(study("tune", "search=optuna", "search.trials=0"))

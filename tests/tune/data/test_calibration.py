@@ -1,0 +1,283 @@
+"""Prompts to tune on and to check on: the grammar's, a user's file, and what can be wrong with one."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.shapes.grammar import scenes
+from ecdiff_tune.data import calibration, long_prompts
+from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, PromptSource
+from ecdiff_tune.data.prompt_files import COLUMNS, PromptFileError, Rows, read_prompts, read_rows
+
+FRUIT = ["an apple", "a pear", "a plum", "a fig", "a lime", "a date", "a kiwi"]
+
+
+def made(
+    count: int, spare: int, seed: int = 0, file: Path | None = None, column: str | None = None
+) -> tuple[CalibrationSet, CalibrationSet]:
+    """The two sets for these settings."""
+    name = None if file is None else str(file)
+    return calibration.load(PromptSource(count, spare, name, column, seed))
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_grammars_sets_are_disjoint_and_new_to_the_models() -> None:
+    prompts, heldout = made(100, 50)
+    assert (len(prompts), len(heldout)) == (100, 50)
+    assert len({*prompts.prompts, *heldout.prompts}) == 150
+    assert not {*prompts.prompts, *heldout.prompts} & {s.caption() for s in islice(scenes(0), 1000)}
+    assert len({*prompts.seeds, *heldout.seeds}) == 150
+
+
+def test_the_seed_decides() -> None:
+    assert made(20, 5) == made(20, 5)
+    other = made(20, 5, seed=1000)[0]
+    assert len({*other.prompts} & {*made(20, 5)[0].prompts}) < 5
+    assert other.seeds == tuple(range(1000, 1020))
+
+
+def test_no_heldout_prompts() -> None:
+    assert len(made(3, 0)[1]) == 0
+
+
+def test_a_file_is_sampled_without_repetition(tmp_path: Path) -> None:
+    file = written(tmp_path / "fruit.txt", "\n".join([*FRUIT, *FRUIT, "", "  "]))
+    prompts, heldout = made(4, 3, file=file)
+    assert sorted((*prompts.prompts, *heldout.prompts)) == sorted(FRUIT)
+    assert made(4, 3, file=file) == (prompts, heldout)
+    drawn = {made(4, 3, seed=seed, file=file)[0].prompts for seed in range(5)}
+    assert len(drawn) == 5
+
+
+def test_too_few_prompts(tmp_path: Path) -> None:
+    file = written(tmp_path / "fruit.txt", "\n".join([*FRUIT, *FRUIT]))
+    with pytest.raises(
+        CalibrationError,
+        match=r"at least 8 distinct .*\(5 to tune on, 3 held out\), got 7 \(7 lines left out: 7 repeated",
+    ):
+        made(5, 3, file=file)
+
+
+CSV = 'id,prompt,alt\n1,"a cat, asleep",une chatte\n2,,un chien\n3, a dog ,un chien\n'
+JSONL = '{"prompt": "a cat, asleep", "alt": "une chatte"}\n{"prompt": " a dog ", "alt": "un chien"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("some.txt", "a cat, asleep\n\n   \n a dog \n"),
+        ("prompts", "a cat, asleep\r\na dog"),
+        ("some.csv", CSV),
+        ("SOME.CSV", CSV),
+        ("some.jsonl", JSONL),
+        ("some.ndjson", JSONL),
+    ],
+)
+def test_files(tmp_path: Path, name: str, text: str) -> None:
+    assert read_prompts(written(tmp_path / name, text)) == ["a cat, asleep", "a dog"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("some.csv", CSV), ("some.jsonl", JSONL)])
+def test_a_named_column(tmp_path: Path, name: str, text: str) -> None:
+    assert read_prompts(written(tmp_path / name, text), "alt")[0] == "une chatte"
+    with pytest.raises(PromptFileError, match=r"no column 'promt': .*did you mean prompt"):
+        read_prompts(tmp_path / name, "promt")
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_usual_columns_need_no_name(tmp_path: Path, name: str) -> None:
+    assert read_prompts(written(tmp_path / "a.csv", f"id,{name}\n1,a cat\n")) == ["a cat"]
+
+
+def test_a_prompt_column_comes_before_a_caption(tmp_path: Path) -> None:
+    assert read_prompts(written(tmp_path / "a.csv", "caption,prompt\nno,yes\n")) == ["yes"]
+
+
+def test_a_column_must_be_named_where_none_is_usual(tmp_path: Path) -> None:
+    with pytest.raises(PromptFileError, match=r"none of the columns .*choose from id, words.*calibration\."):
+        read_prompts(written(tmp_path / "a.csv", "id,words\n1,a cat\n"))
+
+
+def test_numbers_and_dates_stay_as_they_are_written(tmp_path: Path) -> None:
+    csv = written(tmp_path / "a.csv", "prompt\n007\n2020-01-01\nNA\n")
+    assert read_prompts(csv) == ["007", "2020-01-01", "NA"]
+    jsonl = written(tmp_path / "a.jsonl", '{"prompt": "007"}\n{"prompt": "2020-01-01"}\n')
+    assert read_prompts(jsonl) == ["007", "2020-01-01"]
+
+
+def test_rows_without_a_prompt_are_left_out(tmp_path: Path) -> None:
+    jsonl = written(
+        tmp_path / "a.jsonl", '{"prompt": "a cat"}\n{"id": 2}\n{"prompt": null}\n{"prompt": ""}\n'
+    )
+    assert read_prompts(jsonl) == ["a cat"]
+    csv = written(tmp_path / "a.csv", "id,prompt\n1,a cat\n2\n3,\n")
+    assert read_prompts(csv) == ["a cat"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    for name, text in (
+        ("a.txt", "a cat\n"),
+        ("a.csv", "prompt\na cat\n"),
+        ("a.jsonl", '{"prompt": "a cat"}'),
+    ):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8-sig")
+        assert read_prompts(path) == ["a cat"], name
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
+def test_an_empty_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PromptFileError, match=name) as caught:
+        read_prompts(written(tmp_path / name, ""))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.txt", "\n  \n\t\n"), ("a.csv", "id,prompt\n1,\n2,  \n")])
+def test_a_file_of_blanks(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(PromptFileError, match="holds no prompt"):
+        read_prompts(written(tmp_path / name, text))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
+def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PromptFileError, match=f"Cannot read the prompts file .*{name}: No such file"):
+        read_prompts(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(PromptFileError, match="Is a directory"):
+        read_prompts(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "café\n".encode("latin-1")),
+        ("a.csv", "prompt\ncafé\n".encode("latin-1")),
+        ("a.jsonl", '{"prompt": "café"}\n'.encode("latin-1")),
+        ("b.csv", b"id,prompt\n1,a cat\n2,a dog,too many\n"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PromptFileError, match=f"Cannot read the prompts file .*{name}: ") as caught:
+        read_prompts(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["not json", "[1]", '"a dog"', '{"prompt": '])
+def test_a_damaged_line_of_jsonl_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_text('{"prompt": "a cat"}\n\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(PromptFileError, match=r"Expected a JSON object .* in line 3 of .*b\.jsonl"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_csv_by_its_delimiter(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(f'id{delimiter}caption\n1{delimiter}"a cat{delimiter} asleep"\n', encoding="utf-8-sig")
+    assert read_prompts(path) == [f"a cat{delimiter} asleep"]
+
+
+def test_rows_that_are_left_out_are_counted_and_named(tmp_path: Path) -> None:
+    lines = ['{"prompt": "a"}', '{"id": 2}', '{"prompt": " "}', '{"prompt": "a"}', '{"prompt": "b"}']
+    lines += ['{"prompt": ["c"]}', '{"prompt": true}', r'{"prompt": "\ud800"}', '{"prompt": 7}'] + ["{}"] * 3
+    rows = read_rows(written(tmp_path / "a.jsonl", "\n".join(lines)))
+    assert rows == Rows(["a", "b", "7"], (2, 10, 11, 12), (3,), (4,), (6, 7, 8))
+    assert rows.left_out() == (
+        "9 rows left out: 4 without a prompt (2, 10, 11, …), 1 empty (3), 1 repeated (4), "
+        "3 not text (6, 7, 8)"
+    )
+    text = written(tmp_path / "a.txt", "a\n\nb\na\n")
+    assert read_rows(text).left_out() == "1 line left out: 1 repeated (4)"
+    said: list[str] = []
+    calibration.load(PromptSource(1, 1, str(text)), said.append)
+    assert said == [f"{text}: 1 line left out: 1 repeated (4)"]
+    with pytest.raises(CalibrationError, match=r"got 2 \(1 line left out: 1 repeated \(4\)\)\. Lower"):
+        made(2, 1, file=text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", 'id\tprompt\n1\t"a, b; c"\n2\td\n'),
+        ("a.json", '["a, b; c", "d"]'),
+        ("a.json", '[{"id": 1, "prompt": "a, b; c"}, {"prompt": "d"}]'),
+        ("a.json", '{"id": [1, 2], "caption": ["a, b; c", "d"]}'),
+    ],
+)
+def test_tsv_and_json(tmp_path: Path, name: str, text: str) -> None:
+    assert read_prompts(written(tmp_path / name, text)) == ["a, b; c", "d"]
+
+
+@pytest.mark.parametrize("text", ["[[1]]", '{"a": 1}', "3", '{"annotations": [], "images": 3}'])
+def test_other_json(tmp_path: Path, text: str) -> None:
+    with pytest.raises(PromptFileError, match=r"Expected a JSON list such as .*a\.json"):
+        read_prompts(written(tmp_path / "a.json", text))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+def test_damaged_json(tmp_path: Path, text: str) -> None:
+    with pytest.raises(PromptFileError, match=r"Cannot read the prompts file .*a\.json: it is not JSON\."):
+        read_prompts(written(tmp_path / "a.json", text))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"caption": ["a", None, "b"]}).to_parquet(tmp_path / "a.parquet")
+    assert read_rows(tmp_path / "a.parquet") == Rows(["a", "b"], missing=(2,))
+
+
+def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecdiff_tune.data.prompt_files.find_spec", lambda _: None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(PromptFileError, match=r"Parquet files need pyarrow: pip install 'ecdiff\[parquet\]'"):
+        read_prompts(tmp_path / "a.parquet")
+
+
+def test_other_kinds_of_file(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text("")
+    with pytest.raises(PromptFileError, match=r"Expected a file of prompts, \.txt, \.csv, .*got .*a\.xml"):
+        read_prompts(tmp_path / "a.xml")
+
+
+def test_prompts_that_are_too_long_are_named(pipe: ECDiffPipeline) -> None:
+    pipeline = pipe.pair.family.pipeline
+    most = pipeline.tokenizer.model_max_length
+    prompts = ["a red circle", "red " * (most - 2), "a " * most]
+    line = long_prompts.note(pipeline, prompts)
+    assert line.startswith(
+        f"the text encoder reads {most} tokens, so the end is left out of 1 of 3 prompts: 'a a"
+    )
+    assert line.endswith(f"…' ({most + 2})")
+    assert long_prompts.note(pipeline, prompts[:2]) == ""
+
+
+def test_the_digest_sees_every_change() -> None:
+    base = CalibrationSet(("a", "b"), (0, 1))
+    others = [
+        CalibrationSet(("a", "c"), (0, 1)),
+        CalibrationSet(("a", "b"), (0, 2)),
+        CalibrationSet(("b", "a"), (1, 0)),
+        CalibrationSet(("b", "a"), (0, 1)),
+        CalibrationSet(("a",), (0,)),
+        CalibrationSet(("a", "b", "c"), (0, 1, 2)),
+    ]
+    assert len({one.digest for one in (base, *others)}) == 7
+    assert base.digest == CalibrationSet(("a", "b"), (0, 1)).digest
+
+
+def test_keys_depend_on_nothing_but_prompt_and_seed() -> None:
+    keys = CalibrationSet(("a", "b", "a"), (0, 1, 2)).keys
+    assert len(set(keys)) == 3
+    assert CalibrationSet(("b", "a"), (1, 0)).keys == (keys[1], keys[0])
+    # Golden: ledgers and reference files on disk are found by these.
+    assert keys[0] == "0d3b8411bde7fa84"

@@ -1,0 +1,234 @@
+"""``compare``: methods side by side on held-out prompts, from one run, made once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune.evaluation import batch_size
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.metrics.lpips import NETS
+
+from ..studies import Outcome, Study, one_line
+
+ALL = [
+    "cloud",
+    "edge",
+    "hybrid_10",
+    "hybrid_25",
+    "tuned",
+    "reuse",
+    "secant",
+    "fewer_ddim",
+    "fewer_dpm",
+    "deepcache",
+]
+
+
+@pytest.fixture(scope="module")
+def compared(tuned: tuple[Study, Outcome], tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Outcome]:
+    """A tuned study with its comparison, not to be written to."""
+    study = tuned[0].copy(tmp_path_factory.mktemp("compared") / "outputs")
+    outcome = study("compare", "compare.timed_prompts=1")
+    assert outcome.status == 0, outcome
+    return study, outcome
+
+
+def table(study: Study, name: str = "table1") -> pd.DataFrame:
+    return pd.read_csv(study.folder / "compare" / f"{name}.csv", index_col="method")
+
+
+def test_all_methods_that_apply(compared: tuple[Study, Outcome]) -> None:
+    study, outcome = compared
+    found = table(study)
+    assert list(found.index) == ALL
+    assert (found["prompts"] == 2).all()
+    assert "left out: paper (the paper has no row for the pair tiny)" in outcome.out
+    caches = "taylorseer, first_block_cache, faster_cache, pab"
+    assert f"left out: {caches} (diffusers has no cache for UNet2DConditionModel)" in outcome.out
+    for kind in ("csv", "md", "tex"):
+        for name in ("table1", "table6"):
+            assert (study.folder / "compare" / f"{name}.{kind}").is_file()
+    for kind in ("png", "svg"):
+        assert (study.folder / "compare" / f"quality_seconds.{kind}").is_file()
+
+
+def test_the_numbers(compared: tuple[Study, Outcome]) -> None:
+    study, _ = compared
+    quality, cost, config = table(study), table(study, "table6"), study.config()
+    assert quality.loc["cloud", "ssim"] == 1.0
+    assert quality.loc["cloud", "psnr"] == float("inf")
+    assert config.score is not None
+    assert quality.loc["tuned", "ssim"] == pytest.approx(config.score["heldout"]["quality"], abs=1e-5)
+    assert quality.loc["tuned", "seconds"] == pytest.approx(config.score["seconds"], abs=1e-5)
+    assert quality.loc["hybrid_10", "ssim"] > quality.loc["hybrid_25", "ssim"]
+    assert (quality["ssim_low"] <= quality["ssim"] + 1e-9).all()
+    assert (quality["ssim"] <= quality["ssim_high"] + 1e-9).all()
+    # 12 steps: the paper's 10 and 25 of 50 edge steps are 2 and 6.
+    assert cost.loc["hybrid_10", ["cloud_calls", "edge_calls"]].tolist() == [10, 2]
+    assert cost.loc["hybrid_25", ["cloud_calls", "edge_calls"]].tolist() == [6, 6]
+    assert cost.loc["cloud", "seconds"] == pytest.approx(0.008 + 12 * 0.020)
+    assert cost.loc["hybrid_10", "seconds"] == pytest.approx(0.008 + 10 * 0.020 + 2 * 0.008 + 0.010)
+    assert cost.loc["hybrid_10", "speedup"] == pytest.approx(0.248 / 0.234)
+    assert (cost["measured_seconds"] > 0).all()
+    plan = config.plan()
+    assert cost.loc["tuned", ["cloud_calls", "approximated", "edge_calls"]].tolist() == [
+        plan.cloud_calls,
+        plan.approximated,
+        plan.edge_calls,
+    ]
+
+
+def test_fewer_steps_take_no_less_than_the_tuned_config_and_one_fewer_would(
+    compared: tuple[Study, Outcome],
+) -> None:
+    cost = table(compared[0], "table6")
+    steps, tuned = cost.loc["fewer_ddim", "cloud_calls"], cost.loc["tuned", "seconds"]
+    assert cost.loc["fewer_dpm", "cloud_calls"] == steps
+    assert 0.008 + (steps - 1) * 0.020 < tuned <= 0.008 + steps * 0.020 + 1e-12
+    assert (cost.loc[["fewer_ddim", "fewer_dpm", "deepcache"], "edge_calls"] == 0).all()
+    quality = table(compared[0])
+    assert quality.loc["fewer_ddim", "ssim"] != quality.loc["fewer_dpm", "ssim"]
+
+
+def test_best_and_second_best_are_marked(compared: tuple[Study, Outcome]) -> None:
+    study, outcome = compared
+    found = table(study).drop(["cloud", "edge"]).sort_values("ssim", ascending=False)
+    text = (study.folder / "compare" / "table1.md").read_text()
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines()}
+    cells = [lines[label].split(" | ")[2] for label in found["label"]]
+    assert cells[0].startswith("**")
+    assert cells[1].startswith("_")
+    assert not any(one.startswith(("*", "_")) for one in cells[2:])
+    assert "*" not in lines["cloud"]
+    assert lines["cloud"] in outcome.out
+    assert rf"\textbf{{{found['ssim'].iloc[0]:.3f}" in (study.folder / "compare" / "table1.tex").read_text()
+
+
+def test_a_second_time_nothing_is_generated(
+    compared: tuple[Study, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    before = {path.name: path.read_bytes() for path in (study.folder / "compare").glob("*.[cmt]*")}
+    calls: list[int] = []
+    monkeypatch.setattr(ECDiffPipeline, "bind", lambda *_: calls.append(1))
+    outcome = study("compare", "compare.timed_prompts=1")
+    assert outcome.status == 0, outcome
+    assert not calls
+    assert "edge calls on" in compared[1].out
+    assert "edge calls on" not in outcome.out
+    for name, content in before.items():
+        assert (study.folder / "compare" / name).read_bytes() == content
+
+
+def test_lpips_is_added_to_what_was_measured(
+    compared: tuple[Study, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    layers = NETS["alex"].layers()
+    torch.save({f"features.{key}": one for key, one in layers.state_dict().items()}, tmp_path / "alex.pth")
+    more = (
+        "compare.timed_prompts=1",
+        "compare.methods=[cloud,edge,tuned,fewer_dpm]",
+        "metrics.names=[ssim,psnr,lpips]",
+        f"metrics.lpips_weights={tmp_path / 'alex.pth'}",
+    )
+    assert study("compare", *more).status == 0
+    before, found = table(compared[0]), table(study)
+    assert found["ssim"].equals(before.loc[found.index, "ssim"])
+    assert found.loc["cloud", "lpips_alex"] == 0
+    assert (found.loc[["edge", "tuned", "fewer_dpm"], "lpips_alex"] > 0).all()
+    assert "LPIPS ↓" in (study.folder / "compare" / "table1.md").read_text()
+    calls: list[int] = []
+    monkeypatch.setattr(ECDiffPipeline, "bind", lambda *_: calls.append(1))
+    assert study("compare", *more).status == 0
+    assert not calls
+    assert table(study).equals(found)
+
+
+def test_the_batch_size_that_is_found(
+    compared: tuple[Study, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    (study.folder / "ledger.sqlite").unlink()
+    monkeypatch.setattr(batch_size, "_timed", lambda _, size: float(size))
+    more = ("compare.timed_prompts=1", "compare.methods=[reuse,fewer_dpm]")
+    outcome = study("compare", *more, "batch_size=auto")
+    assert outcome.status == 0, outcome
+    assert "batch_size=auto: 3" in outcome.out
+    assert table(study)["ssim"].tolist() == pytest.approx(
+        table(compared[0]).loc[["reuse", "fewer_dpm"], "ssim"]
+    )
+
+
+def test_chosen_methods_alone(compared: tuple[Study, Outcome], tmp_path: Path) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    outcome = study("compare", "compare.timed_prompts=1", "compare.methods=[tuned,cloud]")
+    assert outcome.status == 0, outcome
+    assert list(table(study).index) == ["tuned", "cloud"]
+
+
+def test_other_samplers_have_rows_of_their_own_which_other_commands_leave_alone(
+    compared: tuple[Study, Outcome], tmp_path: Path
+) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    samplers = {key.sampler for key in Ledger(study.folder / "ledger.sqlite").configs()}
+    steps = table(study, "table6").loc["fewer_dpm", "cloud_calls"]
+    cache = "DeepCache cache_interval=3 cache_branch_id=0"
+    assert samplers == {"", f"DDIMScheduler {steps}", f"DPMSolverMultistepScheduler {steps}", cache}
+    outcome = study("rerank")
+    assert outcome.status == 0, outcome
+    assert "left out" not in outcome.out
+    assert study.config("rerank.yaml").params == study.config().params
+
+
+def test_the_best_schedule_of_another_study(compared: tuple[Study, Outcome], tmp_path: Path) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    config = study.config()
+    listed = type(config.params).scheduled([0, 1, 2, 4, 8], 0.5, 9)
+    TunedConfig(config.pair, listed, config.sampling).save(study.outputs / "tiny" / "listed" / "ecdiff.yaml")
+    more = ("compare.methods=[tuned,schedule]", "compare.timed_prompts=1")
+    outcome = study("compare", *more, "compare.schedule=listed")
+    assert outcome.status == 0, outcome
+    assert table(study, "table6").loc["schedule", ["cloud_calls", "approximated"]].tolist() == [5, 4]
+
+    assert "No such study" not in outcome.out
+    line = one_line(study("compare", *more, "compare.schedule=missing"))
+    assert "compare.schedule=missing: " in line
+    assert "is not there" in line
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["compare.methods=[tunned]"], "Unknown method 'tunned' in compare.methods: .*did you mean tuned"),
+        (["compare.methods=[]"], "Expected compare.methods to hold different methods"),
+        (["compare.timed_prompts=0"], "Expected compare.timed_prompts >= 1, got 0"),
+        (["search.k=[3]"], "These settings need new measurements"),
+        (
+            ["objective.w1=0.5", "link.mbps=100"],
+            r"as it was scored \(link\.mbps 18\.88 -> 100\.0; objective\.w1 0\.3 -> 0\.5\)\. Leave them out; "
+            "rerank and pareto score",
+        ),
+    ],
+)
+def test_refusals(done: Study, more: list[str], told: str) -> None:
+    assert re.search(told, one_line(done("compare", *more)))
+
+
+@pytest.mark.parametrize("name", ["compare", "ablate"])
+def test_it_needs_a_winner_and_held_out_prompts(
+    tuned: tuple[Study, Outcome], tmp_path: Path, name: str
+) -> None:
+    study = tuned[0].copy(tmp_path / "outputs")
+    (study.folder / "ecdiff.yaml").unlink()
+    line = one_line(study(name))
+    assert "ecdiff.yaml is not there: run tune or stage2" in line
+    assert not (study.folder / name).exists()
+    assert "No study in" in one_line(study(name, "study=nothing"))

@@ -1,0 +1,377 @@
+"""Several ranks give the result of one process, whatever happens to them. A rank is a fork of the test."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from ecdiff_core.errors import NonFiniteLatentsError
+from ecdiff_tune.config import Settings
+from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation.evaluator import Evaluator
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.state_store import StateStore
+from ecdiff_tune.study.distributed import worker
+from ecdiff_tune.study.distributed.leader import Crew
+from ecdiff_tune.study.distributed.ranks import RankError
+
+from ..studies import Outcome, Study
+
+pytestmark = [
+    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+Doom = Callable[[], None]
+AGAIN = "What was measured is kept: run the same command again, on any number of ranks, to go on from here."
+
+
+def launcher(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun sets."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(number) for name, number in numbers.items()}}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Running:
+    """A command on several ranks."""
+
+    processes: list[Any]
+    answers: list[Connection]
+
+    def wait(self, seconds: float = 120) -> list[Outcome]:
+        """What every rank left; of one that was killed the signal, negative, as the status."""
+        outcomes = []
+        for process, answer in zip(self.processes, self.answers, strict=True):
+            process.join(seconds)
+            assert process.exitcode is not None, "a rank hangs"
+            try:
+                outcomes.append(answer.recv())
+            except EOFError:
+                outcomes.append(Outcome(process.exitcode, "", ""))
+        return outcomes
+
+    def signal(self, number: int) -> None:
+        for process in self.processes:
+            os.kill(process.pid, number)
+
+
+def start(study: Study, count: int, *command: str, doom: Mapping[int, Doom] | None = None) -> Running:
+    """A command on so many ranks; some prepare their doom before."""
+    port, fork = free_port(), multiprocessing.get_context("fork")
+
+    def work(rank: int, answer: Connection) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run behind a &
+        os.environ.update(launcher(rank, count, port))
+        (doom or {}).get(rank, lambda: None)()
+        answer.send(study(*command))
+
+    running = Running([], [])
+    for rank in range(count):
+        ours, theirs = fork.Pipe(duplex=False)
+        process = fork.Process(target=work, args=(rank, theirs))
+        process.start()
+        theirs.close()
+        running.processes.append(process)
+        running.answers.append(ours)
+    return running
+
+
+def run(study: Study, count: int, *command: str, doom: Mapping[int, Doom] | None = None) -> list[Outcome]:
+    return start(study, count, *command, doom=doom).wait()
+
+
+def before(owner: Any, name: str, happens: Callable[[Sequence[int]], None]) -> Doom:
+    """Let something happen before a function is called, which is told the rows that it is called with."""
+
+    def patch() -> None:
+        original = getattr(owner, name)
+
+        @wraps(original)
+        def patched(*arguments: Any) -> Any:
+            happens(arguments[-1])
+            return original(*arguments)
+
+        setattr(owner, name, patched)
+
+    return patch
+
+
+def killed_at(owner: Any, name: str, number: int) -> Doom:
+    """Be killed at the n-th call of a function."""
+    left = [number]
+
+    def happens(_: Sequence[int]) -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return before(owner, name, happens)
+
+
+def measured(study: Study) -> list[tuple[Any, ...]]:
+    """The rows of the ledger but for their seconds."""
+    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+        rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
+    return [row[:-1] for row in rows]
+
+
+def references(study: Study) -> dict[str, dict[str, Any]]:
+    """Everything in the reference files but the seconds."""
+    paths = (study.outputs / "tiny" / "reference").rglob("*.safetensors")
+    return {
+        path.name: {name: one.tolist() for name, one in load_file(path).items() if name != "seconds"}
+        for path in paths
+    }
+
+
+def equal(study: Study, done: Study) -> bool:
+    assert study.bytes() == done.bytes()
+    assert measured(study) == measured(done)
+    return True
+
+
+@pytest.fixture
+def fresh(study: Study, done: Study) -> Study:
+    """Nothing but a latency profile and the date of the undisturbed study."""
+    shutil.copy(done.folder / "study.json", study.folder)
+    return study
+
+
+def test_two_ranks_do_what_one_does(fresh: Study, done: Study) -> None:
+    def say(rows: Sequence[int]) -> None:
+        print("generates", [*rows])
+
+    def both() -> None:
+        before(Evaluator, "_generate", say)()
+        before(reference, "_generate", say)()
+
+    first, second = run(fresh, 2, "tune", doom={1: both})
+    assert (first.status, first.err) == (0, ""), first
+    assert (second.status, second.err) == (0, ""), second
+    assert "2 ranks share 3 prompts in 2 batches: about 1/2 of the times foretold below\n" in first.out
+    assert set(second.out.splitlines()) == {"generates [2]"}  # the second batch, of every trial
+    assert len(second.out.splitlines()) > 5
+    assert equal(fresh, done)
+    assert references(fresh) == references(done)
+    samples = "samples.png"
+    assert (fresh.folder / samples).read_bytes() == (done.folder / samples).read_bytes()
+    assert not (fresh.folder / ".states").exists()
+
+
+def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
+    (fresh.folder / "study.json").unlink()  # of another search
+    alone = fresh.copy(tmp_path / "alone")
+    joint = ("tune", "search=joint", "search.s=[7,9]", "heldout.num_prompts=0")
+    assert alone(*joint).status == 0
+    assert [one.status for one in run(fresh, 2, *joint)] == [0, 0]
+    assert references(fresh) == references(alone)
+    assert any("along" in name for name in references(fresh))
+    assert measured(fresh) == measured(alone)
+
+
+def test_ranks_that_die(fresh: Study, done: Study) -> None:
+    dead, other = run(fresh, 2, "tune", doom={0: killed_at(Ledger, "append_all", 3)})
+    assert dead.status == -signal.SIGKILL
+    assert (other.status, other.out) == (2, "")
+    assert other.err == f"error: Rank 0 ended before its work was done. {AGAIN}\n"
+    assert 0 < fresh.rows() < done.rows()
+
+    rows = fresh.rows()
+    other, dead = run(fresh, 2, "tune", doom={1: killed_at(Evaluator, "_generate", 2)})
+    assert dead.status == -signal.SIGKILL
+    assert other.status == 2
+    assert other.err == f"error: Rank 1 ended before its work was done. {AGAIN}\n"
+    assert rows < fresh.rows() < done.rows()
+
+    outcome = fresh("tune")
+    assert outcome.status == 0, outcome
+    assert equal(fresh, done)
+
+
+def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tmp_path: Path) -> None:
+    assert fresh("stage1").status == 0
+    outcomes = run(fresh, 3, "tune")
+    assert [one.status for one in outcomes] == [0, 0, 0], outcomes
+    assert "; ranks without a batch: 1, fewer with batch_size=1\n" in outcomes[0].out
+    assert equal(fresh, done)
+
+
+def test_a_batch_size_that_was_found(fresh: Study, done: Study) -> None:
+    (fresh.folder / "batch_size.json").write_text('{"batch_size": 2}', encoding="utf-8")
+    first, second = run(fresh, 2, "tune", "batch_size=auto")
+    assert (first.status, second.status) == (0, 0), first
+    assert "2 ranks share 3 prompts in 2 batches" in first.out
+    assert equal(fresh, done)
+
+
+def test_a_refusal_is_told_once(done: Study) -> None:
+    for setting, told in (("seed=1", "has other settings"), ("latency=wallclock", "which 2 ranks do not do")):
+        first, second = run(done, 2, "tune", setting, f"study={'default' if 'seed' in setting else 'timed'}")
+        (line,) = first.err.splitlines()
+        assert told in line
+        assert (first.status, second) == (2, Outcome(2, "", ""))
+    first, second = run(done, 2, "tune", "batchsize=3")
+    assert "batch_size" in first.err
+    assert (first.status, second) == (2, Outcome(2, "", ""))
+
+
+def test_an_error_of_a_worker(fresh: Study) -> None:
+    def not_finite(_: Sequence[int]) -> None:
+        raise NonFiniteLatentsError("not finite")
+
+    first, second = run(fresh, 2, "reference", doom={1: before(reference, "_generate", not_finite)})
+    assert (first.status, first.err) == (2, "error: not finite\n")
+    assert second == Outcome(2, "", "")
+
+    def mistake(_: Sequence[int]) -> None:
+        raise KeyError("a bug")
+
+    first, second = run(fresh, 2, "reference", doom={1: before(reference, "_generate", mistake)})
+    assert first.err == "error: Rank 1 failed (KeyError); its traceback is above.\n"
+    assert (first.status, second.status) == (2, 2)
+    assert second.err.startswith("Traceback")
+    assert second.err.endswith("KeyError: 'a bug'\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "statuses", "told"),
+    [
+        (signal.SIGINT, (130, 130), "stopped; run the same command again to go on from here"),
+        (
+            signal.SIGTERM,
+            (2, -15),
+            "error: Stopped from outside, as launchers do when a rank has ended. " + AGAIN,
+        ),
+    ],
+)
+def test_stopped_from_outside(fresh: Study, number: int, statuses: tuple[int, int], told: str) -> None:
+    running = start(fresh, 2, "tune")
+    deadline = time.monotonic() + 600
+    while not fresh.rows():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.signal(number)
+    first, second = running.wait(600)
+    assert (first.status, second.status) == statuses, (first, second)
+    assert first.err.strip() == told
+    assert second.err == ""
+
+
+# Who does what, without processes.
+
+
+class Alone(Crew):
+    """A crew whose workers do their work in this process; keeps who did what."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.done, self._waiting = count, list[tuple[int, list[int]]](), dict[int, Any]()
+
+    def give(self, rank: int, work: Callable[..., Any], rows: Sequence[int] | None) -> int:
+        assert rows is not None
+        self.done.append((rank, [*rows]))
+        self._waiting[len(self.done)] = [(rows, work(rows))]
+        return len(self.done)
+
+    def take(self, rank: int, number: int, say: Callable[[str], None]) -> Any:
+        return self._waiting.pop(number)
+
+
+def shared(rows: Sequence[int], size: int, count: int) -> Iterator[tuple[Sequence[int], int]]:
+    """The batches in the order in which they come, and who did them."""
+    crew = Alone(count)
+    owner: dict[tuple[int, ...], int] = {}
+    for batch, result in crew.batches(size, print).over(rows, sum):
+        assert result == sum(batch)
+        owner = {tuple(given): rank for rank, given in crew.done}
+        yield batch, owner.get(tuple(batch), 0)
+
+
+ROWS = st.sets(st.integers(0, 60)).map(sorted)
+
+
+@given(ROWS, st.integers(1, 9), st.integers(1, 5))
+def test_every_prompt_in_its_block_on_its_rank(rows: list[int], size: int, count: int) -> None:
+    batches = [*shared(rows, size, count)]
+    assert [row for batch, _ in batches for row in batch] == rows
+    for batch, rank in batches:
+        assert {row // size % count for row in batch} == {rank}
+    alone = [[*batch] for batch, _ in shared(rows, size, 1)]
+    assert [[*batch] for batch, _ in batches] == alone
+
+
+def test_how_the_work_is_shared_is_told() -> None:
+    assert Alone(8).told(100, 25) == (
+        "8 ranks share 100 prompts in 4 batches: about 1/4 of the times foretold below; "
+        "ranks without a batch: 4, fewer with batch_size=13"
+    )
+    assert Alone(8).told(100, 13) == (
+        "8 ranks share 100 prompts in 8 batches: about 1/8 of the times foretold below"
+    )
+    assert Alone(8).told(3, 1).endswith("about 1/3 of the times foretold below; ranks without a batch: 5")
+
+
+def test_one_process_has_no_workers() -> None:
+    crew = Crew(Settings(), None, None)  # type: ignore[arg-type]
+    assert crew.count == 1
+    said: list[str] = []
+    batches = crew.batches(4, said.append)
+    assert [[*rows] for rows, _ in batches.over([0, 1, 3, 4, 9], len)] == [[0, 1, 3], [4], [9]]
+
+
+def test_a_worker_s_states_go_with_its_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Loaded:
+        """A worker that has kept a state in a file."""
+
+        def __init__(self, setup: worker.Setup, rank: int) -> None:
+            assert not list(tmp_path.iterdir()), "what the study before has kept is gone"
+            self.pipe = SimpleNamespace(pair=SimpleNamespace(spec=None))
+            folder = tmp_path / str(setup.number)
+            self.store = StateStore(folder, 0)
+            folder.mkdir()
+            (folder / "state").touch()
+
+    class Messages:
+        """Of a rank 0 that dies."""
+
+        rank = 1
+
+        def __init__(self) -> None:
+            self.left = [worker.Setup(i, Settings(), None, None) for i in (1, 2)]  # type: ignore[arg-type]
+
+        def receive(self, _: int) -> bytes:
+            if not self.left:
+                raise RankError("gone")
+            return pickle.dumps(self.left.pop(0))
+
+        def send(self, _: int, data: bytes) -> None:
+            assert pickle.loads(data).error is None
+
+    monkeypatch.setattr(worker, "Worker", Loaded)
+    with pytest.raises(RankError, match="gone"):
+        worker.serve(Messages())  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

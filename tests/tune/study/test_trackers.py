@@ -1,0 +1,177 @@
+"""Trials told to trackers: what they hear, and that none is imported unless it was chosen."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.objective import Score, Trial
+from ecdiff_tune.study import trackers
+
+from ..studies import Study, one_line
+
+PARAMS = ECDiffParams(3, 2, 0.3, 9)
+SETTINGS = {"seed": 0, "search.k": [1, 2]}
+EXPECTED = {
+    "trial": 4,
+    "prompts": 2,
+    "p": 3,
+    "k": 2,
+    "alpha": 0.3,
+    "s": 9,
+    "cloud_calls": 5,
+    "approximated": 4,
+    "edge_calls": 3,
+    "quality": 0.9,
+    "efficiency": 0.5,
+    "objective": 0.42,
+    "seconds": 0.2,
+}
+
+
+def trial(number: int, score: Score | None, discarded: str = "") -> Trial:
+    measured = (Measurement(0.9, 30.0, 0.1),) * (1 if discarded else 2)
+    return Trial(1, number, Candidate(PARAMS), plan(PARAMS, 12), measured, 0.2, score, discarded)
+
+
+GOOD = trial(4, Score(0.9, 0.5, None, 0.42))
+PRUNED = trial(1, Score(0.8, 0.5, None, 0.32), "race after 1 prompts")
+PARTLY = {
+    **{name: value for name, value in EXPECTED.items() if name not in ("quality", "objective")},
+    "trial": 1,
+    "prompts": 1,
+    "partial/quality": 0.8,
+    "partial/objective": 0.32,
+}
+
+
+def told(tracking: str, folder: Path) -> None:
+    """A run of three trials that end out of order: the best, one without a score, one that is pruned."""
+    with trackers.run(tracking, "tiny/default/stage 1", folder, SETTINGS) as run:
+        run.trial(GOOD)
+        run.trial(trial(2, None))
+        run.trial(PRUNED)
+        run.winner(GOOD)
+
+
+class Heard(list[tuple[Any, ...]]):
+    """A module whose functions note how they were called."""
+
+    def module(self, *names: str, **more: Any) -> Any:
+        def noting(name: str) -> Any:
+            return lambda *args, **kwargs: self.append((name, *args, kwargs))
+
+        return SimpleNamespace(**{name: noting(name) for name in names}, **more)
+
+
+def test_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    heard = Heard()
+    run = heard.module("log", "finish", summary=heard.module("update"))
+
+    def init(**kwargs: Any) -> Any:
+        heard.append(("init", kwargs))
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))  # type: ignore[misc]
+    told("wandb", tmp_path)
+    settings = {"project": "ecdiff", "name": "tiny/default/stage 1", "dir": str(tmp_path), "config": SETTINGS}
+    winner = {"estimator": "gradient", "handoff_adapter": "identity", **EXPECTED}
+    assert heard == [
+        ("init", settings),
+        ("log", EXPECTED, {"step": 1}),
+        ("log", PARTLY, {"step": 2}),
+        ("update", {"winner": winner}, {}),
+        ("finish", {"exit_code": 0}),
+    ]
+
+
+def test_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    heard = Heard()
+    names = ("set_experiment", "start_run", "log_dict", "log_metrics", "end_run")
+    monkeypatch.setitem(sys.modules, "mlflow", heard.module(*names))
+    told("mlflow", tmp_path)
+    assert [name for name, *_ in heard] == [
+        *names[:3],
+        *("log_metrics", "log_metrics", "log_dict", "end_run"),
+    ]
+    assert heard[1] == ("start_run", {"run_name": "tiny/default/stage 1"})
+    assert heard[3] == ("log_metrics", EXPECTED, {"step": 1})
+    assert heard[4] == ("log_metrics", PARTLY, {"step": 2})
+    assert heard[5][2] == "winner.json"
+    assert heard[6] == ("end_run", {"status": "FINISHED"})
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told("tensorboard", tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "stage 1")).Reload()
+    assert set(events.Tags()["scalars"]) == {*EXPECTED, *PARTLY}
+    assert [one.step for one in events.Scalars("trial")] == [1, 2]
+    (one,) = events.Scalars("quality")
+    assert (one.step, one.value) == (1, pytest.approx(0.9))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt, "KILLED"), (BrokenPipeError, "KILLED"), (ZeroDivisionError, "FAILED")],
+)
+def test_a_run_that_an_error_ends_is_not_finished(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[BaseException], status: str
+) -> None:
+    heard = Heard()
+    run = heard.module("finish", summary=heard.module("update"))
+    modules = {
+        "mlflow": heard.module("set_experiment", "start_run", "log_dict", "end_run"),
+        "wandb": SimpleNamespace(init=lambda **_: run),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+        with pytest.raises(error), trackers.run(name, "tiny/default/stage 1", tmp_path, SETTINGS):
+            raise error
+    assert heard[-2:] == [("end_run", {"status": status}), ("finish", {"exit_code": 1})]
+
+
+def test_a_whole_tune_is_told(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard()
+    fake = ModuleType("mlflow")
+    names = ("set_experiment", "start_run", "log_dict", "log_metrics", "end_run")
+    vars(fake).update(vars(heard.module(*names)))
+    fake.__spec__ = importlib.util.spec_from_loader("mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    again = done.copy(tmp_path / "outputs")
+    outcome = again("tune", "tracking=mlflow")  # free to change: nothing is measured anew
+    assert outcome.status == 0, outcome
+    runs = [one[-1]["run_name"] for one in heard if one[0] == "start_run"]
+    assert runs == ["tiny/default/stage 1", "tiny/default/stage 2"]
+    trials = again.trials()
+    logged = [one for one in heard if one[0] == "log_metrics"]
+    assert [one[1]["trial"] for one in logged] == trials["trial"].tolist()
+    assert [one[-1]["step"] for one in logged] == trials["trial"].tolist()  # here they end in order
+    assert [one[1]["objective"] for one in logged] == pytest.approx(trials["objective"].tolist())
+
+
+def test_what_is_refused(study: Study) -> None:
+    assert "did you mean wandb" in one_line(study("tune", "tracking=wandbb"))
+    if importlib.util.find_spec("wandb") is None:
+        assert one_line(study("tune", "tracking=wandb")).endswith("needs wandb: pip install wandb.")
+
+
+def test_none_is_imported_unless_chosen() -> None:
+    script = (
+        "import sys, ecdiff_tune.cli.tune\n"
+        "print(sorted({'tensorboard', 'wandb', 'mlflow', 'torch.utils.tensorboard'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
