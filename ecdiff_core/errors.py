@@ -43,3 +43,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     name = meant(word, known)
     hint = f" (did you mean {name}?)" if name else ""
     return f"choose from {', '.join(known)}{hint}"
+
+
+def reason_of(error: Exception) -> str:
+    """What another library raised, on one line, without a full stop.
+
+    >>> reason_of(ValueError("no such file.\\nTry another."))
+    'ValueError: no such file'
+    """
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

@@ -13,7 +13,7 @@ from typing import Any
 import diffusers
 from diffusers import SchedulerMixin
 
-from ecdiff_core.errors import PairError
+from ecdiff_core.errors import PairError, reason_of
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.families.parts import part_class
 from ecdiff_core.models.handoff import NoiseSchedule, only_matched
@@ -123,10 +123,14 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
         PairError: its config is missing, damaged or of an unknown class.
     """
     name = read_config(folder, "scheduler").get("_class_name")
-    scheduler_class = getattr(diffusers, str(name), None)
-    if scheduler_class is None:
+    scheduler_class: Any = getattr(diffusers, str(name), None)
+    if scheduler_class is None or not str(name).endswith("Scheduler"):
         raise PairError(f"{folder / 'scheduler'}: diffusers has no scheduler {name!r}.")
-    scheduler: SchedulerMixin = scheduler_class.from_pretrained(folder, subfolder="scheduler")
+    try:
+        scheduler: SchedulerMixin = scheduler_class.from_pretrained(folder, subfolder="scheduler")
+    except Exception as error:  # whatever a scheduler raises of its settings, or a package that it needs
+        path = folder / "scheduler" / "scheduler_config.json"
+        raise PairError(f"{path} cannot be used by {name} ({reason_of(error)}).") from error
     return scheduler
 
 
@@ -187,11 +191,16 @@ def _schedule_rows(cloud: Path, edge: Path) -> list[Row]:
 
 def _prediction(folder: Path) -> str:
     scheduler = load_scheduler(folder)
-    return str(scheduler.config.get("prediction_type", "flow" if _is_flow(scheduler) else "epsilon"))
+    # Consistency models have no name for it: what they make of noisy latents is the clean ones.
+    unnamed = "sample" if "sigma_data" in scheduler.config else "epsilon"
+    return "flow" if _is_flow(scheduler) else str(scheduler.config.get("prediction_type", unnamed))
 
 
 def _is_flow(scheduler: SchedulerMixin) -> bool:
-    return not hasattr(scheduler, "alphas_cumprod")
+    """Whether the model was trained by rectified flow; UniPC and DPM++ have betas as well, and use none."""
+    if hasattr(scheduler, "alphas_cumprod"):
+        return bool(scheduler.config.get("prediction_type") == "flow_prediction")
+    return "sigma_data" not in scheduler.config
 
 
 def _schedule_text(folder: Path) -> str:
@@ -200,6 +209,10 @@ def _schedule_text(folder: Path) -> str:
     config: Mapping[str, Any] = scheduler.config
     if _is_flow(scheduler):  # its shift only chooses the timesteps, for which the cloud's is used
         return "rectified flow"
+    if "sigma_data" in config:  # EDM (arXiv 2206.00364) and what was distilled from it
+        return (
+            f"EDM, sigma {config.get('sigma_min')} … {config.get('sigma_max')}, data {config['sigma_data']}"
+        )
     words = f"{config['beta_schedule']} {config['beta_start']} … {config['beta_end']}"
     if config["num_train_timesteps"] != 1000:
         words += f", {config['num_train_timesteps']} timesteps"

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import copy
 from inspect import Parameter, signature
+from typing import Any
 
 import diffusers
 import torch
 from diffusers import DDIMScheduler, SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.errors import ParamsError, nearest, reason_of
 from ecdiff_core.sampling.plan import count_steps
 
 _FEW_STEPS = 8
 """Enough to see whether a scheduler can be used at all."""
+_TRAINED_WITH = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+)
+"""What a model was trained with also where its scheduler has it by default: another class has other ones."""
 _STEP_ARGUMENTS = ("model_output", "timestep", "sample")
 """That every scheduler's ``step`` has."""
 _PROBE = (1, 4, 8, 8)
@@ -31,7 +41,8 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
             makes two trajectories incomparable.
     """
     if name not in _classes(like):
-        choices = nearest(name, offered(like))
+        found = offered(like)
+        choices = nearest(name, found) if found else f"none of its own goes with {type(like).__name__}"
         raise ParamsError(f"diffusers has no scheduler {name!r} for this model: {choices}.")
     scheduler = _from_config(name, like)
     if not _same_noise(scheduler, like):
@@ -60,9 +71,9 @@ def offered(like: SchedulerMixin) -> list[str]:
 def _classes(like: SchedulerMixin) -> set[str]:
     """Names of classes that take the config of ``like`` and mean the same by the model's output."""
     own, compatible = type(like).__name__, list(like.compatibles)
-    # CogVideoX's two schedulers do not name each other as compatible, and some (LCM's) name none at all.
+    # CogVideoX's two schedulers do not name each other as compatible, and some (LCM's) name themselves alone.
     more = {"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"} if own.startswith("CogVideoX") else set()
-    if not compatible and not more and hasattr(like, "alphas_cumprod"):
+    if set(compatible) <= {type(like)} and not more and hasattr(like, "alphas_cumprod"):
         compatible = [DDIMScheduler, *DDIMScheduler().compatibles]
     return {own} | more | {c.__name__ for c in compatible if _preconditions(c) == _preconditions(type(like))}
 
@@ -76,24 +87,21 @@ def _from_config(name: str, like: SchedulerMixin) -> SchedulerMixin:
     """Raises ParamsError where the class cannot do with the config of ``like``."""
     scheduler_class = getattr(diffusers, name)
     takes, config = signature(scheduler_class.__init__).parameters, like.config
-    # PNDM's Runge-Kutta start calls the model four times a step; Stable Diffusion leaves it out as well.
-    changes = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    changes: dict[str, Any] = {key: config[key] for key in _TRAINED_WITH if key in takes and key in config}
+    if name == "PNDMScheduler":  # its Runge-Kutta start calls the model four times a step
+        changes["skip_prk_steps"] = True
     solver = "algorithm_type"
     if solver in takes and str(config.get(solver, "")).startswith("sde"):
         changes[solver] = takes[solver].default
+    if "clip_sample" in takes:  # on by default, which latents do not survive: only where the model says so
+        changes["clip_sample"] = bool(config.get("clip_sample"))
     try:
         scheduler: SchedulerMixin = scheduler_class.from_config(config, **changes)
     except (ImportError, NotImplementedError, TypeError, ValueError) as error:
         raise ParamsError(
-            f"{name} cannot be made for this model ({_reason(error)}). Choose another scheduler."
+            f"{name} cannot be made for this model ({reason_of(error)}). Choose another scheduler."
         ) from error
     return scheduler
-
-
-def _reason(error: Exception) -> str:
-    """On one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
 
 
 def _same_noise(one: SchedulerMixin, other: SchedulerMixin) -> bool:
@@ -112,20 +120,8 @@ def refuse_stochastic(scheduler: SchedulerMixin, num_inference_steps: int = _FEW
     Raises:
         ParamsError: it is one, or its step takes more than others'.
     """
-    more = [
-        name
-        for name, parameter in signature(scheduler.step).parameters.items()
-        if name not in _STEP_ARGUMENTS
-        and parameter.default is Parameter.empty
-        and parameter.kind is not Parameter.VAR_KEYWORD
-    ]
-    if more:
-        raise ParamsError(
-            f"{type(scheduler).__name__} asks for {', '.join(more)} at every step, which only diffusers' own "
-            "pipelines of its models keep. Use another one of the model's."
-        )
-    if scheduler.config.get("use_dynamic_shifting"):  # has no timesteps before it knows the image's size
-        scheduler = type(scheduler).from_config(scheduler.config, use_dynamic_shifting=False)
+    _refuse_other_steps(scheduler)
+    scheduler = _without_dynamic_shifting(scheduler)
     try:
         one, other = (_run(scheduler, num_inference_steps, seed) for seed in (0, 1))
     except Exception:  # whatever a scheduler raises of its settings
@@ -136,13 +132,52 @@ def refuse_stochastic(scheduler: SchedulerMixin, num_inference_steps: int = _FEW
     asked = [
         f"{key}={config[key]}"
         for key in ("algorithm_type", "stochastic_sampling")
-        if key in takes and config.get(key)
+        if key in takes and (config.get(key) is True or str(config.get(key)).startswith("sde"))
     ]
-    known = ", such as DDIMScheduler or DPMSolverMultistepScheduler" * hasattr(scheduler, "alphas_cumprod")
     raise ParamsError(
         f"{' with '.join([type(scheduler).__name__, *asked])} draws fresh noise at every step, so that "
-        f"images cannot be compared with the cloud's. Use a deterministic one{known}."
+        f"images cannot be compared with the cloud's. Use a deterministic one{_examples(scheduler)}."
     )
+
+
+def _refuse_other_steps(scheduler: SchedulerMixin) -> None:
+    step = getattr(scheduler, "step", None)
+    if step is None:
+        raise ParamsError(f"{type(scheduler).__name__} has no step. Use another one of the model's.")
+    more = [
+        name
+        for name, parameter in signature(step).parameters.items()
+        if name not in _STEP_ARGUMENTS
+        and parameter.default is Parameter.empty
+        and parameter.kind is not Parameter.VAR_KEYWORD
+    ]
+    if more:
+        raise ParamsError(
+            f"{type(scheduler).__name__} asks for {', '.join(more)} at every step, which only diffusers' own "
+            "pipelines of its models keep. Use another one of the model's."
+        )
+
+
+def _without_dynamic_shifting(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """With it a scheduler has no timesteps before it knows the image's size."""
+    if not scheduler.config.get("use_dynamic_shifting"):
+        return scheduler
+    return type(scheduler).from_config(scheduler.config, use_dynamic_shifting=False)
+
+
+def try_scheduler(name: str, like: SchedulerMixin, num_inference_steps: int) -> None:
+    """``build_scheduler`` and ``rehearse`` of a model that is not loaded, at no size in particular.
+
+    Raises:
+        ParamsError: as the two.
+    """
+    rehearse(_without_dynamic_shifting(build_scheduler(name, like)), num_inference_steps)
+
+
+def _examples(scheduler: SchedulerMixin) -> str:
+    """What to use in its place, as the end of a sentence; nothing where that depends on the model."""
+    betas = hasattr(scheduler, "alphas_cumprod")
+    return ", such as DDIMScheduler or DPMSolverMultistepScheduler" if betas else ""
 
 
 def rehearse(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
@@ -152,6 +187,7 @@ def rehearse(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
         ParamsError: as ``set_steps`` and ``refuse_stochastic``, or a step fails or leaves the finite numbers.
     """
     name, change = type(scheduler).__name__, "Choose another scheduler or another num_inference_steps."
+    _refuse_other_steps(scheduler)
     try:
         set_steps(copy.deepcopy(scheduler), num_inference_steps)
         end = _run(scheduler, num_inference_steps, seed=0)
@@ -160,7 +196,7 @@ def rehearse(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
     except Exception as error:  # whatever a scheduler raises of its settings
         raise ParamsError(
             f"{name} fails with {num_inference_steps} steps of this model's noise schedule "
-            f"({_reason(error)}). {change}"
+            f"({reason_of(error)}). {change}"
         ) from error
     if not end.isfinite().all():
         raise ParamsError(
@@ -208,7 +244,7 @@ def set_steps(
     if len(scheduler.timesteps) != count_steps(name, num_inference_steps):
         raise ParamsError(
             f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_inference_steps} steps "
-            f"from {name}. Choose a scheduler of one call a step, such as DDIMScheduler."
+            f"from {name}. Choose a scheduler of one call a step{_examples(scheduler)}."
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ecdiff_core.errors import PairError
-from ecdiff_core.models.compatibility import NEEDS_MATCHED, Row, Verdict, compare
+from ecdiff_core.models.compatibility import NEEDS_MATCHED, Row, Verdict, compare, load_scheduler
 from ecdiff_core.models.find import (
     ModelFiles,
     cached_weights,
@@ -20,6 +20,7 @@ from ecdiff_core.models.lora import find_lora
 from ecdiff_core.models.model_folder import check_parts
 from ecdiff_core.models.pair_files import ONE_MODEL, PairFiles, check_weights, common_family, parts_of
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec
+from ecdiff_core.sampling.schedulers import try_scheduler
 from ecdiff_tune.config import Settings
 
 
@@ -28,6 +29,7 @@ def check(settings: Settings) -> None:
 
     Raises:
         PairError: a model cannot be found or lacks a part, or the two cannot work together.
+        ParamsError: the scheduler cannot be used with the cloud model, or not with so many steps.
     """
     spec = settings.pair_spec()
     cloud, edge = find_configs(spec.cloud), find_configs(spec.edge, tokenizers=False)
@@ -40,6 +42,8 @@ def check(settings: Settings) -> None:
     refused = [row.name for row in rows if row.verdict is Verdict.REFUSED]
     if refused:
         raise PairError(f"These two cannot work together: {', '.join(refused)}. Choose another edge model.")
+    sampling = settings.sampling
+    try_scheduler(sampling.scheduler, load_scheduler(cloud), sampling.num_inference_steps)
     whole, denoiser = parts_of(family, cloud)[0], (family.denoiser_part,)
     ours, theirs = _files(spec.cloud, cloud, whole), _files(spec.edge, edge, denoiser)
     _check_files(spec, PairFiles(family, ours, theirs, tuple(rows)))

@@ -117,6 +117,53 @@ def test_an_unknown_scheduler(own_pair: Path) -> None:
         rows_of(own_pair)
 
 
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"beta_schedule": "sigmoid"}, "NotImplementedError: sigmoid is not implemented"),
+        ({"beta_start": "small"}, "TypeError: "),
+        (
+            {"_class_name": "DPMSolverSDEScheduler", "use_beta_sigmas": True, "use_karras_sigmas": True},
+            "Error: ",
+        ),
+    ],
+)
+def test_settings_that_a_scheduler_cannot_do_with(
+    own_pair: Path, values: dict[str, Any], reason: str
+) -> None:
+    set_keys(own_pair / "cloud/scheduler/scheduler_config.json", **values)
+    message = rf"scheduler_config\.json cannot be used by \w+Scheduler \(.*{reason}"
+    with pytest.raises(PairError, match=message) as caught:
+        rows_of(own_pair)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_scheduler(own_pair: Path) -> None:
+    set_keys(own_pair / "cloud/scheduler/scheduler_config.json", _class_name="UNet2DModel")
+    with pytest.raises(PairError, match="diffusers has no scheduler 'UNet2DModel'"):
+        rows_of(own_pair)
+
+
+@pytest.mark.parametrize("edge", ["FlowMatchEulerDiscreteScheduler", "CMStochasticIterativeScheduler"])
+def test_edm_is_no_flow_matching(own_pair: Path, edge: str) -> None:
+    """Neither has betas, by which flow matching was told."""
+    for side, name in (("cloud", "EDMEulerScheduler"), ("edge", edge)):
+        path = own_pair / side / "scheduler/scheduler_config.json"
+        path.write_text(json.dumps({"_class_name": name}))
+    rows = rows_of(own_pair)
+    assert rows["noise schedule"].cloud == "EDM, sigma 0.002 … 80.0, data 0.5"
+    assert any(rows[name].verdict is Verdict.REFUSED for name in ("noise schedule", "prediction type"))
+
+
+def test_flow_matching_by_another_solver_is_flow_matching(own_pair: Path) -> None:
+    flow = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"}
+    for side, tree in (("cloud", flow), ("edge", {"_class_name": "FlowMatchEulerDiscreteScheduler"})):
+        (own_pair / side / "scheduler/scheduler_config.json").write_text(json.dumps(tree))
+    rows = rows_of(own_pair)
+    assert rows["noise schedule"] == Row("noise schedule", "rectified flow", "rectified flow", Verdict.OK)
+    assert rows["prediction type"] == Row("prediction type", "flow", "flow", Verdict.OK)
+
+
 def test_what_a_config_leaves_out_is_the_classes_default(own_pair: Path) -> None:
     for side, shown in (("cloud", False), ("edge", True)):
         for part, key, default in (

@@ -7,14 +7,20 @@ import re
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    SchedulerMixin,
+)
 from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.sampling import estimators, sampler
+from ecdiff_core.sampling import estimators, sampler, schedulers
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
-from ecdiff_core.sampling.schedulers import build_scheduler, refuse_stochastic, rehearse
+from ecdiff_core.sampling.schedulers import build_scheduler, offered, refuse_stochastic, rehearse
 from shapes_pair import models
 
 EVERY_NAME = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
@@ -45,7 +51,10 @@ def sample(scheduler: SchedulerMixin, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", EVERY_NAME)
-def test_every_scheduler_of_diffusers_is_deterministic_or_refused(name: str) -> None:
+def test_every_scheduler_of_diffusers_is_deterministic_or_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedulers, "offered", lambda like: USUAL)  # half a second each time
     try:
         first = sample(build_scheduler(name, models.scheduler()), seed=1)
     except ParamsError as error:
@@ -124,6 +133,46 @@ def test_edm_is_for_models_that_were_trained_by_it(name: str) -> None:
     rehearse(build_scheduler(name, like), STEPS)
     with pytest.raises(ParamsError, match="no scheduler 'DDIMScheduler' for this model"):
         build_scheduler("DDIMScheduler", like)
+
+
+@pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler"])
+def test_models_that_ship_a_distilled_scheduler_have_the_deterministic_ones(name: str) -> None:
+    """Both name no compatible class, and betas that they leave to their defaults are not other classes'."""
+    like = getattr(diffusers, name)()
+    scheduler = build_scheduler("DDIMScheduler", like)
+    assert torch.equal(scheduler.alphas_cumprod, like.alphas_cumprod)
+    assert set(USUAL) <= set(offered(like))
+
+
+def test_latents_are_clipped_only_where_the_models_own_scheduler_clips() -> None:
+    """DDIM clips unless it is told otherwise, of which DPM-Solver's config knows nothing."""
+    trained = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    plain = DDIMScheduler(**trained, clip_sample=False)
+    found = sample(build_scheduler("DDIMScheduler", DPMSolverMultistepScheduler(**trained)), seed=1)
+    assert torch.equal(found, sample(plain, seed=1))
+    assert build_scheduler("DDIMScheduler", DDIMScheduler(**trained, clip_sample=True)).config.clip_sample
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("CogVideoXDPMScheduler", "asks for old_pred_original_sample, timestep_back at every step"),
+        ("ScoreSdeVeScheduler", "has no step"),
+    ],
+)
+def test_other_steps_are_refused_of_a_pipelines_own_scheduler_too(name: str, message: str) -> None:
+    with pytest.raises(ParamsError, match=f"{name} {message}"):
+        refuse_stochastic(getattr(diffusers, name)())
+
+
+def test_nothing_is_offered_that_does_not_go_with_the_model() -> None:
+    like = FlowMatchHeunDiscreteScheduler()
+    with pytest.raises(
+        ParamsError, match=r"got 19 for 10 steps from \w+\. Choose a \w+ of one call a step\.$"
+    ):
+        rehearse(build_scheduler("FlowMatchHeunDiscreteScheduler", like), STEPS)
+    with pytest.raises(ParamsError, match=r"none of its own goes with CMStochasticIterativeScheduler\.$"):
+        build_scheduler("DDIMScheduler", diffusers.CMStochasticIterativeScheduler())
 
 
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}

@@ -22,9 +22,9 @@ def own_pair(tiny_pair: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_pair, tmp_path / "pair"))
 
 
-def check(command: Command, pair: Path, tmp_path: Path) -> Outcome:
+def check(command: Command, pair: Path, tmp_path: Path, *settings: str) -> Outcome:
     models = (f"pair.cloud={pair / 'cloud'}", f"pair.edge={pair / 'edge'}")
-    return command("check", "pair=custom", *models, f"output_dir={tmp_path / 'outputs'}")
+    return command("check", "pair=custom", *models, f"output_dir={tmp_path / 'outputs'}", *settings)
 
 
 def test_two_that_fit(command: Command, own_pair: Path, tmp_path: Path) -> None:
@@ -52,6 +52,21 @@ def test_two_that_fit(command: Command, own_pair: Path, tmp_path: Path) -> None:
     assert [line.split()[1] for line in lines if line.startswith(("cloud ", "edge "))][2:] == [
         *("unet", "vae", "text_encoder", "unet")
     ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sampling.scheduler=EDMEulerScheduler", "no scheduler 'EDMEulerScheduler' for this model"),
+        ("sampling.num_inference_steps=1001", "Expected num_inference_steps <= 1000"),
+    ],
+)
+def test_a_scheduler_that_does_not_fit(
+    command: Command, own_pair: Path, tmp_path: Path, setting: str, message: str
+) -> None:
+    outcome = check(command, own_pair, tmp_path, setting)
+    assert outcome.status == 2
+    assert message in outcome.err
 
 
 def test_weights_that_are_missing(command: Command, own_pair: Path, tmp_path: Path) -> None:
