@@ -176,8 +176,12 @@ class TunedConfig:
         """For another number of steps, in the same proportions; without scores, which do not hold for it.
 
         Raises:
-            ParamsError: num_inference_steps < 1.
+            ParamsError: num_inference_steps is not a whole number >= 1.
         """
+        if type(num_inference_steps) is not int:
+            raise ParamsError(
+                f"Expected num_inference_steps to be a whole number >= 1, got {num_inference_steps!r}."
+            )
         sampling = replace(self.sampling, num_inference_steps=num_inference_steps)
         params = self.params.scaled(self.sampling.num_steps, sampling.num_steps)
         return replace(self, params=params, sampling=sampling, score=None, provenance=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def check_weights(pipe: Any, edge: Any, config: TunedConfig) -> None:
     """
     holders = {"cloud": pipe} if edge is None else {"cloud": pipe, "edge": edge}
     models = {side: unwrap_module(denoiser_of(holder)) for side, holder in holders.items()}
-    for side, model in models.items():
+    for name, model in {**models, **_other_parts(pipe)}.items():
         if _is_zero(model):
-            raise PairError(f"All weights of the {side} model are zero: it was never loaded. Load it again.")
+            raise PairError(f"All weights of the {name} model are zero: it was never loaded. Load it again.")
     dtype = get_dtype(config.sampling.dtype)
     tensors = {side: tensor_digest(model, dtype) for side, model in models.items()}
     _check_not_swapped(models["cloud"], tensors["cloud"], config)
@@ -45,10 +46,25 @@ def check_weights(pipe: Any, edge: Any, config: TunedConfig) -> None:
         tuned: ModelRef = getattr(config.pair, side)
         if tuned.tensors and tensors[side]:
             _check_same(side, model, "tensors", tensors[side], tuned)
-        elif tuned.fingerprint:
+            continue
+        if tuned.tensors:
+            warnings.warn(
+                f"The {side} model's weights in memory were not compared with the config: they cannot be had "
+                f"in {config.sampling.dtype}, in which it was tuned. Their files are, where they are known.",
+                stacklevel=2,
+            )
+        if tuned.fingerprint:
             found = _fingerprint(side, model, None if tuned.variant == AUTO else tuned.variant)
             lora = config.pair.lora_on("cloud" if side == "cloud" else "edge")
             _check_same(side, model, "fingerprint", None if found is None else adapted(found, lora), tuned)
+
+
+def _other_parts(pipe: Any) -> dict[str, nn.Module]:
+    """The models of a pipeline beside its denoiser: text encoders, autoencoder."""
+    denoiser, parts = denoiser_of(pipe), getattr(pipe, "components", {})
+    return {
+        name: part for name, part in parts.items() if isinstance(part, nn.Module) and part is not denoiser
+    }
 
 
 def _is_zero(model: nn.Module) -> bool:

@@ -80,7 +80,11 @@ def load_pair(
     packed = files.quantized()  # then tensors have fewer elements than the model has parameters
     sizes = [0 if packed else sum(p.numel() for p in model.parameters()) for model in (family.denoiser, edge)]
     notes = (*files.notes(spec), *larger_edge(*sizes), *load_lora(family, edge, spec.lora))
-    tensors = [tensor_digest(model, dtype) for model in (family.denoiser, edge)]
+    sides: tuple[Side, Side] = ("cloud", "edge")
+    tensors = [  # with adapters the files tell: in memory their names depend on who loaded them
+        None if spec.lora_on(side) else tensor_digest(model, dtype)
+        for side, model in zip(sides, (family.denoiser, edge), strict=True)
+    ]
     with out_of_memory_told():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [

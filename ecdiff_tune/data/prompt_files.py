@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -209,6 +211,8 @@ def _read_json(path: Path) -> pd.DataFrame:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     if find_spec("pyarrow") is None:
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise PromptFileError(f"Parquet files need pyarrow: pip install 'ecdiff[parquet]' (to read {path}).")
     return pd.read_parquet(path, engine="pyarrow")
 

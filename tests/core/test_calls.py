@@ -227,3 +227,5 @@ def test_a_config_for_another_number_of_steps(
     assert found.plan().num_steps == found.sampling.num_steps
     with pytest.raises(ParamsError, match="num_inference_steps >= 1"):
         config.scaled(0)
+    with pytest.raises(ParamsError, match=r"whole number >= 1, got 12\.5"):
+        config.scaled(12.5)  # type: ignore[arg-type]

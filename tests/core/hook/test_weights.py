@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,30 @@ def test_weights_that_are_all_zero(side: str, tuned: TunedConfig, pipe: Pipe, ed
         with pytest.raises(PairError, match=f"All weights of the {side} model are zero"):
             apply_ecdiff(pipe, config, edge=other)
     apply_ecdiff(pipe, tuned, edge=other, check_weights=False)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_other_parts_that_are_all_zero(part: str, tuned: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    own = getattr(pipe, part)
+    empty = copy.deepcopy(own)
+    for parameter in empty.parameters():
+        parameter.data.zero_()
+    setattr(pipe, part, empty)
+    try:
+        with pytest.raises(PairError, match=f"All weights of the {part} model are zero"):
+            apply_ecdiff(pipe, tuned, edge=copied(edge.unet))
+    finally:
+        setattr(pipe, part, own)
+
+
+def test_weights_that_cannot_be_compared_are_named(tuned: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    """Rounded to bfloat16 they do not tell what they were in float32."""
+    own, pipe.unet = pipe.unet, copied(pipe.unet).to(torch.bfloat16)
+    try:
+        with pytest.warns(UserWarning, match="cloud model's weights in memory were not compared"):
+            apply_ecdiff(pipe, tuned, edge=copied(edge.unet).to(torch.bfloat16))
+    finally:
+        pipe.unet = own
 
 
 @pytest.mark.parametrize("side", ["cloud", "edge"])

@@ -226,7 +226,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
 
     again = study.run("rerank", "pair=custom", "pair.name=tiny", f"output_dir={study.outputs}")
     assert again.status == 0, again
-    assert "2 configs were measured on all 9 prompts" in again.out
+    assert "configs measured on all of 9 prompts: 2\n" in again.out
 
 
 def test_a_file_of_prompts(study: Study, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
@@ -202,7 +203,7 @@ def test_workers_that_begin_together_measure_one_latency_profile(
             return replace(latency, transfer_seconds=0.1 if name == "one" else 0.2)
 
         together.wait()
-        return agree(replace(settings, search=search, study=name), {"seed": 0}, profile)
+        return agree(study_spec(replace(settings, search=search, study=name)), {"seed": 0}, profile)
 
     with ThreadPoolExecutor() as pool:
         first, second = pool.map(begin, ("one", "two"))
