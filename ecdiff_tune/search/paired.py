@@ -29,9 +29,9 @@ def significantly_worse(
         values: objective prompt by prompt.
         leader: of the config that it is compared with, on the same prompts.
 
-    >>> surely_below([0.50, 0.61, 0.42, 0.55], [0.60, 0.70, 0.53, 0.65], num_prompts=100, level=0.01)
+    >>> significantly_worse([0.50, 0.61, 0.42, 0.55], [0.60, 0.70, 0.53, 0.65], num_prompts=100, level=0.01)
     True
-    >>> surely_below([0.50, 0.71, 0.42, 0.75], [0.60, 0.70, 0.53, 0.65], num_prompts=100, level=0.01)
+    >>> significantly_worse([0.50, 0.71, 0.42, 0.75], [0.60, 0.70, 0.53, 0.65], num_prompts=100, level=0.01)
     False
     """
     seen = len(values)

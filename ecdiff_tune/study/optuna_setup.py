@@ -88,7 +88,9 @@ def agree(spec: StudySpec, bound: Mapping[str, Any], profile: Callable[[], Laten
         turns = open_study(replace(options, study_name=name, objectives=OptunaOptions().objectives))
         study.set_user_attr(COMMON, once(turns, options.worker, common_to_all))  # the same, whoever sets it
     common = study.user_attrs[COMMON]
-    if found := differences(common["settings"], mine):
+    # A setting that the study does not know yet had its default when it was made.
+    older = {key: spec.defaults[key] for key in mine if key in spec.defaults}
+    if found := differences({**older, **common["settings"]}, mine):
         raise SearchError(
             f"The Optuna study {options.study_name} belongs to other settings ({'; '.join(found)}). Choose "
             "another search.study_name."

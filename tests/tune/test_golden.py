@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from ecdiff_core.config import TunedConfig
@@ -17,7 +18,7 @@ from ecdiff_tune.report import page
 from ecdiff_tune.study import process_setup
 
 from . import golden
-from .studies import Command, Outcome, one_line, told
+from .studies import Command, Outcome, one_line
 
 Tune = Callable[..., Outcome]
 ANEW = ("versions", "device")
@@ -63,6 +64,13 @@ def answer(path: Path) -> dict[str, Any]:
     return {"params": config.params, "sampling": config.sampling, "score": config.score, "origin": origin}
 
 
+def as_told_then(then: Any, now: Any) -> Any:
+    """``now`` without the keys that were not written then."""
+    if not isinstance(then, dict):
+        return now
+    return {key: as_told_then(value, now[key]) for key, value in then.items()}
+
+
 @pytest.mark.parametrize("study", ["greedy", "optuna", "predict"])
 def test_goes_on_to_the_same_answer(
     tune: Tune, outputs: Path, monkeypatch: pytest.MonkeyPatch, study: str
@@ -71,13 +79,16 @@ def test_goes_on_to_the_same_answer(
         monkeypatch.setattr(samples, "write", lambda *_: None)
     folder = outputs / "tiny" / study
     yamls = [path for path in (folder / "ecdiff.yaml", folder / "stage1.yaml") if path.is_file()]
-    before, trials = [answer(path) for path in yamls], told(folder / "trials.csv")
+    before, trials = [answer(path) for path in yamls], pd.read_csv(folder / "trials.csv")
     for path in (*yamls, folder / "trials.csv"):
         path.unlink()
     outcome = tune(study)
     assert outcome.status == 0, outcome
-    assert [answer(path) for path in yamls] == before
-    assert told(folder / "trials.csv") == trials
+    after = [answer(path) for path in yamls]
+    assert [as_told_then(*pair) for pair in zip(before, after, strict=True)] == before
+    # Trials of an Optuna study have its numbers now.
+    columns = [name for name in trials if (study, name) != ("optuna", "trial")]
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "trials.csv")[columns], trials[columns])
     assert "this run: 0 cloud calls, 0 edge calls, 0 decodes" in outcome.out
 
 

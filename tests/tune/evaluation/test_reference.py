@@ -16,9 +16,9 @@ from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, fault, told
 from ecdiff_tune.evaluation.reference import DamagedReferenceError, PromptReference, Reference, auto_p
-from ecdiff_tune.metrics.compared import compared
 
 from ..conftest import Calls
 

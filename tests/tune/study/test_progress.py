@@ -83,13 +83,20 @@ def test_nothing_in_a_line_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture
 
 
 def test_the_last_trial_leaves_no_time(
-    tmp_path: Path, latency: LatencyProfile, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    latency: LatencyProfile,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.folder, study.settings, lambda _: None).trials
+    trials = recorded.load(study.spec, lambda _: None).trials
+    now = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     with Progress() as progress:
         progress.start_stage("joint", 2, 10)
         for number, trial in enumerate(trials[:2], start=1):
+            progress.start_trials("joint", number, Ask((trial.candidate,)), 10)
+            now[0] += 0.1
             progress.end_trial(replace(trial, number=number))
     first, last = capsys.readouterr().out.splitlines()
     assert first.endswith("up to about 0.1 s left")
