@@ -363,3 +363,16 @@ def test_the_papers_rows_are_shipped(name: str) -> None:
     assert config.score is None
     assert config.provenance is not None
     assert "not measured by this project" in config.provenance["source"]
+
+
+def test_configs_that_come_with_the_package_are_found_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TunedConfig.load("shapes")
+    assert config.pair.cloud.id == "embedded:shapes/cloud"
+    assert config.score is not None
+    assert config.plan().cloud_calls < config.sampling.num_steps
+    (tmp_path / "shapes").write_text("mine")  # a file of that name comes first
+    with pytest.raises(ConfigError, match="shapes: expected a mapping"):
+        TunedConfig.load("shapes")
