@@ -17,6 +17,7 @@ import bench_latency
 from ecdiff_core import ECDiffParams, TunedConfig
 from ecdiff_core.models.families.base import Size
 from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.data.paper import paper_files
 from full_size import measure, models, pairs, run, table
 from full_size.measure import Generations, Measured
 from full_size.models import SCALES, count_parameters, read_config
@@ -138,7 +139,7 @@ def test_tables_are_drawn() -> None:
 
 
 def test_the_pairs_are_those_with_a_row_of_table_5() -> None:
-    assert set(PAIRS) == {path.stem for path in pairs.TUNED.glob("*.yaml")} == set(table.PAPER_SECONDS)
+    assert set(PAIRS) == {path.stem for path in paper_files()} == set(table.PAPER_SECONDS)
 
 
 @pytest.mark.parametrize(
