@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Sequence
 
 _MEANT = {
@@ -44,9 +44,16 @@ _LEAST = 3
 def meant(word: str, known: Sequence[str]) -> str | None:
     """The name that ``word`` stands for: by another name, by its beginning or a part, or mistyped; or None.
 
+    Of names in one group (``sampling.width``) and a word in it, what follows the group is compared.
+
     >>> meant("grid", ["exhaustive", "greedy"]), meant("ddim", ["DDIMScheduler", "DEISMultistepScheduler"])
     ('exhaustive', 'DDIMScheduler')
     """
+    group = word.rpartition(".")[0]
+    if group and all(name.startswith(f"{group}.") for name in known):
+        names = [name.removeprefix(f"{group}.") for name in known]
+        name = meant(word.removeprefix(f"{group}."), names)
+        return None if name is None else f"{group}.{name}"
     wanted, plain = _plain(word), {name: _plain(name) for name in known}
     if not wanted:
         return None
@@ -58,11 +65,37 @@ def meant(word: str, known: Sequence[str]) -> str | None:
     begun = [name for name in known if long_enough and plain[name].startswith(wanted)]
     if begun:
         return min(begun, key=len)
-    for typed, spelt in ((word.casefold(), str.casefold), (wanted, _plain)):
-        by_spelling = {spelt(name): name for name in reversed(known)}
-        if close := difflib.get_close_matches(typed, by_spelling, n=1):
-            return by_spelling[close[0]]
-    return next((name for name in known if long_enough and wanted in plain[name]), None)
+    mistakes = {
+        name: min(distance(wanted, plain[name]), distance(word.casefold(), name.casefold())) for name in known
+    }
+    close = min(known, key=mistakes.__getitem__, default=None)
+    if close is not None and mistakes[close] <= (len(wanted) + 1) // 3:
+        return close
+    if not long_enough:
+        return None
+    parts = {name: [_plain(part) for part in re.split(r"[_./-]", name)] for name in known}
+    limit = len(wanted) // 4
+    inside = [name for name in known if wanted in plain[name]]
+    inside += [name for name in known if any(distance(wanted, part) <= limit for part in parts[name])]
+    return inside[0] if inside else None
+
+
+def distance(one: str, other: str) -> int:
+    """Letters to add, leave out, change, or swap with the next, until one word is the other.
+
+    >>> distance("gradeint", "gradient"), distance("stepz", "width")
+    (1, 5)
+    """
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, start=1):
+        earlier, before, row = before, row, [i]
+        for j, wanted in enumerate(other, start=1):
+            least = min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and (letter, one[i - 2]) == (other[j - 2], wanted):
+                least = min(least, earlier[j - 2] + 1)
+            row.append(least)
+    return row[-1]
 
 
 def _plain(name: str) -> str:

@@ -104,6 +104,9 @@ def test_errors_are_one_line_whatever_is_in_them(capsys: pytest.CaptureFixture[s
         ("sdxl", "sdxl_vega", ["sd14_bksdm_small", "shapes"]),
         ("Wi-Fi", "wifi", ["none"]),
         ("ddim", "fewer_ddim", ["fewer_dpm", "hybrid_10"]),
+        ("sampling.stepz", "sampling.num_inference_steps", ["sampling.width", "sampling.height"]),
+        ("sampling.guidence", "sampling.guidance_scale", ["sampling.handoff", "sampling.height"]),
+        ("gradeint", "gradient", ["newton2", "reuse"]),
     ],
 )
 def test_nearest_knows_what_people_type(typed: str, meant: str, others: list[str]) -> None:
@@ -113,3 +116,16 @@ def test_nearest_knows_what_people_type(typed: str, meant: str, others: list[str
 def test_nearest_names_all_choices_and_the_likely_one() -> None:
     assert nearest("redy", ["blue", "red"]) == "choose from blue, red (did you mean red?)"
     assert nearest("zzz", ["blue", "red"]) == "choose from blue, red"
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ("EDMEuler", ["DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler"]),
+        ("sampling.stepz", ["sampling.width", "sampling.height", "sampling.scheduler"]),
+        ("calibration.num_heldout", ["calibration.num_prompts", "calibration.file", "calibration.column"]),
+        ("stepz", ["seed", "study", "search"]),
+    ],
+)
+def test_nearest_proposes_nothing_where_nothing_is_near(typed: str, known: list[str]) -> None:
+    assert "did you mean" not in nearest(typed, known)
