@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import ParamsError, nearest
-from ecdiff_core.sampling.sampler import SamplerState
+from ecdiff_core.sampling.plan import Action
+from ecdiff_core.sampling.sampler import OnStep, SamplerState
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 """Of images: PIL, numpy (…, height, width, 3), torch (…, 3, height, width), or latents, not decoded."""
@@ -21,7 +22,7 @@ _TENSORS = ("latents",)
 """That such a callback can see and change."""
 _TAKEN = (
     *("prompt", "negative_prompt", "num_images_per_prompt", "generator", "output_type"),
-    *("callback_on_step_end", "callback_on_step_end_tensor_inputs", "mode", "on_step"),
+    *("callback_on_step_end", "callback_on_step_end_tensor_inputs", "mode", "on_step", "return_dict"),
 )
 _FIXED = tuple(field.name for field in fields(Sampling))
 
@@ -120,6 +121,17 @@ def check_call(
         raise ParamsError(
             f"Unknown output_type {output_type!r}: {nearest(str(output_type), get_args(OutputType))}."
         )
+
+
+def counted_by(bar: Any, on_step: OnStep | None) -> OnStep:
+    """A step's callback that also moves a progress bar."""
+
+    def told(step: int, action: Action, noise: Tensor) -> None:
+        bar.update()
+        if on_step is not None:
+            on_step(step, action, noise)
+
+    return told
 
 
 def as_numpy(pictures: Tensor) -> Any:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from accelerate.hooks import remove_hook_from_module
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from ecdiff_core.call_arguments import (
     Callback,
@@ -19,6 +21,7 @@ from ecdiff_core.call_arguments import (
     as_numpy,
     callback_of,
     check_call,
+    counted_by,
     refuse_others,
 )
 from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
@@ -26,7 +29,7 @@ from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
-from ecdiff_core.models.memory import Memory, out_of_memory_told, place
+from ecdiff_core.models.memory import Memory, Offload, out_of_memory_told, place
 from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
@@ -66,6 +69,7 @@ class ECDiffPipeline:
         check_settings(scheduler, config.scheduler_config)
         self.scheduler_config = settings_of(scheduler)
         self._alone, self._interrupt = threading.RLock(), False
+        self._bar_settings: dict[str, Any] = {"disable": True}
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
         rehearse(self.scheduler, asked.num_inference_steps)
         # The scale of the initial noise may depend on them.
@@ -208,7 +212,7 @@ class ECDiffPipeline:
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
@@ -218,6 +222,7 @@ class ECDiffPipeline:
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         mode: Mode = "ecdiff",
         on_step: OnStep | None = None,
+        return_dict: bool = True,
         **others: Any,
     ) -> ECDiffOutput:
         """Generate pictures, by default one a prompt. Several threads may call at once.
@@ -233,6 +238,7 @@ class ECDiffPipeline:
             callback_on_step_end_tensor_inputs: ``["latents"]``.
             mode: as tuned (``ecdiff``), or a baseline with the same settings.
             on_step: called after every step with its index, action and noise.
+            return_dict: False gives the tuple ``(images,)``, as diffusers does.
             others: arguments of diffusers pipelines that the config fixes (``guidance_scale``,
                 ``num_inference_steps``, ``height``, …); refused unless they are the config's.
 
@@ -242,13 +248,14 @@ class ECDiffPipeline:
             NonFiniteLatentsError: the result is not finite.
         """
         refuse_others(others, self.sampling)
-        several = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-        prompts: list[Any] = list(prompt) if several else [prompt]
+        prompts: list[Any] = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
         check_call(prompts, negatives, generator, num_images_per_prompt, output_type)
         callback = callback_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         steps = self.plan(mode)
-        with self._alone if self._is_offloaded() else nullcontext():
+        bar = tqdm(total=steps.num_steps, **self._bar_settings)
+        with bar, self._alone if self._is_offloaded() else nullcontext():
+            on_step = counted_by(bar, on_step)
             clock = Clock(self.device)
             begun = self.prepare(
                 prompts,
@@ -265,6 +272,8 @@ class ECDiffPipeline:
             edge_seconds = clock.lap()
             images = self._images(state.latents, output_type, steps)
             seconds = Seconds(encode_seconds, cloud_seconds, edge_seconds, clock.lap())
+        if not return_dict:
+            return (images,)  # type: ignore[return-value]
         return ECDiffOutput(images, steps.until(state.step), seconds, state.latents)
 
     def _advance(
@@ -319,13 +328,46 @@ class ECDiffPipeline:
         if device is not None:
             if self._is_offloaded():
                 raise ParamsError("Offload moves the models: load them without it, or leave .to() out.")
-            family = self.pair.family
-            with out_of_memory_told():
-                place([*family.models, self.pair.edge], family.vae, get_device(device), Memory())
+            self._place(get_device(device), Memory())
         return self
 
+    def enable_model_cpu_offload(
+        self, gpu_id: int | None = None, device: str | torch.device | None = None
+    ) -> None:
+        """Keep one model at a time on the device, as diffusers does; ``memory=Memory("model")`` from then on.
+
+        Raises:
+            ParamsError: there is no accelerator, or no such device.
+        """
+        self._offload("model", gpu_id, device)
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: str | torch.device | None = None
+    ) -> None:
+        """Keep one layer at a time on the device (slow); raises as ``enable_model_cpu_offload``."""
+        self._offload("sequential", gpu_id, device)
+
+    def set_progress_bar_config(self, **settings: Any) -> None:
+        """Show a bar of a generation's steps, with tqdm's settings; without this call there is none."""
+        self._bar_settings = {"disable": False, **settings}
+
+    def _offload(self, kind: Offload, gpu_id: int | None, device: str | torch.device | None) -> None:
+        there = get_device(f"cuda:{gpu_id}" if device is None and gpu_id is not None else device)
+        if self._is_offloaded():
+            for model in self._models:
+                remove_hook_from_module(model, recurse=True)
+        self._place(there, Memory(kind))
+
+    def _place(self, device: torch.device, memory: Memory) -> None:
+        with out_of_memory_told():
+            place(self._models, self.pair.family.vae, device, memory)
+
+    @property
+    def _models(self) -> list[nn.Module]:
+        return [*self.pair.family.models, self.pair.edge]
+
     def _is_offloaded(self) -> bool:
-        return any(hasattr(model, "_hf_hook") for model in (*self.pair.family.models, self.pair.edge))
+        return any(hasattr(model, "_hf_hook") for model in self._models)
 
     def __repr__(self) -> str:
         sampling = self.sampling

@@ -9,6 +9,7 @@ config's scale. Where it is rescaled (``guidance_rescale``), the difference is l
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.hook import weights
+from ecdiff_core.hook.callers import calling_pipeline
 from ecdiff_core.hook.checks import (
     check_scheduler,
     check_size,
     denoiser_of,
     forward_signature,
+    guidance_note,
     hook_on,
     put_hook,
     take_hook,
@@ -58,12 +61,13 @@ def apply_ecdiff(
     replaces what was applied before.
     The hook sits on the denoiser, so it acts in every pipeline that has the same one (``from_pipe``).
 
-    Some arguments of the call do not reach the denoiser, and so are neither set nor checked: give the
-    config's ``guidance_scale`` and ``use_dynamic_cfg``, and leave ``eta`` at 0 (fresh noise at every step was
-    not tuned for). Then the latents are those of ``ECDiffPipeline``.
+    Some arguments of the call do not reach the denoiser, and so are not set: give the config's
+    ``guidance_scale`` (a warning says where it is another) and ``use_dynamic_cfg``, and leave ``eta`` at 0
+    (fresh noise at every step was not tuned for). Then the latents are those of ``ECDiffPipeline``.
 
-    One call at a time: a diffusers pipeline has one scheduler for all of its calls. ``ECDiffPipeline`` may be
-    called by several threads.
+    One call at a time: a diffusers pipeline has one scheduler, one guidance scale for all of its calls. A
+    second call that begins meanwhile in another thread has reset them before its first step, so that both are
+    refused. ``ECDiffPipeline`` may be called by several threads.
 
     A model to be compiled with ``fullgraph=True`` must be compiled before this (``pipe.unet =
     torch.compile(pipe.unet, fullgraph=True)``), or block by block (``pipe.unet.compile_repeated_blocks``).
@@ -173,6 +177,7 @@ class ECDiffHook(ModelHook):
         varies = sampling.use_dynamic_cfg and sampling.guidance_scale > 1
         self._guidance = Guidance(sampling.guidance_scale, sampling.num_inference_steps) if varies else None
         self._scale: float | None = None
+        self._noted: set[str] = set()
 
     def _check_scheduler(self) -> None:
         if self._checks_scheduler:
@@ -233,6 +238,7 @@ class ECDiffHook(ModelHook):
             if self._checks_scheduler:
                 check_own_timesteps(self.pipe.scheduler, self._config.sampling.num_inference_steps)
             check_size(self.pipe, next(iter(given.values())), self._config.sampling)
+            self._warn_of(guidance_note(calling_pipeline(), self._config.sampling.guidance_scale))
             if self._edge is not None:
                 self._edge.begin(module, given)
         if not self._needs_history:
@@ -240,6 +246,12 @@ class ECDiffHook(ModelHook):
         elif tracker.step > 0:
             self._history.check(tracker.step, tracker.branch, calls_before, len(next(iter(given.values()))))
         return self.plan.steps[tracker.step]
+
+    def _warn_of(self, note: str) -> None:
+        """Once, of what every call would say again."""
+        if note and note not in self._noted:
+            self._noted.add(note)
+            warnings.warn(note, stacklevel=2)
 
     @property
     def _needs_history(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from diffusers.hooks import HookRegistry, ModelHook
@@ -26,6 +27,11 @@ def denoiser_of(holder: Any) -> nn.Module:
     Raises:
         PairError: there is none.
     """
+    if isinstance(holder, str | Path):
+        raise PairError(
+            f"Expected a diffusers pipeline or its denoiser, got the path {str(holder)!r}: load it first, "
+            f"DiffusionPipeline.from_pretrained({str(holder)!r})."
+        )
     parts = [holder, getattr(holder, "unet", None), getattr(holder, "transformer", None)]
     found = [part for part in parts if isinstance(part, nn.Module)]
     if not found:
@@ -134,6 +140,24 @@ def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
             f"Expected the call to have {asked}, which the config was tuned for, got latents of {shape} "
             f"(height {got['height']}, width {got['width']}). Pass {asked}, or set it to null in the config."
         )
+
+
+def guidance_note(pipe: Any, tuned: float) -> str:
+    """Says so where a pipeline's call has another guidance scale than the config; 1 and less are none.
+
+    Args:
+        pipe: the pipeline that is being called; None, or one that does not tell its scale, says nothing.
+        tuned: the config's guidance scale.
+    """
+    scale = getattr(pipe, "guidance_scale", None)
+    if "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters:
+        return ""  # Flux, Qwen: the other scale is an input of the model
+    if not isinstance(scale, int | float) or scale == tuned or max(scale, tuned) <= 1:
+        return ""
+    return (
+        f"The call has guidance_scale={scale:g}, the config was tuned with {tuned:g}: p, k, alpha and s hold "
+        f"for no other. Pass guidance_scale={tuned:g}, or tune again with sampling.guidance_scale={scale:g}."
+    )
 
 
 @contextmanager

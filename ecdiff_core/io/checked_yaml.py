@@ -39,8 +39,9 @@ def read(text: str, source: str) -> Mapping[str, Any]:
     try:
         tree = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:  # PyYAML lets ValueError of impossible dates through
-        where = str(error).replace("\n", " ")
-        raise ConfigError(f"{source} is not valid YAML: {where}") from error
+        raise ConfigError(f"{source} is not valid YAML{_place(error)}") from error
+    if tree is None:
+        raise ConfigError(f"{source} is empty: expected pair, params and sampling, as tune writes them.")
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: expected a mapping with pair, params and sampling, got {_shown(tree)}.")
     return tree
@@ -129,6 +130,14 @@ def build(cls: type[T], tree: object, nested: Mapping[str, type], source: str, w
         raise ConfigError(f"{source}: missing {', '.join(missing)}.")
     values |= dict.fromkeys(left)
     return cls(**values)
+
+
+def _place(error: Exception) -> str:
+    """Where PyYAML stopped and why, without the lines that it shows."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return ": " + str(error).replace("\n", " ")
+    return f", line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', 'it ends there')}."
 
 
 def _shown(value: object) -> str:

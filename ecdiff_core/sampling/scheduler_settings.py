@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin
 
-from ecdiff_core.errors import ParamsError
+from ecdiff_core.errors import ParamsError, nearest
 
 _READ_ONLY_WITH = {
     "clip_sample_range": "clip_sample",
@@ -84,6 +84,12 @@ def check_settings(scheduler: SchedulerMixin, tuned: Mapping[str, Any] | None, a
     if not found:
         return
     name = type(scheduler).__name__
+    known = [one for one in inspect.signature(type(scheduler).__init__).parameters if one in scheduler.config]
+    if unknown := next((key for key in found if key not in known), None):
+        raise ParamsError(
+            f"scheduler_config has {unknown}, which {name} does not have: {nearest(unknown, known)}. Correct "
+            "it, or take it out."
+        )
     named = ", ".join(f"{key} is {now!r}, tuned with {then!r}" for key, (now, then) in found.items())
     advice = advice or (
         "Use the scheduler_config.json that the model had, tune again, or take scheduler_config out of the "

@@ -149,6 +149,52 @@ def test_the_config_s_own_values_may_be_typed(pipe: ECDiffPipeline) -> None:
     assert torch.equal(found.latents, pipe(PROMPT, generator=seeded()).latents)
 
 
+def test_a_tuple_as_diffusers_gives_it(pipe: ECDiffPipeline) -> None:
+    found: Any = pipe(PROMPT, generator=seeded(), output_type="pt", return_dict=False)
+    assert type(found) is tuple
+    assert len(found) == 1
+    assert torch.equal(found[0], pipe(PROMPT, generator=seeded(), output_type="pt", return_dict=True).images)
+
+
+def test_no_prompt_is_one_line(pipe: ECDiffPipeline) -> None:
+    for given in ((), (None,), ([],)):
+        with pytest.raises(ParamsError, match="a prompt or a list of at least one prompt"):
+            pipe(*given)
+
+
+def test_a_bar_of_steps_where_it_is_asked_for(
+    pipe: ECDiffPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = copy.deepcopy(pipe)
+    steps: list[int] = []
+    own(PROMPT, output_type="latent", on_step=lambda step, *_: steps.append(step))
+    own.set_progress_bar_config(disable=True)
+    own(PROMPT, output_type="latent")
+    assert capsys.readouterr().err == ""
+    own.set_progress_bar_config(desc="mine")
+    own(PROMPT, output_type="latent")
+    told = capsys.readouterr().err
+    assert "mine" in told
+    assert "6/6" in told
+    assert steps == list(range(6))
+
+
+@pytest.mark.parametrize("kind", ["model", "sequential"])
+def test_offload_is_asked_for_as_in_diffusers(pipe: ECDiffPipeline, kind: str) -> None:
+    """On a device that computes nothing, for the hooks alone are looked at; and twice in a row."""
+    own = copy.deepcopy(pipe)
+    offload = getattr(own, f"enable_{kind}_cpu_offload")
+    with pytest.raises(ParamsError, match="needs an accelerator"):
+        offload(device="cpu")
+    assert own.device.type == "cpu"
+    own.enable_model_cpu_offload(device="meta")
+    offload(device="meta")
+    assert own.device.type == "meta"
+    with pytest.raises(ParamsError, match="Offload moves the models"):
+        own.to("cpu")
+    assert hasattr(own.pair.edge, "_hf_hook")
+
+
 def test_to(pipe: ECDiffPipeline) -> None:
     assert pipe.to("cpu") is pipe
     assert pipe.to(torch.float32) is pipe

@@ -267,12 +267,14 @@ def test_refuses_values(path: str, value: object, error: type[ECDiffError], mess
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"expected a mapping with pair, params and sampling, got None"),
+        ("", r"^my\.yaml is empty: expected pair, params"),
+        ("# nothing\n", r"^my\.yaml is empty: expected pair, params"),
         ("just words", r"expected a mapping .* got 'just words'"),
         ("- a\n- b\n", r"expected a mapping .* got \['a', 'b'\]"),
         ("a: [1,\nb: }", r"is not valid YAML"),
         ("format_version: !!python/object:os.system {}", r"is not valid YAML"),
         ("a: \x00", r"is not valid YAML"),
+        ("a: [1\n", r"^my\.yaml is not valid YAML, line 2, column 1: expected ',' or '\]', but got"),
         ("stage,p,k\n" * 99, r"sampling, got 'stage,p,k stage,p,k stage,p,k stage,p,k…\.$"),
         ("? [a, b]\n: 1", r"is not valid YAML"),
         ("format_version: 1\n7: x", r"unknown key 7"),

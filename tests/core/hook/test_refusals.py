@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ from ...hooking import (
     STEPS,
     Pipe,
     counted,
+    denoise,
     run,
     with_plan,
     with_sampling,
@@ -122,7 +124,8 @@ def test_pairs_that_cannot_be_used(config: TunedConfig, pipe: Pipe, edge: Pipe) 
         (None, r"calls the edge model \(12 steps = .*give apply_ecdiff one"),
         (pipe, "own denoiser"),
         (pipe.unet, "own denoiser"),
-        ("edge", "str has neither unet nor transformer"),
+        ("edge", r"got the path 'edge': load it first, DiffusionPipeline\.from_p"),
+        (pipe.scheduler, "DDIMScheduler has neither unet nor transformer"),
         (three, "in_channels is 3, the cloud's 4"),
         (
             narrow,
@@ -182,3 +185,18 @@ def test_a_generation_that_another_model_ends(config: TunedConfig, pipe: Pipe, e
     with pytest.raises(ParamsError, match=r"Expected a whole generation, got denoising_end=0\.5"):
         run(pipe, denoising_end=0.5)
     assert torch.equal(run(pipe), expected)
+
+
+def test_another_guidance_scale_is_told_once(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    """The config has 3; without guidance there is none, whatever the number."""
+    apply_ecdiff(pipe, config, edge=edge)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(pipe)
+        for scale in (7.0, 1.0):
+            with pytest.raises(UserWarning, match=f"guidance_scale={scale:g}, the config was tuned with 3: "):
+                run(pipe, guidance_scale=scale)
+            run(pipe, guidance_scale=scale)
+        denoise(pipe, 2)  # a loop of one's own, which has none to tell
+        apply_ecdiff(pipe, with_sampling(config, guidance_scale=1.0), edge=edge)
+        run(pipe, guidance_scale=0.0)

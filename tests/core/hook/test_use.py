@@ -40,6 +40,7 @@ both = pytest.mark.parametrize("kind", ["sd", "sdxl"], indirect=True)
 # From call to call.
 
 
+@pytest.mark.filterwarnings("ignore:The call has guidance_scale")
 @both
 def test_from_a_file_and_again(config: TunedConfig, pipe: Pipe, edge: Pipe, tmp_path: Path) -> None:
     """Two calls are equal, whatever the one between; applied again, the new config replaces the old one."""

@@ -86,7 +86,7 @@ def test_settings_by_hand_are_compared_as_far_as_they_go() -> None:
     message = "timestep_spacing is 'leading', tuned with 'trailing'"
     with pytest.raises(ParamsError, match=message):
         check_settings(DDIMScheduler(), {"timestep_spacing": "trailing"})
-    with pytest.raises(ParamsError, match="use_karras_sigmas is None, tuned with True"):
+    with pytest.raises(ParamsError, match="has use_karras_sigmas, which DDIMScheduler does not have"):
         check_settings(DDIMScheduler(), {"use_karras_sigmas": True})
 
 
@@ -157,3 +157,24 @@ def test_inference_refuses_a_model_whose_scheduler_is_another(
 def test_settings_have_names(tiny_config: TunedConfig) -> None:
     with pytest.raises(ConfigError, match="scheduler_config to map a scheduler's settings"):
         replace(tiny_config, scheduler_config={1: "leading"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("clip_sampel", r"DDIMScheduler does not have: .*did you mean clip_sample\?"),
+        ("foo", "DDIMScheduler does not have: choose from"),
+    ],
+)
+def test_a_setting_that_the_scheduler_does_not_have(
+    key: str, told: str, tiny_config: TunedConfig, tiny_pair: Path
+) -> None:
+    """By hand, or of another class; switched off it changes nothing."""
+    scheduler = load(tiny_pair / "cloud").scheduler
+    with pytest.raises(ParamsError, match=f"scheduler_config has {key}, which {told}"):
+        check_settings(scheduler, {key: 3})
+    pipe = load(tiny_pair / "cloud")
+    cloud_only = replace(tiny_config, params=ECDiffParams.cloud_only(STEPS), scheduler_config={key: 3})
+    with pytest.raises(ParamsError, match=f"scheduler_config has {key}, which {told}"):
+        apply_ecdiff(pipe, cloud_only)
+    check_settings(scheduler, {key: None})
