@@ -23,6 +23,11 @@ from ecdiff_core.models.pair_spec import ModelRef, PairSpec
 from ecdiff_core.sampling.schedulers import try_scheduler
 from ecdiff_tune.config import Settings
 
+SWAPPED = (
+    " They are probably swapped, though: tune refuses a cloud that is not slower than its edge. Exchange "
+    "pair.cloud and pair.edge."
+)
+
 
 def check(settings: Settings) -> None:
     """Print a row a property with its verdict, the files, and what follows from them.
@@ -46,12 +51,12 @@ def check(settings: Settings) -> None:
     try_scheduler(sampling.scheduler, load_scheduler(cloud), sampling.num_inference_steps)
     whole, denoiser = parts_of(family, cloud)[0], (family.denoiser_part,)
     ours, theirs = _files(spec.cloud, cloud, whole), _files(spec.edge, edge, denoiser)
-    _check_files(spec, PairFiles(family, ours, theirs, tuple(rows)))
-    print(f"\n{_verdict(rows)}")
+    swapped = _check_files(spec, PairFiles(family, ours, theirs, tuple(rows)))
+    print(f"\n{_verdict(rows)}{SWAPPED if swapped else ''}")
 
 
-def _check_files(spec: PairSpec, files: PairFiles) -> None:
-    """Print what would be loaded, and what ``tune`` would say of it."""
+def _check_files(spec: PairSpec, files: PairFiles) -> bool:
+    """Print what would be loaded, and what ``tune`` would say of it; whether the edge is the larger one."""
     ours = inventory(files.cloud, parts_of(files.family, files.cloud.folder)[0])
     theirs = inventory(files.edge, files.denoiser)
     print("\n" + "\n".join(file_table(ours, theirs)))
@@ -60,8 +65,10 @@ def _check_files(spec: PairSpec, files: PairFiles) -> None:
     there = all(part.files for part in (*ours, *theirs))
     if there and spec.lora_on("cloud") == spec.lora_on("edge") and files.same_denoiser():
         raise PairError(ONE_MODEL)
-    for note in (*files.notes(spec), *larger_edge(ours[0].parameters, theirs[0].parameters)):
+    larger = larger_edge(ours[0].parameters, theirs[0].parameters)
+    for note in (*files.notes(spec), *larger):
         print(f"note: {note}")
+    return bool(larger)
 
 
 def _files(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFiles:

@@ -13,19 +13,26 @@ if TYPE_CHECKING:
 
 
 def effort(bench: Workbench, what: str, p: int, stages: Sequence[Sequence[CallBound]]) -> str:
-    """How many trials and calls at most, and about how long at the reference's pace.
+    """How many trials and calls at most, and about how long.
 
     Args:
         stages: what the search of each asks for at most.
     """
     trials = sum(shares[0].count for shares in stages)
-    cloud, edge = total_calls(bench, [share for shares in stages for share in shares])
-    cloud_pace, edge_pace = (seconds / bench.spec.num_steps for seconds in bench.reference.seconds())
-    seconds = cloud * cloud_pace + edge * edge_pace
+    every = [share for shares in stages for share in shares]
+    (cloud, edge), seconds = total_calls(bench, every), total_seconds(bench, every)
     return (
         f"{what}: up to {trials} trial{'s' * (trials != 1)}, {cloud:,} cloud and {edge:,} edge calls, "
         f"about {duration(seconds)} if all are needed" + ("" if bench.spec.kind.places else f" (p = {p})")
     )
+
+
+def total_seconds(bench: Workbench, shares: Sequence[CallBound]) -> float:
+    """Of the calls at the reference's pace, and of decoding what they make."""
+    cloud_pace, edge_pace = (seconds / bench.spec.num_steps for seconds in bench.reference.seconds())
+    cloud, edge = total_calls(bench, shares)
+    pictures = sum(share.count * share.prompts for share in shares)
+    return cloud * cloud_pace + edge * edge_pace + pictures * bench.latency.decode.median
 
 
 def total_calls(bench: Workbench, shares: Sequence[CallBound]) -> Calls:

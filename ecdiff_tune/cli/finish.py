@@ -9,6 +9,7 @@ from dataclasses import replace
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli import samples
+from ecdiff_tune.evaluation.reference import falls
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import beaten, page, pictures, tables
 from ecdiff_tune.report.result import made_by, result_lines
@@ -58,8 +59,13 @@ def example(prompts: Sequence[str]) -> str:
 
 
 def write_noise_profile(bench: Workbench) -> None:
-    """noise_profile.csv and .png of the reference (Figure 3)."""
+    """noise_profile.csv and .png of the reference (Figure 3); a note where p cannot be read off it."""
     profile = bench.reference.noise_profile()
+    if bench.spec.p is None and not falls(bench.reference.noise_change):
+        bench.progress.say(
+            "note: the noise does not change faster at first than later (noise_profile.png), so that "
+            f"params.p=auto has no fall to read p off and takes {bench.p()}. Set params.p, or search.p."
+        )
     write_text(bench.path / files.NOISE_TABLE, profile.to_csv(index=False))
     pictures.noise_profile(bench.path / files.NOISE_FIGURE, profile, bench.p())
 

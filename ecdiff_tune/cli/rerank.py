@@ -90,7 +90,7 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
         return f"{path} is not there: the study's own search has not come to an end"
     old = TunedConfig.load(path)
     candidate = recorded.candidate_in(old)
-    told = f"ecdiff.yaml's config ({describe(candidate, 'joint')})"
+    told = f"ecdiff.yaml's config ({describe(candidate, 'joint', old.plan())})"
     key = ConfigKey.of(candidate, old.plan())
     known = next((one for one in record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)
     if known is None:

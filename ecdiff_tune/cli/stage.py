@@ -11,7 +11,7 @@ import pandas as pd
 
 from ecdiff_core.io.files import write_text
 from ecdiff_core.io.text import counted
-from ecdiff_tune.cli.effort import effort
+from ecdiff_tune.cli.effort import effort, total_seconds
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.intervals import is_tied
@@ -43,13 +43,15 @@ def run_stage(settings: Settings, bench: Workbench, space: Space) -> Found:
     """Run one stage; trials.csv grows with every trial and keeps the stages before."""
     stage = space.stage
     most = most_asked(bench, space)
-    bench.progress.say(effort(bench, stage_name(stage), space.p, [most]))
+    alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
+    bench.progress.say(effort(bench, stage_name(stage), space.p, [most]) + alone)
     limits, kind = settings.search, settings.kind
 
     def keeps(trial: Trial) -> bool:
         return trial.keeps(limits.min_quality, limits.max_seconds)
 
-    bench.progress.start_stage(stage, most[0].count, len(bench.prompts), keeps, not kind.prunes)
+    seconds = total_seconds(bench, most)
+    bench.progress.start_stage(stage, most[0].count, len(bench.prompts), keeps, not kind.prunes, seconds)
     path = bench.path / files.TRIALS
     earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
     trials: list[Trial] = []
@@ -141,7 +143,8 @@ def point_out_boundary(bench: Workbench, name: str, grid: Sequence[float], found
     """Say so where the winner lies at an end of what was searched and values beyond it may be better.
 
     They may where the objective still rises towards that end by more than these prompts leave open. A grid
-    that begins at s' goes as far as eq. 11 wants an edge to take over: before it the burden pulls on.
+    that begins at s' goes as far as eq. 11 wants an edge to take over: before it the burden pulls on. Beyond
+    k = 1 there is the cloud alone, whose objective in stage 1 is known: w1.
     """
     spec, values = bench.spec, sorted(grid)
     value = getattr(found.winner.candidate.params, name)
@@ -151,6 +154,8 @@ def point_out_boundary(bench: Workbench, name: str, grid: Sequence[float], found
     if value not in (values[0], values[-1]):
         return
     if name == "s" and value == values[0] and min(spec.s_values) <= spec.earliest_s:
+        return
+    if name == "k" and value == 1 and spec.weights.w1 <= found.winner.value:
         return
     neighbours = [
         one

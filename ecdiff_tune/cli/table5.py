@@ -14,6 +14,7 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.text import visible
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_files
+from ecdiff_tune.evaluation.candidate import alpha_in_use
 from ecdiff_tune.report import tables
 from ecdiff_tune.report.export import markdown, write_table
 from ecdiff_tune.study import files
@@ -90,7 +91,7 @@ def _row(path: Path, study: str) -> Row:
         "study": study,
         "p": params.p,
         "k": params.k,
-        "alpha": params.alpha,
+        "alpha": alpha_in_use(params, plan, config.sampling.estimator),
         "s": params.s,
         "estimator": config.sampling.estimator,
         "handoff_adapter": config.sampling.handoff_adapter,

@@ -19,6 +19,17 @@ def register() -> None:
     ConfigStore.instance().store(name="settings", node=Settings)
 
 
+def _as_given(missing: Sequence[str]) -> list[str]:
+    """How settings are given; a group whose own name is missing is chosen as a whole.
+
+    >>> _as_given(["pair.cloud", "pair.edge"]), _as_given(["pair.cloud", "pair.name"])
+    (['pair.cloud=VALUE', 'pair.edge=VALUE'], ['pair=NAME'])
+    """
+    groups = [key.removesuffix(".name") for key in missing if key.endswith(".name")]
+    others = [f"{key}=VALUE" for key in missing if key.partition(".")[0] not in groups]
+    return [*(f"{group}=NAME" for group in groups), *others]
+
+
 def from_config(
     config: DictConfig, overrides: Sequence[str] | None = None, say: Callable[[str], None] = print
 ) -> Settings:
@@ -35,7 +46,7 @@ def from_config(
     refuse_unknown(config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise SettingsError(f"Missing {', '.join(missing)}: give {missing[0]}=VALUE.")
+        raise SettingsError(f"Missing {', '.join(missing)}: give {' '.join(_as_given(missing))}.")
     for line in [] if overrides is None else fit_grids(config, overrides):
         say(f"note: {line}")
     settings = OmegaConf.to_object(config)

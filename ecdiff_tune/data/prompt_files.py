@@ -99,9 +99,9 @@ def _prompt(value: Any) -> tuple[str, str | None]:
     """A cell's prompt, and why it has none."""
     if value is None or value is pd.NA or value != value:  # nan
         return "", "missing"
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str):
         return "", "unreadable"
-    prompt = str(value).strip()
+    prompt = value.strip()
     if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
         return "", "unreadable"
     return prompt, None if prompt else "empty"
@@ -201,12 +201,25 @@ def _read_json(path: Path) -> pd.DataFrame:
         return pd.DataFrame(tree, dtype=object)
     if isinstance(tree, list) and not any(isinstance(one, list | dict) for one in tree):
         return pd.DataFrame({"prompt": tree}, dtype=object)
+    if isinstance(tree, dict) and isinstance(tree.get("annotations"), list):
+        return _captions_of_images(tree["annotations"], path)
     if isinstance(tree, dict) and tree and all(isinstance(one, list) for one in tree.values()):
         return pd.DataFrame(tree, dtype=object)
     raise PromptFileError(
-        f'Expected a JSON list such as ["…"] or [{{"prompt": "…"}}] in {path}; of COCO or VBench, '
+        f'Expected a JSON list such as ["…"] or [{{"prompt": "…"}}] in {path}; of VBench, '
         "scripts/prepare_prompts.py makes one."
     )
+
+
+def _captions_of_images(annotations: list[Any], path: Path) -> pd.DataFrame:
+    """COCO's captions, the first of every image: two of one image are no two prompts."""
+    table = pd.DataFrame([one for one in annotations if isinstance(one, dict)], dtype=object)
+    if "caption" not in table.columns:
+        raise PromptFileError(
+            f"The annotations in {path} have no captions: of COCO, captions_*.json has them, the others have "
+            "not."
+        )
+    return table.drop_duplicates("image_id") if "image_id" in table.columns else table
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

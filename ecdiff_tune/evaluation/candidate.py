@@ -44,10 +44,15 @@ class ConfigKey:
         """The key of a candidate with that plan, or with the first steps of it."""
         return cls(
             plan.schedule,
-            candidate.params.alpha if get_estimator(candidate.estimator).uses_alpha_in(plan.windows) else 0.0,
+            alpha_in_use(candidate.params, plan, candidate.estimator) or 0.0,
             candidate.estimator if plan.approximated or plan.edge_beside else "",
             candidate.handoff_adapter if plan.edge_calls else "",
         )
+
+
+def alpha_in_use(params: ECDiffParams, plan: Plan, estimator: str) -> float | None:
+    """alpha; None where the schedule and the estimator do not use it, so that it changes no picture."""
+    return params.alpha if get_estimator(estimator).uses_alpha_in(plan.windows) else None
 
 
 def same_pictures(

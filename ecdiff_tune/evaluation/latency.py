@@ -67,9 +67,12 @@ class LatencyProfile:
     payload_values: int | None = None
     conditions: Conditions | None = None
 
-    @property
-    def spread_note(self) -> str:
-        """Says so where a model's calls varied more than they do on an idle machine; else empty."""
+    def spread_note(self, path: Path) -> str:
+        """Says so where a model's calls varied more than they do on an idle machine; else empty.
+
+        Args:
+            path: of the study's own latency.json.
+        """
         calls = {"cloud call": self.cloud_call, "edge call": self.edge_call}
         wide = [
             f"{name} {one.low * 1e3:.3g} … {one.high * 1e3:.3g} ms between quartiles"
@@ -80,8 +83,7 @@ class LatencyProfile:
             return ""
         return (
             f"the latency profile varies ({', '.join(wide)}): the machine was busy, and efficiency and "
-            "objective are as uncertain. Delete the study's latency.json to measure again, or give "
-            "latency=FILE."
+            f"objective are as uncertain. Delete {path} to measure again, or give latency=FILE."
         )
 
     def seconds(self, plan: Plan) -> float:

@@ -140,10 +140,21 @@ def auto_p(noise_change: NDArray[np.float64], at_most: int) -> int:
     profile = noise_change.mean(axis=0)
     if not len(profile):
         return LEAST_P
-    quarter = len(profile) // 4
-    middle = float(np.median(profile[quarter : max(quarter + 1, 3 * quarter)]))
+    middle = _middle(profile)
     settled = np.flatnonzero(profile <= middle + (1 - SETTLED_SHARE) * max(0.0, profile[0] - middle))
     return int(np.clip(settled[0] + 1 if len(settled) else LEAST_P, LEAST_P, max(LEAST_P, at_most)))
+
+
+def falls(noise_change: NDArray[np.float64]) -> bool:
+    """Whether the noise changes faster at the first step than in the middle, as ``auto_p`` goes by."""
+    profile = noise_change.mean(axis=0)
+    return bool(len(profile)) and bool(profile[0] > _middle(profile))
+
+
+def _middle(profile: NDArray[np.float64]) -> float:
+    """d_mid of ``auto_p``."""
+    quarter = len(profile) // 4
+    return float(np.median(profile[quarter : max(quarter + 1, 3 * quarter)]))
 
 
 def prepare(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> Prepared:

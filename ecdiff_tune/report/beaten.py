@@ -45,8 +45,9 @@ def note(
         if winner.value >= other.value
         else f"its objective is higher, too ({objectives}), but its s was not searched"
     )
+    named = describe(other.candidate, "joint", other.plan)
     return [
-        f"note: {describe(other.candidate, 'joint')} is faster and nearer to the cloud's pictures: quality "
+        f"note: {named} is faster and nearer to the cloud's pictures: quality "
         f"{shown(other.quality)} in {other.seconds:.2f} s {made}, the winner {shown(winner.quality)} in "
         f"{winner.seconds:.2f} s; {why}. To write it: "
         f"{write} pareto.pick=best_below pareto.seconds={limit}",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.candidate import alpha_in_use
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
 
@@ -80,13 +80,15 @@ TABLE5_HEADINGS = (
 
 
 def table5_cells(config: TunedConfig) -> list[str]:
-    """One row in the manner of the paper's Table 5, with the calls and scores behind it."""
+    """One row in the manner of the paper's Table 5, with the calls and scores behind it; a dash for alpha
+    where it changes no picture."""
     params, plan, score = config.params, config.plan(), config.score or {}
+    alpha = alpha_in_use(params, plan, config.sampling.estimator)
     cells: Sequence[object] = (
         config.pair.name,
         "–" if params.p is None else params.p,
         "–" if params.k is None else params.k,
-        f"{params.alpha:g}",
+        "–" if alpha is None else f"{alpha:g}",
         params.s,
         plan.cloud_calls,
         plan.approximated,
@@ -141,7 +143,7 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
     for trial in trials:
         candidate, plan, score = trial.candidate, trial.plan, trial.score
         assert score is not None
-        alpha = ConfigKey.of(candidate, plan).alpha or None
+        alpha = alpha_in_use(candidate.params, plan, candidate.estimator)
         head = (trial.number, candidate.params.p, candidate.params.k, alpha, candidate.params.s)
         ways = (candidate.estimator, candidate.handoff_adapter)
         calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)

@@ -67,6 +67,8 @@ def latency_profile(
         profile.save(path)
     for line in _told(profile, spec.latency, Conditions.of(pipe)):
         progress.say(line)
+    if profile != known and (varies := profile.spread_note(path)):
+        progress.say(f"note: {varies}")
     return profile
 
 
@@ -82,8 +84,6 @@ def _told(profile: LatencyProfile, source: str, here: Conditions) -> Iterator[st
     others = profile.conditions.differences(here) if profile.conditions else []
     if others:
         yield f"note: the latency profile was measured with {', '.join(others)} here."
-    if profile.spread_note:
-        yield f"note: {profile.spread_note}"
 
 
 def batch_size_of(

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from ecdiff_core.io.text import counted, visible
-from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_tune.evaluation.candidate import Candidate, alpha_in_use
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.base import Ask
@@ -19,18 +20,26 @@ from ecdiff_tune.search.base import Ask
 if TYPE_CHECKING:
     from ecdiff_tune.objective import Trial
 
+ESTIMATE_COUNTS = 5
+"""Trials that the estimate of before a stage weighs as much as."""
 LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
 
 
-def describe(candidate: Candidate, stage: Stage) -> str:
-    """The part of a candidate that its stage varies; of the rest what is not the paper's."""
+def describe(candidate: Candidate, stage: Stage, plan: Plan | None = None) -> str:
+    """The part of a candidate that its stage varies; of the rest what is not the paper's.
+
+    Args:
+        plan: its own; then an alpha that changes no picture is left out.
+    """
     params = candidate.params
+    unused = plan is not None and alpha_in_use(params, plan, candidate.estimator) is None
+    alpha = "" if unused else f" alpha={params.alpha:g}"
     when = f"p={params.p} k={params.k}" if params.schedule is None else f"{len(params.schedule)} listed steps"
     words = {
         1: [f"k={params.k} alpha={params.alpha:g}"],
         2: [f"s={params.s}"],
-        "joint": [f"{when} alpha={params.alpha:g} s={params.s}"],
+        "joint": [f"{when}{alpha} s={params.s}"],
     }[stage]
     if stage != 2 and candidate.estimator != "gradient":
         words.append(candidate.estimator)
@@ -81,7 +90,7 @@ class Progress:
         self._label = ""
         self._said = self._begun = 0.0
         self._most_trials = self._prompts_in_all = 1
-        self._fresh = self._fresh_seconds = self._asked = 0.0
+        self._fresh = self._fresh_seconds = self._asked = self._estimate = 0.0
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -121,13 +130,16 @@ class Progress:
         prompts: int,
         may_win: Callable[[Trial], bool] = lambda _: True,
         one_by_one: bool = True,
+        seconds: float = 0.0,
     ) -> None:
         """Begin a search stage of at most that many trials.
 
         Args:
             may_win: of a trial with a score, whether it keeps the limits.
             one_by_one: every trial ends before the next begins, so that the time left can be told.
+            seconds: that it may take at most, as estimated before.
         """
+        self._estimate = seconds / most_trials if most_trials else 0.0
         self._best, self._most_trials, self._prompts_in_all = None, most_trials, prompts
         self._may_win, self._one_by_one = may_win, one_by_one
         self._fresh = self._fresh_seconds = self._asked = 0.0
@@ -161,7 +173,11 @@ class Progress:
         self._fresh_seconds += (time.monotonic() - self._begun) if self._asked else 0.0
         self._asked = 0.0  # the others that were asked for with it are counted
         remaining = max(0, self._most_trials - trial.number) if self._one_by_one else None
-        left = _left("up to about", self._fresh_seconds, self._fresh, remaining)
+        left = ""
+        if self._fresh:  # of the first trials alone the pace is too slow, for they make what others share
+            prior = ESTIMATE_COUNTS if self._estimate else 0
+            seconds = self._fresh_seconds + prior * self._estimate
+            left = _left("up to about", seconds, self._fresh + prior, remaining)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
         self._bars.update(self._trials, advance=1, note=f"trials at most, {best}", left=left)
         self.say(f"{_trial_line(trial)}   {best}{left}")

@@ -75,8 +75,6 @@ def load(spec: StudySpec, say: Callable[[str], None]) -> Recorded:
     why = unusable.read(path)
     prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
     latency = latency_profile(spec, study)
-    if latency.spread_note:
-        say(f"note: {latency.spread_note}")
     if spec.timed:
         say("note: the study's trials were timed; here all seconds follow from its latency profile.")
     scorer = Scorer.of(latency, spec.weights, spec.earliest_s, None)

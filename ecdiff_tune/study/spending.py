@@ -18,6 +18,7 @@ import pandas as pd
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.evaluation.model_calls import KINDS
 
+LATENCY = "latency"
 REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
 """Parts that are no search; those that are have the names of ``search.spaces.SEARCHING``."""
 
@@ -62,11 +63,13 @@ class Spending:
     def told(self) -> str:
         """In one line."""
         cloud, edge, decodes = (f"{self.calls[kind]:,}" for kind in KINDS)
-        made = self._parts.get(REFERENCE, Counter())
-        return (
-            f"this run: {cloud} cloud calls, {edge} edge calls, {decodes} decodes "
-            f"(reference {made['cloud']:,} + {made['edge']:,})"
-        )
+        parts = [
+            f"{name} {made['cloud']:,} + {made['edge']:,}"
+            for name in (LATENCY, REFERENCE)
+            if (made := self._parts.get(name, Counter())).total()
+        ]
+        named = ", ".join([*parts, f"every part in {self._path.name}"])
+        return f"this run: {cloud} cloud calls, {edge} edge calls, {decodes} decodes ({named})"
 
     def _settle(self) -> None:
         """Put down to the part under way what was spent since the last time."""

@@ -44,7 +44,7 @@ from ecdiff_tune.study.process_setup import (
 from ecdiff_tune.study.progress import Progress
 from ecdiff_tune.study.references import keep_left_out, make_edge_pass, make_reference
 from ecdiff_tune.study.spec import StudySpec
-from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
+from ecdiff_tune.study.spending import HELDOUT_REFERENCE, LATENCY, REFERENCE, Spending
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def prepare(spec: StudySpec, as_worker: bool = False) -> Iterator[Workbench]:
         for note in (*left_out, *_notes(spec, pipe, (*prompts.prompts, *heldout.prompts))):
             progress.say(f"note: {note}")
         spending = Spending(folder.path / files.CALLS)
-        with spending.part("latency"):
+        with spending.part(LATENCY):
             profile = latency_profile(folder, pipe, given, progress, spending.calls)
         where = reference_folder(spec, pipe)
         with spending.part("batch size"):

@@ -93,6 +93,13 @@ def test_empty_advice_is_not_given(
     assert notes(tmp_path, latency, objective, name, grid, **more) == []
 
 
+def test_beyond_k_of_1_there_is_the_cloud_alone(tmp_path: Path, latency: LatencyProfile) -> None:
+    """Its objective is w1, which is higher where quality counts much."""
+    assert notes(tmp_path, latency, ObjectiveSettings(1.0, 0.15, 0.4), "k", (1, 2)) == []
+    (note,) = notes(tmp_path, latency, QUALITY, "k", (1, 2))
+    assert note.startswith("note: k = 1 is the smallest of search.k")
+
+
 def test_a_grid_that_begins_after_s_prime(tmp_path: Path, latency: LatencyProfile) -> None:
     late = replace(PAPER, earliest_s=5)
     assert "s = 7 is the smallest of search.s" in notes(tmp_path, latency, late, "s", (7, 9))[0]

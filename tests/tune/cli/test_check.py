@@ -115,6 +115,8 @@ def test_two_that_are_swapped(command: Command, own_pair: Path, tmp_path: Path) 
         r"note: the edge is larger than the cloud \([\d.]+ M parameters, [\d.]+ M\): are the two swapped\?",
         note,
     )
+    assert "probably swapped" in outcome.out.splitlines()[-1]
+    assert "pair.cloud and pair.edge" in outcome.out.splitlines()[-1]
 
 
 def test_two_that_need_a_matched_handoff(command: Command, own_pair: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -91,8 +92,26 @@ def test_every_command_composes(command: str) -> None:
 
 
 def test_a_pair_of_ones_own_needs_its_models() -> None:
-    with pytest.raises(ECDiffError, match=r"Missing pair\.cloud, pair\.edge: give pair\.cloud=VALUE\."):
+    told = r"Missing pair\.cloud, pair\.edge: give pair\.cloud=VALUE pair\.edge=VALUE\."
+    with pytest.raises(ECDiffError, match=told):
         composed("pair=custom")
+
+
+@pytest.mark.parametrize("group", ["search", "pair"])
+def test_a_group_that_was_taken_out_is_to_be_chosen(group: str) -> None:
+    with pytest.raises(ECDiffError, match=rf": give {group}=NAME\.$"):
+        composed(*["pair=shapes"] * (group != "pair"), f"~{group}")
+
+
+def test_comments_of_settings_are_one_line() -> None:
+    """``--help`` shows the line of the setting alone."""
+    more = [
+        f"{path.name}: {line}"
+        for path in config_folder().rglob("*.yaml")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r" {3,}#", line)
+    ]
+    assert more == []
 
 
 def test_every_command_has_its_config() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -198,10 +199,10 @@ def test_rows_that_are_left_out_are_counted_and_named(tmp_path: Path) -> None:
     lines = ['{"prompt": "a"}', '{"id": 2}', '{"prompt": " "}', '{"prompt": "a"}', '{"prompt": "b"}']
     lines += ['{"prompt": ["c"]}', '{"prompt": true}', r'{"prompt": "\ud800"}', '{"prompt": 7}'] + ["{}"] * 3
     rows = read_rows(written(tmp_path / "a.jsonl", "\n".join(lines)))
-    assert rows == Rows(["a", "b", "7"], (2, 10, 11, 12), (3,), (4,), (6, 7, 8))
+    assert rows == Rows(["a", "b"], (2, 10, 11, 12), (3,), (4,), (6, 7, 8, 9))
     assert rows.left_out() == (
-        "9 rows left out: 4 without a prompt (2, 10, 11, …), 1 empty (3), 1 repeated (4), "
-        "3 not text (6, 7, 8)"
+        "10 rows left out: 4 without a prompt (2, 10, 11, …), 1 empty (3), 1 repeated (4), "
+        "4 not text (6, 7, 8, …)"
     )
     text = written(tmp_path / "a.txt", "a\n\nb\na\n")
     assert read_rows(text).left_out() == "1 line left out: 1 repeated (4)"
@@ -225,7 +226,23 @@ def test_tsv_and_json(tmp_path: Path, name: str, text: str) -> None:
     assert read_prompts(written(tmp_path / name, text)) == ["a, b; c", "d"]
 
 
-@pytest.mark.parametrize("text", ["[[1]]", '{"a": 1}', "3", '{"annotations": [], "images": 3}'])
+def test_captions_of_images_as_coco_has_them(tmp_path: Path) -> None:
+    """The first caption of each image; files of COCO without captions are told."""
+    captions = [
+        {"image_id": 9, "id": 1, "caption": "a dog runs"},
+        {"image_id": 4, "id": 2, "caption": "two cats "},
+        {"image_id": 9, "id": 3, "caption": "a brown dog"},
+        {"image_id": 5, "id": 4, "caption": "two cats"},
+    ]
+    path = written(tmp_path / "captions_val2014.json", json.dumps({"info": {}, "annotations": captions}))
+    assert read_prompts(path) == ["a dog runs", "two cats"]
+    for wrong in ([{"image_id": 1, "bbox": [0, 0, 1, 1]}], []):
+        path = written(tmp_path / "instances_val2014.json", json.dumps({"images": [], "annotations": wrong}))
+        with pytest.raises(PromptFileError, match=r"instances_val2014\.json have no captions: .*captions_"):
+            read_prompts(path)
+
+
+@pytest.mark.parametrize("text", ["[[1]]", '{"a": 1}', "3", '{"annotations": 1}'])
 def test_other_json(tmp_path: Path, text: str) -> None:
     with pytest.raises(PromptFileError, match=r"Expected a JSON list such as .*a\.json"):
         read_prompts(written(tmp_path / "a.json", text))

@@ -18,7 +18,7 @@ from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, fault, told
-from ecdiff_tune.evaluation.reference import DamagedReferenceError, PromptReference, Reference, auto_p
+from ecdiff_tune.evaluation.reference import DamagedReferenceError, PromptReference, Reference, auto_p, falls
 
 from ..conftest import Calls
 
@@ -327,6 +327,13 @@ FLAT = [1.0] * 30
 )
 def test_p_off_the_profile(profile: list[float], p: int) -> None:
     assert auto_p(np.asarray([profile]), at_most=30) == p
+
+
+def test_whether_there_is_a_fall_to_read_p_off() -> None:
+    assert falls(np.asarray([[11, 1.5, *FLAT]]))
+    assert not falls(np.asarray([[1, 1, *FLAT, 3]]))
+    assert not falls(np.asarray([[0.5, 1, *FLAT]]))
+    assert not falls(np.empty((1, 0)))
 
 
 def test_p_follows_the_mean_over_prompts() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.search.base import Ask
 from ecdiff_tune.study import progress as progress_module
 from ecdiff_tune.study import recorded
-from ecdiff_tune.study.progress import Progress
+from ecdiff_tune.study.progress import Progress, describe
 
 from ..recorded_study import RecordedStudy
 
@@ -74,6 +76,31 @@ def test_the_time_left_goes_by_what_was_measured_now(
             progress.end_trial(replace(trial, number=number))
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(", up to about ")[2] for line in lines] == ["", "", "7.0 min left", "6.0 min left"]
+
+
+def test_the_time_left_begins_with_the_estimate(
+    tmp_path: Path,
+    latency: LatencyProfile,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which counts as five trials: a first one of 8 s among such of 2 s says 27 s of 9, not 72."""
+    study = RecordedStudy(tmp_path, latency).write()
+    trials = recorded.load(study.spec, lambda _: None).trials
+    now = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    with Progress() as progress:
+        progress.start_stage("joint", 10, 4, seconds=20.0)
+        progress.start_trials("joint", 1, Ask((trials[0].candidate,)), 4)
+        now[0] += 8.0
+        progress.end_trial(replace(trials[0], number=1))
+    assert capsys.readouterr().out.strip().endswith(", up to about 27 s left")
+
+
+def test_an_alpha_that_changes_nothing_is_left_out() -> None:
+    for k, words in ((0, "p=3 k=0 s=9"), (2, "p=3 k=2 alpha=0.3 s=9")):
+        candidate = Candidate(ECDiffParams(3, k, 0.3, 9))
+        assert describe(candidate, "joint", candidate.plan(12, "aligned")) == words
 
 
 def test_nothing_in_a_line_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

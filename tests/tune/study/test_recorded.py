@@ -31,6 +31,15 @@ from ..studies import Command, one_line
 ALPHAS = st.sampled_from([0.1, 0.3, 0.55, 1.0])
 
 
+def test_a_profile_that_varies_was_told_of_when_it_was_measured(
+    tmp_path: Path, latency: LatencyProfile
+) -> None:
+    said: list[str] = []
+    wide = replace(latency, cloud_call=Timing(0.02, 0.01, 0.04))
+    recorded.load(RecordedStudy(tmp_path, wide).write().spec, said.append)
+    assert not [line for line in said if "varies" in line]
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> tuple[ECDiffParams, Handoff]:
     s = draw(st.integers(0, STEPS))

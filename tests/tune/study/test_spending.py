@@ -18,7 +18,7 @@ from ecdiff_tune.evaluation.model_calls import KINDS
 from ecdiff_tune.report import pictures
 from ecdiff_tune.study import files, workbench
 from ecdiff_tune.study.spec import StudySpec
-from ecdiff_tune.study.spending import Spending
+from ecdiff_tune.study.spending import LATENCY, Spending
 
 from ..studies import STEPS, Study
 
@@ -67,8 +67,11 @@ def table(study: Study) -> pd.DataFrame:
 
 def told(out: str) -> dict[str, int]:
     (line,) = [line for line in out.splitlines() if line.startswith("this run:")]
-    numbers = [int(one.replace(",", "")) for one in re.findall(r"[\d,]*\d", line)]
-    return dict(zip((*KINDS, "reference_cloud", "reference_edge"), numbers, strict=True))
+    whole, _, parts = line.partition(" (")
+    made = re.search(r"reference ([\d,]+) \+ ([\d,]+)", parts)
+    numbers = [*re.findall(r"[\d,]*\d", whole), *(made.groups() if made else ("0", "0"))]
+    found = (int(one.replace(",", "")) for one in numbers)
+    return dict(zip((*KINDS, "reference_cloud", "reference_edge"), found, strict=True))
 
 
 @pytest.mark.parametrize("search", ["greedy", "joint"])
@@ -122,7 +125,11 @@ def test_a_part_inside_another_is_counted_once(tmp_path: Path) -> None:
     assert [*found.loc["outer", [*KINDS]]] == [2, 1, 8]
     assert [*found.loc["inner", [*KINDS]]] == [4, 0, 0]
     assert found.loc["inner", "seconds"] >= 0.02
-    assert spending.told().startswith("this run: 7 cloud calls, 1 edge calls, 8 decodes")
+    with spending.part(LATENCY):
+        spending.calls.update(cloud=18, edge=18)
+    assert spending.told() == (
+        f"this run: 25 cloud calls, 19 edge calls, 8 decodes (latency 18 + 18, every part in {path.name})"
+    )
 
 
 def test_what_was_saved_outlives_a_kill(tmp_path: Path) -> None:
