@@ -97,10 +97,9 @@ def read_rows(path: Path, column: str | None = None) -> Rows:
 
 def _prompt(value: Any) -> tuple[str, str | None]:
     """A cell's prompt, and why it has none."""
-    if value is None or value is pd.NA or value != value:  # nan
-        return "", "missing"
     if not isinstance(value, str):
-        return "", "unreadable"
+        missing = pd.api.types.is_scalar(value) and pd.isna(value)
+        return "", "missing" if missing else "unreadable"
     prompt = value.strip()
     if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
         return "", "unreadable"
@@ -223,9 +222,9 @@ def _captions_of_images(annotations: list[Any], path: Path) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    if not path.exists():  # of which pyarrow does not say so
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     if find_spec("pyarrow") is None:
-        if not path.is_file():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise PromptFileError(f"Parquet files need pyarrow: pip install 'ecdiff[parquet]' (to read {path}).")
     return pd.read_parquet(path, engine="pyarrow")
 

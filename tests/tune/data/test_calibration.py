@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -258,6 +260,20 @@ def test_parquet(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     pd.DataFrame({"caption": ["a", None, "b"]}).to_parquet(tmp_path / "a.parquet")
     assert read_rows(tmp_path / "a.parquet") == Rows(["a", "b"], missing=(2,))
+
+
+@pytest.mark.parametrize("cell", [np.array(["a", "b"]), ["a"], 7, 1.5, b"a", pd.Timestamp(0)])
+def test_cells_of_other_kinds_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: Any) -> None:
+    """Parquet has arrays, numbers and times beside text, and several ways to leave a cell out."""
+    found = pd.DataFrame({"prompt": ["a", cell, None, pd.NA, float("nan"), pd.NaT]}, dtype=object)
+    monkeypatch.setattr("ecdiff_tune.data.prompt_files.read_table", lambda _: found)
+    assert read_rows(tmp_path / "a.parquet") == Rows(["a"], missing=(3, 4, 5, 6), unreadable=(2,))
+
+
+def test_a_parquet_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecdiff_tune.data.prompt_files.find_spec", lambda _: object())
+    with pytest.raises(PromptFileError, match=r"no\.parquet: No such file or directory\.$"):
+        read_prompts(tmp_path / "no.parquet")
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
