@@ -81,6 +81,7 @@ class StudyFolder:
 
     def __init__(self, spec: StudySpec) -> None:
         self.path, self.spec = spec.path, spec
+        self.set_aside: Path | None = None  # where an earlier study was moved
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock")
@@ -147,6 +148,7 @@ class StudyFolder:
         target.mkdir()
         for path in found:
             path.rename(target / path.name)
+        self.set_aside = target
 
 
 def read_state(path: Path) -> dict[str, Any]:

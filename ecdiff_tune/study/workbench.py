@@ -187,6 +187,8 @@ def prepare(spec: StudySpec, as_worker: bool = False) -> Iterator[Workbench]:
         refuse_another_start(spec)
         created = folder.claim(pipe.pair.spec, prompts.digest, str(pipe.device))
         progress.say(_opening(spec, pipe, len(prompts), len(heldout)))
+        if folder.set_aside is not None:
+            progress.say(f"resume=false: the earlier study lies in {folder.set_aside}")
         if (folder.path / files.LEDGER).is_file():
             progress.say(f"going on with the study of {created}: what it measured is not generated again")
         for note in (*left_out, *_notes(spec, pipe, (*prompts.prompts, *heldout.prompts))):
