@@ -12,12 +12,13 @@ from ecdiff_core.io import checked_yaml
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
-from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.estimators import Factors, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 
 FORMAT_VERSION = 2
-"""The newest layout; 2 added ``scheduler_config``, ``lora`` and optional keys of a model."""
+"""The newest layout; 2 added ``scheduler_config``, ``lora``, optional keys of a model, and of ``params`` all that
+follows ``schedule``."""
 
 _COMMENTS = {
     "format_version": "of this file's layout",
@@ -36,6 +37,11 @@ _COMMENTS = {
     "k": "approximated steps between two real cloud calls; 0 is none",
     "schedule": "steps with real cloud calls, in place of p and k",
     "alpha": "factor of the noise gradient, 0 < alpha <= 1",
+    "edge_k": "approximated steps between two real edge calls; 0 is none",
+    "edge_first": "edge steps at the beginning that are real",
+    "edge_last": "edge steps at the end that are real",
+    "residual": "factor of cloud minus edge at the last cloud step, added to the edge's noise; 0 is the paper",
+    "edge_schedule": "steps with real edge calls, beside a schedule of the cloud's",
     "s": "steps on the cloud side, 0 … T",
     "num_inference_steps": "T, but for PNDMScheduler, whose T is one more",
     "scheduler": "diffusers class",
@@ -159,8 +165,14 @@ class TunedConfig:
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.scheduler_config or {}):
             raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
-        newer = self.scheduler_config is not None or self.pair.has_optional_keys
+        extended = self.pair.has_optional_keys or self.params.extends_paper
+        newer = self.scheduler_config is not None or extended
         object.__setattr__(self, "format_version", 2 if newer else 1)
+
+    @property
+    def factors(self) -> Factors:
+        """Of the noises of the plan's steps."""
+        return self.params.factors(get_estimator(self.sampling.estimator))
 
     def plan(self) -> Plan:
         """What every step does.
@@ -190,7 +202,7 @@ class TunedConfig:
         """The YAML text, every key with its comment."""
         found = {**asdict(self), "pair": self.pair.tree()}
         tree = {key: found[key] for key in _ORDER if found[key] is not None}
-        tree["params"] = {key: value for key, value in tree["params"].items() if value is not None}
+        tree["params"] = self.params.tree()
         return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:
