@@ -59,9 +59,7 @@ class History:
                 "nothing to estimate from. Keep guidance on or off for a whole generation."
             )
 
-    def observe(
-        self, branch: int, output: Any, edge: Any = None, scale: float | None = None
-    ) -> None:
+    def observe(self, branch: int, output: Any, edge: Any = None, scale: float | None = None) -> None:
         """Take in a real output, and for the residual what the edge model answered at the same step.
 
         Args:

@@ -174,9 +174,7 @@ ESTIMATORS = {
     "reuse": Estimator(observe, estimate_reuse, real_noises=1, alpha_scales="none"),
     "secant": Estimator(observe, estimate_secant, real_noises=2, alpha_scales="every window"),
     "newton2": Estimator(observe, estimate_newton2, real_noises=2, alpha_scales="every window"),
-    "edge": Estimator(
-        observe, estimate_reuse, real_noises=1, alpha_scales="none", fills_with_edge=True
-    ),
+    "edge": Estimator(observe, estimate_reuse, real_noises=1, alpha_scales="none", fills_with_edge=True),
 }
 
 

@@ -197,11 +197,15 @@ class Plan:
         >>> plan(ECDiffParams(p=4, k=2, alpha=0.3, s=7, edge_k=2, residual=1.0), 12).schedule
         '4C2A1B2M1A2M'
         """
-        letters = (
+        return "".join(f"{len(list(run))}{letter}" for letter, run in groupby(self.letters))
+
+    @property
+    def letters(self) -> str:
+        """``schedule`` written out, one letter a step."""
+        return "".join(
             "B" if step in self.both_asked else "M" if step in self.residual_steps else action.value
             for step, action in enumerate(self.steps)
         )
-        return "".join(f"{len(list(run))}{letter}" for letter, run in groupby(letters))
 
     @classmethod
     def from_schedule(cls, schedule: str) -> Plan:

@@ -140,9 +140,7 @@ def trajectory(
         latents = scheduler.step(used, timestep, latents, return_dict=False)[0].to(latents.dtype)
         if on_step is not None:
             on_step(step, action, history.eps)
-    return SamplerState(
-        max(end, state.step), latents, history, scheduler, state.noise_dtype, last, residual
-    )
+    return SamplerState(max(end, state.step), latents, history, scheduler, state.noise_dtype, last, residual)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.sampling.estimators import Factors
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import Denoiser, advance
@@ -62,7 +63,7 @@ def baseline_trajectory(
         cloud,
         edge,
         pipe.estimator,
-        1.0,
+        Factors(1.0),
         on_step=(lambda _step, _action, eps: noises.append(eps)) if side == "cloud" else None,
     )
     synchronize(pipe.device)

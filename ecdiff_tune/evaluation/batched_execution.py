@@ -108,8 +108,8 @@ def run(
         for segment in [segment for segment in left.values() if segment.before == before]:
             del left[segment.key]
             estimator = get_estimator(segment.candidate.estimator)
-            alpha = segment.candidate.params.alpha
-            go_on(segment, trajectory(state, segment.plan, estimator, alpha, until=segment.end), None)
+            factors = segment.candidate.params.factors(estimator)
+            go_on(segment, trajectory(state, segment.plan, estimator, factors, until=segment.end), None)
 
     for before, state in known.items():
         begin_after(before, state)

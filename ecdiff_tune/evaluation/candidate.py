@@ -28,8 +28,9 @@ class ConfigKey:
     """What decides a picture, or the latents after some steps, besides the prompt.
 
     Candidates with equal keys give equal pictures. What changes nothing is left out: alpha is 0 where the
-    schedule and the estimator do not use it; without approximated steps, or calls that prepare them, there is
-    no estimator, and without calls of the edge model no handoff adapter. ``sampler`` is empty for the study's
+    schedule and the estimator do not use it, as is the residual's factor without an edge step that it is
+    added to; without approximated steps there is no estimator, and without calls of the edge model no handoff
+    adapter. ``sampler`` is empty for the study's
     own scheduler, number of steps and reference; what else is compared with it has a name of its own there.
     """
 
@@ -38,15 +39,19 @@ class ConfigKey:
     estimator: str
     handoff_adapter: str
     sampler: str = ""
+    residual: float = 0.0
 
     @classmethod
     def of(cls, candidate: Candidate, plan: Plan) -> ConfigKey:
         """The key of a candidate with that plan, or with the first steps of it."""
+        estimator = get_estimator(candidate.estimator)
+        factors = candidate.params.factors(estimator)
         return cls(
             plan.schedule,
-            candidate.params.alpha if get_estimator(candidate.estimator).uses_alpha_in(plan.windows) else 0.0,
-            candidate.estimator if plan.approximated or plan.edge_beside else "",
+            candidate.params.alpha if plan.uses_alpha(estimator) else 0.0,
+            candidate.estimator if plan.approximated else "",
             candidate.handoff_adapter if plan.edge_calls else "",
+            residual=float(factors.residual) if plan.residual_steps else 0.0,
         )
 
 

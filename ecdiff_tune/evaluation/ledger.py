@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.candidate import ConfigKey
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _KEY_COLUMNS = """
     schedule  TEXT NOT NULL,     -- actions, run-length encoded: Plan.schedule
     alpha     REAL NOT NULL,     -- 0 where the schedule or the estimator does not use it
     estimator TEXT NOT NULL,     -- empty where no step is approximated
     handoff_adapter TEXT NOT NULL,  -- empty where the edge makes no step
     sampler   TEXT NOT NULL,     -- empty for the study's own; else another scheduler, steps or a cache
+    residual  REAL NOT NULL,     -- factor of the residual; 0 where no edge step has one
     prompt    TEXT NOT NULL,     -- CalibrationSet.keys
 """
-_PLACE = "schedule, alpha, estimator, handoff_adapter, sampler, prompt"
+_PLACE = "schedule, alpha, estimator, handoff_adapter, sampler, residual, prompt"
 _SCHEMA = (
     f"""
 CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
@@ -46,27 +49,30 @@ CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
 )
 
 
-def _migration(estimator: str, handoff_adapter: str) -> tuple[str, ...]:
-    """From a table without ``sampler``, of which all rows are the study's own sampler's."""
+def _migration(tables: Iterable[str], estimator: str, handoff_adapter: str, sampler: str) -> tuple[str, ...]:
+    """From tables without ``residual``; the estimator ``edge``, whose alpha it was, is none any more."""
+    values = {"measurements": "ssim, psnr, seconds", "further": "metric, value", "timings": "seconds"}
+    columns = f"""schedule, CASE WHEN {estimator} = 'edge' THEN 0 ELSE alpha END,
+        CASE WHEN {estimator} = 'edge' THEN '' ELSE {estimator} END, {handoff_adapter}, {sampler},
+        CASE WHEN {estimator} = 'edge' THEN alpha ELSE 0 END, prompt"""
     return (
-        "ALTER TABLE measurements RENAME TO older",
+        *(f"ALTER TABLE {table} RENAME TO older_{table}" for table in tables),
         *_SCHEMA,
-        f"""
-        INSERT INTO measurements
-        SELECT schedule, alpha, {estimator}, {handoff_adapter}, '', prompt, ssim, psnr, seconds
-        FROM older
-        """,
-        "DROP TABLE older",
+        *(f"INSERT INTO {table} SELECT {columns}, {values[table]} FROM older_{table}" for table in tables),
+        *(f"DROP TABLE older_{table}" for table in tables),
     )
 
 
 _STATEMENTS = {
     0: _SCHEMA,
     1: _migration(
+        ["measurements"],
         "CASE WHEN instr(schedule, 'A') THEN estimator ELSE '' END",
         "CASE WHEN instr(schedule, 'E') THEN :handoff_adapter ELSE '' END",
+        "''",
     ),
-    2: _migration("estimator", "handoff_adapter"),
+    2: _migration(["measurements"], "estimator", "handoff_adapter", "''"),
+    3: _migration(["measurements", "further", "timings"], "estimator", "handoff_adapter", "sampler"),
     SCHEMA_VERSION: _SCHEMA,
 }
 """What makes a ledger of each version one of this version; 0 is an empty file."""
@@ -121,9 +127,27 @@ class Ledger:
                 self._database.execute("BEGIN")
                 for statement in _STATEMENTS[version]:
                     self._database.execute(statement, {"handoff_adapter": handoff_adapter})
+                if 0 < version < SCHEMA_VERSION:
+                    self._drop_unused_alphas()
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(path, error)) from error
+
+    def _drop_unused_alphas(self) -> None:
+        """Give rows of before version 4 the key that they have now where it is without an alpha."""
+        found = self._database.execute(
+            "SELECT DISTINCT schedule, estimator FROM measurements WHERE alpha > 0"
+        )
+        for schedule, estimator in found.fetchall():
+            if Plan.from_schedule(schedule).uses_alpha(get_estimator(estimator)):
+                continue
+            which = (schedule, estimator)
+            for table in ("measurements", "further", "timings"):
+                where = f"{table} WHERE schedule = ? AND estimator = ? AND alpha > 0"
+                self._database.execute(
+                    f"UPDATE OR IGNORE {where.replace('WHERE', 'SET alpha = 0 WHERE')}", which
+                )
+                self._database.execute(f"DELETE FROM {where}", which)
 
     @classmethod
     def in_memory(cls) -> Ledger:

@@ -10,7 +10,6 @@ from itertools import islice
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.sampling.batching import join, join_prompts, move, move_prompts, take, take_prompts
-from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Action, Plan, effective_s
 from ecdiff_core.sampling.sampler import SamplerState
 from ecdiff_tune.data.calibration import CalibrationSet
@@ -108,12 +107,10 @@ class Generations:
         )
 
     def _branch_points(self, candidate: Candidate) -> Iterable[int]:
-        """Where other candidates may go another way: other k, other alphas, other s.
-
-        Whether the edge model is called at a real step depends on what follows, so that an estimator which
-        goes by it shares one step less.
-        """
+        """Where other candidates may go another way: other k, other alphas, other s, other edge steps."""
         params, pipe = candidate.params, self._pipe
+        if params.edge_schedule is not None:
+            return ()
         handoff = pipe.config.sampling.handoff
         later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
         branch_points = [params.warm_up, *(step + 1 for step in islice(later, 1))]
@@ -122,9 +119,9 @@ class Generations:
             for s in self._s_values
             if s >= params.warm_up
         ]
-        earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
-        handoff_step = self.plan(candidate).handoff_step
-        return [fork - earlier for fork in branch_points if fork <= handoff_step]
+        handoff_step = effective_s(params, pipe.num_steps, handoff)
+        own = [handoff_step + params.edge_first] if params.extends_paper else []
+        return [*own, *(fork for fork in branch_points if fork <= handoff_step)]
 
     def prepared(self, rows: Sequence[int]) -> Prepared:
         """Some prompts, ready to run; encoded once each, and kept in the host's memory."""

@@ -123,10 +123,9 @@ def measure(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, rows: Seq
 
 def _fork(run: Run) -> int:
     """A step until which a method's trajectory is the cloud's own: the warm-up, or all of HybridSD's cloud
-    side. Estimators that go by the edge model ask it already at the last step of the warm-up."""
+    side."""
     steps = enumerate(run.plan.steps)
-    first = next((step for step, action in steps if action is not Action.CLOUD), run.plan.num_steps - 1)
-    return min([first, *run.plan.edge_beside])
+    return next((step for step, action in steps if action is not Action.CLOUD), run.plan.num_steps - 1)
 
 
 def _follow(pipe: ECDiffPipeline, batch: Prepared, run: Run, cloud: Trace) -> Trace:

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecdiff_core.sampling import estimators
-from ecdiff_core.sampling.estimators import NoiseState, get_estimator
+from ecdiff_core.sampling.estimators import NoiseState, add_residual, get_estimator
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.predictor import Directions, Predictor
@@ -49,12 +48,11 @@ def window_weights(
     units = torch.eye(6, dtype=torch.float64)[:, None].expand(6, len(alphas), 6)
     older = (units[_SECOND], units[_THIRD])[: 1 + (earlier_gap > 0)]
     state = NoiseState(units[_BEFORE], ahead=gap - 1, real=older, gaps=(earlier_gap,)[: len(older) - 1])
-    if method.calls_edge:
-        state = estimators.with_edge(state, units[_EDGE_LAST])
     state, rows = method.observe(state, units[_LAST]), []
+    if method.fills_with_edge:
+        with_residual = add_residual(units[_EDGE_NOW], units[_LAST] - units[_EDGE_LAST], factors)
+        return np.stack([with_residual.double().numpy()] * length)
     for _ in range(length):
-        if method.calls_edge:
-            state = estimators.with_edge(state, units[_EDGE_NOW])
         state = method.estimate(state, factors)
         assert state.eps is not None
         rows.append(state.eps)

@@ -179,7 +179,7 @@ def propose(
     steps, found = predictor.response.shape[1], []
     for name, adapter in itertools.product(estimators, adapters):
         estimator = get_estimator(name)
-        with_edge = min(s_values) < steps or estimator.calls_edge
+        with_edge = min(s_values) < steps or estimator.fills_with_edge
         if adapter != adapters[0] and not with_edge:
             continue  # nothing is handed over
         forecast = Forecast.of(predictor, adapter if with_edge else None)

@@ -56,7 +56,8 @@ def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff
 
 
 def _more_alphas(alphas: tuple[float, ...], best: Candidate, plan: Plan) -> tuple[float, ...]:
-    if not get_estimator(best.estimator).uses_alpha_in(plan.windows):
+    estimator = get_estimator(best.estimator)
+    if not (plan.uses_alpha(estimator) or (estimator.fills_with_edge and plan.residual_steps)):
         return alphas
     return grown(alphas, best.params.alpha, min(LEAST_ALPHA, *alphas), 1.0)
 
