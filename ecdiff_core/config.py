@@ -17,8 +17,8 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 
 FORMAT_VERSION = 2
-"""The newest layout; 2 added ``scheduler_config``, ``lora``, optional keys of a model, and of ``params`` all that
-follows ``schedule``."""
+"""The newest layout; 2 added ``scheduler_config``, ``lora``, optional keys of a model, and the keys of
+``params`` that the paper does not have."""
 
 _COMMENTS = {
     "format_version": "of this file's layout",
@@ -40,7 +40,7 @@ _COMMENTS = {
     "edge_k": "approximated steps between two real edge calls; 0 is none",
     "edge_first": "edge steps at the beginning that are real",
     "edge_last": "edge steps at the end that are real",
-    "residual": "factor of cloud minus edge at the last cloud step, added to the edge's noise; 0 is the paper",
+    "residual": "factor of cloud minus edge at the last cloud step, added to the edge's noise",
     "edge_schedule": "steps with real edge calls, beside a schedule of the cloud's",
     "s": "steps on the cloud side, 0 … T",
     "num_inference_steps": "T, but for PNDMScheduler, whose T is one more",

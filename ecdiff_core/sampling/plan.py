@@ -335,7 +335,7 @@ def _check(params: ECDiffParams, num_steps: int, handoff: Handoff, estimator: Es
         last = max(getattr(params, name) or (0,))
         if last >= num_steps:
             raise ParamsError(
-                f"Expected {name} within 0 … {num_steps - 1}, got step {last} with {num_steps} steps. "
+                f"Expected the {name} within 0 … {num_steps - 1}, got step {last} with {num_steps} steps. "
                 "Shorten it or raise num_inference_steps."
             )
     if estimator is None or not estimator.fills_with_edge:
@@ -356,12 +356,12 @@ def _check_order(made: Plan, needed: int) -> None:
     """Refuse steps that lack what they are to be made of."""
     if Action.APPROX in made.steps[:needed]:
         raise ParamsError(
-            f"Expected real steps at {list(range(needed))}, got {made.schedule}: the estimator needs {needed} "
-            "real noises before its first estimate."
+            f"Expected real steps at {list(range(needed))}, got {made.schedule}: the estimator needs "
+            f"{needed} real noises before its first estimate."
         )
     first = min(made.residual_steps, default=made.num_steps)
     if Action.CLOUD not in made.steps[:first] and made.residual_steps:
         raise ParamsError(
-            f"Expected a cloud call before the first edge step with the residual, got {made.schedule}. Raise s, "
-            "or set residual=0."
+            f"Expected a cloud call before the first edge step with the residual, got {made.schedule}. "
+            "Raise s, or set residual=0."
         )

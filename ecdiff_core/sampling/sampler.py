@@ -123,16 +123,18 @@ def trajectory(
         if action is Action.APPROX:
             history = estimator.estimate(history, factors.alpha)
         else:
+            with_residual = step in plan.residual_steps
+            if with_residual and residual is None:
+                assert last is not None
+                beside = yield Call(last.step, Action.EDGE, last.latents, last.timestep)
+                residual = last.noise - beside.to(torch.float32)
             model_input = scale_model_input(scheduler, latents, timestep)
             noise = yield Call(step, action, model_input, timestep)
             if action is Action.CLOUD:
-                noise = noise.to(torch.float32)
-                last, residual = CloudCall(step, model_input, timestep, noise), None
-            elif step in plan.residual_steps:
-                if residual is None:
-                    assert last is not None
-                    beside = yield Call(last.step, Action.EDGE, last.latents, last.timestep)
-                    residual = last.noise - beside.to(torch.float32)
+                last = CloudCall(step, model_input, timestep, noise.to(torch.float32))
+                residual = None
+            elif with_residual:
+                assert residual is not None
                 noise = add_residual(noise, residual, factors.residual)
             history = estimator.observe(history, noise)
         assert history.eps is not None

@@ -121,7 +121,7 @@ def tied_section(winner: Trial, trials: Iterable[Trial], w1: float, seed: int) -
 def _named(trial: Trial) -> dict[str, Any]:
     candidate = trial.candidate
     return {
-        **asdict(candidate.params),
+        **candidate.params.tree(),
         "estimator": candidate.estimator,
         "handoff_adapter": candidate.handoff_adapter,
         "objective": round(trial.value, DIGITS),

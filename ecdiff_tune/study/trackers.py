@@ -192,7 +192,7 @@ def values_of(trial: Trial) -> dict[str, float]:
 
 
 def _config(candidate: Candidate) -> dict[str, Any]:
-    params = {name: value for name, value in asdict(candidate.params).items() if value is not None}
+    params = candidate.params.tree()
     return {**params, "estimator": candidate.estimator, "handoff_adapter": candidate.handoff_adapter}
 
 
