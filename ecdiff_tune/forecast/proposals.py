@@ -61,9 +61,15 @@ class Placer:
         for start in range(0, len(some), CHUNK):
             schedules, alphas = zip(*some[start : start + CHUNK], strict=True)
             indices = [self.alphas.index(alpha) for alpha in alphas]
-            placements = Placements.of(self.estimator, self.alphas, s, schedules, indices)
+            letters = [self._letters(schedule, s) for schedule in schedules]
+            placements = Placements.of(self.estimator, self.alphas, letters, indices, alphas)
             found.append(self.forecast.errors(placements))
         return np.concatenate(found) if found else np.zeros(0)
+
+    def _letters(self, schedule: Schedule, s: int) -> str:
+        filled = "M" if get_estimator(self.estimator).fills_with_edge else "A"
+        cloud_side = "".join("C" if step in schedule else filled for step in range(s))
+        return cloud_side + "E" * (len(self.forecast.response) - 1 - s)
 
     def propose(self, calls: int, s: int) -> list[Placed]:
         """Placements of so many cloud calls before step s, of several kinds, none twice.
