@@ -24,7 +24,9 @@ def pareto(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
-        record = recorded.load(folder.spec, progress.say)
+        record = recorded.load(folder.spec)
+        for line in record.notes:
+            progress.say(line)
         found = front(within_limits(record.trials, settings.rerank))
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
         write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))

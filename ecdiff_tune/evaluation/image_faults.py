@@ -76,7 +76,7 @@ def refuse_many(
     )
 
 
-def told(faults: Mapping[int, tuple[str, int]], prompts: CalibrationSet) -> list[str]:
+def describe(faults: Mapping[int, tuple[str, int]], prompts: CalibrationSet) -> list[str]:
     """A line a prompt that is left out."""
     return [
         f"left out, for the {side} model's own picture is {FAULTS[number]}: {prompts.prompts[row]}"

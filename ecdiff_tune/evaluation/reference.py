@@ -112,6 +112,7 @@ class Reference:
     """The references of a prompt set, in its order."""
 
     prompts: tuple[PromptReference, ...]
+    prompt_set: CalibrationSet
 
     @cached_property
     def noise_change(self) -> NDArray[np.float64]:
@@ -201,7 +202,7 @@ def make(
 
 def load(prompts: CalibrationSet, folder: Path) -> Reference:
     """The reference of a prompt set that is there."""
-    return Reference(tuple(_open(path_of(folder, key)) for key in prompts.keys))
+    return Reference(tuple(_open(path_of(folder, key)) for key in prompts.keys), prompts)
 
 
 def _open(path: Path) -> PromptReference:

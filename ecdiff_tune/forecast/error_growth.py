@@ -198,7 +198,7 @@ def coefficients(
         Shape (candidates, 2T).
     """
     steps = len(reactions)
-    plans = [one.plan(steps, handoff) for one in candidates]
+    plans = [one.resolve(steps, handoff).plan for one in candidates]
     tails = {s: tail(response, reactions, s) for s in {whole.handoff_step for whole in plans}}
     found = np.zeros((len(candidates), 2 * steps))
     for side in _sides(candidates, plans):

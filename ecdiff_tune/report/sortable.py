@@ -31,7 +31,7 @@ WORDS = {
     "psnr": "PSNR",
 }
 FURTHER = {"lpips": "LPIPS", "clip": "CLIP score"}
-"""Metrics whose columns also say by which network: ``further_metrics``."""
+"""Metrics whose columns also say by which network: ``extra_metrics``."""
 INTERVAL = " 95%"
 """What ends the name of a column of intervals."""
 

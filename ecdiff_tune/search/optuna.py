@@ -1,8 +1,8 @@
 """An Optuna study over the space's grid, through ask and tell (https://optuna.org, version 5).
 
-What Optuna suggests twice is measured once. A trial that surely loses is pruned after a few prompts, by the
-test of ``race``. What is finished stays in the study: a search that is made again over it goes on from there,
-and several processes may work on it at once, each taking over what the others measured.
+What Optuna suggests twice is measured once. A trial that is significantly worse is pruned after a few
+prompts, by the test of ``race``. What is finished stays in the study: a search that is made again over it
+goes on from there, and several processes may work on it at once, each taking over what the others measured.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.intervals import interval95
-from ecdiff_tune.search.base import Context, Origin, Search
-from ecdiff_tune.search.generator_search import Rounds, Scripted
+from ecdiff_tune.search.base import Context, Origin, Rounds, Search
 from ecdiff_tune.search.options import OBJECTIVES, SearchError
 from ecdiff_tune.search.optuna_study import finished, make_sampler, open_study, under_way
 from ecdiff_tune.search.optuna_trial import (
@@ -31,10 +30,11 @@ from ecdiff_tune.search.optuna_trial import (
     repeat,
     show,
     tell,
+    why_pruned,
 )
 from ecdiff_tune.search.optuna_workers import POLL_SECONDS, Watch, beating
 from ecdiff_tune.search.paired import TIE
-from ecdiff_tune.search.race import Field
+from ecdiff_tune.search.race import RaceState
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.suggest import DIMENSIONS, Knobs, dimension
 
@@ -47,18 +47,18 @@ def search(space: GridSpace, context: Context) -> Search:
     """
     if space.stage == 1 and "burden" in context.options.optuna.objectives:
         raise SearchError("search.objectives=burden has no meaning in stage 1, which has no s: leave it out.")
-    discarded: dict[Candidate, str] = {}
-    trials = _Trials(space, context, discarded)
-    return Scripted(trials.rounds(), discarded, trials.origins)
+    pruned: dict[Candidate, str] = {}
+    trials = _Trials(space, context, pruned)
+    return Search(trials.rounds(), pruned, trials.origins)
 
 
 class _Trials:
     """The trials of a study and the race that they run."""
 
-    def __init__(self, space: GridSpace, context: Context, discarded: dict[Candidate, str]) -> None:
+    def __init__(self, space: GridSpace, context: Context, pruned: dict[Candidate, str]) -> None:
         self._context, self._options = context, context.options.optuna
         self._knobs, self._study = Knobs(space), open_study(self._options)
-        self._field, self._discarded = Field(context, discarded), discarded
+        self._race_state, self._pruned = RaceState(context, pruned), pruned
         self._watch = Watch(self._study, self._options.worker)
         self._seen: set[int] = set()
         self.origins: dict[Candidate, Origin] = {}
@@ -86,7 +86,7 @@ class _Trials:
         yield from self._catch_up()  # a trial may have ended since the last time
         best = self._best()
         if best is not None:
-            yield from self._field.measure([best], self._context.num_prompts)
+            yield from self._race_state.measure([best], self._context.num_prompts)
         return best
 
     def _catch_up(self) -> Rounds[None]:
@@ -103,9 +103,9 @@ class _Trials:
             measured = noted_measurements(known)
             if measured or known.user_attrs["worker"] == self._options.worker:
                 self._context.records.add(candidate, measured)
-                yield from self._field.measure([candidate], known.user_attrs["prompts"])
-            if "discarded" in known.user_attrs:
-                self._discarded[candidate] = known.user_attrs["discarded"]
+                yield from self._race_state.measure([candidate], known.user_attrs["prompts"])
+            if why := why_pruned(known):
+                self._pruned[candidate] = why
 
     def _has_room(self) -> bool:
         """Whether a trial is left to be made."""
@@ -135,7 +135,7 @@ class _Trials:
         try:
             with beating(trial, self._options.worker):
                 if candidate is None:  # p > s, or p < 2 with k >= 1
-                    note(trial, prompts=0, discarded="contradictory params")
+                    note(trial, prompts=0, pruned="contradictory params")
                     self._study.tell(trial, state=TrialState.PRUNED)
                     return
                 while self._is_measured_elsewhere(trial, candidate):
@@ -171,30 +171,30 @@ class _Trials:
         return next((one for one in trials if self._knobs.candidate(one.params) == candidate), None)
 
     def _race(self, candidate: Candidate, best: Candidate | None) -> Rounds[None]:
-        """Measure it, up to the look at which it surely loses to the best."""
-        everything, options, field = self._context.num_prompts, self._context.options, self._field
+        """Measure it, up to the rung at which it is significantly worse than the best."""
+        everything, options, state = self._context.num_prompts, self._context.options, self._race_state
         limit = self._options.max_seconds
         if limit is not None and self._context.cost(candidate).seconds > limit:
-            self._discarded[candidate] = "max_seconds"
+            self._pruned[candidate] = "max_seconds"
         if best is not None:
             arms, level = [best, candidate], options.level(everything, self._options.trials)
-            field.bound(arms)
+            state.bound(arms)
             for prompts in options.prompts(everything):
-                yield from field.measure([candidate], prompts)
-                field.bound(arms)
-                field.compare(arms, prompts, level, options.margin)
-        yield from field.measure([candidate], everything)
+                yield from state.measure([candidate], prompts)
+                state.bound(arms)
+                state.compare(arms, prompts, level, options.margin)
+        yield from state.measure([candidate], everything)
 
     def _incumbent(self) -> Candidate | None:
         """The best so far that keeps the limits; None where not eq. 12 decides."""
         least = self._options.min_quality or -1.0
-        whole = [one for one in self._field.whole() if self._quality(one) >= least]
+        whole = [one for one in self._race_state.whole() if self._quality(one) >= least]
         if not whole or self._options.objectives != ("objective",):
             return None
-        return self._field.leader(whole, self._context.num_prompts)
+        return self._race_state.leader(whole, self._context.num_prompts)
 
     def _quality(self, one: Candidate) -> float:
-        result = self._field.result(one)
+        result = self._race_state.result(one)
         return -1.0 if result is None or result.score is None else result.score.quality
 
     def _tell(self, trial: optuna.Trial, candidate: Candidate, best: Candidate | None) -> None:
@@ -202,17 +202,17 @@ class _Trials:
 
         The prompts of a pruned one may have been easy: it lies as far below the best as on those prompts.
         """
-        field, everything = self._field, self._context.num_prompts
-        seen, result = field.seen(candidate), field.result(candidate)
+        state, everything = self._race_state, self._context.num_prompts
+        seen, result = state.seen(candidate), state.result(candidate)
         note(trial, prompts=seen, **{name: dimension(candidate, name) for name in DIMENSIONS})
-        if candidate in self._discarded:
-            note(trial, discarded=self._discarded[candidate])
-        measured, options = self._context.records.read(candidate)[:seen], self._options
+        if candidate in self._pruned:
+            note(trial, pruned=self._pruned[candidate])
+        measured, options = () if result is None else result.measurements, self._options
         if options.worker:
             note_measurements(trial, measured)
-        picture = self._context.records.picture(candidate)
-        if picture is not None and options.artifacts is not None:
-            show(trial, picture, options.artifacts)
+        image = self._context.records.image(candidate)
+        if image is not None and options.artifacts is not None:
+            show(trial, image, options.artifacts)
         values = dict[str, float | None](asdict(self._context.cost(candidate)))
         if result is not None and result.score is not None:
             values |= asdict(result.score)
@@ -220,9 +220,9 @@ class _Trials:
             if ssims:
                 note(trial, quality_ci95=interval95(ssims, self._context.seed))
             if best is not None and seen < everything:
-                values["objective"] = field.mean(best) + field.mean(candidate) - field.mean(best, seen)
-            looks = (*self._context.options.prompts(everything), everything)
-            means = {prompts: field.mean(candidate, prompts) for prompts in looks if prompts <= seen}
+                values["objective"] = state.mean(best) + state.mean(candidate) - state.mean(best, seen)
+            rungs = (*self._context.options.prompts(everything), everything)
+            means = {prompts: state.mean(candidate, prompts) for prompts in rungs if prompts <= seen}
         else:
             means = {}
         tell(self._study, trial, options, values, means)

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 90.0
-"""A worker that was not heard of for so long is dead."""
+"""A worker that gave no sign of life for so long is dead."""
 POLL_SECONDS = 0.5
 BEAT = "beat"
 """The user attribute."""
@@ -41,7 +41,7 @@ def beating(trial: optuna.Trial, worker: str) -> Iterator[None]:
             try:
                 trial.set_user_attr(BEAT, count)
             except UpdateFinishedTrialError:
-                return  # it was told of its end, or failed by another worker
+                return  # it has ended, or was failed by another worker
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -61,7 +61,7 @@ class Watch:
 
     def __init__(self, study: optuna.Study, worker: str) -> None:
         self._study, self._worker = study, worker
-        self._heard: dict[int, tuple[object, float]] = {}
+        self._last_signs: dict[int, tuple[object, float]] = {}
 
     def running(self) -> list[FrozenTrial]:
         """Trials that others are measuring. One whose worker is dead has failed, and is none of them."""
@@ -70,10 +70,10 @@ class Watch:
             if one.user_attrs.get("worker") == self._worker:
                 continue
             sign = (one.user_attrs.get(BEAT), len(one.user_attrs), len(one.params))
-            last, since = self._heard.get(one.number, (None, now))
+            last, since = self._last_signs.get(one.number, (None, now))
             if sign != last:
                 since = now
-            self._heard[one.number] = sign, since
+            self._last_signs[one.number] = sign, since
             if now - since > SILENT_SECONDS:
                 self._study.tell(one.number, state=TrialState.FAIL, skip_if_finished=True)
             else:

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar, get_args
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.evaluation.candidate import Candidate, same_pictures
+from ecdiff_tune.evaluation.candidate import Candidate, same_images
 from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 
@@ -43,7 +43,7 @@ class Stage1Space:
     def aliases(self) -> Mapping[Candidate, Candidate]:
         """Every candidate, and the one of the grid that makes the same pictures."""
         points = itertools.product(self.estimators, self.ks, self.alphas)
-        return same_pictures(
+        return same_images(
             (self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned"
         )
 
@@ -141,7 +141,7 @@ class JointSpace:
             for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
             if p <= s and (k == 0 or p >= 2)
         )
-        return same_pictures(candidates, self.num_steps, self.handoff)
+        return same_images(candidates, self.num_steps, self.handoff)
 
     @property
     def grid(self) -> tuple[Candidate, ...]:

@@ -53,8 +53,8 @@ def _optuna(space: Any, context: Context) -> Search:
 
 
 SEARCHES: dict[str, SearchSpec] = {
-    "greedy": SearchSpec(greedy.Greedy, at_once=False, by_clock=True, extends=True, walks=True),
-    "exhaustive": SearchSpec(exhaustive.Exhaustive, by_clock=True, extends=True),
+    "greedy": SearchSpec(greedy.greedy, at_once=False, by_clock=True, extends=True, walks=True),
+    "exhaustive": SearchSpec(exhaustive.exhaustive, by_clock=True, extends=True),
     "race": SearchSpec(race.race, prunes=True, predicts=True),
     "predict": SearchSpec(predict.predict, upper_bound.best_predicted, predicts=True),
     "joint": SearchSpec(joint.joint, upper_bound.finalists, prunes=True, predicts=True),

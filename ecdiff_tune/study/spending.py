@@ -59,8 +59,8 @@ class Spending:
         table = pd.concat([one for one in (self._earlier, pd.DataFrame(rows)) if len(one)] or [self._earlier])
         write_text(self._path, table.to_csv(index=False))
 
-    def told(self) -> str:
-        """In one line."""
+    def describe(self) -> str:
+        """What was spent, in one line."""
         cloud, edge, decodes = (f"{self.calls[kind]:,}" for kind in KINDS)
         made = self._parts.get(REFERENCE, Counter())
         return (

@@ -25,7 +25,7 @@ from ..studies import Command, one_line
 def trial(quality: float, seconds: float, burden: float) -> Trial:
     params = ECDiffParams(3, 2, 0.3, 9)
     score = Score(quality, 0.0, burden, 0.0)
-    return Trial("joint", 1, Candidate(params), plan(params, STEPS), (), seconds, score)
+    return Trial("joint", 1, Candidate(params).resolve(STEPS, "aligned"), (), seconds, score)
 
 
 LEVELS = st.integers(0, 4).map(float)

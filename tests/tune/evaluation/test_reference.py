@@ -17,7 +17,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.compared import compared
-from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, fault, told
+from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, describe, fault
 from ecdiff_tune.evaluation.reference import DamagedReferenceError, PromptReference, Reference, auto_p
 
 from ..conftest import Calls
@@ -246,7 +246,7 @@ def test_a_prompt_with_a_black_picture_is_left_out(
     for one, other in zip(found.prompts, made.prompts[::2], strict=True):
         torch.testing.assert_close(one.cloud, other.cloud)
     faulty = reference.faulty_rows(prompts, tmp_path)
-    assert told(faulty, prompts) == [
+    assert describe(faulty, prompts) == [
         "left out, for the edge model's own picture is all black: two blue stars"
     ]
 

@@ -150,7 +150,7 @@ def picture(seed: int, *shape: int) -> torch.Tensor:
 
 def test_pictures_are_kept_as_they_are(tmp_path: Path) -> None:
     kept = picture(0, 3, 16, 24)
-    name = samples.save_picture(tmp_path / "00_cloud", kept)
+    name = samples.save_image(tmp_path / "00_cloud", kept)
     assert name == "00_cloud.png"
     found = np.asarray(Image.open(tmp_path / name))
     assert found.shape == (16, 24, 3)
@@ -159,8 +159,8 @@ def test_pictures_are_kept_as_they_are(tmp_path: Path) -> None:
 
 def test_videos_loop(tmp_path: Path) -> None:
     steps = torch.tensor([0, 0, 0.1, 0.3, 0.6])[:, None, None, None].expand(5, 3, 32, 32)
-    name = samples.save_picture(tmp_path / "00_cloud", steps)
-    other = samples.save_picture(tmp_path / "00_EC-Diff", steps.flip(0))
+    name = samples.save_image(tmp_path / "00_cloud", steps)
+    other = samples.save_image(tmp_path / "00_EC-Diff", steps.flip(0))
     columns = ["place", "method", "file", "ssim", "schedule", "seed", "prompt"]
     table = [[0, "cloud", name, 1.0, "9C", 5, "a"], [0, "EC-Diff", other, 0.5, "3C3A3E", 5, "a"]]
     (tmp_path / "samples").mkdir()
@@ -229,7 +229,7 @@ def test_what_compare_left(tmp_path: Path) -> None:
         experiments.methods_compared(tmp_path)
 
 
-def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
+def test_extra_metrics_that_compare_left(tmp_path: Path) -> None:
     names = ["cloud", "edge", "tuned", "hybrid_10"]
     values = {
         "ssim": (1.0, 0.5, 0.8, 0.9),

@@ -18,6 +18,7 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.report import page, search_cost, sensitivity, study_data, tradeoff
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.study import files
+from ecdiff_tune.study.recorded import load
 
 from ..page_reader import Page
 from ..recorded_study import GRID, SPREAD, STEPS, RecordedStudy, key_of, quality, with_payload
@@ -39,7 +40,7 @@ def written(study: RecordedStudy, command: Command, *more: str) -> Page:
 
 
 def read(study: RecordedStudy) -> StudyData:
-    return study_data.read(study.spec)
+    return study_data.of(load(study.spec))
 
 
 # What tune leaves.

@@ -27,7 +27,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.search import Space, optuna_workers
-from ecdiff_tune.search.base import Context, Records
+from ecdiff_tune.search.base import Ask, Context, Records, Result
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.optuna_study import open_study
 from ecdiff_tune.search.optuna_trial import MEASUREMENTS
@@ -58,18 +58,20 @@ class Ledgered(World):
         return self
 
     def context(self) -> Context:
-        records = Records(self._read, self._add)
-        return replace(super().context(), records=records)
+        return replace(super().context(), records=Records(self._add))
 
     known: dict[Candidate, int]
     generated: list[tuple[Candidate, int]]
 
-    def _read(self, one: Candidate) -> list[Measurement]:
-        return [Measurement(value, 30.0, 1.0) for value in self.values(one)][: self.known.get(one, 0)]
-
     def _add(self, one: Candidate, measured: Any) -> None:
         assert [row.ssim for row in measured] == list(self.values(one))[: len(measured)]
         self.known[one] = max(self.known.get(one, 0), len(measured))
+
+    def answer(self, ask: Ask) -> list[Result]:
+        return [
+            replace(found, measurements=tuple(Measurement(value, 30.0, 1.0) for value in found.values))
+            for found in super().answer(ask)
+        ]
 
     def generate(self, one: Candidate, prompts: int) -> None:
         for row in range(self.known.get(one, 0), prompts):
