@@ -61,7 +61,7 @@ class Stages:
     def run(self, space: Space) -> Found:
         """Run one stage; trials.csv grows with every trial and keeps the stages before."""
         stage, spec, progress = space.stage, self.study.spec, self.study.progress
-        most = self.most_asked(space)
+        most = self.call_bounds(space)
         progress.say(self.effort(stage_name(stage), space.p, [most]))
         num_prompts = len(self.references.calibration.prompt_set)
         progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes)
@@ -100,9 +100,9 @@ class Stages:
         limits = self.study.spec.options.optuna
         return trial.keeps(limits.min_quality, limits.max_seconds)
 
-    def most_asked(self, space: Space) -> list[CallBound]:
+    def call_bounds(self, space: Space) -> list[CallBound]:
         """What the search asks for at most."""
-        return self.study.spec.kind.most(space, self.context(space))
+        return self.study.spec.kind.call_bounds(space, self.context(space))
 
     def effort(self, what: str, p: int, stages: Sequence[Sequence[CallBound]]) -> str:
         """How many trials and calls at most, and about how long at the reference's pace.

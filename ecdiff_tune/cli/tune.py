@@ -114,9 +114,9 @@ def _effort_of_tune(settings: Settings, stages: Stages) -> str:
         stage2_space(settings, Candidate(ECDiffParams(p, k, 1.0, settings.num_steps)))
         for k in settings.search.k
     ]
-    bounds = [stages.most_asked(space) for space in spaces]
+    bounds = [stages.call_bounds(space) for space in spaces]
     most_expensive = max(bounds, key=lambda one: sum(stages.total_calls(one)))
-    return stages.effort("tune", p, [stages.most_asked(stage1_space(settings, p)), most_expensive])
+    return stages.effort("tune", p, [stages.call_bounds(stage1_space(settings, p)), most_expensive])
 
 
 def _run_stage1(settings: Settings, stages: Stages, pair: LoadedPair) -> Found:

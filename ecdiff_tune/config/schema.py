@@ -118,7 +118,7 @@ class Settings:
             max_seconds=search.max_seconds,
         )
         return Options(
-            tuple(search.looks),
+            tuple(search.rungs),
             search.error_rate,
             search.margin,
             search.finalists,

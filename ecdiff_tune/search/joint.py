@@ -26,7 +26,7 @@ def last_rung(context: Context) -> int:
 def finals(
     ranked: Sequence[Candidate], state: RaceState, context: Context, pruned: dict[Candidate, str]
 ) -> Rounds[Candidate | None]:
-    """The first ones race, and after the last look their leader goes on alone.
+    """The first ones race, and after the last rung their leader goes on alone.
 
     Where it turns out to be infeasible the next one takes its place; when no finalist is left, the next ones
     race.

@@ -36,7 +36,7 @@ from ecdiff_tune.search.optuna_workers import POLL_SECONDS, Watch, beating
 from ecdiff_tune.search.paired import TIE
 from ecdiff_tune.search.race import RaceState
 from ecdiff_tune.search.spaces import GridSpace
-from ecdiff_tune.search.suggest import DIMENSIONS, Knobs, dimension
+from ecdiff_tune.search.suggest import DIMENSIONS, Dimensions, value_of
 
 
 def search(space: GridSpace, context: Context) -> Search:
@@ -57,7 +57,7 @@ class _Trials:
 
     def __init__(self, space: GridSpace, context: Context, pruned: dict[Candidate, str]) -> None:
         self._context, self._options = context, context.options.optuna
-        self._knobs, self._study = Knobs(space), open_study(self._options)
+        self._dimensions, self._study = Dimensions(space), open_study(self._options)
         self._race_state, self._pruned = RaceState(context, pruned), pruned
         self._watch = Watch(self._study, self._options.worker)
         self._seen: set[int] = set()
@@ -66,11 +66,11 @@ class _Trials:
     @cached_property
     def _starts(self) -> Sequence[dict[str, Any]]:
         """What is tried before the sampler is asked: the paper's params; of a grid every point, shuffled."""
-        start, grid = self._options.start, self._knobs.space.grid
+        start, grid = self._options.start, self._dimensions.space.grid
         first = [] if start is None else [Candidate(start)]
         if self._options.sampler == "grid":
             first = random.Random(self._context.seed).sample(grid, len(grid))
-        return [self._knobs.nearest(one) for one in first]
+        return [self._dimensions.nearest(one) for one in first]
 
     def rounds(self) -> Rounds[Candidate | None]:
         """Go on with the study until it has its trials and nobody works on one any more; the best."""
@@ -96,7 +96,7 @@ class _Trials:
             if known.number in self._seen:
                 continue
             self._seen.add(known.number)
-            candidate = self._knobs.candidate(known.params)
+            candidate = self._dimensions.candidate(known.params)
             if candidate is None or "same_as" in known.user_attrs:
                 continue
             self._keep_origin(candidate, known)
@@ -125,13 +125,13 @@ class _Trials:
             self._study.enqueue_trial(start)
         number = under_way(self._study)
         self._study.sampler = make_sampler(options.sampler, self._context.seed, number, options.worker)
-        trial = self._study.ask(self._knobs.distributions)
+        trial = self._study.ask(self._dimensions.distributions)
         trial.set_user_attr("worker", options.worker)
         return trial
 
     def _run(self, trial: optuna.Trial) -> Rounds[None]:
         """Measure a trial as far as it is worth it, and tell Optuna."""
-        candidate = self._knobs.candidate(trial.params)
+        candidate = self._dimensions.candidate(trial.params)
         try:
             with beating(trial, self._options.worker):
                 if candidate is None:  # p > s, or p < 2 with k >= 1
@@ -153,22 +153,22 @@ class _Trials:
             return
 
     def _keep_origin(self, candidate: Candidate, trial: optuna.Trial | FrozenTrial) -> None:
-        """By what people find it in the dashboard: the first trial of its pictures."""
-        s = self._knobs.point(trial.params).get("s")
+        """By what people find it in the dashboard: the first trial of its images."""
+        s = self._dimensions.point(trial.params).get("s")
         self.origins.setdefault(candidate, Origin(trial.number, s if isinstance(s, int) else None))
 
     def _is_measured_elsewhere(self, trial: optuna.Trial, candidate: Candidate) -> bool:
         """Whether another worker was first; one that has no worker's name yet has not got all its params."""
         return any(
-            "worker" not in one.user_attrs or self._knobs.candidate(one.params) == candidate
+            "worker" not in one.user_attrs or self._dimensions.candidate(one.params) == candidate
             for one in self._watch.running()
             if one.number < trial.number
         )
 
     def _known(self, candidate: Candidate) -> FrozenTrial | None:
-        """A finished trial that made the same pictures."""
+        """A finished trial that made the same images."""
         trials = finished(self._study)
-        return next((one for one in trials if self._knobs.candidate(one.params) == candidate), None)
+        return next((one for one in trials if self._dimensions.candidate(one.params) == candidate), None)
 
     def _race(self, candidate: Candidate, best: Candidate | None) -> Rounds[None]:
         """Measure it, up to the rung at which it is significantly worse than the best."""
@@ -204,7 +204,7 @@ class _Trials:
         """
         state, everything = self._race_state, self._context.num_prompts
         seen, result = state.seen(candidate), state.result(candidate)
-        note(trial, prompts=seen, **{name: dimension(candidate, name) for name in DIMENSIONS})
+        note(trial, prompts=seen, **{name: value_of(candidate, name) for name in DIMENSIONS})
         if candidate in self._pruned:
             note(trial, pruned=self._pruned[candidate])
         measured, options = () if result is None else result.measurements, self._options
@@ -240,7 +240,7 @@ class _Trials:
             front = {one.number for one in self._study.best_trials}
             whole = [one for one in whole if one.number in front]
         best = max(whole, key=self._rank, default=None)
-        return None if best is None else self._knobs.candidate(best.params)
+        return None if best is None else self._dimensions.candidate(best.params)
 
     def _rank(self, one: FrozenTrial) -> tuple[float, float, int]:
         """The better the higher: by what is optimised, of several objectives by eq. 12; then the faster."""

@@ -85,7 +85,7 @@ def once(turns: optuna.Study, worker: str, make: Callable[[], Any]) -> Any:
     """What the first worker made, for all workers alike; where one fails or dies the next one makes it.
 
     A turn is a trial, whose numbers and ends every storage keeps apart: the lowest turn that is not over
-    makes it, and the first that is told of its end counts.
+    makes it, and the first that has ended counts.
 
     Args:
         turns: a study for this alone.
@@ -107,13 +107,13 @@ def once(turns: optuna.Study, worker: str, make: Callable[[], Any]) -> Any:
 
 
 def _made(turns: optuna.Study) -> Any:
-    """By the first turn that was told of its end; None if there is none yet."""
+    """By the first turn that has ended; None if there is none yet."""
     over = turns.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     return min(over, key=lambda one: one.number).user_attrs[MADE] if over else None
 
 
 def _wait_for_earlier(turns: optuna.Study, number: int, worker: str) -> None:
-    """Until no earlier turn can be told of its end any more, or one was."""
+    """Until no earlier turn can end any more, or one has."""
     watch = Watch(turns, worker)
     while any(one.number < number for one in watch.running()) and _made(turns) is None:
         time.sleep(POLL_SECONDS)

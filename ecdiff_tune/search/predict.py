@@ -27,7 +27,7 @@ def predict(space: Space, context: Context) -> Search:
 
 
 def _rounds(space: Space, context: Context, pruned: dict[Candidate, str]) -> Rounds[Candidate | None]:
-    """The best predicted one that has finite pictures."""
+    """The best predicted one that has finite images."""
     ranked = by_forecast(space.grid, context)
     for rank, one in enumerate(ranked):
         (result,) = yield Ask((one,))

@@ -1,4 +1,4 @@
-"""Candidates race over the prompts: those that cannot win, or surely do not, are pruned early."""
+"""Candidates race over the prompts: those that cannot win, or are significantly worse, are pruned early."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.spaces import Space
 
 TOGETHER = 16
-"""Candidates asked for at once: enough to fill a batch, few enough for their pictures to lie in memory."""
+"""Candidates asked for at once: enough to fill a batch, few enough for their images to lie in memory."""
 
 
 class RaceState:
@@ -45,7 +45,7 @@ class RaceState:
         return [one for one in arms if one not in self._pruned]
 
     def result(self, one: Candidate) -> Result | None:
-        """What was told of it last."""
+        """What came of it last."""
         return self._results.get(one)
 
     def seen(self, one: Candidate) -> int:
@@ -67,7 +67,7 @@ class RaceState:
         return min(arms, key=lambda one: (-means[one], self._context.cost(one).seconds))
 
     def bound(self, arms: Sequence[Candidate]) -> None:
-        """Give up those that cannot reach one that was measured whole, whatever SSIM the prompts have that
+        """Prune those that cannot reach one that was measured whole, whatever SSIM the prompts have that
         they were not measured on."""
         whole = self.whole(arms)
         floor = max(map(self.mean, whole), default=float("-inf"))
@@ -76,7 +76,7 @@ class RaceState:
                 self._pruned[one] = "bound"
 
     def compare(self, arms: Sequence[Candidate], prompts: int, level: float, margin: float) -> None:
-        """Give up those that the leader surely beats (``surely_below``) and that were not measured whole."""
+        """Prune those that are ``significantly_worse`` than the leader and were not measured whole."""
         arms = self.left(arms)
         if not arms or level == 0:
             return
@@ -100,9 +100,9 @@ class RaceState:
 def run_rungs(arms: Sequence[Candidate], state: RaceState, context: Context) -> Rounds[None]:
     """Successive elimination (Maron and Moore's Hoeffding races, 1994, with a paired t test in its place).
 
-    After a few looks the losers are pruned. With no ``margin``, the candidate that is best on all prompts
-    is lost with at most ``error_rate``: it meets every other one at most once a look, and each test has its
-    share of that rate. With one, each look gives away at most so much.
+    At a few rungs the losers are pruned. With no ``margin``, the candidate that is best on all prompts
+    is lost with at most ``error_rate``: it meets every other one at most once a rung, and each test has its
+    share of that rate. With one, each rung gives away at most so much.
     """
     options = context.options
     level = options.level(context.num_prompts, len(arms))

@@ -34,10 +34,10 @@ class ScheduleSpace:
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
+        """Every candidate, and the one of the grid that makes the same images."""
         return same_images(self.proposed, self.num_steps, self.handoff)
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture."""
+        """One candidate an image."""
         return tuple(dict.fromkeys(self.aliases.values()))

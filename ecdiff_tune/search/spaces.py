@@ -41,7 +41,7 @@ class Stage1Space:
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
+        """Every candidate, and the one of the grid that makes the same images."""
         points = itertools.product(self.estimators, self.ks, self.alphas)
         return same_images(
             (self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned"
@@ -49,7 +49,7 @@ class Stage1Space:
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture, estimator by estimator and k by k."""
+        """One candidate an image, estimator by estimator and k by k."""
         return tuple(dict.fromkeys(self.aliases.values()))
 
 
@@ -97,7 +97,7 @@ class Stage2Space:
 
     @property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures: itself."""
+        """Every candidate, and the one of the grid that makes the same images: itself."""
         return {one: one for one in self.grid}
 
     @property
@@ -134,7 +134,7 @@ class JointSpace:
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
+        """Every candidate, and the one of the grid that makes the same images."""
         candidates = (
             self.at(p, k, alpha, s, estimator, adapter)
             for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
@@ -145,7 +145,7 @@ class JointSpace:
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture.
+        """One candidate an image.
 
         >>> space = JointSpace((7,), (2,), (0.2, 0.3), tuple(range(30, 41)), 50)
         >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
@@ -157,7 +157,7 @@ class JointSpace:
 N = TypeVar("N", int, float)
 
 GridSpace = Stage1Space | Stage2Space | JointSpace
-"""Those that a search may look at dimension by dimension."""
+"""Those that a search may go through dimension by dimension."""
 Space = GridSpace | ScheduleSpace
 
 

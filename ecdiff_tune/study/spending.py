@@ -1,4 +1,4 @@
-"""What a run of a command spends, part by part: model calls, decoded pictures, seconds.
+"""What a run of a command spends, part by part: model calls, decoded images, seconds.
 
 A call is one of one prompt, with guidance. ``calls.csv`` in the study's folder has a row a run and part; it
 is written after every trial, so that of a run that was killed no more than a trial is missing.

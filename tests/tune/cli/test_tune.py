@@ -211,7 +211,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
     assert outcome.status == 0, outcome
     notes = [line for line in outcome.out.splitlines() if line.startswith("note: left out, ")]
     assert [line.rpartition(": ")[0] for line in notes] == [
-        "note: left out, for the cloud model's own picture is all black"
+        "note: left out, for the cloud model's own image is all black"
     ] * 2
     assert set(json.loads((study.folder / "left_out.json").read_text()).values()) == {"all black"}
     config = study.config()

@@ -17,12 +17,13 @@ from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import Alpha, NoiseState
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
+from ecdiff_tune.metrics.choice import Metric
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.objective import Scorer, Trial, Weights
 from ecdiff_tune.search import SEARCHES
@@ -368,6 +369,37 @@ def test_what_is_known_of_a_batch_stays(
     assert found[1] == KNOWN
     assert found[0] != KNOWN
     assert measure(evaluator, TUNED) == found
+
+
+def test_results_are_returned_and_not_read_back(
+    evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[ConfigKey] = []
+    read = ledger.read
+
+    def counted(key: ConfigKey) -> dict[str, Measurement]:
+        reads.append(key)
+        return read(key)
+
+    monkeypatch.setattr(ledger, "read", counted)
+    configs = [evaluator.resolve(Candidate(one)) for one in (TUNED, replace(TUNED, alpha=0.5))]
+    found = evaluator.measure(configs, lambda _: None)
+    assert reads == [one.key for one in configs]  # before anything is generated
+    assert [dict(zip(prompts.keys, some, strict=True)) for some in found] == [
+        read(one.key) for one in configs
+    ]
+
+
+def test_a_metric_that_comes_later_changes_nothing_else(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, ledger: Ledger
+) -> None:
+    key = Evaluator(pipe, prompts, made, ledger, batches=Batches(2)).resolve(Candidate(TUNED)).key
+    ledger.append(key, [(name, KNOWN) for name in prompts.keys])
+    half = Metric("half", "half", lambda images, *_: torch.full((len(images),), 0.5))
+    later = Evaluator(pipe, prompts, made, ledger, batches=Batches(2), extra=(half,))
+    found = measure(later, TUNED)
+    assert found == (replace(KNOWN, extra={"half": 0.5}),) * 3
+    assert ledger.read(key) == dict(zip(prompts.keys, found, strict=True))
 
 
 def test_a_batch_is_kept_as_soon_as_it_is_done(

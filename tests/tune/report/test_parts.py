@@ -29,6 +29,7 @@ from ecdiff_tune.experiments.methods import Method, Sampler
 from ecdiff_tune.report import charts, experiments, gallery, pictures, sortable, study_data
 from ecdiff_tune.report.export import markdown
 from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot, escape
+from ecdiff_tune.report.tables import present_names
 from ecdiff_tune.study.folder import StudyError
 
 SAMPLER = Sampler(Sampling(12))
@@ -112,8 +113,11 @@ def test_plots_of_the_search() -> None:
 
 
 def test_the_best_was_measured_on_all_prompts() -> None:
-    states = ["complete", "complete", "discarded", "infeasible", "complete", "complete"]
-    one, _ = charts.search_plots(TRIALS.assign(state=states, prompts=[10, 10, 5, 10, 10, 10]))
+    states = ["complete", "complete", "discarded", "infeasible", "complete", "complete"]  # an older table's
+    older = TRIALS.assign(state=states, prompts=[10, 10, 5, 10, 10, 10], discarded="")
+    present = present_names(older)
+    assert "pruned" in present.columns
+    one, _ = charts.search_plots(present)
     star = re.search(r'class="mark star[^"]*"[^>]*><title>([^<]*)', one.svg())
     assert star
     assert star[1].startswith("trial 1:")

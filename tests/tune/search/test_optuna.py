@@ -22,7 +22,7 @@ from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError, check_installed
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space
-from ecdiff_tune.search.suggest import Knob, Knobs
+from ecdiff_tune.search.suggest import Dimension, Dimensions
 from ecdiff_tune.study.optuna_setup import SOME_PAIR, papers_params, search_options
 
 from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, evaluations, whole
@@ -68,7 +68,7 @@ def told(found: list[FrozenTrial]) -> list[tuple[Any, ...]]:
     ],
 )
 def test_knobs(values: tuple[Any, ...], name: str, distribution: object) -> None:
-    knob = Knob.of("x", values)
+    knob = Dimension.of("x", values)
     assert (knob.name, knob.distribution) == (name, distribution)
     assert sorted(knob.values.values()) == sorted(values)
     for value in values:
@@ -77,13 +77,13 @@ def test_knobs(values: tuple[Any, ...], name: str, distribution: object) -> None
 
 def test_what_is_suggested_is_in_the_grid() -> None:
     for space in (*SPACES.values(), ALIASES, JOINT):
-        knobs = Knobs(space)
+        knobs = Dimensions(space)
         for one in space.grid:
             assert knobs.candidate(knobs.nearest(one)) == one
 
 
 def test_params_that_contradict_each_other() -> None:
-    knobs = Knobs(JointSpace((1, 35), (0, 2), (0.3,), (30, 40), 50, "exact"))
+    knobs = Dimensions(JointSpace((1, 35), (0, 2), (0.3,), (30, 40), 50, "exact"))
     assert knobs.candidate({"p": 35, "k": 0, "s": 30}) is None
     assert knobs.candidate({"p": 1, "k": 2, "s": 30}) is None
     assert knobs.candidate({"p": 1, "k": 0, "s": 30}) is not None
@@ -290,7 +290,7 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     study = optuna.load_study(study_name="ecdiff", storage=_journal(path))
     assert [one.name for one in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == ["quality", "seconds"]
-    front = [Knobs(JOINT).candidate(one.params) for one in study.best_trials]
+    front = [Dimensions(JOINT).candidate(one.params) for one in study.best_trials]
     assert search.best == max(front, key=lambda one: measured[one])  # type: ignore[index]
     for one in study.best_trials:
         quality, seconds = one.values

@@ -32,7 +32,7 @@ from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.optuna_study import open_study
 from ecdiff_tune.search.optuna_trial import MEASUREMENTS
 from ecdiff_tune.search.spaces import Stage1Space
-from ecdiff_tune.search.suggest import Knobs
+from ecdiff_tune.search.suggest import Dimensions
 from ecdiff_tune.study.optuna_setup import agree
 
 from ..recorded_study import RecordedStudy
@@ -158,7 +158,7 @@ def test_two_workers_end_with_the_same_best_and_generate_nothing_twice(storage: 
     assert {one.user_attrs["worker"] for one in ended} == {"a", "b"}
     whole = [one for one in ended if one.user_attrs.get("prompts") == 10 and MEASUREMENTS in one.user_attrs]
     top = max(whole, key=lambda one: one.values[0])
-    assert Knobs(JOINT).candidate(top.params) == best
+    assert Dimensions(JOINT).candidate(top.params) == best
 
 
 @AT_ONCE
@@ -166,7 +166,7 @@ def test_a_grid_is_shared_out(storage: str) -> None:
     options = {"storage": storage, "sampler": "grid", "trials": 1000, "space": FEW}
     found = run({**options, "name": "a"}, {**options, "name": "b"})
     assert found["a"][0] == found["b"][0]
-    assert {Knobs(FEW).candidate(one.params) for one in trials(storage)} == set(FEW.grid)
+    assert {Dimensions(FEW).candidate(one.params) for one in trials(storage)} == set(FEW.grid)
 
 
 def test_a_worker_that_dies_holds_nobody_up(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_equal_configs_are_given_up_no_more_often_than_stated(draw: Draw) -> Non
 
 
 def test_without_correction_the_best_is_lost_more_often() -> None:
-    # Eight rivals at three looks: a level 24 times as high, to see that the simulation would notice.
+    # Eight rivals at three rungs: a level 24 times as high, to see that the simulation would notice.
     found = outcomes("race", [0.5] * 9, Options(error_rate=0.99), normal, runs=40)
     assert found.lost > outcomes("race", [0.5] * 9, Options(error_rate=0.05), normal, runs=40).lost
 
@@ -252,8 +252,8 @@ def test_predict_passes_over_what_cannot_be_foretold_or_used() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"looks": (0.0,)}, "search.looks within 0 < share < 1"),
-        ({"looks": (0.5, 1.0)}, "search.looks within 0 < share < 1"),
+        ({"rungs": (0.0,)}, "search.rungs within 0 < share < 1"),
+        ({"rungs": (0.5, 1.0)}, "search.rungs within 0 < share < 1"),
         ({"error_rate": -0.1}, "search.error_rate"),
         ({"error_rate": 1.0}, "search.error_rate"),
         ({"margin": -0.1}, "search.margin >= 0"),
