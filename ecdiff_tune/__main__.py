@@ -16,6 +16,7 @@ from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.cli.arguments import command_first, flags_first, paths_quoted, swept_to_scratch
 from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.study.renamed import present_arguments
 
 if TYPE_CHECKING:
     from ecdiff_tune.study.distributed.ranks import Ranks
@@ -139,7 +140,7 @@ def _command(arguments: Sequence[str]) -> int:
         print(f"ecdiff {__version__}")
         return 0
     command, rest = command_first(arguments)
-    rest = flags_first(paths_quoted(rest))
+    rest = flags_first(paths_quoted(present_arguments(rest, print)))
 
     def work() -> None:
         if command == "generate":

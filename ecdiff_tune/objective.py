@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.sampling.plan import Plan
-from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 
@@ -101,23 +101,37 @@ def stage_name(stage: Stage) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluated config. ``score`` is None where a picture could not be made (state ``infeasible``)."""
+    """One evaluated config. ``score`` is None where an image could not be made (state ``infeasible``)."""
 
     stage: Stage
     number: int
-    candidate: Candidate
-    plan: Plan
+    config: PlannedCandidate
     measurements: tuple[Measurement, ...]
     seconds: float
     score: Score | None
-    discarded: str = ""
+    pruned: str = ""
     suggested_s: int | None = None
 
     @property
+    def candidate(self) -> Candidate:
+        """What was asked for."""
+        return self.config.candidate
+
+    @property
+    def plan(self) -> Plan:
+        """What every step did."""
+        return self.config.plan
+
+    @property
+    def key(self) -> ConfigKey:
+        """Of its images."""
+        return self.config.key
+
+    @property
     def state(self) -> str:
-        """``complete``, ``infeasible``, or ``discarded`` before all prompts were measured."""
-        if self.discarded:
-            return "discarded"
+        """``complete``, ``infeasible``, or ``pruned`` before all prompts were measured."""
+        if self.pruned:
+            return "pruned"
         return "infeasible" if self.score is None else "complete"
 
     @property
@@ -132,7 +146,7 @@ class Trial:
         return self.score.quality
 
     def keeps(self, min_quality: float | None, max_seconds: float | None) -> bool:
-        """Whether it has at least that mean SSIM and takes at most so long a picture; None is no limit."""
+        """Whether it has at least that mean SSIM and takes at most so long an image; None is no limit."""
         enough = min_quality is None or (self.score is not None and self.score.quality >= min_quality)
         return enough and (max_seconds is None or self.seconds <= max_seconds)
 
@@ -164,8 +178,16 @@ class Scorer:
         cloud, edge = reference.seconds()
         return cls(latency, weights, earliest_s, (cloud + fixed, edge + fixed))
 
+    def trial(
+        self, stage: Stage, number: int, config: PlannedCandidate, measurements: tuple[Measurement, ...]
+    ) -> Trial:
+        """A trial of what was measured; stage 1 has no s, so that its burden is left out."""
+        plan = config.plan
+        found = self.score(plan, measurements, with_burden=stage != 1)
+        return Trial(stage, number, config, measurements, self.seconds(plan, measurements), found)
+
     def seconds(self, plan: Plan, measurements: tuple[Measurement, ...]) -> float:
-        """Seconds a picture."""
+        """Seconds an image."""
         if self.wallclock is None:
             return self.latency.seconds(plan)
         transfer = self.latency.transfer_seconds if plan.hands_over else 0.0
@@ -179,7 +201,7 @@ class Scorer:
         return self.latency.alone(num_steps)
 
     def values(self, trial: Trial) -> tuple[float, ...]:
-        """The objective of every prompt alone; minus infinity where it has no finite picture."""
+        """The objective of every prompt alone; minus infinity where it has no finite image."""
         return tuple(
             float("-inf") if alone is None else alone.objective
             for one in trial.measurements
@@ -194,7 +216,7 @@ class Scorer:
         return found.objective
 
     def score(self, plan: Plan, measurements: tuple[Measurement, ...], with_burden: bool) -> Score | None:
-        """The score; None when a prompt has no finite picture."""
+        """The score; None when a prompt has no finite image."""
         ssims = [one.ssim for one in measurements if one.ssim is not None]
         if len(ssims) < len(measurements):
             return None

@@ -13,33 +13,22 @@ goes on.
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import pandas as pd
-
 from bench_schedules import ALPHAS, PLACED_ALPHAS, Bench, decibels
-from ecdiff_core.io.console import quiet_libraries
-from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan, plan
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.evaluation.latency import LatencyProfile, measure
-from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.link import Link
-from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.proposals import paper_params
 from ecdiff_tune.forecast.splits import SplitPlacer
 from ecdiff_tune.metrics.intervals import bootstrap_ci
-from ecdiff_tune.study import files
 
 LINK = Link(mbps=18.88, round_trip_seconds=0.02)
 """The paper's bandwidth."""

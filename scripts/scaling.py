@@ -97,8 +97,11 @@ def calls(pair: Pair) -> dict[str, Calls]:
     winner = Candidate(pair.params)
     stage1 = Stage1Space(pair.params.p, KS, ALPHAS, T).grid
     stage2 = Stage2Space.of(winner, S_VALUES, T, "aligned").grid
-    first, both = generations.most_calls(stage1), generations.most_calls((*stage1, *stage2))
-    once = generations.plan(winner)
+    first, both = (
+        generations.most_calls(one.resolve(T, "aligned") for one in some)
+        for some in (stage1, (*stage1, *stage2))
+    )
+    once = winner.resolve(T, "aligned").plan
     return {
         "reference": Calls(T, T, 2),
         "stage 1": Calls(*first, len(stage1)),

@@ -38,7 +38,7 @@ COMMANDS: dict[str, Command] = {
     "stage2": Command(
         "search s for the stage-1 winner, or for (p, k, alpha) or (schedule, alpha) by hand", "cli.tune"
     ),
-    "reference": Command("cloud and edge pictures, noise profile, latency profile", "cli.tune"),
+    "reference": Command("cloud and edge images, noise profile, latency profile", "cli.tune"),
     "rerank": Command(
         "the best config by other weights, another link or machine; no model call",
         "cli.rerank",
@@ -75,7 +75,7 @@ COMMANDS: dict[str, Command] = {
         loads_models=False,
     ),
     "report": Command(
-        "one page about a study, with its pictures; no model call",
+        "one page about a study, with its images; no model call",
         "cli.report",
         of_study=True,
         loads_models=False,

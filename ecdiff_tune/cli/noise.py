@@ -11,7 +11,7 @@ from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.report.noise_figure import noise_figure
 from ecdiff_tune.study import files
-from ecdiff_tune.study.workbench import prepare
+from ecdiff_tune.study.open_study import open_study
 
 FIGURES = {"image": "figure3a", "video": "figure3b"}
 """Names of the files, by what the pair makes; the paper shows pictures in (a) and videos in (b)."""
@@ -23,12 +23,12 @@ def noise(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can act on.
     """
-    with prepare(study_spec(settings)) as bench:
-        media = bench.pipe.pair.family.media
-        timesteps = bench.pipe.scheduler.timesteps.tolist()
-        profile = noise_table(bench.reference, timesteps)
-        p, folder, name = bench.p(), bench.path / files.NOISE, FIGURES[media]
-        count = len(bench.prompts)
+    with open_study(study_spec(settings)) as (study, pair, references):
+        media = pair.pipe.pair.family.media
+        timesteps = pair.pipe.scheduler.timesteps.tolist()
+        profile = noise_table(references.calibration, timesteps)
+        p, folder, name = references.p(), study.path / files.NOISE, FIGURES[media]
+        count = len(references.calibration.prompts)
         caption = (
             f"Mean |eps_i - eps_(i-1)| of the cloud model of {settings.pair.name} over {count} prompts, and "
             f"its variance over them; {settings.num_steps} {settings.sampling.scheduler} steps."
@@ -50,7 +50,7 @@ def noise(settings: Settings) -> None:
             ),
         ]
         for line in (*_lines(profile, p), wrote(paths)):
-            bench.progress.say(line)
+            study.progress.say(line)
 
 
 def noise_table(reference: Reference, timesteps: list[float]) -> pd.DataFrame:

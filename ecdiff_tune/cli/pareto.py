@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ecdiff_core.io.files import write_text
@@ -14,6 +14,7 @@ from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import tables
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
+from ecdiff_tune.study.pareto import front, quality_speed_and_burden
 from ecdiff_tune.study.progress import Progress
 
 
@@ -24,8 +25,11 @@ def pareto(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
-        record = recorded.load(folder.spec, progress.say)
-        found = front(within_limits(record.trials, settings.rerank))
+        record = recorded.load(folder.spec)
+        for line in record.notes:
+            progress.say(line)
+        found = front(within_limits(record.trials, settings.rerank), quality_speed_and_burden)
+        found = [replace(one, number=row) for row, one in enumerate(found, start=1)]
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
         write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
         progress.say(f"{len(found)} of them are not beaten in quality, seconds and burden at once")
@@ -42,26 +46,6 @@ def pareto(settings: Settings) -> None:
         config.save(folder.path / files.PARETO_CONFIG)
         for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.say(line)
-
-
-def dominates(one: Trial, other: Trial) -> bool:
-    """Whether ``one`` is nowhere worse than ``other`` (quality, seconds, burden) and somewhere better."""
-    pairs = list(zip(_merits(one), _merits(other), strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
-def _merits(trial: Trial) -> tuple[float, float, float]:
-    assert trial.score is not None
-    assert trial.score.burden is not None
-    return trial.score.quality, -trial.seconds, trial.score.burden
-
-
-def front(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that no other dominates, numbered from the fastest to the slowest."""
-    all_of_them = list(trials)
-    kept = [one for one in all_of_them if not any(dominates(other, one) for other in all_of_them)]
-    kept.sort(key=lambda one: (one.seconds, -one.quality))
-    return [replace(one, number=i) for i, one in enumerate(kept, start=1)]
 
 
 def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast import proposals
+from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
-from ecdiff_tune.study.workbench import Workbench
 
 
 def stage1_space(settings: Settings, p: int) -> Stage1Space:
@@ -32,13 +32,11 @@ def joint_space(settings: Settings, p: int) -> JointSpace:
     )
 
 
-def schedule_space(settings: Settings, bench: Workbench) -> ScheduleSpace:
+def schedule_space(settings: Settings, predictor: Predictor) -> ScheduleSpace:
     """What the forecast proposes for the wanted numbers of cloud calls."""
-    numbers = ", ".join(map(str, settings.cloud_calls))
-    bench.progress.say(f"placing {numbers} cloud calls by the forecast")
     return ScheduleSpace(
         proposals.propose(
-            bench.predictor,
+            predictor,
             settings.cloud_calls,
             settings.s_values,
             settings.estimators,

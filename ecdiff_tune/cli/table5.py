@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.text import visible
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_files
+from ecdiff_tune.evaluation.model_calls import PlanCalls
 from ecdiff_tune.report import tables
 from ecdiff_tune.report.export import markdown, write_table
 from ecdiff_tune.study import files
@@ -95,9 +96,7 @@ def _row(path: Path, study: str) -> Row:
         "estimator": config.sampling.estimator,
         "handoff_adapter": config.sampling.handoff_adapter,
         "steps": plan.num_steps,
-        "cloud_calls": plan.cloud_calls,
-        "approximated": plan.approximated,
-        "edge_calls": plan.edge_calls,
+        **asdict(PlanCalls.of(plan)),
         **{name: score.get(name) for name in ("quality", "efficiency", "burden", "objective", "seconds")},
         "heldout_quality": heldout.get("quality"),
         "heldout_objective": heldout.get("objective"),

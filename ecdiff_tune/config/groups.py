@@ -78,7 +78,7 @@ class SearchSettings:
     joint: bool = False
     p: list[int] | None = None
     extend: bool = False
-    looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
+    rungs: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
     error_rate: float = 0.05
     margin: float = 0.0
     finalists: int = 8

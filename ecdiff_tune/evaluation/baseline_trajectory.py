@@ -46,14 +46,14 @@ def baseline_trajectory(
     noises: list[Tensor] = []
     asked: list[tuple[Tensor, Tensor]] = []
 
-    def overheard(model: Denoiser) -> Denoiser:
+    def recorded(model: Denoiser) -> Denoiser:
         def ask(latents: Tensor, timestep: Tensor) -> Tensor:
             asked.append((latents, timestep))
             return model(latents, timestep)
 
         return ask if keep else model
 
-    cloud, edge = map(overheard, pipe.bind(batch.conditioning))
+    cloud, edge = map(recorded, pipe.bind(batch.conditioning))
     params = ECDiffParams.cloud_only(pipe.num_steps) if side == "cloud" else ECDiffParams.edge_only()
     synchronize(pipe.device)
     started = time.perf_counter()

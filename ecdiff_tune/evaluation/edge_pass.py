@@ -1,8 +1,8 @@
 """The edge model asked along the cloud's own trajectory: what a handoff changes, known without a handoff.
 
 Made for the first prompts only, and only for searches that predict. Where both models' own runs are being
-made anyhow (the reference), they are listened to, and this costs T edge calls a prompt; otherwise the runs
-are made once more.
+made anyhow (the reference), a callback of theirs makes it for T edge calls a prompt; otherwise the runs are
+made once more.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EdgePass:
 
     @property
     def own_adapter(self) -> HandoffAdapter:
-        """The adapter that the references' edge pictures are made with."""
+        """The adapter that the references' edge images are made with."""
         return self.pipe.config.sampling.handoff_adapter
 
     def missing(self, adapter: HandoffAdapter) -> list[int]:
@@ -100,7 +100,8 @@ class EdgePass:
     ) -> list[dict[str, Tensor]]:
         """The content of every prompt's file; runs the models for those that are missing.
 
-        ``on_prompts`` is told how many prompts became ready. Stopped at any moment, at most a batch is lost.
+        ``on_prompts`` is called with how many prompts became ready. Stopped at any moment, at most a batch is
+        lost.
 
         Raises:
             DamagedReferenceError: a file is damaged.

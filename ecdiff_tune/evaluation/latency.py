@@ -69,7 +69,7 @@ class LatencyProfile:
 
     @property
     def spread_note(self) -> str:
-        """Says so where a model's calls varied more than they do on an idle machine; else empty."""
+        """A line where a model's calls varied more than they do on an idle machine; else empty."""
         calls = {"cloud call": self.cloud_call, "edge call": self.edge_call}
         wide = [
             f"{name} {one.low * 1e3:.3g} … {one.high * 1e3:.3g} ms between quartiles"
@@ -106,8 +106,8 @@ class LatencyProfile:
         transfer, payload = float(tree.pop("transfer_seconds")), tree.pop("payload_values", None)
         if payload is not None:
             payload = int(payload)
-        told = tree.pop("conditions", None)
-        conditions = None if told is None else Conditions(**told)
+        under = tree.pop("conditions", None)
+        conditions = None if under is None else Conditions(**under)
         timings = {name: Timing(**values) for name, values in tree.items()}
         return cls(**timings, transfer_seconds=transfer, payload_values=payload, conditions=conditions)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ _PLACE = "schedule, alpha, estimator, handoff_adapter, sampler, residual, prompt
 _SCHEMA = (
     f"""
 CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
-    ssim      REAL,              -- to the cloud's picture; NULL where the latents were not finite
+    ssim      REAL,              -- to the cloud's image; NULL where the latents were not finite
     psnr      REAL,              -- dB
     seconds   REAL NOT NULL,     -- of the generation, as far as it was not shared
     PRIMARY KEY ({_PLACE})
@@ -35,14 +35,14 @@ CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
 """,
     f"""
 CREATE TABLE IF NOT EXISTS further ({_KEY_COLUMNS}
-    metric    TEXT NOT NULL,     -- beside ssim and psnr
+    metric    TEXT NOT NULL,     -- an extra one, beside ssim and psnr
     value     REAL NOT NULL,
     PRIMARY KEY ({_PLACE}, metric)
 ) WITHOUT ROWID
 """,
     f"""
 CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
-    seconds   REAL NOT NULL,     -- of a whole generation of one picture, nothing shared
+    seconds   REAL NOT NULL,     -- of a whole generation of one image, nothing shared
     PRIMARY KEY ({_PLACE})
 ) WITHOUT ROWID
 """,
@@ -85,15 +85,20 @@ class LedgerError(ECDiffError):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One prompt's picture against the cloud's; ssim and psnr are None where it could not be made.
+    """One prompt's image against the cloud's; ssim and psnr are None where it could not be made.
 
-    ``further`` are other metrics by name, where they were asked for.
+    ``extra`` are other metrics by name, where they were asked for.
     """
 
     ssim: float | None
     psnr: float | None
     seconds: float
-    further: Mapping[str, float] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+def added(old: Measurement | None, new: Measurement) -> Measurement:
+    """What the ledger holds once ``new`` was added: what is there already stays."""
+    return new if old is None else replace(old, extra={**new.extra, **old.extra})
 
 
 def _unusable(path: Path, error: Exception) -> str:
@@ -156,17 +161,17 @@ class Ledger:
 
     def read(self, key: ConfigKey) -> dict[str, Measurement]:
         """The config's measurements by prompt key."""
-        further: dict[str, dict[str, float]] = {}
+        extra: dict[str, dict[str, float]] = {}
         for prompt, metric, value in self._rows("SELECT prompt, metric, value FROM further", key):
-            further.setdefault(prompt, {})[metric] = value
+            extra.setdefault(prompt, {})[metric] = value
         rows = self._rows("SELECT prompt, ssim, psnr, seconds FROM measurements", key)
         return {
-            prompt: Measurement(ssim, psnr, seconds, further.get(prompt, {}))
+            prompt: Measurement(ssim, psnr, seconds, extra.get(prompt, {}))
             for prompt, ssim, psnr, seconds in rows
         }
 
     def read_timings(self, key: ConfigKey) -> dict[str, float]:
-        """Seconds of whole generations of one picture by prompt key."""
+        """Seconds of whole generations of one image by prompt key."""
         return dict(self._rows("SELECT prompt, seconds FROM timings", key))
 
     def _rows(self, select: str, key: ConfigKey) -> list[Any]:
@@ -194,7 +199,7 @@ class Ledger:
         placed = [((*astuple(key), prompt), one) for key, some in rows.items() for prompt, one in some]
         self._write(
             ("measurements", [(*place, one.ssim, one.psnr, one.seconds) for place, one in placed]),
-            ("further", [(*place, *pair) for place, one in placed for pair in one.further.items()]),
+            ("further", [(*place, *pair) for place, one in placed for pair in one.extra.items()]),
         )
 
     def append_timing(self, key: ConfigKey, prompt: str, seconds: float) -> None:

@@ -212,7 +212,7 @@ def coefficients(
     """
     steps = len(reactions)
     found = np.zeros((len(candidates), 2 * steps))
-    plans = [one.plan(steps, handoff) for one in candidates]
+    plans = [one.resolve(steps, handoff).plan for one in candidates]
     letters = [whole.letters.replace("B", "C") for whole in plans]
 
     @cache

@@ -107,9 +107,7 @@ class SplitPlacer:
     def _beginnings(self, cloud_calls: int, edge_calls: int, one_way: bool) -> Iterator[str]:
         """Cloud calls spread by a power law up to some step, edge calls spread evenly over what is left."""
         steps, first = self._steps, min(REAL_AT_FIRST, cloud_calls)
-        ends = (
-            range(cloud_calls, steps - 1, max(1, steps // 12)) if one_way else (steps - 1, steps * 3 // 4)
-        )
+        ends = range(cloud_calls, steps - 1, max(1, steps // 12)) if one_way else (steps - 1, steps * 3 // 4)
         for end, power in itertools.product(ends, POWERS):
             cloud = set(range(first)) | _spread(first, end, cloud_calls - first, power)
             begin = max(cloud) + 1 if one_way else first

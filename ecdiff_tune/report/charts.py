@@ -80,7 +80,7 @@ def _against(
             plot.legend.append((style(number), str(key)))
         for index, row in rows.iterrows():
             shape = "star" if index == best else MARKS[number % SERIES]
-            shape += " part" * (row["state"] == "discarded")
+            shape += " part" * (row["state"] == "pruned")
             plot.mark(row[x], row["objective"], style(number), _row_title(row), shape)
             if linked:
                 plot.text(row[x], row["objective"], str(row["trial"]), "order")
@@ -109,7 +109,7 @@ def _points(rows: pd.DataFrame, x: str) -> list[Point]:
 
 def _row_title(row: pd.Series) -> str:
     words = [f"{name}={row[name]:g}" for name in ("p", "k", "alpha", "s") if pd.notna(row[name])]
-    pruned = f"\npruned after {row['prompts']} prompts" if row["state"] == "discarded" else ""
+    pruned = f"\npruned after {row['prompts']} prompts" if row["state"] == "pruned" else ""
     return (
         f"trial {row['trial']}: {' '.join(words)}\nobjective {shown(row['objective'])}, "
         f"quality {shown(row['quality'])}, {row['seconds']:.3g} s{pruned}"

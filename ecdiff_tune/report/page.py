@@ -29,19 +29,19 @@ from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.time_bars import bars
 from ecdiff_tune.study import files
 from ecdiff_tune.study.progress import describe
-from ecdiff_tune.study.spec import StudySpec
+from ecdiff_tune.study.recorded import Recorded
 
 STATIC = Path(__file__).parent / "static"
 
 
-def write(spec: StudySpec) -> Path:
+def write(record: Recorded) -> Path:
     """Write the page of a study; its path.
 
     Raises:
-        ECDiffError: as ``study_data.read``.
+        ECDiffError: as ``study_data.of``.
     """
-    data = study_data.read(spec)
-    page = spec.path / files.PAGE
+    data = study_data.of(record)
+    page = record.path / files.PAGE
     write_text(page, html(data))
     return page
 

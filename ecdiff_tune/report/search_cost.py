@@ -51,7 +51,7 @@ def costs(data: StudyData) -> list[Cost]:
         StudyError: calls.csv is damaged.
     """
     made, record = _made(data), data.record
-    winner = ConfigKey.of(data.winner.candidate, data.winner.plan)
+    winner = data.winner.key
     with closing(Ledger(data.path / files.LEDGER, record.spec.sampling.handoff_adapter)) as ledger:
         # A comparison with other schedulers, steps or caches is no part of the search.
         tried = [key for key in ledger.configs() if not key.sampler]

@@ -14,7 +14,7 @@ from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.sensitivity import Sweep
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.tables import ranking_table
-from ecdiff_tune.report.tradeoff import front
+from ecdiff_tune.study.pareto import front, quality_and_speed
 from ecdiff_tune.study.progress import describe
 
 SHORT = {"alpha", "from", "to"}
@@ -31,7 +31,7 @@ WORDS = {
     "psnr": "PSNR",
 }
 FURTHER = {"lpips": "LPIPS", "clip": "CLIP score"}
-"""Metrics whose columns also say by which network: ``further_metrics``."""
+"""Metrics whose columns also say by which network: ``extra_metrics``."""
 INTERVAL = " 95%"
 """What ends the name of a column of intervals."""
 
@@ -121,7 +121,7 @@ def configs(data: StudyData) -> Table:
     for name in ("estimator", "handoff_adapter"):
         if found[name].nunique() == 1:
             found = found.drop(columns=name)
-    fastest = {one.candidate for one in front(trials)}
+    fastest = {one.candidate for one in front(trials, quality_and_speed)}
     found["front"] = ["yes" if one.candidate in fastest else "" for one in trials]
     tied = {_config_of(one) for one in (data.config.provenance or {}).get("tied", ())}
     found["tied"] = ["yes" if _config_of(_named(one.candidate)) in tied else "" for one in trials]

@@ -12,11 +12,11 @@ import pandas as pd
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.data.paper import paper_config
 from ecdiff_tune.data.spreadsheets import unguarded
-from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import beaten, result
-from ecdiff_tune.study import files, recorded, reranked
+from ecdiff_tune.report import beaten, result, tables
+from ecdiff_tune.study import files, reranked
 from ecdiff_tune.study.folder import StudyError
 from ecdiff_tune.study.recorded import Recorded
 from ecdiff_tune.study.spec import StudySpec
@@ -73,7 +73,7 @@ class StudyData:
     @property
     def heldout(self) -> tuple[Measurement, ...]:
         """The winner's rows on held-out prompts, none if it was not measured on them."""
-        return self.record.heldout_rows.get(self.winner.candidate, ())
+        return self.record.heldout_rows.get(self.winner.config, ())
 
     @property
     def thing(self) -> str:
@@ -82,19 +82,18 @@ class StudyData:
 
     def measured(self, config: TunedConfig) -> Trial | None:
         """The config among those that were measured."""
-        key = ConfigKey.of(recorded.candidate_in(config), config.plan())
-        return next((one for one in self.record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)
+        key = PlannedCandidate.of_config(config).key
+        return next((one for one in self.record.trials if one.key == key), None)
 
 
-def read(spec: StudySpec) -> StudyData:
-    """Read a study's folder.
+def of(record: Recorded) -> StudyData:
+    """Of a study's folder, whose ledger has been read.
 
     Raises:
-        ECDiffError: a file is missing or damaged, or ``spec`` is not the study's own.
+        ECDiffError: a file is missing or damaged, or the record is scored by other settings than the study's.
     """
-    path = spec.path
-    notes: list[str] = []
-    record = recorded.load(spec, notes.append)
+    path, spec = record.path, record.spec
+    notes = list(record.notes)
     changed = reranked.changed(record)
     if changed:
         raise StudyError(
@@ -110,7 +109,7 @@ def read(spec: StudySpec) -> StudyData:
         source,
         config,
         (own.provenance if own else config.provenance) or {},
-        table(path / files.TRIALS, ("stage", "trial", "objective", "state"))
+        tables.present_names(table(path / files.TRIALS, ("stage", "trial", "objective", "state")))
         if (path / files.TRIALS).is_file()
         else pd.DataFrame(),
         table(path / files.NOISE_TABLE, ("step", "mean", "variance"))
@@ -128,8 +127,8 @@ def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, T
         if not (record.path / name).is_file():
             continue
         config = TunedConfig.load(record.path / name)
-        candidate = recorded.candidate_in(config)
-        found = next((one for one in record.trials if one.candidate == candidate), None)
+        own = PlannedCandidate.of_config(config)
+        found = next((one for one in record.trials if one.config == own), None)
         if found is not None:
             if name == files.STAGE1:
                 say("note: stage 2 has not come to an end; shown is the winner of stage 1, without an edge.")

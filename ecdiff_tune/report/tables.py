@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 
 import pandas as pd
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.model_calls import PlanCalls
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
 
@@ -33,13 +34,13 @@ WHOLE_OR_EMPTY = ("p", "k", "s")
 """Columns of whole numbers that may be left empty."""
 
 
-_FURTHER: dict[str, Callable[[Trial], object]] = {
+_MORE: dict[str, Callable[[Trial], object]] = {
     "schedule": lambda trial: trial.plan.schedule,
     "estimator": lambda trial: trial.candidate.estimator,
     "handoff_adapter": lambda trial: trial.candidate.handoff_adapter,
     "suggested_s": lambda trial: trial.suggested_s,
     "prompts": lambda trial: len(trial.measurements),
-    "discarded": lambda trial: trial.discarded,
+    "pruned": lambda trial: trial.pruned,
 }
 """What every step does, run-length encoded; what else is searched, and the s that Optuna suggested; on how
 many prompts, why not on all."""
@@ -52,7 +53,7 @@ def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFr
 
     Args:
         trials: evaluated so far.
-        more: further columns, names of ``_FURTHER``, which most studies have no use for.
+        more: columns beyond those, names of ``_MORE``, which most studies have no use for.
     """
     rows = []
     for trial in trials:
@@ -60,11 +61,16 @@ def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFr
         scores = (score.quality, score.efficiency, score.burden, score.objective) if score else (None,) * 4
         s = params.s if trial.stage != 1 else None
         head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
-        calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        further = (_FURTHER[name](trial) for name in more)
-        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *further))
+        added = (_MORE[name](trial) for name in more)
+        rows.append((*head, *scores, *astuple(PlanCalls.of(plan)), trial.seconds, trial.state, *added))
     columns = [*COLUMNS, *more]
     return whole_numbers(pd.DataFrame(rows, columns=columns))
+
+
+def present_names(trials: pd.DataFrame) -> pd.DataFrame:
+    """A trials.csv with the names of now: older ones say ``discarded`` of what was pruned."""
+    states = {"state": trials["state"].replace("discarded", "pruned")} if "state" in trials else {}
+    return trials.rename(columns={"discarded": "pruned"}).assign(**states)
 
 
 def whole_numbers(trials: pd.DataFrame) -> pd.DataFrame:
@@ -141,10 +147,10 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
     for trial in trials:
         candidate, plan, score = trial.candidate, trial.plan, trial.score
         assert score is not None
-        alpha = ConfigKey.of(candidate, plan).alpha or None
+        alpha = trial.key.alpha or None
         head = (trial.number, candidate.params.p, candidate.params.k, alpha, candidate.params.s)
         ways = (candidate.estimator, candidate.handoff_adapter)
-        calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
+        calls = astuple(PlanCalls.of(plan))
         scores = (score.quality, score.efficiency, score.burden, score.objective, trial.seconds)
         rows.append((*head, *ways, *calls, *scores, plan.schedule))
     return pd.DataFrame(rows, columns=list(RANKING)).astype({"p": "Int64", "k": "Int64"})

@@ -9,6 +9,7 @@ from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.svg import Axis, Plot, Point
+from ecdiff_tune.study.pareto import front, quality_and_speed
 from ecdiff_tune.study.progress import describe
 
 
@@ -19,15 +20,6 @@ def told(trial: Trial) -> str:
         f"{describe(trial.candidate, 'joint')}\nquality {shown(trial.quality)}, {trial.seconds:.3g} s, "
         f"objective {shown(trial.value)}\n{trial.plan}"
     )
-
-
-def front(trials: Iterable[Trial]) -> list[Trial]:
-    """Those that no other beats in quality and seconds at once, the fastest first."""
-    found: list[Trial] = []
-    for one in sorted(trials, key=lambda one: (one.seconds, -one.quality)):
-        if not found or one.quality > found[-1].quality:
-            found.append(one)
-    return found
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Plot:
         height=380,
     )
     steps: list[Point] = []
-    for trial in front(trials):
+    for trial in front(trials, quality_and_speed):
         steps += [(trial.seconds, steps[-1][1])] if steps else []
         steps.append((trial.seconds, trial.quality))
     plot.line(steps, "front")

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar, get_args
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.evaluation.candidate import Candidate, same_pictures
+from ecdiff_tune.evaluation.candidate import Candidate, same_images
 from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 
@@ -41,15 +41,15 @@ class Stage1Space:
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
+        """Every candidate, and the one of the grid that makes the same images."""
         points = itertools.product(self.estimators, self.ks, self.alphas)
-        return same_pictures(
+        return same_images(
             (self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned"
         )
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture, estimator by estimator and k by k."""
+        """One candidate an image, estimator by estimator and k by k."""
         return tuple(dict.fromkeys(self.aliases.values()))
 
 
@@ -97,7 +97,7 @@ class Stage2Space:
 
     @property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures: itself."""
+        """Every candidate, and the one of the grid that makes the same images: itself."""
         return {one: one for one in self.grid}
 
     @property
@@ -134,18 +134,18 @@ class JointSpace:
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
+        """Every candidate, and the one of the grid that makes the same images."""
         candidates = (
             self.at(p, k, alpha, s, estimator, adapter)
             for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
             for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
             if p <= s and (k == 0 or p >= 2)
         )
-        return same_pictures(candidates, self.num_steps, self.handoff)
+        return same_images(candidates, self.num_steps, self.handoff)
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture.
+        """One candidate an image.
 
         >>> space = JointSpace((7,), (2,), (0.2, 0.3), tuple(range(30, 41)), 50)
         >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
@@ -157,7 +157,7 @@ class JointSpace:
 N = TypeVar("N", int, float)
 
 GridSpace = Stage1Space | Stage2Space | JointSpace
-"""Those that a search may look at dimension by dimension."""
+"""Those that a search may go through dimension by dimension."""
 Space = GridSpace | ScheduleSpace
 
 

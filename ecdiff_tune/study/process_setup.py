@@ -49,7 +49,7 @@ def load_pipe(spec: StudySpec) -> ECDiffPipeline:
 
 
 def thumbnails(spec: StudySpec) -> Thumbnails | None:
-    """Where pictures of configs are kept; of searches that show them."""
+    """Where images of configs are kept; of searches that show them."""
     return Thumbnails(spec.path / files.THUMBNAILS) if spec.kind.is_optuna else None
 
 

@@ -28,7 +28,7 @@ class Rescoring:
     Args:
         latency: another machine's profile; None is the study's own.
         min_quality: mean SSIM, -1 … 1; None is the limit of the study's search.
-        max_seconds: a picture; None is the limit of the study's search.
+        max_seconds: an image; None is the limit of the study's search.
     """
 
     latency: Path | None = None
@@ -46,7 +46,7 @@ class StudySpec:
         s_values: at which the edge may take over.
         earliest_s: s' of eq. 11.
         search: by name.
-        options: how candidates race, and what Optuna is told.
+        options: how candidates race, and what Optuna is given.
         warm_start: whether Optuna begins with the paper's params.
         extend: whether the search goes on beyond its grid.
         by_hand: whether (k, alpha) was given instead of searched.

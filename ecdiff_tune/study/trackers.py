@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_tune.evaluation.model_calls import PlanCalls
 
 if TYPE_CHECKING:
     from ecdiff_tune.evaluation.candidate import Candidate
@@ -179,16 +180,10 @@ def values_of(trial: Trial) -> dict[str, float]:
         name: value for name, value in _config(trial.candidate).items() if isinstance(value, int | float)
     }
     scored = {name: value for name, value in asdict(trial.score).items() if value is not None}
-    if trial.discarded:  # efficiency and burden follow from the plan alone
+    if trial.pruned:  # efficiency and burden follow from the plan alone
         scored |= {PARTIAL + name: scored.pop(name) for name in ("quality", "objective")}
-    plan = trial.plan
-    calls = {
-        "cloud_calls": plan.cloud_calls,
-        "approximated": plan.approximated,
-        "edge_calls": plan.edge_calls,
-    }
-    told_of = {"trial": trial.number, "prompts": len(trial.measurements)}
-    return {**told_of, **chosen, **calls, **scored, "seconds": trial.seconds}
+    counts = {"trial": trial.number, "prompts": len(trial.measurements)}
+    return {**counts, **chosen, **asdict(PlanCalls.of(trial.plan)), **scored, "seconds": trial.seconds}
 
 
 def _config(candidate: Candidate) -> dict[str, Any]:

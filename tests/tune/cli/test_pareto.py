@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
-from ecdiff_tune.cli.pareto import dominates, front, picked
+from ecdiff_tune.cli.pareto import picked
 from ecdiff_tune.config import ParetoSettings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import Score, Trial
+from ecdiff_tune.study.pareto import dominates, front
+from ecdiff_tune.study.pareto import quality_speed_and_burden as merits
 
 from ..recorded_study import GRID, STEPS, RecordedStudy, quality
 from ..studies import Command, one_line
@@ -25,7 +27,7 @@ from ..studies import Command, one_line
 def trial(quality: float, seconds: float, burden: float) -> Trial:
     params = ECDiffParams(3, 2, 0.3, 9)
     score = Score(quality, 0.0, burden, 0.0)
-    return Trial("joint", 1, Candidate(params), plan(params, STEPS), (), seconds, score)
+    return Trial("joint", 1, Candidate(params).resolve(STEPS, "aligned"), (), seconds, score)
 
 
 LEVELS = st.integers(0, 4).map(float)
@@ -33,12 +35,15 @@ SOME = st.lists(st.tuples(LEVELS, LEVELS, LEVELS), min_size=1, max_size=25)
 
 
 @given(SOME)
-def test_the_front_is_what_nothing_dominates(merits: list[tuple[float, float, float]]) -> None:
-    found = {(one.score.quality, one.seconds, one.score.burden) for one in front(trial(*m) for m in merits)}  # type: ignore[union-attr]
+def test_the_front_is_what_nothing_dominates(values: list[tuple[float, float, float]]) -> None:
+    found = {
+        (one.quality, one.seconds, one.score.burden)  # type: ignore[union-attr]
+        for one in front((trial(*some) for some in values), merits)
+    }
     expected = {
         (q, t, b)
-        for q, t, b in merits
-        if not any(q2 >= q and t2 <= t and b2 >= b and (q2, t2, b2) != (q, t, b) for q2, t2, b2 in merits)
+        for q, t, b in values
+        if not any(q2 >= q and t2 <= t and b2 >= b and (q2, t2, b2) != (q, t, b) for q2, t2, b2 in values)
     }
     assert found == expected
 
@@ -46,10 +51,10 @@ def test_the_front_is_what_nothing_dominates(merits: list[tuple[float, float, fl
 def test_each_merit_counts() -> None:
     base = trial(0.9, 1.0, 0.5)
     for better in (trial(0.91, 1.0, 0.5), trial(0.9, 0.9, 0.5), trial(0.9, 1.0, 0.6)):
-        assert dominates(better, base)
-        assert not dominates(base, better)
-    assert not dominates(base, base)
-    assert not dominates(trial(0.95, 1.1, 0.5), base)
+        assert dominates(better, base, merits)
+        assert not dominates(base, better, merits)
+    assert not dominates(base, base, merits)
+    assert not dominates(trial(0.95, 1.1, 0.5), base, merits)
 
 
 FRONT = [trial(0.7, 0.5, 0.9), trial(0.95, 0.6, 0.0), trial(0.85, 0.7, 0.8), trial(0.96, 0.9, 0.4)]

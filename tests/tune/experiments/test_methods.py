@@ -91,7 +91,7 @@ def test_what_makes_equal_pictures_is_left_out(latency: LatencyProfile) -> None:
     known = replace(known, tuned=replace(known.tuned, params=ECDiffParams(7, 2, 0.3, 34)))
     found, left_out = distinct(made(known, ["tuned", "paper", "reuse"])[0], known.sampling)
     assert [one.name for one in found] == ["tuned", "reuse"]
-    assert left_out == {"paper": "it makes the same pictures as tuned"}
+    assert left_out == {"paper": "it makes the same images as tuned"}
 
 
 def two(latency: LatencyProfile) -> list[Method]:

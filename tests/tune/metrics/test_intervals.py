@@ -10,7 +10,6 @@ import pytest
 
 from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -55,12 +54,9 @@ def test_ties() -> None:
 
 def trial(latency: LatencyProfile, s: int, ssims: list[float], number: int = 1) -> Trial:
     candidate = Candidate(ECDiffParams(3, 2, 0.3, s))
-    steps = plan(candidate.params, 12)
     rows = tuple(Measurement(one, 30.0 + i, 0.1) for i, one in enumerate(ssims))
     scorer = Scorer(latency, WEIGHTS, earliest_s=7)
-    return Trial(
-        2, number, candidate, steps, rows, scorer.seconds(steps, rows), scorer.score(steps, rows, True)
-    )
+    return scorer.trial(2, number, candidate.resolve(12, "aligned"), rows)
 
 
 def test_the_interval_of_the_objective_is_that_of_its_prompts(latency: LatencyProfile) -> None:

@@ -29,6 +29,7 @@ from ecdiff_tune.experiments.methods import Method, Sampler
 from ecdiff_tune.report import charts, experiments, gallery, pictures, sortable, study_data
 from ecdiff_tune.report.export import markdown
 from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot, escape
+from ecdiff_tune.report.tables import present_names
 from ecdiff_tune.study.folder import StudyError
 
 SAMPLER = Sampler(Sampling(12))
@@ -112,8 +113,11 @@ def test_plots_of_the_search() -> None:
 
 
 def test_the_best_was_measured_on_all_prompts() -> None:
-    states = ["complete", "complete", "discarded", "infeasible", "complete", "complete"]
-    one, _ = charts.search_plots(TRIALS.assign(state=states, prompts=[10, 10, 5, 10, 10, 10]))
+    states = ["complete", "complete", "discarded", "infeasible", "complete", "complete"]  # an older table's
+    older = TRIALS.assign(state=states, prompts=[10, 10, 5, 10, 10, 10], discarded="")
+    present = present_names(older)
+    assert "pruned" in present.columns
+    one, _ = charts.search_plots(present)
     star = re.search(r'class="mark star[^"]*"[^>]*><title>([^<]*)', one.svg())
     assert star
     assert star[1].startswith("trial 1:")
@@ -150,7 +154,7 @@ def picture(seed: int, *shape: int) -> torch.Tensor:
 
 def test_pictures_are_kept_as_they_are(tmp_path: Path) -> None:
     kept = picture(0, 3, 16, 24)
-    name = samples.save_picture(tmp_path / "00_cloud", kept)
+    name = samples.save_image(tmp_path / "00_cloud", kept)
     assert name == "00_cloud.png"
     found = np.asarray(Image.open(tmp_path / name))
     assert found.shape == (16, 24, 3)
@@ -159,8 +163,8 @@ def test_pictures_are_kept_as_they_are(tmp_path: Path) -> None:
 
 def test_videos_loop(tmp_path: Path) -> None:
     steps = torch.tensor([0, 0, 0.1, 0.3, 0.6])[:, None, None, None].expand(5, 3, 32, 32)
-    name = samples.save_picture(tmp_path / "00_cloud", steps)
-    other = samples.save_picture(tmp_path / "00_EC-Diff", steps.flip(0))
+    name = samples.save_image(tmp_path / "00_cloud", steps)
+    other = samples.save_image(tmp_path / "00_EC-Diff", steps.flip(0))
     columns = ["place", "method", "file", "ssim", "schedule", "seed", "prompt"]
     table = [[0, "cloud", name, 1.0, "9C", 5, "a"], [0, "EC-Diff", other, 0.5, "3C3A3E", 5, "a"]]
     (tmp_path / "samples").mkdir()
@@ -229,7 +233,7 @@ def test_what_compare_left(tmp_path: Path) -> None:
         experiments.methods_compared(tmp_path)
 
 
-def test_further_metrics_that_compare_left(tmp_path: Path) -> None:
+def test_extra_metrics_that_compare_left(tmp_path: Path) -> None:
     names = ["cloud", "edge", "tuned", "hybrid_10"]
     values = {
         "ssim": (1.0, 0.5, 0.8, 0.9),

@@ -18,6 +18,8 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.report import page, search_cost, sensitivity, study_data, tradeoff
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.study import files
+from ecdiff_tune.study.pareto import front, quality_and_speed
+from ecdiff_tune.study.recorded import load
 
 from ..page_reader import Page
 from ..recorded_study import GRID, SPREAD, STEPS, RecordedStudy, key_of, quality, with_payload
@@ -39,7 +41,7 @@ def written(study: RecordedStudy, command: Command, *more: str) -> Page:
 
 
 def read(study: RecordedStudy) -> StudyData:
-    return study_data.read(study.spec)
+    return study_data.of(load(study.spec))
 
 
 # What tune leaves.
@@ -301,7 +303,7 @@ def test_seconds_of_a_video(recorded: RecordedStudy) -> None:
 
 def test_the_front(recorded: RecordedStudy) -> None:
     trials = read(recorded).record.trials
-    found = tradeoff.front(trials)
+    found = front(trials, quality_and_speed)
     values = [(one.seconds, one.score.quality) for one in trials if one.score]
     expected = {
         (t, q) for t, q in values if not any(t2 <= t and q2 >= q and (t2, q2) != (t, q) for t2, q2 in values)

@@ -42,7 +42,7 @@ def test_the_best_so_far_keeps_the_limits(
     tmp_path: Path, latency: LatencyProfile, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.spec, lambda _: None).trials
+    trials = recorded.load(study.spec).trials
     best, second = (replace(one, number=i) for i, one in enumerate(trials[:2], start=1))
     with Progress() as progress:
         progress.start_stage("joint", 3, 10, lambda trial: trial is not best, one_by_one=False)
@@ -61,7 +61,7 @@ def test_the_time_left_goes_by_what_was_measured_now(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.spec, lambda _: None).trials
+    trials = recorded.load(study.spec).trials
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     # Two trials come from the ledger, one lacks half of its prompts, one all of them.
@@ -89,7 +89,7 @@ def test_the_last_trial_leaves_no_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.spec, lambda _: None).trials
+    trials = recorded.load(study.spec).trials
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     with Progress() as progress:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Score, Trial
@@ -39,9 +38,9 @@ EXPECTED = {
 }
 
 
-def trial(number: int, score: Score | None, discarded: str = "") -> Trial:
-    measured = (Measurement(0.9, 30.0, 0.1),) * (1 if discarded else 2)
-    return Trial(1, number, Candidate(PARAMS), plan(PARAMS, 12), measured, 0.2, score, discarded)
+def trial(number: int, score: Score | None, pruned: str = "") -> Trial:
+    measured = (Measurement(0.9, 30.0, 0.1),) * (1 if pruned else 2)
+    return Trial(1, number, Candidate(PARAMS).resolve(12, "aligned"), measured, 0.2, score, pruned)
 
 
 GOOD = trial(4, Score(0.9, 0.5, None, 0.42))
