@@ -190,9 +190,8 @@ class Scorer:
         """Seconds an image."""
         if self.wallclock is None:
             return self.latency.seconds(plan)
-        transfer = self.latency.transfer_seconds if plan.hands_over else 0.0
         timed = statistics.median(one.seconds for one in measurements)  # denoising and decoding
-        return self.latency.encode.median + timed + transfer
+        return self.latency.encode.median + timed + self.latency.transfer(plan)
 
     def cloud_and_edge_seconds(self, num_steps: int) -> tuple[float, float]:
         """t_cloud and t_edge of eq. 10."""

@@ -39,8 +39,8 @@ class ConfigKey:
     Candidates with equal keys give equal images. What changes nothing is left out: alpha is 0 where the
     schedule and the estimator do not use it, as is the residual's factor without an edge step that it is
     added to; without approximated steps there is no estimator, and without calls of the edge model no handoff
-    adapter. ``sampler`` is empty for the study's
-    own scheduler, number of steps and reference; what else is compared with it has a name of its own there.
+    adapter. ``sampler`` is empty for the study's own scheduler, number of steps and reference; what else is
+    compared with it has a name of its own there.
     """
 
     schedule: str

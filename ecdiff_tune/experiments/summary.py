@@ -79,7 +79,7 @@ def cost_table(
             "speedup": None if seconds is None else alone / seconds,
         }
         clock = timed.get(method.name)
-        measured = None if clock is None else clock + (latency.transfer_seconds if plan.hands_over else 0.0)
+        measured = None if clock is None else clock + latency.transfer(plan)
         clock_alone = timed.get("cloud")
         row["measured_seconds"] = measured
         row["measured_speedup"] = clock_alone / measured if clock_alone and measured else None

@@ -76,8 +76,7 @@ def sweeps(record: Recorded) -> list[Sweep]:
         link = record.spec.link
 
         def linked(mbps: float) -> Scorer:
-            transfer = Link(mbps, link.round_trip_seconds).transfer_seconds(payload)
-            return replace(scorer, latency=replace(scorer.latency, transfer_seconds=transfer))
+            return replace(scorer, latency=scorer.latency.over(Link(mbps, link.round_trip_seconds)))
 
         low, high = min(MBPS[0], link.mbps or MBPS[0]), max(MBPS[1], link.mbps or MBPS[1])
         values = [low * (high / low) ** (i / POINTS) for i in range(POINTS + 1)]

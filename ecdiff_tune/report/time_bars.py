@@ -42,7 +42,7 @@ def _parts(latency: LatencyProfile, steps: Plan) -> tuple[tuple[str, str, float]
     every = (
         ("encode", "encode", latency.encode.median),
         ("cloud", f"{steps.cloud_calls} cloud calls", steps.cloud_calls * latency.cloud_call.median),
-        ("transfer", "transfer", latency.transfer_seconds if steps.hands_over else 0.0),
+        ("transfer", "transfer", latency.transfer(steps)),
         ("edge", f"{steps.edge_calls} edge calls", steps.edge_calls * latency.edge_call.median),
         ("decode", "decode", latency.decode.median),
     )

@@ -181,34 +181,53 @@ def config_of(key: ConfigKey, sampling: Sampling) -> PlannedCandidate | None:
     plan = Plan.from_schedule(key.schedule)
     if plan.num_steps != sampling.num_steps:
         return None
-    for params in _params_of(plan, key.alpha or 1.0):
-        candidate = Candidate(
-            params,
-            key.estimator or sampling.estimator,
-            cast(HandoffAdapter, key.handoff_adapter or sampling.handoff_adapter),
-        )
+    adapter = cast(HandoffAdapter, key.handoff_adapter or sampling.handoff_adapter)
+    for params, estimator in _params_of(plan, key):
+        candidate = Candidate(params, estimator or sampling.estimator, adapter)
         try:
             config = candidate.resolve(sampling.num_steps, sampling.handoff)
-        except ParamsError:  # the estimator needs another warm-up
+        except ParamsError:  # the estimator needs another warm-up, or fills every step
             continue
         if config.key == key:
             return config
     return None
 
 
-def _params_of(plan: Plan, alpha: float) -> Iterator[ECDiffParams]:
-    """What may make such a plan: p and k, or a list of real steps."""
-    s, cloud_side = plan.handoff_step, plan.steps[: plan.handoff_step]
-    if not plan.approximated:
-        yield ECDiffParams(0, 0, alpha, s)
-        return
-    p = cloud_side.index(Action.APPROX)
-    k = sum(1 for _ in takewhile(lambda action: action is Action.APPROX, cloud_side[p:]))
-    if p >= 2:
-        yield ECDiffParams(p, k, alpha, s)
-    if p >= 1:
-        real = [step for step, action in enumerate(cloud_side) if action is Action.CLOUD]
-        yield ECDiffParams.scheduled(real, alpha, s)
+def _params_of(plan: Plan, key: ConfigKey) -> Iterator[tuple[ECDiffParams, str]]:
+    """What may make such a plan, with the estimator, the paper's way first."""
+    s, alpha, own = plan.handoff_step, key.alpha or 1.0, key.estimator
+    letters = plan.letters.replace("B", "C")
+    cloud_side, more = letters[:s], {"residual": key.residual, **_edge_side(letters[s:])}
+    real = [step for step, letter in enumerate(cloud_side) if letter == "C"]
+    if "E" not in cloud_side and "M" not in cloud_side:
+        if "A" not in cloud_side:
+            yield ECDiffParams(0, 0, alpha, s, **more), own
+        elif (p := cloud_side.index("A")) > 1:
+            yield ECDiffParams(p, _run(cloud_side[p:]), alpha, s, **more), own
+        if real[:1] == [0]:
+            yield ECDiffParams.scheduled(real, alpha, s, **more), own
+    elif "A" not in letters and "M" in cloud_side and 0 < key.residual:
+        p, rho = cloud_side.index("M"), key.residual
+        more = {"residual": rho if "M" in letters[s:] else 0.0}
+        if p > 1:
+            yield ECDiffParams(p, _run(cloud_side[p:]), rho, s, **more), "edge"
+        yield ECDiffParams.scheduled(real, rho, s, **more), "edge"
+    edge = [step for step, letter in enumerate(letters) if letter in "EM"]
+    yield ECDiffParams.interleaved(real, edge, alpha, key.residual), own
+
+
+def _edge_side(letters: str) -> dict[str, Any]:
+    """``edge_k`` and what goes with it, which may have thinned an edge side so."""
+    if "A" not in letters[1:]:
+        return {}
+    first = letters.index("A")
+    last = len(letters) - 1 - letters.rindex("A")
+    return {"edge_k": _run(letters[first:]), "edge_first": first, "edge_last": last}
+
+
+def _run(letters: str) -> int:
+    """How many letters are like the first."""
+    return len(letters) - len(letters.lstrip(letters[0]))
 
 
 def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile:
@@ -230,15 +249,12 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
         check_payload(other, payload, str(spec.rescoring.latency))
         payload = payload or other.payload_values
     link = spec.link
-    if link == old_link:
-        transfer = own.transfer_seconds
-    elif link.mbps is None:
-        transfer = 0.0
-    elif payload is None:
+    profile = replace(other or own, payload_values=payload, tensor_values=own.tensor_values)
+    if link == old_link and own.tensor_values is None:  # written before a plan could cross the link again
+        return replace(profile, transfer_seconds=own.transfer_seconds)
+    if link.mbps is not None and payload is None:
         raise LatencyError(
             f"{path} does not say how many values a handoff carries (it is older than that), so another "
             "link cannot be reckoned with. Delete it and run reference: it is measured again."
         )
-    else:
-        transfer = link.transfer_seconds(payload)
-    return replace(other or own, transfer_seconds=transfer, payload_values=payload)
+    return profile.over(link)
