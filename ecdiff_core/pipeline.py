@@ -21,13 +21,14 @@ from ecdiff_core.call_arguments import (
     check_call,
     refuse_others,
 )
-from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.config import PairSpec, Sampling, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
 from ecdiff_core.models.memory import Memory, out_of_memory_told, place
 from ecdiff_core.models.pair import Pair, load_pair
+from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import Estimator, get_estimator

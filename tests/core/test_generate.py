@@ -283,7 +283,7 @@ def test_a_yaml_of_a_newer_version_or_with_unknown_keys(
     text = config_path.read_text(encoding="utf-8")
     for wrong, message in (
         (text.replace("format_version: 1", "format_version: 3"), "needs a newer ecdiff"),
-        (text.replace("alpha:", "aplha:"), "unknown key params.aplha"),
+        (text.replace("alpha:", "aplha:"), "Unknown key params.aplha"),
     ):
         config_path.write_text(wrong, encoding="utf-8")
         assert generate(config_path, out, "--prompt", "a") == 2
