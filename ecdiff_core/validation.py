@@ -32,22 +32,25 @@ class OneOf:
         return handler.generate_schema(Literal[tuple(self.names)])
 
 
-_EXPECTED = {
+_LIMITS = {
     "greater_than_equal": ">= {ge}",
     "greater_than": "> {gt}",
     "less_than_equal": "<= {le}",
     "less_than": "< {lt}",
     "finite_number": "to be a finite number",
-    "int_type": "to be a whole number",
-    "float_type": "to be a number",
-    "string_type": "to be text",
-    "bool_type": "to be true or false",
-    "tuple_type": "to be a list",
-    "list_type": "to be a list",
-    "dict_type": "to be a mapping",
-    "dataclass_type": "to hold keys",
 }
-"""By pydantic's name of what is wrong: what is expected instead."""
+"""What is expected of a value out of range, by pydantic's name of the error."""
+_TYPES = {
+    "int": "to be a whole number",
+    "float": "to be a number",
+    "string": "to be text",
+    "bool": "to be true or false",
+    "tuple": "to be a list",
+    "list": "to be a list",
+    "dict": "to be a mapping",
+    "dataclass": "to hold keys",
+}
+"""What is expected of a value of another type, by the beginning of pydantic's name of the error."""
 
 
 def check_fields(value: Any, error: type[ECDiffError], prefix: str = "") -> None:
@@ -101,11 +104,12 @@ def user_error(
         return raised
     if kind == "literal_error":
         return error.unknown(key, got, re.findall("'([^']*)'", context["expected"]))
-    limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
-    expected = _EXPECTED[kind].format(**limits)
-    if kind.endswith("_type"):
-        error = ConfigError
-        of_row = isinstance(place[-1], int)
+    if kind in _LIMITS:
+        limits = {name: f"{one:g}" if isinstance(one, float) else one for name, one in context.items()}
+        expected = _LIMITS[kind].format(**limits)
+    else:
+        error, of_row = ConfigError, isinstance(place[-1], int)
+        expected = _TYPES.get(kind.partition("_")[0], "to be another value")
         expected += " or null" * (not of_row and type(None) in get_args(_hint_at(cls, place)))
     meaning = (meanings or {}).get(key.partition("[")[0])
     return error(key=key, got=got, expected=expected, advice=f"Meaning: {meaning}." if meaning else "")

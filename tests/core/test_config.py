@@ -276,6 +276,21 @@ def test_refuses_values(path: str, value: object, error: type[ECDiffError], mess
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
+        ("num_inference_steps", 2.5, "to be a whole number"),
+        ("num_inference_steps", "many", "to be a whole number"),
+        ("height", "tall", "to be a whole number or null"),
+        ("guidance_scale", "high", "to be a number"),
+        ("use_dynamic_cfg", "maybe", "to be true or false"),
+    ],
+)
+def test_refuses_types_of_arguments(name: str, value: Any, expected: str) -> None:
+    with refused(ConfigError, key=name, got=value, expected=expected):
+        Sampling(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
         ("num_inference_steps", 0, ">= 1"),
         ("guidance_scale", -1, ">= 0"),
         ("guidance_scale", float("nan"), "to be a finite number"),
