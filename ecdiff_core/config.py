@@ -100,7 +100,8 @@ class Sampling:
         if self.use_dynamic_cfg and self.handoff_adapter == "matched":
             raise ParamsError(
                 "use_dynamic_cfg takes its scale from the timestep, which handoff_adapter=matched changes. "
-                "Choose one of the two."
+                "Choose one of the two.",
+                key="use_dynamic_cfg",
             )
         get_dtype(self.dtype)
         get_estimator(self.estimator)
@@ -159,9 +160,8 @@ class TunedConfig:
             ParamsError: num_inference_steps is not a whole number >= 1.
         """
         if type(num_inference_steps) is not int:
-            raise ParamsError(
-                f"Expected num_inference_steps to be a whole number >= 1, got {num_inference_steps!r}."
-            )
+            expected = "to be a whole number >= 1"
+            raise ParamsError(key="num_inference_steps", got=num_inference_steps, expected=expected)
         sampling = replace(self.sampling, num_inference_steps=num_inference_steps)
         params = self.params.scaled(self.sampling.num_steps, sampling.num_steps)
         return replace(self, params=params, sampling=sampling, score=None, provenance=None)

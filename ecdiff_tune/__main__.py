@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, cast
 
 from ecdiff_core import __version__
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.cli import ARGUMENTS, COMMANDS
@@ -147,7 +147,7 @@ def _command(arguments: Sequence[str]) -> int:
                 "generate is a command of ecdiff: ecdiff generate --config YAML --prompt TEXT."
             )
         if command not in COMMANDS:
-            raise CommandLineError(f"Unknown command {command!r}: {nearest(command, COMMANDS)}.")
+            raise CommandLineError.unknown("command", command, COMMANDS)
         with swept_to_scratch(rest) as more:
             sys.argv = [f"ecdiff-tune {command}", *rest, *more]
             if {"-h", "--help"} & set(rest):

@@ -102,4 +102,4 @@ def _tree(ref: ModelRef) -> dict[str, Any]:
 
 def _check_printable(what: str, text: str) -> None:
     if not text or not text.isprintable():
-        raise ConfigError(f"Expected {what} to be printable text on one line, got {text!r}.")
+        raise ConfigError(key=what, got=text, expected="to be printable text on one line")

@@ -22,11 +22,17 @@ def check_params(settings: Settings) -> None:
     p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
     schedule = settings.params.schedule
     if schedule is not None and (p != AUTO or k is not None):
-        raise SettingsError("Expected params.p and params.k, or params.schedule in their place, got both.")
+        raise SettingsError(
+            key="params.p and params.k", got="both", expected="or params.schedule in their place"
+        )
     if schedule is not None and alpha is None:
-        raise SettingsError("Expected params.alpha with params.schedule: give params.alpha=0.5 or another.")
+        advice = "Give params.alpha=0.5 or another."
+        raise SettingsError(key="params.alpha", expected="with params.schedule", advice=advice)
     if schedule is None and (k is None) != (alpha is None):
-        raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
+        expected = "or neither (then stage1.yaml is read)"
+        raise SettingsError(
+            key="both params.k and params.alpha", got={"k": k, "alpha": alpha}, expected=expected
+        )
     if k is not None and k >= settings.num_steps:
         raise ParamsError(key="params.k", got=k, expected=f"within 0 … {settings.num_steps - 1}")
     params = settings.params_by_hand(p if isinstance(p, int) else LEAST_P)

@@ -256,7 +256,7 @@ def sampling(**changes: object) -> Change:
     [
         (sampling(scheduler="HeunDiscreteScheduler"), r"one timestep a step.*HeunDiscrete"),
         (sampling(scheduler="DDPMScheduler"), r"DDPMScheduler draws fresh noise"),
-        (sampling(height=18), r"multiples of 4 pixels, got 18x32"),
+        (sampling(height=18), r"multiples of 4 pixels, got height=18, width=32"),
         (sampling(num_inference_steps=1001), r"1001"),
         (
             lambda config: replace(config, pair=replace(config.pair, edge=ModelRef("/nowhere"))),

@@ -313,7 +313,7 @@ def test_a_range_comes_with_what_the_setting_means() -> None:
     [
         (["params.k=2", "params.alpha=0"], "Expected 0 < alpha <= 1, got alpha=0"),
         (["params.k=-1", "params.alpha=0.3"], "Expected k to be a whole number >= 0, got -1"),
-        (["params.k=2"], "Expected both params.k and params.alpha, or neither"),
+        (["params.k=2"], "Expected both params.k and params.alpha or neither"),
         (["search.s=[30]", "sampling.num_inference_steps=20"], "Expected search.s within 0 … 20"),
         (
             ["objective.w1=0", "objective.w2=0", "objective.w3=0"],
