@@ -153,11 +153,11 @@ def generate(args: argparse.Namespace) -> None:
     from ecdiff_core.pipeline import ECDiffPipeline
 
     if args.batch_size < 1:
-        raise ParamsError(f"Expected --batch-size >= 1, got {args.batch_size}.")
+        raise ParamsError(key="--batch-size", got=args.batch_size, expected=">= 1")
     if args.fps < 1:
-        raise ParamsError(f"Expected --fps >= 1, got {args.fps}.")
+        raise ParamsError(key="--fps", got=args.fps, expected=">= 1")
     if not 0 <= args.seed <= MAX_SEED:
-        raise ParamsError(f"Expected --seed within 0 … {MAX_SEED}, got {args.seed}.")
+        raise ParamsError(key="--seed", got=args.seed, expected=f"within 0 … {MAX_SEED}")
     memory = Memory(args.offload, args.vae_slicing, args.vae_tiling)
     prompts = _prompts(args)
     config = TunedConfig.load(args.config)

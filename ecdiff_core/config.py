@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError, nearest
+from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
 from ecdiff_core.io import checked_yaml
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import get_dtype
-from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
+from ecdiff_core.models.pair_spec import PairSpec
 from ecdiff_core.sampling.estimators import Factors, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
+from ecdiff_core.validation import AtLeast1, NotNegative, check_fields
 
 FORMAT_VERSION = 2
 """The newest layout; 2 added ``scheduler_config``, ``lora``, optional keys of a model, and the keys of
@@ -88,9 +89,9 @@ class Sampling:
         ParamsError, ConfigError: a value is out of range or unknown.
     """
 
-    num_inference_steps: int = 50
+    num_inference_steps: AtLeast1 = 50
     scheduler: str = "DDIMScheduler"
-    guidance_scale: float = 7.5
+    guidance_scale: NotNegative = 7.5
     height: int | None = None
     width: int | None = None
     num_frames: int | None = None
@@ -101,23 +102,12 @@ class Sampling:
     use_dynamic_cfg: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise ParamsError(f"Expected num_inference_steps >= 1, got {self.num_inference_steps}.")
-        if not 0 <= self.guidance_scale < float("inf"):
-            raise ParamsError(f"Expected guidance_scale >= 0, got {self.guidance_scale}.")
-        if self.handoff not in get_args(Handoff):
-            raise ParamsError(
-                f"Unknown handoff {self.handoff!r}: {nearest(self.handoff, get_args(Handoff))}."
-            )
-        if self.handoff_adapter not in get_args(HandoffAdapter):
-            raise ParamsError(
-                f"Unknown handoff_adapter {self.handoff_adapter!r}: "
-                f"{nearest(self.handoff_adapter, get_args(HandoffAdapter))}."
-            )
+        check_fields(self, ParamsError)
         if self.use_dynamic_cfg and self.handoff_adapter == "matched":
             raise ParamsError(
                 "use_dynamic_cfg takes its scale from the timestep, which handoff_adapter=matched changes. "
-                "Choose one of the two."
+                "Choose one of the two.",
+                key="use_dynamic_cfg",
             )
         get_dtype(self.dtype)
         get_estimator(self.estimator)
@@ -130,15 +120,6 @@ class Sampling:
 
 _ORDER = ("format_version", "pair", "params", "sampling", "scheduler_config", "score", "provenance")
 """Of the keys of a file."""
-_NESTED = {
-    "pair": PairSpec,
-    "params": ECDiffParams,
-    "sampling": Sampling,
-    "cloud": ModelRef,
-    "edge": ModelRef,
-    "lora": Lora,
-}
-"""What these keys hold."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +172,8 @@ class TunedConfig:
             ParamsError: num_inference_steps is not a whole number >= 1.
         """
         if type(num_inference_steps) is not int:
-            raise ParamsError(
-                f"Expected num_inference_steps to be a whole number >= 1, got {num_inference_steps!r}."
-            )
+            expected = "to be a whole number >= 1"
+            raise ParamsError(key="num_inference_steps", got=num_inference_steps, expected=expected)
         sampling = replace(self.sampling, num_inference_steps=num_inference_steps)
         params = self.params.scaled(self.sampling.num_steps, sampling.num_steps)
         return replace(self, params=params, sampling=sampling, score=None, provenance=None)
@@ -219,17 +199,20 @@ class TunedConfig:
         """
         tree = checked_yaml.read(text, source)
         version = tree.get("format_version")
-        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise ConfigError(
-                f"{source}: expected format_version {FORMAT_VERSION} or an older one, got {version!r}. "
-                "A newer file needs a newer ecdiff."
-            )
+                key="format_version",
+                expected=f"{FORMAT_VERSION} or an older one",
+                got=version,
+                advice="A newer file needs a newer ecdiff.",
+            ).of(source)
         try:
-            config = checked_yaml.build(cls, tree, _NESTED, source)
+            if isinstance(params := tree.get("params"), Mapping):  # p and k, or a schedule
+                tree = {**tree, "params": {"p": None, "k": None, **params}}
+            config = checked_yaml.build(cls, tree, source)
             config.plan()
         except ECDiffError as error:
-            prefix = "" if str(error).startswith(source) else f"{source}: "
-            raise type(error)(prefix + str(error)) from error
+            raise error.of(source) from error
         return config
 
     @classmethod

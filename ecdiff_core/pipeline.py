@@ -22,13 +22,14 @@ from ecdiff_core.call_arguments import (
     check_call,
     refuse_others,
 )
-from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
+from ecdiff_core.config import PairSpec, Sampling, TunedConfig
+from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
 from ecdiff_core.models.memory import Memory, out_of_memory_told, place
 from ecdiff_core.models.pair import Pair, load_pair
+from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import Estimator, get_estimator
@@ -204,7 +205,7 @@ class ECDiffPipeline:
             "edge": ECDiffParams.edge_only(),
         }
         if mode not in baselines:
-            raise ParamsError(f"Unknown mode {mode!r}: {nearest(str(mode), get_args(Mode))}.")
+            raise ParamsError.unknown("mode", mode, get_args(Mode))
         return plan(baselines[mode], self.num_steps)
 
     def __call__(
@@ -347,7 +348,9 @@ def _check_offered(pair: Pair, asked: Sampling) -> None:
     """Raise ParamsError where a setting is asked for that these models do not have."""
     name = pair.family.pipeline_class.__name__
     if pair.family.media == "image" and asked.num_frames not in (None, 1):
-        raise ParamsError(f"Expected num_frames to be null, got {asked.num_frames}: {name} makes pictures.")
+        raise ParamsError(
+            key="num_frames", got=asked.num_frames, expected="to be null", advice=f"{name} makes images."
+        )
     if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
         raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
     check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)

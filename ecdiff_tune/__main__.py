@@ -1,4 +1,4 @@
-"""``python -m ecdiff_tune COMMAND [OVERRIDES]``: Hydra commands, one primary config each."""
+"""``python -m ecdiff_tune COMMAND [OVERRIDES]``: Hydra commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, cast
 
 from ecdiff_core import __version__
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.threads import share_cores
-from ecdiff_tune.cli import COMMANDS
+from ecdiff_tune.cli import ARGUMENTS, COMMANDS
 from ecdiff_tune.cli.arguments import command_first, flags_first, paths_quoted, swept_to_scratch
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.study.renamed import present_arguments
@@ -21,7 +21,7 @@ from ecdiff_tune.study.renamed import present_arguments
 if TYPE_CHECKING:
     from ecdiff_tune.study.distributed.ranks import Ranks
 
-USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
+USAGE = f"usage: ecdiff-tune COMMAND {ARGUMENTS}"
 
 
 class CommandLineError(ECDiffError):
@@ -57,16 +57,16 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune.cli import hydra_messages, restore
+    from ecdiff_tune.cli import hydra_configs, hydra_messages, restore
     from ecdiff_tune.config import composed, names
-
-    composed.register()
 
     kind = COMMANDS[command]
     begun: list[str] = []
     failures: list[Exception] = []
 
-    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
+    config_name = hydra_configs.primary_config(command, sys.argv[1:])
+
+    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)
     def job(config: DictConfig) -> None:
         begun.append(command)
         try:
@@ -102,14 +102,14 @@ def _run(command: str) -> None:
 
 def _print_settings(command: str) -> None:
     """A command's own help."""
-    from ecdiff_tune.cli.help_text import with_comments
+    from ecdiff_tune.cli.help_text import explained
 
     text = io.StringIO()
     try:
         with redirect_stdout(text):
             _run(command)
     finally:  # Hydra ends the process
-        print(with_comments(text.getvalue(), config_folder()), end="")
+        print(explained(text.getvalue()), end="")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,7 +148,7 @@ def _command(arguments: Sequence[str]) -> int:
                 "generate is a command of ecdiff: ecdiff generate --config YAML --prompt TEXT."
             )
         if command not in COMMANDS:
-            raise CommandLineError(f"Unknown command {command!r}: {nearest(command, COMMANDS)}.")
+            raise CommandLineError.unknown("command", command, COMMANDS)
         with swept_to_scratch(rest) as more:
             sys.argv = [f"ecdiff-tune {command}", *rest, *more]
             if {"-h", "--help"} & set(rest):

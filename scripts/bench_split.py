@@ -13,22 +13,33 @@ goes on.
 
 from __future__ import annotations
 
+import argparse
+import json
+import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cache
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import pandas as pd
+
 from bench_schedules import ALPHAS, PLACED_ALPHAS, Bench, decibels
+from ecdiff_core.io.console import quiet_libraries
+from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan, plan
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.evaluation.latency import LatencyProfile
-from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.evaluation.latency import LatencyProfile, measure
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.link import Link
+from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.proposals import paper_params
 from ecdiff_tune.forecast.splits import SplitPlacer
-from ecdiff_tune.metrics.intervals import bootstrap_ci
+from ecdiff_tune.metrics.intervals import interval95
+from ecdiff_tune.study import files
 
 LINK = Link(mbps=18.88, round_trip_seconds=0.02)
 """The paper's bandwidth."""
@@ -88,13 +99,14 @@ class SplitBench(Bench):
         for name, one in self.methods(calls).items():
             if one is not None:
                 (measured,) = self.heldout.evaluator.measure([one], lambda _: None)
-                found.append(row(calls, name, one.plan(self.pipe.num_steps, "aligned"), measured, profile))
-                found[-1]["config"] = str(one.params)
+                steps = one.resolve(self.pipe.num_steps, "aligned").plan
+                found.append(
+                    {**row(calls, name, steps, measured, profile), "config": f"{one.estimator} {one.params}"}
+                )
         for name in ("DDIM", "DPM++ 2M"):
             spacing, measured = self.solved(name, calls)
             whole = plan(ECDiffParams.cloud_only(calls), calls)
-            found.append(row(calls, f"{calls} steps of {name}", whole, measured, profile))
-            found[-1]["config"] = spacing
+            found.append({**row(calls, f"fewer {name} steps", whole, measured, profile), "config": spacing})
         return found
 
 
@@ -103,9 +115,7 @@ def row(
 ) -> dict[str, Any]:
     """What is written of a method with a number of cloud calls."""
     ssims = [one.ssim for one in measured if one.ssim is not None]
-    low, high = bootstrap_ci(ssims)
-    seconds = profile.seconds(steps)
-    sent = steps.tensors_sent * latent_values(profile)
+    low, high = interval95(ssims, seed=0)
     return {
         "budget": calls,
         "method": method,
@@ -116,8 +126,48 @@ def row(
         "ssim_low": low,
         "ssim_high": high,
         "psnr": median(map(decibels, measured)),
-        "seconds": seconds,
-        "seconds_over_link": seconds + sent,
+        "seconds": profile.over(Link()).seconds(steps),
+        "seconds_over_link": profile.seconds(steps),
         "prompts": len(measured),
         "schedule": steps.schedule,
     }
+
+
+def numbers(text: str) -> list[int]:
+    """What a comma-separated list says."""
+    return [int(one) for one in text.split(",")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--budgets", type=numbers, default=[2, 3, 4, 5, 6, 8, 10, 14], help="cloud calls")
+    parser.add_argument("--prompts", type=int, default=50, help="held-out prompts to measure on")
+    parser.add_argument("--calibration", type=int, default=12, help="prompts to choose on")
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="where to write the rows")
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench_split"))
+    args = parser.parse_args()
+    args.heldout = args.prompts
+    quiet_libraries()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with (
+        closing(Ledger(args.out / files.LEDGER)) as ledger,
+        tempfile.TemporaryDirectory() as spill,
+        StateStore(Path(spill) / "states", 2**30) as store,
+    ):
+        bench = SplitBench(args, ledger, store)
+        profile, found = measure(bench.pipe, LINK), []
+        for calls in args.budgets:
+            fresh = bench.split_rows(calls, profile)
+            found += fresh
+            shown = ["budget", "method", "cloud_calls", "edge_calls", "crossings", "ssim", "psnr", "seconds"]
+            print(pd.DataFrame(fresh)[shown].to_string(index=False, float_format="%.3f"), flush=True)
+            if args.json is not None:
+                write_text(args.json, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

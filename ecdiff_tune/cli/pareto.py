@@ -74,5 +74,5 @@ def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
         return max(fast, key=lambda one: one.quality)
     row = int(wanted.pick or 0)
     if not 1 <= row <= len(found):
-        raise SettingsError(f"Expected pareto.pick to be a row, 1 … {len(found)}, got {row}.")
+        raise SettingsError(key="pareto.pick", got=row, expected=f"to be a row, 1 … {len(found)}")
     return found[row - 1]

@@ -95,7 +95,10 @@ def load(
             raise CalibrationError(
                 f"Expected at least {count + spare} distinct prompts in {path} "
                 f"({count} to tune on, {spare} held out), got {found}. "
-                "Lower calibration.num_prompts or heldout.num_prompts."
+                "Lower calibration.num_prompts or heldout.num_prompts.",
+                key="calibration.file",
+                got=path,
+                expected=f"to hold at least {count + spare} distinct prompts",
             )
         if left_out:
             log(f"{path}: {left_out}")

@@ -136,7 +136,8 @@ class LatencyProfile:
         read |= {name: float(tree.pop(name)) for name in list(tree) if name.endswith("_seconds")}
         under = tree.pop("conditions", None)
         read["conditions"] = None if under is None else Conditions(**under)
-        return cls(**read, **{name: Timing(**values) for name, values in tree.items()})
+        read |= {name: Timing(**values) for name, values in tree.items()}
+        return cls(**read)
 
     @classmethod
     def load(cls, path: Path) -> LatencyProfile:

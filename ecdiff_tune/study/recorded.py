@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.io.text import counted
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Action, HandoffAdapter, Plan
+from ecdiff_core.sampling.plan import HandoffAdapter, Plan
 from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey, PlannedCandidate
@@ -198,7 +197,7 @@ def _params_of(plan: Plan, key: ConfigKey) -> Iterator[tuple[ECDiffParams, str]]
     s, alpha, own = plan.handoff_step, key.alpha or 1.0, key.estimator
     letters = plan.letters.replace("B", "C")
     cloud_side, more = letters[:s], {"residual": key.residual, **_edge_side(letters[s:])}
-    real = [step for step, letter in enumerate(cloud_side) if letter == "C"]
+    real = [step for step, letter in enumerate(letters) if letter == "C"]
     if "E" not in cloud_side and "M" not in cloud_side:
         if "A" not in cloud_side:
             yield ECDiffParams(0, 0, alpha, s, **more), own
@@ -206,14 +205,15 @@ def _params_of(plan: Plan, key: ConfigKey) -> Iterator[tuple[ECDiffParams, str]]
             yield ECDiffParams(p, _run(cloud_side[p:]), alpha, s, **more), own
         if real[:1] == [0]:
             yield ECDiffParams.scheduled(real, alpha, s, **more), own
-    elif "A" not in letters and "M" in cloud_side and 0 < key.residual:
-        p, rho = cloud_side.index("M"), key.residual
-        more = {"residual": rho if "M" in letters[s:] else 0.0}
+    if "A" not in letters and "M" in letters:  # edge steps in the place of approximated ones
+        p, rho = letters.index("M"), key.residual
+        end = len(letters.rstrip("E"))
         if p > 1:
-            yield ECDiffParams(p, _run(cloud_side[p:]), rho, s, **more), "edge"
-        yield ECDiffParams.scheduled(real, rho, s, **more), "edge"
+            yield ECDiffParams(p, _run(letters[p:]), rho, end), "edge"
+        yield ECDiffParams.scheduled(real, rho, end), "edge"
     edge = [step for step, letter in enumerate(letters) if letter in "EM"]
-    yield ECDiffParams.interleaved(real, edge, alpha, key.residual), own
+    if letters[:1] != "A":
+        yield ECDiffParams.interleaved(real, edge, alpha, key.residual), own
 
 
 def _edge_side(letters: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.evaluation.model_calls import PlanCalls
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def check(tracking: str) -> None:
         TrackingError: it is unknown, or not installed.
     """
     if tracking not in TRACKERS:
-        raise TrackingError(f"Unknown tracking {tracking!r}: {nearest(tracking, TRACKERS)}.")
+        raise TrackingError.unknown("tracking", tracking, TRACKERS)
     package = TRACKERS[tracking][1]
     if package and importlib.util.find_spec(package) is None:
         raise TrackingError(f"tracking={tracking} needs {package}: pip install {package}.")

@@ -141,9 +141,12 @@ def test_yaml_holds_the_list_and_neither_p_nor_k(tiny_config: TunedConfig) -> No
     [
         (
             {"alpha": 0.5, "s": 8, "schedule": "0 1"},
-            r"expected params\.schedule to be a list or null, got '0 1'",
+            r"Expected params\.schedule to be a list or null, got '0 1'",
         ),
-        ({"alpha": 0.5, "s": 8, "schedule": [0, "1"]}, r"every step of the schedule .* got '1'"),
+        (
+            {"alpha": 0.5, "s": 8, "schedule": [0, "1"]},
+            r"params\.schedule\[1\] to be a whole number, got '1'",
+        ),
         ({"alpha": 0.5, "s": 8, "schedule": [0, 1, 12]}, r"the schedule within 0 … 11, got step 12"),
         ({"alpha": 0.5, "s": 8, "schedule": [0, 2]}, r"steps at \[0, 1\], got 1C1A1C5A4E"),
         ({"p": 3, "alpha": 0.5, "s": 8, "schedule": [0, 1]}, r"p and k, or a schedule in their place"),
@@ -151,7 +154,7 @@ def test_yaml_holds_the_list_and_neither_p_nor_k(tiny_config: TunedConfig) -> No
             {"alpha": 0.5, "s": 8},
             r"p to be a whole number >= 0, got None\. Give p and k, or a schedule",
         ),
-        ({"s": 8, "schedule": [0, 1]}, r"missing params\.alpha"),
+        ({"s": 8, "schedule": [0, 1]}, r"Missing params\.alpha"),
     ],
 )
 def test_wrong_yaml(tiny_config: TunedConfig, params: dict[str, object], message: str) -> None:

@@ -94,8 +94,14 @@ def test_stage2(call: Command, tmp_path: Path, latency: LatencyProfile) -> None:
     ("arguments", "message"),
     [
         (("stage2", SCHEDULE), "Expected params.alpha with params.schedule"),
-        (("stage2", SCHEDULE, "params.alpha=0.5", "params.k=2"), "params.schedule in their place, got both"),
-        (("stage2", SCHEDULE, "params.alpha=0.5", "params.p=3"), "params.schedule in their place, got both"),
+        (
+            ("stage2", SCHEDULE, "params.alpha=0.5", "params.k=2"),
+            "in their place, got 'both'",
+        ),
+        (
+            ("stage2", SCHEDULE, "params.alpha=0.5", "params.p=3"),
+            "in their place, got 'both'",
+        ),
         (("stage2", "params.schedule=[1,2]", "params.alpha=0.5"), "start with step 0, got [1, 2]"),
         (
             ("stage2", "params.schedule=[0,1,12]", "params.alpha=0.5"),

@@ -8,7 +8,8 @@ import statistics
 import numpy as np
 import pytest
 
-from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.config import PairSpec, Sampling, TunedConfig
+from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate

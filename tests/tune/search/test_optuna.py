@@ -20,11 +20,12 @@ from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import PairSettings, SearchSettings, Settings
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.options import Options, OptunaOptions, SearchError, check_installed
+from ecdiff_tune.search.options import SAMPLERS, Options, OptunaOptions, SearchError, check_installed
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space
 from ecdiff_tune.search.suggest import Dimension, Dimensions
 from ecdiff_tune.study.optuna_setup import SOME_PAIR, papers_params, search_options
 
+from ...refusals import refused
 from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, evaluations, whole
 
 PEAK = World(OBJECTIVES["peak"], noise=0.02)
@@ -367,20 +368,24 @@ def test_more_trials_go_on_with_a_study(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("key", "value", "expected"),
     [
-        ({"trials": 0}, "search.trials >= 1"),
-        ({"sampler": "tpee"}, "Unknown search.sampler 'tpee'.*tpe"),
-        ({"objectives": ()}, "at least one of search.objectives, none twice"),
-        ({"objectives": ("quality", "quality")}, "at least one of search.objectives, none twice"),
-        ({"objectives": ("qualty",)}, "Unknown name 'qualty' in search.objectives.*quality"),
-        ({"min_quality": 1.5}, "search.min_quality within"),
-        ({"max_seconds": 0.0}, "search.max_seconds > 0"),
+        ("trials", 0, ">= 1"),
+        ("sampler", "tpee", sorted(SAMPLERS)),
+        ("objectives", (), "to hold at least one value, none twice"),
+        ("objectives", ("quality", "quality"), "to hold at least one value, none twice"),
+        ("min_quality", 1.5, "<= 1"),
+        ("max_seconds", 0.0, "> 0"),
     ],
 )
-def test_options_out_of_range(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(SearchError, match=message):
-        OptunaOptions(**settings)
+def test_options_out_of_range(key: str, value: Any, expected: object) -> None:
+    with refused(SearchError, key=f"search.{key}", got=value, expected=expected):
+        OptunaOptions(**{key: value})
+
+
+def test_an_unknown_objective() -> None:
+    with refused(SearchError, key="search.objectives[1]", got="qualty", nearest="quality"):
+        OptunaOptions(objectives=("burden", "qualty"))
 
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,8 @@ def test_a_key_gives_back_a_config_with_the_same_pictures(
     assert found == found.candidate.resolve(STEPS, handoff)
     assert found.key == key
     same = found.candidate.params
-    assert same.s == found.plan.handoff_step
+    filled = found.candidate.estimator == "edge" and handoff == "exact"  # s may follow edge steps then
+    assert same.s == found.plan.handoff_step or filled
     if key.alpha:
         assert (same.p, same.alpha) == (params.p, params.alpha)
     if found.plan.schedule.count("A") > 1:  # a single one may be cut short by s
@@ -179,7 +180,8 @@ def test_another_link(tmp_path: Path, latency: LatencyProfile, known: bool) -> N
     assert profile_by(study, LinkSettings()).transfer_seconds == 0.0
     found = profile_by(study, LinkSettings(100.0, 0.05))
     assert found.transfer_seconds == pytest.approx(0.05 + 11_800 * 16 / 100e6)
-    assert replace(found, transfer_seconds=0.010, payload_values=None) == latency
+    assert found.crossing_seconds == pytest.approx(0.05)
+    assert replace(found, transfer_seconds=0.010, payload_values=None, crossing_seconds=0.0) == latency
 
 
 def test_a_payload_that_is_not_known(tmp_path: Path, latency: LatencyProfile) -> None:
