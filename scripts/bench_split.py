@@ -98,11 +98,10 @@ class SplitBench(Bench):
         found = []
         for name, one in self.methods(calls).items():
             if one is not None:
-                (measured,) = self.heldout.evaluator.measure([one], lambda _: None)
-                steps = one.resolve(self.pipe.num_steps, "aligned").plan
-                found.append(
-                    {**row(calls, name, steps, measured, profile), "config": f"{one.estimator} {one.params}"}
-                )
+                config = one.resolve(self.pipe.num_steps, "aligned")
+                (measured,) = self.heldout.evaluator.measure([config], lambda _: None)
+                text = f"{one.estimator} {one.params}"
+                found.append({**row(calls, name, config.plan, measured, profile), "config": text})
         for name in ("DDIM", "DPM++ 2M"):
             spacing, measured = self.solved(name, calls)
             whole = plan(ECDiffParams.cloud_only(calls), calls)
