@@ -22,13 +22,17 @@ class ObjectiveError(ECDiffError):
     """The objective has no meaning for this pair or these settings."""
 
 
+BurdenOf = Literal["steps", "cloud_calls"]
+
+
 @dataclass(frozen=True)
 class Weights:
-    """w1, w2, w3 of eq. 12."""
+    """w1, w2, w3 of eq. 12, and its burden: ``steps`` (eq. 11) or ``cloud_calls`` (``cloud_relief``)."""
 
     w1: float = 0.3
     w2: float = 0.3
     w3: float = 0.4
+    burden: BurdenOf = "steps"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,15 @@ def burden(s: int, num_steps: int, earliest_s: int) -> float:
     0.8
     """
     return (num_steps - s) / (num_steps - earliest_s)
+
+
+def cloud_relief(cloud_share: float) -> float:
+    """1 - cloud calls / T, in the place of eq. 11: 1 where the cloud is never called, 0 where at every step.
+
+    >>> cloud_relief(8 / 50)
+    0.84
+    """
+    return 1 - cloud_share
 
 
 def score(quality: float, efficiency: float, burden: float | None, weights: Weights) -> Score:
@@ -221,5 +234,9 @@ class Scorer:
             return None
         seconds = self.seconds(plan, measurements)
         gained = efficiency(seconds, *self.cloud_and_edge_seconds(plan.num_steps))
-        taken = burden(plan.handoff_step, plan.num_steps, self.earliest_s) if with_burden else None
-        return score(quality(ssims), gained, taken, self.weights)
+        return score(quality(ssims), gained, self._burden(plan) if with_burden else None, self.weights)
+
+    def _burden(self, plan: Plan) -> float:
+        if self.weights.burden == "cloud_calls":
+            return cloud_relief(plan.cloud_share)
+        return burden(plan.handoff_step, plan.num_steps, self.earliest_s)

@@ -29,6 +29,8 @@ def joint_space(settings: Settings, p: int) -> JointSpace:
         settings.core_sampling().handoff,
         settings.estimators,
         settings.handoff_adapters,
+        tuple(search.edge_k),
+        tuple(search.residual),
     )
 
 
@@ -43,6 +45,16 @@ def schedule_space(settings: Settings, predictor: Predictor) -> ScheduleSpace:
             settings.handoff_adapters,
             tuple(settings.search.k),
             tuple(settings.search.alpha),
+        )
+        + proposals.propose_splits(
+            predictor,
+            settings.cloud_calls,
+            settings.search.edge_calls or (),
+            settings.search.residual,
+            settings.search.crossings == 1,
+            settings.estimators,
+            settings.handoff_adapters,
+            tuple(settings.search.alpha),
         ),
         settings.num_steps,
         settings.core_sampling().handoff,
@@ -51,5 +63,13 @@ def schedule_space(settings: Settings, predictor: Predictor) -> ScheduleSpace:
 
 def stage2_space(settings: Settings, winner: Candidate) -> Stage2Space:
     """s for a stage-1 winner."""
-    handoff, adapters = settings.core_sampling().handoff, settings.handoff_adapters
-    return Stage2Space.of(winner, settings.s_values, settings.num_steps, handoff, adapters)
+    search, handoff = settings.search, settings.core_sampling().handoff
+    return Stage2Space.of(
+        winner,
+        settings.s_values,
+        settings.num_steps,
+        handoff,
+        settings.handoff_adapters,
+        search.edge_k,
+        search.residual,
+    )

@@ -17,6 +17,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.placement import Forecast, Placements, Schedule
 from ecdiff_tune.forecast.predictor import Predictor
+from ecdiff_tune.forecast.splits import SplitPlacer
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
 
 LONGEST_GAP = 12
@@ -199,6 +200,36 @@ def propose(
             named = {(one.real_steps(s), one.alpha): one for one in papers}
             some += [named[one] for one in placer.ranked(named, s)[:SHAPES]]
             found += [Candidate(one, name, adapter) for one in some]
+    return tuple(found)
+
+
+def propose_splits(
+    predictor: Predictor,
+    budgets: Sequence[int],
+    edge_calls: Sequence[int],
+    residuals: Sequence[float],
+    one_way: bool,
+    estimators: Sequence[str],
+    adapters: Sequence[HandoffAdapter],
+    alphas: tuple[float, ...],
+) -> tuple[Candidate, ...]:
+    """Candidates in which the edge's calls are placed as well; none where no number of them is given.
+
+    Args:
+        budgets, edge_calls: numbers of cloud and of edge calls.
+        residuals: factors.
+        one_way: whether all cloud calls come before the edge's.
+    """
+    found = []
+    for name, adapter, residual in itertools.product(estimators, adapters, residuals if edge_calls else ()):
+        estimator = get_estimator(name)
+        if estimator.fills_with_edge:
+            continue
+        factors = alphas if estimator.uses_alpha else alphas[:1]
+        placer = SplitPlacer(Forecast.of(predictor, adapter), name, factors, residual)
+        for calls, more in itertools.product(budgets, edge_calls):
+            some = placer.propose(calls, more, one_way)
+            found += [Candidate(one.params(residual), name, adapter) for one in some]
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.link import Link
@@ -101,7 +102,8 @@ def _weight(record: Recorded, name: str) -> Sweep:
     top = max(1.0, 2 * own)
 
     def weighted(value: float) -> Scorer:
-        weights = replace(record.scorer.weights, **{name: value})
+        given: dict[str, Any] = {name: value}
+        weights = replace(record.scorer.weights, **given)
         return replace(record.scorer, weights=weights)
 
     values = [top * i / POINTS for i in range(POINTS + 1)]

@@ -9,7 +9,7 @@ from typing import Any
 from ecdiff_tune.search import exhaustive, greedy, joint, predict, race, schedule, upper_bound
 from ecdiff_tune.search.base import Context, Search
 
-LIMITS = ("min_quality", "max_seconds", "cloud_calls")
+LIMITS = ("min_quality", "max_seconds", "cloud_calls", "edge_calls")
 """Settings of ``search.`` that only some searches heed."""
 
 
@@ -65,7 +65,7 @@ SEARCHES: dict[str, SearchSpec] = {
         prunes=True,
         predicts=True,
         places=True,
-        limits=("min_quality", "cloud_calls"),
+        limits=("min_quality", "cloud_calls", "edge_calls"),
     ),
     "optuna": SearchSpec(
         _optuna, upper_bound.trials, prunes=True, is_optuna=True, limits=("min_quality", "max_seconds")

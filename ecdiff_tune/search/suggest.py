@@ -12,10 +12,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.spaces import GridSpace, Stage1Space, Stage2Space, nearest_value
+from ecdiff_tune.search.spaces import GridSpace, JointSpace, Stage1Space, Stage2Space, nearest_value
 
 Value = int | float | str
-DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter")
+DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter", "edge_k", "residual")
 SCALES = {"": 1, "_tenths": 10, "_hundredths": 100}
 
 
@@ -99,7 +99,7 @@ class Dimensions:
 
 
 def value_of(candidate: Candidate, name: str) -> Any:
-    """p, k, alpha, s, estimator or handoff_adapter of a candidate."""
+    """One of ``DIMENSIONS`` of a candidate."""
     return getattr(candidate if name in ("estimator", "handoff_adapter") else candidate.params, name)
 
 
@@ -107,7 +107,7 @@ def _dimensions(space: GridSpace) -> dict[str, Sequence[Value]]:
     if isinstance(space, Stage1Space):
         return {"k": space.ks, "alpha": space.alphas, "estimator": space.estimators}
     if isinstance(space, Stage2Space):
-        return {"s": space.s_values, "handoff_adapter": space.handoff_adapters}
+        return {"s": space.s_values, "handoff_adapter": space.handoff_adapters, **_edge_side(space)}
     return {
         "p": space.ps,
         "k": space.ks,
@@ -115,4 +115,9 @@ def _dimensions(space: GridSpace) -> dict[str, Sequence[Value]]:
         "s": space.s_values,
         "estimator": space.estimators,
         "handoff_adapter": space.handoff_adapters,
+        **_edge_side(space),
     }
+
+
+def _edge_side(space: Stage2Space | JointSpace) -> dict[str, Sequence[Value]]:
+    return {"edge_k": space.edge_ks, "residual": space.residuals}

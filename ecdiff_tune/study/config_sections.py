@@ -81,7 +81,10 @@ def calibration_section(source: PromptSource, prompts: CalibrationSet) -> dict[s
 
 def objective_section(spec: StudySpec) -> dict[str, Any]:
     """``provenance.objective``."""
-    return {**asdict(spec.weights), "earliest_s": spec.earliest_s}
+    weights = asdict(spec.weights)
+    if spec.weights.burden == "steps":  # the paper's goes without saying
+        del weights["burden"]
+    return {**weights, "earliest_s": spec.earliest_s}
 
 
 def latency_section(source: str, profile: LatencyProfile) -> dict[str, Any]:
