@@ -13,6 +13,7 @@ from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.ranks import current
 from ecdiff_tune.experiments import error_tables as tables
 from ecdiff_tune.experiments.bounds import Coefficients
 from ecdiff_tune.experiments.error_runs import Work, measure, runs_beside
@@ -32,7 +33,7 @@ def errors(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     config = _config(settings)
-    with prepare(study_spec(settings)) as bench:
+    with prepare(study_spec(settings), current()) as bench:
         prompts = bench.heldout if len(bench.heldout) else bench.prompts
         count = min(settings.errors.num_prompts, len(prompts))
         steps = bench.pipe.num_steps

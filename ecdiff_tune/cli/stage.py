@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,7 @@ from ecdiff_tune.objective import Stage, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Cost
+from ecdiff_tune.search.in_step import Predict, in_step
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.upper_bound import CallBound
@@ -84,10 +85,14 @@ def _tracked(tracking: str, bench: Workbench, stage: Stage) -> AbstractContextMa
 
 def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
     """The search over the last of ``spaces``; with search.extend a larger space is added to them."""
+    return in_step(bench.batches.ranks, bench.predict, lambda predict: _own_search(bench, spaces, predict))
+
+
+def _own_search(bench: Workbench, spaces: list[Space], predict: Predict) -> Search:
     spec, first = bench.spec, spaces[-1]
 
     def make(space: Space) -> Search:
-        return spec.kind.make(space, _context(bench, space))
+        return spec.kind.make(space, replace(_context(bench, space), predict=predict))
 
     if not spec.extend or isinstance(first, ScheduleSpace):
         return make(first)

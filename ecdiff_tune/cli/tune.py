@@ -14,6 +14,7 @@ from ecdiff_tune.cli.stage import most_asked, point_out_boundary, run_stage
 from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.ranks import current
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 from ecdiff_tune.study import files
@@ -25,7 +26,7 @@ from ecdiff_tune.study.workbench import Workbench, prepare
 def reference(settings: Settings) -> None:
     """Pictures, noise profile and latency profile."""
     _refuse_params_by_hand(settings)
-    with prepare(study_spec(settings), as_worker=settings.has_workers) as bench:
+    with prepare(study_spec(settings), current(), settings.has_workers) as bench:
         write_noise_profile(bench)
         say_end(bench, files.LATENCY, files.NOISE_TABLE, files.NOISE_FIGURE)
 
@@ -34,7 +35,7 @@ def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
     _refuse_params_by_hand(settings)
     _refuse_placing(settings)
-    with prepare(study_spec(settings), as_worker=settings.has_workers) as bench:
+    with prepare(study_spec(settings), current(), settings.has_workers) as bench:
         write_noise_profile(bench)
         print_result(bench, _run_stage1(settings, bench)[1])
         say_end(bench, files.STAGE1, files.TRIALS, files.NOISE_TABLE, files.NOISE_FIGURE)
@@ -46,7 +47,7 @@ def stage2(settings: Settings) -> None:
     _refuse_placing(settings)
     if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
-    with prepare(study_spec(settings), as_worker=settings.has_workers) as bench:
+    with prepare(study_spec(settings), current(), settings.has_workers) as bench:
         params = settings.params_by_hand(bench.p())
         winner = Candidate(params, settings.sampling.estimator) if params else _stage1_winner(bench)
         finish(bench, *_run_stage2(settings, bench, winner))
@@ -55,7 +56,7 @@ def stage2(settings: Settings) -> None:
 def tune(settings: Settings) -> None:
     """The reference, stage 1, stage 2, then the winner on held-out prompts."""
     _refuse_params_by_hand(settings)
-    with prepare(study_spec(settings), as_worker=settings.has_workers) as bench:
+    with prepare(study_spec(settings), current(), settings.has_workers) as bench:
         write_noise_profile(bench)
         if settings.search.joint:
             places = settings.kind.places

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults, reference
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ranks import DividedBatches
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.study import left_out
 from ecdiff_tune.study.progress import Progress, duration
@@ -27,7 +27,7 @@ def make_reference(
     pipe: ECDiffPipeline,
     prompts: CalibrationSet,
     where: Path,
-    batches: Batches,
+    batches: DividedBatches,
     profile: LatencyProfile,
     progress: Progress,
     calls: Counter[str],
@@ -39,10 +39,10 @@ def make_reference(
 
     It is that of ``reference.usable`` prompts: a note names those that are left out, ``at_most`` so many.
 
-    ``along`` makes its edge passes of the prompts whose reference is made; ``calls`` counts model calls.
+    ``edge_pass`` makes those of the prompts whose reference is made; ``calls`` counts model calls.
     Studies that run side by side wait for each other here, so that what they share is made once.
     """
-    with _own_turn(where, what, progress):
+    with _own_turn(where, what, progress) if batches.ranks.first else nullcontext():
         missing = reference.missing(prompts, where)
         passes = set(edge_pass.missing(edge_pass.own_adapter)) & set(missing) if edge_pass else ()
         cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
@@ -101,7 +101,11 @@ def _own_turn(where: Path, what: str, progress: Progress) -> Iterator[None]:
 
 
 def make_edge_pass(
-    edge_pass: EdgePass, adapter: HandoffAdapter, batches: Batches, progress: Progress
+    edge_pass: EdgePass,
+    adapter: HandoffAdapter,
+    batches: DividedBatches,
+    progress: Progress,
+    calls: Counter[str],
 ) -> list[dict[str, Tensor]]:
     """Edge passes along the cloud's trajectories, with how much there is to do and progress."""
     missing = edge_pass.missing(adapter)
@@ -110,4 +114,4 @@ def make_edge_pass(
         progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
         whole = len(edge_pass.prompts.keys[: edge_pass.first])
         progress.start_task("edge along the cloud's trajectory", whole, whole - len(missing))
-    return edge_pass.make(adapter, batches, progress.prompts_done if missing else lambda _: None)
+    return edge_pass.make(adapter, batches, progress.prompts_done if missing else lambda _: None, calls)
