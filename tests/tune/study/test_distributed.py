@@ -20,9 +20,9 @@ import pytest
 from safetensors.torch import load_file
 
 from ecdiff_core.errors import NonFiniteLatentsError
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import ranks, reference
 from ecdiff_tune.evaluation.evaluator import Evaluator
-from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.ledger import Ledger, LedgerError
 
 from ..studies import Outcome, Study
 
@@ -255,6 +255,28 @@ def test_an_error_of_a_worker(fresh: Study) -> None:
     assert second.err.endswith("KeyError: 'a bug'\n")
 
 
+def test_an_error_of_rank_0_while_another_works(fresh: Study) -> None:
+    def full(_: object) -> None:
+        raise LedgerError("no space left")
+
+    def hasty() -> None:
+        ranks.GOODBYE_SECONDS = 0.1
+        before(Ledger, "append_all", full)()
+
+    late = before(Ledger, "append_all", lambda _: time.sleep(1))
+    first, second = run(fresh, 2, "stage1", doom={0: hasty, 1: late})
+    assert (first.status, first.err) == (2, "error: no space left\n")
+    assert second.status == 2
+    assert second.err == f"error: A rank ended before its work was done (rank 1 has noticed it). {AGAIN}\n"
+
+
+def test_commands_that_rank_0_does_alone(done: Study) -> None:
+    first, second = run(done, 2, "table5")
+    assert first.status == 0
+    assert "tiny" in first.out
+    assert second == Outcome(0, "", "")
+
+
 @pytest.mark.parametrize(
     ("number", "statuses", "told"),
     [
@@ -277,5 +299,3 @@ def test_stopped_from_outside(fresh: Study, number: int, statuses: tuple[int, in
     assert (first.status, second.status) == statuses, (first, second)
     assert first.err.strip() == told
     assert second.err == ""
-
-
