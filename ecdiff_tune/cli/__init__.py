@@ -20,12 +20,14 @@ class Command:
         module: that has a function of the command's name.
         of_study: it goes by the settings of a study that is there, and begins none.
         loads_models: it works with the pair itself.
+        divides: on several ranks all of them work; of other commands the first does everything.
     """
 
     about: str
     module: str
     of_study: bool = False
     loads_models: bool = True
+    divides: bool = False
 
     def function(self, name: str) -> Callable[[Settings], None]:
         """What does its work."""
@@ -33,12 +35,16 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "tune": Command("reference, stage 1, stage 2, then the winner on held-out prompts", "cli.tune"),
-    "stage1": Command("search (k, alpha) with the cloud model alone", "cli.tune"),
-    "stage2": Command(
-        "search s for the stage-1 winner, or for (p, k, alpha) or (schedule, alpha) by hand", "cli.tune"
+    "tune": Command(
+        "reference, stage 1, stage 2, then the winner on held-out prompts", "cli.tune", divides=True
     ),
-    "reference": Command("cloud and edge images, noise profile, latency profile", "cli.tune"),
+    "stage1": Command("search (k, alpha) with the cloud model alone", "cli.tune", divides=True),
+    "stage2": Command(
+        "search s for the stage-1 winner, or for (p, k, alpha) or (schedule, alpha) by hand",
+        "cli.tune",
+        divides=True,
+    ),
+    "reference": Command("cloud and edge images, noise profile, latency profile", "cli.tune", divides=True),
     "rerank": Command(
         "the best config by other weights, another link or machine; no model call",
         "cli.rerank",
@@ -62,12 +68,16 @@ COMMANDS: dict[str, Command] = {
         of_study=True,
     ),
     "noise": Command(
-        "how the cloud's noise changes from step to step (Figure 3)", "cli.noise", of_study=True
+        "how the cloud's noise changes from step to step (Figure 3)",
+        "cli.noise",
+        of_study=True,
+        divides=True,
     ),
     "errors": Command(
         "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
         "cli.errors",
         of_study=True,
+        divides=True,
     ),
     "table5": Command(
         "every tuned pair beside the paper's rows (Table 5); no model call",
