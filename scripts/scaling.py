@@ -22,13 +22,11 @@ from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 T = 50
 KS, ALPHAS, S_VALUES = (1, 2, 3, 4, 5), tuple(a / 10 for a in range(1, 10)), tuple(range(30, 41))
 PROMPTS, HELDOUT = 100, 50
-MESSAGES_PER_SECOND = 500
-"""Task and answer of a rank, between two processes on the two-core machine of the measurement."""
+EXCHANGE_SECONDS = 0.003
+"""Of the three exchanges of a trial between two processes on two cores; taken to grow with ranks."""
 RANKS = (1, 8, 64)
 STATE_BYTES = 16
 """A value of the latents: the latents, two noises and a gradient in float32."""
-NETWORK = 1.1e9
-"""Bytes a second that rank 0 receives: 10 Gbit/s Ethernet."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +131,10 @@ def undivided(pair: Pair, ranks: int) -> dict[str, float]:
     """Seconds that more ranks do not shorten."""
     c, e = pair.cloud / T, pair.edge / T
     trials = sum(one.decodes for name, one in calls(pair).items() if name.startswith("stage"))
-    pictures = (PROMPTS + HELDOUT) * 2 * pair.picture_values * 2  # cloud's and edge's, in half precision
     return {
         "profile": latency.CALLS * (2 * c + e),
         "samples": pair.params.s * c + (T - pair.params.s) * e,  # HybridSD, which no trial was
-        "references": pictures * (1 - 1 / ranks) / NETWORK,
-        "messages": trials * (ranks - 1) / MESSAGES_PER_SECOND,
+        "exchanges": trials * (ranks - 1) * EXCHANGE_SECONDS,
     }
 
 
@@ -169,7 +165,7 @@ def main() -> None:
             parts = (generating(pair, ranks), *undivided(pair, ranks).values())
             speedup = f"{alone / sum(parts):.1f}"
             row(pair.name, ranks, block_size(ranks), *map(duration, (*parts, sum(parts))), speedup)
-    table("pair", "GPUs", "weights a GPU, GB", "states a rank, GB", "references on rank 0 at a time, GB")
+    table("pair", "GPUs", "weights a GPU, GB", "states a rank, GB", "references at a time, GB")
     kept = 1 + len(KS) + len(S_VALUES)  # the warm-up, each k's first window, the winner's handoffs
     for pair in PAIRS:
         for ranks in RANKS:

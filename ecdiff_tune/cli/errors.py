@@ -13,6 +13,7 @@ from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.ranks import current
 from ecdiff_tune.experiments import error_tables as tables
 from ecdiff_tune.experiments.bounds import Coefficients
 from ecdiff_tune.experiments.error_runs import Work, measure, runs_beside
@@ -35,7 +36,7 @@ def errors(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     config = _config(settings)
-    with open_study(study_spec(settings)) as (study, pair, references):
+    with open_study(study_spec(settings), current()) as (study, pair, references):
         heldout = references.heldout_prompts
         prompts = heldout if len(heldout) else references.calibration.prompt_set
         count = min(settings.errors.num_prompts, len(prompts))

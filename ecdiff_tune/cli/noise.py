@@ -7,6 +7,7 @@ import pandas as pd
 
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
+from ecdiff_tune.evaluation.ranks import current
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.report.export import write_figure, write_table, wrote
 from ecdiff_tune.report.noise_figure import noise_figure
@@ -23,7 +24,7 @@ def noise(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can act on.
     """
-    with open_study(study_spec(settings)) as (study, pair, references):
+    with open_study(study_spec(settings), current()) as (study, pair, references):
         media = pair.pipe.pair.family.media
         timesteps = pair.pipe.scheduler.timesteps.tolist()
         profile = noise_table(references.calibration, timesteps)

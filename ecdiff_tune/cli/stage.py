@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -16,11 +16,13 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.model_calls import Calls
+from ecdiff_tune.evaluation.ranks import ALONE, Ranks
 from ecdiff_tune.evaluation.thumbnails import FIRST
 from ecdiff_tune.objective import Scorer, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Cost, Records
+from ecdiff_tune.search.in_step import Predict, in_step
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.upper_bound import CallBound
@@ -47,6 +49,7 @@ class Stages:
     """Runs the stages of one study, which measure, score and predict candidates alike.
 
     Args:
+        ranks: that run them together.
         tracking: where trials are tracked too.
         columns: of trials.csv, beyond those of every study.
     """
@@ -55,6 +58,7 @@ class Stages:
     references: References
     evaluator: Evaluator
     scorer: Scorer
+    ranks: Ranks = ALONE
     tracking: str = trackers.NONE
     columns: tuple[str, ...] = ()
 
@@ -129,10 +133,13 @@ class Stages:
 
     def _make_search(self, spaces: list[Space]) -> Search:
         """The search over the last of ``spaces``; with search.extend a larger space is added to them."""
+        return in_step(self.ranks, self._predict, lambda predict: self._own_search(spaces, predict))
+
+    def _own_search(self, spaces: list[Space], predict: Predict) -> Search:
         spec, progress, first = self.study.spec, self.study.progress, spaces[-1]
 
         def make(space: Space) -> Search:
-            return spec.kind.make(space, self.context(space))
+            return spec.kind.make(space, replace(self.context(space), predict=predict))
 
         if not spec.extend or isinstance(first, ScheduleSpace):
             return make(first)
@@ -159,12 +166,12 @@ class Stages:
         def cost(candidate: Candidate) -> Cost:
             return Cost.of(evaluator.resolve(candidate).plan, scorer.latency)
 
-        def predict(candidates: Sequence[Candidate]) -> list[float]:
-            return self.references.predictor.qualities(candidates)
-
         num_prompts = len(self.references.calibration.prompt_set)
         options = search_options(spec, space)
-        return Context(num_prompts, objective, predict, spec.seed, cost, options, self._records())
+        return Context(num_prompts, objective, self._predict, spec.seed, cost, options, self._records())
+
+    def _predict(self, candidates: Sequence[Candidate]) -> list[float]:
+        return self.references.predictor.qualities(candidates)
 
     def _records(self) -> Records:
         """For an Optuna study."""

@@ -16,6 +16,7 @@ from ecdiff_tune.cli.stage import Found, Stages
 from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
+from ecdiff_tune.evaluation.ranks import current
 from ecdiff_tune.objective import Scorer
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
@@ -27,7 +28,7 @@ from ecdiff_tune.study.references import LoadedPair
 def reference(settings: Settings) -> None:
     """Images, noise profile and latency profile."""
     _refuse_params_by_hand(settings)
-    with open_study(study_spec(settings), as_worker=settings.has_workers) as (study, _, references):
+    with open_study(study_spec(settings), current(), settings.has_workers) as (study, _, references):
         write_noise_profile(study.path, references)
         log_end(study, files.LATENCY, files.NOISE_TABLE, files.NOISE_FIGURE)
 
@@ -75,13 +76,12 @@ def tune(settings: Settings) -> None:
 @contextmanager
 def _stages(settings: Settings) -> Iterator[tuple[Stages, LoadedPair]]:
     """What runs the study's stages, once the reference is made; and the pair."""
-    spec = study_spec(settings)
-    with open_study(spec, as_worker=settings.has_workers) as (study, pair, references):
-        made = references.calibration
+    with open_study(study_spec(settings), current(), settings.has_workers) as (study, pair, references):
+        spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)
         tracking, columns = settings.tracking, settings.more_columns
-        yield Stages(study, references, evaluator, scorer, tracking, columns), pair
+        yield Stages(study, references, evaluator, scorer, current(), tracking, columns), pair
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:

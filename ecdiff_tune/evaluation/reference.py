@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,7 +57,7 @@ __all__ = [
 
 
 class ReferenceCallback(Protocol):
-    """Makes something of the models' own runs; ``compute`` where they run, which may be another process."""
+    """Makes something of the models' own runs, where they run: which may be another process."""
 
     def compute(
         self,
@@ -68,10 +68,12 @@ class ReferenceCallback(Protocol):
     ) -> Any:
         """What is made of the cloud's and the edge's own run on the prompts of these indices."""
 
-    def keep(self, computed: Any) -> None:
-        """Write what ``compute`` made."""
+    def keep(self, computed: Any) -> int:
+        """Write what ``compute`` made; the edge calls that it took."""
 
 
+Faults = dict[int, tuple[str, int]]
+"""Whose image has which fault, by the prompt's index."""
 SETTLED_SHARE = 0.75
 """Of the initial fall of the noise's change, what must be over when the warm-up ends."""
 
@@ -168,7 +170,8 @@ def make(
 
     ``on_prompts`` is called with how many prompts became ready. ``callback`` gets the runs that are made,
     with what the models were asked, and keeps what it makes of them before their references are written.
-    Model calls and decodes are counted in ``calls``. Stopped at any moment, at most a batch is lost.
+    Model calls and decodes are counted in ``calls``. Whoever makes a batch writes it. Stopped at any moment,
+    at most a batch is lost.
 
     What comes back lacks the prompts with images that nothing can be compared with; ``at_most`` so many, or
     None for a tenth, are taken for the prompts' fault.
@@ -184,18 +187,27 @@ def make(
     faulty = faulty_rows(prompts, folder)
     image_faults.refuse_many(faulty, prompts, most, dtype)
     on_prompts(len(prompts) - len(wanted))
-    for rows, (found, computed) in batches.over(wanted, partial(_generate, pipe, prompts, callback)):
-        if calls is not None:
-            each = len(rows) * pipe.num_steps
-            calls.update(cloud=each, edge=each, decode=2 * len(rows))
-        for row, tensors in zip(rows, found, strict=True):
-            faulty |= faulty_in(row, tensors["faults"])
-        image_faults.refuse_many(faulty, prompts, most, dtype)
-        if callback is not None:
-            callback.keep(computed)
+
+    def generate(rows: Sequence[int]) -> tuple[Faults, int]:
+        found, computed = _generate(pipe, prompts, callback, rows)
+        own = {
+            row: fault
+            for row, tensors in zip(rows, found, strict=True)
+            for row, fault in faulty_in(row, tensors["faults"]).items()
+        }
+        image_faults.refuse_many(faulty | own, prompts, most, dtype)
+        beside = 0 if callback is None else callback.keep(computed)
         for row, tensors in zip(rows, found, strict=True):
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
+        return own, beside
+
+    for rows, (own, beside) in batches.over(wanted, generate):
+        if calls is not None:
+            each = len(rows) * pipe.num_steps
+            calls.update(cloud=each, edge=each + beside, decode=2 * len(rows))
+        faulty |= own
+        image_faults.refuse_many(faulty, prompts, most, dtype)
         on_prompts(len(rows))
     return load(usable(prompts, folder), folder)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +12,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults, reference
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ranks import DividedBatches
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.forecast.predictor import Predictor
@@ -33,13 +34,13 @@ class LoadedPair:
 
     Args:
         latency: what its calls cost.
-        batches: how many prompts it generates at a time.
+        batches: how many prompts it generates at a time, on which ranks.
         store: for points of trajectories that candidates share; None where they share none.
     """
 
     pipe: ECDiffPipeline
     latency: LatencyProfile
-    batches: Batches
+    batches: DividedBatches
     store: StateStore | None
 
 
@@ -90,11 +91,11 @@ class References:
             UnpredictableError: nothing can be predicted with this scheduler or this pair.
         """
         made, pipe = self.calibration, self._pair.pipe
-        edge_pass = EdgePass(pipe, made.prompt_set, self._folder, calls=self._spending.calls)
+        edge_pass, calls = EdgePass(pipe, made.prompt_set, self._folder), self._spending.calls
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
             with self._spending.part(REFERENCE):
-                return make_edge_pass(edge_pass, adapter, self._pair.batches, self._progress)
+                return make_edge_pass(edge_pass, adapter, self._pair.batches, self._progress, calls)
 
         handoff = pipe.config.sampling.handoff
         return Predictor.of(pipe.scheduler, handoff, made, passes, edge_pass.own_adapter)
@@ -108,7 +109,7 @@ class References:
     def _edge_pass(self, prompts: CalibrationSet) -> EdgePass | None:
         if not self._spec.kind.predicts:
             return None
-        return EdgePass(self._pair.pipe, prompts, self._folder, calls=self._spending.calls)
+        return EdgePass(self._pair.pipe, prompts, self._folder)
 
     def _make(
         self, prompts: CalibrationSet, part: str, at_most: int | None, edge_pass: EdgePass | None
@@ -120,7 +121,8 @@ class References:
         """
         label = {HELDOUT_REFERENCE: "reference of the held-out prompts"}.get(part, part)
         pipe, latency, where, progress = self._pair.pipe, self._pair.latency, self._folder, self._progress
-        with self._spending.part(part), _own_turn(where, label, progress):
+        turn = _own_turn(where, label, progress) if self._pair.batches.ranks.first else nullcontext()
+        with self._spending.part(part), turn:
             missing = reference.missing(prompts, where)
             passes = set(edge_pass.missing(edge_pass.own_adapter)) & set(missing) if edge_pass else ()
             cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
@@ -179,7 +181,11 @@ def _own_turn(where: Path, what: str, progress: Progress) -> Iterator[None]:
 
 
 def make_edge_pass(
-    edge_pass: EdgePass, adapter: HandoffAdapter, batches: Batches, progress: Progress
+    edge_pass: EdgePass,
+    adapter: HandoffAdapter,
+    batches: DividedBatches,
+    progress: Progress,
+    calls: Counter[str],
 ) -> list[dict[str, Tensor]]:
     """Edge passes along the cloud's trajectories, with how much there is to do and progress."""
     missing = edge_pass.missing(adapter)
@@ -188,4 +194,4 @@ def make_edge_pass(
         progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
         whole = len(edge_pass.prompts.keys[: edge_pass.first])
         progress.start_task("edge along the cloud's trajectory", whole, whole - len(missing))
-    return edge_pass.make(adapter, batches, progress.prompts_done if missing else lambda _: None)
+    return edge_pass.make(adapter, batches, progress.prompts_done if missing else lambda _: None, calls)

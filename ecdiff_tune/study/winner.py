@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.config import PairSpec, Sampling, TunedConfig
 from ecdiff_core.models.devices import device_name
-from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Scorer, Trial
 from ecdiff_tune.study import config_sections
 from ecdiff_tune.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from ecdiff_core.pipeline import ECDiffPipeline
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_from_a_number_of_calls_to_pictures(study: Study, tmp_path: Path) -> Non
     assert "placing 5 cloud calls by the forecast" in outcome.out
     trials = study.trials()
     assert set(trials["cloud_calls"]) == {5}
-    assert {"schedule", "estimator", "prompts", "discarded"} <= set(trials.columns)
+    assert {"schedule", "estimator", "prompts", "pruned"} <= set(trials.columns)
     config = study.config()
     assert config.params.schedule is not None
     assert len(config.params.schedule) == 5

@@ -122,7 +122,7 @@ def test_a_part_inside_another_is_counted_once(tmp_path: Path) -> None:
     assert [*found.loc["outer", [*KINDS]]] == [2, 1, 8]
     assert [*found.loc["inner", [*KINDS]]] == [4, 0, 0]
     assert found.loc["inner", "seconds"] >= 0.02
-    assert spending.told().startswith("this run: 7 cloud calls, 1 edge calls, 8 decodes")
+    assert spending.describe().startswith("this run: 7 cloud calls, 1 edge calls, 8 decodes")
 
 
 def test_what_was_saved_outlives_a_kill(tmp_path: Path) -> None:
