@@ -10,8 +10,10 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli import samples
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import beaten, page, pictures, tables
-from ecdiff_tune.report.result import made_by, result_lines
+from ecdiff_tune.report import page, tables
+from ecdiff_tune.report.figure_files import save_figure
+from ecdiff_tune.report.paper_figures import noise_change
+from ecdiff_tune.report.result import beaten_note, made_by, result_lines
 from ecdiff_tune.study import files, recorded
 from ecdiff_tune.study.spending import HELDOUT
 from ecdiff_tune.study.winner import heldout_scores
@@ -44,7 +46,7 @@ def _beaten(bench: Workbench, winner: Trial, config: TunedConfig) -> list[str]:
     """Where the study measured a config that is faster and better, by the seconds of the profile."""
     record = recorded.load(bench.spec, lambda _: None)
     known = [one for one in record.trials if one.candidate == winner.candidate]
-    return beaten.note(known[0], record.trials, bench.spec, made_by(config.sampling)) if known else []
+    return beaten_note(known[0], record.trials, bench.spec, made_by(config.sampling)) if known else []
 
 
 def example(prompts: Sequence[str]) -> str:
@@ -61,7 +63,7 @@ def write_noise_profile(bench: Workbench) -> None:
     """noise_profile.csv and .png of the reference (Figure 3)."""
     profile = bench.reference.noise_profile()
     write_text(bench.path / files.NOISE_TABLE, profile.to_csv(index=False))
-    pictures.noise_profile(bench.path / files.NOISE_FIGURE, profile, bench.p())
+    save_figure(noise_change(profile, bench.p()), bench.path / files.NOISE_FIGURE)
 
 
 def print_result(bench: Workbench, config: TunedConfig) -> None:

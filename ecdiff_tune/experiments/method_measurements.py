@@ -22,7 +22,7 @@ from ecdiff_tune.experiments.caches import CACHES
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, distinct, told
 from ecdiff_tune.metrics.choice import Metric, load_metrics
 from ecdiff_tune.metrics.spec import MetricChoice
-from ecdiff_tune.report.ranking import ALONE
+from ecdiff_tune.report.comparison import ALONE
 from ecdiff_tune.study.progress import duration
 from ecdiff_tune.study.workbench import Workbench
 

@@ -15,7 +15,7 @@ from ecdiff_tune.data.spreadsheets import unguarded
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import beaten, result
+from ecdiff_tune.report import result
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyError
 from ecdiff_tune.study.recorded import Recorded
@@ -103,20 +103,17 @@ def read(spec: StudySpec) -> StudyData:
         )
     winner, source, own = _winner(record, notes.append)
     config = reranked.config_of_choice(record, winner, record.trials, {"by": "report"})
-    notes += beaten.note(winner, record.trials, spec, result.made_by(config.sampling))
+    notes += result.beaten_note(winner, record.trials, spec, result.made_by(config.sampling))
+    trials = _if_there(path / files.TRIALS, ("stage", "trial", "objective", "state"))
     return StudyData(
         record,
         winner,
         source,
         config,
         (own.provenance if own else config.provenance) or {},
-        table(path / files.TRIALS, ("stage", "trial", "objective", "state"))
-        if (path / files.TRIALS).is_file()
-        else pd.DataFrame(),
-        table(path / files.NOISE_TABLE, ("step", "mean", "variance"))
-        if (path / files.NOISE_TABLE).is_file()
-        else None,
-        table(path / files.EDGE_ALONE, ("ssim", "psnr")) if (path / files.EDGE_ALONE).is_file() else None,
+        pd.DataFrame() if trials is None else trials,
+        _if_there(path / files.NOISE_TABLE, ("step", "mean", "variance")),
+        _if_there(path / files.EDGE_ALONE, ("ssim", "psnr")),
         _paper(spec, notes.append),
         tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
     )
@@ -146,6 +143,10 @@ def _paper(spec: StudySpec, say: Callable[[str], None]) -> TunedConfig | None:
         say(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
         return None
     return config
+
+
+def _if_there(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
+    return table(path, columns) if path.is_file() else None
 
 
 def table(path: Path, columns: tuple[str, ...] = (), texts: tuple[str, ...] = ()) -> pd.DataFrame:
