@@ -74,12 +74,12 @@ def tiles(data: StudyData) -> list[Tile]:
 def provenance(data: StudyData) -> list[tuple[str, str]]:
     """Key and value of everything that the numbers depend on."""
     record = data.record
-    told: Mapping[str, Any] = {name: one for name, one in data.provenance.items() if name != "tied"}
+    own: Mapping[str, Any] = {name: one for name, one in data.provenance.items() if name != "tied"}
     pair, sampling = data.config.pair, data.config.sampling
     tree = {
         **{name: one for name, one in pair.tree().items() if name != "name"},
         "sampling": {name: one for name, one in vars(sampling).items() if one is not None},
-        **told,
+        **own,
     }
     found = [(key, _shown(value)) for key, value in flat(tree).items() if value is not None]
     found.append(("winner", data.source or "the best config of the ledger"))

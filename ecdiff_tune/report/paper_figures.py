@@ -62,10 +62,10 @@ def noise_change(
     return figure
 
 
-def _draw_noise_change(axis: Axes, profile: pd.DataFrame, scale: str, told: str) -> None:
+def _draw_noise_change(axis: Axes, profile: pd.DataFrame, scale: str, legend: str) -> None:
     mean, spread = profile["mean"].to_numpy(), profile["variance"].to_numpy() ** 0.5
     colour = series(0)["color"]
-    axis.plot(profile["step"], mean, color=colour, label=told)
+    axis.plot(profile["step"], mean, color=colour, label=legend)
     low = mean - spread
     if scale == "log":
         logarithmic(axis)
@@ -85,8 +85,8 @@ def _limit(axis: Axes, mean: Array, spread: Array) -> None:
     axis.set_ylim(0, top)
     most = int(mean.argmax())
     if mean[most] > top:
-        told = f"up to {mean[most]:.2g}\nat step {most + 1}"
-        axis.text(most - 2, 0.6 * top, told, horizontalalignment="right", verticalalignment="center")
+        height = f"up to {mean[most]:.2g}\nat step {most + 1}"
+        axis.text(most - 2, 0.6 * top, height, horizontalalignment="right", verticalalignment="center")
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,10 @@ def _draw_example(axis: Axes, example: Example, plan: Plan) -> None:
     }
     steps = np.arange(example.first, example.last + 1)
     axis.plot(steps, example.error[steps], color=ours, linewidth=1)
-    for action, (marker, colour, size, told) in marks.items():
+    for action, (marker, colour, size, legend) in marks.items():
         at = [step for step in steps if step > 0 and plan.steps[step - 1] is action]
         if at:
-            points(axis, at, example.error[at], color=colour, marker=marker, size=size, label=told)
+            points(axis, at, example.error[at], color=colour, marker=marker, size=size, label=legend)
     band = example.correction, example.correction + 1
     axis.axvspan(*band, color=red, alpha=0.12, linewidth=0, label="the correcting call")
     axis.set_title(example.title)

@@ -59,8 +59,8 @@ def quality_against_seconds(
             points(axis, x, y, titles, size=14, color=soft, label="a config, on all prompts")
             best = pareto_front(trials, ("quality", "seconds"))
             x, y = [one.seconds for one in best], [one.quality for one in best]
-            told = "no config is faster and better"
-            axis.step(x, y, "--", where="post", color=soft, linewidth=1, label=told)
+            front = "no config is faster and better"
+            axis.step(x, y, "--", where="post", color=soft, linewidth=1, label=front)
         for one in spots:
             if one.quality is None:
                 rule(axis, one.seconds, one.label, one.colour)

@@ -119,7 +119,7 @@ def read(spec: StudySpec) -> StudyData:
     )
 
 
-def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, TunedConfig | None]:
+def _winner(record: Recorded, note: Callable[[str], None]) -> tuple[Trial, str, TunedConfig | None]:
     """The study's own winner, the file that says so, and what it says."""
     for name in (files.CONFIG, files.STAGE1):
         if not (record.path / name).is_file():
@@ -129,18 +129,18 @@ def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, T
         found = next((one for one in record.trials if one.candidate == candidate), None)
         if found is not None:
             if name == files.STAGE1:
-                say("note: stage 2 has not come to an end; shown is the winner of stage 1, without an edge.")
+                note("note: stage 2 has not come to an end; shown is the winner of stage 1, without an edge.")
             return found, name, config
-        say(f"note: the config of {name} is not in the ledger.")
-    say("note: the search has not come to an end; shown is the best config so far.")
+        note(f"note: the config of {name} is not in the ledger.")
+    note("note: the search has not come to an end; shown is the best config so far.")
     return record.trials[0], "", None
 
 
-def _paper(spec: StudySpec, say: Callable[[str], None]) -> TunedConfig | None:
+def _paper(spec: StudySpec, note: Callable[[str], None]) -> TunedConfig | None:
     """The paper's config where it is of as many steps."""
     config = paper_config(spec.pair.name)
     if config is not None and config.sampling.num_steps != spec.num_steps:
-        say(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
+        note(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
         return None
     return config
 
@@ -166,8 +166,8 @@ def table(path: Path, columns: tuple[str, ...] = (), texts: tuple[str, ...] = ()
         raise StudyError(f"{path} is damaged. Delete it, and run the command that wrote it again.") from error
     missing = [name for name in columns if name not in found.columns]
     if missing:
-        told = ", ".join(missing)
-        raise StudyError(f"{path} has no column {told}. Delete it, and run the command that wrote it again.")
+        names = ", ".join(missing)
+        raise StudyError(f"{path} has no column {names}. Delete it, and run the command that wrote it again.")
     for name in texts:
         found[name] = as_texts[name].map(unguarded)
     return found

@@ -81,8 +81,8 @@ def _against(part: pd.DataFrame, x: str, by: str | None, name: str, *, linked: b
         if linked:
             axis.plot([], [], ":", color=colours()["soft"], linewidth=0.8, label="order of the search")
         if len(complete) < len(part):
-            told = "pruned, over the prompts it was seen on"
-            points(axis, [], [], color=colours()["soft"], hollow=True, label=told)
+            legend = "pruned, over the prompts it was seen on"
+            points(axis, [], [], color=colours()["soft"], hollow=True, label=legend)
     return figure
 
 
@@ -146,7 +146,7 @@ def spread(data: StudyData) -> Figure:
             values = ssims_of(found)
             mean, (low, high) = fmean(values), interval95(values, data.spec.seed)
             axis.plot([low, high], [place + 0.26] * 2, "-|", color=accent, markersize=7)
-            told = f"{name}: mean {shown(mean)}, 95% {shown(low)} … {shown(high)}"
-            points(axis, [mean], [place + 0.26], [told], color=accent, marker="D")
+            title = f"{name}: mean {shown(mean)}, 95% {shown(low)} … {shown(high)}"
+            points(axis, [mean], [place + 0.26], [title], color=accent, marker="D")
             label(axis, mean, place + 0.26, f"{name}: {shown(mean)}", "accent")
     return figure
