@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
@@ -158,10 +158,42 @@ class Trial:
         assert self.score is not None
         return self.score.quality
 
+    @property
+    def burden(self) -> float:
+        """Of a trial that has a score; 0 in stage 1, where the cloud does every step."""
+        assert self.score is not None
+        return self.score.burden or 0.0
+
     def keeps(self, min_quality: float | None, max_seconds: float | None) -> bool:
         """Whether it has at least that mean SSIM and takes at most so long an image; None is no limit."""
         enough = min_quality is None or (self.score is not None and self.score.quality >= min_quality)
         return enough and (max_seconds is None or self.seconds <= max_seconds)
+
+
+MERITS: Mapping[str, Callable[[Trial], float]] = {
+    "quality": lambda trial: trial.quality,
+    "seconds": lambda trial: -trial.seconds,
+    "burden": lambda trial: trial.burden,
+}
+"""What configs are compared by, the higher the better."""
+
+
+def pareto_front(trials: Iterable[Trial], merits: Sequence[str]) -> list[Trial]:
+    """The scored trials that no other dominates, the fastest first; one dominates that is nowhere worse and
+    somewhere better.
+
+    Args:
+        merits: names of ``MERITS`` that count.
+    """
+    values = [(one, tuple(MERITS[name](one) for name in merits)) for one in trials]
+
+    def dominated(mine: tuple[float, ...]) -> bool:
+        return any(
+            theirs != mine and all(a >= b for a, b in zip(theirs, mine, strict=True)) for _, theirs in values
+        )
+
+    front = [one for one, mine in values if not dominated(mine)]
+    return sorted(front, key=lambda one: (one.seconds, -one.quality))
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,19 @@ evaluator makes them for the whole default grid with sharing, and the rest is sa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
+
 from ecdiff_core import ECDiffParams
 from ecdiff_tune.evaluation import latency
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.prefix_sharing import Generations
+from ecdiff_tune.report.table_files import markdown
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 
 T = 50
@@ -144,34 +148,48 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def table(*headings: str) -> None:
-    print(f"\n| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
-
-
-def row(*cells: object) -> None:
-    print(f"| {' | '.join(map(str, cells))} |")
-
-
 def main() -> None:
-    table("pair", "part", "cloud calls", "edge calls", "decodes", "seconds a prompt")
-    for pair in PAIRS:
-        for part, one in calls(pair).items():
-            row(pair.name, part, one.cloud, one.edge, one.decodes, f"{one.seconds(pair):.1f}")
-    names = (*undivided(PAIRS[0], 1), "in all", "speedup")
-    table("pair", "GPUs", "batch_size", "generating", *names)
-    for pair in PAIRS:
-        alone = generating(pair, 1) + sum(undivided(pair, 1).values())
-        for ranks in RANKS:
-            parts = (generating(pair, ranks), *undivided(pair, ranks).values())
-            speedup = f"{alone / sum(parts):.1f}"
-            row(pair.name, ranks, block_size(ranks), *map(duration, (*parts, sum(parts))), speedup)
-    table("pair", "GPUs", "weights a GPU, GB", "states a rank, GB", "references at a time, GB")
+    show(
+        {
+            "pair": pair.name,
+            "part": part,
+            "cloud calls": one.cloud,
+            "edge calls": one.edge,
+            "decodes": one.decodes,
+            "seconds a prompt": f"{one.seconds(pair):.1f}",
+        }
+        for pair in PAIRS
+        for part, one in calls(pair).items()
+    )
+    show(speed(pair, ranks) for pair in PAIRS for ranks in RANKS)
+    show(memory(pair, ranks) for pair in PAIRS for ranks in RANKS)
+
+
+def show(rows: Iterable[dict[str, object]]) -> None:
+    print("\n" + markdown(pd.DataFrame(rows)), end="")
+
+
+def speed(pair: Pair, ranks: int) -> dict[str, object]:
+    alone = generating(pair, 1) + sum(undivided(pair, 1).values())
+    parts = {"generating": generating(pair, ranks), **undivided(pair, ranks)}
+    parts["in all"] = sum(parts.values())
+    return {
+        "pair": pair.name,
+        "GPUs": ranks,
+        "batch_size": block_size(ranks),
+        **{name: duration(seconds) for name, seconds in parts.items()},
+        "speedup": f"{alone / parts['in all']:.1f}",
+    }
+
+
+def memory(pair: Pair, ranks: int) -> dict[str, object]:
     kept = 1 + len(KS) + len(S_VALUES)  # the warm-up, each k's first window, the winner's handoffs
-    for pair in PAIRS:
-        for ranks in RANKS:
-            states = kept * prompts_of_a_rank(PROMPTS, ranks) * STATE_BYTES * pair.latent_values
-            references = block_size(ranks) * 4 * pair.picture_values
-            row(pair.name, ranks, *(f"{one / 1e9:.2f}" for one in (2 * pair.parameters, states, references)))
+    sizes = {
+        "weights a GPU, GB": 2 * pair.parameters,
+        "states a rank, GB": kept * prompts_of_a_rank(PROMPTS, ranks) * STATE_BYTES * pair.latent_values,
+        "references on rank 0 at a time, GB": block_size(ranks) * 4 * pair.picture_values,
+    }
+    return {"pair": pair.name, "GPUs": ranks, **{name: f"{size / 1e9:.2f}" for name, size in sizes.items()}}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from ecdiff_tune.experiments.baselines import Known
 from ecdiff_tune.experiments.method_measurements import MethodEvaluator, extra_metrics
 from ecdiff_tune.experiments.method_names import METHODS
 from ecdiff_tune.experiments.winners import config_of_study, schedule_config
-from ecdiff_tune.report import comparison
-from ecdiff_tune.report.export import write_figure
+from ecdiff_tune.report import quality_seconds
+from ecdiff_tune.report.figure_files import write_figure
 from ecdiff_tune.report.result import thing
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import open_study
@@ -48,5 +48,5 @@ def compare(settings: Settings) -> None:
             *tables.write(folder, "table6", tables.table6(costs, made), conditions, log),
         ]
         points = quality.assign(seconds=costs["comparable_seconds"])
-        paths += write_figure(folder, "quality_seconds", comparison.quality_against_seconds(points, made))
+        paths += write_figure(folder, "quality_seconds", quality_seconds.methods(points, made))
         log("wrote " + ", ".join(map(str, paths)))

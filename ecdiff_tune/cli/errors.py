@@ -18,8 +18,9 @@ from ecdiff_tune.experiments import error_tables as tables
 from ecdiff_tune.experiments.bounds import Coefficients
 from ecdiff_tune.experiments.error_runs import Work, measure, runs_beside
 from ecdiff_tune.experiments.error_tables import Errors
-from ecdiff_tune.report.error_figures import figure1, figure5
-from ecdiff_tune.report.export import write_figure, write_table, wrote
+from ecdiff_tune.report.figure_files import write_figure
+from ecdiff_tune.report.paper_figures import figure1, latent_error
+from ecdiff_tune.report.table_files import write_table, wrote
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import open_study
 from ecdiff_tune.study.progress import Progress
@@ -103,26 +104,23 @@ def _write(spec: StudySpec, found: Errors, stills: Tensor, prompts: list[str]) -
             "figure1",
             disturbed,
             tables.figure1_cells(disturbed),
-            ["noise after each step", "SSIM", "95% interval", "PSNR"],
             f"The cloud's own run with noise after each step, against the same without; {where}.",
         ),
         *write_figure(folder, "figure1", figure1(stills, found.work.ratios, found.ssim, prompts)),
         curves,
-        *write_figure(folder, "figure5", figure5(by_method, run.plan, tables.examples(found))),
+        *write_figure(folder, "figure5", latent_error(by_method, run.plan, tables.examples(found))),
         *write_table(
             folder,
             "corrections",
             tables.corrections_table(found),
-            corrected.astype(str).to_numpy().tolist(),
-            list(corrected.columns),
+            corrected,
             f"On how many prompts the latent error fell after a real call, and how; {where}, {run.plan}.",
         ),
         *write_table(
             folder,
             "bounds",
             tables.checks_table(found),
-            checked.astype(str).to_numpy().tolist(),
-            list(checked.columns),
+            checked,
             f"Theorems 1 and 2, medians over prompts; {where}, {run.plan}.",
         ),
     ]

@@ -11,8 +11,10 @@ from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli import samples
 from ecdiff_tune.cli.stage import Found, Stages
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import beaten, page, pictures, tables
-from ecdiff_tune.report.result import made_by, result_lines
+from ecdiff_tune.report import page, tables
+from ecdiff_tune.report.figure_files import save_figure
+from ecdiff_tune.report.paper_figures import noise_change
+from ecdiff_tune.report.result import beaten_note, made_by, result_lines
 from ecdiff_tune.study import files, recorded
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import LoadedPair, References
@@ -47,7 +49,7 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     record = recorded.load(study.spec)
     known = next((one for one in record.trials if one.config == found.winner.config), None)
     if known is not None:  # by the seconds of the profile, which a timed trial's are not
-        for line in beaten.note(known, record.trials, study.spec, made_by(config.sampling)):
+        for line in beaten_note(known, record.trials, study.spec, made_by(config.sampling)):
             study.progress.say(line)
     log_end(study, files.CONFIG, files.TRIALS, files.TABLE5, files.SAMPLES_GRID)
     yaml_path, prompt = (
@@ -85,7 +87,7 @@ def write_noise_profile(folder: Path, references: References) -> None:
     """noise_profile.csv and .png of the reference (Figure 3)."""
     profile = references.calibration.noise_profile()
     write_text(folder / files.NOISE_TABLE, profile.to_csv(index=False))
-    pictures.noise_profile(folder / files.NOISE_FIGURE, profile, references.p())
+    save_figure(noise_change(profile, references.p()), folder / files.NOISE_FIGURE)
 
 
 def log_result(stages: Stages, config: TunedConfig) -> None:

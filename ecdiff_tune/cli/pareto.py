@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ecdiff_core.io.files import write_text
@@ -10,11 +10,10 @@ from ecdiff_tune.cli.rerank import within_limits, written_lines
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import ParetoSettings, Settings, SettingsError
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.objective import Trial
+from ecdiff_tune.objective import Trial, pareto_front
 from ecdiff_tune.report import tables
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
-from ecdiff_tune.study.pareto import front, quality_speed_and_burden
 from ecdiff_tune.study.progress import Progress
 
 
@@ -28,7 +27,7 @@ def pareto(settings: Settings) -> None:
         record = recorded.load(folder.spec)
         for line in record.notes:
             progress.say(line)
-        found = front(within_limits(record.trials, settings.rerank), quality_speed_and_burden)
+        found = front(within_limits(record.trials, settings.rerank))
         found = [replace(one, number=row) for row, one in enumerate(found, start=1)]
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
         write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
@@ -46,6 +45,12 @@ def pareto(settings: Settings) -> None:
         config.save(folder.path / files.PARETO_CONFIG)
         for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.say(line)
+
+
+def front(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that no other beats in quality, seconds and burden at once, numbered from the fastest on."""
+    found = pareto_front(trials, ("quality", "seconds", "burden"))
+    return [replace(one, number=i) for i, one in enumerate(found, start=1)]
 
 
 def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:

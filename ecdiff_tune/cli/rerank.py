@@ -11,8 +11,8 @@ from ecdiff_tune.config import RerankSettings, Settings, SettingsError
 from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import beaten, tables
-from ecdiff_tune.report.result import made_by, result_lines
+from ecdiff_tune.report import tables
+from ecdiff_tune.report.result import beaten_note, made_by, result_lines
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.progress import Progress, describe
@@ -54,7 +54,7 @@ def written_lines(record: Recorded, config: TunedConfig, chosen: Trial, name: st
     if chosen.config not in record.heldout_rows and len(record.heldout):
         lines.append("note: held-out prompts were measured with the study's own winner alone, not with this.")
     given = reranked.given_for_seconds(record)
-    lines += beaten.note(chosen, record.trials, record.spec, made_by(config.sampling), given)
+    lines += beaten_note(chosen, record.trials, record.spec, made_by(config.sampling), given)
     return [*lines, against_own_winner(record, chosen), f"wrote {record.path / name}"]
 
 

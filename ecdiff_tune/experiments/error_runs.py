@@ -17,15 +17,13 @@ from ecdiff_core.sampling.plan import Action, Plan, plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
 from ecdiff_tune.evaluation.reference import prepare
-from ecdiff_tune.experiments.baselines import hybrid_edge_steps
+from ecdiff_tune.experiments.baselines import HYBRID_EDGE_STEPS, hybrid_edge_steps
 from ecdiff_tune.experiments.bounds import Check, Coefficients, checks
 from ecdiff_tune.experiments.trace import Nudge, Trace, rms, trace
 from ecdiff_tune.metrics.images import psnr, ssim
 
 NUDGE_SEED = 2**32
 """Added to a prompt's seed for the noise of Figure 1, which must not be the initial one."""
-HYBRID_EDGE_STEPS = (10, 25)
-"""The paper's k of HybridSD: edge steps of 50."""
 
 
 @dataclass(frozen=True)

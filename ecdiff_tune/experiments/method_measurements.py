@@ -20,7 +20,7 @@ from ecdiff_tune.experiments.caches import CACHES
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, describe, distinct
 from ecdiff_tune.metrics.choice import Metric, load_metrics
 from ecdiff_tune.metrics.spec import MetricChoice
-from ecdiff_tune.report.ranking import ALONE
+from ecdiff_tune.report.comparison import ALONE
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.progress import duration
 from ecdiff_tune.study.references import LoadedPair, References

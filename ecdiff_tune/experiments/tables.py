@@ -12,9 +12,8 @@ import torch
 from ecdiff_core.config import Sampling
 from ecdiff_core.models.devices import device_name
 from ecdiff_tune.metrics.choice import Metric
-from ecdiff_tune.report.comparison import Shown, cells, value
-from ecdiff_tune.report.export import markdown, write_table
-from ecdiff_tune.report.ranking import better
+from ecdiff_tune.report.comparison import Shown, better, cells, value
+from ecdiff_tune.report.table_files import markdown, write_table
 from ecdiff_tune.study.spec import StudySpec
 
 
@@ -111,10 +110,9 @@ def write(folder: Path, name: str, table: Table, conditions: str, log: Callable[
         Their paths.
     """
     columns = [one for one in table.columns if one.name in table.rows]
-    shown = cells(table.rows, [(one.name, one.show) for one in columns])
-    headings = ["method", *(one.heading for one in columns)]
+    shown = cells(table.rows, [(one.name, one.heading, one.show) for one in columns])
     caption = f"{table.caption}: {conditions}."
-    paths = write_table(folder, name, table.rows, shown, headings, caption)
-    for line in ("", *markdown(headings, shown, caption).splitlines(), ""):
+    paths = write_table(folder, name, table.rows, shown, caption)
+    for line in ("", *markdown(shown, caption).splitlines(), ""):
         log(line)
     return paths

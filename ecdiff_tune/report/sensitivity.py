@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -10,7 +11,6 @@ from typing import Any
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.objective import Scorer, Trial
-from ecdiff_tune.report.svg import Axis
 from ecdiff_tune.study.recorded import Recorded
 
 POINTS = 200
@@ -52,7 +52,9 @@ class Sweep:
 
     def place(self, value: float) -> float:
         """Where a value lies in the range, 0 … 100."""
-        return 100 * Axis("", self.low, self.high, self.log).at(value)
+        if self.log:
+            return 100 * math.log(value / self.low) / math.log(self.high / self.low)
+        return 100 * (value - self.low) / (self.high - self.low)
 
 
 def best(trials: Iterable[Trial], scorer: Scorer) -> tuple[Trial, float]:

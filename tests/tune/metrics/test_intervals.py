@@ -122,7 +122,10 @@ def test_held_out_prompts_below_the_interval(held: float | None, told: bool) -> 
     notes = [line for line in lines if line.startswith("note: ")]
     assert bool(notes) is told
     if told:
-        assert "0.8000, lies below the interval of the calibration prompts, 0.8500 … 0.8900" in notes[0]
+        assert (
+            "0.8000, lies below the 95% interval of the prompts that were tuned on, 0.8500 … 0.8900"
+            in notes[0]
+        )
 
 
 def test_of_videos_it_is_told_that_they_are() -> None:
