@@ -28,7 +28,6 @@ def pareto(settings: Settings) -> None:
         for line in record.notes:
             progress.say(line)
         found = front(within_limits(record.trials, settings.rerank))
-        found = [replace(one, number=row) for row, one in enumerate(found, start=1)]
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
         write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
         progress.say(f"{len(found)} of them are not beaten in quality, seconds and burden at once")
