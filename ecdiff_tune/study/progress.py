@@ -19,7 +19,7 @@ from ecdiff_tune.search.base import Ask
 if TYPE_CHECKING:
     from ecdiff_tune.objective import Trial
 
-BAR = "{desc} {bar:30} {n_fmt}/{total_fmt}{postfix}"
+BAR = "{desc} {bar:30} {n_fmt}/{total_fmt} {unit}{postfix}"
 LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
 
@@ -68,11 +68,11 @@ class Progress:
         self._most_trials = self._prompts_in_all = 1
         self._fresh = self._fresh_seconds = self._asked = 0.0
 
-    def _bar(self, old: tqdm, place: int, total: int, label: str, note: str) -> tqdm:
+    def _bar(self, old: tqdm, place: int, total: int, label: str, unit: str) -> tqdm:
         """One in place of an old one; not seen where there is no terminal."""
         old.close()
         how = {"position": place, "bar_format": BAR, "leave": False, "file": sys.stdout}
-        return tqdm(total=total, desc=label, postfix=note, disable=not self._live, **how)
+        return tqdm(total=total, desc=label, unit=unit, disable=not self._live, **how)
 
     def __enter__(self) -> Progress:
         return self
@@ -96,7 +96,7 @@ class Progress:
         self._done += count
         now = time.monotonic()
         left = _left("about", now - self._begun, self._done - self._known, self._total - self._done)
-        self._prompts.set_postfix_str(f"prompts{left}", refresh=False)
+        self._prompts.set_postfix_str(left.removeprefix(", "), refresh=False)
         self._prompts.update(count)
         if not self._live and self._done < self._total and now - self._said > LINE_SECONDS:
             self.say(f"  {self._label}: {self._done} of {self._total} prompts")
@@ -145,7 +145,7 @@ class Progress:
         remaining = max(0, self._most_trials - trial.number) if self._one_by_one else None
         left = _left("up to about", self._fresh_seconds, self._fresh, remaining)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
-        self._trials.set_postfix_str(f"trials at most, {best}{left}", refresh=False)
+        self._trials.set_postfix_str(f"{best}{left}", refresh=False)
         self._trials.update()
         self.say(f"{_trial_line(trial)}   {best}{left}")
 

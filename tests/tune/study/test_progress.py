@@ -93,9 +93,9 @@ def test_bars_on_a_terminal(tmp_path: Path, latency: LatencyProfile, monkeypatch
         progress.end_stage()
         shown = screen.getvalue()
         progress.say("a line")
-    assert "0/3, trials at most" in shown
-    assert "10/10, prompts" in shown
-    assert "1/3, trials at most, best p=" in shown
+    assert "0/3 trials at most" in shown
+    assert "10/10 prompts" in shown
+    assert "1/3 trials at most, best p=" in shown
     assert screen.getvalue() == shown + "a line\n"  # no bar comes back
 
 
