@@ -18,11 +18,12 @@ from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.divided_batches import DividedBatches, division
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger
-from ecdiff_tune.evaluation.ranks import ALONE, DividedBatches, RankError, Ranks, shared_how
+from ecdiff_tune.evaluation.ranks import ALONE, RankError, Ranks
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.evaluation.thumbnails import FIRST
@@ -206,7 +207,7 @@ def prepare(spec: StudySpec, ranks: Ranks = ALONE, as_worker: bool = False) -> I
             spec = stack.enter_context(own_copy(spec))
         ranks.gather(None)  # all have their copy, before anything is written
         if ranks.size > 1:
-            progress.say(shared_how(ranks, len(prompts), size))
+            progress.say(division(ranks, len(prompts), size))
         spending = spending or Spending(spec.path / files.CALLS)
         batches, where = DividedBatches(ranks, size, progress.say), reference_folder(spec, pipe)
         ledger = Ledger(spec.path / files.LEDGER, spec.sampling.handoff_adapter)
