@@ -4,25 +4,18 @@ The rule: every rank runs the same command on the same values. What could differ
 (settings, the clock, what a search asks for) is rank 0's, which tells the others; prompts are divided, and
 what comes of them is gathered; only rank 0's folder is the study's, and only rank 0 prints.
 
-Blocks of ``batch_size`` prompts by their place in the set are divided, block b to rank b mod size, so that a
-prompt is generated in the company in which a single process generates it, and that a rank finds what its
-trajectories have in common with earlier ones in its own store. (``split_between_processes`` of accelerate
-cuts whatever list it is given, so that a prompt would wander from rank to rank.)
-
 Values travel through host memory over gloo, on GPU machines too: no tensor of a GPU travels, and a connection
 that breaks raises at once instead of hanging.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,8 +24,6 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.io.text import counted
-from ecdiff_core.models.memory import Batches
 
 T = TypeVar("T")
 CONNECTING = timedelta(minutes=10)
@@ -70,7 +61,7 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._group = rank, size, group
-        self._over = size == 1
+        self._over: ECDiffError | None = None if size > 1 else RankError("There is one process alone.")
 
     @property
     def first(self) -> bool:
@@ -90,9 +81,9 @@ class Ranks:
         found = self._exchange(value)
         for rank, end in enumerate(found):
             if isinstance(end, _End):
-                self._over = True
+                self._over = end.error or RankError(f"Rank {rank} ended before its work was done. {AGAIN}")
                 if self.first:
-                    raise end.error or RankError(f"Rank {rank} ended before its work was done. {AGAIN}")
+                    raise self._over
                 raise SystemExit(found[0].status if isinstance(found[0], _End) else end.status)
         return found
 
@@ -101,31 +92,35 @@ class Ranks:
         return self.gather(value if self.first else None)[0]  # type: ignore[return-value]
 
     def end(self, status: int, error: ECDiffError | None = None) -> int:
-        """Tell the others, if they do not know yet; the status of all, which is rank 0's."""
-        if self._over:
+        """Tell the others, if they do not know yet; the status of all, which is rank 0's.
+
+        From then on ``gather`` raises the error, also where a caller has caught it.
+        """
+        if self._over is not None:
             return status
         found: list[Any] = []
 
         def tell() -> None:
-            with suppress(RankError):
+            with suppress(ECDiffError):
                 found.extend(self._exchange(_End(status, error)))
 
         telling = threading.Thread(target=tell, daemon=True)
         telling.start()
         telling.join((GOODBYE_SECONDS if status else LAST_SECONDS) if self.first else None)
-        self._over = True
+        self._over = error or RankError("The command is over.")
         return found[0].status if found and isinstance(found[0], _End) else status
 
     def _exchange(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
-        lost = f"A rank ended before its work was done (rank {self.rank} has noticed it). {AGAIN}"
-        if self._over:
-            raise LostRankError(lost)
+        if self._over is not None:
+            raise self._over
         try:
             dist.all_gather_object(found, value, group=self._group)
         except RuntimeError as error:
-            self._over = True
-            raise LostRankError(lost) from error
+            self._over = LostRankError(
+                f"A rank ended before its work was done (rank {self.rank} has noticed it). {AGAIN}"
+            )
+            raise self._over from error
         return found
 
 
@@ -210,44 +205,3 @@ def _follow(ranks: Ranks, follow: Callable[[Ranks], None]) -> int:
 
 def _stopped_by_launcher(*_: Any) -> None:
     raise RankError(f"Stopped from outside, as launchers do when a rank has ended. {AGAIN}")
-
-
-class DividedBatches(Batches):
-    """Batches within blocks, a round of as many blocks as there are ranks at a time.
-
-    ``over`` is called on all ranks alike; its rows are rank 0's.
-    """
-
-    def __init__(self, ranks: Ranks, size: int, say: Callable[[str], None]) -> None:
-        self._lines: list[str] = []
-        super().__init__(size, say if ranks.first else self._lines.append)
-        self.ranks, self._block, self._tell = ranks, size, say
-
-    def over(
-        self, rows: Sequence[int], work: Callable[[Sequence[int]], T]
-    ) -> Iterator[tuple[Sequence[int], T]]:
-        rank, count = self.ranks.rank, self.ranks.size
-        size = self.size if count == 1 else self._block  # ranks have to agree, so theirs does not shrink
-        for _, together in itertools.groupby(self.ranks.broadcast(rows), lambda row: row // size // count):
-            mine = [row for row in together if row // size % count == rank]
-            found = [*super().over(mine, work)]
-            for number, (part, lines) in enumerate(self.ranks.gather((found, [*self._lines]))):
-                for line in lines:
-                    self._tell(f"rank {number}: {line}")
-                yield from part
-            self._lines.clear()
-
-
-def shared_how(ranks: Ranks, prompts: int, batch_size: int) -> str:
-    """How the work is divided, in one line."""
-    blocks = math.ceil(prompts / batch_size)
-    rounds = math.ceil(blocks / ranks.size)
-    batches = f"{blocks} batch{'es' * (blocks != 1)}"
-    line = f"{ranks.size} ranks share {counted(prompts, 'prompt')} in {batches}"
-    line += f": about {rounds}/{blocks} of the times predicted below"
-    if blocks < ranks.size:
-        line += f"; ranks without a batch: {ranks.size - blocks}"
-        smaller = math.ceil(prompts / ranks.size)
-        if smaller < batch_size:
-            line += f", fewer with batch_size={smaller}"
-    return line

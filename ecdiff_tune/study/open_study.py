@@ -12,10 +12,11 @@ from ecdiff_core.models.pair import EMBEDDED
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.divided_batches import DividedBatches, division
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger
-from ecdiff_tune.evaluation.ranks import ALONE, DividedBatches, RankError, Ranks, shared_how
+from ecdiff_tune.evaluation.ranks import ALONE, RankError, Ranks
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.study import files
@@ -117,7 +118,7 @@ def open_study(
             spec = stack.enter_context(own_copy(spec))
         ranks.gather(None)  # all have their copy, before anything is written
         if ranks.size > 1:
-            progress.say(shared_how(ranks, len(prompts), size))
+            progress.say(division(ranks, len(prompts), size))
         spending = spending or Spending(spec.path / files.CALLS)
         ledger = Ledger(spec.path / files.LEDGER, spec.sampling.handoff_adapter)
         stack.enter_context(closing(ledger))

@@ -16,9 +16,9 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults, reference
+from ecdiff_tune.evaluation.divided_batches import DividedBatches
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.latency import LatencyProfile
-from ecdiff_tune.evaluation.ranks import DividedBatches
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.forecast.predictor import Predictor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.evaluation.ranks import ALONE, DividedBatches, Ranks, shared_how
+from ecdiff_tune.evaluation.divided_batches import DividedBatches, division
+from ecdiff_tune.evaluation.ranks import ALONE, Ranks
 from ecdiff_tune.search.base import Ask, Result, Rounds, Search
 from ecdiff_tune.search.in_step import Predict, in_step
 
@@ -28,20 +30,29 @@ class Together(Ranks):
         super().__init__(rank, len(values))
         self._values, self._meeting = values, meeting
 
-    def gather(self, value: T) -> list[T]:
+    def _exchange(self, value: object) -> list[object]:
+        if self._over is not None:
+            raise self._over
         self._values[self.rank] = value
         self._meeting.wait(60)
         found = [*self._values]
         self._meeting.wait(60)
-        return found  # type: ignore[return-value]
+        return found
 
 
-def on_all(count: int, work: Callable[[Ranks], T]) -> list[T]:
-    """What the same work comes to on every rank."""
+def on_all(count: int, work: Callable[[Ranks], T], *ends: type[BaseException]) -> list[T | BaseException]:
+    """What the same work comes to on every rank, or how it ends."""
     values: list[object] = [None] * count
     meeting = threading.Barrier(count)
+
+    def outcome(ranks: Ranks) -> T | BaseException:
+        try:
+            return work(ranks)
+        except ends as end:
+            return end
+
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, [Together(rank, values, meeting) for rank in range(count)]))
+        return list(pool.map(outcome, [Together(rank, values, meeting) for rank in range(count)]))
 
 
 @given(st.sets(st.integers(0, 60)).map(sorted), st.integers(1, 9), st.integers(1, 5))
@@ -83,18 +94,35 @@ def test_memory_that_runs_out_on_one_rank_is_told_by_rank_0() -> None:
     assert found == [2, 1, 1]
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_that_is_caught_ends_all_the_same(failing: int) -> None:
+    def work(rows: Sequence[int]) -> int:
+        raise ECDiffError("does not fit")
+
+    def caught(ranks: Ranks) -> str:
+        batches = DividedBatches(ranks, 1, print)
+        with suppress(ECDiffError):
+            list(batches.over([0, 1], work if ranks.rank == failing else len))
+        try:
+            ranks.broadcast("goes on")
+        except (ECDiffError, SystemExit) as end:
+            return str(end)
+        return "went on"
+
+    told = on_all(2, caught, SystemExit)
+    assert [str(one) for one in told] == ["does not fit", "does not fit" if failing else "2"]
+
+
 def test_how_the_work_is_shared_is_told() -> None:
     eight = Ranks(0, 8)
-    assert shared_how(eight, 100, 25) == (
+    assert division(eight, 100, 25) == (
         "8 ranks share 100 prompts in 4 batches: about 1/4 of the times predicted below; "
         "ranks without a batch: 4, fewer with batch_size=13"
     )
-    assert shared_how(eight, 100, 13) == (
+    assert division(eight, 100, 13) == (
         "8 ranks share 100 prompts in 8 batches: about 1/8 of the times predicted below"
     )
-    assert shared_how(eight, 3, 1).endswith(
-        "about 1/3 of the times predicted below; ranks without a batch: 5"
-    )
+    assert division(eight, 3, 1).endswith("about 1/3 of the times predicted below; ranks without a batch: 5")
 
 
 FIRST, SECOND, THIRD = (Candidate(ECDiffParams(3, k, 0.3, 9)) for k in (1, 2, 3))
