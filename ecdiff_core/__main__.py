@@ -134,15 +134,10 @@ def _save_png(path: Path, image: Image, story: dict[str, str]) -> None:
 
 
 def _cloud_alone(plan: Plan, spent: Sequence[Seconds]) -> float | None:
-    """Seconds that the cloud model alone would have taken; None where the plan does not tell.
-
-    Edge calls beside the cloud's own are reckoned as long as those after the handoff.
-    """
-    beside = len(plan.edge_beside)
-    if not plan.cloud_calls or (beside and not plan.edge_steps):
+    """Seconds that the cloud model alone would have taken; None where the plan has no call of it."""
+    if not plan.cloud_calls:
         return None
-    edge_call = sum(one.edge for one in spent) / max(1, plan.edge_steps)
-    cloud_call = (sum(one.cloud for one in spent) - beside * edge_call) / plan.cloud_calls
+    cloud_call = sum(one.cloud for one in spent) / plan.cloud_calls
     return sum(one.encode + one.decode for one in spent) + cloud_call * plan.num_steps
 
 

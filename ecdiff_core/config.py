@@ -12,13 +12,14 @@ from ecdiff_core.io import checked_yaml
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import PairSpec
-from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.estimators import Factors, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 from ecdiff_core.validation import AtLeast1, NotNegative, check_fields
 
 FORMAT_VERSION = 2
-"""The newest layout; 2 added ``scheduler_config``, ``lora`` and optional keys of a model."""
+"""The newest layout; 2 added ``scheduler_config``, ``lora``, optional keys of a model, and the keys of
+``params`` that the paper does not have."""
 
 _COMMENTS = {
     "format_version": "of this file's layout",
@@ -37,6 +38,11 @@ _COMMENTS = {
     "k": "approximated steps between two real cloud calls; 0 is none",
     "schedule": "steps with real cloud calls, in place of p and k",
     "alpha": "factor of the noise gradient, 0 < alpha <= 1",
+    "edge_k": "approximated steps between two real edge calls; 0 is none",
+    "edge_first": "edge steps at the beginning that are real",
+    "edge_last": "edge steps at the end that are real",
+    "residual": "factor of cloud minus edge at the last cloud step, added to the edge's noise",
+    "edge_schedule": "steps with real edge calls, beside a schedule of the cloud's",
     "s": "steps on the cloud side, 0 … T",
     "num_inference_steps": "T, but for PNDMScheduler, whose T is one more",
     "scheduler": "diffusers class",
@@ -140,8 +146,14 @@ class TunedConfig:
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.scheduler_config or {}):
             raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
-        newer = self.scheduler_config is not None or self.pair.has_optional_keys
+        extended = self.pair.has_optional_keys or self.params.extends_paper
+        newer = self.scheduler_config is not None or extended
         object.__setattr__(self, "format_version", 2 if newer else 1)
+
+    @property
+    def factors(self) -> Factors:
+        """Of the noises of the plan's steps."""
+        return self.params.factors(get_estimator(self.sampling.estimator))
 
     def plan(self) -> Plan:
         """What every step does.
@@ -170,7 +182,7 @@ class TunedConfig:
         """The YAML text, every key with its comment."""
         found = {**asdict(self), "pair": self.pair.tree()}
         tree = {key: found[key] for key in _ORDER if found[key] is not None}
-        tree["params"] = {key: value for key, value in tree["params"].items() if value is not None}
+        tree["params"] = self.params.tree()
         return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:

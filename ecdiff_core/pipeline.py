@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
@@ -258,14 +259,13 @@ class ECDiffPipeline:
                 num_images_per_prompt=num_images_per_prompt,
             )
             encode_seconds = clock.lap()
-            state = self._advance(
-                begun.start, begun.conditioning, steps, steps.handoff_step, on_step, callback
-            )
-            cloud_seconds = clock.lap()
-            state = self._advance(state, begun.conditioning, steps, steps.num_steps, on_step, callback)
-            edge_seconds = clock.lap()
+            state, spent = begun.start, {True: 0.0, False: 0.0}
+            for on_cloud, some in groupby(range(steps.num_steps), key=steps.on_cloud):
+                until = max(some) + 1
+                state = self._advance(state, begun.conditioning, steps, until, on_step, callback)
+                spent[on_cloud] += clock.lap()
             images = self._images(state.latents, output_type, steps)
-            seconds = Seconds(encode_seconds, cloud_seconds, edge_seconds, clock.lap())
+            seconds = Seconds(encode_seconds, spent[True], spent[False], clock.lap())
         return ECDiffOutput(images, steps.until(state.step), seconds, state.latents)
 
     def _advance(
@@ -278,7 +278,7 @@ class ECDiffPipeline:
         callback: Callback | None,
     ) -> SamplerState:
         """The plan's steps up to ``until``; one by one where a callback may change the latents."""
-        loop = (steps, *self.bind(conditioning), self.estimator, self.config.params.alpha)
+        loop = (steps, *self.bind(conditioning), self.estimator, self.config.factors)
         if callback is None:
             return advance(state, *loop, until=until, on_step=on_step)
         if state.step == 0:

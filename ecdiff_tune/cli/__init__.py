@@ -21,6 +21,7 @@ class Command:
         module: that has a function of the command's name.
         of_study: it goes by the settings of a study that is there, and begins none.
         loads_models: it works with the pair itself.
+        divides: on several ranks all of them work; of other commands the first does everything.
     """
 
     about: str
@@ -28,6 +29,7 @@ class Command:
     of_study: bool = False
     loads_models: bool = True
     note: str = ""
+    divides: bool = False
 
     def function(self, name: str) -> Callable[[Settings], None]:
         """What does its work."""
@@ -42,13 +44,16 @@ _RESCORES = (
     "pareto.*; settings that would need new measurements are refused."
 )
 COMMANDS: dict[str, Command] = {
-    "tune": Command("reference, stage 1, stage 2, then the winner on held-out prompts", "cli.tune"),
-    "stage1": Command("search (k, alpha) with the cloud model alone (Algorithm 2)", "cli.tune"),
+    "tune": Command(
+        "reference, stage 1, stage 2, then the winner on held-out prompts", "cli.tune", divides=True
+    ),
+    "stage1": Command("search (k, alpha) with the cloud model alone (Algorithm 2)", "cli.tune", divides=True),
     "stage2": Command(
         "search s for the stage-1 winner, or (p, k, alpha) or (schedule, alpha) by hand (Algorithm 3)",
         "cli.tune",
+        divides=True,
     ),
-    "reference": Command("cloud and edge images, noise profile, latency profile", "cli.tune"),
+    "reference": Command("cloud and edge images, noise profile, latency profile", "cli.tune", divides=True),
     "rerank": Command(
         "the best config by other weights, another link or machine; no model call",
         "cli.rerank",
@@ -83,6 +88,7 @@ COMMANDS: dict[str, Command] = {
         "cli.noise",
         of_study=True,
         note=f"{_OWN}. Its reference is made where it is missing.",
+        divides=True,
     ),
     "errors": Command(
         "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
@@ -90,6 +96,7 @@ COMMANDS: dict[str, Command] = {
         of_study=True,
         note=f"{_OWN}. Free are errors.*: num_prompts and noise\n"
         "take time, config is another YAML than the study's ecdiff.yaml.",
+        divides=True,
     ),
     "table5": Command(
         "every tuned pair beside the paper's rows (Table 5); no model call",

@@ -60,6 +60,8 @@ def check_grids(settings: Settings) -> None:
         ("s", s_values),
         ("estimator", settings.estimators),
         ("handoff_adapter", settings.handoff_adapters),
+        ("edge_k", search.edge_k),
+        ("residual", search.residual),
     ):
         check_distinct(f"search.{name}", values)
     earliest = [settings.earliest_s]
@@ -67,6 +69,7 @@ def check_grids(settings: Settings) -> None:
         raise ParamsError(key="search.alpha", got=search.alpha, expected="within 0 < alpha <= 1")
     for key, numbers, most, why in (
         ("search.k", search.k, steps - 1, ""),
+        ("search.edge_k", search.edge_k, steps - 1, ""),
         ("search.s", s_values, steps, " (sampling.num_inference_steps)"),
         ("objective.earliest_s", earliest, steps - 1, " (s' of eq. 11)"),
     ):

@@ -47,6 +47,15 @@ def check_search(settings: Settings) -> None:
             raise SettingsError(line, key=setting, got=name, advice=instead)
     if kind.places:
         _check_cloud_calls(settings)
+    for setting in ("edge_k", "residual"):
+        values = list(getattr(search, setting))
+        if kind.walks and len(values) > 1:
+            raise SettingsError(
+                key=f"search.{setting}",
+                got=values,
+                expected=f"one value with search={name}, which walks over k, alpha and s alone",
+                advice="Give one, or choose search=joint.",
+            )
     if search.joint and not kind.at_once:
         line = f"search={name} goes stage by stage: set search.joint=false, or another search."
         raise SettingsError(line, key="search.joint", got=True, expected="false")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
+from pydantic import Field
+
 from ecdiff_core.models.pair_spec import On
 from ecdiff_core.sampling.estimators import ESTIMATORS
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
 from ecdiff_core.validation import AtLeast0, AtLeast1, Finite, NotNegative, OneOf, Positive, Similarity
 from ecdiff_tune.config.setting import setting
+from ecdiff_tune.objective import BurdenOf
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.options import OBJECTIVES, SAMPLERS, ErrorRate, Rung
 
@@ -115,14 +118,18 @@ class SearchSettings:
     handoff_adapter: list[Adapter] | None = setting(
         None, "[identity,matched] compares both in stage 2; null is sampling's own"
     )
+    edge_k: list[AtLeast0] = setting(
+        [0], "approximated steps between two real edge calls; 0 is none; two at both ends are always real"
+    )
+    residual: list[Annotated[float, Field(ge=0, le=1)]] = setting(
+        [0.0], "factor of cloud minus edge at the last cloud step, added to the edge's noise; 0 is the paper"
+    )
     joint: bool = setting(False, "tune: true searches (p, k, alpha, s) at once, false stage by stage")
     p: list[int] | None = setting(None, "with joint: warm-up steps, 2 … s, [3,5]; null is params.p")
     extend: bool = setting(
         False, "greedy, exhaustive: search on where the winner lies on the boundary of its grid"
     )
-    looks: list[Rung] = setting(
-        [0.1, 0.25, 0.5], "rungs: shares of the prompts after which losers are pruned"
-    )
+    rungs: list[Rung] = setting([0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned")
     error_rate: ErrorRate = setting(
         0.05, "greatest probability of pruning the best; 0: upper bounds alone decide"
     )
@@ -139,6 +146,13 @@ class SearchSettings:
     objectives: list[Annotated[str, OneOf(OBJECTIVES)]] = setting(["objective"], "what Optuna optimises")
     min_quality: Similarity | None = setting(None, "least mean SSIM that the winner must have")
     max_seconds: Positive | None = setting(None, "most seconds an image that the winner may take")
+    edge_calls: list[AtLeast1] | None = setting(
+        None, "schedule: numbers of edge calls, [8], to place as well; null: every step after s is one"
+    )
+    crossings: int | None = setting(
+        1,
+        "schedule, with edge_calls: 1: the cloud comes first, then the edge; null: they take turns",
+    )
     cloud_calls: list[int] | None = setting(
         None, "schedule: numbers of cloud calls, [14]; null is 0.28 T, with min_quality 0.16 T … 0.5 T"
     )
@@ -172,6 +186,9 @@ class ObjectiveSettings:
         0.3, "weight of efficiency: share of the time between cloud and edge that is saved"
     )
     w3: NotNegative = setting(0.4, "weight of burden: (T - s) / (T - s'), 1 where the edge takes over at s'")
+    burden: Annotated[str, OneOf(get_args(BurdenOf))] = setting(
+        "steps", "what burden is: steps (eq. 11), or cloud_calls: 1 - cloud calls / T"
+    )
     earliest_s: int | None = setting(None, "s' of eq. 11, steps; null is 0.6 T (the paper's 30 at T = 50)")
 
 

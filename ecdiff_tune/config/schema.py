@@ -163,7 +163,7 @@ class Settings:
             max_seconds=search.max_seconds,
         )
         return Options(
-            tuple(search.looks),
+            tuple(search.rungs),
             search.error_rate,
             search.margin,
             search.finalists,
@@ -228,7 +228,7 @@ class Settings:
             "handoff_adapter": len(self.handoff_adapters) > 1,
             "suggested_s": self.kind.is_optuna,
             "prompts": prunes,
-            "discarded": prunes,
+            "pruned": prunes,
         }
         return tuple(name for name, told in wanted.items() if told)
 

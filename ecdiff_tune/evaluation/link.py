@@ -31,11 +31,11 @@ class Link:
     def __post_init__(self) -> None:
         check_fields(self, ParamsError, "link.")
 
-    def transfer_seconds(self, values: int) -> float:
-        """Seconds to send that many half-precision numbers."""
+    def transfer_seconds(self, values: int, crossings: int = 1) -> float:
+        """Seconds to send that many half-precision numbers, at so many times."""
         if self.mbps is None:
             return 0.0
-        return values * BYTES_PER_VALUE * 8 / (self.mbps * 1e6) + self.round_trip_seconds
+        return values * BYTES_PER_VALUE * 8 / (self.mbps * 1e6) + crossings * self.round_trip_seconds
 
     def values_sent(self, seconds: float) -> int | None:
         """How many numbers take that long; None on one machine, where no time passes.

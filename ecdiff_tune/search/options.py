@@ -17,7 +17,7 @@ Rung = Annotated[float, Field(gt=0, lt=1)]
 """A share of the prompts."""
 ErrorRate = Annotated[float, Field(ge=0, lt=1)]
 LEAST_PROMPTS = 5
-"""A look at fewer says too little."""
+"""A rung with fewer says too little."""
 
 
 class SearchError(ECDiffError):
@@ -58,7 +58,7 @@ def check_installed(sampler: str) -> None:
 
 @dataclass(frozen=True)
 class OptunaOptions:
-    """What ``search=optuna`` is told.
+    """What ``search=optuna`` is given.
 
     Args:
         trials: of the study, those that repeat a config included.
@@ -66,11 +66,11 @@ class OptunaOptions:
         study_name: under which the storage knows the study.
         storage: path of a journal file, or a database's URL; None keeps the study in memory.
         worker: whose trials are whose where several processes share a storage; empty where none do.
-        artifacts: folder for the pictures of trials; None keeps none.
+        artifacts: folder for the images of trials; None keeps none.
         objectives: names of ``OBJECTIVES``; of several the winner is that of the Pareto front which is best
             by eq. 12.
         min_quality: mean SSIM that the winner must have.
-        max_seconds: a picture, that it may take at most.
+        max_seconds: an image, that it may take at most.
         start: params to begin with, moved into the grid.
 
     Raises:
@@ -100,19 +100,19 @@ class Options:
     """How candidates race, and how many.
 
     Args:
-        looks: shares of the prompts after which losers are pruned, 0 < share < 1.
+        rungs: shares of the prompts after which losers are pruned, 0 < share < 1.
         error_rate: greatest probability of pruning the best candidate in the whole race; 0 leaves it to
             the bounds alone.
-        margin: objective that may be given away at a look; 0 is nothing.
+        margin: objective that may be given away at a rung; 0 is nothing.
         finalists: how many of the best predicted race (``joint``, ``schedule``).
         min_quality: mean SSIM that the winner must have (``schedule``).
-        optuna: for ``search=optuna``, which prunes by the same looks.
+        optuna: for ``search=optuna``, which prunes at the same rungs.
 
     Raises:
         SearchError: one of them is out of range.
     """
 
-    looks: tuple[Rung, ...] = (0.1, 0.25, 0.5)
+    rungs: tuple[Rung, ...] = (0.1, 0.25, 0.5)
     error_rate: ErrorRate = 0.05
     margin: NotNegative = 0.0
     finalists: AtLeast1 = 8
@@ -123,15 +123,15 @@ class Options:
         check_fields(self, SearchError, "search.")
 
     def prompts(self, num_prompts: int) -> tuple[int, ...]:
-        """How many prompts were seen at each look, upwards.
+        """How many prompts were seen at each rung, upwards.
 
         >>> Options().prompts(100), Options().prompts(12), Options().prompts(5)
         ((10, 25, 50), (5, 6), ())
         """
-        counts = {max(LEAST_PROMPTS, math.ceil(share * num_prompts)) for share in self.looks}
+        counts = {max(LEAST_PROMPTS, math.ceil(share * num_prompts)) for share in self.rungs}
         return tuple(sorted(count for count in counts if count < num_prompts))
 
     def level(self, num_prompts: int, arms: int) -> float:
         """Of one test, so that ``error_rate`` holds for all (Bonferroni): the best of ``arms`` meets each
-        other one at most once a look."""
+        other one at most once a rung."""
         return self.error_rate / max(1, len(self.prompts(num_prompts)) * (arms - 1))

@@ -12,12 +12,12 @@ def test_conf_and_readme_say_what_the_schema_says() -> None:
 
 
 def test_values_and_other_comments_stay() -> None:
-    text = "# me\nseed: 9  # old\nsearch:\n  looks: [0.2]\n  k: [1]  # other\nhydra:  # theirs\n"
+    text = "# me\nseed: 9  # old\nsearch:\n  rungs: [0.2]\n  k: [1]  # other\nhydra:  # theirs\n"
     assert with_comments(text).splitlines() == [
         "# me",
         "seed: 9         # " + meanings()["seed"],
         "search:         # how (p, k, alpha, s) are searched: one of the searches below",
-        "  looks: [0.2]  # rungs: shares of the prompts after which losers are pruned (> 0, < 1)",
+        "  rungs: [0.2]  # shares of the prompts after which losers are pruned (> 0, < 1)",
         "  k: [1]        # approximated steps between two real calls",
         "hydra:  # theirs",
     ]

@@ -291,7 +291,7 @@ def test_bad_values(override: str, got: object, expected: object) -> None:
     ("override", "key", "expected"),
     [
         ("errors.noise=[0.01,2]", "errors.noise[1]", "<= 1"),
-        ("search.looks=[0.1,1]", "search.looks[1]", "< 1"),
+        ("search.rungs=[0.1,1]", "search.rungs[1]", "< 1"),
         ("metrics.names=[ssim,psrn]", "metrics.names[1]", ["clip", "lpips", "psnr", "ssim"]),
         ("pair.lora=[{path: x, on: clod}]", "pair.lora[0].on", ["both", "cloud", "edge"]),
         ("objective.w1=nan", "objective.w1", "to be a finite number"),

@@ -12,7 +12,7 @@ from ecdiff_tune.metrics.clip_score import CLIPScore
 from ecdiff_tune.metrics.images import MetricError, psnr, ssim
 from ecdiff_tune.metrics.lpips import LPIPS, NETS
 from ecdiff_tune.metrics.spec import METRICS, MetricChoice
-from ecdiff_tune.report.ranking import better
+from ecdiff_tune.report.comparison import better
 
 from .. import small_clip
 from .test_lpips import pictures, saved
