@@ -35,7 +35,7 @@ def from_config(
     refuse_unknown(config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise SettingsError(f"Missing {', '.join(missing)}: give {missing[0]}=VALUE.")
+        raise SettingsError(f"Missing {', '.join(missing)}: give {missing[0]}=VALUE.", key=missing[0])
     for line in [] if overrides is None else fit_grids(config, overrides):
         say(f"note: {line}")
     settings = OmegaConf.to_object(config)
