@@ -74,6 +74,7 @@ def _run(command: str) -> None:
         try:
             hydras, overrides = cast(DictConfig, HydraConfig.get()), HydraConfig.get().overrides.task
             names.refuse_unknown(hydras, "hydra.")
+            composed.present_names(config, overrides, print)
             if kind.of_study:
                 config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
             chosen = composed.from_config(config, overrides)

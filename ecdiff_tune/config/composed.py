@@ -9,14 +9,38 @@ from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_tune.config.checks import check
 from ecdiff_tune.config.error import SettingsError
-from ecdiff_tune.config.fitting import fit_grids
+from ecdiff_tune.config.fitting import fit_grids, keys_of
 from ecdiff_tune.config.names import refuse_unknown
 from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.study.renamed import RENAMED
 
 
 def register() -> None:
-    """Make ``Settings`` the schema that conf/base.yaml starts from."""
-    ConfigStore.instance().store(name="settings", node=Settings)
+    """Make ``Settings`` the schema that conf/base.yaml starts from.
+
+    Groups take unknown keys, which ``present_names`` and ``refuse_unknown`` see to: folders of a person's own
+    may hold older names.
+    """
+    node = OmegaConf.structured(Settings)
+    for old in RENAMED:
+        OmegaConf.set_struct(node[old.partition(".")[0]], False)
+    ConfigStore.instance().store(name="settings", node=node)
+
+
+def present_names(config: DictConfig, overrides: Sequence[str], log: Callable[[str], None]) -> None:
+    """Rename settings that a config file has by an older name; the command line goes before the file.
+
+    Args:
+        log: called with a line an old name.
+    """
+    given = keys_of(overrides)
+    for old, new in RENAMED.items():
+        group, _, name = old.partition(".")
+        if name in config[group]:
+            value = config[group].pop(name)
+            log(f"note: {old} is called {new} now.")
+            if new not in given:
+                OmegaConf.update(config, new, value)
 
 
 def _as_given(missing: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from ecdiff_core.models.pair_spec import Lora, ModelRef
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.cli.hydra_configs import primary_config
 from ecdiff_tune.config import Settings, from_config
+from ecdiff_tune.config.composed import present_names
 from ecdiff_tune.config.described import meanings
 from ecdiff_tune.config.names import setting_names
 from ecdiff_tune.data.conf_folder import config_folder
@@ -388,3 +390,18 @@ def test_base_and_the_groups_list_every_setting() -> None:
             listed |= set(flat({path.parent.name: tree} if inside else tree))
     assert {key for key in listed if not key.startswith(("defaults", "hydra."))} == set(setting_names())
     assert set(setting_names()) <= set(meanings())
+
+
+@pytest.mark.parametrize(("overrides", "rungs"), [([], [0.2]), (["search.rungs=[0.4]"], [0.4])])
+def test_an_older_name_in_a_file_of_ones_own(
+    tmp_path: Path, overrides: list[str], rungs: list[float]
+) -> None:
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "mine.yaml").write_text("name: race\nlooks: [0.2]\n")
+    given, said = ["search=mine", f"hydra.searchpath=[{tmp_path}]", *overrides], list[str]()
+    name = primary_config("tune")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose(config_name=name, overrides=given)
+    present_names(config, given, said.append)
+    assert from_config(config).search.rungs == rungs
+    assert said == ["note: search.looks is called search.rungs now."]
