@@ -254,6 +254,7 @@ def test_what_is_common_outlives_who_fails_and_who_dies(
 # Whole studies.
 
 
+@pytest.mark.usefixtures("unshown")
 def test_the_same_command_twice(study: Study, tmp_path: Path) -> None:
     """The second one finds the folder taken, and all trials made."""
     shared = (

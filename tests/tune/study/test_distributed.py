@@ -183,6 +183,7 @@ def test_two_ranks_do_what_one_does(fresh: Study, done: Study) -> None:
     assert not (fresh.folder / ".states").exists()
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
     (fresh.folder / "study.json").unlink()  # of another search
     alone = fresh.copy(tmp_path / "alone")
@@ -194,6 +195,7 @@ def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
     assert measured(fresh) == measured(alone)
 
 
+@pytest.mark.usefixtures("unshown")
 def test_ranks_that_die(fresh: Study, done: Study) -> None:
     dead, other = run(fresh, 2, "tune", doom={0: killed_at(Ledger, "append_all", 3)})
     assert dead.status == -signal.SIGKILL
@@ -213,6 +215,7 @@ def test_ranks_that_die(fresh: Study, done: Study) -> None:
     assert equal(fresh, done)
 
 
+@pytest.mark.usefixtures("unshown")
 def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tmp_path: Path) -> None:
     assert fresh("stage1").status == 0
     outcomes = run(fresh, 3, "tune")
@@ -221,6 +224,7 @@ def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tm
     assert equal(fresh, done)
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_batch_size_that_was_found(fresh: Study, done: Study) -> None:
     (fresh.folder / "batch_size.json").write_text('{"batch_size": 2}', encoding="utf-8")
     first, second = run(fresh, 2, "tune", "batch_size=auto")

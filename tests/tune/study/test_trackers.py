@@ -143,6 +143,7 @@ def test_a_run_that_an_error_ends_is_not_finished(
     assert computed[-2:] == [("end_run", {"status": status}), ("finish", {"exit_code": 1})]
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_whole_tune_is_told(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = Computed()
     fake = ModuleType("mlflow")
