@@ -19,7 +19,7 @@ def paper_files() -> list[Path]:
 
 @cache
 def _rows(folder: Path) -> dict[Path, TunedConfig]:
-    """The rows in the folder of all configs. A search asks for them again and again, and they never change."""
+    """The rows in the folder of all configs; a search asks for them at every turn."""
     found = {path: TunedConfig.load(path) for path in sorted((folder / "tuned").glob("*.yaml"))}
     return {
         path: config

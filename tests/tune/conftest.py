@@ -18,14 +18,12 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.__main__ import main
-from ecdiff_tune.cli import samples
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.reference import Reference
-from ecdiff_tune.report import page, pictures
 
-from .studies import Command, Outcome, Study
+from .studies import Command, Outcome, Study, show_nothing
 
 
 @pytest.fixture(scope="session")
@@ -120,10 +118,8 @@ def command() -> Command:
 
 @pytest.fixture
 def unshown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands make no images, figures and pages: for tests of what is measured, not of how it is shown."""
-    monkeypatch.setattr(samples, "write", lambda *_: None)
-    monkeypatch.setattr(pictures, "noise_profile", lambda *_: None)
-    monkeypatch.setattr(page, "write", lambda *_: Path())
+    """``show_nothing`` for a test."""
+    show_nothing(monkeypatch)
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import pytest
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_tune.cli import samples
 from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.report import page, pictures
 from ecdiff_tune.study.config_sections import DIGITS
 
 STEPS = 12
@@ -109,6 +112,13 @@ class Study:
                 return database.execute("SELECT COUNT(*) FROM measurements").fetchone()[0]
         except sqlite3.OperationalError:  # not there yet, or being written
             return 0
+
+
+def show_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Commands make no images, figures and pages: for tests of what is measured, not of how it is shown."""
+    patch.setattr(samples, "write", lambda *_: None)
+    patch.setattr(pictures, "noise_profile", lambda *_: None)
+    patch.setattr(page, "write", lambda *_: Path())
 
 
 def one_line(outcome: Outcome) -> str:

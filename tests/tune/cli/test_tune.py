@@ -30,8 +30,8 @@ from ecdiff_tune.study.spec import StudySpec
 from ..studies import ROUNDED, STEPS, Study, best_row, one_line
 
 
-def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+@pytest.mark.usefixtures("unshown")
+def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path) -> None:
     again = done.copy(tmp_path / "outputs")
     outcome = again("stage2", "params.k=3", "params.alpha=0.4")
     assert outcome.status == 0, outcome
@@ -44,8 +44,8 @@ def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path, monkeypatch
     assert again.bytes("stage1.yaml") == done.bytes("stage1.yaml")
 
 
-def test_stage2_alone_cuts_at_s(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+@pytest.mark.usefixtures("unshown")
+def test_stage2_alone_cuts_at_s(study: Study) -> None:
     by_hand = ("params.p=3", "params.k=2", "params.alpha=0.3", "heldout.num_prompts=0")
     outcome = study("stage2", *by_hand, "sampling.handoff=exact", "search.name=exhaustive")
     assert outcome.status == 0, outcome
@@ -58,6 +58,7 @@ def test_stage2_alone_cuts_at_s(study: Study, monkeypatch: pytest.MonkeyPatch) -
     assert "held-out" not in outcome.out
 
 
+@pytest.mark.usefixtures("unshown")
 def test_searches_in_one_go(study: Study, latency: LatencyProfile) -> None:
     for name in ("greedy", "exhaustive"):
         study.with_latency(latency, name)
@@ -81,6 +82,7 @@ def test_searches_in_one_go(study: Study, latency: LatencyProfile) -> None:
     assert outcome.out.count("reference: ") == 1
 
 
+@pytest.mark.usefixtures("unshown")
 def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) -> None:
     again = done.copy(tmp_path / "outputs")
     outcome = again("stage1", "search.extend=true")
@@ -96,6 +98,7 @@ def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) ->
     assert best_row(after, 1)["objective"] >= best_row(before, 1)["objective"]
 
 
+@pytest.mark.usefixtures("unshown")
 def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     load = workbench.load_pipe
 
@@ -106,7 +109,6 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
         return pipe
 
     monkeypatch.setattr(workbench, "load_pipe", load_and_slow)
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
     small = ("params.p=3", "search.k=[2]", "search.alpha=[0.3]", "search.s=[9]", "heldout.num_prompts=1")
     outcome = study("tune", "latency=wallclock", *small)
     assert outcome.status == 0, outcome
@@ -129,6 +131,7 @@ def own_latency(study: Study) -> Study:
     return study
 
 
+@pytest.mark.usefixtures("unshown")
 def test_the_latency_profile_of_another_machine(
     own_latency: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +180,7 @@ def test_a_latency_profile_that_cannot_be_used(
     assert re.search(told, line), line
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = estimators.ESTIMATORS["gradient"]
 
@@ -229,6 +233,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
     assert "configs measured on all of 9 prompts: 2\n" in again.out
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_file_of_prompts(study: Study, tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
     file.write_text('id,words\n1,"a ring, red"\n2,a star\n3,a cross\n4,a square\n')
