@@ -105,7 +105,7 @@ def worker(
     answer.put((name, search.best, world.generated))
 
 
-def run(*workers: dict[str, Any], seconds: float = 60) -> dict[str, tuple[Candidate, list[Any]]]:
+def run(*workers: dict[str, Any], seconds: float = 600) -> dict[str, tuple[Candidate, list[Any]]]:
     """The best and the generations of every worker that was not killed."""
     answer = fork.Queue()
     shared = {"answer": answer, "together": fork.Barrier(len(workers), timeout=seconds)}

@@ -63,7 +63,7 @@ class Running:
     processes: list[Any]
     answers: list[Connection]
 
-    def wait(self, seconds: float = 120) -> list[Outcome]:
+    def wait(self, seconds: float = 600) -> list[Outcome]:
         """What every rank left; of one that was killed the signal, negative, as the status."""
         outcomes = []
         for process, answer in zip(self.processes, self.answers, strict=True):
