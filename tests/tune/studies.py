@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -108,7 +109,8 @@ class Study:
     def rows(self) -> int:
         """How many rows the ledger has."""
         try:
-            with sqlite3.connect(f"file:{self.folder / 'ledger.sqlite'}?mode=ro", uri=True) as database:
+            source = f"file:{self.folder / 'ledger.sqlite'}?mode=ro"
+            with closing(sqlite3.connect(source, uri=True)) as database:
                 return database.execute("SELECT COUNT(*) FROM measurements").fetchone()[0]
         except sqlite3.OperationalError:  # not there yet, or being written
             return 0

@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("params.p=3", "search.k=[2]", "search.alpha=[0.3]", "search.s=[9]", "heldout.num_prompts=1")
     outcome = study("tune", "latency=wallclock", *small)
     assert outcome.status == 0, outcome
-    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+    with closing(sqlite3.connect(study.folder / "ledger.sqlite")) as database, database:
         measured = [seconds for (seconds,) in database.execute("SELECT seconds FROM measurements")]
     trials = study.trials()
     profile = LatencyProfile.load(study.folder / "latency.json")
@@ -223,7 +224,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
     assert config.score is not None
     assert config.provenance["calibration"]["num_prompts"] == 9
     assert config.score["heldout"]["num_prompts"] == 1
-    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+    with closing(sqlite3.connect(study.folder / "ledger.sqlite")) as database, database:
         (rows,) = database.execute("SELECT COUNT(*) FROM measurements").fetchone()
     assert rows == 9 + 9 + 1
     assert (study.folder / "report" / "index.html").is_file()

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,8 +271,8 @@ def test_the_same_command_twice(study: Study, tmp_path: Path) -> None:
     assert TunedConfig.load(other / "ecdiff.yaml").params == study.config().params
     assert (other / "latency.json").read_bytes() == (study.folder / "latency.json").read_bytes()
     with (
-        sqlite3.connect(other / "ledger.sqlite") as ledger,
-        sqlite3.connect(study.folder / "ledger.sqlite") as mine,
+        closing(sqlite3.connect(other / "ledger.sqlite")) as ledger,
+        closing(sqlite3.connect(study.folder / "ledger.sqlite")) as mine,
     ):
         rows = "SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5"
         assert ledger.execute(rows).fetchall() == mine.execute(rows).fetchall(), "taken over, not generated"

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import wraps
 from multiprocessing.connection import Connection
@@ -135,7 +136,7 @@ def killed_at(owner: Any, name: str, number: int) -> Doom:
 
 def measured(study: Study) -> list[tuple[Any, ...]]:
     """The rows of the ledger but for their seconds."""
-    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+    with closing(sqlite3.connect(study.folder / "ledger.sqlite")) as database, database:
         rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
     return [row[:-1] for row in rows]
 
