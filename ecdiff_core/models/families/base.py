@@ -131,7 +131,7 @@ class Family(ABC):
     @property
     def device(self) -> torch.device:
         """Where the models compute, also where offload keeps them elsewhere meanwhile."""
-        denoiser = self.denoiser
+        denoiser: Any = self.denoiser
         # What diffusers asks of every module takes milliseconds, and is needed only where some are moved.
         moved = any(hasattr(denoiser, hook) for hook in ("_hf_hook", "_diffusers_hook"))
         device: torch.device = self.pipeline._execution_device if moved else denoiser.device

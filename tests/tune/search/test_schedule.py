@@ -148,7 +148,8 @@ def test_from_a_number_of_calls_to_pictures(study: Study, tmp_path: Path) -> Non
     out = tmp_path / "generated"
     arguments = ["generate", "--config", str(study.folder / "ecdiff.yaml"), "--prompt", "a red circle"]
     assert core_main.main([*arguments, "--out", str(out), "--device", "cpu"]) == 0
-    assert Image.open(out / "00000.png").size == pipe("a red circle").images[0].size
+    with Image.open(out / "00000.png") as image:
+        assert image.size == pipe("a red circle").images[0].size
 
     rows = study.rows()
     again = study("tune", *SMALL, "search.cloud_calls=[5]", f"search.s=[{STEPS}]", "search.k=[8]")
