@@ -19,7 +19,7 @@ from ..studies import ROUNDED, Command, Study, one_line
 
 pytestmark = pytest.mark.usefixtures("unshown")
 
-SMALL = ("calibration.num_prompts=6", "search.s=[6,9]", "heldout.num_prompts=0")
+SMALL = ("calibration.num_prompts=6", "batch_size=3", "search.s=[6,9]", "heldout.num_prompts=0")
 
 
 @pytest.fixture(scope="module")
