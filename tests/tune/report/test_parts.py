@@ -8,6 +8,7 @@ import math
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +27,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.experiments import summary
 from ecdiff_tune.experiments.methods import Method, Sampler
-from ecdiff_tune.report import charts, experiments, gallery, pictures, sortable, study_data
+from ecdiff_tune.report import charts, experiments, gallery, headline, pictures, sortable, study_data
 from ecdiff_tune.report.export import markdown
 from ecdiff_tune.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Plot, escape
 from ecdiff_tune.study.folder import StudyError
@@ -109,6 +110,24 @@ def test_plots_of_the_search() -> None:
     assert charts.left_out(TRIALS) == "1 infeasible"
     assert charts.search_plots(pd.DataFrame()) == []
     assert charts.left_out(pd.DataFrame()) == ""
+
+
+@pytest.mark.parametrize("bounds", [{"min_quality": 0.75}, {"max_seconds": 1.5}])
+def test_the_best_keeps_the_bounds(bounds: dict[str, float]) -> None:
+    one, _ = charts.search_plots(TRIALS.assign(seconds=[1, 1, 2, 2, 2, 2]), **bounds)
+    star = re.search(r'class="mark star[^"]*"[^>]*><title>([^<]*)', one.svg())
+    assert star
+    assert star[1].startswith("trial 1:")
+
+
+@pytest.mark.parametrize(
+    ("heldout", "words"),
+    [(0.4, " lies below "), (0.55, " lies within "), (0.7, " lies above "), (None, None)],
+)
+def test_what_heldout_prompts_say(heldout: float | None, words: str | None) -> None:
+    score = {"objective_ci95": (0.5, 0.6), "heldout": None if heldout is None else {"objective": heldout}}
+    said = headline.verdict(SimpleNamespace(score=score))  # type: ignore[arg-type]
+    assert said == "" if words is None else words in said
 
 
 def test_the_best_was_measured_on_all_prompts() -> None:
