@@ -20,6 +20,7 @@ from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.models.pair_spec import Lora, PairSpec
 
 from ... import hooking
+from ...refusals import refused
 
 pytest.importorskip("peft")
 RANK = 2
@@ -167,5 +168,5 @@ def test_what_cannot_be_used_is_one_line(tiny_pair: Path, lora: Path, tmp_path: 
     ) as caught:
         load(tiny_pair, Lora(str(damaged)))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match=r"Unknown on 'clowd' of the LoRA x: choose from"):
+    with refused(ConfigError, key="pair.lora.on", got="clowd", expected=["both", "cloud", "edge"]):
         Lora("x", on="clowd")  # type: ignore[arg-type]
