@@ -10,7 +10,6 @@ import re
 import warnings
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -35,7 +34,6 @@ from ecdiff_tune.report import (
     experiments,
     figures,
     gallery,
-    headline,
     paper_figures,
     pictures,
     sortable,
@@ -156,16 +154,6 @@ def test_figures_of_the_search() -> None:
     assert study_figures.left_out(TRIALS) == "1 infeasible"
     assert study_figures.search_figures(pd.DataFrame()) == []
     assert study_figures.left_out(pd.DataFrame()) == ""
-
-
-@pytest.mark.parametrize(
-    ("heldout", "words"),
-    [(0.4, " lies below "), (0.55, " lies within "), (0.7, " lies above "), (None, None)],
-)
-def test_what_heldout_prompts_say(heldout: float | None, words: str | None) -> None:
-    score = {"objective_ci95": (0.5, 0.6), "heldout": None if heldout is None else {"objective": heldout}}
-    said = headline.verdict(SimpleNamespace(score=score))  # type: ignore[arg-type]
-    assert said == "" if words is None else words in said
 
 
 def test_the_best_was_measured_on_all_prompts() -> None:
