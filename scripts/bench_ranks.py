@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def run(count: int, folder: Path, arguments: list[str]) -> list[dict[str, float]
 def rows(folder: Path) -> list[Any]:
     """The ledger's rows but for their seconds."""
     (path,) = folder.glob("*/default/ledger.sqlite")
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         found = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
     return [row[:-1] for row in found]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from ecdiff_core.config import TunedConfig
@@ -13,14 +14,20 @@ SOURCE = "EC-Diff (arXiv 2507.11980)"
 
 def paper_files() -> list[Path]:
     """The YAML of every row."""
-    return [path for path in sorted((config_folder() / "tuned").glob("*.yaml")) if _is_papers(path)]
+    return list(_rows(config_folder()))
 
 
-def _is_papers(path: Path) -> bool:
-    return str((TunedConfig.load(path).provenance or {}).get("source", "")).startswith(SOURCE)
+@cache
+def _rows(folder: Path) -> dict[Path, TunedConfig]:
+    """The rows in the folder of all configs; a search asks for them at every turn."""
+    found = {path: TunedConfig.load(path) for path in sorted((folder / "tuned").glob("*.yaml"))}
+    return {
+        path: config
+        for path, config in found.items()
+        if str((config.provenance or {}).get("source", "")).startswith(SOURCE)
+    }
 
 
 def paper_config(pair: str) -> TunedConfig | None:
     """The row of a pair; None where the paper has none."""
-    found = [path for path in paper_files() if path.stem == pair]
-    return TunedConfig.load(found[0]) if found else None
+    return next((config for path, config in _rows(config_folder()).items() if path.stem == pair), None)

@@ -246,7 +246,7 @@ def test_eight_threads(pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) ->
         return found
 
     def generate(seed: int) -> Tensor:
-        together.wait(timeout=60)
+        together.wait(timeout=600)
         return pipe(prompts[seed], generator=seeded(seed), output_type="latent").latents
 
     monkeypatch.setattr(pipe.pair.family, "encode", watched)

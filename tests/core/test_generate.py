@@ -42,6 +42,13 @@ def generate(config: Path, out: Path, *arguments: str) -> int:
     return main(["generate", "--config", str(config), "--out", str(out), "--device", "cpu", *arguments])
 
 
+def opened(path: str | Path) -> Image.Image:
+    """An image that is read whole, so that its file is closed."""
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -53,7 +60,7 @@ def test_writes_a_picture_with_its_story(
     assert generate(config_path, out, "--prompt", prompt, "--seed", "7") == 0
     assert names(out) == ["00007.png"]
 
-    picture = Image.open(out / "00007.png")
+    picture = opened(out / "00007.png")
     alone = ECDiffPipeline.from_config(tiny_config, device="cpu")
     image = alone(prompt, generator=torch.Generator().manual_seed(7)).images[0]
     assert np.array_equal(np.asarray(picture), np.asarray(image))
@@ -78,7 +85,7 @@ def test_writes_a_picture_with_its_story(
 
 def test_a_picture_can_be_made_again_from_its_metadata(config_path: Path, out: Path, tmp_path: Path) -> None:
     assert generate(config_path, out, "--prompt", "a small blue star", "--seed", "3") == 0
-    first = Image.open(out / "00003.png")
+    first = opened(out / "00003.png")
     again = tmp_path / "again.yaml"
     again.write_text(first.text["ecdiff:config"], encoding="utf-8")
     story = ("--prompt", first.text["ecdiff:prompt"], "--seed", first.text["ecdiff:seed"])
@@ -93,7 +100,7 @@ def test_prompts_of_options_and_file_take_the_next_seeds(
     prompts_file.write_text("\n  a small green cross  \n\na large pink square\n", encoding="utf-8")
     arguments = ("--prompt", "one", "--prompt", "two", "--prompts-file", str(prompts_file), "--seed", "41")
     assert generate(config_path, out, *arguments) == 0
-    story = {path.name: Image.open(path).text["ecdiff:prompt"] for path in out.iterdir()}
+    story = {path.name: opened(path).text["ecdiff:prompt"] for path in out.iterdir()}
     assert story == {
         "00041.png": "one",
         "00042.png": "two",
@@ -111,9 +118,9 @@ def test_batches_give_the_same_pictures(config_path: Path, out: Path, tmp_path: 
     assert generate(config_path, tmp_path / "batches", *prompts, "--batch-size", "2") == 0
     assert names(out) == names(tmp_path / "batches") == ["00000.png", "00001.png", "00002.png"]
     for path in out.iterdir():
-        one, other = (np.asarray(Image.open(p)).astype(int) for p in (path, tmp_path / "batches" / path.name))
+        one, other = (np.asarray(opened(p)).astype(int) for p in (path, tmp_path / "batches" / path.name))
         assert np.abs(one - other).max() <= 1  # a batch is summed in another order
-        assert Image.open(path).text == Image.open(tmp_path / "batches" / path.name).text
+        assert opened(path).text == opened(tmp_path / "batches" / path.name).text
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_batches_give_the_same_pictures(config_path: Path, out: Path, tmp_path: 
 )
 def test_modes(config_path: Path, out: Path, capsys: Capture, mode: str, schedule: str, closing: str) -> None:
     assert generate(config_path, out, "--prompt", "a", "--mode", mode) == 0
-    assert Image.open(out / "00000.png").text["ecdiff:plan"] == schedule
+    assert opened(out / "00000.png").text["ecdiff:plan"] == schedule
     assert re.fullmatch(closing, capsys.readouterr().out.splitlines()[-1])
 
 
@@ -160,16 +167,16 @@ def test_negative_prompt_changes_the_picture(config_path: Path, out: Path) -> No
     for negative in ([], ["--negative-prompt", "a large purple triangle"]):
         assert generate(config_path, out, "--prompt", "a", *negative) == 0
     assert names(out) == ["00000-2.png", "00000.png"]
-    assert not np.array_equal(*(np.asarray(Image.open(path)) for path in out.iterdir()))
+    assert not np.array_equal(*(np.asarray(opened(path)) for path in out.iterdir()))
 
 
 def test_nothing_is_overwritten(config_path: Path, out: Path, capsys: Capture) -> None:
     for prompt in ("first", "second", "third"):
         assert generate(config_path, out, "--prompt", prompt, "--mode", "edge") == 0
         named = capsys.readouterr().out.splitlines()[0].partition("  ")[0]
-        assert Image.open(named).text["ecdiff:prompt"] == prompt
+        assert opened(named).text["ecdiff:prompt"] == prompt
     assert names(out) == ["00000-2.png", "00000-3.png", "00000.png"]
-    assert Image.open(out / "00000.png").text["ecdiff:prompt"] == "first"
+    assert opened(out / "00000.png").text["ecdiff:prompt"] == "first"
 
 
 def test_a_video_and_its_story_keep_one_name(tmp_path: Path) -> None:
@@ -342,7 +349,7 @@ def test_mistyped_options(capsys: Capture, argv: list[str], last_line: str) -> N
 def test_the_tuned_params_are_used(tiny_config: TunedConfig, config_path: Path, out: Path) -> None:
     replace(tiny_config, params=ECDiffParams(p=2, k=1, alpha=0.5, s=6)).save(config_path)
     assert generate(config_path, out, "--prompt", "a") == 0
-    assert Image.open(out / "00000.png").text["ecdiff:plan"] == "2C1A1C1A1C6E"
+    assert opened(out / "00000.png").text["ecdiff:plan"] == "2C1A1C1A1C6E"
 
 
 def test_fingerprints_of_the_tuner_are_accepted(

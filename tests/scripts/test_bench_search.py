@@ -14,6 +14,8 @@ from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.ledger import Measurement
 from search_bench import runs, table
 
+from ..tune.studies import show_nothing
+
 STEPS, PROMPTS = 12, 6
 WEIGHT = 0.4
 
@@ -45,7 +47,9 @@ def setup(arguments: list[str]) -> runs.Setup:
 def found(arguments: list[str], setup: runs.Setup) -> list[runs.Finished]:
     """Of all searches, run once."""
     torch.set_num_threads(1)
-    assert bench_search.main(arguments) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        show_nothing(patch)
+        assert bench_search.main(arguments) == 0
     return runs.finished(setup, list(runs.STUDIES))
 
 

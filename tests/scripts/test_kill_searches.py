@@ -9,6 +9,8 @@ import pytest
 
 import kill_searches
 
+from ..tune.studies import show_nothing
+
 pytestmark = [
     pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
@@ -28,7 +30,8 @@ def tiny(pair: Path) -> list[str]:
     )
 
 
-def test_killed_once(tiny_pair: Path, tmp_path: Path) -> None:
+def test_killed_once(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    show_nothing(monkeypatch)  # nor do the forks
     outcome = kill_searches.kill_search(tmp_path, "greedy", 1, tiny(tiny_pair))
     assert outcome.kills == 1
     assert outcome.compared >= 1

@@ -33,4 +33,5 @@ def test_the_best_of_each_row_is_bold(tmp_path: Path) -> None:
     assert first.endswith("| ours at 8 | paper at 8 |")
     assert "**52.0 / 39.0 / 0.9900** | ours at 9" in second
     assert len(pd.read_csv(tmp_path / "schedules.csv")) == 8
-    assert Image.open(tmp_path / "schedules.png").width > 500
+    with Image.open(tmp_path / "schedules.png") as image:
+        assert image.width > 500

@@ -23,7 +23,7 @@ from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.reference import Reference
 
-from .studies import Command, Outcome, Study
+from .studies import Command, Outcome, Study, show_nothing
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +114,12 @@ def command() -> Command:
 
     torch.set_num_threads(1)
     return call
+
+
+@pytest.fixture
+def unshown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``show_nothing`` for a test."""
+    show_nothing(monkeypatch)
 
 
 @pytest.fixture

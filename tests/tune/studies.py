@@ -7,14 +7,18 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import pytest
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_tune.cli import finish, samples
 from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.report import page
 from ecdiff_tune.study.config_sections import DIGITS
 
 STEPS = 12
@@ -105,10 +109,19 @@ class Study:
     def rows(self) -> int:
         """How many rows the ledger has."""
         try:
-            with sqlite3.connect(f"file:{self.folder / 'ledger.sqlite'}?mode=ro", uri=True) as database:
+            source = f"file:{self.folder / 'ledger.sqlite'}?mode=ro"
+            with closing(sqlite3.connect(source, uri=True)) as database:
                 return database.execute("SELECT COUNT(*) FROM measurements").fetchone()[0]
         except sqlite3.OperationalError:  # not there yet, or being written
             return 0
+
+
+def show_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Commands make no images, figures and pages: for tests of what is measured, not of how it is shown."""
+    patch.setattr(samples, "write", lambda *_: None)
+    patch.setattr(finish, "noise_change", lambda *_: None)
+    patch.setattr(finish, "save_figure", lambda *_: None)
+    patch.setattr(page, "write", lambda *_: Path())
 
 
 def one_line(outcome: Outcome) -> str:

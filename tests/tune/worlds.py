@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import fmean
 
 from ecdiff_core.sampling.params import ECDiffParams
@@ -27,8 +28,16 @@ Objective = Callable[[ECDiffParams], float]
 Trace = list[tuple[Ask, list[Result]]]
 
 
+@cache
 def scrambled(params: ECDiffParams) -> float:
     return random.Random(repr(params)).random()
+
+
+@cache
+def draws(seed: int, candidate: Candidate, num_prompts: int) -> tuple[tuple[float, ...], int]:
+    """A number within -1 … 1 a prompt, and one of the prompts."""
+    drawn = random.Random(f"{seed} {candidate}")
+    return tuple(drawn.uniform(-1, 1) for _ in range(num_prompts)), drawn.randrange(num_prompts)
 
 
 def exact_space(values: Sequence[int] = range(30, 41)) -> Stage2Space:
@@ -102,14 +111,11 @@ class World:
 
     def values(self, candidate: Candidate, prompts: int | None = None) -> tuple[float, ...]:
         value = self.objective(candidate.params)
-        drawn = random.Random(f"{self.seed} {candidate}")
-        noises = [drawn.uniform(-self.noise, self.noise) for _ in range(self.num_prompts)]
+        numbers, fails = draws(self.seed, candidate, self.num_prompts)
+        noises = [self.noise * one for one in numbers[:prompts]]
         if value == NEVER:
-            fails = drawn.randrange(self.num_prompts)
-            whole = [NEVER if i == fails else one for i, one in enumerate(noises)]
-        else:
-            whole = [value + one for one in noises]
-        return tuple(whole[:prompts])
+            return tuple(NEVER if i == fails else one for i, one in enumerate(noises))
+        return tuple(value + one for one in noises)
 
     def mean(self, candidate: Candidate) -> float:
         return fmean(self.values(candidate))

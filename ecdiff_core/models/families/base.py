@@ -136,7 +136,10 @@ class Family(ABC):
     @property
     def device(self) -> torch.device:
         """Where the models compute, also where offload keeps them elsewhere meanwhile."""
-        device: torch.device = self.pipeline._execution_device
+        denoiser: Any = self.denoiser
+        # What diffusers asks of every module takes milliseconds, and is needed only where some are moved.
+        moved = any(hasattr(denoiser, hook) for hook in ("_hf_hook", "_diffusers_hook"))
+        device: torch.device = self.pipeline._execution_device if moved else denoiser.device
         return device
 
     @property

@@ -36,7 +36,7 @@ def test_two_threads_that_start_together(
 
     def prepared(*args: Any, **kwargs: Any) -> Tensor:  # the last thing before the first step
         latents: Tensor = prepare(*args, **kwargs)
-        both_ready.wait(timeout=30)
+        both_ready.wait(timeout=600)
         return latents
 
     with monkeypatch.context() as patched, ThreadPoolExecutor(2) as pool:
@@ -61,13 +61,13 @@ def test_a_call_in_the_middle_of_another(scheduler: str, config: TunedConfig, pi
 
         def interfere(_: Pipe, step: int, timestep: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
             if step == 4:
-                inner.append(pool.submit(outcome, lambda: run(pipe, seed=1)).result(timeout=60))
+                inner.append(pool.submit(outcome, lambda: run(pipe, seed=1)).result(timeout=600))
             return given
 
         with pytest.raises(ParamsError, match=BUSY):
             run(pipe, callback_on_step_end=interfere)
         assert BUSY in inner[0]
-        assert torch.equal(pool.submit(run, pipe).result(timeout=60), expected)  # one after another may
+        assert torch.equal(pool.submit(run, pipe).result(timeout=600), expected)  # one after another may
     assert torch.equal(run(pipe), expected)
 
 
@@ -81,7 +81,7 @@ def test_loops_of_one_s_own_in_two_threads(config: TunedConfig, pipe: Pipe, edge
         pipe.unet(torch.ones(2, 4, 8, 8), first, text)
         for timestep in (first, second):
             with pytest.raises(ParamsError, match=BUSY):
-                pool.submit(pipe.unet, torch.ones(2, 4, 8, 8), timestep, text).result(timeout=60)
+                pool.submit(pipe.unet, torch.ones(2, 4, 8, 8), timestep, text).result(timeout=600)
         assert torch.equal(denoise(pipe, 1), expected)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,32 @@ import torch
 from diffusers.hooks import HookRegistry
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from ecdiff_core import TunedConfig, apply_ecdiff, remove_ecdiff
+from ecdiff_core import ModelRef, PairSpec, TunedConfig, apply_ecdiff, remove_ecdiff
 
+from ... import small_unets
 from ...hooking import CALLS, assert_close, load, run
+
+
+@pytest.fixture(scope="module")
+def least_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of one level with attention, of which a graph takes a second to make."""
+    one_level = {
+        "block_out_channels": (16,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+    }
+    folder = tmp_path_factory.mktemp("least")
+    cloud = partial(small_unets.sd_unet, **one_level, layers_per_block=1)
+    edge = partial(small_unets.sd_unet, **one_level, layers_per_block=1, mid_block_type=None)
+    small_unets.save_sd_models(folder, {"cloud": cloud, "edge": edge})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def least_config(least_pair: Path, tiny_config: TunedConfig) -> TunedConfig:
+    """With the plan ``3C2A1C2A1C3E``."""
+    models = (ModelRef(str(least_pair / side)) for side in ("cloud", "edge"))
+    return replace(tiny_config, pair=PairSpec("least", *models))
 
 
 @pytest.fixture(autouse=True)
@@ -23,23 +48,23 @@ WAYS = ["compiled, applied", "applied, compiled", "in place", "fullgraph", "afte
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_compiled_without_recompilation(way: str, tiny_config: TunedConfig, tiny_pair: Path) -> None:
-    pipe, edge = (load(tiny_pair / side) for side in ("cloud", "edge"))
+def test_compiled_without_recompilation(way: str, least_config: TunedConfig, least_pair: Path) -> None:
+    pipe, edge = (load(least_pair / side) for side in ("cloud", "edge"))
     plain = run(pipe)
-    apply_ecdiff(pipe, tiny_config, edge=edge)
+    apply_ecdiff(pipe, least_config, edge=edge)
     expected = run(pipe)
     remove_ecdiff(pipe)  # leaves nothing behind that would be compiled
     counter = CompileCounterWithBackend("eager")
     if way == "after other hooks":  # diffusers leaves an empty registry of them on the model
         HookRegistry.check_if_exists_or_initialize(pipe.unet)
     if way in ("applied, compiled", "twice"):
-        apply_ecdiff(pipe, tiny_config, edge=edge)
+        apply_ecdiff(pipe, least_config, edge=edge)
     if way == "in place":
         pipe.unet.compile(backend=counter)
     else:
         pipe.unet = torch.compile(pipe.unet, backend=counter, fullgraph=way == "fullgraph")
     if way != "applied, compiled":
-        apply_ecdiff(pipe, tiny_config, edge=edge)
+        apply_ecdiff(pipe, least_config, edge=edge)
     with torch._dynamo.config.patch(error_on_recompile=True):
         assert_close(run(pipe), expected)
         graphs = counter.frame_count
@@ -47,16 +72,16 @@ def test_compiled_without_recompilation(way: str, tiny_config: TunedConfig, tiny
         assert torch.equal(run(pipe), run(pipe))
     assert counter.frame_count == graphs
     assert pipe.ecdiff.calls == CALLS
-    assert pipe.ecdiff.summary().startswith(str(tiny_config.plan()))
+    assert pipe.ecdiff.summary().startswith(str(least_config.plan()))
     remove_ecdiff(pipe)
     assert_close(run(pipe), plain)
 
 
 @pytest.mark.parametrize("first", ["compiled", "applied"])
-def test_compiled_block_by_block(first: str, tiny_config: TunedConfig, tiny_pair: Path) -> None:
+def test_compiled_block_by_block(first: str, least_config: TunedConfig, least_pair: Path) -> None:
     """Cloud and edge; every graph is made in the first call of its model."""
-    pipe, edge = (load(tiny_pair / side) for side in ("cloud", "edge"))
-    apply_ecdiff(pipe, tiny_config, edge=edge)
+    pipe, edge = (load(least_pair / side) for side in ("cloud", "edge"))
+    apply_ecdiff(pipe, least_config, edge=edge)
     expected = run(pipe)
     if first == "compiled":
         remove_ecdiff(pipe)
@@ -64,7 +89,7 @@ def test_compiled_block_by_block(first: str, tiny_config: TunedConfig, tiny_pair
     pipe.unet.compile_repeated_blocks(backend=counters["cloud"], fullgraph=True)
     edge.unet.compile_repeated_blocks(backend=counters["edge"], fullgraph=True)
     if first == "compiled":
-        apply_ecdiff(pipe, tiny_config, edge=edge)
+        apply_ecdiff(pipe, least_config, edge=edge)
     made: list[tuple[int, int]] = []
 
     def count(_: object, step: int, timestep: object, given: object) -> dict[str, object]:

@@ -144,6 +144,7 @@ def test_model_cpu_offload(first: str, config: TunedConfig, pipe: Pipe, edge: Pi
 @pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="LoRA needs peft, which is not installed"
 )
+@pytest.mark.filterwarnings("ignore:The cloud carries the adapter")
 @both
 def test_lora(kind: str, config: TunedConfig, folder: Path, edge: Pipe, tmp_path: Path) -> None:
     """Loaded on the pipeline before or after; the cloud's real calls have it, and so have estimates."""

@@ -57,7 +57,7 @@ def test_a_reader_who_stops_ends_it_quietly() -> None:
         assert process.stdout.readline() == "0\n"
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == 141
+        assert process.wait(timeout=600) == 141
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from ecdiff_core.shapes.grammar import Scene, scenes
 from shapes_pair.read import read
 
 LIMIT_BYTES = 32e6
-STEPS = 25
+STEPS = 10
 
 
 @pytest.fixture(scope="module")
 def pipe() -> ECDiffPipeline:
     pair = PairSpec("shapes", ModelRef("embedded:shapes/cloud"), ModelRef("embedded:shapes/edge"))
     sampling = Sampling(num_inference_steps=STEPS, guidance_scale=3.0)
-    return ECDiffPipeline.from_config(TunedConfig(pair, ECDiffParams(4, 2, 0.3, 16), sampling), device="cpu")
+    return ECDiffPipeline.from_config(TunedConfig(pair, ECDiffParams(3, 2, 0.3, 6), sampling), device="cpu")
 
 
 @pytest.fixture(scope="module")

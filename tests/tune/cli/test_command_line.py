@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree
 
 import pytest
+from hydra._internal.hydra import Hydra
 
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.cli.arguments import paths_quoted
@@ -14,6 +16,23 @@ from ecdiff_tune.config.names import setting_names
 from ecdiff_tune.data.conf_folder import config_folder
 
 from ..studies import Command, Study, one_line
+
+
+@pytest.fixture(scope="module", autouse=True)
+def groups_listed_once() -> Iterator[None]:
+    """Hydra lists the groups of conf/ for every help, which takes half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        known: dict[bool, str] = {}
+        list_groups = Hydra.format_config_groups
+
+        def listed(self: Hydra, predicate: Callable[[str], bool], compact: bool = True) -> str:
+            group = predicate("search")
+            if group not in known:
+                known[group] = list_groups(self, predicate, compact)
+            return known[group]
+
+        patch.setattr(Hydra, "format_config_groups", listed)
+        yield
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])

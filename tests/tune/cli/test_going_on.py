@@ -55,6 +55,7 @@ def test_the_same_command_again_generates_nothing(
     assert len({heading.partition("\n")[2] for heading in headings}) == 3
 
 
+@pytest.mark.usefixtures("unshown")
 def test_stage1_and_stage2_are_tune(done: Study, tmp_path: Path) -> None:
     # study.json carries the date of the study, which its YAML files tell.
     parts = done.copy(tmp_path / "outputs", "study.json", "latency.json")

@@ -12,17 +12,13 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
-from ecdiff_tune.report import pictures, tables
+from ecdiff_tune.report import tables
 from ecdiff_tune.study.progress import describe
 
 from ..studies import Command, Outcome
 
+pytestmark = pytest.mark.usefixtures("unshown")
 SCHEDULE = "params.schedule=[0,1,2,4,7,9]"
-
-
-@pytest.fixture(autouse=True)
-def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
 
 
 @pytest.fixture

@@ -32,9 +32,8 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.metrics.images import ssim
-from ecdiff_tune.report import pictures
 
-from ..studies import ROUNDED, Command, Outcome, told
+from ..studies import ROUNDED, Command, Outcome, show_nothing, told
 
 STEPS, P = 7, 2
 TIMED_CALLS = 2
@@ -301,7 +300,7 @@ def test_ssd_1b_stopped_in_stage_1_goes_on(
     assert (folder / "stage1.yaml").read_bytes() == (whole.folder / "stage1.yaml").read_bytes()
     assert not (folder / "ecdiff.yaml").exists()
 
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+    show_nothing(monkeypatch)
     assert command("stage2", *settings).status == 0
     for name in ("ecdiff.yaml", "trials.csv", "table5.md"):
         assert told(folder / name) == told(whole.folder / name)

@@ -289,7 +289,7 @@ def test_tune_says_beforehand_what_it_may_cost(tuned: tuple[Study, Outcome]) -> 
     plans = [plan(ECDiffParams(p, k, 0.5, STEPS), STEPS) for k in (1, 2)]
     shared = p + 1  # the warm-up, and for each k the first correction
     cloud = 3 * (p + sum(1 + 3 * (steps.cloud_calls - shared) for steps in plans))
-    assert re.search(r"tune: up to \d+ trials, .* about [\d.]+ (s|min) if all are needed", outcome.out)
+    assert re.search(r"tune: up to \d+ trials, .* about [\d.]+ (s|min|h) if all are needed", outcome.out)
     assert f"stage 1: up to 6 trials, {cloud} cloud and 0 edge calls, about " in outcome.out
     assert "reference: 36 cloud and 36 edge calls, about " in outcome.out
     assert f"(p = {p})" in outcome.out

@@ -13,17 +13,29 @@ from ecdiff_tune.evaluation import evaluator
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
-from ecdiff_tune.report import pictures
 from ecdiff_tune.study import files
 
-from ..studies import ROUNDED, Study, one_line
+from ..studies import ROUNDED, Command, Study, one_line
 
-SMALL = ("calibration.num_prompts=6", "search.s=[6,9]", "heldout.num_prompts=0")
+pytestmark = pytest.mark.usefixtures("unshown")
+
+SMALL = ("calibration.num_prompts=6", "batch_size=3", "search.s=[6,9]", "heldout.num_prompts=0")
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+@pytest.fixture(scope="module")
+def referenced(
+    tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory, command: Command, latency: LatencyProfile
+) -> Study:
+    """Nothing but a reference and a latency profile."""
+    made = Study(tmp_path_factory.mktemp("referenced"), tiny_pair, command).with_latency(latency)
+    outcome = made("reference", *SMALL)
+    assert outcome.status == 0, outcome
+    return made
+
+
+@pytest.fixture
+def study(referenced: Study, tmp_path: Path) -> Study:
+    return referenced.copy(tmp_path / "outputs", "latency.json")
 
 
 OF_ITS_OWN = {
@@ -34,17 +46,16 @@ OF_ITS_OWN = {
 
 @pytest.mark.parametrize("name", ["race", "predict", "joint", "optuna", "schedule"])
 def test_tune_goes_on_after_a_stop(
-    name: str, study: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("tune", f"search={name}", *SMALL, *OF_ITS_OWN.get(name, ("params.p=3",)))
-    whole = study.with_latency(latency)
-    outcome = whole(*command)
+    outcome = study(*command)
     assert outcome.status == 0, outcome
-    trials = whole.trials()
+    trials = study.trials()
     assert set(trials["stage"]) == ({1, 2} if name == "race" else {"joint"})
     complete = trials[trials["state"] == "complete"]
     assert len(complete) > 0
-    config = whole.config()
+    config = study.config()
     assert config.score is not None
     last = complete[complete["stage"] == complete["stage"].iloc[-1]]
     assert config.score["objective"] == pytest.approx(last["objective"].max(), abs=ROUNDED)
@@ -60,27 +71,26 @@ def test_tune_goes_on_after_a_stop(
     with monkeypatch.context() as dying:
         dying.setattr(evaluator.Ledger, "append_all", append_and_die)
         assert other(*command).status == 130
-    assert 0 < other.rows() <= whole.rows()
+    assert 0 < other.rows() <= study.rows()
     again = other(*command)
     assert again.status == 0, again
-    assert other.rows() == whole.rows()
+    assert other.rows() == study.rows()
     assert other.config().params == config.params
     assert other.config().score == config.score
 
 
-def test_the_study_of_an_optuna_search(study: Study, latency: LatencyProfile) -> None:
-    few = study.with_latency(latency)
+def test_the_study_of_an_optuna_search(study: Study) -> None:
     command = ("tune", "search=optuna", *SMALL, "params.p=3", "search.joint=false", "search.sampler=random")
-    assert few(*command, "search.trials=4").status == 0
-    more = few(*command, "search.trials=6")
+    assert study(*command, "search.trials=4").status == 0
+    more = study(*command, "search.trials=6")
     assert more.status == 0, more
-    storage = JournalStorage(JournalFileBackend(str(few.folder / files.JOURNAL)))
+    storage = JournalStorage(JournalFileBackend(str(study.folder / files.JOURNAL)))
     names = ["tiny/default stage 1", "tiny/default stage 2"]
     assert sorted(optuna.get_all_study_names(storage)) == names
     for name in names:
         assert len(optuna.load_study(study_name=name, storage=storage).trials) == 6
     own = optuna.load_study(study_name=names[1], storage=storage)
-    second = few.trials().query("stage == 2").set_index("trial")
+    second = study.trials().query("stage == 2").set_index("trial")
     assert len(second) > 0
     for number, row in second.iterrows():
         trial = own.trials[int(number)]  # type: ignore[call-overload]

@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +31,8 @@ from ecdiff_tune.study.spec import StudySpec
 from ..studies import ROUNDED, STEPS, Study, best_row, one_line
 
 
-def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+@pytest.mark.usefixtures("unshown")
+def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path) -> None:
     again = done.copy(tmp_path / "outputs")
     outcome = again("stage2", "params.k=3", "params.alpha=0.4")
     assert outcome.status == 0, outcome
@@ -44,8 +45,8 @@ def test_stage2_with_parameters_by_hand(done: Study, tmp_path: Path, monkeypatch
     assert again.bytes("stage1.yaml") == done.bytes("stage1.yaml")
 
 
-def test_stage2_alone_cuts_at_s(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+@pytest.mark.usefixtures("unshown")
+def test_stage2_alone_cuts_at_s(study: Study) -> None:
     by_hand = ("params.p=3", "params.k=2", "params.alpha=0.3", "heldout.num_prompts=0")
     outcome = study("stage2", *by_hand, "sampling.handoff=exact", "search.name=exhaustive")
     assert outcome.status == 0, outcome
@@ -58,6 +59,7 @@ def test_stage2_alone_cuts_at_s(study: Study, monkeypatch: pytest.MonkeyPatch) -
     assert "held-out" not in outcome.out
 
 
+@pytest.mark.usefixtures("unshown")
 def test_searches_in_one_go(study: Study, latency: LatencyProfile) -> None:
     for name in ("greedy", "exhaustive"):
         study.with_latency(latency, name)
@@ -81,6 +83,7 @@ def test_searches_in_one_go(study: Study, latency: LatencyProfile) -> None:
     assert outcome.out.count("reference: ") == 1
 
 
+@pytest.mark.usefixtures("unshown")
 def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) -> None:
     again = done.copy(tmp_path / "outputs")
     outcome = again("stage1", "search.extend=true")
@@ -96,6 +99,7 @@ def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) ->
     assert best_row(after, 1)["objective"] >= best_row(before, 1)["objective"]
 
 
+@pytest.mark.usefixtures("unshown")
 def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     load = open_study.load_pipe
 
@@ -106,11 +110,10 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
         return pipe
 
     monkeypatch.setattr(open_study, "load_pipe", load_and_slow)
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
     small = ("params.p=3", "search.k=[2]", "search.alpha=[0.3]", "search.s=[9]", "heldout.num_prompts=1")
     outcome = study("tune", "latency=wallclock", *small)
     assert outcome.status == 0, outcome
-    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+    with closing(sqlite3.connect(study.folder / "ledger.sqlite")) as database, database:
         measured = [seconds for (seconds,) in database.execute("SELECT seconds FROM measurements")]
     trials = study.trials()
     profile = LatencyProfile.load(study.folder / "latency.json")
@@ -129,6 +132,7 @@ def own_latency(study: Study) -> Study:
     return study
 
 
+@pytest.mark.usefixtures("unshown")
 def test_the_latency_profile_of_another_machine(
     own_latency: Study, latency: LatencyProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +181,7 @@ def test_a_latency_profile_that_cannot_be_used(
     assert re.search(told, line), line
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = estimators.ESTIMATORS["gradient"]
 
@@ -219,7 +224,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
     assert config.score is not None
     assert config.provenance["calibration"]["num_prompts"] == 9
     assert config.score["heldout"]["num_prompts"] == 1
-    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+    with closing(sqlite3.connect(study.folder / "ledger.sqlite")) as database, database:
         (rows,) = database.execute("SELECT COUNT(*) FROM measurements").fetchone()
     assert rows == 9 + 9 + 1
     assert (study.folder / "report" / "index.html").is_file()
@@ -229,6 +234,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
     assert "configs measured on all of 9 prompts: 2\n" in again.out
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_file_of_prompts(study: Study, tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
     file.write_text('id,words\n1,"a ring, red"\n2,a star\n3,a cross\n4,a square\n')

@@ -176,28 +176,33 @@ def test_what_trajectories_have_in_common_is_paid_once(evaluator: Evaluator, cal
     assert calls.cloud < 2 * 3  # the last batch, of one prompt, takes both alphas through the model at once
 
 
+SEVERAL = [Candidate(params) for params in CONFIGS] + [
+    Candidate(replace(TUNED, alpha=0.9)),
+    Candidate(TUNED, "reuse"),
+    Candidate(TUNED, handoff_adapter="matched"),
+]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Candidate, list[float]]:
+    """SSIMs of ``SEVERAL``, where nothing is shared."""
+    with closing(Ledger(tmp_path_factory.mktemp("one_by_one") / "ledger.sqlite")) as other:
+        whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
+        return {one: ssims(whole.measure([whole.resolve(one)], lambda _: None)[0]) for one in SEVERAL}
+
+
 @pytest.mark.parametrize("first", [0, 5, 6])
 def test_together_equals_one_by_one(
-    evaluator: Evaluator,
-    first: int,
-    pipe: ECDiffPipeline,
-    prompts: CalibrationSet,
-    made: Reference,
-    tmp_path: Path,
+    evaluator: Evaluator, first: int, one_by_one: dict[Candidate, list[float]]
 ) -> None:
-    several = [Candidate(params) for params in CONFIGS] + [
-        Candidate(replace(TUNED, alpha=0.9)),
-        Candidate(TUNED, "reuse"),
-        Candidate(TUNED, handoff_adapter="matched"),
-    ]
-    several = several[first:] + several[:first]  # what is done first must not matter
-    with closing(Ledger(tmp_path / "other.sqlite")) as other:
-        whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
-        expected = [ssims(whole.measure([whole.resolve(one)], lambda _: None)[0]) for one in several]
+    several = SEVERAL[first:] + SEVERAL[:first]  # what is done first must not matter
     together = evaluator.measure([evaluator.resolve(one) for one in several], lambda _: None)
-    for found, wanted in zip(together, expected, strict=True):
-        assert ssims(found) == pytest.approx(wanted, abs=1e-5)
-    assert len({tuple(one) for one in expected}) >= len(several) - 1  # the tiny pair needs no adapter
+    for one, found in zip(several, together, strict=True):
+        assert ssims(found) == pytest.approx(one_by_one[one], abs=1e-5)
+    # The tiny pair needs no adapter.
+    assert len({tuple(one) for one in one_by_one.values()}) >= len(several) - 1
 
 
 @pytest.mark.parametrize("first", ["edge", "reuse"])

@@ -86,7 +86,7 @@ def found(
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     told = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)

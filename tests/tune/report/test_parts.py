@@ -241,7 +241,8 @@ def test_pictures_are_kept_as_they_are(tmp_path: Path) -> None:
     kept = picture(0, 3, 16, 24)
     name = samples.save_image(tmp_path / "00_cloud", kept)
     assert name == "00_cloud.png"
-    found = np.asarray(Image.open(tmp_path / name))
+    with Image.open(tmp_path / name) as image:
+        found = np.asarray(image)
     assert found.shape == (16, 24, 3)
     assert np.abs(found / 255 - kept.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
 

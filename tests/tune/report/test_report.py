@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_the_pictures_are_those_of_the_worst_prompts(done: Study) -> None:
     tuned = table[table["method"] == "EC-Diff"]
     assert tuned["ssim"].is_monotonic_increasing
     assert list(dict.fromkeys(table["method"])) == ["cloud", "edge", "HybridSD", "EC-Diff"]
-    with sqlite3.connect(done.folder / "ledger.sqlite") as database:
+    with closing(sqlite3.connect(done.folder / "ledger.sqlite")) as database, database:
         schedule = tuned["schedule"].iloc[0]
         rows = database.execute("SELECT ssim FROM measurements WHERE schedule = ?", (schedule,)).fetchall()
     assert set(tuned["ssim"].round(9)) < {round(ssim, 9) for (ssim,) in rows}  # the rest: held-out prompts
@@ -103,7 +104,7 @@ def test_its_numbers_are_those_of_the_ledger(done: Study) -> None:
 
 def _qualities(ledger: Path) -> list[float]:
     """The mean SSIM of every config with all three calibration prompts; the two others are held out."""
-    with sqlite3.connect(ledger) as database:
+    with closing(sqlite3.connect(ledger)) as database, database:
         rows = database.execute(
             "SELECT prompt, COUNT(*) FROM measurements GROUP BY prompt ORDER BY 2 DESC, 1"
         ).fetchall()

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def worker(
     answer.put((name, search.best, world.generated))
 
 
-def run(*workers: dict[str, Any], seconds: float = 60) -> dict[str, tuple[Candidate, list[Any]]]:
+def run(*workers: dict[str, Any], seconds: float = 600) -> dict[str, tuple[Candidate, list[Any]]]:
     """The best and the generations of every worker that was not killed."""
     answer = fork.Queue()
     shared = {"answer": answer, "together": fork.Barrier(len(workers), timeout=seconds)}
@@ -256,6 +257,7 @@ def test_what_is_common_outlives_who_fails_and_who_dies(
 # Whole studies.
 
 
+@pytest.mark.usefixtures("unshown")
 def test_the_same_command_twice(study: Study, tmp_path: Path) -> None:
     """The second one finds the folder taken, and all trials made."""
     shared = (
@@ -271,8 +273,8 @@ def test_the_same_command_twice(study: Study, tmp_path: Path) -> None:
     assert TunedConfig.load(other / "ecdiff.yaml").params == study.config().params
     assert (other / "latency.json").read_bytes() == (study.folder / "latency.json").read_bytes()
     with (
-        sqlite3.connect(other / "ledger.sqlite") as ledger,
-        sqlite3.connect(study.folder / "ledger.sqlite") as mine,
+        closing(sqlite3.connect(other / "ledger.sqlite")) as ledger,
+        closing(sqlite3.connect(study.folder / "ledger.sqlite")) as mine,
     ):
         rows = "SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5"
         assert ledger.execute(rows).fetchall() == mine.execute(rows).fetchall(), "taken over, not generated"

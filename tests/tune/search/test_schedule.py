@@ -12,7 +12,6 @@ from ecdiff_core import __main__ as core_main
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.config import SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.report import pictures
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.search.schedule import in_turn
 from ecdiff_tune.search.schedule_space import ScheduleSpace
@@ -127,11 +126,7 @@ def test_the_space_lists_one_candidate_a_picture() -> None:
 SMALL = ("search=schedule", "search.finalists=3", "search.alpha=[0.5,1.0]", "heldout.num_prompts=1")
 
 
-@pytest.fixture(autouse=True)
-def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
-
-
+@pytest.mark.usefixtures("unshown")
 def test_from_a_number_of_calls_to_pictures(study: Study, tmp_path: Path) -> None:
     outcome = study("tune", *SMALL, "search.cloud_calls=[5]", f"search.s=[{STEPS}]", "search.k=[8]")
     assert outcome.status == 0, outcome
@@ -154,7 +149,8 @@ def test_from_a_number_of_calls_to_pictures(study: Study, tmp_path: Path) -> Non
     out = tmp_path / "generated"
     arguments = ["generate", "--config", str(study.folder / "ecdiff.yaml"), "--prompt", "a red circle"]
     assert core_main.main([*arguments, "--out", str(out), "--device", "cpu"]) == 0
-    assert Image.open(out / "00000.png").size == pipe("a red circle").images[0].size
+    with Image.open(out / "00000.png") as image:
+        assert image.size == pipe("a red circle").images[0].size
 
     rows = study.rows()
     again = study("tune", *SMALL, "search.cloud_calls=[5]", f"search.s=[{STEPS}]", "search.k=[8]")
@@ -163,6 +159,7 @@ def test_from_a_number_of_calls_to_pictures(study: Study, tmp_path: Path) -> Non
     assert study.config() == config
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_wanted_quality_and_the_edge_beside(study: Study) -> None:
     wanted = ("search.min_quality=0.5", "search.cloud_calls=[4,6,8]", "search.estimator=[secant,edge]")
     outcome = study("tune", *SMALL, *wanted, "search.s=[8,12]")

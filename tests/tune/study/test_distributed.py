@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import wraps
 from multiprocessing.connection import Connection
@@ -54,7 +55,7 @@ class Running:
     processes: list[Any]
     answers: list[Connection]
 
-    def wait(self, seconds: float = 120) -> list[Outcome]:
+    def wait(self, seconds: float = 600) -> list[Outcome]:
         """What every rank left; of one that was killed the signal, negative, as the status."""
         outcomes = []
         for process, answer in zip(self.processes, self.answers, strict=True):
@@ -126,7 +127,7 @@ def killed_at(owner: Any, name: str, number: int) -> Doom:
 
 def measured(study: Study) -> list[tuple[Any, ...]]:
     """The rows of the ledger but for their seconds."""
-    with sqlite3.connect(study.folder / "ledger.sqlite") as database:
+    with closing(sqlite3.connect(study.folder / "ledger.sqlite")) as database, database:
         rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
     return [row[:-1] for row in rows]
 
@@ -178,6 +179,7 @@ def test_two_ranks_do_what_one_does(fresh: Study, done: Study, tmp_path: Path) -
     assert {path.name for path in fresh.folder.glob(".*")} == {".lock"}  # neither states nor copies
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
     (fresh.folder / "study.json").unlink()  # of another search
     alone = fresh.copy(tmp_path / "alone")
@@ -189,6 +191,7 @@ def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
     assert measured(fresh) == measured(alone)
 
 
+@pytest.mark.usefixtures("unshown")
 def test_ranks_that_die(fresh: Study, done: Study) -> None:
     dead, other = run(fresh, 2, "tune", doom={0: killed_at(Ledger, "append_all", 3)})
     assert dead.status == -signal.SIGKILL
@@ -210,6 +213,7 @@ def test_ranks_that_die(fresh: Study, done: Study) -> None:
     assert not list(fresh.folder.glob(".rank-*"))  # what the dead rank had left
 
 
+@pytest.mark.usefixtures("unshown")
 def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tmp_path: Path) -> None:
     assert fresh("stage1").status == 0
     outcomes = run(fresh, 3, "tune")
@@ -218,6 +222,7 @@ def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tm
     assert equal(fresh, done)
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_batch_size_that_was_found(fresh: Study, done: Study) -> None:
     (fresh.folder / "batch_size.json").write_text('{"batch_size": 2}', encoding="utf-8")
     first, second = run(fresh, 2, "tune", "batch_size=auto")

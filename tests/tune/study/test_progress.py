@@ -36,7 +36,7 @@ def test_a_reader_who_stops_ends_it_quietly() -> None:
         assert process.stdout.readline() == "0 :star: [bold]\n"  # neither emoji nor markup
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == 141
+        assert process.wait(timeout=600) == 141
 
 
 def test_the_best_so_far_keeps_the_limits(

@@ -158,6 +158,7 @@ def test_a_run_that_an_error_ends_is_not_finished(
     assert ends == [("end_run", {"status": status}), ("finish", {"exit_code": 1})]
 
 
+@pytest.mark.usefixtures("unshown")
 def test_a_whole_tune_is_told(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = Computed()
     monkeypatch.setitem(sys.modules, "mlflow", computed.mlflow())
