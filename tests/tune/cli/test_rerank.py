@@ -234,5 +234,5 @@ def test_an_objective_is_a_named_choice(recorded: RecordedStudy, command: Comman
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config_folder() / "objective").glob("*.yaml")))
 def test_named_objectives_add_up_to_one(name: str) -> None:
     weights = yaml.safe_load((config_folder() / "objective" / f"{name}.yaml").read_text())
-    assert set(weights) == {"w1", "w2", "w3", "earliest_s"}
+    assert set(weights) == {"w1", "w2", "w3", "burden", "earliest_s"}
     assert sum(weights[one] for one in ("w1", "w2", "w3")) == pytest.approx(1)

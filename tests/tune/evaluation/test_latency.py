@@ -74,9 +74,9 @@ def test_measured(pipe: ECDiffPipeline) -> None:
             assert 0 < timing["low"] <= timing["median"] <= timing["high"] < 1, name
     assert profile.cloud_call.median > profile.edge_call.median
     assert profile.transfer_seconds == profile.tensor_seconds == profile.crossing_seconds == 0
-    assert profile.tensor_values == 4 * 16 * 16
+    assert profile.tensor_values == 256
     linked = profile.over(Link(mbps=1.0, round_trip_seconds=0.02))
-    assert linked.tensor_seconds == pytest.approx(4 * 16 * 16 * 16 / 1e6)
+    assert linked.tensor_seconds == pytest.approx(256 * 16 / 1e6)
     assert linked.transfer(Plan.from_schedule("6C6E")) == pytest.approx(linked.transfer_seconds)
     turns = Plan.from_schedule("2C1B2M1A1B5M")  # a handoff with one noise more, then up and down once
     assert linked.transfer(turns) == pytest.approx(linked.transfer_seconds + 3 * linked.tensor_seconds + 0.04)

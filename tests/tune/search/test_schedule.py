@@ -185,7 +185,7 @@ def test_a_wanted_quality_and_the_edge_beside(study: Study) -> None:
         ("tune", ["search.cloud_calls=[11]"], "Expected search.cloud_calls within 3 … 10"),
         ("tune", ["search.cloud_calls=[]"], "to hold at least one value, none twice, got []"),
         ("tune", ["search.cloud_calls=[5,5]"], "to hold at least one value, none twice, got [5, 5]"),
-        ("tune", ["search.joint=false"], "leave search.joint=true"),
+        ("tune", ["search.joint=false"], "search.joint"),
         ("tune", ["latency=wallclock"], "search=schedule must know the seconds"),
         ("stage1", [], "search=schedule places the real steps for every s at once: run tune"),
         ("stage2", [], "search=schedule places the real steps for every s at once: run tune"),
