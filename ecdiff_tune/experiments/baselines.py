@@ -16,6 +16,8 @@ from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler
 
 HYBRID_EDGE_STEPS = (10, 25)
 """The paper's k of HybridSD: edge steps of 50."""
+THINNED = 5
+"""edge_k of our thinned edge side."""
 PAPER_STEPS = 50
 """num_inference_steps of the paper, whose step counts are scaled to others."""
 
@@ -104,7 +106,7 @@ def scaled(params: ECDiffParams, factor: float) -> ECDiffParams:
     """The paper's row for another number of steps: p and s in proportion, k and alpha as they are.
 
     >>> scaled(ECDiffParams(7, 2, 0.3, 34), 0.5)
-    ECDiffParams(p=4, k=2, alpha=0.3, s=17, schedule=None)
+    ECDiffParams(p=4, k=2, alpha=0.3, s=17)
     """
     p = max(2, round(factor * (params.p or 0)))
     return replace(params, p=p, s=max(p, round(factor * params.s)))
@@ -112,6 +114,21 @@ def scaled(params: ECDiffParams, factor: float) -> ECDiffParams:
 
 def _tuned(known: Known) -> Method:
     return _method(known, "tuned", "EC-Diff (tuned)", known.tuned.params)
+
+
+def _residual(name: str, label: str, edge_k: int) -> Make:
+    """The tuned config with the whole residual, and with so many edge steps of edge_k + 1 approximated."""
+
+    def make(known: Known) -> Method:
+        plan = known.tuned.plan()
+        if plan.residual_steps or known.tuned.params.edge_schedule is not None:
+            raise LeftOutError("the tuned config has a residual")
+        if not plan.hands_over:
+            raise LeftOutError("the tuned config hands nothing over")
+        params = replace(known.tuned.params, residual=1.0, edge_k=edge_k)
+        return _method(known, name, label, params)
+
+    return make
 
 
 def _reuse(known: Known) -> Method:
@@ -176,6 +193,8 @@ MAKERS: Mapping[str, Make] = {
     **{f"hybrid_{edge_steps}": _hybrid(edge_steps) for edge_steps in HYBRID_EDGE_STEPS},
     "paper": _paper,
     "tuned": _tuned,
+    "residual": _residual("residual", "EC-Diff with the residual (ours)", 0),
+    "residual_thinned": _residual("residual_thinned", f"the same, edge_k={THINNED} (ours)", THINNED),
     "reuse": _reuse,
     "secant": _secant,
     "schedule": _schedule,

@@ -7,6 +7,8 @@ METHODS = (
     "hybrid_25",
     "paper",
     "tuned",
+    "residual",
+    "residual_thinned",
     "reuse",
     "secant",
     "schedule",

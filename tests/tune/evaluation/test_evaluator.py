@@ -180,6 +180,10 @@ SEVERAL = [Candidate(params) for params in CONFIGS] + [
     Candidate(replace(TUNED, alpha=0.9)),
     Candidate(TUNED, "reuse"),
     Candidate(TUNED, handoff_adapter="matched"),
+    Candidate(replace(TUNED, residual=1.0)),
+    Candidate(replace(TUNED, s=6, residual=0.5)),
+    Candidate(replace(TUNED, s=6, edge_k=1, edge_first=1, edge_last=1, residual=0.5)),
+    Candidate(ECDiffParams.interleaved([0, 1, 2, 7], [3, 4, 8, 11], 0.3, residual=1.0)),
 ]
 
 

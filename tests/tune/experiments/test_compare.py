@@ -23,6 +23,8 @@ ALL = [
     "hybrid_10",
     "hybrid_25",
     "tuned",
+    "residual",
+    "residual_thinned",
     "reuse",
     "secant",
     "fewer_ddim",
