@@ -83,6 +83,11 @@ class Prompts:
 class Bench:
     """The embedded pair, two prompt sets, and everything that was measured."""
 
+    @staticmethod
+    def merit(one: Measurement) -> float:
+        """What configs are chosen by: PSNR."""
+        return decibels(one)
+
     def __init__(self, args: argparse.Namespace, ledger: Ledger, store: StateStore) -> None:
         pair = PairSpec("shapes", ModelRef("embedded:shapes/cloud"), ModelRef("embedded:shapes/edge"))
         spec = StudySpec(
@@ -161,11 +166,11 @@ class Bench:
         return self._best([one for one in ranked if (one.params.p, one.params.k, one.params.alpha) in wanted])
 
     def _best(self, finalists: Sequence[Candidate]) -> Candidate:
-        """By mean PSNR: all on the first calibration prompts, the best two on all."""
+        """By mean merit: all on the first calibration prompts, the best two on all."""
         evaluator = self.tuning.evaluator
         for count, left in ((FIRST, 2), (None, 1)):
             found = measure(evaluator, finalists, count)
-            values = {one: fmean(map(decibels, rows)) for one, rows in zip(finalists, found, strict=True)}
+            values = {one: fmean(map(self.merit, rows)) for one, rows in zip(finalists, found, strict=True)}
             finalists = sorted(finalists, key=lambda one: -values[one])[:left]
         return finalists[0]
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 
+import split_figure
 from bench_schedules import ALPHAS, PLACED_ALPHAS, Bench, decibels
 from ecdiff_core.io.console import quiet_libraries
 from ecdiff_core.io.files import write_text
@@ -55,6 +56,11 @@ PAPERS = 6
 
 class SplitBench(Bench):
     """The methods in which an edge model takes part, beside those of the cloud alone."""
+
+    @staticmethod
+    def merit(one: Measurement) -> float:
+        """What configs are chosen by: SSIM."""
+        return -1.0 if one.ssim is None else one.ssim
 
     @cache  # noqa: B019
     def _splits(self, estimator: str) -> SplitPlacer:
@@ -166,6 +172,8 @@ def main() -> None:
             print(pd.DataFrame(fresh)[shown].to_string(index=False, float_format="%.3f"), flush=True)
             if args.json is not None:
                 write_text(args.json, json.dumps(found, indent=1) + "\n")
+        for path in split_figure.write(args.out, pd.DataFrame(found)):
+            print(f"wrote {path}")
 
 
 if __name__ == "__main__":
