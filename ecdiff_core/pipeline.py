@@ -38,7 +38,9 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, Mode, Plan, plan
 from ecdiff_core.sampling.sampler import Denoiser, OnStep, SamplerState, advance, start
 from ecdiff_core.sampling.scheduler_settings import check_settings, settings_of
-from ecdiff_core.sampling.schedulers import build_scheduler, rehearse, set_steps
+from ecdiff_core.sampling.scheduler_trial import rehearse
+from ecdiff_core.sampling.schedulers import build_scheduler
+from ecdiff_core.sampling.timesteps import set_steps
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import nn
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.sampling.scheduler_settings import check_settings, differences
-from ecdiff_core.sampling.schedulers import refuse_stochastic
+from ecdiff_core.sampling.scheduler_trial import refuse_stochastic
 
 HOOK_NAME = "ecdiff"
 """In the denoiser's HookRegistry."""
