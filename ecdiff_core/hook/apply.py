@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +23,13 @@ from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.hook import weights
 from ecdiff_core.hook.callers import calling_pipeline
 from ecdiff_core.hook.checks import (
-    check_scheduler,
     check_size,
     denoiser_of,
     forward_signature,
     guidance_note,
     hook_on,
     put_hook,
+    refuse_other_scheduler,
     take_hook,
     without_offload,
 )
@@ -38,7 +39,8 @@ from ecdiff_core.hook.tracking import StepTracker
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Action, Plan
-from ecdiff_core.sampling.scheduler_settings import check_own_timesteps
+from ecdiff_core.sampling.scheduler_settings import settings_of
+from ecdiff_core.sampling.timesteps import check_own_timesteps
 
 Pipe = TypeVar("Pipe")
 _ENTERING = threading.Lock()
@@ -163,6 +165,7 @@ class ECDiffHook(ModelHook):
         self.calls = {"cloud": 0, "edge": 0}
         self._done: list[Action] = []
         self._config, self._checks_scheduler = config, check_scheduler
+        self._checked: tuple[type, dict[str, Any]] | None = None
         self._signature = forward_signature(pipe)
         self._check_scheduler()
         if edge is None and self.plan.edge_calls:
@@ -180,9 +183,14 @@ class ECDiffHook(ModelHook):
         self._noted: set[str] = set()
 
     def _check_scheduler(self) -> None:
-        if self._checks_scheduler:
-            sampling, settings = self._config.sampling, self._config.scheduler_config
-            check_scheduler(self.pipe.scheduler, sampling.scheduler, settings)
+        """Anew for another class or other settings alone: to try a scheduler out takes many steps of it."""
+        if not self._checks_scheduler:
+            return
+        scheduler = self.pipe.scheduler
+        now = type(scheduler), settings_of(scheduler)
+        if now != self._checked:
+            refuse_other_scheduler(scheduler, self._config.sampling.scheduler, self._config.scheduler_config)
+            self._checked = now
 
     def summary(self) -> str:
         """What the last generation did, counted; the steps so far while one is under way."""
@@ -232,20 +240,29 @@ class ECDiffHook(ModelHook):
         timestep = torch.as_tensor(given["timestep"])
         self._scale = None if self._guidance is None else self._guidance.at(timestep.max())
         if tracker.enter(timestep):
-            self._history.clear()
-            self._done, self.calls = [], {"cloud": 0, "edge": 0}
-            self._check_scheduler()
-            if self._checks_scheduler:
-                check_own_timesteps(self.pipe.scheduler, self._config.sampling.num_inference_steps)
-            check_size(self.pipe, next(iter(given.values())), self._config.sampling)
-            self._warn_of(guidance_note(calling_pipeline(), self._config.sampling.guidance_scale))
-            if self._edge is not None:
-                self._edge.begin(module, given)
+            self._begin(module, given)
         if not self._needs_history:
             self._history.clear()
         elif tracker.step > 0:
             self._history.check(tracker.step, tracker.branch, calls_before, len(next(iter(given.values()))))
         return self.plan.steps[tracker.step]
+
+    def _begin(self, module: nn.Module, given: Mapping[str, Any]) -> None:
+        """Refuse a generation that the plan is not for; its first call again then begins one again."""
+        self._history.clear()
+        self._done, self.calls = [], {"cloud": 0, "edge": 0}
+        sampling = self._config.sampling
+        try:
+            self._check_scheduler()
+            if self._checks_scheduler:
+                check_own_timesteps(self.pipe.scheduler, sampling.num_inference_steps)
+            check_size(self.pipe, next(iter(given.values())), sampling)
+            self._warn_of(guidance_note(calling_pipeline(), sampling.guidance_scale))
+            if self._edge is not None:
+                self._edge.begin(module, given)
+        except Exception:
+            self._tracker.forget()
+            raise
 
     def _warn_of(self, note: str) -> None:
         """Once, of what every call would say again."""

@@ -86,7 +86,7 @@ def forward_signature(pipe: Any) -> inspect.Signature:
     return signature
 
 
-def check_scheduler(scheduler: Any, expected: str, settings: Mapping[str, Any] | None = None) -> None:
+def refuse_other_scheduler(scheduler: Any, expected: str, settings: Mapping[str, Any] | None = None) -> None:
     """Refuse another scheduler than ``expected``, one with other settings, or one that draws fresh noise.
 
     Args:

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from diffusers import SchedulerMixin
 
 from ecdiff_core.errors import ParamsError, nearest
@@ -96,24 +95,3 @@ def check_settings(scheduler: SchedulerMixin, tuned: Mapping[str, Any] | None, a
         "config."
     )
     raise ParamsError(f"The {name} is not as the config was tuned with: {named}. {advice}")
-
-
-def check_own_timesteps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
-    """Refuse timesteps that are not those the scheduler itself makes of its number of steps.
-
-    Those of flow matching depend on what its pipelines hand over, so they are taken as they are.
-
-    Raises:
-        ParamsError: a call brought its own (``timesteps=``, ``sigmas=``).
-    """
-    if not hasattr(scheduler, "alphas_cumprod"):
-        return
-    fresh = type(scheduler).from_config(scheduler.config)
-    fresh.set_timesteps(num_inference_steps)
-    now, own = (torch.as_tensor(x.timesteps).cpu().double() for x in (scheduler, fresh))
-    if now.shape != own.shape or not torch.allclose(now, own):
-        raise ParamsError(
-            f"Expected the timesteps that {type(scheduler).__name__} makes of {num_inference_steps} steps, "
-            "which the config was tuned with: leave timesteps= and sigmas= out, or pass "
-            "check_scheduler=False to apply_ecdiff."
-        )

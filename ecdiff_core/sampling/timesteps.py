@@ -39,6 +39,27 @@ def set_steps(
         )
 
 
+def check_own_timesteps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+    """Refuse timesteps that are not those the scheduler itself makes of its number of steps.
+
+    Those of flow matching depend on what its pipelines hand over, so they are taken as they are.
+
+    Raises:
+        ParamsError: a call brought its own (``timesteps=``, ``sigmas=``).
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return
+    fresh = type(scheduler).from_config(scheduler.config)
+    fresh.set_timesteps(num_inference_steps)
+    now, own = (torch.as_tensor(x.timesteps).cpu().double() for x in (scheduler, fresh))
+    if now.shape != own.shape or not torch.allclose(now, own):
+        raise ParamsError(
+            f"Expected the timesteps that {type(scheduler).__name__} makes of {num_inference_steps} steps, "
+            "which the config was tuned with: leave timesteps= and sigmas= out, or pass "
+            "check_scheduler=False to apply_ecdiff."
+        )
+
+
 def scale_model_input(scheduler: SchedulerMixin, latents: Tensor, timestep: Tensor) -> Tensor:
     """The latents as the model wants them; flow matching hands them over as they are."""
     scale = getattr(scheduler, "scale_model_input", None)
