@@ -16,7 +16,7 @@ import pytest
 import prepare_prompts
 import prompt_sources
 from ecdiff_core.errors import ECDiffError
-from ecdiff_tune.data import calibration, prompt_files
+from ecdiff_tune.data import calibration, prompt_files, prompt_tables
 from ecdiff_tune.data.calibration import PromptSource
 from prompt_sources import Request, prepare
 
@@ -164,7 +164,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(prompt_files, "find_spec", lambda name: None if name == "pyarrow" else found(name))
+    monkeypatch.setattr(prompt_tables, "find_spec", lambda name: None if name == "pyarrow" else found(name))
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(ECDiffError, match=r"Parquet files need pyarrow: pip install 'ecdiff\[parquet\]'"):
         prepare(Request(tmp_path / "a.parquet", tmp_path / "a.jsonl"))
