@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.hook import weights
+from ecdiff_core.hook.adapters import Adapter, adapter_notes, adapters_on
 from ecdiff_core.hook.callers import calling_pipeline
 from ecdiff_core.hook.checks import (
     check_size,
@@ -171,7 +172,7 @@ class ECDiffHook(ModelHook):
         if edge is None and self.plan.edge_calls:
             raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
         adapter, scale = config.sampling.handoff_adapter, config.sampling.guidance_scale
-        self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale, config.pair)
+        self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale)
         if check_weights:
             weights.check_weights(pipe, edge, config)
         self._tracker = StepTracker(pipe, config)
@@ -181,6 +182,7 @@ class ECDiffHook(ModelHook):
         self._guidance = Guidance(sampling.guidance_scale, sampling.num_inference_steps) if varies else None
         self._scale: float | None = None
         self._noted: set[str] = set()
+        self._adapters: tuple[tuple[Adapter, ...], tuple[Adapter, ...]] | None = None
 
     def _check_scheduler(self) -> None:
         """Anew for another class or other settings alone: to try a scheduler out takes many steps of it."""
@@ -260,9 +262,18 @@ class ECDiffHook(ModelHook):
             self._warn_of(guidance_note(calling_pipeline(), sampling.guidance_scale))
             if self._edge is not None:
                 self._edge.begin(module, given)
+            self._note_adapters(module)
         except Exception:
             self._tracker.forget()
             raise
+
+    def _note_adapters(self, cloud: nn.Module) -> None:
+        edge = None if self._edge is None else self._edge.module
+        now = adapters_on(cloud), adapters_on(edge)
+        if now != self._adapters:
+            self._adapters = now
+            for note in adapter_notes(self.pipe, cloud, edge, self._config.pair):
+                self._warn_of(note)
 
     def _warn_of(self, note: str) -> None:
         """Once, of what every call would say again."""

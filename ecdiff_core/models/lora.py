@@ -32,7 +32,16 @@ def find_lora(spec: PairSpec) -> tuple[Lora, ...]:
         raise PairError(
             "LoRA needs peft, which is not installed. Run `pip install peft`, or leave pair.lora empty."
         )
-    return tuple(_found(lora) for lora in spec.lora)
+    return found_files(spec.lora)
+
+
+def found_files(adapters: Sequence[Lora]) -> tuple[Lora, ...]:
+    """The adapters with absolute paths and fingerprints of their files.
+
+    Raises:
+        PairError: a file is not there, or not the one whose fingerprint is asked for.
+    """
+    return tuple(_found(lora) for lora in adapters)
 
 
 def _found(lora: Lora) -> Lora:
