@@ -25,6 +25,7 @@ from ecdiff_core.hook.adapters import Adapter, adapter_notes, adapters_on
 from ecdiff_core.hook.callers import calling_pipeline
 from ecdiff_core.hook.checks import (
     check_size,
+    check_timesteps,
     denoiser_of,
     forward_signature,
     guidance_note,
@@ -41,7 +42,6 @@ from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Action, Plan
 from ecdiff_core.sampling.scheduler_settings import settings_of
-from ecdiff_core.sampling.timesteps import check_own_timesteps
 
 Pipe = TypeVar("Pipe")
 _ENTERING = threading.Lock()
@@ -253,12 +253,12 @@ class ECDiffHook(ModelHook):
         """Refuse a generation that the plan is not for; its first call again then begins one again."""
         self._history.clear()
         self._done, self.calls = [], {"cloud": 0, "edge": 0}
-        sampling = self._config.sampling
+        sampling, sample = self._config.sampling, next(iter(given.values()))
         try:
             self._check_scheduler()
             if self._checks_scheduler:
-                check_own_timesteps(self.pipe.scheduler, sampling.num_inference_steps)
-            check_size(self.pipe, next(iter(given.values())), sampling)
+                check_timesteps(self.pipe, sample, sampling.num_inference_steps)
+            check_size(self.pipe, sample, sampling)
             self._warn_of(guidance_note(calling_pipeline(), sampling.guidance_scale))
             if self._edge is not None:
                 self._edge.begin(module, given)

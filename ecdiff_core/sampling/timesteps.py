@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
@@ -39,20 +41,19 @@ def set_steps(
         )
 
 
-def check_own_timesteps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
-    """Refuse timesteps that are not those the scheduler itself makes of its number of steps.
+def check_own_timesteps(scheduler: SchedulerMixin, like: SchedulerMixin, num_inference_steps: int) -> None:
+    """Refuse timesteps that are not those that ``like`` makes of a number of steps.
 
-    Those of flow matching depend on what its pipelines hand over, so they are taken as they are.
+    Args:
+        like: of the same class and settings; of flow matching also with the shift of the picture's size.
 
     Raises:
         ParamsError: a call brought its own (``timesteps=``, ``sigmas=``).
     """
-    if not hasattr(scheduler, "alphas_cumprod"):
-        return
-    fresh = type(scheduler).from_config(scheduler.config)
+    fresh = copy.deepcopy(like)
     fresh.set_timesteps(num_inference_steps)
     now, own = (torch.as_tensor(x.timesteps).cpu().double() for x in (scheduler, fresh))
-    if now.shape != own.shape or not torch.allclose(now, own):
+    if now.shape != own.shape or not torch.allclose(now, own, rtol=1e-4):
         raise ParamsError(
             f"Expected the timesteps that {type(scheduler).__name__} makes of {num_inference_steps} steps, "
             "which the config was tuned with: leave timesteps= and sigmas= out, or pass "
