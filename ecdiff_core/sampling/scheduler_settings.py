@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffusers import SchedulerMixin
 
 from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.spelling import distance
 
 _READ_ONLY_WITH = {
     "clip_sample_range": "clip_sample",
@@ -19,6 +20,9 @@ _READ_ONLY_WITH = {
 """Settings that nothing reads unless another one is on."""
 _LONGEST = 8
 """Items of a list that is kept as it is; of longer ones (``trained_betas``) their digest."""
+
+_MISTAKES = 2
+"""Letters in which a mistyped name differs at most."""
 
 
 def settings_of(scheduler: SchedulerMixin) -> dict[str, Any]:
@@ -60,13 +64,24 @@ def differences(scheduler: SchedulerMixin, tuned: Mapping[str, Any]) -> dict[str
     return {
         name: (now.get(name), value)
         for name, value in tuned.items()
-        if (name in now or value not in (None, False)) and not _same(now.get(name), _plain(value))
+        if (name in now or not _is_off(value) or _is_mistyped(name, now)) and not _same(now, name, value)
     }
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are one setting; null is off."""
-    return one == other or (one in (None, False) and other in (None, False))
+def _same(now: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether a setting is as it was; null is off."""
+    if name not in now:
+        return False
+    return now[name] == _plain(value) or (_is_off(now[name]) and _is_off(value))
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False
+
+
+def _is_mistyped(name: str, known: Iterable[str]) -> bool:
+    """Of other versions of diffusers a class may have settings more, which are off; those have other names."""
+    return any(0 < distance(name, other) <= _MISTAKES for other in known)
 
 
 def check_settings(scheduler: SchedulerMixin, tuned: Mapping[str, Any] | None, advice: str = "") -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.models.memory import out_of_memory_told
+from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.evaluation.machine_conditions import Conditions
@@ -141,9 +143,7 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
         OutOfMemoryError: a single prompt does not fit.
     """
     family = pipe.pair.family
-    conditioning = pipe.encode([PROMPT])
-    generator = torch.Generator().manual_seed(0)
-    latents = family.initial_latents(1, pipe.size, family.scheduler, generator)
+    conditioning, latents = _begun(pipe)
     timestep = torch.tensor(500, device=latents.device)
     cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)
     edge = family.bind(pipe.pair.edge, conditioning, pipe.guidance)
@@ -173,16 +173,19 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     )
 
 
+def _begun(pipe: ECDiffPipeline) -> tuple[Conditioning, Tensor]:
+    """What a generation of one prompt takes over the link: encoded as these two models want it, and latents."""
+    family, generator = pipe.pair.family, torch.Generator().manual_seed(0)
+    return pipe.encode([PROMPT]), family.initial_latents(1, pipe.size, family.scheduler, generator)
+
+
 def of_this_pair(profile: LatencyProfile, pipe: ECDiffPipeline, link: Link, source: str) -> LatencyProfile:
     """Another study's or machine's profile with the transfer over ``link``.
 
     Raises:
         LatencyError: the handoff of its pair carries another number of values than this pair's.
     """
-    family = pipe.pair.family
-    conditioning = family.encode([PROMPT], pipe.config.sampling.guidance_scale, pipe.size)
-    latents = family.initial_latents(1, pipe.size, family.scheduler, torch.Generator().manual_seed(0))
-    payload = family.payload_values(conditioning, latents)
+    payload = pipe.pair.family.payload_values(*_begun(pipe))
     check_payload(profile, payload, source)
     return replace(profile, transfer_seconds=link.transfer_seconds(payload), payload_values=payload)
 

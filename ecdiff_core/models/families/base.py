@@ -185,6 +185,15 @@ class Family(ABC):
         Whether a pair's models need the half without the prompt, ``needs_negatives`` tells.
         """
 
+    def read_tokens(self, tokenizer: str) -> int:
+        """How many tokens of a prompt ``encode`` reads, the two at the ends included.
+
+        Args:
+            tokenizer: its name in the pipeline.
+        """
+        most: int = getattr(self.pipeline, tokenizer).model_max_length
+        return most
+
     @staticmethod
     def needs_negatives(models: Sequence[nn.Module], guidance_scale: float) -> bool:
         """Whether any of the models is called with and without the prompt at that scale."""

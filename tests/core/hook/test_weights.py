@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def test_weights_that_cannot_be_compared_are_named(tuned: TunedConfig, pipe: Pip
     """Rounded to bfloat16 they do not tell what they were in float32."""
     own, pipe.unet = pipe.unet, copied(pipe.unet).to(torch.bfloat16)
     try:
-        with pytest.warns(UserWarning, match="cloud model's weights in memory were not compared"):
+        with pytest.warns(UserWarning, match="cloud model's weights were not compared .*: in memory they cannot"):
             apply_ecdiff(pipe, tuned, edge=copied(edge.unet).to(torch.bfloat16))
     finally:
         pipe.unet = own
@@ -129,7 +130,12 @@ def test_version_1_compares_the_files_of_the_folder(
         apply_ecdiff(pipe, config, edge=copied(other, str(tmp_path)))
     assert not hasattr(pipe, "ecdiff")
     apply_ecdiff(pipe, config, edge=copied(other, str(tmp_path)), check_weights=False)
-    apply_ecdiff(pipe, config, edge=copied(edge.unet))  # nothing says where it is from
+    with pytest.warns(UserWarning, match=rf"The edge model's weights were not .*those of {tuned.pair.edge.id}"):
+        apply_ecdiff(pipe, config, edge=copied(edge.unet))  # nothing says where it is from
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apply_ecdiff(pipe, config, edge=copied(edge.unet), check_weights=False)
+        apply_ecdiff(pipe, by_hand(tuned), edge=copied(edge.unet))
 
 
 def test_another_precision(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_settings_have_names(tiny_config: TunedConfig) -> None:
 def test_a_setting_that_the_scheduler_does_not_have(
     key: str, told: str, tiny_config: TunedConfig, tiny_pair: Path
 ) -> None:
-    """By hand, or of another class; switched off it changes nothing."""
+    """By hand, or of another class; switched off, and no slip of the pen, it changes nothing."""
     scheduler = load(tiny_pair / "cloud").scheduler
     with pytest.raises(ParamsError, match=f"scheduler_config has {key}, which {told}"):
         check_settings(scheduler, {key: 3})
@@ -197,4 +198,13 @@ def test_a_setting_that_the_scheduler_does_not_have(
     cloud_only = replace(tiny_config, params=ECDiffParams.cloud_only(STEPS), scheduler_config={key: 3})
     with pytest.raises(ParamsError, match=f"scheduler_config has {key}, which {told}"):
         apply_ecdiff(pipe, cloud_only)
-    check_settings(scheduler, {key: None})
+    for off in (None, False):
+        with pytest.raises(ParamsError, match="which") if key == "clip_sampel" else nullcontext():
+            check_settings(scheduler, {key: off})
+
+
+def test_zero_is_a_value_of_its_own() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift_terminal=None)
+    assert differences(scheduler, {"shift_terminal": 0.0}) == {"shift_terminal": (None, 0.0)}
+    assert differences(DDIMScheduler(), {"thresholding": None, "steps_offset": 0}) == {}
+    assert differences(DDIMScheduler(), {"steps_offset": None}) == {"steps_offset": (0, None)}

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from diffusers import StableDiffusion3Pipeline
 
+from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.stable_diffusion_3 import StableDiffusion3
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.shapes.grammar import scenes
 from ecdiff_core.shapes_video.grammar import scenes as moving_scenes
@@ -327,15 +330,25 @@ def test_other_kinds_of_file(tmp_path: Path) -> None:
 
 
 def test_prompts_that_are_too_long_are_named(pipe: ECDiffPipeline) -> None:
-    pipeline = pipe.pair.family.pipeline
-    most = pipeline.tokenizer.model_max_length
+    family = pipe.pair.family
+    most = family.pipeline.tokenizer.model_max_length
     prompts = ["a red circle", "red " * (most - 2), "a " * most]
-    line = long_prompts.note(pipeline, prompts)
+    line = long_prompts.note(family, prompts)
     assert line.startswith(
         f"the text encoder reads {most} tokens, so the end is left out of 1 of 3 prompts: 'a a"
     )
     assert line.endswith(f"…' ({most + 2})")
-    assert long_prompts.note(pipeline, prompts[:2]) == ""
+    assert long_prompts.note(family, prompts[:2]) == ""
+
+
+def test_of_stable_diffusion_3_a_part_of_what_t5_could_read_is_read(sd3_pair: Path) -> None:
+    pipeline = StableDiffusion3Pipeline.from_pretrained(sd3_pair / "cloud")
+    pipeline.tokenizer_3.model_max_length = 512
+    line = long_prompts.note(StableDiffusion3(pipeline), ["a" * 200, "a" * 300])
+    assert line.startswith("the text encoder reads 256 tokens, so the end is left out of 1 of 2 prompts: 'aaaa")
+    assert StableDiffusion3(pipeline).encode(["a"], 1.0, Size(16, 16)).tensors["encoder_hidden_states"].shape[
+        1
+    ] == 256 + pipeline.tokenizer.model_max_length
 
 
 def test_the_digest_sees_every_change() -> None:
