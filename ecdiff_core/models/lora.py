@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from ecdiff_core.errors import PairError
+from ecdiff_core.errors import PairError, first_line
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.pair_spec import Lora, PairSpec
 
@@ -95,9 +95,8 @@ def load_lora(family: Family, edge: nn.Module, adapters: Sequence[Lora]) -> tupl
                 else:
                     _load_on(model, family.denoiser_part, given, _name(number))
             except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-                first = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise PairError(
-                    f"The LoRA {lora.path} does not fit the {side}: {first.rstrip('.')}."
+                    f"The LoRA {lora.path} does not fit the {side}: {first_line(error)}."
                 ) from error
             encoders = [m for m in family.models if m not in (family.denoiser, family.vae)]
             notes += _without_place(lora, side, given, model, encoders if side == "cloud" else [], number)

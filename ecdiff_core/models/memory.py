@@ -16,7 +16,7 @@ from accelerate.utils import send_to_device
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
-from ecdiff_core.errors import ECDiffError, ParamsError, nearest
+from ecdiff_core.errors import ECDiffError, ParamsError, first_line, nearest
 from ecdiff_core.io.text import counted
 
 Offload = Literal["none", "model", "sequential"]
@@ -199,8 +199,7 @@ def out_of_memory_told() -> Iterator[None]:
 
 
 def _too_little(error: BaseException) -> str:
-    needed = str(error).strip().splitlines()[0].rstrip(".") or "no memory left"
     return (
-        f"Out of memory with one prompt at a time ({needed}). Set offload to model, turn vae_tiling on, or "
+        f"Out of memory with one prompt at a time ({first_line(error)}). Set offload to model, turn vae_tiling on, or "
         "choose half precision or a smaller size; offload sequential takes least memory and most time."
     )

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ecdiff_core.errors import PairError
+from ecdiff_core.errors import PairError, first_line
 from ecdiff_core.models.compatibility import Row, Verdict, has_schedule, noise_schedule
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.find import EMBEDDED, ModelFiles, from_anywhere
@@ -140,6 +140,5 @@ def _load(load: Callable[[], T], files: ModelFiles) -> T:
                 f"The weights of the model in {folder} and its config.json do not belong together{what}. "
                 "Fetch it again, or put back the config.json that the weights were saved with."
             ) from error
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         do = "" if isinstance(error, ImportError) else " Fetch it again."  # of a package that is missing
-        raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}.{do}") from error
+        raise PairError(f"Cannot load the model in {folder}: {first_line(error)}.{do}") from error

@@ -17,7 +17,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.errors import ECDiffError
+from ecdiff_core.errors import ECDiffError, first_line
 from ecdiff_core.sampling.estimators import NoiseState
 from ecdiff_core.sampling.sampler import SamplerState
 
@@ -63,8 +63,7 @@ def from_bytes(data: bytes, device: torch.device | str = "cpu") -> SamplerState:
             raise TypeError(f"noise_dtype is {noise_dtype!r}")
         return SamplerState(tree["step"], latents, noise, scheduler, noise_dtype)
     except _DAMAGED as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SavedStateError(f"These {len(data)} bytes hold no sampler state: {reason}") from error
+        raise SavedStateError(f"These {len(data)} bytes hold no sampler state: {first_line(error)}.") from error
 
 
 def _scheduler_tree(scheduler: SchedulerMixin) -> dict[str, Any]:
