@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
+    from ecdiff_core.config import PairSpec, Sampling, TunedConfig
     from ecdiff_core.errors import ECDiffError
     from ecdiff_core.hook import apply_ecdiff, remove_ecdiff
     from ecdiff_core.models.memory import Memory
+    from ecdiff_core.models.pair_spec import ModelRef
     from ecdiff_core.output import ECDiffOutput
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.sampling.params import ECDiffParams

@@ -134,15 +134,10 @@ def _save_png(path: Path, image: Image, story: dict[str, str]) -> None:
 
 
 def _cloud_alone(plan: Plan, spent: Sequence[Seconds]) -> float | None:
-    """Seconds that the cloud model alone would have taken; None where the plan does not tell.
-
-    Edge calls beside the cloud's own are reckoned as long as those after the handoff.
-    """
-    beside = len(plan.edge_beside)
-    if not plan.cloud_calls or (beside and not plan.edge_steps):
+    """Seconds that the cloud model alone would have taken; None where the plan has no call of it."""
+    if not plan.cloud_calls:
         return None
-    edge_call = sum(one.edge for one in spent) / max(1, plan.edge_steps)
-    cloud_call = (sum(one.cloud for one in spent) - beside * edge_call) / plan.cloud_calls
+    cloud_call = sum(one.cloud for one in spent) / plan.cloud_calls
     return sum(one.encode + one.decode for one in spent) + cloud_call * plan.num_steps
 
 
@@ -158,11 +153,11 @@ def generate(args: argparse.Namespace) -> None:
     from ecdiff_core.pipeline import ECDiffPipeline
 
     if args.batch_size < 1:
-        raise ParamsError(f"Expected --batch-size >= 1, got {args.batch_size}.")
+        raise ParamsError(key="--batch-size", got=args.batch_size, expected=">= 1")
     if args.fps < 1:
-        raise ParamsError(f"Expected --fps >= 1, got {args.fps}.")
+        raise ParamsError(key="--fps", got=args.fps, expected=">= 1")
     if not 0 <= args.seed <= MAX_SEED:
-        raise ParamsError(f"Expected --seed within 0 … {MAX_SEED}, got {args.seed}.")
+        raise ParamsError(key="--seed", got=args.seed, expected=f"within 0 … {MAX_SEED}")
     memory = Memory(args.offload, args.vae_slicing, args.vae_tiling)
     prompts = _prompts(args)
     config = TunedConfig.load(args.config)

@@ -47,8 +47,11 @@ def refuse_others(others: Mapping[str, Any], sampling: Sampling) -> None:
         own = getattr(sampling, name)
         if value != own:
             raise ParamsError(
-                f"Expected {name}={own!r}, which the config was tuned for, got {value!r}: p, k, alpha and s "
-                f"hold for no other. Leave {name} out, or tune again with sampling.{name}={value}."
+                key=name,
+                got=value,
+                expected=f"= {own!r}, which the config was tuned for",
+                advice="p, k, alpha and s hold for no other. "
+                f"Leave {name} out, or tune again with sampling.{name}={value}.",
             )
 
 
@@ -74,9 +77,9 @@ class Callback:
         _check_tensors("the callback to return", returned)
         latents = returned.get("latents", state.latents)
         if latents.shape != state.latents.shape:
+            shape = tuple(state.latents.shape)
             raise ParamsError(
-                f"Expected the callback to return latents of {tuple(state.latents.shape)}, "
-                f"got {tuple(latents.shape)}."
+                key="the callback", got=tuple(latents.shape), expected=f"to return latents of {shape}"
             )
         return replace(state, latents=latents)
 
@@ -142,18 +145,19 @@ def check_call(
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ParamsError("Expected a prompt or a list of at least one prompt.")
     if negatives is not None and len(negatives) != len(prompts):
-        raise ParamsError(f"Expected one negative prompt or {len(prompts)}, got {len(negatives)}.")
+        raise ParamsError(key="negative_prompt", got=len(negatives), expected=f"one or {len(prompts)}")
     n = images_per_prompt
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ParamsError(f"Expected num_images_per_prompt >= 1, got {n!r}.")
+        raise ParamsError(key="num_images_per_prompt", got=n, expected=">= 1")
     if isinstance(generator, list) and len(generator) != len(prompts) * n:
         raise ParamsError(
-            f"Expected one generator or {len(prompts) * n}, got {len(generator)}: a list has one an image."
+            key="generator",
+            got=len(generator),
+            expected=f"one or {len(prompts) * n}",
+            advice="A list has one an image.",
         )
     if output_type not in get_args(OutputType):
-        raise ParamsError(
-            f"Unknown output_type {output_type!r}: {nearest(str(output_type), get_args(OutputType))}."
-        )
+        raise ParamsError.unknown("output_type", output_type, get_args(OutputType))
 
 
 def counted_by(bar: Any, on_step: OnStep | None) -> OnStep:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError, nearest
+from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
 from ecdiff_core.io import checked_yaml
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import get_dtype
-from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
-from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.models.pair_spec import PairSpec
+from ecdiff_core.sampling.estimators import Factors, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
+from ecdiff_core.validation import AtLeast1, NotNegative, check_fields
 
 FORMAT_VERSION = 2
-"""The newest layout; 2 added ``scheduler_config``, ``lora`` and optional keys of a model."""
+"""The newest layout; 2 added ``scheduler_config``, ``lora``, optional keys of a model, and the keys of
+``params`` that the paper does not have."""
 
 _COMMENTS = {
     "format_version": "of this file's layout",
@@ -36,6 +38,11 @@ _COMMENTS = {
     "k": "approximated steps between two real cloud calls; 0 is none",
     "schedule": "steps with real cloud calls, in place of p and k",
     "alpha": "factor of the noise gradient, 0 < alpha <= 1",
+    "edge_k": "approximated steps between two real edge calls; 0 is none",
+    "edge_first": "edge steps at the beginning that are real",
+    "edge_last": "edge steps at the end that are real",
+    "residual": "factor of cloud minus edge at the last cloud step, added to the edge's noise",
+    "edge_schedule": "steps with real edge calls, beside a schedule of the cloud's",
     "s": "steps on the cloud side, 0 … T",
     "num_inference_steps": "T, but for PNDMScheduler, whose T is one more",
     "scheduler": "diffusers class",
@@ -82,9 +89,9 @@ class Sampling:
         ParamsError, ConfigError: a value is out of range or unknown.
     """
 
-    num_inference_steps: int = 50
+    num_inference_steps: AtLeast1 = 50
     scheduler: str = "DDIMScheduler"
-    guidance_scale: float = 7.5
+    guidance_scale: NotNegative = 7.5
     height: int | None = None
     width: int | None = None
     num_frames: int | None = None
@@ -95,23 +102,12 @@ class Sampling:
     use_dynamic_cfg: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise ParamsError(f"Expected num_inference_steps >= 1, got {self.num_inference_steps}.")
-        if not 0 <= self.guidance_scale < float("inf"):
-            raise ParamsError(f"Expected guidance_scale >= 0, got {self.guidance_scale}.")
-        if self.handoff not in get_args(Handoff):
-            raise ParamsError(
-                f"Unknown handoff {self.handoff!r}: {nearest(self.handoff, get_args(Handoff))}."
-            )
-        if self.handoff_adapter not in get_args(HandoffAdapter):
-            raise ParamsError(
-                f"Unknown handoff_adapter {self.handoff_adapter!r}: "
-                f"{nearest(self.handoff_adapter, get_args(HandoffAdapter))}."
-            )
+        check_fields(self, ParamsError)
         if self.use_dynamic_cfg and self.handoff_adapter == "matched":
             raise ParamsError(
                 "use_dynamic_cfg takes its scale from the timestep, which handoff_adapter=matched changes. "
-                "Choose one of the two."
+                "Choose one of the two.",
+                key="use_dynamic_cfg",
             )
         get_dtype(self.dtype)
         get_estimator(self.estimator)
@@ -124,15 +120,6 @@ class Sampling:
 
 _ORDER = ("format_version", "pair", "params", "sampling", "scheduler_config", "score", "provenance")
 """Of the keys of a file."""
-_NESTED = {
-    "pair": PairSpec,
-    "params": ECDiffParams,
-    "sampling": Sampling,
-    "cloud": ModelRef,
-    "edge": ModelRef,
-    "lora": Lora,
-}
-"""What these keys hold."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +146,14 @@ class TunedConfig:
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.scheduler_config or {}):
             raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
-        newer = self.scheduler_config is not None or self.pair.has_optional_keys
+        extended = self.pair.has_optional_keys or self.params.extends_paper
+        newer = self.scheduler_config is not None or extended
         object.__setattr__(self, "format_version", 2 if newer else 1)
+
+    @property
+    def factors(self) -> Factors:
+        """Of the noises of the plan's steps."""
+        return self.params.factors(get_estimator(self.sampling.estimator))
 
     def plan(self) -> Plan:
         """What every step does.
@@ -179,9 +172,8 @@ class TunedConfig:
             ParamsError: num_inference_steps is not a whole number >= 1.
         """
         if type(num_inference_steps) is not int:
-            raise ParamsError(
-                f"Expected num_inference_steps to be a whole number >= 1, got {num_inference_steps!r}."
-            )
+            expected = "to be a whole number >= 1"
+            raise ParamsError(key="num_inference_steps", got=num_inference_steps, expected=expected)
         sampling = replace(self.sampling, num_inference_steps=num_inference_steps)
         params = self.params.scaled(self.sampling.num_steps, sampling.num_steps)
         return replace(self, params=params, sampling=sampling, score=None, provenance=None)
@@ -190,7 +182,7 @@ class TunedConfig:
         """The YAML text, every key with its comment."""
         found = {**asdict(self), "pair": self.pair.tree()}
         tree = {key: found[key] for key in _ORDER if found[key] is not None}
-        tree["params"] = {key: value for key, value in tree["params"].items() if value is not None}
+        tree["params"] = self.params.tree()
         return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:
@@ -207,17 +199,20 @@ class TunedConfig:
         """
         tree = checked_yaml.read(text, source)
         version = tree.get("format_version")
-        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise ConfigError(
-                f"{source}: expected format_version {FORMAT_VERSION} or an older one, got {version!r}. "
-                "A newer file needs a newer ecdiff."
-            )
+                key="format_version",
+                expected=f"{FORMAT_VERSION} or an older one",
+                got=version,
+                advice="A newer file needs a newer ecdiff.",
+            ).of(source)
         try:
-            config = checked_yaml.build(cls, tree, _NESTED, source)
+            if isinstance(params := tree.get("params"), Mapping):  # p and k, or a schedule
+                tree = {**tree, "params": {"p": None, "k": None, **params}}
+            config = checked_yaml.build(cls, tree, source)
             config.plan()
         except ECDiffError as error:
-            prefix = "" if str(error).startswith(source) else f"{source}: "
-            raise type(error)(prefix + str(error)) from error
+            raise error.of(source) from error
         return config
 
     @classmethod

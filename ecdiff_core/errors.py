@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 from ecdiff_core.spelling import meant
 
 
 class ECDiffError(Exception):
-    """Root of every error that the user can act on; anything else is a bug and keeps its traceback."""
+    """Root of every error that the user can act on; anything else is a bug and keeps its traceback.
+
+    Args:
+        line: what is printed; where it is left out, it is composed of the rest.
+        key: what was set.
+        got: its value; of what only settings together make wrong, all of theirs by name.
+        expected: what its value may be, in words that follow ``Expected KEY``; or the names it may have.
+        advice: what to do, in whole sentences.
+
+    >>> str(ECDiffError(key="p", expected="<= s", got={"p": 40, "s": 34}, advice="Lower p or raise s."))
+    'Expected p <= s, got p=40, s=34. Lower p or raise s.'
+    """
+
+    def __init__(
+        self,
+        line: str = "",
+        *,
+        key: str = "",
+        got: object = None,
+        expected: str | Sequence[str] = "",
+        advice: str = "",
+    ) -> None:
+        self.key, self.got, self.expected, self.advice = key, got, expected, advice
+        super().__init__(line or f"Expected {key} {expected}, got {shown(got)}.{' ' * bool(advice)}{advice}")
+
+    @classmethod
+    def unknown(cls, key: str, got: object, choices: Iterable[str], advice: str = "") -> Self:
+        """Of a name that is none of the choices; the line names the nearest.
+
+        >>> str(ECDiffError.unknown("handoff", "exakt", ["aligned", "exact"]))
+        "Unknown handoff 'exakt': choose from aligned, exact (did you mean exact?)."
+        """
+        known = sorted(choices)
+        line = f"Unknown {key} {got!r}: {nearest(str(got), known)}.{' ' * bool(advice)}{advice}"
+        return cls(line, key=key, got=got, expected=known, advice=advice)
+
+    def of(self, source: str) -> Self:
+        """The same error, its line beginning with the file that it is about."""
+        line = str(self) if str(self).startswith(source) else f"{source}: {self}"
+        return type(self)(line, key=self.key, got=self.got, expected=self.expected, advice=self.advice)
 
 
 class ParamsError(ECDiffError, ValueError):
@@ -29,6 +69,23 @@ class NonFiniteLatentsError(ECDiffError):
 
 class OutputError(ECDiffError):
     """A file cannot be written."""
+
+
+_SHOWN = 60
+"""Characters of a wrong value that an error shows."""
+
+
+def shown(value: object) -> str:
+    """A value on one line, its beginning where it is long (another file's content, say).
+
+    >>> shown("a"), shown(0.3), shown({"p": 40, "s": 34}), shown("0123456789" * 9)[-6:]
+    ("'a'", '0.3', 'p=40, s=34', '45678…')
+    """
+    if isinstance(value, Mapping) and value:
+        text = ", ".join(f"{name}={one!r}" for name, one in value.items())
+    else:
+        text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from ecdiff_core.sampling.plan import Plan
 class Seconds:
     """Where the time of a generation went.
 
-    The cloud's part includes its approximated steps, and calls of the edge model beside its own.
+    The cloud's part is the steps that its machine does when there are two (``Plan.on_cloud``).
     """
 
     encode: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,13 +25,14 @@ from ecdiff_core.call_arguments import (
     counted_by,
     refuse_others,
 )
-from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
-from ecdiff_core.errors import NonFiniteLatentsError, ParamsError, nearest
+from ecdiff_core.config import PairSpec, Sampling, TunedConfig
+from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
 from ecdiff_core.models.memory import Memory, Offload, out_of_memory_told, place
 from ecdiff_core.models.pair import Pair, load_pair
+from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import Estimator, get_estimator
@@ -218,7 +220,7 @@ class ECDiffPipeline:
             "edge": ECDiffParams.edge_only(),
         }
         if mode not in baselines:
-            raise ParamsError(f"Unknown mode {mode!r}: {nearest(str(mode), get_args(Mode))}.")
+            raise ParamsError.unknown("mode", mode, get_args(Mode))
         return plan(baselines[mode], self.num_steps)
 
     def __call__(
@@ -276,14 +278,13 @@ class ECDiffPipeline:
                 num_images_per_prompt=num_images_per_prompt,
             )
             encode_seconds = clock.lap()
-            state = self._advance(
-                begun.start, begun.conditioning, steps, steps.handoff_step, on_step, callback
-            )
-            cloud_seconds = clock.lap()
-            state = self._advance(state, begun.conditioning, steps, steps.num_steps, on_step, callback)
-            edge_seconds = clock.lap()
+            state, spent = begun.start, {True: 0.0, False: 0.0}
+            for on_cloud, some in groupby(range(steps.num_steps), key=steps.on_cloud):
+                until = max(some) + 1
+                state = self._advance(state, begun.conditioning, steps, until, on_step, callback)
+                spent[on_cloud] += clock.lap()
             images = self._images(state.latents, output_type, steps)
-            seconds = Seconds(encode_seconds, cloud_seconds, edge_seconds, clock.lap())
+            seconds = Seconds(encode_seconds, spent[True], spent[False], clock.lap())
         if not return_dict:
             return (images,)  # type: ignore[return-value]
         return ECDiffOutput(images, steps.until(state.step), seconds, state.latents)
@@ -298,7 +299,7 @@ class ECDiffPipeline:
         callback: Callback | None,
     ) -> SamplerState:
         """The plan's steps up to ``until``; one by one where a callback may change the latents."""
-        loop = (steps, *self.bind(conditioning), self.estimator, self.config.params.alpha)
+        loop = (steps, *self.bind(conditioning), self.estimator, self.config.factors)
         if callback is None:
             return advance(state, *loop, until=until, on_step=on_step)
         while state.step < until and not self._interrupt:
@@ -393,7 +394,9 @@ def _check_offered(pair: Pair, asked: Sampling) -> None:
     """Raise ParamsError where a setting is asked for that these models do not have."""
     name = pair.family.pipeline_class.__name__
     if pair.family.media == "image" and asked.num_frames not in (None, 1):
-        raise ParamsError(f"Expected num_frames to be null, got {asked.num_frames}: {name} makes pictures.")
+        raise ParamsError(
+            key="num_frames", got=asked.num_frames, expected="to be null", advice=f"{name} makes images."
+        )
     if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
         raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
     check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)

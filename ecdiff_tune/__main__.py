@@ -1,4 +1,4 @@
-"""``python -m ecdiff_tune COMMAND [OVERRIDES]``: Hydra commands, one primary config each."""
+"""``python -m ecdiff_tune COMMAND [OVERRIDES]``: Hydra commands."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from ecdiff_core import __version__
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.threads import share_cores
-from ecdiff_tune.cli import COMMANDS
+from ecdiff_tune.cli import ARGUMENTS, COMMANDS
 from ecdiff_tune.cli.arguments import command_first, flags_first, paths_quoted, swept_to_scratch
 from ecdiff_tune.data.conf_folder import config_folder
+from ecdiff_tune.study.renamed import present_arguments
 
 if TYPE_CHECKING:
-    from ecdiff_tune.study.distributed.ranks import Ranks
+    from ecdiff_tune.config import Settings
+    from ecdiff_tune.evaluation.ranks import Ranks
 
-USAGE = "usage: ecdiff-tune COMMAND [KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
+USAGE = f"usage: ecdiff-tune COMMAND {ARGUMENTS}"
 
 
 class CommandLineError(ECDiffError):
@@ -56,16 +59,16 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune.cli import hydra_messages, restore
+    from ecdiff_tune.cli import hydra_configs, hydra_messages, restore
     from ecdiff_tune.config import composed, names
-
-    composed.register()
 
     kind = COMMANDS[command]
     begun: list[str] = []
     failures: list[Exception] = []
 
-    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
+    config_name = hydra_configs.primary_config(command, sys.argv[1:])
+
+    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)
     def job(config: DictConfig) -> None:
         begun.append(command)
         try:
@@ -76,6 +79,10 @@ def _run(command: str) -> None:
             chosen = composed.from_config(config, overrides)
             if kind.loads_models:
                 quiet_libraries()
+            if kind.divides:
+                from ecdiff_tune.evaluation.ranks import current
+
+                current().broadcast((command, chosen))
             kind.function(command)(chosen)
         except ECDiffError as error:
             if HydraConfig.get().mode is not RunMode.RUN:
@@ -101,14 +108,14 @@ def _run(command: str) -> None:
 
 def _print_settings(command: str) -> None:
     """A command's own help."""
-    from ecdiff_tune.cli.help_text import with_comments
+    from ecdiff_tune.cli.help_text import explained
 
     text = io.StringIO()
     try:
         with redirect_stdout(text):
             _run(command)
     finally:  # Hydra ends the process
-        print(with_comments(text.getvalue(), config_folder()), end="")
+        print(explained(text.getvalue()), end="")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,17 +124,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     print_anywhere()
     if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # started by torchrun or the like
-        from ecdiff_tune.study.distributed import ranks
+        from ecdiff_tune.evaluation import ranks
 
-        return ranks.run(lambda: _command(arguments), _serve)
+        return ranks.run(lambda: _command(arguments), _follow)
     return _command(arguments)
 
 
-def _serve(others: Ranks) -> int:
-    """Help rank 0; models' libraries are imported only now, when all ranks are connected."""
-    from ecdiff_tune.study.distributed.worker import serve
-
-    return serve(others)
+def _follow(others: Ranks) -> None:
+    """Do what rank 0 does until it ends, without a word and without a tracker."""
+    quiet_libraries()
+    job: tuple[str, Settings] | None = None
+    while True:
+        command, settings = cast("tuple[str, Settings]", others.broadcast(job))
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            COMMANDS[command].function(command)(replace(settings, tracking="none"))
 
 
 def _command(arguments: Sequence[str]) -> int:
@@ -139,7 +149,7 @@ def _command(arguments: Sequence[str]) -> int:
         print(f"ecdiff {__version__}")
         return 0
     command, rest = command_first(arguments)
-    rest = flags_first(paths_quoted(rest))
+    rest = flags_first(paths_quoted(present_arguments(rest, print)))
 
     def work() -> None:
         if command == "generate":
@@ -147,7 +157,7 @@ def _command(arguments: Sequence[str]) -> int:
                 "generate is a command of ecdiff: ecdiff generate --config YAML --prompt TEXT."
             )
         if command not in COMMANDS:
-            raise CommandLineError(f"Unknown command {command!r}: {nearest(command, COMMANDS)}.")
+            raise CommandLineError.unknown("command", command, COMMANDS)
         with swept_to_scratch(rest) as more:
             sys.argv = [f"ecdiff-tune {command}", *rest, *more]
             if {"-h", "--help"} & set(rest):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.sampling.plan import Plan
-from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 
@@ -22,13 +22,17 @@ class ObjectiveError(ECDiffError):
     """The objective has no meaning for this pair or these settings."""
 
 
+BurdenOf = Literal["steps", "cloud_calls"]
+
+
 @dataclass(frozen=True)
 class Weights:
-    """w1, w2, w3 of eq. 12."""
+    """w1, w2, w3 of eq. 12, and its burden: ``steps`` (eq. 11) or ``cloud_calls`` (``cloud_relief``)."""
 
     w1: float = 0.3
     w2: float = 0.3
     w3: float = 0.4
+    burden: BurdenOf = "steps"
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,15 @@ def burden(s: int, num_steps: int, earliest_s: int) -> float:
     return (num_steps - s) / (num_steps - earliest_s)
 
 
+def cloud_relief(cloud_share: float) -> float:
+    """1 - cloud calls / T, in the place of eq. 11: 1 where the cloud is never called, 0 where at every step.
+
+    >>> cloud_relief(8 / 50)
+    0.84
+    """
+    return 1 - cloud_share
+
+
 def score(quality: float, efficiency: float, burden: float | None, weights: Weights) -> Score:
     """Objective = w1 * quality + w2 * efficiency + w3 * burden (eq. 12).
 
@@ -101,23 +114,37 @@ def stage_name(stage: Stage) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluated config. ``score`` is None where a picture could not be made (state ``infeasible``)."""
+    """One evaluated config. ``score`` is None where an image could not be made (state ``infeasible``)."""
 
     stage: Stage
     number: int
-    candidate: Candidate
-    plan: Plan
+    config: PlannedCandidate
     measurements: tuple[Measurement, ...]
     seconds: float
     score: Score | None
-    discarded: str = ""
+    pruned: str = ""
     suggested_s: int | None = None
 
     @property
+    def candidate(self) -> Candidate:
+        """What was asked for."""
+        return self.config.candidate
+
+    @property
+    def plan(self) -> Plan:
+        """What every step did."""
+        return self.config.plan
+
+    @property
+    def key(self) -> ConfigKey:
+        """Of its images."""
+        return self.config.key
+
+    @property
     def state(self) -> str:
-        """``complete``, ``infeasible``, or ``discarded`` before all prompts were measured."""
-        if self.discarded:
-            return "discarded"
+        """``complete``, ``infeasible``, or ``pruned`` before all prompts were measured."""
+        if self.pruned:
+            return "pruned"
         return "infeasible" if self.score is None else "complete"
 
     @property
@@ -131,10 +158,42 @@ class Trial:
         assert self.score is not None
         return self.score.quality
 
+    @property
+    def burden(self) -> float:
+        """Of a trial that has a score; 0 in stage 1, where the cloud does every step."""
+        assert self.score is not None
+        return self.score.burden or 0.0
+
     def keeps(self, min_quality: float | None, max_seconds: float | None) -> bool:
-        """Whether it has at least that mean SSIM and takes at most so long a picture; None is no limit."""
+        """Whether it has at least that mean SSIM and takes at most so long an image; None is no limit."""
         enough = min_quality is None or (self.score is not None and self.score.quality >= min_quality)
         return enough and (max_seconds is None or self.seconds <= max_seconds)
+
+
+MERITS: Mapping[str, Callable[[Trial], float]] = {
+    "quality": lambda trial: trial.quality,
+    "seconds": lambda trial: -trial.seconds,
+    "burden": lambda trial: trial.burden,
+}
+"""What configs are compared by, the higher the better."""
+
+
+def pareto_front(trials: Iterable[Trial], merits: Sequence[str]) -> list[Trial]:
+    """The scored trials that no other dominates, the fastest first; one dominates that is nowhere worse and
+    somewhere better.
+
+    Args:
+        merits: names of ``MERITS`` that count.
+    """
+    values = [(one, tuple(MERITS[name](one) for name in merits)) for one in trials]
+
+    def dominated(mine: tuple[float, ...]) -> bool:
+        return any(
+            theirs != mine and all(a >= b for a, b in zip(theirs, mine, strict=True)) for _, theirs in values
+        )
+
+    front = [one for one, mine in values if not dominated(mine)]
+    return sorted(front, key=lambda one: (one.seconds, -one.quality))
 
 
 @dataclass(frozen=True)
@@ -164,13 +223,20 @@ class Scorer:
         cloud, edge = reference.seconds()
         return cls(latency, weights, earliest_s, (cloud + fixed, edge + fixed))
 
+    def trial(
+        self, stage: Stage, number: int, config: PlannedCandidate, measurements: tuple[Measurement, ...]
+    ) -> Trial:
+        """A trial of what was measured; stage 1 has no s, so that its burden is left out."""
+        plan = config.plan
+        found = self.score(plan, measurements, with_burden=stage != 1)
+        return Trial(stage, number, config, measurements, self.seconds(plan, measurements), found)
+
     def seconds(self, plan: Plan, measurements: tuple[Measurement, ...]) -> float:
-        """Seconds a picture."""
+        """Seconds an image."""
         if self.wallclock is None:
             return self.latency.seconds(plan)
-        transfer = self.latency.transfer_seconds if plan.hands_over else 0.0
         timed = statistics.median(one.seconds for one in measurements)  # denoising and decoding
-        return self.latency.encode.median + timed + transfer
+        return self.latency.encode.median + timed + self.latency.transfer(plan)
 
     def cloud_and_edge_seconds(self, num_steps: int) -> tuple[float, float]:
         """t_cloud and t_edge of eq. 10."""
@@ -179,7 +245,7 @@ class Scorer:
         return self.latency.alone(num_steps)
 
     def values(self, trial: Trial) -> tuple[float, ...]:
-        """The objective of every prompt alone; minus infinity where it has no finite picture."""
+        """The objective of every prompt alone; minus infinity where it has no finite image."""
         return tuple(
             float("-inf") if alone is None else alone.objective
             for one in trial.measurements
@@ -194,11 +260,15 @@ class Scorer:
         return found.objective
 
     def score(self, plan: Plan, measurements: tuple[Measurement, ...], with_burden: bool) -> Score | None:
-        """The score; None when a prompt has no finite picture."""
+        """The score; None when a prompt has no finite image."""
         ssims = [one.ssim for one in measurements if one.ssim is not None]
         if len(ssims) < len(measurements):
             return None
         seconds = self.seconds(plan, measurements)
         gained = efficiency(seconds, *self.cloud_and_edge_seconds(plan.num_steps))
-        taken = burden(plan.handoff_step, plan.num_steps, self.earliest_s) if with_burden else None
-        return score(quality(ssims), gained, taken, self.weights)
+        return score(quality(ssims), gained, self._burden(plan) if with_burden else None, self.weights)
+
+    def _burden(self, plan: Plan) -> float:
+        if self.weights.burden == "cloud_calls":
+            return cloud_relief(plan.cloud_share)
+        return burden(plan.handoff_step, plan.num_steps, self.earliest_s)

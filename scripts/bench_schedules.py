@@ -164,12 +164,12 @@ class Bench:
         """By mean PSNR: all on the first calibration prompts, the best two on all."""
         evaluator = self.tuning.evaluator
         for count, left in ((FIRST, 2), (None, 1)):
-            found = evaluator.measure(finalists, lambda _: None, count)
+            found = measure(evaluator, finalists, count)
             values = {one: fmean(map(decibels, rows)) for one, rows in zip(finalists, found, strict=True)}
             finalists = sorted(finalists, key=lambda one: -values[one])[:left]
         return finalists[0]
 
-    def solved(self, name: str, calls: int) -> tuple[str, list[Measurement]]:
+    def solved(self, name: str, calls: int) -> tuple[str, Sequence[Measurement]]:
         """Fewer steps: the spacing that is best on the first calibration prompts, on the held-out ones."""
         first = self.tuning.first(FIRST)
         values = {
@@ -183,9 +183,9 @@ class Bench:
             steps = self.pipe.num_steps
             even = tuple(i * steps // calls for i in range(calls))
             sub_grid = Candidate(ECDiffParams.scheduled(even, 1.0, steps), "reuse")
-            (found,) = self.tuning.evaluator.measure([sub_grid], lambda _: None, FIRST)
+            (found,) = measure(self.tuning.evaluator, [sub_grid], FIRST)
             if fmean(map(decibels, found)) > values[best]:
-                (measured,) = self.heldout.evaluator.measure([sub_grid], lambda _: None)
+                (measured,) = measure(self.heldout.evaluator, [sub_grid])
                 return f"on the {steps} steps' grid", measured
         return best[1], self._solve(*best, calls, self.heldout.prompts, self.heldout.made)
 
@@ -230,9 +230,15 @@ class Bench:
         """A row a method."""
         found = []
         for name, one in (("ours", self.ours(calls)), ("paper", self.papers(calls))):
-            (measured,) = self.heldout.evaluator.measure([one], lambda _: None)
+            (measured,) = measure(self.heldout.evaluator, [one])
             found.append(row(name, calls, told(one), measured, one))
         return found + [row(name, calls, *self.solved(name, calls)) for name in SOLVERS]
+
+
+def measure(
+    evaluator: Evaluator, candidates: Sequence[Candidate], first: int | None = None
+) -> list[tuple[Measurement, ...]]:
+    return evaluator.measure(list(map(evaluator.resolve, candidates)), lambda _: None, first)
 
 
 def decibels(one: Measurement) -> float:

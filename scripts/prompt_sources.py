@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +165,9 @@ def _draw(table: pd.DataFrame, count: int, request: Request) -> pd.DataFrame:
     taken: list[int] = []
     seen_prompts: set[str] = set()
     seen_ids: set[str] = set()
-    for row in _shuffled(len(table), random.Random(f"draw {request.seed}")):
+    order = [*range(len(table))]
+    random.Random(f"draw {request.seed}").shuffle(order)
+    for row in reversed(order):  # as lists of earlier versions were drawn
         prompt, name = _cleaned(prompts.iat[row], request.source), str(ids.iat[row])
         if not prompt or prompt in seen_prompts or name in seen_ids:
             continue
@@ -191,12 +192,3 @@ def _cleaned(value: Any, path: Path) -> str:
             f"Expected text as prompts in {path}, got a {type(value).__name__}. Name a column with --column."
         )
     return " ".join(str(value).split())
-
-
-def _shuffled(count: int, generator: random.Random) -> Iterator[int]:
-    """0 … count - 1 in random order, drawn one by one: of millions only a few are asked for."""
-    moved: dict[int, int] = {}
-    for last in range(count - 1, -1, -1):
-        at = generator.randrange(last + 1)
-        yield moved.get(at, at)
-        moved[at] = moved.get(last, last)

@@ -8,27 +8,29 @@ evaluator makes them for the whole default grid with sharing, and the rest is sa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
+
 from ecdiff_core import ECDiffParams
 from ecdiff_tune.evaluation import latency
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.prefix_sharing import Generations
+from ecdiff_tune.report.table_files import markdown
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 
 T = 50
 KS, ALPHAS, S_VALUES = (1, 2, 3, 4, 5), tuple(a / 10 for a in range(1, 10)), tuple(range(30, 41))
 PROMPTS, HELDOUT = 100, 50
-MESSAGES_PER_SECOND = 500
-"""Task and answer of a rank, between two processes on the two-core machine of the measurement."""
+EXCHANGE_SECONDS = 0.003
+"""Of the three exchanges of a trial between two processes on two cores; taken to grow with ranks."""
 RANKS = (1, 8, 64)
 STATE_BYTES = 16
 """A value of the latents: the latents, two noises and a gradient in float32."""
-NETWORK = 1.1e9
-"""Bytes a second that rank 0 receives: 10 Gbit/s Ethernet."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,11 @@ def calls(pair: Pair) -> dict[str, Calls]:
     winner = Candidate(pair.params)
     stage1 = Stage1Space(pair.params.p, KS, ALPHAS, T).grid
     stage2 = Stage2Space.of(winner, S_VALUES, T, "aligned").grid
-    first, both = generations.most_calls(stage1), generations.most_calls((*stage1, *stage2))
-    once = generations.plan(winner)
+    first, both = (
+        generations.most_calls(one.resolve(T, "aligned") for one in some)
+        for some in (stage1, (*stage1, *stage2))
+    )
+    once = winner.resolve(T, "aligned").plan
     return {
         "reference": Calls(T, T, 2),
         "stage 1": Calls(*first, len(stage1)),
@@ -130,12 +135,10 @@ def undivided(pair: Pair, ranks: int) -> dict[str, float]:
     """Seconds that more ranks do not shorten."""
     c, e = pair.cloud / T, pair.edge / T
     trials = sum(one.decodes for name, one in calls(pair).items() if name.startswith("stage"))
-    pictures = (PROMPTS + HELDOUT) * 2 * pair.picture_values * 2  # cloud's and edge's, in half precision
     return {
         "profile": latency.CALLS * (2 * c + e),
         "samples": pair.params.s * c + (T - pair.params.s) * e,  # HybridSD, which no trial was
-        "references": pictures * (1 - 1 / ranks) / NETWORK,
-        "messages": trials * (ranks - 1) / MESSAGES_PER_SECOND,
+        "exchanges": trials * (ranks - 1) * EXCHANGE_SECONDS,
     }
 
 
@@ -145,34 +148,48 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def table(*headings: str) -> None:
-    print(f"\n| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
-
-
-def row(*cells: object) -> None:
-    print(f"| {' | '.join(map(str, cells))} |")
-
-
 def main() -> None:
-    table("pair", "part", "cloud calls", "edge calls", "decodes", "seconds a prompt")
-    for pair in PAIRS:
-        for part, one in calls(pair).items():
-            row(pair.name, part, one.cloud, one.edge, one.decodes, f"{one.seconds(pair):.1f}")
-    names = (*undivided(PAIRS[0], 1), "in all", "speedup")
-    table("pair", "GPUs", "batch_size", "generating", *names)
-    for pair in PAIRS:
-        alone = generating(pair, 1) + sum(undivided(pair, 1).values())
-        for ranks in RANKS:
-            parts = (generating(pair, ranks), *undivided(pair, ranks).values())
-            speedup = f"{alone / sum(parts):.1f}"
-            row(pair.name, ranks, block_size(ranks), *map(duration, (*parts, sum(parts))), speedup)
-    table("pair", "GPUs", "weights a GPU, GB", "states a rank, GB", "references on rank 0 at a time, GB")
+    show(
+        {
+            "pair": pair.name,
+            "part": part,
+            "cloud calls": one.cloud,
+            "edge calls": one.edge,
+            "decodes": one.decodes,
+            "seconds a prompt": f"{one.seconds(pair):.1f}",
+        }
+        for pair in PAIRS
+        for part, one in calls(pair).items()
+    )
+    show(speed(pair, ranks) for pair in PAIRS for ranks in RANKS)
+    show(memory(pair, ranks) for pair in PAIRS for ranks in RANKS)
+
+
+def show(rows: Iterable[dict[str, object]]) -> None:
+    print("\n" + markdown(pd.DataFrame(rows)), end="")
+
+
+def speed(pair: Pair, ranks: int) -> dict[str, object]:
+    alone = generating(pair, 1) + sum(undivided(pair, 1).values())
+    parts = {"generating": generating(pair, ranks), **undivided(pair, ranks)}
+    parts["in all"] = sum(parts.values())
+    return {
+        "pair": pair.name,
+        "GPUs": ranks,
+        "batch_size": block_size(ranks),
+        **{name: duration(seconds) for name, seconds in parts.items()},
+        "speedup": f"{alone / parts['in all']:.1f}",
+    }
+
+
+def memory(pair: Pair, ranks: int) -> dict[str, object]:
     kept = 1 + len(KS) + len(S_VALUES)  # the warm-up, each k's first window, the winner's handoffs
-    for pair in PAIRS:
-        for ranks in RANKS:
-            states = kept * prompts_of_a_rank(PROMPTS, ranks) * STATE_BYTES * pair.latent_values
-            references = block_size(ranks) * 4 * pair.picture_values
-            row(pair.name, ranks, *(f"{one / 1e9:.2f}" for one in (2 * pair.parameters, states, references)))
+    sizes = {
+        "weights a GPU, GB": 2 * pair.parameters,
+        "states a rank, GB": kept * prompts_of_a_rank(PROMPTS, ranks) * STATE_BYTES * pair.latent_values,
+        "references on rank 0 at a time, GB": block_size(ranks) * 4 * pair.picture_values,
+    }
+    return {"pair": pair.name, "GPUs": ranks, **{name: f"{size / 1e9:.2f}" for name, size in sizes.items()}}
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
-from ecdiff_tune.report.export import write_figure, write_table
+from ecdiff_tune.report.figure_files import write_figure
+from ecdiff_tune.report.figures import drawing, series, whole_ticks
+from ecdiff_tune.report.table_files import write_table
 
 LABELS = {
     "ours": "placed calls",
@@ -48,17 +48,15 @@ def _write_table(folder: Path, table: pd.DataFrame) -> list[Path]:
         "PSNR median, mean (dB) and SSIM to the cloud's 50-step picture, "
         f"{int(table['prompts'].max())} held-out prompts"
     )
-    return write_table(folder, "schedules", table, shown, headings, caption)
+    return write_table(folder, "schedules", table, pd.DataFrame(shown, columns=headings), caption)
 
 
 def _write_figure(folder: Path, table: pd.DataFrame) -> list[Path]:
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for method, style in _STYLES.items():
-        part = table[table["method"] == method].sort_values("cloud_calls")
-        axes.plot(part["cloud_calls"], part["psnr_median"], style, label=LABELS[method], markersize=4)
-    axes.set_xlabel("cloud calls")
-    axes.set_ylabel("median PSNR to the 50-step picture, dB")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    with drawing("Quality against cloud calls", width=7, height=4.5) as (figure, (axis,)):
+        whole_ticks(axis)
+        for number, (method, style) in enumerate(_STYLES.items()):
+            part = table[table["method"] == method].sort_values("cloud_calls")
+            colour = series(number)["color"]
+            axis.plot(part["cloud_calls"], part["psnr_median"], style, color=colour, label=LABELS[method])
+        axis.set(xlabel="cloud calls", ylabel="median PSNR to the 50-step picture, dB")
     return write_figure(folder, "schedules", figure)

@@ -101,7 +101,7 @@ def _side_notes(side: Side, pipe: Any, model: nn.Module, spec: PairSpec) -> list
         ]
     if _is_other(pipe, model, wanted):
         return [
-            f"The adapter {', '.join(one.name for one in found)} on the {side} is another one than the config "
+            f"The adapter {', '.join(one.name for one in found)} on the {side} is another than the config "
             f"was tuned with ({names}): p, k, alpha and s hold for that. Load it, or tune again."
         ]
     return []
@@ -114,14 +114,12 @@ def _alike(one: float, other: float) -> bool:
 def _is_other(pipe: Any, model: nn.Module, wanted: Sequence[Lora]) -> bool:
     """Whether a tensor of the adapters in use is in none of the files; False where they cannot be read."""
     try:
-        files = [
-            tensor for lora in found_files(wanted) for tensor in _tensors_of(pipe, model, lora.path)
-        ]
+        files = [tensor for lora in found_files(wanted) for tensor in _tensors_of(pipe, model, lora.path)]
     except (PairError, OSError, ValueError, KeyError, SafetensorError):
         return False
     known: dict[torch.dtype, set[str]] = {}
     for layer, name in _layers(model):
-        dtype = layer.get_base_layer().weight.dtype  # peft keeps adapters of half-precision models in float32
+        dtype = layer.get_base_layer().weight.dtype  # adapters of half-precision models may be float32
         if not dtype.is_floating_point:
             return False
         if dtype not in known:

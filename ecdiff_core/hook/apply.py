@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers.hooks import ModelHook
-from torch import Tensor, nn
+from torch import nn
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError, PairError
@@ -36,7 +36,7 @@ from ecdiff_core.hook.checks import (
     without_offload,
 )
 from ecdiff_core.hook.edge import EdgeModel
-from ecdiff_core.hook.history import History, unwrap
+from ecdiff_core.hook.history import History
 from ecdiff_core.hook.tracking import StepTracker
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling.estimators import get_estimator
@@ -164,7 +164,7 @@ class ECDiffHook(ModelHook):
         self.pipe, self.module = pipe, denoiser_of(pipe)
         self.plan: Plan = config.plan()
         self.calls = {"cloud": 0, "edge": 0}
-        self._done: list[Action] = []
+        self._done = 0
         self._config, self._checks_scheduler = config, check_scheduler
         self._checked: tuple[type, dict[str, Any]] | None = None
         self._signature = forward_signature(pipe)
@@ -176,7 +176,7 @@ class ECDiffHook(ModelHook):
         if check_weights:
             weights.check_weights(pipe, edge, config)
         self._tracker = StepTracker(pipe, config)
-        self._history = History(get_estimator(config.sampling.estimator), config.params.alpha)
+        self._history = History(get_estimator(config.sampling.estimator), config.factors)
         sampling = config.sampling
         varies = sampling.use_dynamic_cfg and sampling.guidance_scale > 1
         self._guidance = Guidance(sampling.guidance_scale, sampling.num_inference_steps) if varies else None
@@ -201,7 +201,8 @@ class ECDiffHook(ModelHook):
         if not self._done:
             return "no generation yet"
         cloud, edge = self.calls["cloud"], self.calls["edge"]
-        return f"{Plan(tuple(self._done))} ({cloud} cloud calls, {edge} edge calls)"
+        done = self.plan.until(self._done)
+        return f"{done} ({cloud} cloud calls, {edge} edge calls)"
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Forget the generation under way, not what ``summary`` tells of it."""
@@ -223,11 +224,11 @@ class ECDiffHook(ModelHook):
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """In place of the model's forward: the same arguments, the same kind of output."""
         action = self._enter(module, *args, **kwargs)
-        if action is Action.EDGE:
-            return self._call_edge(*args, **kwargs)
-        beside = self._call_edge_beside(*args, **kwargs)
         if action is Action.APPROX:
-            return self._estimate(beside)
+            return self._estimate()
+        if action is Action.EDGE:
+            return self._answer_of_edge(self._call_edge(*args, **kwargs))
+        beside = self._call_edge(*args, **kwargs) if self._tracker.step in self.plan.both_asked else None
         return self._observe(self.fn_ref.original_forward(*args, **kwargs), beside)
 
     @torch.compiler.disable
@@ -252,7 +253,7 @@ class ECDiffHook(ModelHook):
     def _begin(self, module: nn.Module, given: Mapping[str, Any]) -> None:
         """Refuse a generation that the plan is not for; its first call again then begins one again."""
         self._history.clear()
-        self._done, self.calls = [], {"cloud": 0, "edge": 0}
+        self._done, self.calls = 0, {"cloud": 0, "edge": 0}
         sampling, sample = self._config.sampling, next(iter(given.values()))
         try:
             self._check_scheduler()
@@ -283,38 +284,40 @@ class ECDiffHook(ModelHook):
 
     @property
     def _needs_history(self) -> bool:
-        return Action.APPROX in self.plan.steps[self._tracker.step :]
+        """Whether a later step goes by this one's noise or by what was there before it."""
+        step = self._tracker.step
+        return Action.APPROX in self.plan.steps[step:] or any(i >= step for i in self.plan.residual_steps)
 
     @torch.compiler.disable
-    def _observe(self, output: Any, beside: Tensor | None) -> Any:
-        self._note(Action.CLOUD)
+    def _observe(self, output: Any, beside: Any) -> Any:
+        self._note()
         self.calls["cloud"] += 1
         if self._needs_history:
             self._history.observe(self._tracker.branch, output, beside, self._scale)
         return output
 
     @torch.compiler.disable
-    def _estimate(self, beside: Tensor | None) -> Any:
-        self._note(Action.APPROX)
-        return self._history.estimate(self._tracker.branch, beside, self._scale)
+    def _estimate(self) -> Any:
+        self._note()
+        return self._history.estimate(self._tracker.branch, self._scale)
 
     @torch.compiler.disable
     def _call_edge(self, *args: Any, **kwargs: Any) -> Any:
         assert self._edge is not None
         output = self._edge(*args, **kwargs)
-        self._note(Action.EDGE)
         self.calls["edge"] += 1
         return output
 
     @torch.compiler.disable
-    def _call_edge_beside(self, *args: Any, **kwargs: Any) -> Tensor | None:
-        """The edge model's noise at a step of the cloud side where the estimator goes by it."""
-        if self._tracker.step not in self.plan.edge_beside:
-            return None
-        assert self._edge is not None
-        self.calls["edge"] += 1
-        return unwrap(self._edge(*args, **kwargs))[0].detach().to(torch.float32, copy=True)
+    def _answer_of_edge(self, output: Any) -> Any:
+        self._note()
+        if self._tracker.step in self.plan.residual_steps:
+            return self._history.with_residual(self._tracker.branch, output, self._scale)
+        if self._needs_history:
+            self._history.observe(self._tracker.branch, output, None, self._scale)
+        return output
 
-    def _note(self, action: Action) -> None:
+    def _note(self) -> None:
+        """Count a step, at the first of its calls."""
         if self._tracker.branch == 0:
-            self._done.append(action)
+            self._done += 1

@@ -13,14 +13,15 @@ from torch import Tensor
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.models.families.guidance import guide
 from ecdiff_core.sampling import estimators
-from ecdiff_core.sampling.estimators import Estimator, NoiseState
+from ecdiff_core.sampling.estimators import Estimator, Factors, NoiseState, add_residual
 
 
 @dataclass
 class _Branch:
-    """One of the model calls of a step: its noise, and what the output around it looked like."""
+    """One of the model calls of a step: its noises, and what the output around it looked like."""
 
     noise: NoiseState
+    residual: Tensor | None
     batch: int
     dtype: torch.dtype
     wrap: Callable[[Tensor], Any]
@@ -29,8 +30,8 @@ class _Branch:
 class History:
     """The noises of a generation, by branch (the number of a call within its step)."""
 
-    def __init__(self, estimator: Estimator, alpha: float) -> None:
-        self._estimator, self._alpha = estimator, alpha
+    def __init__(self, estimator: Estimator, factors: Factors) -> None:
+        self._estimator, self._factors = estimator, factors
         self._branches: list[_Branch] = []
 
     def clear(self) -> None:
@@ -58,10 +59,8 @@ class History:
                 "nothing to estimate from. Keep guidance on or off for a whole generation."
             )
 
-    def observe(
-        self, branch: int, output: Any, edge: Tensor | None = None, scale: float | None = None
-    ) -> None:
-        """Take in a real output of the cloud model, and what the edge model answered at the same step.
+    def observe(self, branch: int, output: Any, edge: Any = None, scale: float | None = None) -> None:
+        """Take in a real output, and for the residual what the edge model answered at the same step.
 
         Args:
             scale: of guidance at this step, where it varies: then the guided output is remembered, which is
@@ -73,26 +72,40 @@ class History:
         """
         tensor, wrap = unwrap(output)
         # A copy: pipelines change outputs in place, and CUDA graphs reuse their memory.
-        eps = tensor.detach().to(torch.float32, copy=True)
+        eps = _remembered(tensor, scale)
         if branch == len(self._branches):
-            self._branches.append(_Branch(estimators.init(), len(eps), tensor.dtype, wrap))
-        if scale is not None:
-            eps, edge = _guided(eps, scale), None if edge is None else _guided(edge, scale)
+            self._branches.append(_Branch(estimators.init(), None, len(tensor), tensor.dtype, wrap))
         known = self._branches[branch]
-        known.noise = self._estimator.observe(_with_edge(known.noise, edge), eps)
+        known.noise = self._estimator.observe(known.noise, eps)
+        if edge is not None:
+            known.residual = eps - _remembered(unwrap(edge)[0], scale)
 
-    def estimate(self, branch: int, edge: Tensor | None = None, scale: float | None = None) -> Any:
-        """What the cloud model would answer with, without calling it; ``edge`` is the edge model's answer.
+    def with_residual(self, branch: int, output: Any, scale: float | None = None) -> Any:
+        """The edge model's output plus the residual, remembered as what was used."""
+        known = self._branches[branch]
+        assert known.residual is not None
+        eps = add_residual(_remembered(unwrap(output)[0], scale), known.residual, self._factors.residual)
+        known.noise = self._estimator.observe(known.noise, eps)
+        return self._answer(known, scale)
+
+    def estimate(self, branch: int, scale: float | None = None) -> Any:
+        """What a model would answer with, without calling it.
 
         With a ``scale`` it is both branches the guided output, which guidance of any scale leaves as it is.
         """
         known = self._branches[branch]
-        if scale is not None and edge is not None:
-            edge = _guided(edge, scale)
-        known.noise = self._estimator.estimate(_with_edge(known.noise, edge), self._alpha)
+        known.noise = self._estimator.estimate(known.noise, self._factors.alpha)
+        return self._answer(known, scale)
+
+    def _answer(self, known: _Branch, scale: float | None) -> Any:
         eps = known.noise.eps
         assert eps is not None
         return known.wrap((eps if scale is None else torch.cat([eps, eps])).to(known.dtype, copy=True))
+
+
+def _remembered(tensor: Tensor, scale: float | None) -> Tensor:
+    eps = tensor.detach().to(torch.float32, copy=True)
+    return eps if scale is None else _guided(eps, scale)
 
 
 def _guided(output: Tensor, scale: float) -> Tensor:
@@ -102,10 +115,6 @@ def _guided(output: Tensor, scale: float) -> Tensor:
             "has use_dynamic_cfg. Give the call its guidance_scale."
         )
     return guide(output, scale)
-
-
-def _with_edge(state: NoiseState, edge: Tensor | None) -> NoiseState:
-    return state if edge is None else estimators.with_edge(state, edge)
 
 
 def unwrap(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
-from ecdiff_core.config import ModelRef, TunedConfig
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import PairError
 from ecdiff_core.hook.checks import denoiser_of
 from ecdiff_core.models.devices import DTYPES, get_dtype
@@ -17,6 +17,7 @@ from ecdiff_core.models.find import is_from
 from ecdiff_core.models.lora import adapted
 from ecdiff_core.models.model_folder import fingerprint
 from ecdiff_core.models.pair_files import common_family, parts_of
+from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.models.tensor_digest import tensor_digest
 from ecdiff_core.models.weight_files import AUTO
 
@@ -63,7 +64,9 @@ def _uncompared(side: str, tuned: ModelRef, config: TunedConfig, files: str | No
     """What of a model's weights is not compared, and why."""
     why = f"they cannot be had in {config.sampling.dtype}, in which it was tuned"
     if files is not None:
-        return f"The {side} model's weights in memory were not compared with the config: {why}. Its files are."
+        return (
+            f"The {side} model's weights in memory were not compared with the config: {why}. Its files are."
+        )
     files_why = "the folder that it was loaded from is not known, not there, or of another kind"
     reason = f"in memory {why}; of its files {files_why}" if tuned.tensors else files_why
     return (

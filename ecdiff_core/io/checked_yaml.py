@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
-from ecdiff_core.errors import ConfigError, nearest
+from ecdiff_core.errors import ConfigError, ParamsError, shown
+from ecdiff_core.validation import user_error
 
-_SCALARS: dict[str, tuple[tuple[type, ...], str]] = {
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "str": ((str,), "text"),
-    "bool": ((bool,), "true or false"),
-    "Handoff": ((str,), "text"),
-    "HandoffAdapter": ((str,), "text"),
-    "str | None": ((str, type(None)), "text or null"),
-    "int | None": ((int, type(None)), "a whole number or null"),
-    "tuple[int, ...] | None": ((list, type(None)), "a list or null"),
-    "On": ((str,), "cloud, edge or both"),
-    "Sequence[Lora]": ((list,), "a list"),
-    "Mapping[str, Any] | None": ((dict, type(None)), "a mapping or null"),
-}
-"""By a field's type: what YAML must hold for it, and that in words."""
-_SHOWN = 40
-"""Characters of a wrong value that an error shows."""
 T = TypeVar("T")
 
 
@@ -43,7 +28,7 @@ def read(text: str, source: str) -> Mapping[str, Any]:
     if tree is None:
         raise ConfigError(f"{source} is empty: expected pair, params and sampling, as tune writes them.")
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: expected a mapping with pair, params and sampling, got {_shown(tree)}.")
+        raise ConfigError(f"{source}: expected a mapping with pair, params and sampling, got {shown(tree)}.")
     return tree
 
 
@@ -80,7 +65,9 @@ class _Loader(yaml.SafeLoader):
                     f"the key {key.value} is given twice, in line {lines[key.value]} and in line {line}."
                 )
             lines[key.value] = line
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        # YAML 1.1 takes a bare `on` for a truth value
+        return {"on" if key is True else key: value for key, value in found.items()}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -92,44 +79,22 @@ _Dumper.add_representer(
 )
 
 
-def build(cls: type[T], tree: object, nested: Mapping[str, type], source: str, where: str = "") -> T:
+def build(cls: type[T], tree: Mapping[str, Any], source: str) -> T:
     """``cls`` from a mapping, every key known, every required one there, every scalar of its type.
 
     Args:
-        nested: dataclasses by the keys that hold one, or a list of them.
         source: names the file in errors.
-        where: the key that ``tree`` belongs to.
 
     Raises:
-        ConfigError: with the key.
+        ConfigError: a key is unknown or missing, or a value of another type.
+        ParamsError: a value is out of range.
     """
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{source}: expected {where or 'a mapping'} to hold keys, got {_shown(tree)}.")
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        key = "on" if key is True else key  # YAML 1.1 takes a bare `on` for a truth value
-        path = f"{where}.{key}" if where else str(key)
-        if key not in known:
-            raise ConfigError(f"{source}: unknown key {path}: {nearest(str(key), known)}.")
-        kind = str(known[key].type)
-        if key in nested and not kind.startswith("Sequence["):
-            values[key] = build(nested[key], value, nested, source, path)
-            continue
-        expected, words = _SCALARS.get(kind, ((object,), ""))
-        if not isinstance(value, expected) or (isinstance(value, bool) != (kind == "bool") and words):
-            raise ConfigError(f"{source}: expected {path} to be {words}, got {_shown(value)}.")
-        values[key] = value
-        if key in nested and isinstance(value, list):
-            values[key] = [
-                build(nested[key], row, nested, source, f"{path}[{i}]") for i, row in enumerate(value)
-            ]
-    left = [name for name, field in known.items() if field.default is MISSING and name not in values]
-    missing = [f"{where}.{name}" if where else name for name in left if not _may_be_none(known[name])]
-    if missing:
-        raise ConfigError(f"{source}: missing {', '.join(missing)}.")
-    values |= dict.fromkeys(left)
-    return cls(**values)
+    # Only as JSON does strict validation take a mapping for a dataclass and a list for a tuple.
+    text = to_json(tree, inf_nan_mode="constants", fallback=str)
+    try:
+        return TypeAdapter(cls).validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise user_error(error, cls, ParamsError).of(source) from None
 
 
 def _place(error: Exception) -> str:
@@ -138,13 +103,3 @@ def _place(error: Exception) -> str:
     if mark is None:
         return ": " + str(error).replace("\n", " ")
     return f", line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', 'it ends there')}."
-
-
-def _shown(value: object) -> str:
-    """A value on one line, its beginning where it is long (another file's content, say)."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _may_be_none(field: Field[Any]) -> bool:
-    return str(field.type).endswith("| None")

@@ -1,8 +1,8 @@
 """How many cores this process may use, and how its threads wait: decided before torch is imported.
 
-OpenMP's threads spin while they wait. Beside other processes they spin on cores that the others need, and a
-model call may take fifty times as long. Threads that sleep cost time to wake: of the embedded pair's calls, which
-are short, up to half on an idle machine (``scripts/bench_busy.py``); there ``OMP_WAIT_POLICY=active`` is faster.
+OpenMP's threads spin while they wait. Beside other processes they spin on cores that the others need, and
+a model call may take fifty times as long. Threads that sleep take time to wake: on an idle machine it costs
+up to half of the embedded pair's short calls (``scripts/bench_busy.py``), and ``active`` is faster.
 """
 
 from __future__ import annotations

@@ -25,9 +25,13 @@ def get_device(name: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = [found.type] if (found := torch.accelerator.current_accelerator(check_available=True)) else []
+        choices = ["auto", "cpu", *here]
         raise ParamsError(
-            f"Cannot use the device {str(name)!r} here: {nearest(str(name), ['auto', 'cpu', *here])}. "
-            "auto takes what this machine has."
+            f"Cannot use the device {str(name)!r} here: {nearest(str(name), choices)}. "
+            "auto takes what this machine has.",
+            key="device",
+            got=str(name),
+            expected=choices,
         ) from error
     return device
 
@@ -48,7 +52,7 @@ def get_dtype(name: str) -> torch.dtype:
         ParamsError: it is none that models run in.
     """
     if name not in DTYPES:
-        raise ParamsError(f"Unknown dtype {name!r}: {nearest(str(name), DTYPES)}.")
+        raise ParamsError.unknown("dtype", name, DTYPES)
     return DTYPES[name]
 
 

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import cpu_offload
@@ -16,8 +16,9 @@ from accelerate.utils import send_to_device
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
-from ecdiff_core.errors import ECDiffError, ParamsError, first_line, nearest
+from ecdiff_core.errors import ECDiffError, ParamsError, first_line
 from ecdiff_core.io.text import counted
+from ecdiff_core.validation import check_fields
 
 Offload = Literal["none", "model", "sequential"]
 """``model`` keeps one model at a time on the device, ``sequential`` one layer at a time (slow)."""
@@ -43,10 +44,7 @@ class Memory:
     vae_tiling: bool = False
 
     def __post_init__(self) -> None:
-        if self.offload not in get_args(Offload):
-            raise ParamsError(
-                f"Unknown offload {self.offload!r}: {nearest(self.offload, get_args(Offload))}."
-            )
+        check_fields(self, ParamsError)
 
 
 class OutOfMemoryError(ECDiffError):
@@ -200,6 +198,6 @@ def out_of_memory_told() -> Iterator[None]:
 
 def _too_little(error: BaseException) -> str:
     return (
-        f"Out of memory with one prompt at a time ({first_line(error)}). Set offload to model, turn vae_tiling on, or "
-        "choose half precision or a smaller size; offload sequential takes least memory and most time."
+        f"Out of memory with one prompt at a time ({first_line(error)}). Set offload to model, turn "
+        "vae_tiling on, or choose half precision or a smaller size; offload sequential takes least memory and most time."
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from ecdiff_core.errors import ConfigError, nearest
+from ecdiff_core.errors import ConfigError
 from ecdiff_core.models.weight_files import AUTO
+from ecdiff_core.validation import Finite, check_fields
 
 Side = Literal["cloud", "edge"]
 On = Literal["cloud", "edge", "both"]
@@ -54,18 +54,13 @@ class Lora:
     """
 
     path: str
-    weight: float = 1.0
+    weight: Finite = 1.0
     on: On = "both"
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         _check_printable("a LoRA's path", self.path)
-        if self.on not in get_args(On):
-            raise ConfigError(
-                f"Unknown on {self.on!r} of the LoRA {self.path}: {nearest(self.on, get_args(On))}."
-            )
-        if not math.isfinite(self.weight):
-            raise ConfigError(f"Expected the weight of the LoRA {self.path} to be finite, got {self.weight}.")
+        check_fields(self, ConfigError, "pair.lora.")
 
 
 @dataclass(frozen=True)
@@ -107,4 +102,4 @@ def _tree(ref: ModelRef) -> dict[str, Any]:
 
 def _check_printable(what: str, text: str) -> None:
     if not text or not text.isprintable():
-        raise ConfigError(f"Expected {what} to be printable text on one line, got {text!r}.")
+        raise ConfigError(key=what, got=text, expected="to be printable text on one line")

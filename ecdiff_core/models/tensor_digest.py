@@ -15,10 +15,11 @@ _SAMPLES = 64
 def tensor_digest(model: nn.Module, dtype: torch.dtype) -> str | None:
     """The first 16 hex digits of a SHA-256 over names, shapes and values of a model's tensors.
 
-    Of every tensor the exact sum of its 64-bit words enters, and 64 of them as they are. So other
-    weights, a tensor that is zeroed or two that are exchanged show, on whatever device and in whatever memory
-    format. It guards against mistakes, not against intent: changes within one tensor that leave its sum as it
-    was, such as values that change places, may not show. It reads the weights once: 2.6 billion parameters take about a second.
+    Of every tensor the exact sum of its 64-bit words enters, and 64 of them as they are. So other weights, a
+    tensor that is zeroed or two that are exchanged show, on whatever device and in whatever memory format. It
+    guards against mistakes, not against intent: changes within one tensor that leave its sum as it was, such
+    as values that change places, may not show. It reads the weights once: 2.6 billion parameters take about
+    a second.
 
     Args:
         dtype: what floating-point values are rounded to first, as loading in that dtype does. So a model in

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.sampling.estimators import NoiseState
 from ecdiff_core.sampling.sampler import SamplerState
 
 
@@ -121,16 +120,15 @@ def _combined(states: Sequence[SamplerState], shape: torch.Size, combine: Combin
             )
         if isinstance(first, list | tuple):
             return type(first)(over(items) for items in zip(*values, strict=True))
+        if isinstance(first, SchedulerMixin):
+            return _combined_scheduler(values, over)
+        if is_dataclass(first) and not isinstance(first, type):
+            parts = {f.name: over([getattr(value, f.name) for value in values]) for f in fields(first)}
+            return replace(first, **parts)
         return first
 
-    first = states[0]
-    noises = {f.name: over([getattr(state.noise, f.name) for state in states]) for f in fields(NoiseState)}
-    return replace(
-        first,
-        latents=combine(tuple(state.latents for state in states)),
-        noise=NoiseState(**noises),
-        scheduler=_combined_scheduler([state.scheduler for state in states], over),
-    )
+    combined: SamplerState = over(states)
+    return combined
 
 
 def _combined_scheduler(

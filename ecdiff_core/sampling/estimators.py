@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ REMEMBERED = 3
 class NoiseState:
     """What is remembered of earlier noises; all of them float32.
 
-    Until the first estimate it depends on the estimator only by what the edge model was asked. Each estimator
-    then keeps what it will need again and drops the rest.
+    Until the first estimate it does not depend on the estimator. Each estimator then keeps what it will need
+    again and drops the rest. *Real* noises are those used at steps with a model call, whoever's it was.
 
     Args:
         eps: the last noise, real or estimated; None before the first step.
@@ -37,8 +38,6 @@ class NoiseState:
         ahead: estimates since the last real noise.
         real: the last real noises, the newest first, at most ``REMEMBERED``.
         gaps: steps from each of them to the next older one; one fewer than ``real``.
-        edge: the edge model's noise at the step under way, where it was called.
-        residual: cloud's noise minus edge's at the last real step, where both were called.
     """
 
     eps: Tensor | None = None
@@ -47,8 +46,6 @@ class NoiseState:
     ahead: int = 0
     real: tuple[Tensor, ...] = ()
     gaps: tuple[int, ...] = ()
-    edge: Tensor | None = None
-    residual: Tensor | None = None
 
 
 def init() -> NoiseState:
@@ -67,9 +64,9 @@ def _over_batch(alpha: Alpha, like: Tensor) -> Alpha:
     return alpha.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def with_edge(state: NoiseState, eps: Tensor) -> NoiseState:
-    """Take in the edge model's noise at the next step, before that step is observed or estimated."""
-    return replace(state, edge=eps.to(torch.float32))
+def add_residual(eps: Tensor, residual: Tensor, factor: Alpha) -> Tensor:
+    """The noise of an edge step: edge_i + rho (cloud_r - edge_r); float32, factors as for alpha."""
+    return eps.to(torch.float32) + _over_batch(factor, residual) * residual
 
 
 def observe(state: NoiseState, eps: Tensor) -> NoiseState:
@@ -86,7 +83,6 @@ def observe(state: NoiseState, eps: Tensor) -> NoiseState:
         scaled=state.ahead > 0,
         real=real,
         gaps=(state.ahead + 1, *state.gaps)[: len(real) - 1],
-        residual=None if state.edge is None else eps - state.edge,
     )
 
 
@@ -144,16 +140,8 @@ def estimate_newton2(state: NoiseState, alpha: Alpha) -> NoiseState:
     return NoiseState(eps, ahead=i, real=state.real, gaps=state.gaps)
 
 
-def estimate_edge(state: NoiseState, alpha: Alpha) -> NoiseState:
-    """The edge model's noise at this step, plus alpha times what the cloud's lay beside it at the last real
-    step r: eps_i = edge_i + alpha (cloud_r - edge_r). Our own.
-
-    It costs an edge call at every approximated step, and one at the last real step before a window.
-    """
-    if state.edge is None or state.residual is None:
-        raise ValueError("Expected the edge's noise at this step and the last real one: Plan.edge_beside.")
-    eps = state.edge + _over_batch(alpha, state.edge) * state.residual
-    return NoiseState(eps, ahead=state.ahead + 1, residual=state.residual)
+AlphaScales = Literal["none", "later windows", "every window"]
+"""Where alpha acts: nowhere, in windows of approximated steps whose last real step follows one, in all."""
 
 
 @dataclass(frozen=True)
@@ -163,35 +151,44 @@ class Estimator:
     Args:
         observe, estimate: as the functions above.
         real_noises: needed before the first estimate.
-        alpha_from_window: the first window of approximated steps in which alpha acts, counted from 1; None is
-            never. Until there a state does not depend on alpha, so that configs which differ in alpha alone
-            share their trajectory.
-        calls_edge: whether the edge model must be called beside the cloud's steps (``Plan.edge_beside``).
+        alpha_scales: what alpha acts on. Until there a state does not depend on alpha, so that configs which
+            differ in alpha alone share their trajectory.
+        fills_with_edge: approximated steps of the cloud side become edge steps with the residual, whose
+            factor alpha is; there is nothing to estimate then.
     """
 
     observe: Callable[[NoiseState, Tensor], NoiseState]
     estimate: Callable[[NoiseState, Alpha], NoiseState]
     real_noises: int
-    alpha_from_window: int | None
-    calls_edge: bool = False
+    alpha_scales: AlphaScales
+    fills_with_edge: bool = False
 
     @property
     def uses_alpha(self) -> bool:
         """Whether alpha can ever act."""
-        return self.alpha_from_window is not None
-
-    def uses_alpha_in(self, windows: int) -> bool:
-        """Whether alpha can change the result of a plan, or its first steps, with so many windows."""
-        return self.alpha_from_window is not None and windows >= self.alpha_from_window
+        return self.alpha_scales != "none" or self.fills_with_edge
 
 
 ESTIMATORS = {
-    "gradient": Estimator(observe, estimate_gradient, real_noises=2, alpha_from_window=2),
-    "reuse": Estimator(observe, estimate_reuse, real_noises=1, alpha_from_window=None),
-    "secant": Estimator(observe, estimate_secant, real_noises=2, alpha_from_window=1),
-    "newton2": Estimator(observe, estimate_newton2, real_noises=2, alpha_from_window=1),
-    "edge": Estimator(observe, estimate_edge, real_noises=1, alpha_from_window=1, calls_edge=True),
+    "gradient": Estimator(observe, estimate_gradient, real_noises=2, alpha_scales="later windows"),
+    "reuse": Estimator(observe, estimate_reuse, real_noises=1, alpha_scales="none"),
+    "secant": Estimator(observe, estimate_secant, real_noises=2, alpha_scales="every window"),
+    "newton2": Estimator(observe, estimate_newton2, real_noises=2, alpha_scales="every window"),
+    "edge": Estimator(observe, estimate_reuse, real_noises=1, alpha_scales="none", fills_with_edge=True),
 }
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What scales the terms of a plan's noises.
+
+    Args:
+        alpha: of the estimator.
+        residual: rho of the edge steps with the residual.
+    """
+
+    alpha: Alpha
+    residual: Alpha = 0.0
 
 
 def get_estimator(name: str) -> Estimator:

@@ -1,10 +1,23 @@
-"""When: what every step of a generation does. The sampler obeys; everything else reads."""
+"""When: what every step of a generation does. The sampler obeys; everything else reads.
+
+A step is a call of the cloud model, a call of the edge model, or approximated, in any order. The noise of
+step i is
+
+    cloud_i                                  of a cloud step,
+    edge_i + rho_i (cloud_r - edge_r)        of an edge step, r the last step at which both were asked,
+    what the estimator makes of the noises used at earlier real steps, whoever made them,
+                                             of an approximated step;
+
+rho_i is 0 in the paper. Where it is not, r is the last cloud step before i: the edge model is asked there
+too, once, as soon as the residual is needed. Ours, as are approximated steps at the edge.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -33,8 +46,10 @@ class Action(Enum):
     EDGE = "E"
 
 
-_WITH_EDGE = {Action.CLOUD: "B", Action.APPROX: "M"}
-"""In a schedule: both models called, and an estimate mixed with the edge model's noise."""
+_LETTERS = {"C": Action.CLOUD, "B": Action.CLOUD, "A": Action.APPROX, "E": Action.EDGE, "M": Action.EDGE}
+"""Of a schedule: B is a cloud step at which the edge model is asked too, M an edge step with the residual."""
+_REAL_BEFORE_DELTA = 2
+"""Noises that the gradient is made of."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +58,38 @@ class Plan:
 
     Args:
         steps: where every step's noise comes from.
-        edge_beside: steps of the cloud side at which the edge model is called too, for an estimator that goes
-            by it. The cloud's machine holds both models then, so these calls cross no link.
+        residual_steps: edge steps whose noise gets the residual of the last cloud step before it.
 
     >>> str(plan(ECDiffParams(p=7, k=2, alpha=0.3, s=34), 50))
     '50 steps = 16 cloud + 18 approximated + 16 edge'
     """
 
     steps: tuple[Action, ...]
-    edge_beside: frozenset[int] = frozenset()
+    residual_steps: frozenset[int] = frozenset()
 
     def until(self, end: int) -> Plan:
         """The first ``end`` steps."""
-        return Plan(self.steps[:end], frozenset(step for step in self.edge_beside if step < end))
+        return Plan(self.steps[:end], frozenset(step for step in self.residual_steps if step < end))
+
+    @cached_property
+    def both_asked(self) -> dict[int, int]:
+        """Cloud steps of which a residual is made, each with the edge step that needs it first."""
+        found: dict[int, int] = {}
+        last = None
+        for step, action in enumerate(self.steps):
+            if action is Action.CLOUD:
+                last = step
+            elif step in self.residual_steps and last is not None:
+                found.setdefault(last, step)
+        return found
 
     def models(self, step: int) -> tuple[Action, ...]:
-        """The models that are called at a step: ``CLOUD``, ``EDGE``, both in this order, or none."""
-        own = () if self.steps[step] is Action.APPROX else (self.steps[step],)
-        return (*own, Action.EDGE) if step in self.edge_beside else own
+        """The models that are called when a step is done: none, ``CLOUD``, ``EDGE``, or ``EDGE`` twice, where
+        a residual is needed for the first time."""
+        action = self.steps[step]
+        if action is Action.APPROX:
+            return ()
+        return (action, action) if step in self.both_asked.values() else (action,)
 
     @property
     def num_steps(self) -> int:
@@ -74,59 +103,116 @@ class Plan:
 
     @property
     def approximated(self) -> int:
-        """Steps on the cloud side without a call of the cloud model."""
+        """Steps without a call of a model."""
         return self.steps.count(Action.APPROX)
 
     @property
     def edge_steps(self) -> int:
-        """Steps after the handoff."""
+        """Steps with the edge model's noise."""
         return self.steps.count(Action.EDGE)
 
     @property
     def edge_calls(self) -> int:
-        """Calls of the edge model, those beside the cloud's steps included."""
-        return self.edge_steps + len(self.edge_beside)
+        """Calls of the edge model, those for the residual included."""
+        return self.edge_steps + len(self.both_asked)
+
+    @property
+    def cloud_share(self) -> float:
+        """Cloud calls / T: what is paid of the big model."""
+        return self.cloud_calls / max(1, self.num_steps)
 
     @property
     def handoff_step(self) -> int:
-        """The first step of the edge model, T if there is none: the s that really happens."""
-        return self.num_steps - self.edge_steps
+        """The first edge step after the last cloud call, T if there is none: the s that really happens, from
+        which on the cloud's machine is free."""
+        after = self.num_steps - next(
+            (i for i, action in enumerate(reversed(self.steps)) if action is Action.CLOUD), self.num_steps
+        )
+        rest = self.steps[after:]
+        return after + rest.index(Action.EDGE) if Action.EDGE in rest else self.num_steps
+
+    @property
+    def first_edge_step(self) -> int:
+        """T if there is none. From it on the edge's machine does every step but the cloud's."""
+        return self.steps.index(Action.EDGE) if Action.EDGE in self.steps else self.num_steps
+
+    def on_cloud(self, step: int) -> bool:
+        """Whether the cloud's machine does a step, when there are two machines."""
+        return step < self.first_edge_step or self.steps[step] is Action.CLOUD
+
+    @property
+    def _later_cloud_calls(self) -> int:
+        """Cloud calls after the first edge step, for which latents go up and noise comes down."""
+        return self.steps[self.first_edge_step :].count(Action.CLOUD)
+
+    @property
+    def _begins_on_cloud(self) -> bool:
+        return Action.CLOUD in self.steps[: self.first_edge_step] and self.first_edge_step < self.num_steps
+
+    @property
+    def crossings(self) -> int:
+        """How often something crosses the link: once at a handoff, twice for every later cloud call.
+
+        >>> Plan.from_schedule("2C3A1C4E").crossings, Plan.from_schedule("2C3E1C4E").crossings
+        (1, 3)
+        """
+        if not self.cloud_calls:
+            return 0
+        return self._begins_on_cloud + 2 * self._later_cloud_calls
+
+    @property
+    def tensors_sent(self) -> int:
+        """How many tensors of the latents' shape cross in all.
+
+        A handoff sends the latents. For a residual it also sends the last cloud call's noise (the latents are
+        those before that call then): the edge makes the residual with one call of its own, and the cloud's
+        machine needs no edge model. Two noises go along where the edge is to approximate a step before it has
+        made two itself. A later cloud call sends latents up and noise down.
+
+        >>> Plan.from_schedule("2C3A1C4E").tensors_sent, Plan.from_schedule("2C3A1B4M").tensors_sent
+        (1, 2)
+        """
+        return self._tensors_at_handoff * self._begins_on_cloud + 2 * self._later_cloud_calls
+
+    @property
+    def _tensors_at_handoff(self) -> int:
+        rest = self.steps[self.first_edge_step :]
+        until = rest.index(Action.APPROX) if Action.APPROX in rest else _REAL_BEFORE_DELTA
+        noises = max(0, _REAL_BEFORE_DELTA - until)
+        return 1 + max(noises, self.first_edge_step in self.residual_steps)
 
     @property
     def hands_over(self) -> bool:
-        """Whether both sides take part, so that latents cross the link."""
-        return 0 < self.handoff_step < self.num_steps
-
-    @property
-    def windows(self) -> int:
-        """How often one or more approximated steps follow a real one.
-
-        >>> plan(ECDiffParams(p=4, k=2, alpha=0.3, s=10), 12).windows
-        2
-        """
-        return sum(action is Action.APPROX for action, _ in groupby(self.steps))
+        """Whether both models take part, so that something crosses the link."""
+        return self.crossings > 0
 
     @property
     def schedule(self) -> str:
         """The actions, run-length encoded: two plans with the same schedule run the same steps.
 
-        With the edge model called beside it a cloud step is B and an approximated step M.
+        A cloud step at which the edge model is asked too is B, an edge step with the residual M.
 
         >>> plan(ECDiffParams(p=4, k=2, alpha=0.3, s=10), 12).schedule
         '4C2A1C2A1C2E'
+        >>> plan(ECDiffParams(p=4, k=2, alpha=0.3, s=7, edge_k=2, residual=1.0), 12).schedule
+        '4C2A1B2M1A2M'
         """
-        letters = (
-            _WITH_EDGE[action] if step in self.edge_beside else action.value
+        return "".join(f"{len(list(run))}{letter}" for letter, run in groupby(self.letters))
+
+    @property
+    def letters(self) -> str:
+        """``schedule`` written out, one letter a step."""
+        return "".join(
+            "B" if step in self.both_asked else "M" if step in self.residual_steps else action.value
             for step, action in enumerate(self.steps)
         )
-        return "".join(f"{len(list(run))}{letter}" for letter, run in groupby(letters))
 
     @classmethod
     def from_schedule(cls, schedule: str) -> Plan:
         """The plan that has this ``schedule``.
 
-        >>> Plan.from_schedule("2C1B2M1B3E").schedule
-        '2C1B2M1B3E'
+        >>> Plan.from_schedule("2C1B2M1C3E").schedule
+        '2C1B2M1C3E'
 
         Raises:
             ParamsError: that is no run-length encoded schedule.
@@ -134,17 +220,30 @@ class Plan:
         if not re.fullmatch(r"([1-9]\d*[CABME])*", schedule):
             raise ParamsError(f"Expected runs of the letters C, A, B, M, E such as 4C2A1C, got {schedule!r}.")
         letters = "".join(letter * int(count) for count, letter in re.findall(r"(\d+)(\w)", schedule))
-        plain = {letter: action for action, letter in _WITH_EDGE.items()}
-        beside = frozenset(step for step, letter in enumerate(letters) if letter in plain)
-        return cls(tuple(plain.get(letter) or Action(letter) for letter in letters), beside)
+        residual = frozenset(step for step, letter in enumerate(letters) if letter == "M")
+        return cls(tuple(_LETTERS[letter] for letter in letters), residual)
+
+    def uses_alpha(self, estimator: Estimator) -> bool:
+        """Whether alpha changes the result.
+
+        >>> from ecdiff_core.sampling.estimators import get_estimator
+        >>> gradient, secant = get_estimator("gradient"), get_estimator("secant")
+        >>> first = Plan.from_schedule("2C3A1C1E")
+        >>> first.uses_alpha(gradient), first.uses_alpha(secant)
+        (False, True)
+        """
+        if estimator.alpha_scales == "none":
+            return False
+        pattern = "A" if estimator.alpha_scales == "every window" else "A[CE]A"
+        return re.search(pattern, "".join(action.value for action in self.steps)) is not None
 
     def __str__(self) -> str:
         text = (
             f"{self.num_steps} steps = {self.cloud_calls} cloud + {self.approximated} approximated"
             f" + {self.edge_steps} edge"
         )
-        beside = len(self.edge_beside)
-        return f"{text}, {beside} more edge calls beside the cloud's steps" if beside else text
+        more = len(self.both_asked)
+        return f"{text}, {more} more edge call{'s'[: more > 1]} for the residual" if more else text
 
 
 def count_steps(scheduler: str, num_inference_steps: int) -> int:
@@ -175,16 +274,54 @@ def effective_s(params: ECDiffParams, num_steps: int, handoff: Handoff) -> int:
 def plan(
     params: ECDiffParams, num_steps: int, handoff: Handoff = "aligned", estimator: Estimator | None = None
 ) -> Plan:
-    """What every one of ``num_steps`` steps does (EC-Diff Algorithm 1).
+    """What every one of ``num_steps`` steps does (EC-Diff Algorithm 1, and what it is extended by).
 
     Args:
-        estimator: one that calls the edge model does so at every approximated step and at the last real step
-            before each window; None is one that does not.
+        estimator: ``edge`` puts an edge step with the residual in the place of every approximated step of the
+            cloud side; None is one that needs two real noises.
 
     Raises:
-        ParamsError: s or a listed step is beyond the number of steps, the estimator needs more real noises
-            before its first estimate, or the handoff is unknown.
+        ParamsError: s or a listed step is beyond the number of steps, a step is to be approximated before
+            there are the real noises that the estimator needs, there is a residual to add before a cloud
+            call, or the handoff is unknown.
     """
+    _check(params, num_steps, handoff, estimator)
+    fills = estimator is not None and estimator.fills_with_edge
+    cloud = set(params.real_steps(num_steps))
+    if params.edge_schedule is not None:
+        s, edge = 0, set(params.edge_schedule)
+        steps = [
+            Action.CLOUD if step in cloud else Action.EDGE if step in edge else Action.APPROX
+            for step in range(num_steps)
+        ]
+    else:
+        s = effective_s(params, num_steps, handoff)
+        filled = Action.EDGE if fills else Action.APPROX
+        steps = [Action.CLOUD if step in cloud else filled for step in range(s)]
+        steps += _edge_side(params, num_steps - s)
+    residual_steps = frozenset(
+        step
+        for step, action in enumerate(steps)
+        if action is Action.EDGE and (params.residual > 0 or (fills and step < s))
+    )
+    made = Plan(tuple(steps), residual_steps)
+    _check_order(made, 2 if estimator is None else estimator.real_noises)
+    return made
+
+
+def _edge_side(params: ECDiffParams, count: int) -> list[Action]:
+    """The steps after the handoff: real ones at both ends, and every (edge_k + 1)-th between them."""
+    first, every = params.edge_first, params.edge_k + 1
+    return [
+        Action.EDGE
+        if i < first or i >= count - params.edge_last or (i + 1 - first) % every == 0
+        else Action.APPROX
+        for i in range(count)
+    ]
+
+
+def _check(params: ECDiffParams, num_steps: int, handoff: Handoff, estimator: Estimator | None) -> None:
+    """Refuse what cannot be planned."""
     if handoff not in get_args(Handoff):
         raise ParamsError(f"Unknown handoff {handoff!r}: {nearest(str(handoff), get_args(Handoff))}.")
     if num_steps < 1:
@@ -194,20 +331,37 @@ def plan(
             f"Expected s <= T, the number of steps, got s={params.s} with {num_steps} steps. "
             "Lower s or raise num_inference_steps."
         )
-    if params.schedule is not None and params.schedule[-1] >= num_steps:
+    for name in ("schedule", "edge_schedule"):
+        last = max(getattr(params, name) or (0,))
+        if last >= num_steps:
+            raise ParamsError(
+                f"Expected the {name} within 0 … {num_steps - 1}, got step {last} with {num_steps} steps. "
+                "Shorten it or raise num_inference_steps."
+            )
+    if estimator is None or not estimator.fills_with_edge:
+        return
+    if params.edge_k or params.edge_schedule is not None:
         raise ParamsError(
-            f"Expected a schedule within 0 … {num_steps - 1}, got step {params.schedule[-1]} with "
-            f"{num_steps} steps. Shorten it or raise num_inference_steps."
+            "The estimator edge cannot approximate a step by itself: expected neither edge_k nor "
+            "edge_schedule with it. Choose another estimator."
         )
-    s, real = effective_s(params, num_steps, handoff), set(params.real_steps(num_steps))
-    cloud_side = [Action.CLOUD if step in real else Action.APPROX for step in range(s)]
-    needed = 2 if estimator is None else estimator.real_noises
-    if Action.APPROX in cloud_side[:needed]:
+    if params.residual not in (0, params.alpha):
         raise ParamsError(
-            f"Expected the schedule to start with {list(range(needed))}, got {list(params.schedule or ())}: "
-            f"the estimator needs {needed} real noises before its first estimate."
+            f"With the estimator edge alpha is the residual's factor: expected residual=0 or "
+            f"residual={params.alpha}, got {params.residual}."
         )
-    beside: frozenset[int] = frozenset()
-    if estimator is not None and estimator.calls_edge:
-        beside = frozenset(i for i in range(s) if Action.APPROX in cloud_side[i : i + 2])
-    return Plan((*cloud_side, *[Action.EDGE] * (num_steps - s)), beside)
+
+
+def _check_order(made: Plan, needed: int) -> None:
+    """Refuse steps that lack what they are to be made of."""
+    if Action.APPROX in made.steps[:needed]:
+        raise ParamsError(
+            f"Expected real steps at {list(range(needed))}, got {made.schedule}: the estimator needs "
+            f"{needed} real noises before its first estimate."
+        )
+    first = min(made.residual_steps, default=made.num_steps)
+    if Action.CLOUD not in made.steps[:first] and made.residual_steps:
+        raise ParamsError(
+            f"Expected a cloud call before the first edge step with the residual, got {made.schedule}. "
+            "Raise s, or set residual=0."
+        )

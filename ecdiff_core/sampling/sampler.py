@@ -16,13 +16,28 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from ecdiff_core.sampling import estimators
-from ecdiff_core.sampling.estimators import Alpha, Estimator, NoiseState
+from ecdiff_core.sampling.estimators import Estimator, Factors, NoiseState, add_residual
 from ecdiff_core.sampling.plan import Action, Plan
 from ecdiff_core.sampling.timesteps import scale_model_input, set_steps
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Action, Tensor], None]
 """Called after every step with its index, its action and the noise that it used (float32)."""
+
+
+@dataclass(frozen=True)
+class CloudCall:
+    """The last call of the cloud model and its answer, which a residual is made of.
+
+    Args:
+        step, latents, timestep: as of ``Call``.
+        noise: guided, float32.
+    """
+
+    step: int
+    latents: Tensor
+    timestep: Tensor
+    noise: Tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,8 @@ class SamplerState:
         noise: what the estimator remembers.
         scheduler: a diffusers scheduler with its history; not to be stepped by anybody else.
         noise_dtype: in which it is handed the noise; None for the latents' own.
+        cloud_call: the last one; None before the first.
+        residual: cloud's noise minus edge's at that step, once it was needed; float32.
     """
 
     step: int
@@ -42,6 +59,8 @@ class SamplerState:
     noise: NoiseState
     scheduler: SchedulerMixin
     noise_dtype: torch.dtype | None = None
+    cloud_call: CloudCall | None = None
+    residual: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +68,8 @@ class Call:
     """A model call that a trajectory waits for.
 
     Args:
-        step: of the trajectory.
+        step: of the trajectory, whose latents and timestep these are; for a residual an earlier one than is
+            done.
         action: whose call, ``CLOUD`` or ``EDGE``.
         latents: scaled as the model wants them, (batch, channels, …).
         timestep: the scheduler's.
@@ -85,36 +105,44 @@ def trajectory(
     state: SamplerState,
     plan: Plan,
     estimator: Estimator,
-    alpha: Alpha,
+    factors: Factors,
     until: int | None = None,
     on_step: OnStep | None = None,
 ) -> Trajectory:
     """The plan's steps from ``state.step`` up to, not including, ``until`` (default: T).
 
-    Args:
-        plan: made for the estimator, since it says where the edge model is called beside the cloud.
+    The edge model is asked at an earlier cloud step only when an edge step needs the residual: until then
+    trajectories with and without one are the same.
     """
     scheduler = copy.deepcopy(state.scheduler)
     latents, history = state.latents, state.noise
+    last, residual = state.cloud_call, state.residual
     end = plan.num_steps if until is None else until
     for step in range(state.step, end):
         action, timestep = plan.steps[step], scheduler.timesteps[step]
-        answers: dict[Action, Tensor] = {}
-        for model in plan.models(step):
-            model_input = scale_model_input(scheduler, latents, timestep)
-            answers[model] = yield Call(step, model, model_input, timestep)
-        if step in plan.edge_beside:
-            history = estimators.with_edge(history, answers[Action.EDGE])
         if action is Action.APPROX:
-            history = estimator.estimate(history, alpha)
+            history = estimator.estimate(history, factors.alpha)
         else:
-            history = estimator.observe(history, answers[action])
+            with_residual = step in plan.residual_steps
+            if with_residual and residual is None:
+                assert last is not None
+                beside = yield Call(last.step, Action.EDGE, last.latents, last.timestep)
+                residual = last.noise - beside.to(torch.float32)
+            model_input = scale_model_input(scheduler, latents, timestep)
+            noise = yield Call(step, action, model_input, timestep)
+            if action is Action.CLOUD:
+                last = CloudCall(step, model_input, timestep, noise.to(torch.float32))
+                residual = None
+            elif with_residual:
+                assert residual is not None
+                noise = add_residual(noise, residual, factors.residual)
+            history = estimator.observe(history, noise)
         assert history.eps is not None
         used = history.eps.to(state.noise_dtype or latents.dtype)
         latents = scheduler.step(used, timestep, latents, return_dict=False)[0].to(latents.dtype)
         if on_step is not None:
             on_step(step, action, history.eps)
-    return SamplerState(max(end, state.step), latents, history, scheduler, state.noise_dtype)
+    return SamplerState(max(end, state.step), latents, history, scheduler, state.noise_dtype, last, residual)
 
 
 @torch.no_grad()
@@ -124,12 +152,12 @@ def advance(
     cloud: Denoiser,
     edge: Denoiser,
     estimator: Estimator,
-    alpha: Alpha,
+    factors: Factors,
     until: int | None = None,
     on_step: OnStep | None = None,
 ) -> SamplerState:
     """Run a trajectory with the two models."""
-    steps = trajectory(state, plan, estimator, alpha, until, on_step)
+    steps = trajectory(state, plan, estimator, factors, until, on_step)
     try:
         call = next(steps)
         while True:

@@ -80,7 +80,7 @@ def _is_off(value: Any) -> bool:
 
 
 def _is_mistyped(name: str, known: Iterable[str]) -> bool:
-    """Of other versions of diffusers a class may have settings more, which are off; those have other names."""
+    """Other versions of diffusers may give a class more settings, which are off: with other names."""
     return any(0 < distance(name, other) <= _MISTAKES for other in known)
 
 

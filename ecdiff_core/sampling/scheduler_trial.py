@@ -23,8 +23,10 @@ _STEP_ARGUMENTS = ("model_output", "timestep", "sample")
 _PROBE = (1, 4, 8, 8)
 """Shape of the latents that a scheduler is tried on: schedulers do not depend on it."""
 _DRAWS = frozenset(
-    "bernoulli bernoulli_ exponential_ multinomial normal normal_ rand rand_like randint randint_like randn "
-    "randn_like random_ randperm uniform_".split()
+    (
+        *("bernoulli", "bernoulli_", "exponential_", "multinomial", "normal", "normal_", "rand", "rand_like"),
+        *("randint", "randint_like", "randn", "randn_like", "random_", "randperm", "uniform_"),
+    )
 )
 """Functions of torch that take a generator, and draw from the process-wide one without it."""
 

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ecdiff_core.errors import ECDiffError, first_line
 from ecdiff_core.sampling.estimators import NoiseState
-from ecdiff_core.sampling.sampler import SamplerState
+from ecdiff_core.sampling.sampler import CloudCall, SamplerState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added what a residual is made of, apart from the estimator's noises."""
 _DAMAGED = (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError)
 """What torch and diffusers raise for bytes that are not ours."""
 
@@ -36,9 +37,11 @@ def to_bytes(state: SamplerState) -> bytes:
         "format_version": FORMAT_VERSION,
         "step": state.step,
         "latents": state.latents,
-        "noise": {field.name: getattr(state.noise, field.name) for field in fields(NoiseState)},
+        "noise": _fields(state.noise),
         "scheduler": _scheduler_tree(state.scheduler),
         "noise_dtype": state.noise_dtype,
+        "cloud_call": None if state.cloud_call is None else _fields(state.cloud_call),
+        "residual": state.residual,
     }
     buffer = io.BytesIO()
     torch.save(tree, buffer)
@@ -54,16 +57,34 @@ def from_bytes(data: bytes, device: torch.device | str = "cpu") -> SamplerState:
     try:
         tree = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         version = tree["format_version"]
-        if version != FORMAT_VERSION:
-            raise SavedStateError(f"Expected a saved state of version {FORMAT_VERSION}, got {version}.")
-        noise = NoiseState(**_to(tree["noise"], device))
-        scheduler = _scheduler(tree["scheduler"], device)
+        if version not in range(1, FORMAT_VERSION + 1):
+            raise SavedStateError(
+                f"Expected a saved state of version {FORMAT_VERSION} or an older one, got {version}."
+            )
+        noises = _to(tree["noise"], device)
+        # Version 1 had the residual among the estimator's noises, and the edge's noise of one step.
+        residual, _ = noises.pop("residual", None), noises.pop("edge", None)
+        call, scheduler = tree.get("cloud_call"), _scheduler(tree["scheduler"], device)
         latents, noise_dtype = tree["latents"].to(device), tree.get("noise_dtype")
         if not isinstance(noise_dtype, torch.dtype | None):
             raise TypeError(f"noise_dtype is {noise_dtype!r}")
-        return SamplerState(tree["step"], latents, noise, scheduler, noise_dtype)
+        return SamplerState(
+            tree["step"],
+            latents,
+            NoiseState(**noises),
+            scheduler,
+            noise_dtype,
+            cloud_call=None if call is None else CloudCall(**_to(call, device)),
+            residual=_to(tree["residual"], device) if version > 1 else residual,
+        )
     except _DAMAGED as error:
-        raise SavedStateError(f"These {len(data)} bytes hold no sampler state: {first_line(error)}.") from error
+        raise SavedStateError(
+            f"These {len(data)} bytes hold no sampler state: {first_line(error)}."
+        ) from error
+
+
+def _fields(value: NoiseState | CloudCall) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _scheduler_tree(scheduler: SchedulerMixin) -> dict[str, Any]:

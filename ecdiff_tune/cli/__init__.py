@@ -17,68 +17,100 @@ class Command:
 
     Args:
         about: what it does, for ``--help``.
+        note: what its own ``--help`` adds.
         module: that has a function of the command's name.
         of_study: it goes by the settings of a study that is there, and begins none.
         loads_models: it works with the pair itself.
+        divides: on several ranks all of them work; of other commands the first does everything.
     """
 
     about: str
     module: str
     of_study: bool = False
     loads_models: bool = True
+    note: str = ""
+    divides: bool = False
 
     def function(self, name: str) -> Callable[[Settings], None]:
         """What does its work."""
         return getattr(import_module(f"ecdiff_tune.{self.module}"), name)
 
 
+ARGUMENTS = "[KEY=VALUE | GROUP=CHOICE …] [--cfg job] [-m] [--config-dir DIR]"
+"""Of every command."""
+_OWN = "What is not given is the study's own; pair= and study= name it"
+_RESCORES = (
+    f"{_OWN}. Free are objective, link, rerank.* and\n"
+    "pareto.*; settings that would need new measurements are refused."
+)
 COMMANDS: dict[str, Command] = {
-    "tune": Command("reference, stage 1, stage 2, then the winner on held-out prompts", "cli.tune"),
-    "stage1": Command("search (k, alpha) with the cloud model alone", "cli.tune"),
-    "stage2": Command(
-        "search s for the stage-1 winner, or for (p, k, alpha) or (schedule, alpha) by hand", "cli.tune"
+    "tune": Command(
+        "reference, stage 1, stage 2, then the winner on held-out prompts", "cli.tune", divides=True
     ),
-    "reference": Command("cloud and edge pictures, noise profile, latency profile", "cli.tune"),
+    "stage1": Command("search (k, alpha) with the cloud model alone (Algorithm 2)", "cli.tune", divides=True),
+    "stage2": Command(
+        "search s for the stage-1 winner, or (p, k, alpha) or (schedule, alpha) by hand (Algorithm 3)",
+        "cli.tune",
+        divides=True,
+    ),
+    "reference": Command("cloud and edge images, noise profile, latency profile", "cli.tune", divides=True),
     "rerank": Command(
         "the best config by other weights, another link or machine; no model call",
         "cli.rerank",
         of_study=True,
         loads_models=False,
+        note=_RESCORES,
     ),
     "pareto": Command(
         "all configs that no other beats in quality, time and burden; no model call",
         "cli.pareto",
         of_study=True,
         loads_models=False,
+        note=_RESCORES,
     ),
     "compare": Command(
         "the winner beside what else could have been done, on held-out prompts (Tables 1 and 6)",
         "cli.compare",
         of_study=True,
+        note=f"{_OWN}, and its ecdiff.yaml must be there. Free are\n"
+        "compare.*, metrics.*, batch_size, sharing, offload and vae_slicing. Methods that do not apply to\n"
+        "the pair are left out.",
     ),
     "ablate": Command(
         "what correcting twice, alpha and the scheduler are worth (Table 2)",
         "cli.ablate",
         of_study=True,
+        note=f"{_OWN}, and its ecdiff.yaml must be there. Free are\n"
+        "ablate.*, metrics.*, batch_size, sharing, offload and vae_slicing.",
     ),
     "noise": Command(
-        "how the cloud's noise changes from step to step (Figure 3)", "cli.noise", of_study=True
+        "how the cloud's noise changes from step to step (Figure 3)",
+        "cli.noise",
+        of_study=True,
+        note=f"{_OWN}. Its reference is made where it is missing.",
+        divides=True,
     ),
     "errors": Command(
         "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
         "cli.errors",
         of_study=True,
+        note=f"{_OWN}. Free are errors.*: num_prompts and noise\n"
+        "take time, config is another YAML than the study's ecdiff.yaml.",
+        divides=True,
     ),
     "table5": Command(
         "every tuned pair beside the paper's rows (Table 5); no model call",
         "cli.table5",
         loads_models=False,
+        note="It reads every DIR/<pair>/<study>/ecdiff.yaml and writes DIR/table5.csv, .md and .tex.\n"
+        "output_dir is the only setting that it goes by.",
     ),
     "report": Command(
-        "one page about a study, with its pictures; no model call",
+        "one page about a study, with its images; no model call",
         "cli.report",
         of_study=True,
         loads_models=False,
+        note=f"{_OWN}. Writes outputs/<pair>/<study>/report/index.html.",
     ),
     "check": Command("can these two models work together? (reads no weights)", "cli.check"),
 }

@@ -9,13 +9,13 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.experiments import summary, tables
-from ecdiff_tune.experiments.method_measurements import Measuring, further_metrics
+from ecdiff_tune.experiments.method_measurements import MethodEvaluator, extra_metrics
 from ecdiff_tune.experiments.methods import Method, Sampler
 from ecdiff_tune.experiments.winners import config_of_study
 from ecdiff_tune.study import files
-from ecdiff_tune.study.recorded import candidate_in
-from ecdiff_tune.study.workbench import prepare
+from ecdiff_tune.study.open_study import open_study
 
 SCHEDULERS = {"euler": ("EulerDiscreteScheduler", "Euler"), "dpm": ("DPMSolverMultistepScheduler", "DPM++")}
 
@@ -28,23 +28,26 @@ def ablate(settings: Settings) -> None:
     """
     spec = study_spec(settings)
     tuned = config_of_study(spec.path, spec.prompts.heldout)
-    with prepare(spec) as bench:
-        further = further_metrics(settings.metric_choice(), bench.pipe.device)
-        measuring = Measuring(bench, tuned.sampling, further, settings.ablate.num_prompts)
-        chosen = measuring.usable(ablations(tuned), {})
-        measured = measuring.measure(chosen)
+    with open_study(spec) as (study, pair, references):
+        device, log = pair.pipe.device, study.progress.say
+        extra = extra_metrics(settings.metric_choice(), device)
+        first = settings.ablate.num_prompts
+        evaluator = MethodEvaluator(study, pair, references, tuned.sampling, extra, first)
+        chosen = evaluator.usable(ablations(tuned), {})
+        measured = evaluator.measure(chosen)
         quality = summary.quality_table(chosen, measured, settings.seed)
-        costs = summary.cost_table(chosen, bench.latency, {}, tuned.sampling.num_steps)
-        told = tables.told(bench, tuned.sampling, len(next(iter(measured.values()))))
-        table = tables.table2(quality, costs, further)
-        paths = tables.write(bench.path / files.ABLATE, "table2", table, told, bench.progress.say)
-        bench.progress.say("wrote " + ", ".join(map(str, paths)))
+        costs = summary.cost_table(chosen, pair.latency, {}, tuned.sampling.num_steps)
+        count = len(next(iter(measured.values())))
+        conditions = tables.conditions(spec, device, tuned.sampling, count)
+        table = tables.table2(quality, costs, extra)
+        paths = tables.write(study.path / files.ABLATE, "table2", table, conditions, log)
+        log("wrote " + ", ".join(map(str, paths)))
 
 
 def ablations(tuned: TunedConfig) -> Iterator[Method]:
     """The tuned config, and what becomes of it with a part taken out or exchanged."""
     own, params = tuned.sampling, tuned.params
-    candidate = candidate_in(tuned)
+    candidate = PlannedCandidate.of_config(tuned).candidate
     yield Method("tuned", "EC-Diff (tuned)", candidate, Sampler(own))
     twice = replace(candidate, params=correcting_twice(params, tuned.plan().handoff_step, own.num_steps))
     yield Method("twice", "correct errors twice", twice, Sampler(own))

@@ -13,14 +13,19 @@ from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.ranks import current
 from ecdiff_tune.experiments import error_tables as tables
 from ecdiff_tune.experiments.bounds import Coefficients
 from ecdiff_tune.experiments.error_runs import Work, measure, runs_beside
 from ecdiff_tune.experiments.error_tables import Errors
-from ecdiff_tune.report.error_figures import figure1, figure5
-from ecdiff_tune.report.export import write_figure, write_table, wrote
+from ecdiff_tune.report.figure_files import write_figure
+from ecdiff_tune.report.paper_figures import figure1, latent_error
+from ecdiff_tune.report.table_files import write_table, wrote
 from ecdiff_tune.study import files
-from ecdiff_tune.study.workbench import Workbench, prepare
+from ecdiff_tune.study.open_study import open_study
+from ecdiff_tune.study.progress import Progress
+from ecdiff_tune.study.references import LoadedPair
+from ecdiff_tune.study.spec import StudySpec
 
 
 def errors(settings: Settings) -> None:
@@ -32,21 +37,22 @@ def errors(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     config = _config(settings)
-    with prepare(study_spec(settings)) as bench:
-        prompts = bench.heldout if len(bench.heldout) else bench.prompts
+    with open_study(study_spec(settings), current()) as (study, pair, references):
+        heldout = references.heldout_prompts
+        prompts = heldout if len(heldout) else references.calibration.prompt_set
         count = min(settings.errors.num_prompts, len(prompts))
-        steps = bench.pipe.num_steps
-        coefficients = Coefficients.of(bench.pipe.scheduler, steps)
+        steps = pair.pipe.num_steps
+        coefficients = Coefficients.of(pair.pipe.scheduler, steps)
         work = Work(tuple(settings.errors.noise), runs_beside(config), coefficients)
-        kind = "held-out" if len(bench.heldout) else "calibration"
-        bench.progress.say(
+        kind = "held-out" if len(heldout) else "calibration"
+        study.progress.say(
             f"errors of {config.plan()}, {count} {kind} prompt{'s' * (count != 1)}: about "
             f"{(1 + len(work.ratios)) * steps * count:,} cloud calls, most of them with noise after each step"
         )
-        found, stills = _measure_all(bench, prompts, count, work)
-        paths = _write(bench, found, stills, [prompts.prompts[i] for i in range(count)])
+        found, stills = _measure_all(pair, prompts, count, work, study.progress)
+        paths = _write(study.spec, found, stills, [prompts.prompts[i] for i in range(count)])
         for line in (*tables.lines(found, settings.seed), wrote(paths)):
-            bench.progress.say(line)
+            study.progress.say(line)
 
 
 def _config(settings: Settings) -> TunedConfig:
@@ -70,22 +76,24 @@ def _config(settings: Settings) -> TunedConfig:
     return config
 
 
-def _measure_all(bench: Workbench, prompts: CalibrationSet, count: int, work: Work) -> tuple[Errors, Tensor]:
-    """All prompts' errors, and the pictures of Figure 1, (prompts, 1 + ratios, 3, height, width)."""
-    bench.progress.start_task("errors", count)
+def _measure_all(
+    pair: LoadedPair, prompts: CalibrationSet, count: int, work: Work, progress: Progress
+) -> tuple[Errors, Tensor]:
+    """All prompts' errors, and the images of Figure 1, (prompts, 1 + ratios, 3, height, width)."""
+    progress.start_task("errors", count)
     found = []
-    for rows, one in bench.batches.over(range(count), partial(measure, bench.pipe, prompts, work)):
+    for rows, one in pair.batches.over(range(count), partial(measure, pair.pipe, prompts, work)):
         found.append(one)
-        bench.progress.prompts_done(len(rows))
+        progress.prompts_done(len(rows))
     by_row = {row: still for one in found for row, still in zip(one.rows, one.stills, strict=True)}
     return Errors.of(work, found), torch.stack([by_row[row] for row in range(count)])
 
 
-def _write(bench: Workbench, found: Errors, stills: Tensor, prompts: list[str]) -> list[Path]:
+def _write(spec: StudySpec, found: Errors, stills: Tensor, prompts: list[str]) -> list[Path]:
     """Tables and figures; their paths."""
-    folder, run = bench.path / files.ERRORS, found.work.runs[0]
-    where = f"{bench.spec.pair.name}, {len(stills)} prompts"
-    disturbed = tables.figure1_table(found, bench.spec.seed)
+    folder, run = spec.path / files.ERRORS, found.work.runs[0]
+    where = f"{spec.pair.name}, {len(stills)} prompts"
+    disturbed = tables.figure1_table(found, spec.seed)
     corrected, checked = tables.corrections_by_step(found), tables.checks_by_window(found)
     by_method = {one.name: found.latent_errors[:, i] for i, one in enumerate(found.work.runs)}
     curves = folder / "figure5.csv"
@@ -96,26 +104,23 @@ def _write(bench: Workbench, found: Errors, stills: Tensor, prompts: list[str]) 
             "figure1",
             disturbed,
             tables.figure1_cells(disturbed),
-            ["noise after each step", "SSIM", "95% interval", "PSNR"],
             f"The cloud's own run with noise after each step, against the same without; {where}.",
         ),
         *write_figure(folder, "figure1", figure1(stills, found.work.ratios, found.ssim, prompts)),
         curves,
-        *write_figure(folder, "figure5", figure5(by_method, run.plan, tables.examples(found))),
+        *write_figure(folder, "figure5", latent_error(by_method, run.plan, tables.examples(found))),
         *write_table(
             folder,
             "corrections",
             tables.corrections_table(found),
-            corrected.astype(str).to_numpy().tolist(),
-            list(corrected.columns),
+            corrected,
             f"On how many prompts the latent error fell after a real call, and how; {where}, {run.plan}.",
         ),
         *write_table(
             folder,
             "bounds",
             tables.checks_table(found),
-            checked.astype(str).to_numpy().tolist(),
-            list(checked.columns),
+            checked,
             f"Theorems 1 and 2, medians over prompts; {where}, {run.plan}.",
         ),
     ]

@@ -4,48 +4,73 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli import samples
+from ecdiff_tune.cli.stage import Found, Stages
 from ecdiff_tune.evaluation.reference import falls
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import beaten, page, pictures, tables
-from ecdiff_tune.report.result import made_by, result_lines
+from ecdiff_tune.report import page, tables
+from ecdiff_tune.report.figure_files import save_figure
+from ecdiff_tune.report.paper_figures import noise_change
+from ecdiff_tune.report.result import beaten_note, made_by, result_lines
 from ecdiff_tune.study import files, recorded
+from ecdiff_tune.study.open_study import OpenStudy
+from ecdiff_tune.study.references import LoadedPair, References
 from ecdiff_tune.study.spending import HELDOUT
-from ecdiff_tune.study.winner import heldout_scores
-from ecdiff_tune.study.workbench import Workbench
+from ecdiff_tune.study.winner import ConfigSource, Heldout, config_of, how_searched
 
 
-def finish(bench: Workbench, winner: Trial, config: TunedConfig) -> None:
-    """Held-out score, YAML, table, pictures and page; the last lines that a command prints."""
-    scores = dict(config.score or {})
-    if len(bench.heldout):
-        with bench.spending.part(HELDOUT):
-            scores["heldout"] = heldout_scores(bench, winner)
-    config = replace(config, score=scores)
-    config.save(bench.path / files.CONFIG)
-    write_text(bench.path / files.TABLE5, tables.table5([config]))
-    with bench.spending.part("samples"):
-        samples.write(bench, winner)
-    samples.write_edge_alone(bench)
-    print_result(bench, config)
-    for line in _beaten(bench, winner, config):
-        bench.progress.say(line)
-    say_end(bench, files.CONFIG, files.TRIALS, files.TABLE5, files.SAMPLES_GRID)
-    yaml_path, prompt = shlex.quote(str(bench.path / files.CONFIG)), example(bench.prompts.prompts)
-    bench.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} {prompt}")
+def config_of_winner(
+    stages: Stages, pair: LoadedPair, found: Found, heldout: Heldout | None = None
+) -> TunedConfig:
+    """The YAML of a stage's winner."""
+    spec, prompts = stages.study.spec, stages.references.calibration.prompt_set
+    source = ConfigSource.of_pipe(spec, stages.study.created, prompts, pair.latency, pair.pipe)
+    how = how_searched(spec, found.winner)
+    return config_of(found.winner, found.trials, source, how, stages.scorer, heldout)
+
+
+def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
+    """Held-out score, YAML, table, images and page; the last lines that a command prints."""
+    study, references = stages.study, stages.references
+    heldout = None
+    if len(references.heldout_prompts):
+        with study.spending.part(HELDOUT):
+            heldout = _measure_heldout(study, pair, references, found.winner)
+    config = config_of_winner(stages, pair, found, heldout)
+    config.save(study.path / files.CONFIG)
+    write_text(study.path / files.TABLE5, tables.table5([config]))
+    with study.spending.part("samples"):
+        samples.write(study.path, stages.evaluator, references.calibration, found.winner)
+    samples.write_edge_alone(study.path, references.calibration, study.progress)
+    log_result(stages, config)
+    record = recorded.load(study.spec)
+    known = next((one for one in record.trials if one.config == found.winner.config), None)
+    if known is not None:  # by the seconds of the profile, which a timed trial's are not
+        for line in beaten_note(known, record.trials, study.spec, made_by(config.sampling)):
+            study.progress.say(line)
+    log_end(study, files.CONFIG, files.TRIALS, files.TABLE5, files.SAMPLES_GRID)
+    yaml_path, prompt = (
+        shlex.quote(str(study.path / files.CONFIG)),
+        example(references.calibration.prompt_set.prompts),
+    )
+    study.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} {prompt}")
     # After all else, which an error of the page must not keep back.
-    bench.progress.say(f"page: {page.write(bench.spec)}")
+    study.progress.say(f"page: {page.write(record)}")
 
 
-def _beaten(bench: Workbench, winner: Trial, config: TunedConfig) -> list[str]:
-    """Where the study measured a config that is faster and better, by the seconds of the profile."""
-    record = recorded.load(bench.spec, lambda _: None)
-    known = [one for one in record.trials if one.candidate == winner.candidate]
-    return beaten.note(known[0], record.trials, bench.spec, made_by(config.sampling)) if known else []
+def _measure_heldout(study: OpenStudy, pair: LoadedPair, references: References, winner: Trial) -> Heldout:
+    """The winner on the held-out set, whose reference is made now if need be."""
+    evaluator, progress = study.evaluator(pair, references.heldout, tuning=False), study.progress
+    prompts, config = references.heldout.prompt_set, winner.config
+    progress.start_task(
+        "winner on held-out prompts", len(prompts), len(prompts) - evaluator.missing([config])
+    )
+    (measured,) = evaluator.measure([config], progress.prompts_done)
+    progress.end_stage()
+    return Heldout(prompts, measured)
 
 
 def example(prompts: Sequence[str]) -> str:
@@ -58,26 +83,27 @@ def example(prompts: Sequence[str]) -> str:
     return f"--prompt{'=' if prompt.startswith('-') else ' '}{shlex.quote(prompt)}"
 
 
-def write_noise_profile(bench: Workbench) -> None:
+def write_noise_profile(study: OpenStudy, references: References) -> None:
     """noise_profile.csv and .png of the reference (Figure 3); a note where p cannot be read off it."""
-    profile = bench.reference.noise_profile()
-    if bench.spec.p is None and not falls(bench.reference.noise_change):
-        bench.progress.say(
+    folder = study.path
+    if study.spec.p is None and not falls(references.calibration.noise_change):
+        study.progress.say(
             "note: the noise does not change faster at first than later (noise_profile.png), so that "
-            f"params.p=auto has no fall to read p off and takes {bench.p()}. Set params.p, or search.p."
+            f"params.p=auto has no fall to read p off and takes {references.p()}. Set params.p, or search.p."
         )
-    write_text(bench.path / files.NOISE_TABLE, profile.to_csv(index=False))
-    pictures.noise_profile(bench.path / files.NOISE_FIGURE, profile, bench.p())
+    profile = references.calibration.noise_profile()
+    write_text(folder / files.NOISE_TABLE, profile.to_csv(index=False))
+    save_figure(noise_change(profile, references.p()), folder / files.NOISE_FIGURE)
 
 
-def print_result(bench: Workbench, config: TunedConfig) -> None:
+def log_result(stages: Stages, config: TunedConfig) -> None:
     """What the winner is and what it buys."""
-    cloud, _ = bench.scorer().cloud_and_edge_seconds(bench.spec.num_steps)
-    for line in result_lines(config, len(bench.prompts), cloud):
-        bench.progress.say(line)
+    cloud, _ = stages.scorer.cloud_and_edge_seconds(stages.study.spec.num_steps)
+    for line in result_lines(config, len(stages.references.calibration.prompts), cloud):
+        stages.study.progress.say(line)
 
 
-def say_end(bench: Workbench, *names: str) -> None:
+def log_end(study: OpenStudy, *names: str) -> None:
     """The calls of this run, and the files of these names."""
-    bench.progress.say(bench.spending.told())
-    bench.progress.say("wrote " + ", ".join(str(bench.path / name) for name in names))
+    study.progress.say(study.spending.describe())
+    study.progress.say("wrote " + ", ".join(str(study.path / name) for name in names))

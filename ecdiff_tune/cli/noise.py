@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ecdiff_core.io.text import counted
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
+from ecdiff_tune.evaluation.ranks import current
 from ecdiff_tune.evaluation.reference import Reference
-from ecdiff_tune.report.export import write_figure, write_table, wrote
-from ecdiff_tune.report.noise_figure import noise_figure
+from ecdiff_tune.report.figure_files import write_figure
+from ecdiff_tune.report.paper_figures import noise_change
+from ecdiff_tune.report.table_files import write_table, wrote
 from ecdiff_tune.study import files
-from ecdiff_tune.study.workbench import prepare
+from ecdiff_tune.study.open_study import open_study
 
 FIGURES = {"image": "figure3a", "video": "figure3b"}
 """Names of the files, by what the pair makes; the paper shows pictures in (a) and videos in (b)."""
@@ -23,34 +26,25 @@ def noise(settings: Settings) -> None:
     Raises:
         ECDiffError: something that the user can act on.
     """
-    with prepare(study_spec(settings)) as bench:
-        media = bench.pipe.pair.family.media
-        timesteps = bench.pipe.scheduler.timesteps.tolist()
-        profile = noise_table(bench.reference, timesteps)
-        p, folder, name = bench.p(), bench.path / files.NOISE, FIGURES[media]
-        count = len(bench.prompts)
+    with open_study(study_spec(settings), current()) as (study, pair, references):
+        media = pair.pipe.pair.family.media
+        timesteps = pair.pipe.scheduler.timesteps.tolist()
+        profile = noise_table(references.calibration, timesteps)
+        p, folder, name = references.p(), study.path / files.NOISE, FIGURES[media]
+        count = len(references.calibration.prompts)
         caption = (
             f"Mean |eps_i - eps_(i-1)| of the cloud model of {settings.pair.name} over {count} prompts, and "
             f"its variance over them; {settings.num_steps} {settings.sampling.scheduler} steps."
         )
-        shown = [
-            [
-                str(row.step),
-                f"{row.timestep:g}",
-                f"{row.mean:.5f}",
-                f"{row.variance:.3g}",
-                f"{row.relative:.4f}",
-            ]
-            for row in profile.itertuples()
-        ]
+        forms = {"timestep": "{:g}", "mean": "{:.5f}", "variance": "{:.3g}", "relative": "{:.4f}"}
+        shown = profile.assign(**{column: profile[column].map(form.format) for column, form in forms.items()})
+        figure = noise_change(profile, p, both_scales=True, over=counted(count, "prompt"))
         paths = [
-            *write_table(folder, name, profile, shown, caption=caption),
-            *write_figure(
-                folder, name, noise_figure(profile, p, count, "picture" if media == "image" else media)
-            ),
+            *write_table(folder, name, profile, shown, caption),
+            *write_figure(folder, name, figure),
         ]
         for line in (*_lines(profile, p), wrote(paths)):
-            bench.progress.say(line)
+            study.progress.say(line)
 
 
 def noise_table(reference: Reference, timesteps: list[float]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from ecdiff_tune.cli.rerank import within_limits, written_lines
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import ParetoSettings, Settings, SettingsError
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.objective import Trial
+from ecdiff_tune.objective import Trial, pareto_front
 from ecdiff_tune.report import tables
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
@@ -24,7 +24,9 @@ def pareto(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
-        record = recorded.load(folder.spec, progress.say)
+        record = recorded.load(folder.spec)
+        for line in record.notes:
+            progress.say(line)
         found = front(within_limits(record.trials, settings.rerank))
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
         write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
@@ -44,24 +46,10 @@ def pareto(settings: Settings) -> None:
             progress.say(line)
 
 
-def dominates(one: Trial, other: Trial) -> bool:
-    """Whether ``one`` is nowhere worse than ``other`` (quality, seconds, burden) and somewhere better."""
-    pairs = list(zip(_merits(one), _merits(other), strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
-def _merits(trial: Trial) -> tuple[float, float, float]:
-    assert trial.score is not None
-    assert trial.score.burden is not None
-    return trial.score.quality, -trial.seconds, trial.score.burden
-
-
 def front(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that no other dominates, numbered from the fastest to the slowest."""
-    all_of_them = list(trials)
-    kept = [one for one in all_of_them if not any(dominates(other, one) for other in all_of_them)]
-    kept.sort(key=lambda one: (one.seconds, -one.quality))
-    return [replace(one, number=i) for i, one in enumerate(kept, start=1)]
+    """The trials that no other beats in quality, seconds and burden at once, numbered from the fastest on."""
+    found = pareto_front(trials, ("quality", "seconds", "burden"))
+    return [replace(one, number=i) for i, one in enumerate(found, start=1)]
 
 
 def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
@@ -90,5 +78,5 @@ def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
         return max(fast, key=lambda one: one.quality)
     row = int(wanted.pick or 0)
     if not 1 <= row <= len(found):
-        raise SettingsError(f"Expected pareto.pick to be a row, 1 … {len(found)}, got {row}.")
+        raise SettingsError(key="pareto.pick", got=row, expected=f"to be a row, 1 … {len(found)}")
     return found[row - 1]

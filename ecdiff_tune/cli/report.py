@@ -5,6 +5,7 @@ from __future__ import annotations
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.report import page
+from ecdiff_tune.study import recorded
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.progress import Progress
 
@@ -16,4 +17,4 @@ def report(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
-        progress.say(f"wrote {page.write(folder.spec)}")
+        progress.say(f"wrote {page.write(recorded.load(folder.spec))}")

@@ -8,11 +8,11 @@ from dataclasses import replace
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import RerankSettings, Settings, SettingsError
-from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import beaten, tables
-from ecdiff_tune.report.result import made_by, result_lines
+from ecdiff_tune.report import tables
+from ecdiff_tune.report.result import beaten_note, made_by, result_lines
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.progress import Progress, describe
@@ -32,7 +32,9 @@ def rerank(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
-        record = recorded.load(folder.spec, progress.say)
+        record = recorded.load(folder.spec)
+        for line in record.notes:
+            progress.say(line)
         left = within_limits(record.trials, settings.rerank)
         left = [replace(one, number=i) for i, one in enumerate(left, start=1)]
         winner = left[0]
@@ -49,10 +51,10 @@ def written_lines(record: Recorded, config: TunedConfig, chosen: Trial, name: st
     """What a command says that wrote a chosen config."""
     alone, _ = record.scorer.cloud_and_edge_seconds(record.spec.num_steps)
     lines = result_lines(config, len(record.prompts), alone)
-    if chosen.candidate not in record.heldout_rows and len(record.heldout):
+    if chosen.config not in record.heldout_rows and len(record.heldout):
         lines.append("note: held-out prompts were measured with the study's own winner alone, not with this.")
     given = reranked.given_for_seconds(record)
-    lines += beaten.note(chosen, record.trials, record.spec, made_by(config.sampling), given)
+    lines += beaten_note(chosen, record.trials, record.spec, made_by(config.sampling), given)
     return [*lines, against_own_winner(record, chosen), f"wrote {record.path / name}"]
 
 
@@ -89,10 +91,9 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
     if not path.is_file():
         return f"{path} is not there: the study's own search has not come to an end"
     old = TunedConfig.load(path)
-    candidate = recorded.candidate_in(old)
-    told = f"ecdiff.yaml's config ({describe(candidate, 'joint', old.plan())})"
-    key = ConfigKey.of(candidate, old.plan())
-    known = next((one for one in record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)
+    own = PlannedCandidate.of_config(old)
+    told = f"ecdiff.yaml's config ({describe(own.candidate, 'joint', bool(own.key.alpha))})"
+    known = next((one for one in record.trials if one.key == own.key), None)
     if known is None:
         return f"{told} is not among them"
     if known.candidate == chosen.candidate:

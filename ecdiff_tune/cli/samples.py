@@ -1,7 +1,7 @@
-"""The pictures that a report shows, kept so that it needs no model: of the prompts with the lowest SSIM.
+"""The images that a report shows, kept so that it needs no model: of the prompts with the lowest SSIM.
 
-``samples/`` holds a file a picture, ``samples/samples.csv`` says what they are, ``samples.png`` is a still
-grid of them; ``edge_alone.csv`` measures the edge's own pictures.
+``samples/`` holds a file an image, ``samples/samples.csv`` says what they are, ``samples.png`` is a still
+grid of them; ``edge_alone.csv`` measures the edge's own images.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from ecdiff_core.io.video import FPS
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.data.spreadsheets import csv_text
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
+from ecdiff_tune.evaluation.evaluator import Evaluator
+from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import pictures
 from ecdiff_tune.study import files
-from ecdiff_tune.study.workbench import Workbench
+from ecdiff_tune.study.progress import Progress
 
 COUNT = 8
 """Prompts in the grid."""
 SAME_SSIM = 1e-9
-"""Of a picture and itself, read back from a table."""
+"""Of an image and itself, read back from a table."""
 CLIPS = 4
 """Prompts whose videos are kept, which are large."""
 CLIP_QUALITY = 90
@@ -39,11 +42,11 @@ CLIP_QUALITY = 90
 
 @dataclass(frozen=True)
 class GridRow:
-    """One way to make pictures: its plan, and a picture or video a prompt, RGB in 0 … 1, with its SSIM."""
+    """One way to make images: its plan, and an image or video a prompt, RGB in 0 … 1, with its SSIM."""
 
     name: str
     plan: Plan
-    pictures: Tensor
+    images: Tensor
     ssims: Sequence[float]
 
     @property
@@ -56,27 +59,28 @@ class GridRow:
         return f"{self.name}\n{plan.cloud_calls} + {plan.edge_calls}{free}"
 
 
-def write(bench: Workbench, winner: Trial) -> None:
+def write(folder: Path, evaluator: Evaluator, reference: Reference, winner: Trial) -> None:
     """samples.png and samples/: cloud, edge, HybridSD and EC-Diff, the prompts with the lowest SSIM first."""
     found = [one.ssim if one.ssim is not None else 1.0 for one in winner.measurements]
     worst = sorted(range(len(found)), key=lambda i: found[i])[:COUNT]
-    if _are_there(bench.path, winner, [found[i] for i in worst]):
+    if _are_there(folder, winner, [found[i] for i in worst]):
         return
-    methods = _methods(bench, winner, worst, [found[i] for i in worst])
-    texts = [bench.prompts.prompts[i] for i in worst]
+    methods = _methods(evaluator, reference, winner, worst, [found[i] for i in worst])
+    prompts = reference.prompt_set
+    texts = [prompts.prompts[i] for i in worst]
     headings = [f"SSIM {shown(found[i], 3)}\n{text}" for i, text in zip(worst, texts, strict=True)]
-    labelled = [(one.label, one.pictures) for one in methods]
-    pictures.samples(bench.path / files.SAMPLES_GRID, labelled, headings)
-    folder = bench.path / files.SAMPLES
-    kept = worst[: CLIPS if methods[0].pictures.ndim == 5 else COUNT]
+    labelled = [(one.label, one.images) for one in methods]
+    pictures.samples(folder / files.SAMPLES_GRID, labelled, headings)
+    samples = folder / files.SAMPLES
+    kept = worst[: CLIPS if methods[0].images.ndim == 5 else COUNT]
     rows = []
     for place, i in enumerate(kept):
         for method in methods:
-            name = save_picture(folder / f"{place:02}_{method.name}", method.pictures[place])
-            told = (place, method.name, name, method.ssims[place], method.plan.schedule)
-            rows.append((*told, bench.prompts.seeds[i], texts[place]))
+            name = save_image(samples / f"{place:02}_{method.name}", method.images[place])
+            what = (place, method.name, name, method.ssims[place], method.plan.schedule)
+            rows.append((*what, prompts.seeds[i], texts[place]))
     columns = ["place", "method", "file", "ssim", "schedule", "seed", "prompt"]
-    write_text(folder / files.SAMPLES_TABLE, csv_text(pd.DataFrame(rows, columns=columns)))
+    write_text(samples / files.SAMPLES_TABLE, csv_text(pd.DataFrame(rows, columns=columns)))
 
 
 def _are_there(path: Path, winner: Trial, ssims: Sequence[float]) -> bool:
@@ -94,35 +98,34 @@ def _are_there(path: Path, winner: Trial, ssims: Sequence[float]) -> bool:
         return False
 
 
-def _methods(bench: Workbench, winner: Trial, rows: Sequence[int], ssims: Sequence[float]) -> list[GridRow]:
-    evaluator, plan = bench.evaluator, winner.plan
-    alone = {
-        name: evaluator.plan(replace(winner.candidate, params=params))
-        for name, params in (
-            ("cloud", ECDiffParams.cloud_only(plan.num_steps)),
-            ("edge", ECDiffParams.edge_only()),
-        )
-    }
-    hybrid = replace(winner.candidate, params=ECDiffParams.hybrid(plan.handoff_step))
-    cloud = torch.stack([bench.reference.prompts[i].cloud for i in rows]).float()
-    edge = torch.stack([bench.reference.prompts[i].edge for i in rows]).float()
-    mixed = evaluator.pictures(hybrid, rows)
+def _methods(
+    evaluator: Evaluator, reference: Reference, winner: Trial, rows: Sequence[int], ssims: Sequence[float]
+) -> list[GridRow]:
+    def with_params(params: ECDiffParams) -> PlannedCandidate:
+        return evaluator.resolve(replace(winner.candidate, params=params))
+
+    plan = winner.plan
+    alone = with_params(ECDiffParams.cloud_only(plan.num_steps))
+    hybrid = with_params(ECDiffParams.hybrid(plan.handoff_step))
+    cloud = torch.stack([reference.prompts[i].cloud for i in rows]).float()
+    edge = torch.stack([reference.prompts[i].edge for i in rows]).float()
+    both = evaluator.images(hybrid, rows)
     return [
-        GridRow("cloud", alone["cloud"], cloud, [1.0] * len(rows)),
-        GridRow("edge", alone["edge"], edge, ssim(edge, cloud).tolist()),
-        GridRow("HybridSD", evaluator.plan(hybrid), mixed, ssim(mixed, cloud).tolist()),
-        GridRow("EC-Diff", plan, evaluator.pictures(winner.candidate, rows), ssims),
+        GridRow("cloud", alone.plan, cloud, [1.0] * len(rows)),
+        GridRow("edge", with_params(ECDiffParams.edge_only()).plan, edge, ssim(edge, cloud).tolist()),
+        GridRow("HybridSD", hybrid.plan, both, ssim(both, cloud).tolist()),
+        GridRow("EC-Diff", plan, evaluator.images(winner.config, rows), ssims),
     ]
 
 
-def save_picture(stem: Path, picture: Tensor) -> str:
-    """A picture as PNG, a video as a looping WebP; the file's name.
+def save_image(stem: Path, image: Tensor) -> str:
+    """An image as PNG, a video as a looping WebP; the file's name.
 
     Args:
         stem: the path without its suffix.
-        picture: RGB in 0 … 1, shape (3, height, width), of a video (frames, 3, height, width).
+        image: RGB in 0 … 1, shape (3, height, width), of a video (frames, 3, height, width).
     """
-    values = (picture.float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
+    values = (image.float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
     video = values.ndim == 4
     path = stem.with_name(stem.name + (".webp" if video else ".png"))
     with replacing(path) as part:
@@ -135,16 +138,16 @@ def save_picture(stem: Path, picture: Tensor) -> str:
     return path.name
 
 
-def write_edge_alone(bench: Workbench) -> None:
-    """edge_alone.csv: SSIM and PSNR of the edge's own pictures, a row a calibration prompt."""
-    path = bench.path / files.EDGE_ALONE
+def write_edge_alone(folder: Path, reference: Reference, progress: Progress) -> None:
+    """edge_alone.csv: SSIM and PSNR of the edge's own images, a row a calibration prompt."""
+    path = folder / files.EDGE_ALONE
     if path.is_file():
         return
-    bench.progress.start_task("edge's own pictures against the cloud's", len(bench.prompts))
+    progress.start_task("edge's own images against the cloud's", len(reference.prompts))
     rows = []
-    for key, one in zip(bench.prompts.keys, bench.reference.prompts, strict=True):
+    for key, one in zip(reference.prompt_set.keys, reference.prompts, strict=True):
         edge, cloud = one.edge.float()[None], one.cloud.float()[None]
         rows.append((key, ssim(edge, cloud).item(), psnr(edge, cloud).item()))
-        bench.progress.prompts_done(1)
-    bench.progress.end_stage()
+        progress.prompts_done(1)
+    progress.end_stage()
     write_text(path, pd.DataFrame(rows, columns=["prompt", "ssim", "psnr"]).to_csv(index=False))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast import proposals
+from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
-from ecdiff_tune.study.workbench import Workbench
 
 
 def stage1_space(settings: Settings, p: int) -> Stage1Space:
@@ -29,21 +29,31 @@ def joint_space(settings: Settings, p: int) -> JointSpace:
         settings.core_sampling().handoff,
         settings.estimators,
         settings.handoff_adapters,
+        tuple(search.edge_k),
+        tuple(search.residual),
     )
 
 
-def schedule_space(settings: Settings, bench: Workbench) -> ScheduleSpace:
+def schedule_space(settings: Settings, predictor: Predictor) -> ScheduleSpace:
     """What the forecast proposes for the wanted numbers of cloud calls."""
-    numbers = ", ".join(map(str, settings.cloud_calls))
-    bench.progress.say(f"placing {numbers} cloud calls by the forecast")
     return ScheduleSpace(
         proposals.propose(
-            bench.predictor,
+            predictor,
             settings.cloud_calls,
             settings.s_values,
             settings.estimators,
             settings.handoff_adapters,
             tuple(settings.search.k),
+            tuple(settings.search.alpha),
+        )
+        + proposals.propose_splits(
+            predictor,
+            settings.cloud_calls,
+            settings.search.edge_calls or (),
+            settings.search.residual,
+            settings.search.crossings == 1,
+            settings.estimators,
+            settings.handoff_adapters,
             tuple(settings.search.alpha),
         ),
         settings.num_steps,
@@ -53,5 +63,13 @@ def schedule_space(settings: Settings, bench: Workbench) -> ScheduleSpace:
 
 def stage2_space(settings: Settings, winner: Candidate) -> Stage2Space:
     """s for a stage-1 winner."""
-    handoff, adapters = settings.core_sampling().handoff, settings.handoff_adapters
-    return Stage2Space.of(winner, settings.s_values, settings.num_steps, handoff, adapters)
+    search, handoff = settings.search, settings.core_sampling().handoff
+    return Stage2Space.of(
+        winner,
+        settings.s_values,
+        settings.num_steps,
+        handoff,
+        settings.handoff_adapters,
+        search.edge_k,
+        search.residual,
+    )

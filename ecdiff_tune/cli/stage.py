@@ -1,33 +1,38 @@
-"""One stage of a study: its search from the first trial to the winner."""
+"""The stages of a study: a search from its first trial to its winner."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from ecdiff_core.io.files import write_text
 from ecdiff_core.io.text import counted
-from ecdiff_tune.cli.effort import effort, total_seconds
-from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.config import SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.metrics.intervals import is_tied
-from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.objective import Stage, Trial, stage_name
+from ecdiff_tune.evaluation.evaluator import Evaluator
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.evaluation.model_calls import Calls
+from ecdiff_tune.evaluation.ranks import ALONE, Ranks
+from ecdiff_tune.evaluation.thumbnails import FIRST
+from ecdiff_tune.objective import Scorer, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
-from ecdiff_tune.search.base import Cost
+from ecdiff_tune.search.base import Cost, Records
+from ecdiff_tune.search.in_step import Predict, in_step
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.upper_bound import CallBound
 from ecdiff_tune.study import files, trackers
-from ecdiff_tune.study.config_sections import objectives, ssims_of
 from ecdiff_tune.study.loop import run
+from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.optuna_setup import search_options
-from ecdiff_tune.study.workbench import Workbench
+from ecdiff_tune.study.process_setup import thumbnails
+from ecdiff_tune.study.progress import duration
+from ecdiff_tune.study.references import References
 
 
 @dataclass(frozen=True)
@@ -39,88 +44,154 @@ class Found:
     space: Space
 
 
-def run_stage(settings: Settings, bench: Workbench, space: Space) -> Found:
-    """Run one stage; trials.csv grows with every trial and keeps the stages before."""
-    stage = space.stage
-    most = most_asked(bench, space)
-    alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
-    bench.progress.say(effort(bench, stage_name(stage), space.p, [most]) + alone)
-    limits, kind = settings.search, settings.kind
+@dataclass(frozen=True)
+class Stages:
+    """Runs the stages of one study, which measure, score and predict candidates alike.
 
-    def keeps(trial: Trial) -> bool:
+    Args:
+        ranks: that run them together.
+        tracking: where trials are tracked too.
+        columns: of trials.csv, beyond those of every study.
+    """
+
+    study: OpenStudy
+    references: References
+    evaluator: Evaluator
+    scorer: Scorer
+    ranks: Ranks = ALONE
+    tracking: str = trackers.NONE
+    columns: tuple[str, ...] = ()
+
+    def run(self, space: Space) -> Found:
+        """Run one stage; trials.csv grows with every trial and keeps the stages before."""
+        stage, spec, progress = space.stage, self.study.spec, self.study.progress
+        most = self.call_bounds(space)
+        alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
+        progress.say(self.effort(stage_name(stage), space.p, [most]) + alone)
+        num_prompts = len(self.references.calibration.prompt_set)
+        seconds = self.total_seconds(most)
+        progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
+        path = self.study.path / files.TRIALS
+        earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
+        trials: list[Trial] = []
+
+        def record(trial: Trial) -> None:
+            trials.append(trial)
+            tracked.trial(trial)
+            table = tables.trials_table(trials, self.columns)
+            write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
+            self.study.spending.save()
+
+        spaces = [space]
+        search = self._make_search(spaces)
+        name = f"{spec.pair.name}/{spec.name}/{stage_name(stage)}"
+        with (
+            trackers.run(self.tracking, name, self.study.path, spec.settings) as tracked,
+            self.study.spending.part(stage_name(stage)),
+        ):
+            winner = run(stage, search, self.evaluator, self.scorer, progress, record)
+            tracked.winner(winner)
+        progress.end_stage()
+        space = spaces[-1]
+        if spec.kind.walks and len(trials) < len(space.grid):
+            left = len(space.grid) - len(trials)
+            progress.say(
+                f"{stage_name(stage)}: the walk left {counted(left, 'config')} untried; "
+                "search=exhaustive tries all"
+            )
+        return Found(winner, tuple(filter(self._keeps, trials)), space)
+
+    def _keeps(self, trial: Trial) -> bool:
+        """Whether it keeps the limits of the search."""
+        limits = self.study.spec.options.optuna
         return trial.keeps(limits.min_quality, limits.max_seconds)
 
-    seconds = total_seconds(bench, most)
-    bench.progress.start_stage(stage, most[0].count, len(bench.prompts), keeps, not kind.prunes, seconds)
-    path = bench.path / files.TRIALS
-    earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
-    trials: list[Trial] = []
+    def call_bounds(self, space: Space) -> list[CallBound]:
+        """What the search asks for at most."""
+        return self.study.spec.kind.call_bounds(space, self.context(space))
 
-    def keep(trial: Trial) -> None:
-        trials.append(trial)
-        tracked.trial(trial)
-        table = tables.trials_table(trials, settings.more_columns)
-        write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
-        bench.spending.save()
+    def effort(self, what: str, p: int, stages: Sequence[Sequence[CallBound]]) -> str:
+        """How many trials and calls at most, and about how long.
 
-    spaces = [space]
-    search = _make_search(bench, spaces)
-    with _tracked(settings.tracking, bench, stage) as tracked, bench.spending.part(stage_name(stage)):
-        winner = run(stage, search, bench.evaluator, bench.scorer(), bench.progress, keep)
-        tracked.winner(winner)
-    bench.progress.end_stage()
-    space = spaces[-1]
-    if settings.kind.walks and len(trials) < len(space.grid):
-        left = len(space.grid) - len(trials)
-        bench.progress.say(
-            f"{stage_name(stage)}: the walk left {counted(left, 'config')} untried; "
-            "search=exhaustive tries all"
-        )
-    return Found(winner, tuple(filter(keeps, trials)), space)
-
-
-def _tracked(tracking: str, bench: Workbench, stage: Stage) -> AbstractContextManager[trackers.Run]:
-    name = f"{bench.spec.pair.name}/{bench.spec.name}/{stage_name(stage)}"
-    return trackers.run(tracking, name, bench.path, bench.spec.settings)
-
-
-def _make_search(bench: Workbench, spaces: list[Space]) -> Search:
-    """The search over the last of ``spaces``; with search.extend a larger space is added to them."""
-    spec, first = bench.spec, spaces[-1]
-
-    def make(space: Space) -> Search:
-        return spec.kind.make(space, _context(bench, space))
-
-    if not spec.extend or isinstance(first, ScheduleSpace):
-        return make(first)
-
-    def grow(space: GridSpace, best: Candidate) -> GridSpace | None:
-        return extend.extended(space, best, spec.num_steps, spec.sampling.handoff)
-
-    def on_growth(old: GridSpace, new: GridSpace) -> None:
-        spaces.append(new)
-        bench.progress.more_trials(len(new.grid))
-        bench.progress.say(
-            f"the best so far lies on the boundary of the grid: it goes on with {extend.told(old, new)}"
+        Args:
+            stages: what the search of each asks for at most.
+        """
+        spec, bounds = self.study.spec, [bound for stage in stages for bound in stage]
+        trials = sum(stage[0].count for stage in stages)
+        cloud, edge = self.total_calls(bounds)
+        return (
+            f"{what}: up to {counted(trials, 'trial')}, {cloud:,} cloud and {edge:,} edge calls, "
+            f"about {duration(self.total_seconds(bounds))} if all are needed"
+            + ("" if spec.kind.places else f" (p = {p})")
         )
 
-    return extend.Extending(make, first, grow, on_growth)
+    def total_seconds(self, bounds: Sequence[CallBound]) -> float:
+        """Of the calls at the reference's pace, and of decoding what they make."""
+        alone, (cloud, edge) = self.references.calibration.seconds(), self.total_calls(bounds)
+        cloud_pace, edge_pace = (seconds / self.study.spec.num_steps for seconds in alone)
+        images = sum(bound.count * bound.prompts for bound in bounds)
+        return cloud * cloud_pace + edge * edge_pace + images * self.scorer.latency.decode.median
 
+    def total_calls(self, bounds: Sequence[CallBound]) -> Calls:
+        """Of the cloud and of the edge, at most."""
+        found = [bound.calls(self.evaluator.most_calls) for bound in bounds]
+        cloud, edge = (sum(side) for side in zip(*found, strict=True))
+        return cloud, edge
 
-def _context(bench: Workbench, space: Space) -> Context:
-    """What the search may know without asking."""
-    evaluator, scorer = bench.evaluator, bench.scorer()
+    def _make_search(self, spaces: list[Space]) -> Search:
+        """The search over the last of ``spaces``; with search.extend a larger space is added to them."""
+        return in_step(self.ranks, self._predict, lambda predict: self._own_search(spaces, predict))
 
-    def objective(candidate: Candidate, quality: float) -> float:
-        return scorer.if_quality(evaluator.plan(candidate), quality, with_burden=space.stage != 1)
+    def _own_search(self, spaces: list[Space], predict: Predict) -> Search:
+        spec, progress, first = self.study.spec, self.study.progress, spaces[-1]
 
-    def cost(candidate: Candidate) -> Cost:
-        plan = evaluator.plan(candidate)
-        return Cost(bench.latency.seconds(plan), plan.cloud_calls, plan.approximated, plan.edge_calls)
+        def make(space: Space) -> Search:
+            return spec.kind.make(space, replace(self.context(space), predict=predict))
 
-    options = search_options(bench.spec, space)
-    seed, records = bench.spec.seed, bench.records()
-    return Context(len(bench.prompts), objective, bench.predict, seed, cost, options, records)
+        if not spec.extend or isinstance(first, ScheduleSpace):
+            return make(first)
+
+        def grow(space: GridSpace, best: Candidate) -> GridSpace | None:
+            return extend.extended(space, best, spec.num_steps, spec.sampling.handoff)
+
+        def on_growth(old: GridSpace, new: GridSpace) -> None:
+            spaces.append(new)
+            progress.more_trials(len(new.grid))
+            added = extend.describe_growth(old, new)
+            progress.say(f"the best so far lies on the boundary of the grid: it goes on with {added}")
+
+        return extend.extending(make, first, grow, on_growth)
+
+    def context(self, space: Space) -> Context:
+        """What the search over a space may know without asking."""
+        evaluator, scorer, spec = self.evaluator, self.scorer, self.study.spec
+
+        def objective(candidate: Candidate, quality: float) -> float:
+            plan = evaluator.resolve(candidate).plan
+            return scorer.if_quality(plan, quality, with_burden=space.stage != 1)
+
+        def cost(candidate: Candidate) -> Cost:
+            return Cost.of(evaluator.resolve(candidate).plan, scorer.latency)
+
+        num_prompts = len(self.references.calibration.prompt_set)
+        options = search_options(spec, space)
+        return Context(num_prompts, objective, self._predict, spec.seed, cost, options, self._records())
+
+    def _predict(self, candidates: Sequence[Candidate]) -> list[float]:
+        return self.references.predictor.qualities(candidates)
+
+    def _records(self) -> Records:
+        """For an Optuna study."""
+        evaluator, kept = self.evaluator, thumbnails(self.study.spec)
+        clouds = cache(lambda: [one.cloud for one in self.references.calibration.prompts[:FIRST]])
+
+        def add(candidate: Candidate, measured: Sequence[Measurement]) -> None:
+            evaluator.keep(evaluator.resolve(candidate), measured)
+
+        def image(candidate: Candidate) -> Path | None:
+            return None if kept is None else kept.sheet(evaluator.resolve(candidate).key, clouds())
+
+        return Records(add, image)
 
 
 def _earlier_trials(path: Path) -> pd.DataFrame:
@@ -128,60 +199,7 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     try:
-        table = tables.whole_numbers(pd.read_csv(path))
+        table = tables.whole_numbers(tables.present_names(pd.read_csv(path)))
         return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
         raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
-
-
-def most_asked(bench: Workbench, space: Space) -> list[CallBound]:
-    """What the search asks for at most."""
-    return bench.spec.kind.most(space, _context(bench, space))
-
-
-def point_out_boundary(bench: Workbench, name: str, grid: Sequence[float], found: Found) -> None:
-    """Say so where the winner lies at an end of what was searched and values beyond it may be better.
-
-    They may where the objective still rises towards that end by more than these prompts leave open. A grid
-    that begins at s' goes as far as eq. 11 wants an edge to take over: before it the burden pulls on. Beyond
-    k = 1 there is the cloud alone, whose objective in stage 1 is known: w1.
-    """
-    spec, values = bench.spec, sorted(grid)
-    value = getattr(found.winner.candidate.params, name)
-    last = {"k": (0, spec.num_steps - 1), "alpha": (None, 1.0), "s": (bench.p(), spec.num_steps)}
-    if spec.extend or len(values) < 2 or value in last[name]:
-        return
-    if value not in (values[0], values[-1]):
-        return
-    if name == "s" and value == values[0] and min(spec.s_values) <= spec.earliest_s:
-        return
-    if name == "k" and value == 1 and spec.weights.w1 <= found.winner.value:
-        return
-    neighbours = [
-        one
-        for one in found.trials
-        if one.state == "complete" and getattr(one.candidate.params, name) == _neighbour(values, value)
-    ]
-    best = max(neighbours, key=lambda one: one.value, default=None)
-    if best is None or not _surely_better(bench, found.winner, best):
-        return
-    how = " (search.extend=true)" if spec.kind.extends else ""
-    end = "smallest" if value == values[0] else "largest"
-    bench.progress.say(
-        f"note: {name} = {value:g} is the {end} of search.{name}, and the objective still rises towards it: "
-        f"{shown(best.value)} at {name} = {_neighbour(values, value):g}, {shown(found.winner.value)} here. "
-        f"A wider grid may hold a better one{how}."
-    )
-
-
-def _neighbour(values: Sequence[float], end: float) -> float:
-    return values[1] if end == values[0] else values[-2]
-
-
-def _surely_better(bench: Workbench, winner: Trial, other: Trial) -> bool:
-    """Whether these prompts tell the two objectives apart."""
-    w1, seed = bench.spec.weights.w1, bench.spec.seed
-    best, beaten = (
-        objectives(one.score, ssims_of(one.measurements), w1) for one in (winner, other) if one.score
-    )
-    return not is_tied(best, beaten, seed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from ecdiff_tune.config import AUTO, Settings
 from ecdiff_tune.data.calibration import PromptSource
-from ecdiff_tune.objective import Weights
+from ecdiff_tune.objective import BurdenOf, Weights
 from ecdiff_tune.study.folder import flat
 from ecdiff_tune.study.spec import Rescoring, StudySpec
 
@@ -44,7 +45,7 @@ def study_spec(settings: Settings) -> StudySpec:
         by_hand=settings.params.alpha is not None,
         handoff_adapters=settings.handoff_adapters,
         p=None if settings.params.p == AUTO else int(settings.params.p),
-        weights=Weights(objective.w1, objective.w2, objective.w3),
+        weights=Weights(objective.w1, objective.w2, objective.w3, cast(BurdenOf, objective.burden)),
         link=settings.core_link(),
         latency=settings.latency,
         rescoring=Rescoring(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.text import visible
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_files
-from ecdiff_tune.evaluation.candidate import alpha_in_use
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
+from ecdiff_tune.evaluation.model_calls import PlanCalls
 from ecdiff_tune.report import tables
-from ecdiff_tune.report.export import markdown, write_table
+from ecdiff_tune.report.table_files import markdown, write_table
 from ecdiff_tune.study import files
 
 NAME = "table5"
@@ -59,13 +60,14 @@ def table5(settings: Settings) -> None:
         )
     paper = rows_in(paper_files(), lambda _: PAPER, print)
     rows = sorted([*paper, *tuned], key=lambda row: (row.config.pair.name, row.study != PAPER, row.study))
-    headings, shown = ["study", "T", *tables.TABLE5_HEADINGS, "estimator"], [row.cells for row in rows]
-    print(markdown(headings, shown), end="")
+    headings = ["study", "T", *tables.TABLE5_HEADINGS, "estimator"]
+    shown = pd.DataFrame([row.cells for row in rows], columns=headings)
+    print(markdown(shown), end="")
     for line in tables.listed_steps((f"{row.config.pair.name}, {row.study}", row.config) for row in rows):
         print(line)
     for line in scored_apart(tuned):
         print(f"note: {line}")
-    paths = write_table(outputs, NAME, table(rows), shown, headings, CAPTION)
+    paths = write_table(outputs, NAME, table(rows), shown, CAPTION)
     print(f"wrote {', '.join(map(str, paths))}")
 
 
@@ -91,14 +93,12 @@ def _row(path: Path, study: str) -> Row:
         "study": study,
         "p": params.p,
         "k": params.k,
-        "alpha": alpha_in_use(params, plan, config.sampling.estimator),
+        "alpha": PlannedCandidate.of_config(config).key.alpha or None,
         "s": params.s,
         "estimator": config.sampling.estimator,
         "handoff_adapter": config.sampling.handoff_adapter,
         "steps": plan.num_steps,
-        "cloud_calls": plan.cloud_calls,
-        "approximated": plan.approximated,
-        "edge_calls": plan.edge_calls,
+        **asdict(PlanCalls.of(plan)),
         **{name: score.get(name) for name in ("quality", "efficiency", "burden", "objective", "seconds")},
         "heldout_quality": heldout.get("quality"),
         "heldout_objective": heldout.get("objective"),

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_tune.cli.effort import effort, total_calls
-from ecdiff_tune.cli.finish import finish, print_result, say_end, write_noise_profile
+from ecdiff_tune.cli.boundary import boundary_note
+from ecdiff_tune.cli.finish import config_of_winner, finish, log_end, log_result, write_noise_profile
 from ecdiff_tune.cli.restore import others
 from ecdiff_tune.cli.spaces import joint_space, schedule_space, stage1_space, stage2_space
-from ecdiff_tune.cli.stage import most_asked, point_out_boundary, run_stage
+from ecdiff_tune.cli.stage import Found, Stages
 from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
-from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.objective import Trial
+from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
+from ecdiff_tune.evaluation.ranks import current
+from ecdiff_tune.objective import Scorer
+from ecdiff_tune.search import Space
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 from ecdiff_tune.study import files
-from ecdiff_tune.study.recorded import candidate_in
-from ecdiff_tune.study.winner import config_of_winner
-from ecdiff_tune.study.workbench import Workbench, prepare
+from ecdiff_tune.study.open_study import open_study
+from ecdiff_tune.study.references import LoadedPair
 
 
 def reference(settings: Settings) -> None:
-    """Pictures, noise profile and latency profile."""
+    """Images, noise profile and latency profile."""
     _refuse_params_by_hand(settings)
-    with prepare(study_spec(settings), as_worker=settings.has_workers) as bench:
-        write_noise_profile(bench)
-        say_end(bench, files.LATENCY, files.NOISE_TABLE, files.NOISE_FIGURE)
+    with open_study(study_spec(settings), current(), settings.has_workers) as (study, _, references):
+        write_noise_profile(study, references)
+        log_end(study, files.LATENCY, files.NOISE_TABLE, files.NOISE_FIGURE)
 
 
 def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
     _refuse_params_by_hand(settings)
     _refuse_placing(settings)
-    with prepare(study_spec(settings), as_worker=settings.has_workers) as bench:
-        write_noise_profile(bench)
-        print_result(bench, _run_stage1(settings, bench)[1])
-        say_end(bench, files.STAGE1, files.TRIALS, files.NOISE_TABLE, files.NOISE_FIGURE)
-        bench.progress.say("next: stage2 with the same settings")
+    with _stages(settings) as (stages, pair):
+        write_noise_profile(stages.study, stages.references)
+        found = _run_stage1(settings, stages, pair)
+        log_result(stages, config_of_winner(stages, pair, found))
+        log_end(stages.study, files.STAGE1, files.TRIALS, files.NOISE_TABLE, files.NOISE_FIGURE)
+        stages.study.progress.say("next: stage2 with the same settings")
 
 
 def stage2(settings: Settings) -> None:
@@ -46,25 +50,38 @@ def stage2(settings: Settings) -> None:
     _refuse_placing(settings)
     if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
-    with prepare(study_spec(settings), as_worker=settings.has_workers) as bench:
-        params = settings.params_by_hand(bench.p())
-        winner = Candidate(params, settings.sampling.estimator) if params else _stage1_winner(bench)
-        finish(bench, *_run_stage2(settings, bench, winner))
+    with _stages(settings) as (stages, pair):
+        params = settings.params_by_hand(stages.references.p())
+        if params:
+            winner = Candidate(params, settings.sampling.estimator)
+        else:
+            winner = _stage1_winner(stages.study.path)
+        finish(stages, pair, _run_stage2(settings, stages, winner))
 
 
 def tune(settings: Settings) -> None:
     """The reference, stage 1, stage 2, then the winner on held-out prompts."""
     _refuse_params_by_hand(settings)
-    with prepare(study_spec(settings), as_worker=settings.has_workers) as bench:
-        write_noise_profile(bench)
+    with _stages(settings) as (stages, pair):
+        write_noise_profile(stages.study, stages.references)
         if settings.search.joint:
-            places = settings.kind.places
-            space = schedule_space(settings, bench) if places else joint_space(settings, bench.p())
-            found = run_stage(settings, bench, space)
-            return finish(bench, found.winner, config_of_winner(bench, found.winner, found.trials))
-        bench.progress.say(_effort_of_tune(settings, bench))
-        winner, _ = _run_stage1(settings, bench)
-        finish(bench, *_run_stage2(settings, bench, winner.candidate))
+            found = stages.run(_joint_space(settings, stages))
+        else:
+            stages.study.progress.say(_effort_of_tune(settings, stages))
+            winner = _run_stage1(settings, stages, pair).winner
+            found = _run_stage2(settings, stages, winner.candidate)
+        finish(stages, pair, found)
+
+
+@contextmanager
+def _stages(settings: Settings) -> Iterator[tuple[Stages, LoadedPair]]:
+    """What runs the study's stages, once the reference is made; and the pair."""
+    with open_study(study_spec(settings), current(), settings.has_workers) as (study, pair, references):
+        spec, made = study.spec, references.calibration
+        scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
+        evaluator = study.evaluator(pair, made, tuning=True)
+        tracking, columns = settings.tracking, settings.more_columns
+        yield Stages(study, references, evaluator, scorer, current(), tracking, columns), pair
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:
@@ -82,38 +99,50 @@ def _refuse_placing(settings: Settings) -> None:
         )
 
 
-def _effort_of_tune(settings: Settings, bench: Workbench) -> str:
+def _joint_space(settings: Settings, stages: Stages) -> Space:
+    if not settings.kind.places:
+        return joint_space(settings, stages.references.p())
+    numbers = ", ".join(map(str, settings.cloud_calls))
+    stages.study.progress.say(f"placing {numbers} cloud calls by the forecast")
+    return schedule_space(settings, stages.references.predictor)
+
+
+def _effort_of_tune(settings: Settings, stages: Stages) -> str:
     """Of both stages; stage 2 by the k whose stage 2 would take the most calls."""
+    p = stages.references.p()
     spaces = [
-        stage2_space(settings, Candidate(ECDiffParams(bench.p(), k, 1.0, settings.num_steps)))
+        stage2_space(settings, Candidate(ECDiffParams(p, k, 1.0, settings.num_steps)))
         for k in settings.search.k
     ]
-    found = [most_asked(bench, space) for space in spaces]
-    dearest = max(found, key=lambda shares: sum(total_calls(bench, shares)))
-    return effort(bench, "tune", bench.p(), [most_asked(bench, stage1_space(settings, bench.p())), dearest])
+    bounds = [stages.call_bounds(space) for space in spaces]
+    most_expensive = max(bounds, key=lambda one: sum(stages.total_calls(one)))
+    return stages.effort("tune", p, [stages.call_bounds(stage1_space(settings, p)), most_expensive])
 
 
-def _run_stage1(settings: Settings, bench: Workbench) -> tuple[Trial, TunedConfig]:
-    found = run_stage(settings, bench, stage1_space(settings, bench.p()))
-    config = config_of_winner(bench, found.winner, found.trials)
-    config.save(bench.path / files.STAGE1)
+def _run_stage1(settings: Settings, stages: Stages, pair: LoadedPair) -> Found:
+    found = stages.run(stage1_space(settings, stages.references.p()))
+    config_of_winner(stages, pair, found).save(stages.study.path / files.STAGE1)
     assert isinstance(found.space, Stage1Space)
-    point_out_boundary(bench, "k", found.space.ks, found)
-    point_out_boundary(bench, "alpha", found.space.alphas, found)
-    return found.winner, config
+    _point_out_boundary(stages, "k", found.space.ks, found)
+    _point_out_boundary(stages, "alpha", found.space.alphas, found)
+    return found
 
 
-def _run_stage2(settings: Settings, bench: Workbench, stage1_winner: Candidate) -> tuple[Trial, TunedConfig]:
-    found = run_stage(settings, bench, stage2_space(settings, stage1_winner))
-    config = config_of_winner(bench, found.winner, found.trials)
+def _run_stage2(settings: Settings, stages: Stages, stage1_winner: Candidate) -> Found:
+    found = stages.run(stage2_space(settings, stage1_winner))
     assert isinstance(found.space, Stage2Space)
-    point_out_boundary(bench, "s", found.space.s_values, found)
-    return found.winner, config
+    _point_out_boundary(stages, "s", found.space.s_values, found)
+    return found
 
 
-def _stage1_winner(bench: Workbench) -> Candidate:
-    _check_stage1_is_done(bench.path)
-    return candidate_in(TunedConfig.load(bench.path / files.STAGE1))
+def _point_out_boundary(stages: Stages, name: str, grid: tuple[float, ...], found: Found) -> None:
+    for line in boundary_note(stages.study.spec, stages.references.p(), name, grid, found):
+        stages.study.progress.say(line)
+
+
+def _stage1_winner(path: Path) -> Candidate:
+    _check_stage1_is_done(path)
+    return PlannedCandidate.of_config(TunedConfig.load(path / files.STAGE1)).candidate
 
 
 def _check_stage1_is_done(path: Path) -> None:

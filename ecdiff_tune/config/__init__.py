@@ -1,5 +1,6 @@
 """Typed settings of every command."""
 
+from ecdiff_tune.config.command_groups import MetricsSettings, ParetoSettings, RerankSettings
 from ecdiff_tune.config.composed import from_config, register
 from ecdiff_tune.config.error import SettingsError
 from ecdiff_tune.config.groups import (
@@ -7,12 +8,9 @@ from ecdiff_tune.config.groups import (
     CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
-    MetricsSettings,
     ObjectiveSettings,
     PairSettings,
     ParamsSettings,
-    ParetoSettings,
-    RerankSettings,
     SamplingSettings,
     SearchSettings,
 )

@@ -8,7 +8,7 @@ from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P
 from ecdiff_core.sampling.plan import plan
-from ecdiff_tune.config.error import SettingsError
+from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
 from ecdiff_tune.config.schema import Settings
 
@@ -20,17 +20,21 @@ def check_params(settings: Settings) -> None:
         SettingsError, ParamsError: with what was got.
     """
     p, k, alpha = settings.params.p, settings.params.k, settings.params.alpha
-    if p != AUTO and (isinstance(p, bool) or not isinstance(p, int) or p < 0):
-        raise SettingsError(f"Expected params.p to be a whole number >= 0 or auto, got {p!r}.")
     schedule = settings.params.schedule
     if schedule is not None and (p != AUTO or k is not None):
-        raise SettingsError("Expected params.p and params.k, or params.schedule in their place, got both.")
+        raise SettingsError(
+            key="params.p and params.k", got="both", expected="or params.schedule in their place"
+        )
     if schedule is not None and alpha is None:
-        raise SettingsError("Expected params.alpha with params.schedule: give params.alpha=0.5 or another.")
+        advice = "Give params.alpha=0.5 or another."
+        raise SettingsError(key="params.alpha", expected="with params.schedule", advice=advice)
     if schedule is None and (k is None) != (alpha is None):
-        raise SettingsError("Expected both params.k and params.alpha, or neither (then stage1.yaml is read).")
+        expected = "or neither (then stage1.yaml is read)"
+        raise SettingsError(
+            key="both params.k and params.alpha", got={"k": k, "alpha": alpha}, expected=expected
+        )
     if k is not None and k >= settings.num_steps:
-        raise ParamsError(f"Expected params.k within 0 … {settings.num_steps - 1}, got {k}.")
+        raise ParamsError(key="params.k", got=k, expected=f"within 0 … {settings.num_steps - 1}")
     params = settings.params_by_hand(p if isinstance(p, int) else LEAST_P)
     if params is not None:
         sampling = settings.core_sampling()
@@ -43,52 +47,45 @@ def check_grids(settings: Settings) -> None:
     Raises:
         SettingsError, ParamsError: with what was got.
     """
-    steps, search = settings.num_steps, settings.search
+    steps, search, s_values, p = settings.num_steps, settings.search, settings.s_values, settings.params.p
     if steps < LEAST_P:
-        raise ParamsError(
-            f"Expected sampling.num_inference_steps >= {LEAST_P} (eq. 3 needs two noises), got {steps}."
-        )
-    for estimator in settings.estimators:
-        get_estimator(estimator)
+        expected = f">= {LEAST_P} (eq. 3 needs two noises)"
+        raise ParamsError(key="sampling.num_inference_steps", got=steps, expected=expected)
     for adapter in settings.handoff_adapters:
-        replace(settings.core_sampling(), handoff_adapter=adapter)  # refuses unknown names
+        replace(settings.core_sampling(), handoff_adapter=adapter)  # refuses those that do not fit the rest
     for name, values in (
         ("p", [0] if search.p is None else search.p),
         ("k", search.k),
         ("alpha", search.alpha),
-        ("s", settings.s_values),
+        ("s", s_values),
         ("estimator", settings.estimators),
         ("handoff_adapter", settings.handoff_adapters),
+        ("edge_k", search.edge_k),
+        ("residual", search.residual),
     ):
-        if not values:
-            raise SettingsError(f"Expected search.{name} to hold at least one value, got none.")
-        if len(set(values)) < len(values):
-            raise SettingsError(f"Expected the values of search.{name} to differ, got {list(values)}.")
-    if min(search.k) < 0 or max(search.k) >= steps:
-        raise ParamsError(f"Expected search.k within 0 … {steps - 1}, got {search.k}.")
+        check_distinct(f"search.{name}", values)
+    earliest = [settings.earliest_s]
     if not all(0 < alpha <= 1 for alpha in search.alpha):  # also where one is nan
-        raise ParamsError(f"Expected search.alpha within 0 < alpha <= 1, got {search.alpha}.")
-    if min(settings.s_values) < 0 or max(settings.s_values) > steps:
+        raise ParamsError(key="search.alpha", got=search.alpha, expected="within 0 < alpha <= 1")
+    for key, numbers, most, why in (
+        ("search.k", search.k, steps - 1, ""),
+        ("search.edge_k", search.edge_k, steps - 1, ""),
+        ("search.s", s_values, steps, " (sampling.num_inference_steps)"),
+        ("objective.earliest_s", earliest, steps - 1, " (s' of eq. 11)"),
+    ):
+        if min(numbers) < 0 or max(numbers) > most:
+            got = earliest[0] if numbers is earliest else list(numbers)
+            raise ParamsError(key=key, got=got, expected=f"within 0 … {most}{why}")
+    if p == AUTO and min(s_values) < LEAST_P:
+        expected = f">= {LEAST_P}, the least p that params.p=auto chooses"
+        raise ParamsError(key="every s", got=min(s_values), expected=expected)
+    if isinstance(p, int) and p > min(s_values):
         raise ParamsError(
-            f"Expected search.s within 0 … {steps} (sampling.num_inference_steps), "
-            f"got {list(settings.s_values)}."
-        )
-    if not 0 <= settings.earliest_s < steps:
-        raise ParamsError(
-            f"Expected objective.earliest_s within 0 … {steps - 1} (s' of eq. 11), got {settings.earliest_s}."
-        )
-    p = settings.params.p
-    if p == AUTO and min(settings.s_values) < LEAST_P:
-        raise ParamsError(
-            f"Expected every s >= {LEAST_P}, the least p that params.p=auto chooses, "
-            f"got s from {min(settings.s_values)}."
-        )
-    if isinstance(p, int) and p > min(settings.s_values):
-        raise ParamsError(
-            f"Expected params.p <= every s, got p={p} with s from {min(settings.s_values)}. "
-            "Lower params.p or raise search.s."
+            key="params.p",
+            got={"p": p, "s": min(s_values)},
+            expected="<= every s",
+            advice="Lower params.p or raise search.s.",
         )
     if isinstance(p, int) and p < LEAST_P and max(search.k) >= 1:
-        raise ParamsError(
-            f"Expected params.p >= {LEAST_P} when k >= 1 is searched (eq. 3 needs two noises), got p={p}."
-        )
+        expected = f">= {LEAST_P} when k >= 1 is searched (eq. 3 needs two noises)"
+        raise ParamsError(key="params.p", got=p, expected=expected)

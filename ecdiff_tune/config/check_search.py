@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ecdiff_core.errors import nearest
-from ecdiff_tune.config.error import SettingsError
+from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
 from ecdiff_tune.config.schema import Settings
 from ecdiff_tune.search import SEARCHES
@@ -15,10 +14,8 @@ from ecdiff_tune.search.specs import LIMITS
 
 
 def check_search(settings: Settings) -> None:
-    """That there is such a search, and that what is set has an effect with it."""
+    """That what is set has an effect with the search."""
     name, search = settings.search.name, settings.search
-    if name not in SEARCHES:
-        raise SettingsError(f"Unknown search {name!r}: {nearest(name, SEARCHES)}.")
     settings.search_options()
     kind = settings.kind
     if kind.is_optuna:
@@ -47,6 +44,15 @@ def check_search(settings: Settings) -> None:
             raise SettingsError(f"{setting} has no effect with search={name}: leave it out, or {instead}.")
     if kind.places:
         _check_cloud_calls(settings)
+    for setting in ("edge_k", "residual"):
+        values = list(getattr(search, setting))
+        if kind.walks and len(values) > 1:
+            raise SettingsError(
+                key=f"search.{setting}",
+                got=values,
+                expected=f"one value with search={name}, which walks over k, alpha and s alone",
+                advice="Give one, or choose search=joint.",
+            )
     if search.joint and not kind.at_once:
         raise SettingsError(f"search={name} goes stage by stage: set search.joint=false, or another search.")
     if not search.joint and not kind.in_stages:
@@ -64,9 +70,7 @@ def _check_cloud_calls(settings: Settings) -> None:
             f"search={settings.search.name} places at least {LEAST_CALLS} cloud calls, got {most} steps "
             "on the cloud side at most. Raise sampling.num_inference_steps or search.s."
         )
-    if not calls or len(set(calls)) < len(calls):
-        raise SettingsError(f"Expected different search.cloud_calls, at least one, got {list(calls)}.")
+    check_distinct("search.cloud_calls", calls)
     if not all(LEAST_CALLS <= one <= most for one in calls):
-        raise SettingsError(
-            f"Expected search.cloud_calls within {LEAST_CALLS} … {most} (the largest s), got {list(calls)}."
-        )
+        expected = f"within {LEAST_CALLS} … {most} (the largest s)"
+        raise SettingsError(key="search.cloud_calls", got=list(calls), expected=expected)

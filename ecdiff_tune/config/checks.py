@@ -1,21 +1,24 @@
-"""Settings out of range, whatever the command."""
+"""Settings out of range, whatever the command; limits of single ones lie in the schema."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import asdict
 
-from ecdiff_core.errors import nearest
-from ecdiff_core.sampling.params import MAX_SEED
-from ecdiff_tune.config.check_experiments import check_errors, check_methods, check_metrics, check_picks
+from pydantic import TypeAdapter, ValidationError
+
+from ecdiff_core.validation import user_error
 from ecdiff_tune.config.check_params import check_grids, check_params
 from ecdiff_tune.config.check_search import check_search
-from ecdiff_tune.config.error import SettingsError
+from ecdiff_tune.config.command_groups import MetricsSettings, ParetoSettings
+from ecdiff_tune.config.described import meanings
+from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
 from ecdiff_tune.config.schema import Settings
 from ecdiff_tune.study import files, trackers
 from ecdiff_tune.study.spec import LATENCIES
 
-SHARING = ("on", "off")
+PICKS = {"fastest_above": "quality", "best_below": "seconds"}
+"""What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
 
 
 def check(settings: Settings) -> None:
@@ -24,51 +27,77 @@ def check(settings: Settings) -> None:
     Raises:
         SettingsError, ParamsError, ConfigError: with what was got, and what is expected.
     """
+    _check_limits(settings)
     settings.core_sampling()
     settings.pair_spec()
-    settings.core_link()
-    settings.core_memory()
-    if settings.sharing not in SHARING:
-        raise SettingsError(f"Unknown sharing {settings.sharing!r}: {nearest(settings.sharing, SHARING)}.")
-    if settings.latency not in LATENCIES and not settings.latency.endswith(".json"):
-        raise SettingsError(
-            f"Unknown latency {settings.latency!r}: {nearest(settings.latency, LATENCIES)}, or the path of "
-            "another study's or machine's latency.json."
-        )
     trackers.check(settings.tracking)
-    for name, value, least in (
-        ("calibration.num_prompts", settings.calibration.num_prompts, 1),
-        ("heldout.num_prompts", settings.heldout.num_prompts, 0),
-        ("sharing_gib", settings.sharing_gib, 0),
-        ("seed", settings.seed, 0),
-        ("compare.timed_prompts", settings.compare.timed_prompts, 1),
-        ("ablate.num_prompts", 1 if settings.ablate.num_prompts is None else settings.ablate.num_prompts, 1),
-        ("errors.num_prompts", settings.errors.num_prompts, 1),
-    ):
-        if value < least:
-            raise SettingsError(f"Expected {name} >= {least}, got {value}.")
-    size = settings.batch_size
-    if size != AUTO and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise SettingsError(f"Expected batch_size >= 1 or auto, got {size}.")
-    if settings.seed > MAX_SEED:
-        raise SettingsError(f"Expected seed <= {MAX_SEED}, got {settings.seed}.")
-    for name, folder in (("study", settings.study), ("pair.name", settings.pair.name)):
-        if not folder.isprintable() or not folder or folder != folder.strip("./ ") or "/" in folder:
-            raise SettingsError(f"Expected {name} to be a plain folder name, got {folder!r}.")
-    if settings.study == files.REFERENCE_FOLDER:
+    if settings.latency not in LATENCIES and not settings.latency.endswith(".json"):
+        other = "Or give the path of another study's or machine's latency.json."
+        raise SettingsError.unknown("latency", settings.latency, LATENCIES, other)
+    _check_auto("batch_size", settings.batch_size, 1)
+    _check_auto("params.p", settings.params.p, 0)
+    _check_folders(settings)
+    weights = settings.objective.w1, settings.objective.w2, settings.objective.w3
+    if not any(weights):
         raise SettingsError(
-            f"Expected another study than {files.REFERENCE_FOLDER!r}: that folder holds all references."
+            key="objective.w1, w2 or w3",
+            got=dict(zip(("w1", "w2", "w3"), weights, strict=True)),
+            expected="> 0",
+            advice="With 0 for all every config is alike.",
         )
-    for name in ("w1", "w2", "w3"):
-        weight = getattr(settings.objective, name)
-        if not 0 <= weight < math.inf:
-            raise SettingsError(f"Expected objective.{name} to be a finite number >= 0, got {weight}.")
-    if not any((settings.objective.w1, settings.objective.w2, settings.objective.w3)):
-        raise SettingsError("Expected objective.w1, w2 or w3 > 0, got 0 for all: then every config is alike.")
     check_search(settings)
     check_params(settings)
     check_grids(settings)
-    check_picks(settings.rerank, settings.pareto)
-    check_methods(settings.compare)
-    check_metrics(settings.metrics)
-    check_errors(settings.errors)
+    _check_pick(settings.pareto)
+    if settings.compare.methods is not None:
+        check_distinct("compare.methods", settings.compare.methods)
+    _check_metrics(settings.metrics)
+    check_distinct("errors.noise", settings.errors.noise)
+
+
+def _check_limits(settings: Settings) -> None:
+    try:
+        TypeAdapter(Settings).validate_python(asdict(settings))
+    except ValidationError as error:
+        raise user_error(error, Settings, SettingsError, meanings=meanings()) from None
+
+
+def _check_auto(key: str, value: object, least: int) -> None:
+    """Refuse what is neither ``auto`` nor a whole number that is large enough.
+
+    Raises:
+        SettingsError: with what was got.
+    """
+    if value != AUTO and (type(value) is not int or value < least):
+        raise SettingsError(key=key, got=value, expected=f"to be a whole number >= {least} or auto")
+
+
+def _check_folders(settings: Settings) -> None:
+    for key, name in (("study", settings.study), ("pair.name", settings.pair.name)):
+        if not name.isprintable() or not name or name != name.strip("./ ") or "/" in name:
+            raise SettingsError(key=key, got=name, expected="to be a plain folder name")
+    if settings.study == files.REFERENCE_FOLDER:
+        raise SettingsError(
+            key="study",
+            got=settings.study,
+            expected="to be another name",
+            advice="That folder holds all references.",
+        )
+
+
+def _check_pick(pareto: ParetoSettings) -> None:
+    """Refuse an unknown pick, and one without its limit."""
+    if pareto.pick is None or pareto.pick.isdecimal():
+        return
+    if pareto.pick not in PICKS:
+        raise SettingsError.unknown("pareto.pick", pareto.pick, PICKS, "Or give a row's number.")
+    limit = f"pareto.{PICKS[pareto.pick]}"
+    if getattr(pareto, PICKS[pareto.pick]) is None:
+        raise SettingsError(f"pareto.pick={pareto.pick} needs {limit}=VALUE.", key=limit)
+
+
+def _check_metrics(metrics: MetricsSettings) -> None:
+    check_distinct("metrics.names", metrics.names)
+    if "clip" in metrics.names and metrics.clip is None:
+        line = "The metric clip needs the folder of a CLIP model: give metrics.clip=FOLDER."
+        raise SettingsError(line, key="metrics.clip")

@@ -1,181 +1,200 @@
-"""The groups of settings: one dataclass a folder of conf/ or a command."""
+"""The groups of settings: one dataclass a folder of conf/ or a part of conf/base.yaml."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+from pydantic import Field
+
+from ecdiff_core.models.pair_spec import On
+from ecdiff_core.sampling.estimators import ESTIMATORS
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
+from ecdiff_core.validation import AtLeast0, AtLeast1, Finite, NotNegative, OneOf, Positive, Similarity
+from ecdiff_tune.config.setting import setting
+from ecdiff_tune.objective import BurdenOf
+from ecdiff_tune.search import SEARCHES
+from ecdiff_tune.search.options import OBJECTIVES, SAMPLERS, ErrorRate, Rung
 
 AUTO = "auto"
 """For ``params.p``, ``batch_size`` and ``pair.variant``: found from the pair."""
 SAME = "same"
 """For ``pair.cloud_variant`` and ``pair.edge_variant``: what ``pair.variant`` says."""
+Estimator = Annotated[str, OneOf(ESTIMATORS)]
+Adapter = Annotated[str, OneOf(get_args(HandoffAdapter))]
 
 
 @dataclass
 class LoraSettings:
     """An adapter of ``pair.lora``."""
 
-    path: str = "???"
-    weight: float = 1.0
-    on: str = "both"
+    path: str = setting("???", "safetensors file, or folder with pytorch_lora_weights.safetensors")
+    weight: Finite = setting(1.0, "factor of the adapter; 0 switches it off")
+    on: Annotated[str, OneOf(get_args(On))] = setting("both", "which models it is loaded on")
 
 
 @dataclass
 class PairSettings:
     """conf/pair/."""
 
-    name: str = "???"
-    cloud: str = "???"
-    edge: str = "???"
-    cloud_revision: str | None = None
-    edge_revision: str | None = None
-    variant: str | None = AUTO
-    cloud_variant: str | None = SAME
-    edge_variant: str | None = SAME
-    cloud_subfolder: str | None = None
-    edge_subfolder: str | None = None
-    cloud_config: str | None = None
-    edge_config: str | None = None
-    lora: list[LoraSettings] = field(default_factory=list)
+    name: str = setting("???", "names the folder in outputs/")
+    cloud: str = setting("???", "hub id, diffusers folder, .safetensors checkpoint, or embedded:NAME")
+    edge: str = setting("???", "the same; its denoiser is enough (unet/, transformer/, or the folder of one)")
+    cloud_revision: str | None = setting(None, "of the hub repository; null is its newest")
+    edge_revision: str | None = setting(None, "of the hub repository; null is its newest")
+    variant: str | None = setting(
+        AUTO, "of the weight files: fp16, null (plain ones), or auto (what is there)"
+    )
+    cloud_variant: str | None = setting(SAME, "same: as pair.variant; else the cloud's own")
+    edge_variant: str | None = setting(SAME, "same: as pair.variant; else the edge's own")
+    cloud_subfolder: str | None = setting(None, "where in the hub repository or folder the cloud lies")
+    edge_subfolder: str | None = setting(None, "where in the hub repository or folder the edge lies")
+    cloud_config: str | None = setting(
+        None, "of a checkpoint: hub id or folder with its config files; null is diffusers' choice"
+    )
+    edge_config: str | None = setting(None, "the same for the edge")
+    lora: list[LoraSettings] = setting(
+        [], "adapters: [{path: style.safetensors, weight: 0.8, on: cloud}]; on is cloud, edge or both"
+    )
 
 
 @dataclass
 class ParamsSettings:
     """What is not searched: p always, the rest when stage2 gets it by hand."""
 
-    p: Any = AUTO
-    k: int | None = None
-    alpha: float | None = None
-    schedule: list[int] | None = None
+    p: Any = setting(
+        AUTO,
+        "warm-up steps with real cloud calls; auto: until the noise's change has fallen by three quarters",
+    )
+    k: int | None = setting(None, "stage2 without a stage 1: approximated steps between two real calls")
+    alpha: float | None = setting(
+        None, "stage2 without a stage 1: factor of the noise gradient, 0 < alpha <= 1"
+    )
+    schedule: list[int] | None = setting(
+        None, "stage2 without a stage 1: steps with real cloud calls, [0,1,2,4,7], in place of p and k"
+    )
 
 
 @dataclass
 class SamplingSettings:
     """ecdiff_core.Sampling without the dtype."""
 
-    num_inference_steps: int = 50
-    scheduler: str = "DDIMScheduler"
-    guidance_scale: float = 7.5
-    use_dynamic_cfg: bool = False
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
-    handoff: str = "aligned"
-    handoff_adapter: str = "identity"
-    estimator: str = "gradient"
+    num_inference_steps: AtLeast1 = setting(
+        50, "T; PNDMScheduler makes one step more, which p, k and s count"
+    )
+    scheduler: str = setting("DDIMScheduler", "a deterministic diffusers scheduler class")
+    guidance_scale: NotNegative = setting(7.5, "classifier-free guidance; 1 is none")
+    use_dynamic_cfg: bool = setting(False, "CogVideoX: whether the guidance scale varies with the timestep")
+    height: int | None = setting(None, "pixels; null is the model's own size")
+    width: int | None = setting(None, "pixels; null is the model's own size")
+    num_frames: int | None = setting(None, "of a video; null is the model's own number")
+    handoff: Annotated[str, OneOf(get_args(Handoff))] = setting(
+        "aligned", "aligned: after a correcting call (Algorithm 1) or a listed step; exact: cut at s"
+    )
+    handoff_adapter: Adapter = setting(
+        "identity", "what the edge is given of the cloud's latents: identity, or matched (equal SNR)"
+    )
+    estimator: Estimator = setting(
+        "gradient", "noise of an approximated step: gradient (eq. 3-6), reuse, secant, newton2, edge"
+    )
 
 
 @dataclass
 class SearchSettings:
     """conf/search/."""
 
-    name: str = "???"
-    k: list[int] = field(default_factory=list)
-    alpha: list[float] = field(default_factory=list)
-    s: list[int] | None = None
-    estimator: list[str] | None = None
-    handoff_adapter: list[str] | None = None
-    joint: bool = False
-    p: list[int] | None = None
-    extend: bool = False
-    looks: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
-    error_rate: float = 0.05
-    margin: float = 0.0
-    finalists: int = 8
-    sampler: str = "tpe"
-    trials: int = 50
-    study_name: str | None = None
-    storage: str | None = None
-    artifacts: str | None = None
-    warm_start: bool = True
-    objectives: list[str] = field(default_factory=lambda: ["objective"])
-    min_quality: float | None = None
-    max_seconds: float | None = None
-    cloud_calls: list[int] | None = None
+    name: Annotated[str, OneOf(SEARCHES)] = setting("???", "what search=NAME chooses")
+    k: list[int] = setting([1, 2, 3, 4, 5], "approximated steps between two real calls")
+    alpha: list[float] = setting(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], "factor of the noise gradient, 0 < alpha <= 1"
+    )
+    s: list[int] | None = setting(
+        None,
+        "steps on the cloud side; null is 0.6 T … 0.8 T, of which schedule takes three; [T] is cloud only",
+    )
+    estimator: list[Estimator] | None = setting(
+        None, "noise of approximated steps, [gradient,secant] compares both; null is sampling's own"
+    )
+    handoff_adapter: list[Adapter] | None = setting(
+        None, "[identity,matched] compares both in stage 2; null is sampling's own"
+    )
+    edge_k: list[AtLeast0] = setting(
+        [0], "approximated steps between two real edge calls; 0 is none; two at both ends are always real"
+    )
+    residual: list[Annotated[float, Field(ge=0, le=1)]] = setting(
+        [0.0], "factor of cloud minus edge at the last cloud step, added to the edge's noise; 0 is the paper"
+    )
+    joint: bool = setting(False, "tune: true searches (p, k, alpha, s) at once, false stage by stage")
+    p: list[int] | None = setting(None, "with joint: warm-up steps, 2 … s, [3,5]; null is params.p")
+    extend: bool = setting(
+        False, "greedy, exhaustive: search on where the winner lies on the boundary of its grid"
+    )
+    rungs: list[Rung] = setting([0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned")
+    error_rate: ErrorRate = setting(
+        0.05, "greatest probability of pruning the best; 0: upper bounds alone decide"
+    )
+    margin: NotNegative = setting(0.0, "objective that may be given away at a rung, to end sooner")
+    finalists: AtLeast1 = setting(8, "how many of the best predicted configs race")
+    sampler: Annotated[str, OneOf(SAMPLERS)] = setting("tpe", "Optuna's sampler")
+    trials: AtLeast1 = setting(50, "of the Optuna study; more of them go on with it")
+    study_name: str | None = setting(None, "in the storage; null is <pair>/<study>")
+    storage: str | None = setting(
+        None, "database URL or journal file of an Optuna study; null: the study's folder"
+    )
+    artifacts: str | None = setting(None, "folder of the trials' images; null: beside the journal")
+    warm_start: bool = setting(True, "whether Optuna begins with the paper's Table 5 row")
+    objectives: list[Annotated[str, OneOf(OBJECTIVES)]] = setting(["objective"], "what Optuna optimises")
+    min_quality: Similarity | None = setting(None, "least mean SSIM that the winner must have")
+    max_seconds: Positive | None = setting(None, "most seconds an image that the winner may take")
+    edge_calls: list[AtLeast1] | None = setting(
+        None, "schedule: numbers of edge calls, [8], to place as well; null: every step after s is one"
+    )
+    crossings: int | None = setting(
+        1,
+        "schedule, with edge_calls: 1: the cloud comes first, then the edge; null: they take turns",
+    )
+    cloud_calls: list[int] | None = setting(
+        None, "schedule: numbers of cloud calls, [14]; null is 0.28 T, with min_quality 0.16 T … 0.5 T"
+    )
 
 
 @dataclass
 class CalibrationSettings:
     """conf/calibration/."""
 
-    num_prompts: int = 100
-    file: str | None = None
-    column: str | None = None
+    num_prompts: AtLeast1 = setting(100, "prompts to tune on")
+    file: str | None = setting(
+        None,
+        "txt (one a line), csv, tsv, json, jsonl or parquet; null draws from the embedded pair's grammar",
+    )
+    column: str | None = setting(None, 'of a table; null takes "prompt", "caption" or "text"')
 
 
 @dataclass
 class HeldoutSettings:
     """Prompts that only the winner is measured on."""
 
-    num_prompts: int = 50
+    num_prompts: AtLeast0 = setting(50, "prompts that only the winner is measured on; 0 leaves that out")
 
 
 @dataclass
 class ObjectiveSettings:
     """conf/objective/."""
 
-    w1: float = 0.3
-    w2: float = 0.3
-    w3: float = 0.4
-    earliest_s: int | None = None
+    w1: NotNegative = setting(0.3, "weight of quality: SSIM to the cloud's images")
+    w2: NotNegative = setting(
+        0.3, "weight of efficiency: share of the time between cloud and edge that is saved"
+    )
+    w3: NotNegative = setting(0.4, "weight of burden: (T - s) / (T - s'), 1 where the edge takes over at s'")
+    burden: Annotated[str, OneOf(get_args(BurdenOf))] = setting(
+        "steps", "what burden is: steps (eq. 11), or cloud_calls: 1 - cloud calls / T"
+    )
+    earliest_s: int | None = setting(None, "s' of eq. 11, steps; null is 0.6 T (the paper's 30 at T = 50)")
 
 
 @dataclass
 class LinkSettings:
     """conf/link/."""
 
-    mbps: float | None = None
-    round_trip_seconds: float = 0.0
-
-
-@dataclass
-class RerankSettings:
-    """What ``rerank`` and ``pareto`` go by beside ``objective`` and ``link``."""
-
-    latency: str | None = None
-    min_quality: float | None = None
-    max_seconds: float | None = None
-
-
-@dataclass
-class ParetoSettings:
-    """Which row of its table ``pareto`` writes as YAML."""
-
-    pick: str | None = None
-    quality: float | None = None
-    seconds: float | None = None
-
-
-@dataclass
-class CompareSettings:
-    """What ``compare`` holds a study's winner against."""
-
-    methods: list[str] | None = None
-    schedule: str | None = None
-    timed_prompts: int = 3
-
-
-@dataclass
-class AblateSettings:
-    """What ``ablate`` measures on."""
-
-    num_prompts: int | None = 50
-
-
-@dataclass
-class ErrorsSettings:
-    """What ``errors`` measures."""
-
-    num_prompts: int = 8
-    noise: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02])
-    config: str | None = None
-
-
-@dataclass
-class MetricsSettings:
-    """What pictures are measured by where methods are compared; the search goes by SSIM alone."""
-
-    names: list[str] = field(default_factory=lambda: ["ssim", "psnr"])
-    lpips_net: str = "alex"
-    lpips_weights: str | None = None
-    clip: str | None = None
+    mbps: Positive | None = setting(None, "10^6 bits a second; null is one machine, where nothing is sent")
+    round_trip_seconds: NotNegative = setting(0.0, "fixed cost of the transfer")

@@ -1,71 +1,116 @@
-"""Everything that a command is told, and what follows from it."""
+"""Everything that a command is told, and what follows from it.
+
+Of a setting all is said here, in ``groups`` and in the types of their values: default, unit, limits, choices,
+meaning. ``--help``, the comments of conf/ and README's table are made of it (``described``).
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, cast, get_args
+
+from pydantic import Field
 
 from ecdiff_core.config import Sampling
+from ecdiff_core.models.devices import DTYPES
 from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
-from ecdiff_core.sampling.params import LEAST_P, ECDiffParams
+from ecdiff_core.sampling.params import LEAST_P, MAX_SEED, ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
-from ecdiff_tune.config.groups import (
-    SAME,
+from ecdiff_core.validation import NotNegative, OneOf
+from ecdiff_tune.config.command_groups import (
     AblateSettings,
-    CalibrationSettings,
     CompareSettings,
     ErrorsSettings,
+    MetricsSettings,
+    ParetoSettings,
+    RerankSettings,
+)
+from ecdiff_tune.config.groups import (
+    SAME,
+    CalibrationSettings,
     HeldoutSettings,
     LinkSettings,
-    MetricsSettings,
     ObjectiveSettings,
     PairSettings,
     ParamsSettings,
-    ParetoSettings,
-    RerankSettings,
     SamplingSettings,
     SearchSettings,
 )
+from ecdiff_tune.config.setting import group, setting
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.search import SEARCHES, SearchSpec
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.study.trackers import TRACKERS
 
 
 @dataclass
 class Settings:
     """Everything that a command is told."""
 
-    pair: PairSettings = field(default_factory=PairSettings)
-    params: ParamsSettings = field(default_factory=ParamsSettings)
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    search: SearchSettings = field(default_factory=SearchSettings)
-    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
-    heldout: HeldoutSettings = field(default_factory=HeldoutSettings)
-    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-    link: LinkSettings = field(default_factory=LinkSettings)
-    rerank: RerankSettings = field(default_factory=RerankSettings)
-    pareto: ParetoSettings = field(default_factory=ParetoSettings)
-    compare: CompareSettings = field(default_factory=CompareSettings)
-    ablate: AblateSettings = field(default_factory=AblateSettings)
-    errors: ErrorsSettings = field(default_factory=ErrorsSettings)
-    metrics: MetricsSettings = field(default_factory=MetricsSettings)
-    latency: str = "profile"
-    study: str = "default"
-    device: str = "auto"
-    dtype: str = "float32"
-    batch_size: Any = 25
-    offload: str = "none"
-    vae_slicing: bool = False
-    vae_tiling: bool = False
-    seed: int = 0
-    sharing: str = "on"
-    sharing_gib: float = 4.0
-    tracking: str = "none"
-    resume: bool = True
-    output_dir: str = "outputs"
+    study: str = setting("default", "name of the study; its state lies in outputs/<pair>/<study>/")
+    latency: str = setting(
+        "profile",
+        "profile: seconds from call counts and a latency profile, measured once a study; wallclock: time "
+        "each trial; or the path of a latency.json of the pair, of another study or machine",
+    )
+    device: str = setting("auto", "cpu, cuda, cuda:1, mps, …; auto takes the accelerator if there is one")
+    dtype: Annotated[str, OneOf(DTYPES)] = setting("float32", "of the models")
+    batch_size: Any = setting(
+        25, "prompts at a time; auto tries out how many are fastest; halved when memory runs out"
+    )
+    offload: Annotated[str, OneOf(get_args(Offload))] = setting(
+        "none", "none; model: one model at a time on the device; sequential: one layer at a time (slow)"
+    )
+    vae_slicing: bool = setting(False, "decode one image of a batch at a time")
+    vae_tiling: bool = setting(
+        False, "decode images tile by tile, which changes them a little where tiles meet"
+    )
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = setting(
+        0, "of the prompt sample and, prompt by prompt, of the initial noise"
+    )
+    sharing: Annotated[str, OneOf(("on", "off"))] = setting(
+        "on", "on: trials share what their trajectories have in common; off: each runs whole"
+    )
+    sharing_gib: NotNegative = setting(
+        4.0,
+        "host memory for that, GiB, of all ranks on a machine; the rest lies in the study's folder",
+    )
+    tracking: Annotated[str, OneOf(TRACKERS)] = setting(
+        "none", "where trials are logged as well, once it is installed"
+    )
+    resume: bool = setting(
+        True, "go on with a study of the same settings; false sets an old one aside and starts anew"
+    )
+    output_dir: str = setting("outputs", "everything is written below this folder")
+    pair: PairSettings = group(PairSettings, "the two models")
+    params: ParamsSettings = group(ParamsSettings, "what is not searched")
+    sampling: SamplingSettings = group(SamplingSettings, "of every generation")
+    search: SearchSettings = group(
+        SearchSettings, "how (p, k, alpha, s) are searched: one of the searches below"
+    )
+    calibration: CalibrationSettings = group(CalibrationSettings, "prompts that configs are scored on")
+    heldout: HeldoutSettings = group(HeldoutSettings, "prompts that only the winner is measured on")
+    objective: ObjectiveSettings = group(
+        ObjectiveSettings,
+        "what is best: eq. 12, by the paper's weights; quality_time and quality_first have no burden, "
+        "offload has no time",
+    )
+    link: LinkSettings = group(
+        LinkSettings, "between cloud and edge: the paper's 18.88 Mbps, or none for one machine"
+    )
+    rerank: RerankSettings = group(
+        RerankSettings, "of the commands rerank and pareto, beside objective and link"
+    )
+    pareto: ParetoSettings = group(ParetoSettings, "which row of its table the command pareto writes as YAML")
+    compare: CompareSettings = group(CompareSettings, "of the command compare")
+    ablate: AblateSettings = group(AblateSettings, "of the command ablate")
+    errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")
+    metrics: MetricsSettings = group(
+        MetricsSettings, "what images are measured by where methods are compared; the search goes by SSIM"
+    )
 
     def pair_spec(self) -> PairSpec:
         """The two models by name."""
@@ -118,7 +163,7 @@ class Settings:
             max_seconds=search.max_seconds,
         )
         return Options(
-            tuple(search.looks),
+            tuple(search.rungs),
             search.error_rate,
             search.margin,
             search.finalists,
@@ -183,7 +228,7 @@ class Settings:
             "handoff_adapter": len(self.handoff_adapters) > 1,
             "suggested_s": self.kind.is_optuna,
             "prompts": prunes,
-            "discarded": prunes,
+            "pruned": prunes,
         }
         return tuple(name for name, told in wanted.items() if told)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ecdiff_core.shapes import grammar as pictures
+from ecdiff_core.shapes import grammar as images
 from ecdiff_core.shapes_video import grammar as clips
 from ecdiff_tune.data.prompt_files import read_rows
 from ecdiff_tune.data.prompt_tables import PromptFileError
@@ -70,14 +70,14 @@ class PromptSource:
 
 
 def load(
-    source: PromptSource, say: Callable[[str], None] = lambda _: None
+    source: PromptSource, log: Callable[[str], None] = lambda _: None
 ) -> tuple[CalibrationSet, CalibrationSet]:
     """The calibration set and a held-out set that shares no prompt with it.
 
     A file's prompts are sampled without repetition by the seed.
 
     Args:
-        say: hears how many rows of the file are left out, and why.
+        log: called with how many rows of the file are left out, and why.
 
     Raises:
         PromptFileError: the file cannot be read, or has no such column.
@@ -85,7 +85,7 @@ def load(
     """
     count, spare = source.count, source.heldout
     if source.file is None:
-        scenes = (clips if source.moving else pictures).scenes
+        scenes = (clips if source.moving else images).scenes
         drawn = [scene.caption() for scene in islice(scenes(source.seed, held_out=True), count + spare)]
     else:
         path = Path(source.file).expanduser()
@@ -96,10 +96,13 @@ def load(
             raise CalibrationError(
                 f"Expected at least {count + spare} distinct prompts in {path} "
                 f"({count} to tune on, {spare} held out), got {found}. "
-                "Lower calibration.num_prompts or heldout.num_prompts."
+                "Lower calibration.num_prompts or heldout.num_prompts.",
+                key="calibration.file",
+                got=path,
+                expected=f"to hold at least {count + spare} distinct prompts",
             )
         if left_out:
-            say(f"{path}: {left_out}")
+            log(f"{path}: {left_out}")
         drawn = random.Random(source.seed).sample(known, count + spare)
     seeds = range(source.seed, source.seed + count + spare)
     return _take(drawn[:count], seeds[:count]), _take(drawn[count:], seeds[count:])

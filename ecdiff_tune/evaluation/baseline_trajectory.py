@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.sampling.estimators import Factors
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import Denoiser, advance
@@ -45,14 +46,14 @@ def baseline_trajectory(
     noises: list[Tensor] = []
     asked: list[tuple[Tensor, Tensor]] = []
 
-    def overheard(model: Denoiser) -> Denoiser:
+    def recorded(model: Denoiser) -> Denoiser:
         def ask(latents: Tensor, timestep: Tensor) -> Tensor:
             asked.append((latents, timestep))
             return model(latents, timestep)
 
         return ask if keep else model
 
-    cloud, edge = map(overheard, pipe.bind(batch.conditioning))
+    cloud, edge = map(recorded, pipe.bind(batch.conditioning))
     params = ECDiffParams.cloud_only(pipe.num_steps) if side == "cloud" else ECDiffParams.edge_only()
     synchronize(pipe.device)
     started = time.perf_counter()
@@ -62,7 +63,7 @@ def baseline_trajectory(
         cloud,
         edge,
         pipe.estimator,
-        1.0,
+        Factors(1.0),
         on_step=(lambda _step, _action, eps: noises.append(eps)) if side == "cloud" else None,
     )
     synchronize(pipe.device)

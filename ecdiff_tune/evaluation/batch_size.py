@@ -29,12 +29,12 @@ class BatchSizeError(ECDiffError):
     """The kept batch size cannot be read."""
 
 
-def kept(path: Path, find: Callable[[], dict[int, float]], say: Callable[[str], None]) -> int:
+def kept(path: Path, find: Callable[[], dict[int, float]], log: Callable[[str], None]) -> int:
     """The batch size that a study's file holds, or that is found now and written there.
 
     Args:
         find: prompts a second by batch size (``throughputs``).
-        say: hears one line about it.
+        log: called with one line about it.
 
     Raises:
         BatchSizeError: the file is damaged.
@@ -44,12 +44,12 @@ def kept(path: Path, find: Callable[[], dict[int, float]], say: Callable[[str], 
             size = int(json.loads(path.read_text(encoding="utf-8"))["batch_size"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise BatchSizeError(f"{path} is damaged. Delete it; the batch size is found again.") from error
-        say(f"batch_size=auto: {size}, as found before")
+        log(f"batch_size=auto: {size}, as found before")
         return size
     rates = find()
     size = best(rates)
     tried = ", ".join(f"{one}: {rate:.3g}" for one, rate in rates.items())
-    say(f"batch_size=auto: {size} (cloud calls a second by batch size {tried})")
+    log(f"batch_size=auto: {size} (cloud calls a second by batch size {tried})")
     write_text(path, json.dumps({"batch_size": size, "calls_a_second": rates}, indent=2) + "\n")
     return size
 
@@ -63,11 +63,11 @@ def best(rates: dict[int, float]) -> int:
     return min(size for size, rate in rates.items() if rate * GAIN >= max(rates.values()))
 
 
-def throughputs(pipe: ECDiffPipeline, most: int, calls: Counter[str]) -> dict[int, float]:
+def throughputs(pipe: ECDiffPipeline, largest: int, calls: Counter[str]) -> dict[int, float]:
     """Cloud calls of one prompt a second, by batch size: doubled until it brings nothing or memory runs out.
 
     Args:
-        most: the largest size to try, at least 1.
+        largest: the largest size to try, at least 1.
         calls: counts what it takes.
 
     Raises:
@@ -82,9 +82,9 @@ def throughputs(pipe: ECDiffPipeline, most: int, calls: Counter[str]) -> dict[in
         calls["cloud"] += size * (1 + TIMED_CALLS)
         useless = useless + 1 if found and rate < GAIN * max(found.values()) else 0
         found[size] = rate
-        if size == most:
+        if size == largest:
             break
-        size = min(2 * size, most)
+        size = min(2 * size, largest)
     return found
 
 

@@ -1,8 +1,8 @@
 """Several configs on the same prompts at once: what they have in common is done once, and calls of one model
 at one timestep go through it together.
 
-A config's trajectory is cut at *forks*, steps at which another config may go another way. The pieces of all
-configs form a forest, in which equal pieces are one (``ConfigKey`` of the steps so far).
+A config's trajectory is cut at *branch points*, steps at which another config may go another way. The
+segments of all configs form a forest, in which equal segments are one (``ConfigKey`` of the steps so far).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Segment:
     """A part of a trajectory: the plan's steps from ``begin`` up to, not including, ``end``.
 
     Args:
-        before: the key of the piece that it follows; None for one that starts at step 0.
+        before: the key of the segment that it follows; None for one that starts at step 0.
     """
 
     key: ConfigKey
@@ -40,7 +40,7 @@ class Segment:
 
 
 def segments(candidate: Candidate, plan: Plan, branch_points: Iterable[int]) -> list[Segment]:
-    """A candidate's trajectory, cut at those forks that lie within it; the last piece ends at T."""
+    """A candidate's trajectory, cut at those branch points that lie within it; the last segment ends at T."""
     found: list[Segment] = []
     for end in (*sorted(step for step in set(branch_points) if 0 < step < plan.num_steps), plan.num_steps):
         key = ConfigKey.of(candidate, plan.until(end))
@@ -86,12 +86,12 @@ class Models:
 def run(
     wanted: Iterable[Segment], known: dict[ConfigKey | None, SamplerState], models: Models, on_state: OnState
 ) -> None:
-    """Do pieces, each after the one that it follows, all at the same step together.
+    """Do segments, each after the one that it follows, all at the same step together.
 
     Args:
-        wanted: the pieces; of equal ones one is done.
-        known: states that pieces follow; under None the state before step 0.
-        on_state: hears the state at the end of every piece.
+        wanted: the segments; of equal ones one is done.
+        known: states that segments follow; under None the state before step 0.
+        on_state: called with the state at the end of every segment.
     """
     left = {segment.key: segment for segment in wanted}
     running: dict[ConfigKey, tuple[Segment, Trajectory, Call]] = {}
@@ -108,8 +108,8 @@ def run(
         for segment in [segment for segment in left.values() if segment.before == before]:
             del left[segment.key]
             estimator = get_estimator(segment.candidate.estimator)
-            alpha = segment.candidate.params.alpha
-            go_on(segment, trajectory(state, segment.plan, estimator, alpha, until=segment.end), None)
+            factors = segment.candidate.params.factors(estimator)
+            go_on(segment, trajectory(state, segment.plan, estimator, factors, until=segment.end), None)
 
     for before, state in known.items():
         begin_after(before, state)

@@ -1,10 +1,11 @@
-"""What a search asks for, and what decides the pictures that come of it."""
+"""What a search asks for, and what decides the images that come of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, plan
@@ -18,19 +19,28 @@ class Candidate:
     estimator: str = "gradient"
     handoff_adapter: HandoffAdapter = "identity"
 
-    def plan(self, num_steps: int, handoff: Handoff) -> Plan:
-        """What every step does."""
-        return plan(self.params, num_steps, handoff, get_estimator(self.estimator))
+    def resolve(self, num_steps: int, handoff: Handoff, sampler: str = "") -> PlannedCandidate:
+        """The candidate with its plan and key under these sampling settings: made here and passed on.
+
+        Args:
+            sampler: as ``ConfigKey.sampler``.
+
+        Raises:
+            ParamsError: there is no such plan.
+        """
+        steps = plan(self.params, num_steps, handoff, get_estimator(self.estimator))
+        return PlannedCandidate(self, steps, ConfigKey.of(self, steps, sampler))
 
 
 @dataclass(frozen=True)
 class ConfigKey:
-    """What decides a picture, or the latents after some steps, besides the prompt.
+    """What decides an image, or the latents after some steps, besides the prompt.
 
-    Candidates with equal keys give equal pictures. What changes nothing is left out: alpha is 0 where the
-    schedule and the estimator do not use it; without approximated steps, or calls that prepare them, there is
-    no estimator, and without calls of the edge model no handoff adapter. ``sampler`` is empty for the study's
-    own scheduler, number of steps and reference; what else is compared with it has a name of its own there.
+    Candidates with equal keys give equal images. What changes nothing is left out: alpha is 0 where the
+    schedule and the estimator do not use it, as is the residual's factor without an edge step that it is
+    added to; without approximated steps there is no estimator, and without calls of the edge model no handoff
+    adapter. ``sampler`` is empty for the study's own scheduler, number of steps and reference; what else is
+    compared with it has a name of its own there.
     """
 
     schedule: str
@@ -38,27 +48,42 @@ class ConfigKey:
     estimator: str
     handoff_adapter: str
     sampler: str = ""
+    residual: float = 0.0
 
     @classmethod
-    def of(cls, candidate: Candidate, plan: Plan) -> ConfigKey:
+    def of(cls, candidate: Candidate, plan: Plan, sampler: str = "") -> ConfigKey:
         """The key of a candidate with that plan, or with the first steps of it."""
+        estimator = get_estimator(candidate.estimator)
+        factors = candidate.params.factors(estimator)
         return cls(
             plan.schedule,
-            alpha_in_use(candidate.params, plan, candidate.estimator) or 0.0,
-            candidate.estimator if plan.approximated or plan.edge_beside else "",
+            candidate.params.alpha if plan.uses_alpha(estimator) else 0.0,
+            candidate.estimator if plan.approximated else "",
             candidate.handoff_adapter if plan.edge_calls else "",
+            sampler,
+            residual=float(factors.residual) if plan.residual_steps else 0.0,
         )
 
 
-def alpha_in_use(params: ECDiffParams, plan: Plan, estimator: str) -> float | None:
-    """alpha; None where the schedule and the estimator do not use it, so that it changes no picture."""
-    return params.alpha if get_estimator(estimator).uses_alpha_in(plan.windows) else None
+@dataclass(frozen=True)
+class PlannedCandidate:
+    """A candidate and all that follows from it: what every step does, and the key of its images."""
+
+    candidate: Candidate
+    plan: Plan
+    key: ConfigKey
+
+    @classmethod
+    def of_config(cls, config: TunedConfig) -> PlannedCandidate:
+        """What a search would have asked for to get that config."""
+        sampling = config.sampling
+        found = Candidate(config.params, sampling.estimator, sampling.handoff_adapter)
+        return found.resolve(sampling.num_steps, sampling.handoff)
 
 
-def same_pictures(
+def same_images(
     candidates: Iterable[Candidate], num_steps: int, handoff: Handoff
 ) -> dict[Candidate, Candidate]:
-    """Every candidate, and the first of them that makes the same pictures."""
+    """Every candidate, and the first of them that makes the same images."""
     first: dict[ConfigKey, Candidate] = {}
-    keys = {one: ConfigKey.of(one, one.plan(num_steps, handoff)) for one in candidates}
-    return {one: first.setdefault(key, one) for one, key in keys.items()}
+    return {one: first.setdefault(one.resolve(num_steps, handoff).key, one) for one in candidates}

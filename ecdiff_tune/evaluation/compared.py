@@ -1,4 +1,4 @@
-"""Pictures held against the cloud's."""
+"""Images held against the cloud's."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def compared(
     cloud: Tensor,
     prompts: Sequence[str],
     seconds: float,
-    further: Sequence[Metric] = (),
+    extra: Sequence[Metric] = (),
 ) -> list[Measurement]:
-    """Pictures against the cloud's, one measurement each: what is known of a picture comes from here.
+    """Images against the cloud's, one measurement each: what is known of an image comes from here.
 
     Args:
         latents: that they were decoded from, of which only whether they are finite matters.
         decoded, cloud: as for ``metrics.images.ssim``; nothing is compared with a ``cloud`` that has a fault.
         prompts: one each.
         seconds: that each took.
-        further: metrics beside SSIM and PSNR.
+        extra: metrics beside SSIM and PSNR.
     """
-    found = measure((SSIM, PSNR, *further), decoded, cloud, prompts)
+    found = measure((SSIM, PSNR, *extra), decoded, cloud, prompts)
     measurements = []
     for latent, reference, *values in zip(latents, cloud, *found.values(), strict=True):
         # A half-precision decoder can overflow on finite latents.

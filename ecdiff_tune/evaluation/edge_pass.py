@@ -1,16 +1,15 @@
 """The edge model asked along the cloud's own trajectory: what a handoff changes, known without a handoff.
 
 Made for the first prompts only, and only for searches that predict. Where both models' own runs are being
-made anyhow (the reference), they are listened to, and this costs T edge calls a prompt; otherwise the runs
-are made once more.
+made anyhow (the reference), a callback of theirs makes it for T edge calls a prompt; otherwise the runs are
+made once more.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -45,18 +44,16 @@ class EdgePass:
         prompts: the calibration set.
         folder: of the references; its name changes with weights and sampling.
         first: so many prompts.
-        calls: counts model calls, by prompt.
     """
 
     pipe: ECDiffPipeline
     prompts: CalibrationSet
     folder: Path
     first: int = FIRST_PROMPTS
-    calls: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def own_adapter(self) -> HandoffAdapter:
-        """The adapter that the references' edge pictures are made with."""
+        """The adapter that the references' edge images are made with."""
         return self.pipe.config.sampling.handoff_adapter
 
     def missing(self, adapter: HandoffAdapter) -> list[int]:
@@ -86,21 +83,26 @@ class EdgePass:
             found = self._along(conditioning, cloud, at, self.own_adapter) | _divergence(cloud, edge, at)
         return [rows[i] for i in at], self.own_adapter, found
 
-    def keep(self, computed: Computed) -> None:
-        """Write the files."""
+    def keep(self, computed: Computed) -> int:
+        """Write the files; the edge calls that they took."""
         rows, adapter, found = computed
-        self.calls["edge"] += len(rows) * self.pipe.num_steps
         paths = self._paths(adapter)
         for i, row in enumerate(rows):
             with replacing(paths[row]) as part:
                 save_file({name: tensor[i].contiguous() for name, tensor in found.items()}, part)
+        return len(rows) * self.pipe.num_steps
 
     def make(
-        self, adapter: HandoffAdapter, batches: Batches, on_prompts: Callable[[int], None]
+        self,
+        adapter: HandoffAdapter,
+        batches: Batches,
+        on_prompts: Callable[[int], None],
+        calls: Counter[str] | None = None,
     ) -> list[dict[str, Tensor]]:
         """The content of every prompt's file; runs the models for those that are missing.
 
-        ``on_prompts`` is told how many prompts became ready. Stopped at any moment, at most a batch is lost.
+        ``on_prompts`` is called with how many prompts became ready; model calls are counted in ``calls``.
+        Whoever makes a batch writes it. Stopped at any moment, at most a batch is lost.
 
         Raises:
             DamagedReferenceError: a file is damaged.
@@ -110,10 +112,13 @@ class EdgePass:
         names = ("gram", "divergence") if adapter == self.own_adapter else ("gram",)
         on_prompts(len(paths) - len(missing))
 
-        for rows, computed in batches.over(missing, partial(self._run, adapter)):
+        def run(rows: Sequence[int]) -> int:
+            return self.keep(self._run(adapter, rows))
+
+        for rows, beside in batches.over(missing, run):
             again = len(rows) * self.pipe.num_steps  # the models' own runs, for this alone
-            self.calls.update(cloud=again, edge=again if adapter == self.own_adapter else 0)
-            self.keep(computed)
+            if calls is not None:
+                calls.update(cloud=again, edge=beside + (again if adapter == self.own_adapter else 0))
             on_prompts(len(rows))
         return [read(path, *names) for path in paths]
 

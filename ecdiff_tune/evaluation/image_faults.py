@@ -1,4 +1,4 @@
-"""Pictures that nothing can be compared with: not finite, of one colour, or saturated from end to end.
+"""Images that nothing can be compared with: not finite, of one colour, or saturated from end to end.
 
 A decoder that overflows makes them of whatever latents it gets, and any config would equal them perfectly.
 """
@@ -18,20 +18,20 @@ FAULTS = ("", "not finite", "all black", "all white", "of one colour", "saturate
 ONE_COLOUR = 2 / 255
 """Range of values within a channel and frame below which nothing is to be seen."""
 SATURATED = 0.999
-"""Share of values at 0 or 1 from which a picture is nothing else."""
+"""Share of values at 0 or 1 from which an image is nothing else."""
 LEFT_OUT_SHARE = 10
 """One in so many prompts may be left out; more are a fault of the models."""
 
 
 class UnusableReferenceError(ECDiffError):
-    """Too many pictures of a model alone are such that nothing can be compared with them."""
+    """Too many images of a model alone are such that nothing can be compared with them."""
 
 
-def fault(picture: Tensor) -> int:
-    """The number in ``FAULTS`` of what is wrong with a picture; 0 where nothing is.
+def fault(image: Tensor) -> int:
+    """The number in ``FAULTS`` of what is wrong with an image; 0 where nothing is.
 
     Args:
-        picture: RGB in 0 … 1, shape (3, height, width), of a video (frames, 3, height, width). A video is of
+        image: RGB in 0 … 1, shape (3, height, width), of a video (frames, 3, height, width). A video is of
             one colour if every frame is.
 
     >>> fault(torch.zeros(3, 8, 8)), fault(torch.ones(3, 8, 8)), fault(torch.full((3, 8, 8), 0.5))
@@ -39,9 +39,9 @@ def fault(picture: Tensor) -> int:
     >>> fault(torch.linspace(0, 1, 192).reshape(3, 8, 8)), fault(torch.tensor(float("nan")).expand(3, 8, 8))
     (0, 1)
     """
-    if not torch.isfinite(picture).all():
+    if not torch.isfinite(image).all():
         return 1
-    values = picture.float().flatten(-2)
+    values = image.float().flatten(-2)
     low, high = values.amin(dim=-1), values.amax(dim=-1)
     if (high - low).max() < ONE_COLOUR:
         if high.max() < ONE_COLOUR:
@@ -58,7 +58,7 @@ def refuse_many(
     Args:
         faults: the side and its fault by the prompt's index.
         prompts: all of them.
-        dtype: that the pictures were made in.
+        dtype: that the images were made in.
 
     Raises:
         NonFiniteLatentsError, UnusableReferenceError: there are more.
@@ -68,17 +68,17 @@ def refuse_many(
     row, (side, number) = next(iter(faults.items()))
     if number == 1:
         advice = "Are its weights damaged?" if dtype == "float32" else "Try dtype=float32."
-        raise NonFiniteLatentsError(f"The {side} model's own picture is not finite in {dtype}. {advice}")
+        raise NonFiniteLatentsError(f"The {side} model's own image is not finite in {dtype}. {advice}")
     advice = "Is its VAE damaged?" if dtype == "float32" else "Its VAE may overflow: try dtype=float32."
     raise UnusableReferenceError(
-        f"The {side} model's own picture of {prompts.prompts[row]!r} is {FAULTS[number]} in {dtype}, and any "
+        f"The {side} model's own image of {prompts.prompts[row]!r} is {FAULTS[number]} in {dtype}, and any "
         f"config would equal it. {advice} {len(faults)} of {len(prompts)} prompts are like that."
     )
 
 
-def told(faults: Mapping[int, tuple[str, int]], prompts: CalibrationSet) -> list[str]:
+def describe(faults: Mapping[int, tuple[str, int]], prompts: CalibrationSet) -> list[str]:
     """A line a prompt that is left out."""
     return [
-        f"left out, for the {side} model's own picture is {FAULTS[number]}: {prompts.prompts[row]}"
+        f"left out, for the {side} model's own image is {FAULTS[number]}: {prompts.prompts[row]}"
         for row, (side, number) in faults.items()
     ]

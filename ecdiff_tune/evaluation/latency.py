@@ -57,8 +57,13 @@ class Timing:
 class LatencyProfile:
     """Seconds of a cloud call, an edge call (both with guidance), encoding, decoding, and the transfer.
 
-    ``payload_values`` are the half-precision numbers that the transfer carries; they and ``conditions`` are
-    None in files that are older than them.
+    Args:
+        transfer_seconds: of a handoff that carries latents and embeddings.
+        payload_values: the half-precision numbers that it carries; this and ``conditions`` are None in files
+            that are older than them.
+        tensor_values: those of one tensor of the latents' shape; None in older files.
+        tensor_seconds: to send one such tensor more.
+        crossing_seconds: to cross the link once more, whatever is sent.
     """
 
     cloud_call: Timing
@@ -68,9 +73,12 @@ class LatencyProfile:
     transfer_seconds: float
     payload_values: int | None = None
     conditions: Conditions | None = None
+    tensor_values: int | None = None
+    tensor_seconds: float = 0.0
+    crossing_seconds: float = 0.0
 
     def spread_note(self, path: Path) -> str:
-        """Says so where a model's calls varied more than they do on an idle machine; else empty.
+        """A line where a model's calls varied more than they do on an idle machine; else empty.
 
         Args:
             path: of the study's own latency.json.
@@ -91,8 +99,26 @@ class LatencyProfile:
     def seconds(self, plan: Plan) -> float:
         """Estimated seconds of a generation by ``plan``, the transfer included where it hands over."""
         calls = plan.cloud_calls * self.cloud_call.median + plan.edge_calls * self.edge_call.median
-        transfer = self.transfer_seconds if plan.hands_over else 0.0
-        return self.encode.median + calls + self.decode.median + transfer
+        return self.encode.median + calls + self.decode.median + self.transfer(plan)
+
+    def transfer(self, plan: Plan) -> float:
+        """Seconds that a generation by ``plan`` spends on the link: crossings and what they carry."""
+        if not plan.hands_over:
+            return 0.0
+        again = (plan.crossings - 1) * self.crossing_seconds
+        return self.transfer_seconds + again + (plan.tensors_sent - 1) * self.tensor_seconds
+
+    def over(self, link: Link) -> LatencyProfile:
+        """The same with another link; of one that is no machine apart nothing is sent.
+
+        Expects ``payload_values``, and where plans cross more than once ``tensor_values``.
+        """
+        return replace(
+            self,
+            transfer_seconds=link.transfer_seconds(self.payload_values or 0),
+            tensor_seconds=link.transfer_seconds(self.tensor_values or 0, crossings=0),
+            crossing_seconds=link.transfer_seconds(0),
+        )
 
     def alone(self, num_steps: int) -> tuple[float, float]:
         """t_cloud and t_edge of eq. 10: seconds of a generation by the cloud alone and by the edge alone."""
@@ -107,13 +133,15 @@ class LatencyProfile:
     def of(cls, tree: Mapping[str, Any]) -> LatencyProfile:
         """From what ``asdict`` made of it."""
         tree = dict(tree)
-        transfer, payload = float(tree.pop("transfer_seconds")), tree.pop("payload_values", None)
-        if payload is not None:
-            payload = int(payload)
-        told = tree.pop("conditions", None)
-        conditions = None if told is None else Conditions(**told)
-        timings = {name: Timing(**values) for name, values in tree.items()}
-        return cls(**timings, transfer_seconds=transfer, payload_values=payload, conditions=conditions)
+        read: dict[str, Any] = {
+            name: None if (count := tree.pop(name, None)) is None else int(count)
+            for name in ("payload_values", "tensor_values")
+        }
+        read |= {name: float(tree.pop(name)) for name in list(tree) if name.endswith("_seconds")}
+        under = tree.pop("conditions", None)
+        read["conditions"] = None if under is None else Conditions(**under)
+        read |= {name: Timing(**values) for name, values in tree.items()}
+        return cls(**read)
 
     @classmethod
     def load(cls, path: Path) -> LatencyProfile:
@@ -165,16 +193,19 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
             synchronize(latents.device)
             if turn >= WARM_UP_CALLS:
                 seconds[name].append(time.perf_counter() - started)
-    timings = {name: _timing(values) for name, values in seconds.items()}
+    timings: dict[str, Any] = {name: _timing(values) for name, values in seconds.items()}
     payload = family.payload_values(conditioning, latents)
-    transfer = link.transfer_seconds(payload)
     return LatencyProfile(
-        **timings, transfer_seconds=transfer, payload_values=payload, conditions=Conditions.of(pipe)
-    )
+        **timings,
+        transfer_seconds=0.0,
+        payload_values=payload,
+        conditions=Conditions.of(pipe),
+        tensor_values=latents.numel(),
+    ).over(link)
 
 
 def _begun(pipe: ECDiffPipeline) -> tuple[Conditioning, Tensor]:
-    """What a generation of one prompt takes over the link: encoded as these two models want it, and latents."""
+    """What goes over the link with one prompt: as these two models want it encoded, and latents."""
     family, generator = pipe.pair.family, torch.Generator().manual_seed(0)
     return pipe.encode([PROMPT]), family.initial_latents(1, pipe.size, family.scheduler, generator)
 
@@ -185,9 +216,10 @@ def of_this_pair(profile: LatencyProfile, pipe: ECDiffPipeline, link: Link, sour
     Raises:
         LatencyError: the handoff of its pair carries another number of values than this pair's.
     """
-    payload = pipe.pair.family.payload_values(*_begun(pipe))
+    conditioning, latents = _begun(pipe)
+    payload = pipe.pair.family.payload_values(conditioning, latents)
     check_payload(profile, payload, source)
-    return replace(profile, transfer_seconds=link.transfer_seconds(payload), payload_values=payload)
+    return replace(profile, payload_values=payload, tensor_values=latents.numel()).over(link)
 
 
 def check_payload(profile: LatencyProfile, payload: int | None, source: str) -> None:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.candidate import ConfigKey
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _KEY_COLUMNS = """
     schedule  TEXT NOT NULL,     -- actions, run-length encoded: Plan.schedule
     alpha     REAL NOT NULL,     -- 0 where the schedule or the estimator does not use it
     estimator TEXT NOT NULL,     -- empty where no step is approximated
     handoff_adapter TEXT NOT NULL,  -- empty where the edge makes no step
     sampler   TEXT NOT NULL,     -- empty for the study's own; else another scheduler, steps or a cache
+    residual  REAL NOT NULL,     -- factor of the residual; 0 where no edge step has one
     prompt    TEXT NOT NULL,     -- CalibrationSet.keys
 """
-_PLACE = "schedule, alpha, estimator, handoff_adapter, sampler, prompt"
+_PLACE = "schedule, alpha, estimator, handoff_adapter, sampler, residual, prompt"
 _SCHEMA = (
     f"""
 CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
-    ssim      REAL,              -- to the cloud's picture; NULL where the latents were not finite
+    ssim      REAL,              -- to the cloud's image; NULL where the latents were not finite
     psnr      REAL,              -- dB
     seconds   REAL NOT NULL,     -- of the generation, as far as it was not shared
     PRIMARY KEY ({_PLACE})
@@ -32,41 +35,44 @@ CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
 """,
     f"""
 CREATE TABLE IF NOT EXISTS further ({_KEY_COLUMNS}
-    metric    TEXT NOT NULL,     -- beside ssim and psnr
+    metric    TEXT NOT NULL,     -- an extra one, beside ssim and psnr
     value     REAL NOT NULL,
     PRIMARY KEY ({_PLACE}, metric)
 ) WITHOUT ROWID
 """,
     f"""
 CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
-    seconds   REAL NOT NULL,     -- of a whole generation of one picture, nothing shared
+    seconds   REAL NOT NULL,     -- of a whole generation of one image, nothing shared
     PRIMARY KEY ({_PLACE})
 ) WITHOUT ROWID
 """,
 )
 
 
-def _migration(estimator: str, handoff_adapter: str) -> tuple[str, ...]:
-    """From a table without ``sampler``, of which all rows are the study's own sampler's."""
+def _migration(tables: Iterable[str], estimator: str, handoff_adapter: str, sampler: str) -> tuple[str, ...]:
+    """From tables without ``residual``; the estimator ``edge``, whose alpha it was, is none any more."""
+    values = {"measurements": "ssim, psnr, seconds", "further": "metric, value", "timings": "seconds"}
+    columns = f"""schedule, CASE WHEN {estimator} = 'edge' THEN 0 ELSE alpha END,
+        CASE WHEN {estimator} = 'edge' THEN '' ELSE {estimator} END, {handoff_adapter}, {sampler},
+        CASE WHEN {estimator} = 'edge' THEN alpha ELSE 0 END, prompt"""
     return (
-        "ALTER TABLE measurements RENAME TO older",
+        *(f"ALTER TABLE {table} RENAME TO older_{table}" for table in tables),
         *_SCHEMA,
-        f"""
-        INSERT INTO measurements
-        SELECT schedule, alpha, {estimator}, {handoff_adapter}, '', prompt, ssim, psnr, seconds
-        FROM older
-        """,
-        "DROP TABLE older",
+        *(f"INSERT INTO {table} SELECT {columns}, {values[table]} FROM older_{table}" for table in tables),
+        *(f"DROP TABLE older_{table}" for table in tables),
     )
 
 
 _STATEMENTS = {
     0: _SCHEMA,
     1: _migration(
+        ["measurements"],
         "CASE WHEN instr(schedule, 'A') THEN estimator ELSE '' END",
         "CASE WHEN instr(schedule, 'E') THEN :handoff_adapter ELSE '' END",
+        "''",
     ),
-    2: _migration("estimator", "handoff_adapter"),
+    2: _migration(["measurements"], "estimator", "handoff_adapter", "''"),
+    3: _migration(["measurements", "further", "timings"], "estimator", "handoff_adapter", "sampler"),
     SCHEMA_VERSION: _SCHEMA,
 }
 """What makes a ledger of each version one of this version; 0 is an empty file."""
@@ -79,15 +85,20 @@ class LedgerError(ECDiffError):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One prompt's picture against the cloud's; ssim and psnr are None where it could not be made.
+    """One prompt's image against the cloud's; ssim and psnr are None where it could not be made.
 
-    ``further`` are other metrics by name, where they were asked for.
+    ``extra`` are other metrics by name, where they were asked for.
     """
 
     ssim: float | None
     psnr: float | None
     seconds: float
-    further: Mapping[str, float] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+def added(old: Measurement | None, new: Measurement) -> Measurement:
+    """What the ledger holds once ``new`` was added: what is there already stays."""
+    return new if old is None else replace(old, extra={**new.extra, **old.extra})
 
 
 def _unusable(path: Path, error: Exception) -> str:
@@ -121,9 +132,27 @@ class Ledger:
                 self._database.execute("BEGIN")
                 for statement in _STATEMENTS[version]:
                     self._database.execute(statement, {"handoff_adapter": handoff_adapter})
+                if 0 < version < SCHEMA_VERSION:
+                    self._drop_unused_alphas()
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(path, error)) from error
+
+    def _drop_unused_alphas(self) -> None:
+        """Give rows of before version 4 the key that they have now where it is without an alpha."""
+        found = self._database.execute(
+            "SELECT DISTINCT schedule, estimator FROM measurements WHERE alpha > 0"
+        )
+        for schedule, estimator in found.fetchall():
+            if Plan.from_schedule(schedule).uses_alpha(get_estimator(estimator)):
+                continue
+            which = (schedule, estimator)
+            for table in ("measurements", "further", "timings"):
+                where = f"{table} WHERE schedule = ? AND estimator = ? AND alpha > 0"
+                self._database.execute(
+                    f"UPDATE OR IGNORE {where.replace('WHERE', 'SET alpha = 0 WHERE')}", which
+                )
+                self._database.execute(f"DELETE FROM {where}", which)
 
     @classmethod
     def in_memory(cls) -> Ledger:
@@ -132,17 +161,17 @@ class Ledger:
 
     def read(self, key: ConfigKey) -> dict[str, Measurement]:
         """The config's measurements by prompt key."""
-        further: dict[str, dict[str, float]] = {}
+        extra: dict[str, dict[str, float]] = {}
         for prompt, metric, value in self._rows("SELECT prompt, metric, value FROM further", key):
-            further.setdefault(prompt, {})[metric] = value
+            extra.setdefault(prompt, {})[metric] = value
         rows = self._rows("SELECT prompt, ssim, psnr, seconds FROM measurements", key)
         return {
-            prompt: Measurement(ssim, psnr, seconds, further.get(prompt, {}))
+            prompt: Measurement(ssim, psnr, seconds, extra.get(prompt, {}))
             for prompt, ssim, psnr, seconds in rows
         }
 
     def read_timings(self, key: ConfigKey) -> dict[str, float]:
-        """Seconds of whole generations of one picture by prompt key."""
+        """Seconds of whole generations of one image by prompt key."""
         return dict(self._rows("SELECT prompt, seconds FROM timings", key))
 
     def _rows(self, select: str, key: ConfigKey) -> list[Any]:
@@ -170,7 +199,7 @@ class Ledger:
         placed = [((*astuple(key), prompt), one) for key, some in rows.items() for prompt, one in some]
         self._write(
             ("measurements", [(*place, one.ssim, one.psnr, one.seconds) for place, one in placed]),
-            ("further", [(*place, *pair) for place, one in placed for pair in one.further.items()]),
+            ("further", [(*place, *pair) for place, one in placed for pair in one.extra.items()]),
         )
 
     def append_timing(self, key: ConfigKey, prompt: str, seconds: float) -> None:

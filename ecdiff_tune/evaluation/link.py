@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ecdiff_core.errors import ParamsError
+from ecdiff_core.validation import NotNegative, Positive, check_fields
 
 BYTES_PER_VALUE = 2
 """Latents and embeddings travel in half precision, as in the paper (A.6.1)."""
@@ -24,20 +25,17 @@ class Link:
     0.11
     """
 
-    mbps: float | None = None
-    round_trip_seconds: float = 0.0
+    mbps: Positive | None = None
+    round_trip_seconds: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        if self.mbps is not None and not self.mbps > 0:
-            raise ParamsError(f"Expected a link's mbps > 0, got {self.mbps}; none at all is one machine.")
-        if not self.round_trip_seconds >= 0:
-            raise ParamsError(f"Expected a link's round_trip_seconds >= 0, got {self.round_trip_seconds}.")
+        check_fields(self, ParamsError, "link.")
 
-    def transfer_seconds(self, values: int) -> float:
-        """Seconds to send that many half-precision numbers."""
+    def transfer_seconds(self, values: int, crossings: int = 1) -> float:
+        """Seconds to send that many half-precision numbers, at so many times."""
         if self.mbps is None:
             return 0.0
-        return values * BYTES_PER_VALUE * 8 / (self.mbps * 1e6) + self.round_trip_seconds
+        return values * BYTES_PER_VALUE * 8 / (self.mbps * 1e6) + crossings * self.round_trip_seconds
 
     def values_sent(self, seconds: float) -> int | None:
         """How many numbers take that long; None on one machine, where no time passes.

@@ -10,12 +10,12 @@ from itertools import islice
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.sampling.batching import join, join_prompts, move, move_prompts, take, take_prompts
-from ecdiff_core.sampling.estimators import get_estimator
-from ecdiff_core.sampling.plan import Action, Plan, effective_s
+from ecdiff_core.sampling.plan import Action, effective_s
 from ecdiff_core.sampling.sampler import SamplerState
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import batched_execution
-from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.candidate import ConfigKey, PlannedCandidate
+from ecdiff_tune.evaluation.model_calls import Calls
 from ecdiff_tune.evaluation.reference import prepare
 from ecdiff_tune.evaluation.state_store import StateStore
 
@@ -28,7 +28,7 @@ class Generations:
 
     Args:
         batches: a model gets at most so many samples at a time.
-        store: for states at forks.
+        store: for states at branch points.
         s_values: at which later candidates may hand over, or go another way for another reason.
     """
 
@@ -49,13 +49,9 @@ class Generations:
         """Whether candidates that are asked for together cost less than one by one."""
         return self._store is not None
 
-    def plan(self, candidate: Candidate) -> Plan:
-        """What every step of a candidate does."""
-        return candidate.plan(self._pipe.num_steps, self._pipe.config.sampling.handoff)
-
-    def most_calls(self, candidates: Sequence[Candidate]) -> tuple[int, int]:
+    def most_calls(self, configs: Iterable[PlannedCandidate]) -> Calls:
         """Cloud and edge calls a prompt that measuring all of these takes, were nothing measured yet."""
-        paid = {segment.key: segment for candidate in candidates for segment in self._segments(candidate)}
+        paid = {segment.key: segment for config in configs for segment in self._segments(config)}
         calls = [
             model
             for segment in paid.values()
@@ -64,24 +60,24 @@ class Generations:
         ]
         return calls.count(Action.CLOUD), calls.count(Action.EDGE)
 
-    def forget(self, candidate: Candidate) -> None:
+    def forget(self, config: PlannedCandidate) -> None:
         """Drop the states that only this candidate's alpha leads to: no other one will ask for them."""
         if self._store is not None:
-            for segment in self._segments(candidate):
+            for segment in self._segments(config):
                 if segment.key.alpha:
                     self._store.forget(segment.key)
 
     def finals(
-        self, candidates: Sequence[Candidate], rows: Sequence[int], calls: Counter[str]
-    ) -> dict[ConfigKey, SamplerState]:
-        """The states at step T, by key; ``calls`` counts the model calls."""
+        self, configs: Iterable[PlannedCandidate], rows: Sequence[int]
+    ) -> tuple[dict[ConfigKey, SamplerState], Counter[str]]:
+        """The states at step T, by key (which knows no sampler), and the model calls that they took."""
         device, store = self._pipe.device, self._store
         names = [self._prompts.keys[i] for i in rows]
         begun = self.prepared(rows)
         known: dict[ConfigKey | None, SamplerState] = {None: begun.start}
         wanted: dict[ConfigKey, batched_execution.Segment] = {}
-        for candidate in candidates:
-            chain = self._segments(candidate)
+        for config in configs:
+            chain = self._segments(config)
             there = [i for i, one in enumerate(chain) if store is not None and store.has(one.key, names)]
             first = there[-1] + 1 if there else 0
             if store is not None and there and chain[there[-1]].key not in known:
@@ -97,23 +93,17 @@ class Generations:
 
         models = batched_execution.Models(self._pipe, begun.conditioning, max(self._batches.size, len(rows)))
         batched_execution.run(wanted.values(), known, models, keep)
-        for action, count in models.calls.items():
-            calls[action.name.lower()] += count
-        return finals
+        return finals, Counter({action.name.lower(): count for action, count in models.calls.items()})
 
-    def _segments(self, candidate: Candidate) -> list[batched_execution.Segment]:
-        steps = self.plan(candidate)
-        return batched_execution.segments(
-            candidate, steps, self._branch_points(candidate) if self._store is not None else ()
-        )
+    def _segments(self, config: PlannedCandidate) -> list[batched_execution.Segment]:
+        branch_points = self._branch_points(config) if self._store is not None else ()
+        return batched_execution.segments(config.candidate, config.plan, branch_points)
 
-    def _branch_points(self, candidate: Candidate) -> Iterable[int]:
-        """Where other candidates may go another way: other k, other alphas, other s.
-
-        Whether the edge model is called at a real step depends on what follows, so that an estimator which
-        goes by it shares one step less.
-        """
-        params, pipe = candidate.params, self._pipe
+    def _branch_points(self, config: PlannedCandidate) -> Iterable[int]:
+        """Where other candidates may go another way: other k, other alphas, other s, other edge steps."""
+        params, pipe = config.candidate.params, self._pipe
+        if params.edge_schedule is not None:
+            return ()
         handoff = pipe.config.sampling.handoff
         later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
         branch_points = [params.warm_up, *(step + 1 for step in islice(later, 1))]
@@ -122,9 +112,9 @@ class Generations:
             for s in self._s_values
             if s >= params.warm_up
         ]
-        earlier = 1 if get_estimator(candidate.estimator).calls_edge else 0
-        handoff_step = self.plan(candidate).handoff_step
-        return [fork - earlier for fork in branch_points if fork <= handoff_step]
+        handoff_step = effective_s(params, pipe.num_steps, handoff)
+        own = [handoff_step + params.edge_first] if params.extends_paper else []
+        return [*own, *(step for step in branch_points if step <= handoff_step)]
 
     def prepared(self, rows: Sequence[int]) -> Prepared:
         """Some prompts, ready to run; encoded once each, and kept in the host's memory."""

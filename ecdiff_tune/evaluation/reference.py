@@ -1,6 +1,6 @@
-"""What every config is compared with: the cloud's and the edge's pictures, made once and kept.
+"""What every config is compared with: the cloud's and the edge's images, made once and kept.
 
-A prompt's file holds its two pictures, how much the cloud's noise changes from step to step (the paper's
+A prompt's file holds its two images, how much the cloud's noise changes from step to step (the paper's
 Figure 3), and the Gram matrix of the cloud's noises, from which later searches predict errors.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,7 +57,7 @@ __all__ = [
 
 
 class ReferenceCallback(Protocol):
-    """Makes something of the models' own runs; ``compute`` where they run, which may be another process."""
+    """Makes something of the models' own runs, where they run: which may be another process."""
 
     def compute(
         self,
@@ -68,10 +68,12 @@ class ReferenceCallback(Protocol):
     ) -> Any:
         """What is made of the cloud's and the edge's own run on the prompts of these indices."""
 
-    def keep(self, computed: Any) -> None:
-        """Write what ``listen`` made."""
+    def keep(self, computed: Any) -> int:
+        """Write what ``compute`` made; the edge calls that it took."""
 
 
+Faults = dict[int, tuple[str, int]]
+"""Whose image has which fault, by the prompt's index."""
 SETTLED_SHARE = 0.75
 """Of the initial fall of the noise's change, what must be over when the warm-up ends."""
 
@@ -81,7 +83,7 @@ class PromptReference:
     """One prompt's reference.
 
     Args:
-        path: its file, from which the pictures are read whenever they are asked for (a video is large).
+        path: its file, from which the images are read whenever they are asked for (a video is large).
         noise_change: mean |eps_i - eps_{i-1}| over the elements of the guided noise, shape (T - 1,).
         gram: <eps_i, eps_j> of the guided noises of the cloud's run, float64, shape (T, T).
         seconds: of the cloud's and the edge's denoising, a prompt's share of its batch, shape (2,).
@@ -94,7 +96,7 @@ class PromptReference:
 
     @property
     def cloud(self) -> Tensor:
-        """The cloud's picture, RGB in 0 … 1, float16, shape (3, height, width), of a video (frames, 3, …).
+        """The cloud's image, RGB in 0 … 1, float16, shape (3, height, width), of a video (frames, 3, …).
 
         Raises:
             DamagedReferenceError: the file is gone or damaged.
@@ -103,7 +105,7 @@ class PromptReference:
 
     @property
     def edge(self) -> Tensor:
-        """The edge's picture, as ``cloud``."""
+        """The edge's image, as ``cloud``."""
         return read(self.path, "edge")["edge"]
 
 
@@ -112,6 +114,7 @@ class Reference:
     """The references of a prompt set, in its order."""
 
     prompts: tuple[PromptReference, ...]
+    prompt_set: CalibrationSet
 
     @cached_property
     def noise_change(self) -> NDArray[np.float64]:
@@ -176,15 +179,16 @@ def make(
 ) -> Reference:
     """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
 
-    ``on_prompts`` is told how many prompts became ready. ``listener`` hears the runs that are made, with what
-    the models were asked, and keeps what it made of them before their references are written. Model calls and
-    decodes are counted in ``calls``. Stopped at any moment, at most a batch is lost.
+    ``on_prompts`` is called with how many prompts became ready. ``callback`` gets the runs that are made,
+    with what the models were asked, and keeps what it makes of them before their references are written.
+    Model calls and decodes are counted in ``calls``. Whoever makes a batch writes it. Stopped at any moment,
+    at most a batch is lost.
 
-    What comes back lacks the prompts with pictures that nothing can be compared with; ``at_most`` so many, or
+    What comes back lacks the prompts with images that nothing can be compared with; ``at_most`` so many, or
     None for a tenth, are taken for the prompts' fault.
 
     Raises:
-        NonFiniteLatentsError, UnusableReferenceError: more of the models' own pictures are such.
+        NonFiniteLatentsError, UnusableReferenceError: more of the models' own images are such.
         OutOfMemoryError: a single prompt does not fit.
     """
     paths = [path_of(folder, key) for key in prompts.keys]
@@ -194,39 +198,48 @@ def make(
     faulty = faulty_rows(prompts, folder)
     image_faults.refuse_many(faulty, prompts, most, dtype)
     on_prompts(len(prompts) - len(wanted))
-    for rows, (found, computed) in batches.over(wanted, partial(_generate, pipe, prompts, callback)):
-        if calls is not None:
-            each = len(rows) * pipe.num_steps
-            calls.update(cloud=each, edge=each, decode=2 * len(rows))
-        for row, tensors in zip(rows, found, strict=True):
-            faulty |= faulty_in(row, tensors["faults"])
-        image_faults.refuse_many(faulty, prompts, most, dtype)
-        if callback is not None:
-            callback.keep(computed)
+
+    def generate(rows: Sequence[int]) -> tuple[Faults, int]:
+        found, computed = _generate(pipe, prompts, callback, rows)
+        own = {
+            row: fault
+            for row, tensors in zip(rows, found, strict=True)
+            for row, fault in faulty_in(row, tensors["faults"]).items()
+        }
+        image_faults.refuse_many(faulty | own, prompts, most, dtype)
+        beside = 0 if callback is None else callback.keep(computed)
         for row, tensors in zip(rows, found, strict=True):
             with replacing(paths[row]) as part:
                 save_file(tensors, part)
+        return own, beside
+
+    for rows, (own, beside) in batches.over(wanted, generate):
+        if calls is not None:
+            each = len(rows) * pipe.num_steps
+            calls.update(cloud=each, edge=each + beside, decode=2 * len(rows))
+        faulty |= own
+        image_faults.refuse_many(faulty, prompts, most, dtype)
         on_prompts(len(rows))
     return load(usable(prompts, folder), folder)
 
 
 def load(prompts: CalibrationSet, folder: Path) -> Reference:
     """The reference of a prompt set that is there."""
-    return Reference(tuple(_open(path_of(folder, key)) for key in prompts.keys))
+    return Reference(tuple(_open(path_of(folder, key)) for key in prompts.keys), prompts)
 
 
 def _open(path: Path) -> PromptReference:
-    """A prompt's reference with all but its pictures read."""
+    """A prompt's reference with all but its images read."""
     return PromptReference(path, **read(path, "noise_change", "gram", "seconds"))
 
 
 def _generate(
     pipe: ECDiffPipeline, prompts: CalibrationSet, callback: ReferenceCallback | None, rows: Sequence[int]
 ) -> tuple[list[dict[str, Tensor]], Any]:
-    """What the files of these prompts hold, and what the listener made of their runs."""
+    """What the files of these prompts hold, and what the callback made of their runs."""
     batch = prepare(pipe, prompts, rows)
     runs = {side: baseline_trajectory(pipe, batch, side, keep=callback is not None) for side in SIDES}
-    pictures = {side: pipe.pair.family.decode(run.latents) for side, run in runs.items()}
+    images = {side: pipe.pair.family.decode(run.latents) for side, run in runs.items()}
     computed = None
     if callback is not None:
         computed = callback.compute(rows, batch.conditioning, runs["cloud"], runs["edge"])
@@ -237,18 +250,18 @@ def _generate(
     seconds = torch.tensor([runs[side].seconds / len(rows) for side in SIDES], dtype=torch.float64)
     found = [
         {
-            "cloud": pictures["cloud"][i].half().cpu().contiguous(),
-            "edge": pictures["edge"][i].half().cpu().contiguous(),
+            "cloud": images["cloud"][i].half().cpu().contiguous(),
+            "edge": images["edge"][i].half().cpu().contiguous(),
             "noise_change": change[i].contiguous(),
             "gram": gram[i].contiguous(),
             "seconds": seconds,
-            "faults": torch.tensor([_fault(runs[side].latents[i], pictures[side][i]) for side in SIDES]),
+            "faults": torch.tensor([_fault(runs[side].latents[i], images[side][i]) for side in SIDES]),
         }
         for i in range(len(rows))
     ]
     return found, computed
 
 
-def _fault(latents: Tensor, picture: Tensor) -> int:
-    """As ``faults.fault``; a decoder may make a picture of latents that are not finite."""
-    return image_faults.fault(picture) if torch.isfinite(latents).all() else 1
+def _fault(latents: Tensor, image: Tensor) -> int:
+    """As ``image_faults.fault``; a decoder may make an image of latents that are not finite."""
+    return image_faults.fault(image) if torch.isfinite(latents).all() else 1

@@ -55,12 +55,12 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def usable(prompts: CalibrationSet, folder: Path) -> CalibrationSet:
-    """The prompts without those that are known to have pictures that nothing can be compared with."""
+    """The prompts without those that are known to have images that nothing can be compared with."""
     return prompts.without(faulty_rows(prompts, folder))
 
 
 def faulty_rows(prompts: CalibrationSet, folder: Path) -> dict[int, tuple[str, int]]:
-    """By index, the prompts that ``folder`` has such pictures of: whose, and what is wrong with them.
+    """By index, the prompts that ``folder`` has such images of: whose, and what is wrong with them.
 
     Raises:
         DamagedReferenceError: a file is damaged.
@@ -83,7 +83,7 @@ def faulty_in(row: int, numbers: Tensor) -> dict[int, tuple[str, int]]:
 
 
 def _faults_in(path: Path) -> Tensor:
-    """The fault of each side, shape (2,). Files that are older than it hold the pictures alone."""
+    """The fault of each side, shape (2,). Files that are older than it hold the images alone."""
     with _opened(path) as file:
         if "faults" in file.keys():  # noqa: SIM118 (no mapping)
             return file.get_tensor("faults")

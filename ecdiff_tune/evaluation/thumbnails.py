@@ -1,4 +1,4 @@
-"""Small pictures of a few prompts of every config, for those who look at a study's trials."""
+"""Small images of a few prompts of every config, for those who look at a study's trials."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ GAP = 2
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Kept as files from when a config is measured, so that no picture is generated for being looked at."""
+    """Kept as files from when a config is measured, so that no image is generated for being looked at."""
 
     folder: Path
 
-    def keep(self, key: ConfigKey, rows: Sequence[int], pictures: Tensor) -> None:
+    def keep(self, key: ConfigKey, rows: Sequence[int], images: Tensor) -> None:
         """Keep those of the first prompts.
 
         Args:
             rows: the prompts, by index.
-            pictures: RGB in 0 … 1, shape (rows, 3, height, width), of videos (rows, frames, 3, …).
+            images: RGB in 0 … 1, shape (rows, 3, height, width), of videos (rows, frames, 3, …).
         """
-        for row, picture in zip(rows, pictures, strict=True):
+        for row, image in zip(rows, images, strict=True):
             if row < FIRST:
                 with replacing(self._path(key, row), ".png") as part:
-                    _small(picture).save(part)
+                    _small(image).save(part)
 
     def sheet(self, key: ConfigKey, cloud: Sequence[Tensor]) -> Path | None:
-        """A PNG with a column a prompt: the cloud's picture, and this config's below; None without pictures.
+        """A PNG with a column a prompt: the cloud's image, and this config's below; None without images.
 
         Args:
-            cloud: the cloud's pictures of the first prompts.
+            cloud: the cloud's images of the first prompts.
         """
         there = [(row, self._path(key, row)) for row in range(min(FIRST, len(cloud)))]
         columns = []
@@ -56,8 +56,8 @@ class Thumbnails:
         width, height = columns[0][0].size
         sheet = Image.new("RGB", (len(columns) * (width + GAP) - GAP, 2 * height + GAP), "white")
         for number, column in enumerate(columns):
-            for line, picture in enumerate(column):
-                sheet.paste(picture, (number * (width + GAP), line * (height + GAP)))
+            for line, image in enumerate(column):
+                sheet.paste(image, (number * (width + GAP), line * (height + GAP)))
         path = self._folder(key) / "cloud_above_trial.png"
         with replacing(path, ".png") as part:
             sheet.save(part)
@@ -70,10 +70,10 @@ class Thumbnails:
         return self._folder(key) / f"{row}.png"
 
 
-def _small(picture: Tensor) -> Image.Image:
+def _small(image: Tensor) -> Image.Image:
     """As 8-bit RGB, of a video the middle frame, at most ``LARGEST`` pixels a side."""
-    still = picture[len(picture) // 2] if picture.ndim == 4 else picture
+    still = image[len(image) // 2] if image.ndim == 4 else image
     values = torch.nan_to_num(still.float()).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
-    image = Image.fromarray(values.cpu().numpy())
-    image.thumbnail((LARGEST, LARGEST))
-    return image
+    small = Image.fromarray(values.cpu().numpy())
+    small.thumbnail((LARGEST, LARGEST))
+    return small

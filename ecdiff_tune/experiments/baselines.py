@@ -14,6 +14,8 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.experiments.caches import CACHES
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler
 
+HYBRID_EDGE_STEPS = (10, 25)
+"""The paper's k of HybridSD: edge steps of 50."""
 PAPER_STEPS = 50
 """num_inference_steps of the paper, whose step counts are scaled to others."""
 
@@ -171,8 +173,7 @@ def _cached(name: str) -> Make:
 MAKERS: Mapping[str, Make] = {
     "cloud": _cloud,
     "edge": _edge,
-    "hybrid_10": _hybrid(10),
-    "hybrid_25": _hybrid(25),
+    **{f"hybrid_{edge_steps}": _hybrid(edge_steps) for edge_steps in HYBRID_EDGE_STEPS},
     "paper": _paper,
     "tuned": _tuned,
     "reuse": _reuse,

@@ -15,18 +15,15 @@ from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Action, Plan, plan
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
 from ecdiff_tune.evaluation.reference import prepare
-from ecdiff_tune.experiments.baselines import hybrid_edge_steps
+from ecdiff_tune.experiments.baselines import HYBRID_EDGE_STEPS, hybrid_edge_steps
 from ecdiff_tune.experiments.bounds import Check, Coefficients, checks
 from ecdiff_tune.experiments.trace import Nudge, Trace, rms, trace
 from ecdiff_tune.metrics.images import psnr, ssim
-from ecdiff_tune.study.recorded import candidate_in
 
 NUDGE_SEED = 2**32
 """Added to a prompt's seed for the noise of Figure 1, which must not be the initial one."""
-HYBRID_EDGE_STEPS = (10, 25)
-"""The paper's k of HybridSD: edge steps of 50."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +37,12 @@ class Run:
 
 def runs_beside(config: TunedConfig) -> tuple[Run, ...]:
     """The config itself first, then HybridSD with as many edge steps as in the paper, in proportion."""
-    candidate, steps = candidate_in(config), config.sampling.num_steps
-    runs = [Run("EC-Diff", candidate, config.plan())]
+    own, steps = PlannedCandidate.of_config(config), config.sampling.num_steps
+    runs = [Run("EC-Diff", own.candidate, own.plan)]
     for paper in HYBRID_EDGE_STEPS:
         edge_steps = hybrid_edge_steps(paper, config.sampling)
         params = ECDiffParams.hybrid(steps - edge_steps)
-        hybrid = Candidate(params, handoff_adapter=candidate.handoff_adapter)
+        hybrid = Candidate(params, handoff_adapter=own.candidate.handoff_adapter)
         runs.append(Run(f"HybridSD, {edge_steps} edge steps", hybrid, plan(params, steps)))
     return tuple(runs)
 
@@ -123,10 +120,9 @@ def measure(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, rows: Seq
 
 def _fork(run: Run) -> int:
     """A step until which a method's trajectory is the cloud's own: the warm-up, or all of HybridSD's cloud
-    side. Estimators that go by the edge model ask it already at the last step of the warm-up."""
+    side."""
     steps = enumerate(run.plan.steps)
-    first = next((step for step, action in steps if action is not Action.CLOUD), run.plan.num_steps - 1)
-    return min([first, *run.plan.edge_beside])
+    return next((step for step, action in steps if action is not Action.CLOUD), run.plan.num_steps - 1)
 
 
 def _follow(pipe: ECDiffPipeline, batch: Prepared, run: Run, cloud: Trace) -> Trace:

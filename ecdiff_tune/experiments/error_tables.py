@@ -13,7 +13,7 @@ from ecdiff_tune.experiments.bounds import Check, Coefficients
 from ecdiff_tune.experiments.corrections import MODES, Correction, corrections
 from ecdiff_tune.experiments.error_runs import Found, Run, Work
 from ecdiff_tune.metrics.intervals import interval95
-from ecdiff_tune.report.error_figures import Example
+from ecdiff_tune.report.paper_figures import Example
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,18 @@ def figure1_table(errors: Errors, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def figure1_cells(table: pd.DataFrame) -> list[list[str]]:
+def figure1_cells(table: pd.DataFrame) -> pd.DataFrame:
     """The same for a reader: noise, SSIM, its interval, PSNR."""
-    return [
-        [
+    rows = [
+        (
             f"{row.noise_percent:g} %",
             f"{row.ssim:.4f}",
             f"{row.ssim_ci95_low:.4f} … {row.ssim_ci95_high:.4f}",
             f"{row.psnr:.2f} dB",
-        ]
+        )
         for row in table.itertuples()
     ]
+    return pd.DataFrame(rows, columns=["noise after each step", "SSIM", "95% interval", "PSNR"])
 
 
 def latent_error_table(errors: Errors) -> pd.DataFrame:

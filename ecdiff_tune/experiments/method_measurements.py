@@ -1,36 +1,35 @@
-"""Methods on a study's held-out prompts: every picture is made once, what comes of it kept in the ledger."""
+"""Methods on a study's held-out prompts: every image is made once, what comes of it kept in the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.models.memory import Batches
-from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.baseline_trajectory import Side
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.evaluator import Evaluator
-from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.evaluation.ledger import Measurement, added
 from ecdiff_tune.evaluation.reference import SIDES, Reference
 from ecdiff_tune.experiments import method_runs
 from ecdiff_tune.experiments.caches import CACHES
-from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, distinct, told
+from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, describe, distinct
 from ecdiff_tune.metrics.choice import Metric, load_metrics
 from ecdiff_tune.metrics.spec import MetricChoice
-from ecdiff_tune.report.ranking import ALONE
+from ecdiff_tune.report.comparison import ALONE
+from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.progress import duration
-from ecdiff_tune.study.workbench import Workbench
+from ecdiff_tune.study.references import LoadedPair, References
 
-Measured = dict[str, list[Measurement]]
+Measured = dict[str, tuple[Measurement, ...]]
 """By the names of methods, prompt by prompt."""
 
 
-def further_metrics(chosen: MetricChoice, device: torch.device) -> tuple[Metric, ...]:
+def extra_metrics(chosen: MetricChoice, device: torch.device) -> tuple[Metric, ...]:
     """Those of ``metrics.names`` beside SSIM and PSNR, which are always measured, with names that tell their
     networks apart.
 
@@ -43,43 +42,47 @@ def further_metrics(chosen: MetricChoice, device: torch.device) -> tuple[Metric,
     return tuple(replace(one, name=f"{one.name}_{whose[one.name]}") for one in loaded)
 
 
-class Measuring:
+class MethodEvaluator:
     """Measures methods on the held-out prompts, in this process alone.
 
     Args:
-        study: the sampling settings that the study was tuned with.
-        further: metrics beside SSIM and PSNR.
+        tuned_with: the sampling settings that the study was tuned with.
+        extra: metrics beside SSIM and PSNR.
         first: on so many prompts; None is all.
     """
 
     def __init__(
-        self, bench: Workbench, study: Sampling, further: Sequence[Metric] = (), first: int | None = None
+        self,
+        study: OpenStudy,
+        pair: LoadedPair,
+        references: References,
+        tuned_with: Sampling,
+        extra: Sequence[Metric] = (),
+        first: int | None = None,
     ) -> None:
-        self._bench, self._study, self._further = bench, study, further
-        self._first = first
+        self._study, self._pair, self._references = study, pair, references
+        self._tuned_with, self._extra, self._first = tuned_with, extra, first
 
-    @cached_property
-    def _prompts(self) -> CalibrationSet:
-        """Those whose reference can be compared with, which is known when it is made."""
-        assert self._reference
-        return self._bench.heldout
+    @property
+    def _reference(self) -> Reference:
+        return self._references.heldout
 
     @property
     def _names(self) -> tuple[str, ...]:
         """The prompts' keys."""
-        return self._prompts.keys[: self._first]
+        return self._reference.prompt_set.keys[: self._first]
 
     def usable(self, methods: Iterable[Method], left_out: LeftOut) -> list[Method]:
         """Those that these models can do and that make pictures of their own.
 
-        The others are told of, with those that are left out already.
+        The others are logged, with those that are left out already.
         """
-        obstacles = {one: method_runs.obstacle(self._bench.pipe.pair, one) for one in methods}
+        obstacles = {one: method_runs.obstacle(self._pair.pipe.pair, one) for one in methods}
         left_out = left_out | {one.name: reason for one, reason in obstacles.items() if reason is not None}
         possible = [one for one, reason in obstacles.items() if reason is None]
-        found, doubled = distinct(possible, self._study)
-        for line in told(left_out | doubled):
-            self._bench.progress.say(line)
+        found, doubled = distinct(possible, self._tuned_with)
+        for line in describe(left_out | doubled):
+            self._study.progress.say(line)
         return found
 
     def measure(self, methods: Sequence[Method]) -> Measured:
@@ -95,61 +98,59 @@ class Measuring:
             found |= self._generated(group)
         return {one.name: found[one.name] for one in methods}
 
-    @cached_property
-    def _reference(self) -> Reference:
-        return self._bench.heldout_reference()
-
-    def _of_reference(self, method: Method) -> list[Measurement]:
-        """The cloud's or the edge's own pictures against the cloud's, without a model call."""
+    def _of_reference(self, method: Method) -> tuple[Measurement, ...]:
+        """The cloud's or the edge's own images against the cloud's, without a model call."""
         side: Side = "cloud" if method.name == "cloud" else "edge"
-        key, ledger, names = method.key(self._study), self._bench.ledger, self._names
-        known, wanted = ledger.read(key), {one.name for one in self._further}
+        key, names = method.key(self._tuned_with), self._names
+        found, wanted = self._study.ledger.read(key), {one.name for one in self._extra}
         for i, name in enumerate(names):
-            if name in known and wanted <= known[name].further.keys():
+            if name in found and wanted <= found[name].extra.keys():
                 continue
-            prompt, text = self._reference.prompts[i], self._prompts.prompts[i]
-            picture, cloud = getattr(prompt, side).float()[None], prompt.cloud.float()[None]
+            prompt, text = self._reference.prompts[i], self._reference.prompt_set.prompts[i]
+            image, cloud = getattr(prompt, side).float()[None], prompt.cloud.float()[None]
             seconds = prompt.seconds[SIDES.index(side)].item()
-            ledger.append(key, [(name, compared(picture, picture, cloud, [text], seconds, self._further)[0])])
-        known = ledger.read(key)
-        return [known[name] for name in names]
+            (measured,) = compared(image, image, cloud, [text], seconds, self._extra)
+            self._study.ledger.append(key, [(name, measured)])
+            found[name] = added(found.get(name), measured)
+        return tuple(found[name] for name in names)
 
     def _generated(self, methods: Sequence[Method]) -> Measured:
         """Methods of one sampler together, which share what their trajectories have in common."""
-        evaluator, progress = self._evaluator(methods), self._bench.progress
+        evaluator, progress = self._evaluator(methods), self._study.progress
         candidates = [one.candidate for one in methods]
+        configs = [evaluator.resolve(one) for one in candidates]
         names = ", ".join(one.name for one in methods)
-        prompts = evaluator.missing(candidates, self._first)
+        prompts = evaluator.missing(configs, self._first)
         cloud, edge = (calls * prompts for calls in evaluator.most_calls(candidates))
         if methods[0].sampler.own_cloud:
             cloud += prompts * methods[0].plan.num_steps
-        paces = [seconds / self._study.num_steps for seconds in self._reference.seconds()]
+        paces = [seconds / self._tuned_with.num_steps for seconds in self._reference.seconds()]
         if prompts:
             progress.say(
                 f"{names}: up to {cloud:,} cloud and {edge:,} edge calls on {prompts} prompts, "
                 f"about {duration(cloud * paces[0] + edge * paces[1])}"
             )
         progress.start_task(names, len(self._names), len(self._names) - prompts)
-        rows = evaluator.measure(candidates, progress.prompts_done, self._first)
+        rows = evaluator.measure(configs, progress.prompts_done, self._first)
         progress.end_stage()
         return {one.name: found for one, found in zip(methods, rows, strict=True)}
 
     def _evaluator(self, methods: Sequence[Method]) -> Evaluator:
-        bench, sampler = self._bench, methods[0].sampler
+        pair, sampler = self._pair, methods[0].sampler
         alone = sampler.cache is not None and CACHES[sampler.cache].one_by_one
-        key, pipe = sampler.key(self._study), method_runs.pipeline(bench.pipe.pair, methods[0])
+        key, pipe = sampler.key(self._tuned_with), method_runs.pipeline(pair.pipe.pair, methods[0])
         branch_points = {
             step for one in methods for step in (one.candidate.params.warm_up, one.plan.handoff_step)
         }
         return Evaluator(
             pipe,
-            self._prompts,
+            self._reference.prompt_set,
             None if sampler.own_cloud else self._reference,
-            bench.ledger,
-            batches=Batches(1 if alone else bench.batches.size, bench.progress.say),
-            store=None if key else bench.store,  # whose keys know no sampler
+            self._study.ledger,
+            batches=Batches(1 if alone else pair.batches.size, self._study.progress.say),
+            store=None if key else pair.store,  # whose keys know no sampler
             s_values=sorted(branch_points - {0}),
             sampler=key,
             generation=method_runs.generation(methods[0], pipe),
-            further=self._further,
+            extra=self._extra,
         )

@@ -14,10 +14,11 @@ from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
 from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.evaluator import Generation
 from ecdiff_tune.experiments.caches import cached, why_not
 from ecdiff_tune.experiments.methods import Method
-from ecdiff_tune.study.workbench import Workbench
+from ecdiff_tune.study.open_study import OpenStudy
 
 
 def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:
@@ -53,7 +54,12 @@ def obstacle(pair: Pair, method: Method) -> str | None:
 
 
 def time_methods(
-    bench: Workbench, methods: Sequence[Method], study: Sampling, prompts: int
+    study: OpenStudy,
+    pair: Pair,
+    heldout: CalibrationSet,
+    methods: Sequence[Method],
+    tuned_with: Sampling,
+    prompts: int,
 ) -> dict[str, float | None]:
     """Seconds of a generation at batch 1, encoding and decoding included, the median over prompts.
 
@@ -61,18 +67,18 @@ def time_methods(
     ledger holds is not timed again.
 
     Args:
-        study: the sampling settings that the study was tuned with.
+        tuned_with: the sampling settings that the study was tuned with.
         prompts: how many of the held-out ones.
 
     Returns:
         By the names of methods; None where there is no finite picture.
     """
-    heldout, ledger = bench.heldout, bench.ledger
-    names = heldout.keys[:prompts]
-    keys = {one.name: one.key(study) for one in methods}
-    lacking = [one for one in methods if not set(names) <= ledger.read_timings(keys[one.name]).keys()]
-    pipes = {one.name: pipeline(bench.pipe.pair, one) for one in lacking}
-    bench.progress.start_task("seconds at batch 1", (len(names) + 1) * len(lacking))
+    ledger, progress, names = study.ledger, study.progress, heldout.keys[:prompts]
+    keys = {one.name: one.key(tuned_with) for one in methods}
+    timed = {name: ledger.read_timings(key) for name, key in keys.items()}
+    lacking = [one for one in methods if not set(names) <= timed[one.name].keys()]
+    pipes = {one.name: pipeline(pair, one) for one in lacking}
+    progress.start_task("seconds at batch 1", (len(names) + 1) * len(lacking))
     failed = set()
     for turn in range(-1 if lacking else 0, len(names)):
         for method in lacking:
@@ -81,13 +87,13 @@ def time_methods(
                 failed.add(method.name)
             elif turn >= 0:
                 ledger.append_timing(keys[method.name], names[turn], seconds)
-            bench.progress.prompts_done(1)
-    bench.progress.end_stage()
-    found: dict[str, float | None] = {}
-    for name, key in keys.items():
-        timed = ledger.read_timings(key)
-        found[name] = None if name in failed else statistics.median(timed[one] for one in names)
-    return found
+                timed[method.name].setdefault(names[turn], seconds)  # as the ledger keeps it
+            progress.prompts_done(1)
+    progress.end_stage()
+    return {
+        name: None if name in failed else statistics.median(seconds[one] for one in names)
+        for name, seconds in timed.items()
+    }
 
 
 def _seconds(method: Method, pipe: ECDiffPipeline, prompt: str, seed: int) -> float | None:

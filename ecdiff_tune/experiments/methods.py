@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.sampling.plan import Plan
@@ -54,11 +54,13 @@ class Method:
     def plan(self) -> Plan:
         """What every step does."""
         sampling = self.sampler.sampling
-        return self.candidate.plan(sampling.num_steps, sampling.handoff)
+        return self.candidate.resolve(sampling.num_steps, sampling.handoff).plan
 
     def key(self, study: Sampling) -> ConfigKey:
         """Of its measurements in the study's ledger."""
-        return replace(ConfigKey.of(self.candidate, self.plan), sampler=self.sampler.key(study))
+        sampling = self.sampler.sampling
+        found = self.candidate.resolve(sampling.num_steps, sampling.handoff, self.sampler.key(study))
+        return found.key
 
 
 LeftOut = dict[str, str]
@@ -76,14 +78,14 @@ def distinct(methods: Iterable[Method], study: Sampling) -> tuple[list[Method], 
     for method in methods:
         same = earlier.setdefault(method.key(study), method)
         if same is not method:
-            left_out[method.name] = f"it makes the same pictures as {same.name}"
+            left_out[method.name] = f"it makes the same images as {same.name}"
     return list(earlier.values()), left_out
 
 
-def told(left_out: LeftOut) -> Iterator[str]:
+def describe(left_out: LeftOut) -> Iterator[str]:
     """A line a reason.
 
-    >>> list(told({"pab": "no cache", "paper": "no row", "taylorseer": "no cache"}))
+    >>> list(describe({"pab": "no cache", "paper": "no row", "taylorseer": "no cache"}))
     ['left out: pab, taylorseer (no cache)', 'left out: paper (no row)']
     """
     for reason in dict.fromkeys(left_out.values()):

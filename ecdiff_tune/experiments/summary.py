@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.link import BYTES_PER_VALUE
+from ecdiff_tune.evaluation.model_calls import PlanCalls
 from ecdiff_tune.experiments.methods import Method
 from ecdiff_tune.metrics.intervals import interval95
 
@@ -19,7 +21,7 @@ from ecdiff_tune.metrics.intervals import interval95
 def quality_table(
     methods: Sequence[Method], measured: Mapping[str, Sequence[Measurement]], seed: int
 ) -> pd.DataFrame:
-    """A row a method: mean and bootstrap 95% interval over prompts of SSIM, PSNR and further metrics.
+    """A row a method: mean and bootstrap 95% interval over prompts of SSIM, PSNR and extra metrics.
 
     Means are over the prompts that have a finite picture; ``prompts`` counts them, ``failed`` the others.
     """
@@ -36,13 +38,13 @@ def quality_table(
 
 
 def _values(good: Sequence[Measurement]) -> dict[str, list[float]]:
-    """By metric, prompt by prompt; further ones where every prompt has them."""
+    """By metric, prompt by prompt; extra ones where every prompt has them."""
     found = {
         "ssim": [one.ssim for one in good if one.ssim is not None],
         "psnr": [one.psnr for one in good if one.psnr is not None],
     }
-    names = set.intersection(*(set(one.further) for one in good)) if good else set()
-    return found | {name: [one.further[name] for one in good] for name in sorted(names)}
+    names = set.intersection(*(set(one.extra) for one in good)) if good else set()
+    return found | {name: [one.extra[name] for one in good] for name in sorted(names)}
 
 
 def _mean(values: Sequence[float], seed: int) -> tuple[float | None, float | None, float | None]:
@@ -77,12 +79,11 @@ def cost_table(
             "speedup": None if seconds is None else alone / seconds,
         }
         clock = timed.get(method.name)
-        measured = None if clock is None else clock + (latency.transfer_seconds if plan.hands_over else 0.0)
+        measured = None if clock is None else clock + latency.transfer(plan)
         clock_alone = timed.get("cloud")
         row["measured_seconds"] = measured
         row["measured_speedup"] = clock_alone / measured if clock_alone and measured else None
-        calls = {"cloud_calls": plan.cloud_calls, "approximated": plan.approximated}
-        row |= calls | {"edge_calls": plan.edge_calls, "bytes": bytes_sent(method, latency)}
+        row |= asdict(PlanCalls.of(plan)) | {"bytes": bytes_sent(method, latency)}
         rows.append(row)
     return pd.DataFrame(rows).astype({"bytes": "Int64"})
 

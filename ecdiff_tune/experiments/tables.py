@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.models.devices import device_name
 from ecdiff_tune.metrics.choice import Metric
-from ecdiff_tune.report.comparison import Shown, cells, value
-from ecdiff_tune.report.export import markdown, write_table
-from ecdiff_tune.report.ranking import better
-from ecdiff_tune.study.workbench import Workbench
+from ecdiff_tune.report.comparison import Shown, better, cells, value
+from ecdiff_tune.report.table_files import markdown, write_table
+from ecdiff_tune.study.spec import StudySpec
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,20 @@ class Table:
     caption: str
 
 
-def _of(further: Sequence[Metric]) -> tuple[Column, ...]:
+def _of(extra: Sequence[Metric]) -> tuple[Column, ...]:
     """Columns of metrics beside SSIM and PSNR."""
     arrows = {1: "↑", -1: "↓"}
     return tuple(
-        Column(one.name, f"{one.heading} {arrows[better(one.name)]}", value(one.name)) for one in further
+        Column(one.name, f"{one.heading} {arrows[better(one.name)]}", value(one.name)) for one in extra
     )
 
 
-def table1(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric] = ()) -> Table:
+def table1(quality: pd.DataFrame, costs: pd.DataFrame, extra: Sequence[Metric] = ()) -> Table:
     """Quality, seconds and speedup, as the paper's Table 1."""
     rows = quality.merge(costs[["method", "seconds", "speedup"]], on="method", validate="1:1")
     return Table(
         rows,
-        (*QUALITY, *_of(further), SECONDS, SPEEDUP),
+        (*QUALITY, *_of(extra), SECONDS, SPEEDUP),
         "Quality against the cloud's pictures, mean and bootstrap 95% interval",
     )
 
@@ -81,39 +81,38 @@ def table6(costs: pd.DataFrame, thing: str) -> Table:
     return Table(costs, columns, f"Seconds a {thing} by the latency profile and by the clock at batch 1")
 
 
-def table2(quality: pd.DataFrame, costs: pd.DataFrame, further: Sequence[Metric] = ()) -> Table:
+def table2(quality: pd.DataFrame, costs: pd.DataFrame, extra: Sequence[Metric] = ()) -> Table:
     """What parts of the method are worth, as the paper's Table 2."""
     names = ["method", "seconds", *(one.name for one in COUNTS)]
     rows = quality.merge(costs[names], on="method", validate="1:1")
     caption = (
         "Ablation, mean and bootstrap 95% interval; other schedulers against the cloud with the same one"
     )
-    return Table(rows, (*QUALITY, *_of(further), *COUNTS, SECONDS), caption)
+    return Table(rows, (*QUALITY, *_of(extra), *COUNTS, SECONDS), caption)
 
 
-def told(bench: Workbench, sampling: Sampling, prompts: int) -> str:
+def conditions(spec: StudySpec, device: torch.device, sampling: Sampling, prompts: int) -> str:
     """What all numbers of a table have in common; ``prompts`` is how many were measured."""
-    link = bench.spec.link.mbps
+    link = spec.link.mbps
     return (
-        f"pair {bench.spec.pair.name}, study {bench.spec.name}, "
+        f"pair {spec.pair.name}, study {spec.name}, "
         f"{prompts} held-out prompts, "
         f"{sampling.num_inference_steps} {sampling.scheduler} steps, guidance {sampling.guidance_scale:g}, "
-        f"{device_name(bench.pipe.device)}, {'one machine' if link is None else f'link {link:g} Mbps'}; "
+        f"{device_name(device)}, {'one machine' if link is None else f'link {link:g} Mbps'}; "
         "best bold, second best underlined or italic"
     )
 
 
-def write(folder: Path, name: str, table: Table, told: str, say: Callable[[str], None]) -> list[Path]:
-    """A table's files; it is said too.
+def write(folder: Path, name: str, table: Table, conditions: str, log: Callable[[str], None]) -> list[Path]:
+    """A table's files; it is logged too.
 
     Returns:
         Their paths.
     """
     columns = [one for one in table.columns if one.name in table.rows]
-    shown = cells(table.rows, [(one.name, one.show) for one in columns])
-    headings = ["method", *(one.heading for one in columns)]
-    caption = f"{table.caption}: {told}."
-    paths = write_table(folder, name, table.rows, shown, headings, caption)
-    for line in ("", *markdown(headings, shown, caption).splitlines(), ""):
-        say(line)
+    shown = cells(table.rows, [(one.name, one.heading, one.show) for one in columns])
+    caption = f"{table.caption}: {conditions}."
+    paths = write_table(folder, name, table.rows, shown, caption)
+    for line in ("", *markdown(shown, caption).splitlines(), ""):
+        log(line)
     return paths

@@ -73,7 +73,8 @@ def trace(
         NonFiniteLatentsError: the latents leave the finite numbers.
     """
     cloud, edge = pipe.bind(batch.conditioning, candidate.handoff_adapter)
-    estimator, alpha = get_estimator(candidate.estimator), candidate.params.alpha
+    estimator = get_estimator(candidate.estimator)
+    factors = candidate.params.factors(estimator)
     state = batch.start if after is None else after.kept[begin]
     latents = [] if after is None else list(after.latents[:begin])
     noises = [] if after is None else list(after.noises[:begin])
@@ -88,7 +89,7 @@ def trace(
             cloud,
             edge,
             estimator,
-            alpha,
+            factors,
             until=step + 1,
             on_step=lambda _step, _action, eps: noises.append(eps.cpu()),
         )

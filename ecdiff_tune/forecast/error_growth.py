@@ -13,18 +13,21 @@ those that lead to other data (s large, the *open loop*).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from functools import cache
+from itertools import takewhile
 
 import numpy as np
 import torch
 from diffusers import SchedulerMixin
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.models.handoff import NoiseSchedule
 from ecdiff_core.sampling import estimators
-from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.estimators import Estimator, Factors, NoiseState, add_residual, get_estimator
 from ecdiff_core.sampling.plan import Action, Handoff, Plan
 from ecdiff_core.sampling.sampler import SamplerState, trajectory
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -59,7 +62,7 @@ def scheduler_response(scheduler: SchedulerMixin, num_steps: int) -> Array:
             raise UnpredictableError(f"{name} with {setting} is not linear in the noise. {advice}")
     basis, rows = torch.eye(num_steps, dtype=torch.float64), []
     begun = SamplerState(0, torch.zeros_like(basis[:1]), estimators.init(), scheduler)
-    steps = trajectory(begun, Plan((Action.CLOUD,) * num_steps), get_estimator("reuse"), 1.0)
+    steps = trajectory(begun, Plan((Action.CLOUD,) * num_steps), get_estimator("reuse"), Factors(1.0))
     try:
         call = next(steps)
         while True:
@@ -133,54 +136,64 @@ def tail(response: Array, reactions: Array, start: int) -> tuple[Array, Array]:
     return late + moved @ (reactions[start:, None] * late[:-1]), moved
 
 
-@dataclass(frozen=True)
-class _Side:
-    """The cloud side of some candidates with one estimator, the shorter ones being a part of the longest."""
+class _Walk:
+    """Noises of plans with one estimator, on unit vectors: what two plans begin with alike is done once.
 
-    estimator: str
-    longest: tuple[Action, ...]
-    edge_beside: frozenset[int]
-    rows: list[int]
+    Args:
+        factors: (alpha, rho) of the rows, all different.
+        response, reactions: as for ``coefficients``.
+    """
 
+    def __init__(
+        self, estimator: Estimator, factors: Sequence[tuple[float, float]], response: Array, reactions: Array
+    ) -> None:
+        self._estimator, self._response, self._reactions = estimator, response, reactions
+        alphas, residuals = torch.tensor(factors, dtype=torch.float64).T
+        self._factors = Factors(alphas, residuals)
+        self._steps = len(reactions)
+        self._basis = np.eye(2 * self._steps)
+        self._errors: Array = np.zeros((self._steps, len(factors), 2 * self._steps))
+        self._done: list[tuple[str, NoiseState, int]] = []
+        """Of every step its letter, the history after it, and the last cloud step."""
 
-def _sides(candidates: Sequence[Candidate], plans: Sequence[Plan]) -> Iterator[_Side]:
-    """Every candidate, by index, in one side; candidates that differ in s or alpha share theirs."""
-    found = [
-        (one.estimator, whole.steps[: whole.handoff_step])
-        for one, whole in zip(candidates, plans, strict=True)
-    ]
-    order = sorted(range(len(found)), key=lambda i: (found[i][0], [action.value for action in found[i][1]]))
-    side: _Side | None = None
-    for i in reversed(order):  # of sides with the same beginning the longest comes first
-        estimator, steps = found[i]
-        if side is None or estimator != side.estimator or side.longest[: len(steps)] != steps:
-            if side is not None:
-                yield side
-            side = _Side(estimator, steps, plans[i].edge_beside, [])
-        side.rows.append(i)
-    if side is not None:
-        yield side
+    def errors(self, letters: str) -> Array:
+        """What the noises of a plan's first steps are wrong by, in terms of e_0 … e_{2T-1}.
 
+        Args:
+            letters: C, A, E or, for an edge step with the residual, M.
 
-def _side_errors(side: _Side, alphas: Sequence[float], response: Array, reactions: Array) -> Array:
-    """What the noise of every step is wrong by, in terms of e_0 … e_{2T-1}, shape (steps, alphas, 2T)."""
-    total = 2 * len(reactions)
-    basis = torch.eye(total, dtype=torch.float64)
-    factors = torch.tensor(alphas, dtype=torch.float64)
-    estimator, history = get_estimator(side.estimator), estimators.init()
-    errors: Array = np.zeros((len(side.longest), len(alphas), total))
-    for step, action in enumerate(side.longest):
-        wrong = np.tensordot(reactions[step] * response[step, :step], errors[:step], 1)
-        if step in side.edge_beside:
-            history = estimators.with_edge(history, basis[len(reactions) + step] + torch.as_tensor(wrong))
-        if action is Action.APPROX:
-            history = estimator.estimate(history, factors)
+        Returns:
+            Shape (steps, rows, 2T); overwritten by the next call.
+        """
+        alike = (one[0] == letter for one, letter in zip(self._done, letters, strict=False))
+        del self._done[sum(takewhile(bool, alike)) :]
+        for step in range(len(self._done), len(letters)):
+            self._step(step, letters[step])
+        return self._errors[: len(letters)]
+
+    def _step(self, step: int, letter: str) -> None:
+        _, history, last = self._done[-1] if self._done else ("", estimators.init(), -1)
+        if letter == "A":
+            history = self._estimator.estimate(history, self._factors.alpha)
         else:
-            real = basis[step].expand(len(alphas), -1) + torch.as_tensor(wrong)
-            history = estimator.observe(history, real)
+            wrong = np.tensordot(self._reactions[step] * self._response[step, :step], self._errors[:step], 1)
+            noise = torch.from_numpy(wrong + self._basis[step if letter == "C" else self._steps + step])
+            if letter == "M":
+                noise = add_residual(noise, self.residual(last), self._factors.residual)
+            last = step if letter == "C" else last
+            history = self._estimator.observe(history, noise)
         assert history.eps is not None
-        errors[step] = (history.eps - basis[step]).double().numpy()
-    return errors
+        self._errors[step] = history.eps.double().numpy() - self._basis[step]
+        self._done.append((letter, history, last))
+
+    def residual(self, step: int) -> Tensor:
+        """Cloud minus edge, asked at the same latents, at which both react alike; shape (rows, 2T)."""
+        apart = torch.from_numpy(self._basis[step] - self._basis[self._steps + step])
+        return apart.expand(len(self._errors[0]), -1)
+
+
+_SETTLED = re.compile(r"(E*|M*)$")
+"""The end of a plan that is edge steps alone, all with the residual or all without."""
 
 
 def coefficients(
@@ -198,16 +211,32 @@ def coefficients(
         Shape (candidates, 2T).
     """
     steps = len(reactions)
-    plans = [one.plan(steps, handoff) for one in candidates]
-    tails = {s: tail(response, reactions, s) for s in {whole.handoff_step for whole in plans}}
     found = np.zeros((len(candidates), 2 * steps))
-    for side in _sides(candidates, plans):
-        alphas = sorted({candidates[i].params.alpha for i in side.rows})
-        errors = _side_errors(side, alphas, response, reactions)
-        for i in side.rows:
-            s = plans[i].handoff_step
-            before, after = (rows[-1] for rows in tails[s])
-            found[i] = before @ errors[:s, alphas.index(candidates[i].params.alpha)]
-            found[i, s:steps] -= after
-            found[i, steps + s :] += after
+    plans = [one.resolve(steps, handoff).plan for one in candidates]
+    letters = [whole.letters.replace("B", "C") for whole in plans]
+
+    @cache
+    def ends(start: int) -> tuple[Array, Array]:
+        before, after = tail(response, reactions, start)
+        return before[-1], after[-1]
+
+    for name in dict.fromkeys(one.estimator for one in candidates):
+        estimator = get_estimator(name)
+        rows = [i for i, one in enumerate(candidates) if one.estimator == name]
+        scales = {i: candidates[i].params.factors(estimator) for i in rows}
+        pairs = {i: (float(one.alpha), float(one.residual)) for i, one in scales.items()}
+        factors = sorted(set(pairs.values()))
+        walk = _Walk(estimator, factors, response, reactions)
+        for i in sorted(rows, key=letters.__getitem__):
+            settled = _SETTLED.search(letters[i])
+            assert settled is not None
+            start = settled.start()
+            before, after = ends(start)
+            found[i] = before @ walk.errors(letters[i][:start])[:, factors.index(pairs[i])]
+            found[i, start:steps] -= after
+            found[i, steps + start :] += after
+            if settled[0][:1] == "M":
+                last, moved = letters[i].rindex("C"), pairs[i][1] * after.sum()
+                found[i, last] += moved
+                found[i, steps + last] -= moved
     return found

@@ -1,9 +1,9 @@
-"""The predicted error of many placements of the real calls at once, and placements that make it small.
+"""The predicted error of many plans at once, and so of many placements of the real calls.
 
-``error_growth`` runs every candidate on unit vectors; here the same algebra goes backwards, from
-the final latents to the noises, for thousands of lists of real steps together. Every noise that is used is a
-weighted sum of the noises used before, so the factor y_i with which an error of step i's noise comes out in
-the final latents follows from those of the later steps.
+``error_growth`` runs every candidate on unit vectors; here the same algebra goes backwards, from the final
+latents to the noises, for thousands of plans together. Every noise that is used is a weighted sum of the
+noises used before, so the factor y_i with which an error of step i's noise comes out in the final latents
+follows from those of the later steps.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import NoiseState, get_estimator
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.predictor import Directions, Predictor
 
-Bools = NDArray[np.bool_]
 Whole = NDArray[np.int64]
 Schedule = tuple[int, ...]
 
-_LAST, _BEFORE, _SECOND, _THIRD, _EDGE_NOW, _EDGE_LAST = range(6)
+_LAST, _BEFORE, _SECOND, _THIRD = range(4)
 """What an estimate is made of: the last real noise (step r), the one used at r - 1, the second and third last
-real ones; the edge's noise at the step itself and at r."""
+real ones."""
+_APPROX, _CLOUD, _EDGE, _RESIDUAL = range(4)
+"""Actions; the last is an edge step with the residual."""
+_ACTIONS = {"A": _APPROX, "C": _CLOUD, "B": _CLOUD, "E": _EDGE, "M": _RESIDUAL}
 
 
 @cache
@@ -43,18 +44,14 @@ def window_weights(
         length: estimates in the window.
 
     Returns:
-        Shape (length, alphas, 6).
+        Shape (length, alphas, 4).
     """
     method, factors = get_estimator(estimator), torch.tensor(alphas, dtype=torch.float64)
-    units = torch.eye(6, dtype=torch.float64)[:, None].expand(6, len(alphas), 6)
+    units = torch.eye(4, dtype=torch.float64)[:, None].expand(4, len(alphas), 4)
     older = (units[_SECOND], units[_THIRD])[: 1 + (earlier_gap > 0)]
     state = NoiseState(units[_BEFORE], ahead=gap - 1, real=older, gaps=(earlier_gap,)[: len(older) - 1])
-    if method.calls_edge:
-        state = estimators.with_edge(state, units[_EDGE_LAST])
     state, rows = method.observe(state, units[_LAST]), []
     for _ in range(length):
-        if method.calls_edge:
-            state = estimators.with_edge(state, units[_EDGE_NOW])
         state = method.estimate(state, factors)
         assert state.eps is not None
         rows.append(state.eps)
@@ -64,32 +61,32 @@ def window_weights(
 
 @dataclass(frozen=True)
 class Placements:
-    """Lists of real steps on one cloud side, with one estimator each way.
+    """Plans whose approximated steps one estimator fills.
 
     Args:
-        real: whether a step is a real call, shape (lists, s); the first two steps always are.
-        alpha: index into ``alphas``, shape (lists,).
+        actions: what every step is, shape (plans, T); the first two are real.
+        alpha: index into ``alphas``, shape (plans,).
+        residual: factor of the residual, shape (plans,).
     """
 
     estimator: str
     alphas: tuple[float, ...]
-    real: Bools
+    actions: Whole
     alpha: Whole
+    residual: Array
 
     @classmethod
     def of(
         cls,
         estimator: str,
         alphas: tuple[float, ...],
-        s: int,
-        schedules: Sequence[Schedule],
+        letters: Sequence[str],
         alpha: Sequence[int],
+        residual: Sequence[float],
     ) -> Placements:
-        """From the steps themselves."""
-        real = np.zeros((len(schedules), s), dtype=bool)
-        for row, schedule in zip(real, schedules, strict=True):
-            row[list(schedule)] = True
-        return cls(estimator, alphas, real, np.asarray(alpha, dtype=np.int64))
+        """From the plans' letters (``Plan.letters``)."""
+        actions = np.array([[_ACTIONS[letter] for letter in one] for one in letters], dtype=np.int64)
+        return cls(estimator, alphas, actions, np.asarray(alpha, dtype=np.int64), np.asarray(residual))
 
 
 @dataclass(frozen=True)
@@ -97,8 +94,8 @@ class Estimates:
     """What the noises of approximated steps are made of; zeros at real steps.
 
     Args:
-        indices: steps of the noises ``_LAST`` … ``_THIRD``, shape (s, 4, lists).
-        weights: shape (s, 6, lists).
+        indices: steps of the noises ``_LAST`` … ``_THIRD``, shape (T, 4, plans).
+        weights: shape (T, 4, plans).
     """
 
     indices: Whole
@@ -106,8 +103,8 @@ class Estimates:
 
     @classmethod
     def of(cls, placements: Placements) -> Estimates:
-        """Of every list, told by the estimator itself."""
-        real, (count, s) = placements.real, placements.real.shape
+        """Of every plan, told by the estimator itself."""
+        real, (count, s) = placements.actions != _APPROX, placements.actions.shape
         last = np.maximum.accumulate(np.where(real, np.arange(s), 0), axis=1)
         # The last real step before each: of a real step's own predecessors the newest is second to it.
         before = np.concatenate([np.zeros((count, 1), dtype=np.int64), last[:, :-1]], axis=1)
@@ -116,7 +113,7 @@ class Estimates:
         earlier_gap = np.where(second > 0, second - third, 0)
         rows, steps = np.nonzero(~real)
         patterns = (last - second)[rows, steps] * (s + 1) + earlier_gap[rows, steps]
-        weights = np.zeros((s, 6, count))
+        weights = np.zeros((s, 4, count))
         for pattern in np.unique(patterns):
             chosen = patterns == pattern
             row, step = rows[chosen], steps[chosen]
@@ -134,37 +131,33 @@ def factors(placements: Placements, made_of: Estimates, response: Array, reactio
         reactions: of both models, shape (T,).
 
     Returns:
-        Shape (2T, lists).
+        Shape (2T, plans).
     """
-    (count, s), steps = placements.real.shape, len(reactions)
+    count, steps = placements.actions.shape
     reacting = reactions[:, None] * response[:-1]  # what an error of step j moves the answer of step i by
     y = np.repeat(response[-1][:, None], count, axis=1)
     found = np.zeros((2 * steps, count))
     flat_y, flat_found = y.reshape(-1), found.reshape(-1)
     used = [part for part in (_LAST, _BEFORE, _SECOND, _THIRD) if made_of.weights[:, part].any()]
-    asks_edge = made_of.weights[:, _EDGE_NOW].any()
-    for i in range(steps - 1, s - 1, -1):
-        found[i] -= y[i]
-        found[steps + i] += y[i]
-        y[:i] += reacting[i, :i, None] * y[i]
-    for i in range(s - 1, -1, -1):
-        real = placements.real[:, i]
-        if real.any():
-            y[:i] += reacting[i, :i, None] * np.where(real, y[i], 0.0)
-        if real.all():
-            continue
-        lists = np.flatnonzero(~real)
-        moved = y[i, lists]
-        found[i, lists] -= moved
-        for part in used:
-            at, by = made_of.indices[i, part, lists] * count + lists, moved * made_of.weights[i, part, lists]
+    clouds = np.where(placements.actions == _CLOUD, np.arange(steps), 0)
+    last_cloud = np.maximum.accumulate(clouds, axis=1).T
+    for i in range(steps - 1, -1, -1):
+        action = placements.actions[:, i]
+        y[:i] += reacting[i, :i, None] * np.where(action != _APPROX, y[i], 0.0)
+        own = np.where(action != _CLOUD, y[i], 0.0)  # the cloud's own noise is not wrong by itself
+        found[i] -= own
+        found[steps + i] += np.where(action >= _EDGE, own, 0.0)
+        plans = np.flatnonzero(action == _RESIDUAL)
+        if len(plans):
+            at, moved = last_cloud[i, plans], y[i, plans] * placements.residual[plans]
+            found[at, plans] += moved
+            found[steps + at, plans] -= moved
+        plans = np.flatnonzero(action == _APPROX)
+        for part in used if len(plans) else ():
+            at = made_of.indices[i, part, plans] * count + plans
+            by = y[i, plans] * made_of.weights[i, part, plans]
             flat_y[at] += by
             flat_found[at] += by
-        for part in (_EDGE_NOW, _EDGE_LAST) if asks_edge else ():
-            at = np.full(len(lists), i) if part == _EDGE_NOW else made_of.indices[i, _LAST, lists]
-            by = moved * made_of.weights[i, part, lists]
-            y[:, lists] += by * reacting[at].T
-            found[steps + at, lists] += by
     return found
 
 
@@ -190,9 +183,9 @@ class Forecast:
         return cls(predictor.response, predictor.directions, grams.mean(axis=0))
 
     def errors(self, placements: Placements) -> Array:
-        """The mean squared error of the final latents, shape (lists,)."""
+        """The mean squared error of the final latents, shape (plans,)."""
         size, made_of = len(self.gram), Estimates.of(placements)
-        total = np.zeros(len(placements.real))
+        total = np.zeros(len(placements.actions))
         with np.errstate(over="ignore", invalid="ignore"):
             for one in self.directions:
                 some = factors(placements, made_of, self.response, one.reactions)[:size]

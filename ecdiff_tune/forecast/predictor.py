@@ -6,7 +6,7 @@
 2. How models react to errors is read off the one error that the reference shows whole: the distance of the
    edge's own run from the cloud's, step by step, as a sum over directions of different spread.
 3. An error in the latents is a quality by 1 / (1 + err^2 / e0^2), where e0 comes from the prompts' own edge
-   pictures, whose error and SSIM are known.
+   images, whose error and SSIM are known.
 
 What this cannot know. The reaction is that of linear models, the same for cloud and edge, in the mixture that
 the edge's errors have. Qualities far below the edge's own mean little, and where the edge takes part all come
@@ -111,11 +111,11 @@ def _shares(curves: Array) -> Array:
 
 def fit_half_error(divergence: Array, edge_quality: Array) -> float:
     """e0^2, the squared error of the final latents that halves the quality: the median over prompts of
-    err^2 q / (1 - q), with the true distance and the SSIM of the edge's own picture.
+    err^2 q / (1 - q), with the true distance and the SSIM of the edge's own image.
 
     Args:
         divergence: squared distance of the edge's final latents from the cloud's, shape (prompts,).
-        edge_quality: SSIM of the edge's pictures, shape (prompts,).
+        edge_quality: SSIM of the edge's images, shape (prompts,).
     """
     q = np.clip(edge_quality, 0.01, 0.999)
     return float(np.median(divergence * q / (1 - q)))
@@ -161,7 +161,7 @@ class Predictor:
         Args:
             scheduler: with its timesteps set.
             passes: the content of the edge passes' files (``EdgePass.make``) by handoff adapter.
-            own_adapter: the one that the reference's edge pictures were made with.
+            own_adapter: the one that the reference's edge images were made with.
 
         Raises:
             UnpredictableError: nothing can be predicted with this scheduler or this pair.
@@ -174,8 +174,8 @@ class Predictor:
             return np.stack([one["gram"].numpy() for one in passes(adapter)])
 
         divergence = np.stack([one["divergence"].numpy() for one in passes(own_adapter)])
-        pictures = [(one.edge, one.cloud) for one in reference.prompts[: len(divergence)]]
-        edge_quality = np.array([float(ssim(edge[None], cloud[None])) for edge, cloud in pictures])
+        images = [(one.edge, one.cloud) for one in reference.prompts[: len(divergence)]]
+        edge_quality = np.array([float(ssim(edge[None], cloud[None])) for edge, cloud in images])
         mean_gram = along_grams(own_adapter).mean(axis=0)
         return cls(
             handoff,

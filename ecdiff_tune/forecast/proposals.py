@@ -17,6 +17,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.placement import Forecast, Placements, Schedule
 from ecdiff_tune.forecast.predictor import Predictor
+from ecdiff_tune.forecast.splits import SplitPlacer
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
 
 LONGEST_GAP = 12
@@ -61,9 +62,15 @@ class Placer:
         for start in range(0, len(some), CHUNK):
             schedules, alphas = zip(*some[start : start + CHUNK], strict=True)
             indices = [self.alphas.index(alpha) for alpha in alphas]
-            placements = Placements.of(self.estimator, self.alphas, s, schedules, indices)
+            letters = [self._letters(schedule, s) for schedule in schedules]
+            placements = Placements.of(self.estimator, self.alphas, letters, indices, alphas)
             found.append(self.forecast.errors(placements))
         return np.concatenate(found) if found else np.zeros(0)
+
+    def _letters(self, schedule: Schedule, s: int) -> str:
+        filled = "M" if get_estimator(self.estimator).fills_with_edge else "A"
+        cloud_side = "".join("C" if step in schedule else filled for step in range(s))
+        return cloud_side + "E" * (len(self.forecast.response) - 1 - s)
 
     def propose(self, calls: int, s: int) -> list[Placed]:
         """Placements of so many cloud calls before step s, of several kinds, none twice.
@@ -179,7 +186,7 @@ def propose(
     steps, found = predictor.response.shape[1], []
     for name, adapter in itertools.product(estimators, adapters):
         estimator = get_estimator(name)
-        with_edge = min(s_values) < steps or estimator.calls_edge
+        with_edge = min(s_values) < steps or estimator.fills_with_edge
         if adapter != adapters[0] and not with_edge:
             continue  # nothing is handed over
         forecast = Forecast.of(predictor, adapter if with_edge else None)
@@ -193,6 +200,36 @@ def propose(
             named = {(one.real_steps(s), one.alpha): one for one in papers}
             some += [named[one] for one in placer.ranked(named, s)[:SHAPES]]
             found += [Candidate(one, name, adapter) for one in some]
+    return tuple(found)
+
+
+def propose_splits(
+    predictor: Predictor,
+    budgets: Sequence[int],
+    edge_calls: Sequence[int],
+    residuals: Sequence[float],
+    one_way: bool,
+    estimators: Sequence[str],
+    adapters: Sequence[HandoffAdapter],
+    alphas: tuple[float, ...],
+) -> tuple[Candidate, ...]:
+    """Candidates in which the edge's calls are placed as well; none where no number of them is given.
+
+    Args:
+        budgets, edge_calls: numbers of cloud and of edge calls.
+        residuals: factors.
+        one_way: whether all cloud calls come before the edge's.
+    """
+    found = []
+    for name, adapter, residual in itertools.product(estimators, adapters, residuals if edge_calls else ()):
+        estimator = get_estimator(name)
+        if estimator.fills_with_edge:
+            continue
+        factors = alphas if estimator.uses_alpha else alphas[:1]
+        placer = SplitPlacer(Forecast.of(predictor, adapter), name, factors, residual)
+        for calls, more in itertools.product(budgets, edge_calls):
+            some = placer.propose(calls, more, one_way)
+            found += [Candidate(one.params(residual), name, adapter) for one in some]
     return tuple(found)
 
 

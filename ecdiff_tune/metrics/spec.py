@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+METRICS = ("ssim", "psnr", "lpips", "clip")
+"""What images can be measured by."""
+LPIPS_NETS = ("alex", "vgg")
+"""What LPIPS can go by."""
+
 
 @dataclass(frozen=True)
 class MetricChoice:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from ecdiff_tune.report.charts import style
-from ecdiff_tune.report.ranking import places
-from ecdiff_tune.report.sortable import INTERVAL, Row, Table, of_frame
+from ecdiff_tune.report.comparison import TUNED, places
+from ecdiff_tune.report.paper_figures import latent_error
+from ecdiff_tune.report.quality_seconds import Spot
+from ecdiff_tune.report.sortable import INTERVAL, Table
 from ecdiff_tune.report.study_data import table
-from ecdiff_tune.report.svg import Axis, Plot
-from ecdiff_tune.report.tradeoff import Spot
 from ecdiff_tune.study import files
 
-TUNED = "tuned"
-"""The name of the winner among methods."""
 MOST_ROWS = 1000
 """Of a table in the page."""
 
@@ -27,7 +25,7 @@ class Compared:
     """Tables of methods side by side, and those that have both seconds and quality."""
 
     tables: tuple[Table, ...]
-    points: tuple[Spot, ...]
+    spots: tuple[Spot, ...]
 
 
 def methods_compared(path: Path) -> Compared:
@@ -48,29 +46,17 @@ def methods_compared(path: Path) -> Compared:
 def _spots(frame: pd.DataFrame) -> Iterator[Spot]:
     for label, seconds, quality in frame[["label", "seconds", "ssim"]].itertuples(index=False):
         title = f"{label}, on held-out prompts\nquality {quality:.4f}, {seconds:.3g} s"
-        yield Spot(str(label), "other", float(seconds), float(quality), title)
+        yield Spot(str(label), "s4", float(seconds), float(quality), title, hollow=True)
 
 
-def _methods(table_name: str, frame: pd.DataFrame) -> Table:
+def _methods(name: str, frame: pd.DataFrame) -> Table:
     """A row a method, the best and second best of a column marked."""
-    shown = _with_intervals(frame.drop(columns="method"))
-    styles = ["winner" if method == TUNED else "" for method in frame["method"]]
-    made = of_frame(table_name, shown, styles)
-    marks: dict[tuple[int, int], str] = {}
-    for column, name in enumerate(shown.columns):
-        if name in frame:
-            marks |= {
-                (row, column): {1.0: "best", 2.0: "second"}[place]
-                for row, place in enumerate(places(frame, str(name)))
-                if place in (1.0, 2.0)
-            }
-    rows = tuple(
-        Row(
-            tuple(replace(one, style=marks.get((place, i), "")) for i, one in enumerate(row.cells)), row.style
-        )
-        for place, row in enumerate(made.rows)
-    )
-    return replace(made, rows=rows)
+    marks = {
+        str(column): places(frame, str(column)).map({1.0: "best", 2.0: "second"}).fillna("").tolist()
+        for column in frame.columns
+    }
+    winner = ["winner" if method == TUNED else "" for method in frame["method"]]
+    return Table(name, _with_intervals(frame.drop(columns="method")), winner, marks)
 
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
@@ -98,7 +84,7 @@ class Errors:
         too_long: files, and their rows, that are not shown.
     """
 
-    plot: Plot | None
+    figure: Figure | None
     tables: tuple[Table, ...]
     too_long: tuple[tuple[str, int], ...]
 
@@ -109,31 +95,20 @@ def latent_errors(path: Path) -> Errors:
     Raises:
         StudyError: a file is damaged.
     """
-    plot, tables, too_long = None, [], []
+    figure, tables, too_long = None, [], []
     for name, frame in _frames(path / files.ERRORS, ()).items():
-        if {"method", "step", "error"} <= set(frame.columns):
-            plot = _over_steps(frame)
+        if {"method", "prompt", "step", "error"} <= set(frame.columns):
+            by_method = frame.groupby("method", sort=False)
+            curves = {
+                str(method): rows.pivot(index="prompt", columns="step", values="error").to_numpy()
+                for method, rows in by_method
+            }
+            figure = latent_error(curves)
         elif len(frame) <= MOST_ROWS:
-            tables.append(of_frame(f"errors-{name}", _with_intervals(frame)))
+            tables.append(Table(f"errors-{name}", _with_intervals(frame)))
         else:
             too_long.append((f"{files.ERRORS}/{name}.csv", len(frame)))
-    return Errors(plot, tuple(tables), tuple(too_long))
-
-
-def _over_steps(frame: pd.DataFrame) -> Plot:
-    """A line a method, the mean over prompts; the first latents are the same, so that step 0 is left out."""
-    means = frame.groupby(["method", "step"], sort=False)["error"].mean().reset_index()
-    means = means[means["error"] > 0]
-    plot = Plot(
-        "Latent error to the cloud's own run over steps",
-        Axis.around("step i", means["step"], whole=True, room=0.02),
-        Axis.around("latent error, mean over prompts", means["error"], log=True),
-    )
-    for number, (name, rows) in enumerate(means.groupby("method", sort=False)):
-        points = [(float(a), float(b)) for a, b in zip(rows["step"], rows["error"], strict=True)]
-        plot.line(points, style(number))
-        plot.legend.append((style(number), str(name)))
-    return plot
+    return Errors(figure, tuple(tables), tuple(too_long))
 
 
 def _frames(folder: Path, columns: tuple[str, ...]) -> dict[str, pd.DataFrame]:

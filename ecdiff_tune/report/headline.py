@@ -1,12 +1,16 @@
-"""What a study found, in a sentence and a few numbers."""
+"""What a study found, in a sentence and a few numbers, and where they come from."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ecdiff_core.io.text import counted
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report.study_data import StudyData
+from ecdiff_tune.study.folder import flat
 
 
 def seconds_text(value: float) -> str:
@@ -67,13 +71,22 @@ def tiles(data: StudyData) -> list[Tile]:
     return [*found, Tile(shown(score["objective"], 3), "objective", interval("objective"))]
 
 
-def verdict(data: StudyData) -> str:
-    """Whether held-out prompts bear out what the calibration prompts promise; empty without them."""
-    held, (low, high) = (data.score.get("heldout") or {}).get("objective"), data.score["objective_ci95"]
-    if held is None:
-        return ""
-    told = f"The objective on held-out prompts, {shown(held)},"
-    interval = f"the 95% interval of the prompts that were tuned on, {shown(low)} … {shown(high)}"
-    if held < low:
-        return f"{told} lies below {interval}: expect less than was tuned, or tune on more prompts."
-    return f"{told} lies {'within' if held <= high else 'above'} {interval}."
+def provenance(data: StudyData) -> list[tuple[str, str]]:
+    """Key and value of everything that the numbers depend on."""
+    record = data.record
+    own: Mapping[str, Any] = {name: one for name, one in data.provenance.items() if name != "tied"}
+    pair, sampling = data.config.pair, data.config.sampling
+    tree = {
+        **{name: one for name, one in pair.tree().items() if name != "name"},
+        "sampling": {name: one for name, one in vars(sampling).items() if one is not None},
+        **own,
+    }
+    found = [(key, _shown(value)) for key, value in flat(tree).items() if value is not None]
+    found.append(("winner", data.source or "the best config of the ledger"))
+    if len(record.heldout):
+        found.append(("heldout.digest", record.heldout.digest))
+    return found
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -10,38 +10,36 @@ from markupsafe import Markup
 
 from ecdiff_core.io.files import write_text
 from ecdiff_core.io.text import visible
-from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import (
-    charts,
+    costs,
     experiments,
+    figures,
     gallery,
     headline,
-    provenance,
-    search_cost,
+    quality_seconds,
+    result,
     sensitivity,
     sortable,
     study_data,
-    tradeoff,
+    study_figures,
 )
-from ecdiff_tune.report.command_line import command
+from ecdiff_tune.report.figure_files import inline
+from ecdiff_tune.report.paper_figures import noise_change
 from ecdiff_tune.report.study_data import StudyData
-from ecdiff_tune.report.time_bars import bars
 from ecdiff_tune.study import files
 from ecdiff_tune.study.progress import describe
-from ecdiff_tune.study.spec import StudySpec
-
-STATIC = Path(__file__).parent / "static"
+from ecdiff_tune.study.recorded import Recorded
 
 
-def write(spec: StudySpec) -> Path:
+def write(record: Recorded) -> Path:
     """Write the page of a study; its path.
 
     Raises:
-        ECDiffError: as ``study_data.read``.
+        ECDiffError: as ``study_data.of``.
     """
-    data = study_data.read(spec)
-    page = spec.path / files.PAGE
+    data = study_data.of(record)
+    page = record.path / files.PAGE
     write_text(page, html(data))
     return page
 
@@ -49,7 +47,7 @@ def write(spec: StudySpec) -> Path:
 def html(data: StudyData) -> str:
     """The whole page, pictures and styles inside."""
     jinja = Environment(
-        loader=FileSystemLoader(STATIC),
+        loader=FileSystemLoader(figures.STATIC),
         autoescape=True,
         finalize=_shown,
         undefined=StrictUndefined,
@@ -58,7 +56,9 @@ def html(data: StudyData) -> str:
     )
     jinja.filters["seconds"] = headline.seconds_text
     jinja.filters["score"] = lambda value: shown(value, 3)
-    style, script = (Markup((STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    style, script = (
+        Markup((figures.STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
+    )
     return jinja.get_template("page.html").render(style=style, script=script, **view(data))
 
 
@@ -69,32 +69,33 @@ def _shown(value: Any) -> Any:
 
 def view(data: StudyData) -> dict[str, Any]:
     """What the template shows."""
-    record, pairs = data.record, config_folder() / "pair"
-    limits = data.spec.options.optuna
+    record, limits = data.record, data.spec.options.optuna
     compared, sweeps = experiments.methods_compared(data.path), sensitivity.sweeps(record)
+    warm_up = data.winner.candidate.params.warm_up
     return {
         "data": data,
         "describe": describe,
-        "command": lambda name: command(name, data.spec, pairs),
+        "inline": inline,
+        "command": lambda name: result.command(name, data.spec),
         "sentence": headline.sentence(data),
         "tiles": headline.tiles(data),
         "gallery": gallery.read(data.path),
         "gain": gallery.GAIN,
-        "search_plots": charts.search_plots(data.trials, limits.min_quality, limits.max_seconds),
-        "left_out": charts.left_out(data.trials),
-        "tradeoff": tradeoff.tradeoff(data, compared.points),
+        "searched": study_figures.search_figures(data.trials, limits.min_quality, limits.max_seconds),
+        "left_out": study_figures.left_out(data.trials),
+        "tradeoff": quality_seconds.tradeoff(data, compared.spots),
         "configs": sortable.configs(data),
-        "noise": charts.noise_profile(data),
+        "noise": None if data.noise is None or data.noise.empty else noise_change(data.noise, warm_up),
         "errors": experiments.latent_errors(data.path),
         "compared": compared,
-        "bars": bars(data),
-        "costs": search_cost.costs(data),
+        "bars": costs.bars(data),
+        "costs": costs.costs(data),
         "sweeps": sweeps,
         "sweep_styles": sensitivity.styles(sweeps, data.winner.candidate),
         "sensitivity": sortable.sensitivity(sweeps),
-        "spread": charts.spread(data),
+        "spread": study_figures.spread(data),
         "heldout": sortable.heldout(data),
-        "verdict": headline.verdict(data),
+        "verdict": result.heldout_verdict(data.score),
         "prompts": sortable.prompts(data),
-        "provenance": provenance.provenance(data),
+        "provenance": headline.provenance(data),
     }

@@ -1,15 +1,22 @@
-"""The lines that a command ends with, from the config that it wrote."""
+"""What is said of a result, on the terminal and in the page: scores, ties, warnings, what to do next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.io.text import counted
+from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import tables
+from ecdiff_tune.study.progress import describe
+from ecdiff_tune.study.spec import StudySpec
 
+_USUAL = {name: getattr(Sampling(), name) for name in ("estimator", "handoff_adapter")}
 NAMED = 5
 """Tied configs that are named on the terminal; the YAML lists all."""
 
@@ -29,7 +36,7 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
         f"quality {_with_interval(score, 'quality')} on {counted(num_prompts, 'prompt')}"
         f"{_heldout(score, 'quality')}",
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
-        *_warning(score),
+        *([f"note: {heldout_verdict(score)}"] if falls_short(score) else []),
         *tied_line((config.provenance or {}).get("tied", ()), score["seconds"], made),
         " · ".join([str(config.plan()), *_ways(config.sampling), seconds]),
     ]
@@ -63,15 +70,23 @@ def _heldout(score: Mapping[str, Any], name: str) -> str:
     return f", {shown(held[name])} on {counted(held['num_prompts'], 'held-out one')}"
 
 
-def _warning(score: Mapping[str, Any]) -> list[str]:
-    """Where held-out prompts do not bear out what the calibration prompts promise."""
+def falls_short(score: Mapping[str, Any]) -> bool:
+    """Whether held-out prompts do not bear out what the prompts that were tuned on promise."""
+    held = (score.get("heldout") or {}).get("objective")
+    return held is not None and bool(held < score["objective_ci95"][0])
+
+
+def heldout_verdict(score: Mapping[str, Any]) -> str:
+    """How the objective on held-out prompts lies to the interval of those tuned on; empty without them."""
     held, (low, high) = (score.get("heldout") or {}).get("objective"), score["objective_ci95"]
-    if held is None or held >= low:
-        return []
-    return [
-        f"note: the objective on held-out prompts, {shown(held)}, lies below the interval of the calibration "
-        f"prompts, {shown(low)} … {shown(high)}: expect less than was tuned, or tune on more prompts."
-    ]
+    if held is None:
+        return ""
+    where = "below" if held < low else "within" if held <= high else "above"
+    advice = ": expect less than was tuned, or tune on more prompts." if held < low else "."
+    return (
+        f"The objective on held-out prompts, {shown(held)}, lies {where} the 95% interval of the prompts "
+        f"that were tuned on, {shown(low)} … {shown(high)}{advice}"
+    )
 
 
 def tied_line(tied: Any, seconds: float, made: str = "a picture") -> list[str]:
@@ -99,4 +114,63 @@ def _named(config: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-_USUAL = {"estimator": "gradient", "handoff_adapter": "identity"}
+def command(name: str, spec: StudySpec) -> str:
+    """A command line that goes on with the study."""
+    pair = spec.pair.name
+    has_config = (config_folder() / "pair" / f"{pair}.yaml").is_file()
+    named = [f"pair={pair}"] if has_config else ["pair=custom", f"pair.name={pair}"]
+    for key in ("study", "output_dir"):
+        if spec.settings[key] != spec.defaults[key]:
+            named.append(f"{key}={spec.settings[key]}")
+    return shlex.join(["python", "-m", "ecdiff_tune", name, *named])
+
+
+def faster_and_better(winner: Trial, trials: Sequence[Trial]) -> Trial | None:
+    """The trial of the highest quality that beats the winner in quality and in seconds; None if none does."""
+    found = [one for one in trials if one.seconds < winner.seconds and one.quality > winner.quality]
+    return max(found, key=lambda one: (one.quality, -one.seconds), default=None)
+
+
+def beaten_note(
+    winner: Trial, trials: Sequence[Trial], spec: StudySpec, made: str, given: Sequence[str] = ()
+) -> list[str]:
+    """Says which config is both faster than the winner and nearer to the cloud's pictures, why it lost
+    (eq. 12 also rewards the edge's steps), and the command that writes it; empty if there is none.
+
+    Args:
+        trials: all that the study measured, scored with their burden.
+        spec: the study's own.
+        made: what a generation makes, with its article.
+        given: settings that seconds follow from, where they are not the study's own.
+    """
+    other = faster_and_better(winner, trials)
+    if other is None:
+        return []
+    limit = _between(other.seconds, winner.seconds)
+    write = " ".join([command("pareto", spec), *map(shlex.quote, given)])
+    objectives = f"{shown(winner.value)} to {shown(other.value)}"
+    why = (
+        f"the winner leads by its burden alone (objective {objectives})"
+        if winner.value >= other.value
+        else f"its objective is higher, too ({objectives}), but its s was not searched"
+    )
+    named = describe(other.candidate, "joint", bool(other.key.alpha))
+    return [
+        f"note: {named} is faster and nearer to the cloud's pictures: quality "
+        f"{shown(other.quality)} in {other.seconds:.2f} s {made}, the winner {shown(winner.quality)} in "
+        f"{winner.seconds:.2f} s; {why}. To write it: "
+        f"{write} pareto.pick=best_below pareto.seconds={limit}",
+    ]
+
+
+def _between(low: float, high: float) -> str:
+    """The shortest decimal number within low … high, near the upper end.
+
+    >>> _between(0.6812, 0.9447), _between(0.9441, 0.9447), _between(0.5, 0.5)
+    ('0.9', '0.9447', '0.5')
+    """
+    for digits in range(1, 15):
+        value = math.floor(high * 10**digits) / 10**digits
+        if low <= value:
+            return f"{value:.{digits}f}"
+    return repr(high)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.objective import Scorer, Trial
-from ecdiff_tune.report.svg import Axis
 from ecdiff_tune.study.recorded import Recorded
 
 POINTS = 200
@@ -51,7 +52,9 @@ class Sweep:
 
     def place(self, value: float) -> float:
         """Where a value lies in the range, 0 … 100."""
-        return 100 * Axis("", self.low, self.high, self.log).at(value)
+        if self.log:
+            return 100 * math.log(value / self.low) / math.log(self.high / self.low)
+        return 100 * (value - self.low) / (self.high - self.low)
 
 
 def best(trials: Iterable[Trial], scorer: Scorer) -> tuple[Trial, float]:
@@ -76,8 +79,7 @@ def sweeps(record: Recorded) -> list[Sweep]:
         link = record.spec.link
 
         def linked(mbps: float) -> Scorer:
-            transfer = Link(mbps, link.round_trip_seconds).transfer_seconds(payload)
-            return replace(scorer, latency=replace(scorer.latency, transfer_seconds=transfer))
+            return replace(scorer, latency=scorer.latency.over(Link(mbps, link.round_trip_seconds)))
 
         low, high = min(MBPS[0], link.mbps or MBPS[0]), max(MBPS[1], link.mbps or MBPS[1])
         values = [low * (high / low) ** (i / POINTS) for i in range(POINTS + 1)]
@@ -102,7 +104,8 @@ def _weight(record: Recorded, name: str) -> Sweep:
     top = max(1.0, 2 * own)
 
     def weighted(value: float) -> Scorer:
-        weights = replace(record.scorer.weights, **{name: value})
+        given: dict[str, Any] = {name: value}
+        weights = replace(record.scorer.weights, **given)
         return replace(record.scorer, weights=weights)
 
     values = [top * i / POINTS for i in range(POINTS + 1)]

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import pareto_front
 from ecdiff_tune.report.sensitivity import Sweep
 from ecdiff_tune.report.study_data import StudyData
-from ecdiff_tune.report.tables import ranking_table
-from ecdiff_tune.report.tradeoff import front
+from ecdiff_tune.report.tables import ranking_table, without_usual
 from ecdiff_tune.study.progress import describe
 
-SHORT = {"alpha", "from", "to"}
-"""Columns that show three digits at most."""
-SHOWN = [
+FORMATS = {"alpha": "{:.3g}", "from": "{:.3g}", "to": "{:.3g}", "PSNR, dB": "{:.2f}"}
+"""Of columns whose numbers are not written as scores; what a person chose keeps the digits that it has."""
+FIRST = [
     *("p", "k", "alpha", "s", "estimator", "handoff_adapter", "objective", "quality", "seconds"),
     *("efficiency", "burden", "cloud_calls", "approximated", "edge_calls"),
 ]
 """Of ranking_table, what people look for first."""
-WORDS = {
-    "handoff_adapter": "adapter",
-    "label": "method",
-    "ssim": "SSIM",
-    "psnr": "PSNR",
-}
+WORDS = {"handoff_adapter": "adapter", "label": "method", "ssim": "SSIM", "psnr": "PSNR"}
 FURTHER = {"lpips": "LPIPS", "clip": "CLIP score"}
-"""Metrics whose columns also say by which network: ``further_metrics``."""
+"""Metrics whose columns also say by which network: ``extra_metrics``."""
 INTERVAL = " 95%"
 """What ends the name of a column of intervals."""
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """What is shown, what is sorted by (None comes last), and ``best`` or ``second`` of its column."""
 
     text: str
@@ -46,24 +40,44 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Cells, and a style of the row."""
-
-    cells: tuple[Cell, ...]
-    style: str = ""
-
-
-@dataclass(frozen=True)
 class Table:
-    """``name`` is its id in the page; the columns that are ``words`` are set left."""
+    """A table of the page.
+
+    Args:
+        name: its id.
+        frame: all rows and columns.
+        row_styles: a class of the style sheet a row; none where empty.
+        cell_styles: of columns, a class a row.
+    """
 
     name: str
-    headings: tuple[str, ...]
-    rows: tuple[Row, ...]
-    words: frozenset[int] = frozenset()
+    frame: pd.DataFrame
+    row_styles: Sequence[str] = ()
+    cell_styles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def headings(self) -> list[str]:
+        """Of the columns."""
+        return [heading(str(name)) for name in self.frame.columns]
+
+    @property
+    def words(self) -> set[int]:
+        """Columns that are set left."""
+        columns = enumerate(self.frame.columns)
+        return {i for i, name in columns if not pd.api.types.is_numeric_dtype(self.frame[name])}
+
+    def rows(self) -> Iterator[tuple[str, list[Cell]]]:
+        """Style and cells."""
+        for i, values in enumerate(self.frame.astype(object).itertuples(index=False)):
+            named = zip(map(str, self.frame.columns), values, strict=True)
+            cells = [cell(value, name)._replace(style=self._style(name, i)) for name, value in named]
+            yield self.row_styles[i] if self.row_styles else "", cells
+
+    def _style(self, column: str, row: int) -> str:
+        return self.cell_styles[column][row] if column in self.cell_styles else ""
 
 
-def cell(value: Any) -> Cell:
+def cell(value: Any, column: str = "") -> Cell:
     """A value as people read it.
 
     >>> cell(0.88427), cell(3), cell(None).text
@@ -75,22 +89,11 @@ def cell(value: Any) -> Cell:
         return Cell(value, value)
     if isinstance(value, float) and math.isinf(value):
         return Cell("∞" if value > 0 else "−∞", math.copysign(1e308, value))
+    if column in FORMATS:
+        return Cell(FORMATS[column].format(value), float(value))
     if isinstance(value, float):
-        return Cell(shown(value) if abs(value) < 10 else f"{value:.2f}", value)
+        return Cell(shown(value) if abs(value) < 10 else f"{value:.2f}", float(value))
     return Cell(str(value), float(value))
-
-
-def of_frame(name: str, frame: pd.DataFrame, styles: Sequence[str] = ()) -> Table:
-    """Every column and row of a frame."""
-    headings = tuple(heading(str(one)) for one in frame.columns)
-    words = frozenset(
-        i for i, one in enumerate(frame.columns) if not pd.api.types.is_numeric_dtype(frame[one])
-    )
-    rows = []
-    for i, values in enumerate(frame.astype(object).itertuples(index=False)):
-        cells = (_cell(*one) for one in zip(frame.columns, values, strict=True))
-        rows.append(Row(tuple(cells), styles[i] if styles else ""))
-    return Table(name, headings, tuple(rows), words)
 
 
 def heading(column: str) -> str:
@@ -107,62 +110,40 @@ def heading(column: str) -> str:
     return WORDS.get(column, column.replace("_", " "))
 
 
-def _cell(column: str, value: Any) -> Cell:
-    """A value of a frame; what a person has chosen from a grid has as many digits as it was given."""
-    found = cell(value.item() if hasattr(value, "item") else value)
-    chosen = column in SHORT and isinstance(found.key, float)
-    return Cell(f"{found.key:.3g}", found.key) if chosen else found
-
-
 def configs(data: StudyData) -> Table:
     """Every config of the ledger that was measured on all prompts, the winner marked."""
     trials = data.record.trials
-    found = ranking_table(trials)[SHOWN]
-    for name in ("estimator", "handoff_adapter"):
-        if found[name].nunique() == 1:
-            found = found.drop(columns=name)
-    fastest = {one.candidate for one in front(trials)}
-    found["front"] = ["yes" if one.candidate in fastest else "" for one in trials]
-    tied = {_config_of(one) for one in (data.config.provenance or {}).get("tied", ())}
-    found["tied"] = ["yes" if _config_of(_named(one.candidate)) in tied else "" for one in trials]
-    styles = ["winner" if one.candidate == data.winner.candidate else "" for one in trials]
-    return of_frame("configs", found, styles)
+    front = {one.candidate for one in pareto_front(trials, ("quality", "seconds"))}
+    tied = {_key(one) for one in (data.config.provenance or {}).get("tied", ())}
+    frame = without_usual(ranking_table(trials)[FIRST]).assign(
+        front=["yes" if one.candidate in front else "" for one in trials],
+        tied=["yes" if _key(_named(one.candidate)) in tied else "" for one in trials],
+    )
+    return Table("configs", frame, ["winner" * (one.candidate == data.winner.candidate) for one in trials])
 
 
-def _named(candidate: Any) -> dict[str, Any]:
-    params = vars(candidate.params)
-    return {**params, "estimator": candidate.estimator, "handoff_adapter": candidate.handoff_adapter}
+def _named(candidate: Candidate) -> dict[str, Any]:
+    ways = {"estimator": candidate.estimator, "handoff_adapter": candidate.handoff_adapter}
+    return {**vars(candidate.params), **ways}
 
 
-def _config_of(told: dict[str, Any]) -> tuple[Any, ...]:
+def _key(named: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("p", "k", "alpha", "s", "schedule", "estimator", "handoff_adapter")
-    return tuple(tuple(one) if isinstance(one := told[name], list) else one for name in names)
+    return tuple(tuple(one) if isinstance(one := named[name], list) else one for name in names)
 
 
 def prompts(data: StudyData) -> Table:
     """The winner's SSIM and PSNR on every prompt."""
     record = data.record
-    rows: list[Row] = []
-    for what, asked, found in (
-        ("tuned on", record.prompts, data.winner.measurements),
-        ("held out", record.heldout, data.heldout),
-    ):
-        rows += _measured(what, asked.prompts, asked.seeds, found)
-    headings = ("prompt", "set", "seed", "SSIM", "PSNR, dB")
-    return Table("prompts", headings, tuple(rows), frozenset({0, 1}))
-
-
-def _measured(
-    what: str, texts: Iterable[str], seeds: Iterable[int], found: Sequence[Measurement]
-) -> list[Row]:
-    return [
-        Row((cell(text), cell(what), cell(seed), cell(one.ssim), _decibels(one.psnr)))
-        for text, seed, one in zip(texts, seeds, found, strict=False)
+    rows = [
+        (text, name, seed, one.ssim, one.psnr)
+        for name, asked, found in (
+            ("tuned on", record.prompts, data.winner.measurements),
+            ("held out", record.heldout, data.heldout),
+        )
+        for text, seed, one in zip(asked.prompts, asked.seeds, found, strict=False)
     ]
-
-
-def _decibels(value: float | None) -> Cell:
-    return cell(value) if value is None or math.isinf(value) else Cell(f"{value:.2f}", value)
+    return Table("prompts", pd.DataFrame(rows, columns=["prompt", "set", "seed", "SSIM", "PSNR, dB"]))
 
 
 def sensitivity(sweeps: Iterable[Sweep]) -> Table:
@@ -172,8 +153,8 @@ def sensitivity(sweeps: Iterable[Sweep]) -> Table:
             "setting": sweep.setting,
             "from": one.low,
             "to": one.high,
-            "best config": describe(one.best.candidate, "joint"),
-            "quality": one.best.score.quality if one.best.score else None,
+            "best config": describe(one.best.candidate, "joint", bool(one.best.key.alpha)),
+            "quality": one.best.quality,
             "seconds from": one.seconds[0],
             "seconds to": one.seconds[1],
             "objective from": one.objective[0],
@@ -182,7 +163,7 @@ def sensitivity(sweeps: Iterable[Sweep]) -> Table:
         for sweep in sweeps
         for one in sweep.segments
     ]
-    return of_frame("sensitivity-table", pd.DataFrame(rows))
+    return Table("sensitivity-table", pd.DataFrame(rows))
 
 
 def heldout(data: StudyData) -> Table | None:
@@ -198,6 +179,6 @@ def heldout(data: StudyData) -> Table | None:
         row: dict[str, Any] = {"set": name, "prompts": count}
         for what in ("quality", "objective"):
             low, high = score[f"{what}_ci95"]
-            row |= {what: score[what], f"{what} 95%": f"{shown(low, 3)} … {shown(high, 3)}"}
+            row |= {what: score[what], f"{what}{INTERVAL}": f"{shown(low, 3)} … {shown(high, 3)}"}
         rows.append(row)
-    return of_frame("heldout-table", pd.DataFrame(rows))
+    return Table("heldout-table", pd.DataFrame(rows))

@@ -12,11 +12,11 @@ import pandas as pd
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.data.paper import paper_config
 from ecdiff_tune.data.spreadsheets import unguarded
-from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import beaten, result
-from ecdiff_tune.study import files, recorded, reranked
+from ecdiff_tune.report import result, tables
+from ecdiff_tune.study import files, reranked
 from ecdiff_tune.study.folder import StudyError
 from ecdiff_tune.study.recorded import Recorded
 from ecdiff_tune.study.spec import StudySpec
@@ -73,7 +73,7 @@ class StudyData:
     @property
     def heldout(self) -> tuple[Measurement, ...]:
         """The winner's rows on held-out prompts, none if it was not measured on them."""
-        return self.record.heldout_rows.get(self.winner.candidate, ())
+        return self.record.heldout_rows.get(self.winner.config, ())
 
     @property
     def thing(self) -> str:
@@ -82,19 +82,18 @@ class StudyData:
 
     def measured(self, config: TunedConfig) -> Trial | None:
         """The config among those that were measured."""
-        key = ConfigKey.of(recorded.candidate_in(config), config.plan())
-        return next((one for one in self.record.trials if ConfigKey.of(one.candidate, one.plan) == key), None)
+        key = PlannedCandidate.of_config(config).key
+        return next((one for one in self.record.trials if one.key == key), None)
 
 
-def read(spec: StudySpec) -> StudyData:
-    """Read a study's folder.
+def of(record: Recorded) -> StudyData:
+    """Of a study's folder, whose ledger has been read.
 
     Raises:
-        ECDiffError: a file is missing or damaged, or ``spec`` is not the study's own.
+        ECDiffError: a file is missing or damaged, or the record is scored by other settings than the study's.
     """
-    path = spec.path
-    notes: list[str] = []
-    record = recorded.load(spec, notes.append)
+    path, spec = record.path, record.spec
+    notes = list(record.notes)
     changed = reranked.changed(record)
     if changed:
         raise StudyError(
@@ -103,49 +102,50 @@ def read(spec: StudySpec) -> StudyData:
         )
     winner, source, own = _winner(record, notes.append)
     config = reranked.config_of_choice(record, winner, record.trials, {"by": "report"})
-    notes += beaten.note(winner, record.trials, spec, result.made_by(config.sampling))
+    notes += result.beaten_note(winner, record.trials, spec, result.made_by(config.sampling))
+    trials = _if_there(path / files.TRIALS, ("stage", "trial", "objective", "state"))
     return StudyData(
         record,
         winner,
         source,
         config,
         (own.provenance if own else config.provenance) or {},
-        table(path / files.TRIALS, ("stage", "trial", "objective", "state"))
-        if (path / files.TRIALS).is_file()
-        else pd.DataFrame(),
-        table(path / files.NOISE_TABLE, ("step", "mean", "variance"))
-        if (path / files.NOISE_TABLE).is_file()
-        else None,
-        table(path / files.EDGE_ALONE, ("ssim", "psnr")) if (path / files.EDGE_ALONE).is_file() else None,
+        pd.DataFrame() if trials is None else tables.present_names(trials),
+        _if_there(path / files.NOISE_TABLE, ("step", "mean", "variance")),
+        _if_there(path / files.EDGE_ALONE, ("ssim", "psnr")),
         _paper(spec, notes.append),
         tuple(one.removeprefix("note: ") for one in notes if one.startswith("note: ")),
     )
 
 
-def _winner(record: Recorded, say: Callable[[str], None]) -> tuple[Trial, str, TunedConfig | None]:
+def _winner(record: Recorded, note: Callable[[str], None]) -> tuple[Trial, str, TunedConfig | None]:
     """The study's own winner, the file that says so, and what it says."""
     for name in (files.CONFIG, files.STAGE1):
         if not (record.path / name).is_file():
             continue
         config = TunedConfig.load(record.path / name)
-        candidate = recorded.candidate_in(config)
-        found = next((one for one in record.trials if one.candidate == candidate), None)
+        own = PlannedCandidate.of_config(config)
+        found = next((one for one in record.trials if one.config == own), None)
         if found is not None:
             if name == files.STAGE1:
-                say("note: stage 2 has not come to an end; shown is the winner of stage 1, without an edge.")
+                note("note: stage 2 has not come to an end; shown is the winner of stage 1, without an edge.")
             return found, name, config
-        say(f"note: the config of {name} is not in the ledger.")
-    say("note: the search has not come to an end; shown is the best config so far.")
+        note(f"note: the config of {name} is not in the ledger.")
+    note("note: the search has not come to an end; shown is the best config so far.")
     return record.trials[0], "", None
 
 
-def _paper(spec: StudySpec, say: Callable[[str], None]) -> TunedConfig | None:
+def _paper(spec: StudySpec, note: Callable[[str], None]) -> TunedConfig | None:
     """The paper's config where it is of as many steps."""
     config = paper_config(spec.pair.name)
     if config is not None and config.sampling.num_steps != spec.num_steps:
-        say(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
+        note(f"note: the paper's row is of {config.sampling.num_steps} steps and is not shown.")
         return None
     return config
+
+
+def _if_there(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
+    return table(path, columns) if path.is_file() else None
 
 
 def table(path: Path, columns: tuple[str, ...] = (), texts: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -165,8 +165,8 @@ def table(path: Path, columns: tuple[str, ...] = (), texts: tuple[str, ...] = ()
         raise StudyError(f"{path} is damaged. Delete it, and run the command that wrote it again.") from error
     missing = [name for name in columns if name not in found.columns]
     if missing:
-        told = ", ".join(missing)
-        raise StudyError(f"{path} has no column {told}. Delete it, and run the command that wrote it again.")
+        names = ", ".join(missing)
+        raise StudyError(f"{path} has no column {names}. Delete it, and run the command that wrote it again.")
     for name in texts:
         found[name] = as_texts[name].map(unguarded)
     return found

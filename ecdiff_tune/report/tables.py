@@ -7,39 +7,40 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_tune.evaluation.candidate import alpha_in_use
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
+from ecdiff_tune.report.table_files import markdown
 
-COLUMNS = (
-    "stage",
-    "trial",
-    "p",
-    "k",
-    "alpha",
-    "s",
-    "quality",
-    "efficiency",
-    "burden",
-    "objective",
-    "cloud_calls",
-    "approximated",
-    "edge_calls",
-    "seconds",
-    "state",
-)
-
-WHOLE_OR_EMPTY = ("p", "k", "s")
+_WHOLE_OR_EMPTY = ("p", "k", "s", "suggested_s")
 """Columns of whole numbers that may be left empty."""
-
-
-_FURTHER: dict[str, Callable[[Trial], object]] = {
+_WAYS = ("estimator", "handoff_adapter")
+"""How approximated and edge steps are made, which most studies do not vary."""
+_COLUMNS: dict[str, Callable[[Trial], object]] = {
+    "stage": lambda trial: trial.stage,
+    "trial": lambda trial: trial.number,
+    "p": lambda trial: trial.candidate.params.p,
+    "k": lambda trial: trial.candidate.params.k,
+    "alpha": lambda trial: trial.candidate.params.alpha,
+    "s": lambda trial: None if trial.stage == 1 else trial.candidate.params.s,
+    "quality": lambda trial: trial.score and trial.score.quality,
+    "efficiency": lambda trial: trial.score and trial.score.efficiency,
+    "burden": lambda trial: trial.score and trial.score.burden,
+    "objective": lambda trial: trial.score and trial.score.objective,
+    "cloud_calls": lambda trial: trial.plan.cloud_calls,
+    "approximated": lambda trial: trial.plan.approximated,
+    "edge_calls": lambda trial: trial.plan.edge_calls,
+    "seconds": lambda trial: trial.seconds,
+    "state": lambda trial: trial.state,
+}
+"""Of every trials.csv."""
+_MORE: dict[str, Callable[[Trial], object]] = {
     "schedule": lambda trial: trial.plan.schedule,
     "estimator": lambda trial: trial.candidate.estimator,
     "handoff_adapter": lambda trial: trial.candidate.handoff_adapter,
     "suggested_s": lambda trial: trial.suggested_s,
     "prompts": lambda trial: len(trial.measurements),
-    "discarded": lambda trial: trial.discarded,
+    "pruned": lambda trial: trial.pruned,
 }
 """What every step does, run-length encoded; what else is searched, and the s that Optuna suggested; on how
 many prompts, why not on all."""
@@ -52,25 +53,22 @@ def trials_table(trials: Iterable[Trial], more: Sequence[str] = ()) -> pd.DataFr
 
     Args:
         trials: evaluated so far.
-        more: further columns, names of ``_FURTHER``, which most studies have no use for.
+        more: columns beyond those, names of ``_MORE``, which most studies have no use for.
     """
-    rows = []
-    for trial in trials:
-        params, plan, score = trial.candidate.params, trial.plan, trial.score
-        scores = (score.quality, score.efficiency, score.burden, score.objective) if score else (None,) * 4
-        s = params.s if trial.stage != 1 else None
-        head = (trial.stage, trial.number, params.p, params.k, params.alpha, s)
-        calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        further = (_FURTHER[name](trial) for name in more)
-        rows.append((*head, *scores, *calls, trial.seconds, trial.state, *further))
-    columns = [*COLUMNS, *more]
-    return whole_numbers(pd.DataFrame(rows, columns=columns))
+    columns = _COLUMNS | {name: _MORE[name] for name in more}
+    rows = [[value(trial) for value in columns.values()] for trial in trials]
+    return whole_numbers(pd.DataFrame(rows, columns=list(columns)))
 
 
-def whole_numbers(trials: pd.DataFrame) -> pd.DataFrame:
+def present_names(trials: pd.DataFrame) -> pd.DataFrame:
+    """A trials.csv with the names of now: older ones say ``discarded`` of what was pruned."""
+    states = {"state": trials["state"].replace("discarded", "pruned")} if "state" in trials else {}
+    return trials.rename(columns={"discarded": "pruned"}).assign(**states)
+
+
+def whole_numbers(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its whole numbers as such, of which some may be empty."""
-    names = [name for name in (*WHOLE_OR_EMPTY, "suggested_s") if name in trials.columns]
-    return trials.astype(dict.fromkeys(names, "Int64"))
+    return table.astype(dict.fromkeys([name for name in _WHOLE_OR_EMPTY if name in table.columns], "Int64"))
 
 
 TABLE5_HEADINGS = (
@@ -81,14 +79,14 @@ TABLE5_HEADINGS = (
 
 def table5_cells(config: TunedConfig) -> list[str]:
     """One row in the manner of the paper's Table 5, with the calls and scores behind it; a dash for alpha
-    where it changes no picture."""
+    where it changes no image."""
     params, plan, score = config.params, config.plan(), config.score or {}
-    alpha = alpha_in_use(params, plan, config.sampling.estimator)
+    alpha = PlannedCandidate.of_config(config).key.alpha
     cells: Sequence[object] = (
         config.pair.name,
         "–" if params.p is None else params.p,
         "–" if params.k is None else params.k,
-        "–" if alpha is None else f"{alpha:g}",
+        f"{alpha:g}" if alpha else "–",
         params.s,
         plan.cloud_calls,
         plan.approximated,
@@ -111,29 +109,8 @@ def table5(configs: Iterable[TunedConfig]) -> str:
     """A markdown table, a row a config; real steps that are listed stand below it."""
     configs = list(configs)
     listed = listed_steps((config.pair.name, config) for config in configs)
-    below = ["", *listed] if listed else []
-    rows = [f"| {' | '.join(cells)} |" for cells in (TABLE5_HEADINGS, *map(table5_cells, configs))]
-    return "\n".join([rows[0], "|" + "---|" * len(TABLE5_HEADINGS), *rows[1:], *below]) + "\n"
-
-
-RANKING = (
-    "number",
-    "p",
-    "k",
-    "alpha",
-    "s",
-    "estimator",
-    "handoff_adapter",
-    "cloud_calls",
-    "approximated",
-    "edge_calls",
-    "quality",
-    "efficiency",
-    "burden",
-    "objective",
-    "seconds",
-    "schedule",
-)
+    shown = pd.DataFrame([table5_cells(one) for one in configs], columns=list(TABLE5_HEADINGS))
+    return markdown(shown) + "".join(f"{line}\n" for line in (["", *listed] if listed else []))
 
 
 def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
@@ -143,26 +120,36 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
     for trial in trials:
         candidate, plan, score = trial.candidate, trial.plan, trial.score
         assert score is not None
-        alpha = alpha_in_use(candidate.params, plan, candidate.estimator)
-        head = (trial.number, candidate.params.p, candidate.params.k, alpha, candidate.params.s)
-        ways = (candidate.estimator, candidate.handoff_adapter)
-        calls = (plan.cloud_calls, plan.approximated, plan.edge_calls)
-        scores = (score.quality, score.efficiency, score.burden, score.objective, trial.seconds)
-        rows.append((*head, *ways, *calls, *scores, plan.schedule))
-    return pd.DataFrame(rows, columns=list(RANKING)).astype({"p": "Int64", "k": "Int64"})
+        rows.append(
+            {
+                "number": trial.number,
+                "p": candidate.params.p,
+                "k": candidate.params.k,
+                "alpha": trial.key.alpha or None,
+                "s": candidate.params.s,
+                "estimator": candidate.estimator,
+                "handoff_adapter": candidate.handoff_adapter,
+                "cloud_calls": plan.cloud_calls,
+                "approximated": plan.approximated,
+                "edge_calls": plan.edge_calls,
+                **vars(score),
+                "seconds": trial.seconds,
+                "schedule": plan.schedule,
+            }
+        )
+    return whole_numbers(pd.DataFrame(rows))
+
+
+def without_usual(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without estimators and adapters where all rows have the same."""
+    return table.drop(columns=[name for name in _WAYS if table[name].nunique() == 1])
 
 
 def ranking(trials: Sequence[Trial]) -> list[str]:
     """The same as lines of a markdown table; estimators and adapters where they differ, and no schedules."""
-    table = ranking_table(trials).drop(columns="schedule")
-    for name in ("estimator", "handoff_adapter"):
-        if table[name].nunique() == 1:
-            table = table.drop(columns=name)
-    names = ["#" if name == "number" else str(name).replace("_", " ") for name in table.columns]
-    lines = [names, ["---"] * len(names)]
-    for row in table.itertuples(index=False):
-        lines.append([_cell(name, value) for name, value in zip(table.columns, row, strict=True)])
-    return [f"| {' | '.join(line)} |" for line in lines]
+    table = without_usual(ranking_table(trials)).drop(columns="schedule").rename(columns={"number": "#"})
+    shown = pd.DataFrame({name: [_cell(str(name), one) for one in table[name]] for name in table.columns})
+    return markdown(shown).splitlines()
 
 
 def _cell(name: str, value: object) -> str:

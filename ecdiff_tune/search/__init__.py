@@ -1,4 +1,4 @@
-"""Searches: which candidates to look at next. They run no model; Optuna's alone keeps files."""
+"""Searches: which candidates to measure next. They run no model; Optuna's alone keeps files."""
 
 from ecdiff_tune.search.base import Context, Search
 from ecdiff_tune.search.spaces import Space

@@ -1,14 +1,20 @@
-"""What a search is: ask for candidates, tell what came of them, until done."""
+"""What a search is: ask for candidates, tell what came of them, until done.
+
+Every search is written as a generator: what it asks for, and what it does with the answer, in reading order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Self, TypeVar
 
+from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.evaluation.model_calls import PlanCalls
 from ecdiff_tune.objective import Score
 from ecdiff_tune.search.options import Options
 
@@ -35,11 +41,13 @@ class Result:
         values: the objective of every such prompt alone, whose mean ``value`` is (but for timed trials, whose
             seconds are a median).
         score: what ``value`` is made of; None where it is infeasible.
+        measurements: of every such prompt.
     """
 
     value: float
     values: tuple[float, ...] = ()
     score: Score | None = None
+    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,28 +64,28 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a candidate's picture costs by the latency profile."""
+class Cost(PlanCalls):
+    """What a candidate's image costs: calls by its plan, and seconds by the latency profile."""
 
     seconds: float = 0.0
-    cloud_calls: int = 0
-    approximated: int = 0
-    edge_calls: int = 0
+
+    @classmethod
+    def of(cls, plan: Plan, latency: LatencyProfile | None = None) -> Self:
+        """By a plan; without a profile no seconds."""
+        return replace(super().of(plan), seconds=0.0 if latency is None else latency.seconds(plan))
 
 
 @dataclass(frozen=True)
 class Records:
-    """What is kept of candidates beside what a search is told, for those who look on or work along.
+    """What a search that several processes and people share keeps of candidates.
 
     Args:
-        read: a candidate's measurements on the first prompts, as many as there are.
-        add: what another process measured on the first prompts, so that it is not generated here.
-        picture: a file that shows it beside the cloud on a few prompts; None where there is none.
+        add: keeps what another process measured on the first prompts, so that it is not generated here.
+        image: a file that shows a candidate beside the cloud on a few prompts; None where there is none.
     """
 
-    read: Callable[[Candidate], Sequence[Measurement]] = lambda _: ()
     add: Callable[[Candidate, Sequence[Measurement]], None] = lambda *_: None
-    picture: Callable[[Candidate], Path | None] = lambda _: None
+    image: Callable[[Candidate], Path | None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class Context:
         seed: of whatever a search draws.
         cost: of a candidate; its seconds decide between equal objectives.
         options: what a person set.
-        records: what is kept of candidates.
+        records: of candidates, for other processes and for people.
     """
 
     num_prompts: int
@@ -104,24 +112,57 @@ class Context:
     records: Records = field(default_factory=Records)
 
 
-class Search(Protocol):
+T = TypeVar("T")
+
+Rounds = Generator[Ask, Sequence[Result], T]
+"""Yields what to ask, is sent what came of it, returns what it found."""
+
+
+class Search:
     """Asks for candidates until done; deterministic, and never asks twice for a candidate on a prompt that
-    it was told of."""
+    it knows the result of.
+
+    Args:
+        rounds: returns the winner, measured on all prompts; None where there is none.
+        pruned: why candidates were pruned before they were measured on all prompts; filled by ``rounds``.
+        origins: of candidates in an Optuna study; filled by ``rounds``.
+    """
+
+    def __init__(
+        self,
+        rounds: Rounds[Candidate | None],
+        pruned: Mapping[Candidate, str] | None = None,
+        origins: Mapping[Candidate, Origin] | None = None,
+    ) -> None:
+        self._rounds = rounds
+        self.pruned = {} if pruned is None else pruned
+        self.origins = {} if origins is None else origins
+        self._asked: Ask | None = None
+        self._best: Candidate | None = None
+        self._advance(None)
 
     @property
     def done(self) -> bool:
         """Whether there is nothing more to ask."""
+        return self._asked is None
 
     def ask(self) -> Ask:
-        """What to evaluate next; the same until it is told."""
+        """What to evaluate next; the same until its results are there."""
+        if self._asked is None:
+            raise RuntimeError("The search is done; read best.")
+        return self._asked
 
     def tell(self, results: Sequence[Result]) -> None:
         """What came of the candidates that were asked for last, in their order."""
+        self._advance(results)
 
     @property
     def best(self) -> Candidate | None:
-        """The winner once ``done``, measured on all prompts; None where there is none."""
+        """The winner once ``done``; None where there is none."""
+        return self._best
 
-    @property
-    def discarded(self) -> Mapping[Candidate, str]:
-        """Candidates that were pruned before they were measured on all prompts, and why."""
+    def _advance(self, results: Sequence[Result] | None) -> None:
+        try:
+            self._asked = next(self._rounds) if results is None else self._rounds.send(results)
+        except StopIteration as finished:
+            self._asked, self._best = None, finished.value

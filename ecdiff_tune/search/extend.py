@@ -1,15 +1,15 @@
-"""Going on beyond the grid where the winner lies on its edge. Not in the paper, whose grids are fixed."""
+"""Going on beyond the grid where the winner lies on its boundary. Not in the paper, whose grids are fixed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, Plan, effective_s
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Result, Search
+from ecdiff_tune.search.base import Ask, Result, Rounds, Search
 from ecdiff_tune.search.spaces import GridSpace, N, Stage1Space, Stage2Space
 
 LEAST_ALPHA = 0.05
@@ -17,9 +17,9 @@ LEAST_ALPHA = 0.05
 
 
 def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None = None) -> tuple[N, ...]:
-    """The values and one more beyond the edge that ``value`` lies on; the same where it lies on none.
+    """The values and one more beyond the boundary that ``value`` lies on; the same where it lies on none.
 
-    The new one is as far from the edge as the edge is from its neighbour, or by ``step``, and within
+    The new one is as far from the boundary as that is from its neighbour, or by ``step``, and within
     ``lowest`` … ``highest``. A single value is a choice, not a grid: it stays alone.
 
     >>> grown((1, 2, 3), 3, 0, 49), grown((0.5, 0.7, 0.9), 0.9, 0.0, 1.0), grown((1, 2, 3), 2, 0, 49)
@@ -39,7 +39,7 @@ def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None =
 
 
 def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff) -> GridSpace | None:
-    """The space with one more value beyond every edge that ``best`` lies on; None where there is none.
+    """The space with one more value beyond every boundary that ``best`` lies on; None where there is none.
 
     Limits: 0 <= k < T, ``LEAST_ALPHA`` <= alpha <= 1, p <= s <= T.
     An aligned handoff moves s to after the next real step.
@@ -48,7 +48,7 @@ def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff
     if not isinstance(larger, Stage2Space):
         k = best.params.k
         ks = larger.ks if k is None else grown(larger.ks, k, 0, num_steps - 1)
-        alphas = _more_alphas(larger.alphas, best, best.plan(num_steps, handoff))
+        alphas = _more_alphas(larger.alphas, best, best.resolve(num_steps, handoff).plan)
         larger = replace(larger, ks=ks, alphas=alphas)
     if not isinstance(larger, Stage1Space):
         larger = replace(larger, s_values=_more_s(larger.s_values, best.params, num_steps, handoff))
@@ -56,7 +56,8 @@ def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff
 
 
 def _more_alphas(alphas: tuple[float, ...], best: Candidate, plan: Plan) -> tuple[float, ...]:
-    if not get_estimator(best.estimator).uses_alpha_in(plan.windows):
+    estimator = get_estimator(best.estimator)
+    if not (plan.uses_alpha(estimator) or (estimator.fills_with_edge and plan.residual_steps)):
         return alphas
     return grown(alphas, best.params.alpha, min(LEAST_ALPHA, *alphas), 1.0)
 
@@ -81,11 +82,11 @@ def _more_s(values: tuple[int, ...], best: ECDiffParams, num_steps: int, handoff
     return tuple(sorted({*values, new})) if new != best.s else values
 
 
-def told(old: GridSpace, new: GridSpace) -> str:
+def describe_growth(old: GridSpace, new: GridSpace) -> str:
     """What a larger space adds, in words.
 
     >>> space = Stage1Space(7, (1, 2), (0.3, 0.5), 50)
-    >>> told(space, replace(space, ks=(1, 2, 3), alphas=(0.1, 0.3, 0.5)))
+    >>> describe_growth(space, replace(space, ks=(1, 2, 3), alphas=(0.1, 0.3, 0.5)))
     'k=3, alpha=0.1'
     """
     return ", ".join(
@@ -96,76 +97,53 @@ def told(old: GridSpace, new: GridSpace) -> str:
     )
 
 
-class Extending:
-    """``Search`` that runs another one, and again over a larger space while the winner lies on an edge.
+def extending(
+    make: Callable[[GridSpace], Search],
+    space: GridSpace,
+    grow: Callable[[GridSpace, Candidate], GridSpace | None],
+    on_growth: Callable[[GridSpace, GridSpace], None],
+) -> Search:
+    """``Search`` that runs another one, and again over a larger space while the winner lies on a boundary.
 
-    What was told once is not asked again.
+    What is known is not asked again.
 
     Args:
         make: a search over a space.
         space: to begin with.
         grow: the larger space for a space and its winner; None ends the search.
-        on_growth: hears the old space and the larger one.
+        on_growth: called with the old space and the larger one.
     """
+    pruned: dict[Candidate, str] = {}
+    return Search(_rounds(make, space, grow, on_growth, pruned), pruned)
 
-    def __init__(
-        self,
-        make: Callable[[GridSpace], Search],
-        space: GridSpace,
-        grow: Callable[[GridSpace, Candidate], GridSpace | None],
-        on_growth: Callable[[GridSpace, GridSpace], None],
-    ) -> None:
-        self._make, self._grow, self._on_growth = make, grow, on_growth
-        self._space, self._inner = space, make(space)
-        self._known: dict[tuple[Candidate, int | None], Result] = {}
-        self._given_up: dict[Candidate, str] = {}
-        self._best: Candidate | None = None
-        self._asked: Ask | None = self._next()
 
-    def _next(self) -> Ask | None:
-        while True:
-            while not self._inner.done:
-                ask = self._inner.ask()
-                fresh = tuple(one for one in ask.candidates if (one, ask.prompts) not in self._known)
-                if fresh:
-                    return Ask(fresh, ask.prompts)
-                self._inner.tell([self._known[one, ask.prompts] for one in ask.candidates])
-            self._keep()
-            larger = None if self._best is None else self._grow(self._space, self._best)
-            if larger is None:
-                return None
-            self._on_growth(self._space, larger)
-            self._space, self._inner = larger, self._make(larger)
-
-    def _keep(self) -> None:
-        """The better of the winners so far: a walk over a larger grid may take another way."""
-        self._given_up |= self._inner.discarded
-        found, best = self._inner.best, self._best
-        if found is not None and (best is None or self._value(found) > self._value(best)):
-            self._best = found
-
-    def _value(self, candidate: Candidate) -> float:
-        return self._known[candidate, None].value
-
-    @property
-    def done(self) -> bool:
-        return self._asked is None
-
-    def ask(self) -> Ask:
-        if self._asked is None:
-            raise RuntimeError("The search is done; read best.")
-        return self._asked
-
-    def tell(self, results: Sequence[Result]) -> None:
-        asked = self.ask()
-        self._known |= {(one, asked.prompts): r for one, r in zip(asked.candidates, results, strict=True)}
-        self._asked = self._next()
-
-    @property
-    def best(self) -> Candidate | None:
-        return self._best if self.done else None
-
-    @property
-    def discarded(self) -> Mapping[Candidate, str]:
-        found = {**self._given_up, **self._inner.discarded}
-        return {one: reason for one, reason in found.items() if (one, None) not in self._known}
+def _rounds(
+    make: Callable[[GridSpace], Search],
+    space: GridSpace,
+    grow: Callable[[GridSpace, Candidate], GridSpace | None],
+    on_growth: Callable[[GridSpace, GridSpace], None],
+    pruned: dict[Candidate, str],
+) -> Rounds[Candidate | None]:
+    """The best of the searches' winners: a walk over a larger grid may take another way."""
+    known: dict[tuple[Candidate, int | None], Result] = {}
+    best: Candidate | None = None
+    larger: GridSpace | None = space
+    while larger is not None:
+        space, search = larger, make(larger)
+        while not search.done:
+            ask = search.ask()
+            fresh = tuple(one for one in ask.candidates if (one, ask.prompts) not in known)
+            if fresh:
+                results = yield Ask(fresh, ask.prompts)
+                known |= {(one, ask.prompts): found for one, found in zip(fresh, results, strict=True)}
+            search.tell([known[one, ask.prompts] for one in ask.candidates])
+            pruned |= search.pruned
+            for one in [one for one in pruned if (one, None) in known]:
+                del pruned[one]
+        found = search.best
+        if found is not None and (best is None or known[found, None].value > known[best, None].value):
+            best = found
+        larger = None if best is None else grow(space, best)
+        if larger is not None:
+            on_growth(space, larger)
+    return best

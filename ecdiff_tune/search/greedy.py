@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeVar
 
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Context, Result
+from ecdiff_tune.search.base import Ask, Context, Rounds, Search
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space, nearest_value
 
 N = TypeVar("N", int, float)
@@ -98,33 +98,19 @@ def best_of(stages: Iterable[StageWalk]) -> StageWalk:
     return best, best_value
 
 
-class Greedy:
+def greedy(space: Stage1Space | Stage2Space, context: Context) -> Search:
     """``Search`` over one stage's walk."""
+    if isinstance(space, Stage1Space):
+        return Search(_rounds(best_of(stage1(space, estimator) for estimator in space.estimators)))
+    return Search(_rounds(best_of(stage2(space, adapter) for adapter in space.handoff_adapters)))
 
-    def __init__(self, space: Stage1Space | Stage2Space, context: Context) -> None:
-        if isinstance(space, Stage1Space):
-            self._stage = best_of(stage1(space, estimator) for estimator in space.estimators)
-        else:
-            self._stage = best_of(stage2(space, adapter) for adapter in space.handoff_adapters)
-        self._asked: Candidate | None = next(self._stage)
-        self._best: Candidate | None = None
-        self.discarded: Mapping[Candidate, str] = {}
 
-    @property
-    def done(self) -> bool:
-        return self._asked is None
-
-    def ask(self) -> Ask:
-        if self._asked is None:
-            raise RuntimeError("The search is done; read best.")
-        return Ask((self._asked,))
-
-    def tell(self, results: Sequence[Result]) -> None:
+def _rounds(stage: StageWalk) -> Rounds[Candidate | None]:
+    candidate = next(stage)
+    while True:
+        (result,) = yield Ask((candidate,))
         try:
-            self._asked = self._stage.send(results[0].value)
+            candidate = stage.send(result.value)
         except StopIteration as finished:
-            self._asked, (self._best, _) = None, finished.value
-
-    @property
-    def best(self) -> Candidate | None:
-        return self._best
+            best, _ = finished.value
+            return best

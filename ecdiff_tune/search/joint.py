@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.base import Context, Search
-from ecdiff_tune.search.generator_search import Rounds, Scripted
+from ecdiff_tune.search.base import Context, Rounds, Search
 from ecdiff_tune.search.predict import by_forecast
-from ecdiff_tune.search.race import Field, run_rungs
+from ecdiff_tune.search.race import RaceState, run_rungs
 from ecdiff_tune.search.spaces import Space
 
 
 def joint(space: Space, context: Context) -> Search:
     """``Search`` that measures one candidate whole and a few others on some prompts."""
-    discarded: dict[Candidate, str] = {}
+    pruned: dict[Candidate, str] = {}
     ranked = by_forecast(space.grid, context)
-    return Scripted(finals(ranked, Field(context, discarded), context, discarded), discarded)
+    return Search(finals(ranked, RaceState(context, pruned), context, pruned), pruned)
 
 
 def last_rung(context: Context) -> int:
@@ -25,9 +24,9 @@ def last_rung(context: Context) -> int:
 
 
 def finals(
-    ranked: Sequence[Candidate], field: Field, context: Context, discarded: dict[Candidate, str]
+    ranked: Sequence[Candidate], state: RaceState, context: Context, pruned: dict[Candidate, str]
 ) -> Rounds[Candidate | None]:
-    """The first ones race, and after the last look their leader goes on alone.
+    """The first ones race, and after the last rung their leader goes on alone.
 
     Where it turns out to be infeasible the next one takes its place; when no finalist is left, the next ones
     race.
@@ -39,16 +38,16 @@ def finals(
     seen = last_rung(context)
     for start in range(0, len(ranked), options.finalists):
         finalists = ranked[start : start + options.finalists]
-        yield from run_rungs(finalists, field, context)
-        yield from field.measure(finalists, seen)
-        while left := field.left(finalists):
-            winner = field.leader(left, seen)
-            yield from field.measure([winner], everything)
-            if winner not in discarded:
-                field.bound(ranked)
+        yield from run_rungs(finalists, state, context)
+        yield from state.measure(finalists, seen)
+        while left := state.left(finalists):
+            winner = state.leader(left, seen)
+            yield from state.measure([winner], everything)
+            if winner not in pruned:
+                state.bound(ranked)
                 ties = dict.fromkeys(finalists, f"tie after {seen} prompts")
                 reasons = {**dict.fromkeys(ranked, "forecast"), **ties}
-                whole = field.whole()
-                discarded |= {one: reasons[one] for one in field.left(ranked) if one not in whole}
+                whole = state.whole()
+                pruned |= {one: reasons[one] for one in state.left(ranked) if one not in whole}
                 return winner
     return None

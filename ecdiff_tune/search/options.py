@@ -5,12 +5,19 @@ from __future__ import annotations
 import importlib.util
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from ecdiff_core.errors import ECDiffError, nearest
+from pydantic import Field
+
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.validation import AtLeast1, NotNegative, OneOf, Positive, Similarity, check_fields
 
+Rung = Annotated[float, Field(gt=0, lt=1)]
+"""A share of the prompts."""
+ErrorRate = Annotated[float, Field(ge=0, lt=1)]
 LEAST_PROMPTS = 5
-"""A look at fewer says too little."""
+"""A rung with fewer says too little."""
 
 
 class SearchError(ECDiffError):
@@ -51,7 +58,7 @@ def check_installed(sampler: str) -> None:
 
 @dataclass(frozen=True)
 class OptunaOptions:
-    """What ``search=optuna`` is told.
+    """What ``search=optuna`` is given.
 
     Args:
         trials: of the study, those that repeat a config included.
@@ -59,44 +66,33 @@ class OptunaOptions:
         study_name: under which the storage knows the study.
         storage: path of a journal file, or a database's URL; None keeps the study in memory.
         worker: whose trials are whose where several processes share a storage; empty where none do.
-        artifacts: folder for the pictures of trials; None keeps none.
+        artifacts: folder for the images of trials; None keeps none.
         objectives: names of ``OBJECTIVES``; of several the winner is that of the Pareto front which is best
             by eq. 12.
         min_quality: mean SSIM that the winner must have.
-        max_seconds: a picture, that it may take at most.
+        max_seconds: an image, that it may take at most.
         start: params to begin with, moved into the grid.
 
     Raises:
         SearchError: one of them is out of range.
     """
 
-    trials: int = 50
-    sampler: str = "tpe"
+    trials: AtLeast1 = 50
+    sampler: Annotated[str, OneOf(SAMPLERS)] = "tpe"
     study_name: str = "ecdiff"
     storage: str | None = None
     worker: str = ""
     artifacts: str | None = None
-    objectives: tuple[str, ...] = ("objective",)
-    min_quality: float | None = None
-    max_seconds: float | None = None
+    objectives: tuple[Annotated[str, OneOf(OBJECTIVES)], ...] = ("objective",)
+    min_quality: Similarity | None = None
+    max_seconds: Positive | None = None
     start: ECDiffParams | None = None
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise SearchError(f"Expected search.trials >= 1, got {self.trials}.")
-        if self.sampler not in SAMPLERS:
-            raise SearchError(f"Unknown search.sampler {self.sampler!r}: {nearest(self.sampler, SAMPLERS)}.")
+        check_fields(self, SearchError, "search.")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise SearchError(
-                f"Expected at least one of search.objectives, none twice, got {list(self.objectives)}."
-            )
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise SearchError(f"Unknown name {name!r} in search.objectives: {nearest(name, OBJECTIVES)}.")
-        if self.min_quality is not None and not -1 <= self.min_quality <= 1:
-            raise SearchError(f"Expected search.min_quality within -1 … 1 (SSIM), got {self.min_quality}.")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise SearchError(f"Expected search.max_seconds > 0, got {self.max_seconds}.")
+            expected = "to hold at least one value, none twice"
+            raise SearchError(key="search.objectives", got=self.objectives, expected=expected)
 
 
 @dataclass(frozen=True)
@@ -104,45 +100,38 @@ class Options:
     """How candidates race, and how many.
 
     Args:
-        looks: shares of the prompts after which losers are pruned, 0 < share < 1.
+        rungs: shares of the prompts after which losers are pruned, 0 < share < 1.
         error_rate: greatest probability of pruning the best candidate in the whole race; 0 leaves it to
             the bounds alone.
-        margin: objective that may be given away at a look; 0 is nothing.
+        margin: objective that may be given away at a rung; 0 is nothing.
         finalists: how many of the best predicted race (``joint``, ``schedule``).
         min_quality: mean SSIM that the winner must have (``schedule``).
-        optuna: for ``search=optuna``, which prunes by the same looks.
+        optuna: for ``search=optuna``, which prunes at the same rungs.
 
     Raises:
         SearchError: one of them is out of range.
     """
 
-    looks: tuple[float, ...] = (0.1, 0.25, 0.5)
-    error_rate: float = 0.05
-    margin: float = 0.0
-    finalists: int = 8
-    min_quality: float | None = None
+    rungs: tuple[Rung, ...] = (0.1, 0.25, 0.5)
+    error_rate: ErrorRate = 0.05
+    margin: NotNegative = 0.0
+    finalists: AtLeast1 = 8
+    min_quality: Similarity | None = None
     optuna: OptunaOptions = field(default_factory=OptunaOptions)
 
     def __post_init__(self) -> None:
-        if not all(0 < share < 1 for share in self.looks):
-            raise SearchError(f"Expected search.looks within 0 < share < 1, got {list(self.looks)}.")
-        if not 0 <= self.error_rate < 1:
-            raise SearchError(f"Expected search.error_rate within 0 <= rate < 1, got {self.error_rate}.")
-        if not 0 <= self.margin < math.inf:
-            raise SearchError(f"Expected search.margin >= 0, got {self.margin}.")
-        if self.finalists < 1:
-            raise SearchError(f"Expected search.finalists >= 1, got {self.finalists}.")
+        check_fields(self, SearchError, "search.")
 
     def prompts(self, num_prompts: int) -> tuple[int, ...]:
-        """How many prompts were seen at each look, upwards.
+        """How many prompts were seen at each rung, upwards.
 
         >>> Options().prompts(100), Options().prompts(12), Options().prompts(5)
         ((10, 25, 50), (5, 6), ())
         """
-        counts = {max(LEAST_PROMPTS, math.ceil(share * num_prompts)) for share in self.looks}
+        counts = {max(LEAST_PROMPTS, math.ceil(share * num_prompts)) for share in self.rungs}
         return tuple(sorted(count for count in counts if count < num_prompts))
 
     def level(self, num_prompts: int, arms: int) -> float:
         """Of one test, so that ``error_rate`` holds for all (Bonferroni): the best of ``arms`` meets each
-        other one at most once a look."""
+        other one at most once a rung."""
         return self.error_rate / max(1, len(self.prompts(num_prompts)) * (arms - 1))

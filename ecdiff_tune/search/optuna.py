@@ -1,8 +1,8 @@
 """An Optuna study over the space's grid, through ask and tell (https://optuna.org, version 5).
 
-What Optuna suggests twice is measured once. A trial that surely loses is pruned after a few prompts, by the
-test of ``race``. What is finished stays in the study: a search that is made again over it goes on from there,
-and several processes may work on it at once, each taking over what the others measured.
+What Optuna suggests twice is measured once. A trial that is significantly worse is pruned after a few
+prompts, by the test of ``race``. What is finished stays in the study: a search that is made again over it
+goes on from there, and several processes may work on it at once, each taking over what the others measured.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.intervals import interval95
-from ecdiff_tune.search.base import Context, Origin, Search
-from ecdiff_tune.search.generator_search import Rounds, Scripted
+from ecdiff_tune.search.base import Context, Origin, Rounds, Search
 from ecdiff_tune.search.options import OBJECTIVES, SearchError
 from ecdiff_tune.search.optuna_study import finished, make_sampler, open_study, under_way
 from ecdiff_tune.search.optuna_trial import (
@@ -31,12 +30,13 @@ from ecdiff_tune.search.optuna_trial import (
     repeat,
     show,
     tell,
+    why_pruned,
 )
 from ecdiff_tune.search.optuna_workers import POLL_SECONDS, Watch, beating
 from ecdiff_tune.search.paired import TIE
-from ecdiff_tune.search.race import Field
+from ecdiff_tune.search.race import RaceState
 from ecdiff_tune.search.spaces import GridSpace
-from ecdiff_tune.search.suggest import DIMENSIONS, Knobs, dimension
+from ecdiff_tune.search.suggest import DIMENSIONS, Dimensions, value_of
 
 
 def search(space: GridSpace, context: Context) -> Search:
@@ -47,18 +47,18 @@ def search(space: GridSpace, context: Context) -> Search:
     """
     if space.stage == 1 and "burden" in context.options.optuna.objectives:
         raise SearchError("search.objectives=burden has no meaning in stage 1, which has no s: leave it out.")
-    discarded: dict[Candidate, str] = {}
-    trials = _Trials(space, context, discarded)
-    return Scripted(trials.rounds(), discarded, trials.origins)
+    pruned: dict[Candidate, str] = {}
+    trials = _Trials(space, context, pruned)
+    return Search(trials.rounds(), pruned, trials.origins)
 
 
 class _Trials:
     """The trials of a study and the race that they run."""
 
-    def __init__(self, space: GridSpace, context: Context, discarded: dict[Candidate, str]) -> None:
+    def __init__(self, space: GridSpace, context: Context, pruned: dict[Candidate, str]) -> None:
         self._context, self._options = context, context.options.optuna
-        self._knobs, self._study = Knobs(space), open_study(self._options)
-        self._field, self._discarded = Field(context, discarded), discarded
+        self._dimensions, self._study = Dimensions(space), open_study(self._options)
+        self._race_state, self._pruned = RaceState(context, pruned), pruned
         self._watch = Watch(self._study, self._options.worker)
         self._seen: set[int] = set()
         self.origins: dict[Candidate, Origin] = {}
@@ -66,11 +66,11 @@ class _Trials:
     @cached_property
     def _starts(self) -> Sequence[dict[str, Any]]:
         """What is tried before the sampler is asked: the paper's params; of a grid every point, shuffled."""
-        start, grid = self._options.start, self._knobs.space.grid
+        start, grid = self._options.start, self._dimensions.space.grid
         first = [] if start is None else [Candidate(start)]
         if self._options.sampler == "grid":
             first = random.Random(self._context.seed).sample(grid, len(grid))
-        return [self._knobs.nearest(one) for one in first]
+        return [self._dimensions.nearest(one) for one in first]
 
     def rounds(self) -> Rounds[Candidate | None]:
         """Go on with the study until it has its trials and nobody works on one any more; the best."""
@@ -86,7 +86,7 @@ class _Trials:
         yield from self._catch_up()  # a trial may have ended since the last time
         best = self._best()
         if best is not None:
-            yield from self._field.measure([best], self._context.num_prompts)
+            yield from self._race_state.measure([best], self._context.num_prompts)
         return best
 
     def _catch_up(self) -> Rounds[None]:
@@ -96,16 +96,16 @@ class _Trials:
             if known.number in self._seen:
                 continue
             self._seen.add(known.number)
-            candidate = self._knobs.candidate(known.params)
+            candidate = self._dimensions.candidate(known.params)
             if candidate is None or "same_as" in known.user_attrs:
                 continue
             self._keep_origin(candidate, known)
             measured = noted_measurements(known)
             if measured or known.user_attrs["worker"] == self._options.worker:
                 self._context.records.add(candidate, measured)
-                yield from self._field.measure([candidate], known.user_attrs["prompts"])
-            if "discarded" in known.user_attrs:
-                self._discarded[candidate] = known.user_attrs["discarded"]
+                yield from self._race_state.measure([candidate], known.user_attrs["prompts"])
+            if why := why_pruned(known):
+                self._pruned[candidate] = why
 
     def _has_room(self) -> bool:
         """Whether a trial is left to be made."""
@@ -125,17 +125,17 @@ class _Trials:
             self._study.enqueue_trial(start)
         number = under_way(self._study)
         self._study.sampler = make_sampler(options.sampler, self._context.seed, number, options.worker)
-        trial = self._study.ask(self._knobs.distributions)
+        trial = self._study.ask(self._dimensions.distributions)
         trial.set_user_attr("worker", options.worker)
         return trial
 
     def _run(self, trial: optuna.Trial) -> Rounds[None]:
         """Measure a trial as far as it is worth it, and tell Optuna."""
-        candidate = self._knobs.candidate(trial.params)
+        candidate = self._dimensions.candidate(trial.params)
         try:
             with beating(trial, self._options.worker):
                 if candidate is None:  # p > s, or p < 2 with k >= 1
-                    note(trial, prompts=0, discarded="contradictory params")
+                    note(trial, prompts=0, pruned="contradictory params")
                     self._study.tell(trial, state=TrialState.PRUNED)
                     return
                 while self._is_measured_elsewhere(trial, candidate):
@@ -153,48 +153,48 @@ class _Trials:
             return
 
     def _keep_origin(self, candidate: Candidate, trial: optuna.Trial | FrozenTrial) -> None:
-        """By what people find it in the dashboard: the first trial of its pictures."""
-        s = self._knobs.point(trial.params).get("s")
+        """By what people find it in the dashboard: the first trial of its images."""
+        s = self._dimensions.point(trial.params).get("s")
         self.origins.setdefault(candidate, Origin(trial.number, s if isinstance(s, int) else None))
 
     def _is_measured_elsewhere(self, trial: optuna.Trial, candidate: Candidate) -> bool:
         """Whether another worker was first; one that has no worker's name yet has not got all its params."""
         return any(
-            "worker" not in one.user_attrs or self._knobs.candidate(one.params) == candidate
+            "worker" not in one.user_attrs or self._dimensions.candidate(one.params) == candidate
             for one in self._watch.running()
             if one.number < trial.number
         )
 
     def _known(self, candidate: Candidate) -> FrozenTrial | None:
-        """A finished trial that made the same pictures."""
+        """A finished trial that made the same images."""
         trials = finished(self._study)
-        return next((one for one in trials if self._knobs.candidate(one.params) == candidate), None)
+        return next((one for one in trials if self._dimensions.candidate(one.params) == candidate), None)
 
     def _race(self, candidate: Candidate, best: Candidate | None) -> Rounds[None]:
-        """Measure it, up to the look at which it surely loses to the best."""
-        everything, options, field = self._context.num_prompts, self._context.options, self._field
+        """Measure it, up to the rung at which it is significantly worse than the best."""
+        everything, options, state = self._context.num_prompts, self._context.options, self._race_state
         limit = self._options.max_seconds
         if limit is not None and self._context.cost(candidate).seconds > limit:
-            self._discarded[candidate] = "max_seconds"
+            self._pruned[candidate] = "max_seconds"
         if best is not None:
             arms, level = [best, candidate], options.level(everything, self._options.trials)
-            field.bound(arms)
+            state.bound(arms)
             for prompts in options.prompts(everything):
-                yield from field.measure([candidate], prompts)
-                field.bound(arms)
-                field.compare(arms, prompts, level, options.margin)
-        yield from field.measure([candidate], everything)
+                yield from state.measure([candidate], prompts)
+                state.bound(arms)
+                state.compare(arms, prompts, level, options.margin)
+        yield from state.measure([candidate], everything)
 
     def _incumbent(self) -> Candidate | None:
         """The best so far that keeps the limits; None where not eq. 12 decides."""
         least = self._options.min_quality or -1.0
-        whole = [one for one in self._field.whole() if self._quality(one) >= least]
+        whole = [one for one in self._race_state.whole() if self._quality(one) >= least]
         if not whole or self._options.objectives != ("objective",):
             return None
-        return self._field.leader(whole, self._context.num_prompts)
+        return self._race_state.leader(whole, self._context.num_prompts)
 
     def _quality(self, one: Candidate) -> float:
-        result = self._field.result(one)
+        result = self._race_state.result(one)
         return -1.0 if result is None or result.score is None else result.score.quality
 
     def _tell(self, trial: optuna.Trial, candidate: Candidate, best: Candidate | None) -> None:
@@ -202,17 +202,17 @@ class _Trials:
 
         The prompts of a pruned one may have been easy: it lies as far below the best as on those prompts.
         """
-        field, everything = self._field, self._context.num_prompts
-        seen, result = field.seen(candidate), field.result(candidate)
-        note(trial, prompts=seen, **{name: dimension(candidate, name) for name in DIMENSIONS})
-        if candidate in self._discarded:
-            note(trial, discarded=self._discarded[candidate])
-        measured, options = self._context.records.read(candidate)[:seen], self._options
+        state, everything = self._race_state, self._context.num_prompts
+        seen, result = state.seen(candidate), state.result(candidate)
+        note(trial, prompts=seen, **{name: value_of(candidate, name) for name in DIMENSIONS})
+        if candidate in self._pruned:
+            note(trial, pruned=self._pruned[candidate])
+        measured, options = () if result is None else result.measurements, self._options
         if options.worker:
             note_measurements(trial, measured)
-        picture = self._context.records.picture(candidate)
-        if picture is not None and options.artifacts is not None:
-            show(trial, picture, options.artifacts)
+        image = self._context.records.image(candidate)
+        if image is not None and options.artifacts is not None:
+            show(trial, image, options.artifacts)
         values = dict[str, float | None](asdict(self._context.cost(candidate)))
         if result is not None and result.score is not None:
             values |= asdict(result.score)
@@ -220,9 +220,9 @@ class _Trials:
             if ssims:
                 note(trial, quality_ci95=interval95(ssims, self._context.seed))
             if best is not None and seen < everything:
-                values["objective"] = field.mean(best) + field.mean(candidate) - field.mean(best, seen)
-            looks = (*self._context.options.prompts(everything), everything)
-            means = {prompts: field.mean(candidate, prompts) for prompts in looks if prompts <= seen}
+                values["objective"] = state.mean(best) + state.mean(candidate) - state.mean(best, seen)
+            rungs = (*self._context.options.prompts(everything), everything)
+            means = {prompts: state.mean(candidate, prompts) for prompts in rungs if prompts <= seen}
         else:
             means = {}
         tell(self._study, trial, options, values, means)
@@ -240,7 +240,7 @@ class _Trials:
             front = {one.number for one in self._study.best_trials}
             whole = [one for one in whole if one.number in front]
         best = max(whole, key=self._rank, default=None)
-        return None if best is None else self._knobs.candidate(best.params)
+        return None if best is None else self._dimensions.candidate(best.params)
 
     def _rank(self, one: FrozenTrial) -> tuple[float, float, int]:
         """The better the higher: by what is optimised, of several objectives by eq. 12; then the faster."""

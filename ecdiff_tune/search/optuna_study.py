@@ -85,12 +85,12 @@ def _usable(options: OptunaOptions) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of whatever stands behind the URL
-        told = str(error).splitlines() or [type(error).__name__]
-        raise SearchError(f"Cannot use search.storage={options.storage}: {told[0]}") from error
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise SearchError(f"Cannot use search.storage={options.storage}: {reason[0]}") from error
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that Optuna was told of."""
+    """The trials that have ended."""
     return study.get_trials(deepcopy=False, states=FINISHED)
 
 

@@ -1,4 +1,4 @@
-"""What a trial of the Optuna study is told at its end."""
+"""What a trial of the Optuna study records at its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ecdiff_tune.search.options import OptunaOptions
 from ecdiff_tune.search.optuna_workers import BEAT
 
 MEASUREMENTS = "measurements"
-"""The user attribute that tells other workers what was measured: a prompt's (ssim, psnr, seconds) each."""
+"""The user attribute that says what was measured: (ssim, psnr, seconds) of each prompt."""
 
 
 def note(trial: optuna.Trial, **attributes: object) -> None:
@@ -38,7 +38,7 @@ def tell(
     Args:
         values: by the names of ``OBJECTIVES``, and what else is worth noting; without a score neither quality
             nor the rest of eq. 12.
-        means: objective by number of prompts, at the looks.
+        means: objective by number of prompts, at the rungs.
     """
     note(trial, **values)
     if options.max_seconds is not None:
@@ -55,20 +55,25 @@ def tell(
 
 
 def note_measurements(trial: optuna.Trial, measured: Sequence[Measurement]) -> None:
-    """Tell the other workers what was measured."""
+    """Record what was measured, for the other workers."""
     note(trial, **{MEASUREMENTS: [astuple(one) for one in measured]})
 
 
 def noted_measurements(known: FrozenTrial) -> list[Measurement]:
-    """What ``note_measurements`` told."""
+    """What ``note_measurements`` recorded."""
     return [Measurement(*one) for one in known.user_attrs.get(MEASUREMENTS, ())]
 
 
-def show(trial: optuna.Trial, picture: Path, artifacts: str) -> None:
-    """Attach a picture, which optuna-dashboard shows (``--artifact-dir``)."""
+def why_pruned(known: FrozenTrial) -> str:
+    """Why a trial was pruned; empty where it was not. Journals that are older say ``discarded``."""
+    return str(known.user_attrs.get("pruned", known.user_attrs.get("discarded", "")))
+
+
+def show(trial: optuna.Trial, image: Path, artifacts: str) -> None:
+    """Attach an image, which optuna-dashboard shows (``--artifact-dir``)."""
     Path(artifacts).mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(artifacts)
-    upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=trial)
+    upload_artifact(artifact_store=store, file_path=str(image), study_or_trial=trial)
 
 
 def repeat(study: optuna.Study, trial: optuna.Trial, known: FrozenTrial) -> None:

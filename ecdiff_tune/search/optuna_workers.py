@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 90.0
-"""A worker that was not heard of for so long is dead."""
+"""A worker that gave no sign of life for so long is dead."""
 POLL_SECONDS = 0.5
 BEAT = "beat"
 """The user attribute."""
@@ -41,7 +41,7 @@ def beating(trial: optuna.Trial, worker: str) -> Iterator[None]:
             try:
                 trial.set_user_attr(BEAT, count)
             except UpdateFinishedTrialError:
-                return  # it was told of its end, or failed by another worker
+                return  # it has ended, or was failed by another worker
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -61,7 +61,7 @@ class Watch:
 
     def __init__(self, study: optuna.Study, worker: str) -> None:
         self._study, self._worker = study, worker
-        self._heard: dict[int, tuple[object, float]] = {}
+        self._last_signs: dict[int, tuple[object, float]] = {}
 
     def running(self) -> list[FrozenTrial]:
         """Trials that others are measuring. One whose worker is dead has failed, and is none of them."""
@@ -70,10 +70,10 @@ class Watch:
             if one.user_attrs.get("worker") == self._worker:
                 continue
             sign = (one.user_attrs.get(BEAT), len(one.user_attrs), len(one.params))
-            last, since = self._heard.get(one.number, (None, now))
+            last, since = self._last_signs.get(one.number, (None, now))
             if sign != last:
                 since = now
-            self._heard[one.number] = sign, since
+            self._last_signs[one.number] = sign, since
             if now - since > SILENT_SECONDS:
                 self._study.tell(one.number, state=TrialState.FAIL, skip_if_finished=True)
             else:
@@ -85,7 +85,7 @@ def once(turns: optuna.Study, worker: str, make: Callable[[], Any]) -> Any:
     """What the first worker made, for all workers alike; where one fails or dies the next one makes it.
 
     A turn is a trial, whose numbers and ends every storage keeps apart: the lowest turn that is not over
-    makes it, and the first that is told of its end counts.
+    makes it, and the first that has ended counts.
 
     Args:
         turns: a study for this alone.
@@ -107,13 +107,13 @@ def once(turns: optuna.Study, worker: str, make: Callable[[], Any]) -> Any:
 
 
 def _made(turns: optuna.Study) -> Any:
-    """By the first turn that was told of its end; None if there is none yet."""
+    """By the first turn that has ended; None if there is none yet."""
     over = turns.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     return min(over, key=lambda one: one.number).user_attrs[MADE] if over else None
 
 
 def _wait_for_earlier(turns: optuna.Study, number: int, worker: str) -> None:
-    """Until no earlier turn can be told of its end any more, or one was."""
+    """Until no earlier turn can end any more, or one has."""
     watch = Watch(turns, worker)
     while any(one.number < number for one in watch.running()) and _made(turns) is None:
         time.sleep(POLL_SECONDS)

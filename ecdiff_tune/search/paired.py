@@ -1,4 +1,4 @@
-"""Whether one config is surely worse than another, from some of the prompts."""
+"""Whether one config is significantly worse than another, from some of the prompts."""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Context, Search
-from ecdiff_tune.search.generator_search import Rounds, Scripted
+from ecdiff_tune.search.base import Ask, Context, Rounds, Search
 from ecdiff_tune.search.spaces import Space
 
 
@@ -23,16 +22,16 @@ def by_forecast(candidates: Sequence[Candidate], context: Context) -> list[Candi
 
 def predict(space: Space, context: Context) -> Search:
     """``Search`` that measures nothing but its winner."""
-    discarded: dict[Candidate, str] = {}
-    return Scripted(_rounds(space, context, discarded), discarded)
+    pruned: dict[Candidate, str] = {}
+    return Search(_rounds(space, context, pruned), pruned)
 
 
-def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
-    """The best predicted one that has finite pictures."""
+def _rounds(space: Space, context: Context, pruned: dict[Candidate, str]) -> Rounds[Candidate | None]:
+    """The best predicted one that has finite images."""
     ranked = by_forecast(space.grid, context)
     for rank, one in enumerate(ranked):
         (result,) = yield Ask((one,))
         if result.value > float("-inf"):
-            discarded |= dict.fromkeys(ranked[rank + 1 :], "forecast")
+            pruned |= dict.fromkeys(ranked[rank + 1 :], "forecast")
             return one
     return None

@@ -1,4 +1,4 @@
-"""Candidates race over the prompts: those that cannot win, or surely do not, are pruned early."""
+"""Candidates race over the prompts: those that cannot win, or are significantly worse, are pruned early."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from statistics import fmean
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Context, Result, Search
-from ecdiff_tune.search.generator_search import Rounds, Scripted
+from ecdiff_tune.search.base import Ask, Context, Result, Rounds, Search
 from ecdiff_tune.search.paired import TIE, significantly_worse
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.spaces import Space
 
 TOGETHER = 16
-"""Candidates asked for at once: enough to fill a batch, few enough for their pictures to lie in memory."""
+"""Candidates asked for at once: enough to fill a batch, few enough for their images to lie in memory."""
 
 
-class Field:
+class RaceState:
     """The candidates of a race and what is known of them so far.
 
     Args:
         context: its prompts are in random order, so that the first ones are a random part of all.
-        discarded: why candidates were pruned, to be filled.
+        pruned: why candidates were pruned, to be filled.
     """
 
-    def __init__(self, context: Context, discarded: dict[Candidate, str]) -> None:
-        self._context, self._discarded = context, discarded
+    def __init__(self, context: Context, pruned: dict[Candidate, str]) -> None:
+        self._context, self._pruned = context, pruned
         self._results: dict[Candidate, Result] = {}
 
     def measure(self, arms: Sequence[Candidate], prompts: int) -> Rounds[None]:
@@ -39,14 +38,14 @@ class Field:
             for one, result in zip(asked, results, strict=True):
                 self._results[one] = result
                 if result.value == float("-inf"):
-                    self._discarded[one] = "infeasible"
+                    self._pruned[one] = "infeasible"
 
     def left(self, arms: Iterable[Candidate]) -> list[Candidate]:
         """Those that were not pruned."""
-        return [one for one in arms if one not in self._discarded]
+        return [one for one in arms if one not in self._pruned]
 
     def result(self, one: Candidate) -> Result | None:
-        """What was told of it last."""
+        """What came of it last."""
         return self._results.get(one)
 
     def seen(self, one: Candidate) -> int:
@@ -68,16 +67,16 @@ class Field:
         return min(arms, key=lambda one: (-means[one], self._context.cost(one).seconds))
 
     def bound(self, arms: Sequence[Candidate]) -> None:
-        """Give up those that cannot reach one that was measured whole, whatever SSIM the prompts have that
+        """Prune those that cannot reach one that was measured whole, whatever SSIM the prompts have that
         they were not measured on."""
         whole = self.whole(arms)
         floor = max(map(self.mean, whole), default=float("-inf"))
         for one in self.left(arms):
             if one not in whole and self._most(one) < floor - TIE:
-                self._discarded[one] = "bound"
+                self._pruned[one] = "bound"
 
     def compare(self, arms: Sequence[Candidate], prompts: int, level: float, margin: float) -> None:
-        """Give up those that the leader surely beats (``surely_below``) and that were not measured whole."""
+        """Prune those that are ``significantly_worse`` than the leader and were not measured whole."""
         arms = self.left(arms)
         if not arms or level == 0:
             return
@@ -88,7 +87,7 @@ class Field:
             if one is leader or one in whole:
                 continue
             if significantly_worse(values, ahead, self._context.num_prompts, level, margin):
-                self._discarded[one] = f"race after {prompts} prompts"
+                self._pruned[one] = f"race after {prompts} prompts"
 
     def _most(self, one: Candidate) -> float:
         """Its objective over all prompts is no higher: SSIM is within -1 … 1."""
@@ -98,41 +97,41 @@ class Field:
         return (sum(values) + (everything - len(values)) * end) / everything
 
 
-def run_rungs(arms: Sequence[Candidate], field: Field, context: Context) -> Rounds[None]:
+def run_rungs(arms: Sequence[Candidate], state: RaceState, context: Context) -> Rounds[None]:
     """Successive elimination (Maron and Moore's Hoeffding races, 1994, with a paired t test in its place).
 
-    After a few looks the losers are pruned. With no ``margin``, the candidate that is best on all prompts
-    is lost with at most ``error_rate``: it meets every other one at most once a look, and each test has its
-    share of that rate. With one, each look gives away at most so much.
+    At a few rungs the losers are pruned. With no ``margin``, the candidate that is best on all prompts
+    is lost with at most ``error_rate``: it meets every other one at most once a rung, and each test has its
+    share of that rate. With one, each rung gives away at most so much.
     """
     options = context.options
     level = options.level(context.num_prompts, len(arms))
     for prompts in options.prompts(context.num_prompts):
-        if len(field.left(arms)) > 1:
-            yield from field.measure(arms, prompts)
-            field.bound(arms)
-            field.compare(arms, prompts, level, options.margin)
+        if len(state.left(arms)) > 1:
+            yield from state.measure(arms, prompts)
+            state.bound(arms)
+            state.compare(arms, prompts, level, options.margin)
 
 
 def race(space: Space, context: Context) -> Search:
     """``Search`` that measures the best predicted candidate whole, races the others against it as far as
     their bounds allow, and measures the survivors whole."""
-    discarded: dict[Candidate, str] = {}
-    return Scripted(_rounds(space, context, discarded), discarded)
+    pruned: dict[Candidate, str] = {}
+    return Search(_rounds(space, context, pruned), pruned)
 
 
-def _rounds(space: Space, context: Context, discarded: dict[Candidate, str]) -> Rounds[Candidate | None]:
+def _rounds(space: Space, context: Context, pruned: dict[Candidate, str]) -> Rounds[Candidate | None]:
     arms, everything = space.grid, context.num_prompts
-    field = Field(context, discarded)
+    state = RaceState(context, pruned)
     for pilot in _in_order(arms, context):
-        yield from field.measure([pilot], everything)
-        if pilot not in discarded:
+        yield from state.measure([pilot], everything)
+        if pilot not in pruned:
             break
-    field.bound(arms)
-    yield from run_rungs(arms, field, context)
-    yield from field.measure(arms, everything)
-    survivors = field.left(arms)
-    return field.leader(survivors, everything) if survivors else None
+    state.bound(arms)
+    yield from run_rungs(arms, state, context)
+    yield from state.measure(arms, everything)
+    survivors = state.left(arms)
+    return state.leader(survivors, everything) if survivors else None
 
 
 def _in_order(arms: Sequence[Candidate], context: Context) -> list[Candidate]:

@@ -6,22 +6,21 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.base import Context, Search
-from ecdiff_tune.search.generator_search import Rounds, Scripted
+from ecdiff_tune.search.base import Context, Rounds, Search
 from ecdiff_tune.search.joint import finals, last_rung
 from ecdiff_tune.search.predict import by_forecast
-from ecdiff_tune.search.race import Field
+from ecdiff_tune.search.race import RaceState
 from ecdiff_tune.search.spaces import Space
 
 
 def schedule(space: Space, context: Context) -> Search:
     """``Search`` for the best candidate by eq. 12; where a quality is wanted, for the best that has it."""
-    discarded: dict[Candidate, str] = {}
-    ranked, field = in_turn(by_forecast(space.grid, context)), Field(context, discarded)
+    pruned: dict[Candidate, str] = {}
+    ranked, state = in_turn(by_forecast(space.grid, context)), RaceState(context, pruned)
     least = context.options.min_quality
     if least is None:
-        return Scripted(finals(ranked, field, context, discarded), discarded)
-    return Scripted(_fewest_calls(ranked, least, field, context, discarded), discarded)
+        return Search(finals(ranked, state, context, pruned), pruned)
+    return Search(_fewest_calls(ranked, least, state, context, pruned), pruned)
 
 
 def in_turn(ranked: Sequence[Candidate]) -> list[Candidate]:
@@ -39,9 +38,9 @@ def in_turn(ranked: Sequence[Candidate]) -> list[Candidate]:
 def _fewest_calls(
     ranked: Sequence[Candidate],
     least_quality: float,
-    field: Field,
+    state: RaceState,
     context: Context,
-    discarded: dict[Candidate, str],
+    pruned: dict[Candidate, str],
 ) -> Rounds[Candidate | None]:
     """Bisection over the numbers of cloud calls, since quality rises with them.
 
@@ -54,41 +53,41 @@ def _fewest_calls(
     low, high = 0, len(numbers)
     while low < high:
         middle = (low + high) // 2
-        reached = yield from _reaches(budgets[numbers[middle]], least_quality, field, context, discarded)
+        reached = yield from _reaches(budgets[numbers[middle]], least_quality, state, context, pruned)
         low, high = (low, middle) if reached else (middle + 1, high)
-    whole = field.whole()
-    for one in field.left(ranked):
+    whole = state.whole()
+    for one in state.left(ranked):
         if one not in whole:
-            discarded[one] = f"race after {field.seen(one)} prompts" if field.seen(one) else "forecast"
-    enough = [one for one in whole if _quality(one, field) >= least_quality]
-    return field.leader(enough, context.num_prompts) if enough else None
+            pruned[one] = f"race after {state.seen(one)} prompts" if state.seen(one) else "forecast"
+    enough = [one for one in whole if _quality(one, state) >= least_quality]
+    return state.leader(enough, context.num_prompts) if enough else None
 
 
 def _reaches(
     ranked: Sequence[Candidate],
     least_quality: float,
-    field: Field,
+    state: RaceState,
     context: Context,
-    discarded: dict[Candidate, str],
+    pruned: dict[Candidate, str],
 ) -> Rounds[bool]:
     """Whether a finalist has the wanted quality on all prompts: tried from the best by eq. 12 downwards among
     those that have it on the first prompts."""
     everything, options = context.num_prompts, context.options
     seen = last_rung(context)
     finalists = ranked[: options.finalists]
-    yield from field.measure(finalists, seen)
-    while left := [one for one in field.left(finalists) if _quality(one, field) >= least_quality]:
-        best = field.leader(left, seen)
-        yield from field.measure([best], everything)
-        if best not in discarded and _quality(best, field) >= least_quality:
+    yield from state.measure(finalists, seen)
+    while left := [one for one in state.left(finalists) if _quality(one, state) >= least_quality]:
+        best = state.leader(left, seen)
+        yield from state.measure([best], everything)
+        if best not in pruned and _quality(best, state) >= least_quality:
             return True
-        discarded.setdefault(best, "quality")
-    for one in field.left(finalists):
-        discarded[one] = "quality"
+        pruned.setdefault(best, "quality")
+    for one in state.left(finalists):
+        pruned[one] = "quality"
     return False
 
 
-def _quality(one: Candidate, field: Field) -> float:
+def _quality(one: Candidate, state: RaceState) -> float:
     """Mean SSIM on the prompts that it was measured on last."""
-    result = field.result(one)
+    result = state.result(one)
     return float("-inf") if result is None or result.score is None else result.score.quality

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from ecdiff_core.sampling.plan import Handoff
-from ecdiff_tune.evaluation.candidate import Candidate, same_pictures
+from ecdiff_tune.evaluation.candidate import Candidate, same_images
 
 LEAST_CALLS = 3
 """Of the cloud calls of a schedule: the two that a first estimate needs, and one to place."""
@@ -34,10 +34,10 @@ class ScheduleSpace:
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
-        return same_pictures(self.proposed, self.num_steps, self.handoff)
+        """Every candidate, and the one of the grid that makes the same images."""
+        return same_images(self.proposed, self.num_steps, self.handoff)
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture."""
+        """One candidate an image."""
         return tuple(dict.fromkeys(self.aliases.values()))

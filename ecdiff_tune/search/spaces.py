@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar, get_args
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
-from ecdiff_tune.evaluation.candidate import Candidate, same_pictures
+from ecdiff_tune.evaluation.candidate import Candidate, same_images
 from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 
@@ -41,27 +41,29 @@ class Stage1Space:
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
+        """Every candidate, and the one of the grid that makes the same images."""
         points = itertools.product(self.estimators, self.ks, self.alphas)
-        return same_pictures(
+        return same_images(
             (self.at(k, a, estimator) for estimator, k, a in points), self.num_steps, "aligned"
         )
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture, estimator by estimator and k by k."""
+        """One candidate an image, estimator by estimator and k by k."""
         return tuple(dict.fromkeys(self.aliases.values()))
 
 
 @dataclass(frozen=True)
 class Stage2Space:
-    """Candidates of stage 2: s for every handoff adapter, the rest fixed; a walk begins at ``start``."""
+    """Candidates of stage 2: s, handoff adapter, edge_k and residual; a walk begins at ``start``."""
 
     stage: ClassVar[Stage] = 2
     stage1_winner: Candidate
     s_values: tuple[int, ...]
     start: int
     handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
+    edge_ks: tuple[int, ...] = (0,)
+    residuals: tuple[float, ...] = (0.0,)
 
     @classmethod
     def of(
@@ -71,6 +73,8 @@ class Stage2Space:
         num_steps: int,
         handoff: Handoff,
         handoff_adapters: Sequence[HandoffAdapter] = ("identity",),
+        edge_ks: Sequence[int] = (0,),
+        residuals: Sequence[float] = (0.0,),
     ) -> Stage2Space:
         """Stage 2 after a stage-1 winner.
 
@@ -83,27 +87,38 @@ class Stage2Space:
         """
         candidates = [replace(winner.params, s=s) for s in s_values]
         values = sorted({effective_s(params, num_steps, handoff) for params in candidates})
-        return cls(winner, tuple(values), nearest_value(values, 0.7 * num_steps), tuple(handoff_adapters))
+        start = nearest_value(values, 0.7 * num_steps)
+        return cls(winner, tuple(values), start, tuple(handoff_adapters), tuple(edge_ks), tuple(residuals))
 
     @property
     def p(self) -> int:
         """Warm-up steps."""
         return self.stage1_winner.params.warm_up
 
-    def at(self, s: int, handoff_adapter: HandoffAdapter = "identity") -> Candidate:
-        """The candidate at a point."""
-        winner = self.stage1_winner
-        return replace(winner, params=replace(winner.params, s=s), handoff_adapter=handoff_adapter)
+    def at(
+        self,
+        s: int,
+        handoff_adapter: HandoffAdapter = "identity",
+        edge_k: int | None = None,
+        residual: float | None = None,
+    ) -> Candidate:
+        """The candidate at a point; None is the first value of the space."""
+        edge_k = self.edge_ks[0] if edge_k is None else edge_k
+        residual = self.residuals[0] if residual is None else residual
+        params = replace(self.stage1_winner.params, s=s, edge_k=edge_k, residual=residual)
+        return replace(self.stage1_winner, params=params, handoff_adapter=handoff_adapter)
 
     @property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures: itself."""
+        """Every candidate, and the one of the grid that makes the same images: itself."""
         return {one: one for one in self.grid}
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
         """Every candidate, adapter by adapter and s upwards."""
-        return tuple(self.at(s, adapter) for adapter in self.handoff_adapters for s in self.s_values)
+        edge_sides = itertools.product(self.handoff_adapters, self.edge_ks, self.residuals)
+        points = ((s, *edge_side) for edge_side in edge_sides for s in self.s_values)
+        return tuple(found for found in (self.at(*point) for point in points) if _is_possible(found))
 
 
 @dataclass(frozen=True)
@@ -119,6 +134,8 @@ class JointSpace:
     handoff: Handoff = "aligned"
     estimators: tuple[str, ...] = ("gradient",)
     handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
+    edge_ks: tuple[int, ...] = (0,)
+    residuals: tuple[float, ...] = (0.0,)
 
     @property
     def p(self) -> int:
@@ -126,26 +143,36 @@ class JointSpace:
         return max(self.ps)
 
     def at(
-        self, p: int, k: int, alpha: float, s: int, estimator: str, handoff_adapter: HandoffAdapter
+        self,
+        p: int,
+        k: int,
+        alpha: float,
+        s: int,
+        estimator: str,
+        handoff_adapter: HandoffAdapter,
+        edge_k: int = 0,
+        residual: float = 0.0,
     ) -> Candidate:
         """The candidate at a point, with the s at which it really hands over."""
-        effective = effective_s(ECDiffParams(p, k, alpha, s), self.num_steps, self.handoff)
-        return Candidate(ECDiffParams(p, k, alpha, effective), estimator, handoff_adapter)
+        params = ECDiffParams(p, k, alpha, s, edge_k=edge_k, residual=residual)
+        effective = effective_s(params, self.num_steps, self.handoff)
+        return Candidate(replace(params, s=effective), estimator, handoff_adapter)
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same pictures."""
+        """Every candidate, and the one of the grid that makes the same images."""
         candidates = (
-            self.at(p, k, alpha, s, estimator, adapter)
+            self.at(p, k, alpha, s, estimator, adapter, edge_k, residual)
             for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
+            for edge_k, residual in itertools.product(self.edge_ks, self.residuals)
             for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
             if p <= s and (k == 0 or p >= 2)
         )
-        return same_pictures(candidates, self.num_steps, self.handoff)
+        return same_images(filter(_is_possible, candidates), self.num_steps, self.handoff)
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """One candidate a picture.
+        """One candidate an image.
 
         >>> space = JointSpace((7,), (2,), (0.2, 0.3), tuple(range(30, 41)), 50)
         >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
@@ -154,10 +181,18 @@ class JointSpace:
         return tuple(dict.fromkeys(self.aliases.values()))
 
 
+def _is_possible(candidate: Candidate) -> bool:
+    """Whether there is a cloud step for the residual, and an estimator for thinned edge steps."""
+    params = candidate.params
+    if get_estimator(candidate.estimator).fills_with_edge:
+        return not params.edge_k and not params.residual
+    return params.s > 0 or not params.residual
+
+
 N = TypeVar("N", int, float)
 
 GridSpace = Stage1Space | Stage2Space | JointSpace
-"""Those that a search may look at dimension by dimension."""
+"""Those that a search may go through dimension by dimension."""
 Space = GridSpace | ScheduleSpace
 
 

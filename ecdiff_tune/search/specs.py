@@ -9,7 +9,7 @@ from typing import Any
 from ecdiff_tune.search import exhaustive, greedy, joint, predict, race, schedule, upper_bound
 from ecdiff_tune.search.base import Context, Search
 
-LIMITS = ("min_quality", "max_seconds", "cloud_calls")
+LIMITS = ("min_quality", "max_seconds", "cloud_calls", "edge_calls")
 """Settings of ``search.`` that only some searches heed."""
 
 
@@ -19,21 +19,21 @@ class SearchSpec:
 
     Args:
         make: the search over a space that it takes.
-        most: what it asks for at most, known before it begins.
+        call_bounds: what it asks for at most, known before it begins.
         in_stages: it searches (k, alpha) and then s, if not ``search.joint``.
         at_once: it searches all dimensions at once, if ``search.joint``.
         by_clock: it can do without a cost model: its trials may be timed one by one.
         extends: it goes on beyond its grid with ``search.extend``.
-        gives_up: it gives candidates up after some prompts.
+        prunes: it prunes candidates after some prompts.
         predicts: it goes by the forecast from the reference run.
-        walks: it may end without having looked at its whole grid, and gives no reason for what is left.
+        walks: it may end without having measured its whole grid, and gives no reason for what is left.
         places: it lists the real steps itself, in place of p and k.
-        is_optuna: its trials are those of an Optuna study, which keeps pictures of them.
+        is_optuna: its trials are those of an Optuna study, which keeps images of them.
         limits: those of ``LIMITS`` that it heeds.
     """
 
     make: Callable[[Any, Context], Search]
-    most: Callable[[Any, Context], list[upper_bound.CallBound]] = upper_bound.whole_grid
+    call_bounds: Callable[[Any, Context], list[upper_bound.CallBound]] = upper_bound.whole_grid
     in_stages: bool = True
     at_once: bool = True
     by_clock: bool = False
@@ -53,8 +53,8 @@ def _optuna(space: Any, context: Context) -> Search:
 
 
 SEARCHES: dict[str, SearchSpec] = {
-    "greedy": SearchSpec(greedy.Greedy, at_once=False, by_clock=True, extends=True, walks=True),
-    "exhaustive": SearchSpec(exhaustive.Exhaustive, by_clock=True, extends=True),
+    "greedy": SearchSpec(greedy.greedy, at_once=False, by_clock=True, extends=True, walks=True),
+    "exhaustive": SearchSpec(exhaustive.exhaustive, by_clock=True, extends=True),
     "race": SearchSpec(race.race, prunes=True, predicts=True),
     "predict": SearchSpec(predict.predict, upper_bound.best_predicted, predicts=True),
     "joint": SearchSpec(joint.joint, upper_bound.finalists, prunes=True, predicts=True),
@@ -65,7 +65,7 @@ SEARCHES: dict[str, SearchSpec] = {
         prunes=True,
         predicts=True,
         places=True,
-        limits=("min_quality", "cloud_calls"),
+        limits=("min_quality", "cloud_calls", "edge_calls"),
     ),
     "optuna": SearchSpec(
         _optuna, upper_bound.trials, prunes=True, is_optuna=True, limits=("min_quality", "max_seconds")

@@ -12,15 +12,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.spaces import GridSpace, Stage1Space, Stage2Space, nearest_value
+from ecdiff_tune.search.spaces import GridSpace, JointSpace, Stage1Space, Stage2Space, nearest_value
 
 Value = int | float | str
-DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter")
+DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter", "edge_k", "residual")
 SCALES = {"": 1, "_tenths": 10, "_hundredths": 100}
 
 
 @dataclass(frozen=True)
-class Knob:
+class Dimension:
     """One dimension of a space: its name to Optuna, and its values by what Optuna suggests."""
 
     name: str
@@ -28,13 +28,13 @@ class Knob:
     values: Mapping[Any, Value]
 
     @classmethod
-    def of(cls, name: str, values: Sequence[Value]) -> Knob:
+    def of(cls, name: str, values: Sequence[Value]) -> Dimension:
         """Evenly spaced numbers keep their order, as whole numbers, of tenths or hundredths where they must
         be (0.1 + 0.2 is no 0.3); anything else is categorical.
 
-        >>> Knob.of("alpha", (0.2, 0.4, 0.6)).distribution
+        >>> Dimension.of("alpha", (0.2, 0.4, 0.6)).distribution
         IntDistribution(high=6, log=False, low=2, step=2)
-        >>> Knob.of("k", (1, 2, 5)).distribution
+        >>> Dimension.of("k", (1, 2, 5)).distribution
         CategoricalDistribution(choices=(1, 2, 5))
         """
         numbers = [one for one in values if not isinstance(one, str)]
@@ -56,23 +56,27 @@ class Knob:
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Dimensions:
     """The dimensions of a space that have more than one value are suggested; the others are fixed."""
 
     space: GridSpace
 
     @cached_property
-    def all(self) -> dict[str, Knob]:
+    def all(self) -> dict[str, Dimension]:
         """By the name of the dimension."""
-        return {name: Knob.of(name, values) for name, values in _dimensions(self.space).items()}
+        return {name: Dimension.of(name, values) for name, values in _dimensions(self.space).items()}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """By the name that Optuna knows."""
-        return {knob.name: knob.distribution for knob in self.all.values() if len(knob.values) > 1}
+        return {
+            dimension.name: dimension.distribution
+            for dimension in self.all.values()
+            if len(dimension.values) > 1
+        }
 
     def candidate(self, suggested: Mapping[str, Any]) -> Candidate | None:
-        """That of the grid which makes these pictures; None where the params contradict each other."""
+        """That of the grid which makes these images; None where the params contradict each other."""
         try:
             return self.space.aliases.get(self.space.at(**self.point(suggested)))  # type: ignore[arg-type]
         except ParamsError:
@@ -81,21 +85,21 @@ class Knobs:
     def point(self, suggested: Mapping[str, Any]) -> dict[str, Value]:
         """The values as they are suggested, by the name of the dimension."""
         return {
-            name: knob.values[suggested.get(knob.name, next(iter(knob.values)))]
-            for name, knob in self.all.items()
+            name: dimension.values[suggested.get(dimension.name, next(iter(dimension.values)))]
+            for name, dimension in self.all.items()
         }
 
     def nearest(self, candidate: Candidate) -> dict[str, Any]:
         """The suggestion nearest to a candidate, dimension by dimension."""
         return {
-            knob.name: knob.suggestion(dimension(candidate, name))
-            for name, knob in self.all.items()
-            if len(knob.values) > 1
+            dimension.name: dimension.suggestion(value_of(candidate, name))
+            for name, dimension in self.all.items()
+            if len(dimension.values) > 1
         }
 
 
-def dimension(candidate: Candidate, name: str) -> Any:
-    """p, k, alpha, s, estimator or handoff_adapter of a candidate."""
+def value_of(candidate: Candidate, name: str) -> Any:
+    """One of ``DIMENSIONS`` of a candidate."""
     return getattr(candidate if name in ("estimator", "handoff_adapter") else candidate.params, name)
 
 
@@ -103,7 +107,7 @@ def _dimensions(space: GridSpace) -> dict[str, Sequence[Value]]:
     if isinstance(space, Stage1Space):
         return {"k": space.ks, "alpha": space.alphas, "estimator": space.estimators}
     if isinstance(space, Stage2Space):
-        return {"s": space.s_values, "handoff_adapter": space.handoff_adapters}
+        return {"s": space.s_values, "handoff_adapter": space.handoff_adapters, **_edge_side(space)}
     return {
         "p": space.ps,
         "k": space.ks,
@@ -111,4 +115,9 @@ def _dimensions(space: GridSpace) -> dict[str, Sequence[Value]]:
         "s": space.s_values,
         "estimator": space.estimators,
         "handoff_adapter": space.handoff_adapters,
+        **_edge_side(space),
     }
+
+
+def _edge_side(space: Stage2Space | JointSpace) -> dict[str, Sequence[Value]]:
+    return {"edge_k": space.edge_ks, "residual": space.residuals}

@@ -33,7 +33,7 @@ class CallBound:
 
 
 def whole_grid(space: Space, context: Context) -> list[CallBound]:
-    """Everything on every prompt. As of all functions here, the first share holds every candidate that may be
+    """Everything on every prompt. As of all functions here, the first bound holds every candidate that may be
     asked for."""
     return [CallBound(space.grid, len(space.grid), context.num_prompts)]
 
@@ -48,7 +48,7 @@ def best_predicted(space: Space, context: Context) -> list[CallBound]:
 
 
 def finalists(space: Space, context: Context) -> list[CallBound]:
-    """Some up to the last look, one on the rest.
+    """Some up to the last rung, one on the rest.
 
     Raises:
         UnpredictableError: nothing can be predicted.

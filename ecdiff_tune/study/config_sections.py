@@ -20,7 +20,7 @@ DIGITS = KEPT_DIGITS
 
 
 def ssims_of(measurements: Iterable[Measurement]) -> list[float]:
-    """SSIM a prompt, where there is a picture."""
+    """SSIM a prompt, where there is an image."""
     return [one.ssim for one in measurements if one.ssim is not None]
 
 
@@ -61,7 +61,7 @@ def score_section(trial: Trial, w1: float, seed: int) -> dict[str, Any]:
 def heldout_section(
     score: Score | None, measurements: Sequence[Measurement], prompts: CalibrationSet, w1: float, seed: int
 ) -> dict[str, Any]:
-    """``score.heldout``, None where a picture could not be made."""
+    """``score.heldout``, None where an image could not be made."""
     values = dict.fromkeys(("quality", "objective", "quality_ci95", "objective_ci95", "psnr"))
     if score is not None:
         values |= {"quality": round(score.quality, DIGITS), "objective": round(score.objective, DIGITS)}
@@ -81,7 +81,10 @@ def calibration_section(source: PromptSource, prompts: CalibrationSet) -> dict[s
 
 def objective_section(spec: StudySpec) -> dict[str, Any]:
     """``provenance.objective``."""
-    return {**asdict(spec.weights), "earliest_s": spec.earliest_s}
+    weights = asdict(spec.weights)
+    if spec.weights.burden == "steps":  # the paper's goes without saying
+        del weights["burden"]
+    return {**weights, "earliest_s": spec.earliest_s}
 
 
 def latency_section(source: str, profile: LatencyProfile) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def latency_section(source: str, profile: LatencyProfile) -> dict[str, Any]:
 def tied_section(winner: Trial, trials: Iterable[Trial], w1: float, seed: int) -> list[dict[str, Any]]:
     """``provenance.tied``: the configs whose objective these prompts cannot tell from the winner's.
 
-    The cheapest comes first, by seconds a picture and then by calls of the cloud model.
+    The cheapest comes first, by seconds an image and then by calls of the cloud model.
     """
     assert winner.score is not None
     best = objectives(winner.score, ssims_of(winner.measurements), w1)
@@ -121,7 +124,7 @@ def tied_section(winner: Trial, trials: Iterable[Trial], w1: float, seed: int) -
 def _named(trial: Trial) -> dict[str, Any]:
     candidate = trial.candidate
     return {
-        **asdict(candidate.params),
+        **candidate.params.tree(),
         "estimator": candidate.estimator,
         "handoff_adapter": candidate.handoff_adapter,
         "objective": round(trial.value, DIGITS),

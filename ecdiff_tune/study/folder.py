@@ -15,6 +15,7 @@ from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.study import files
+from ecdiff_tune.study.renamed import present_settings
 from ecdiff_tune.study.spec import StudySpec
 
 _FREE_TO_CHANGE = {
@@ -81,6 +82,7 @@ class StudyFolder:
 
     def __init__(self, spec: StudySpec) -> None:
         self.path, self.spec = spec.path, spec
+        self.set_aside: Path | None = None  # where an earlier study was moved
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock")
@@ -147,6 +149,7 @@ class StudyFolder:
         target.mkdir()
         for path in found:
             path.rename(target / path.name)
+        self.set_aside = target
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -157,8 +160,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return {"created": str(state["created"]), "settings": dict(state["settings"])}
-    except (ValueError, KeyError, TypeError) as error:
+        return {"created": str(state["created"]), "settings": present_settings(state["settings"])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(f"{path} is damaged. Set resume=false to start the study anew.") from error
 
 

@@ -1,4 +1,4 @@
-"""What ``search=optuna`` is told of its study: where it lies, its name, the params to begin with, what its
+"""What ``search=optuna`` knows of its study: where it lies, its name, the params to begin with, what its
 workers have in common."""
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from ecdiff_tune.search import Space
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences
+from ecdiff_tune.study.renamed import present_settings
 from ecdiff_tune.study.spec import StudySpec
 
 SOME_PAIR = "sd14_bksdm_small"
 """Whose row stands for pairs that are not the paper's."""
 COMMON = "common"
-"""The study's user attribute that tells what all workers go by."""
+"""The study's user attribute that says what all workers go by."""
 _EACH_ITS_OWN = (
     *("device", "pair.cloud", "pair.edge", "calibration.file", "weights.cloud.id", "weights.edge.id"),
     *("pair.lora", "weights.lora", "pair.cloud_config", "pair.edge_config"),
@@ -90,7 +91,7 @@ def agree(spec: StudySpec, bound: Mapping[str, Any], profile: Callable[[], Laten
     common = study.user_attrs[COMMON]
     # A setting that the study does not know yet had its default when it was made.
     older = {key: spec.defaults[key] for key in mine if key in spec.defaults}
-    if found := differences({**older, **common["settings"]}, mine):
+    if found := differences({**older, **present_settings(common["settings"])}, mine):
         raise SearchError(
             f"The Optuna study {options.study_name} belongs to other settings ({'; '.join(found)}). Choose "
             "another search.study_name."

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
@@ -49,8 +53,23 @@ def load_pipe(spec: StudySpec) -> ECDiffPipeline:
 
 
 def thumbnails(spec: StudySpec) -> Thumbnails | None:
-    """Where pictures of configs are kept; of searches that show them."""
-    return Thumbnails(spec.path / files.THUMBNAILS) if spec.kind.is_optuna else None
+    """Where images of configs are kept; of searches that show them."""
+    return Thumbnails((spec.home or spec.path) / files.THUMBNAILS) if spec.kind.is_optuna else None
+
+
+@contextmanager
+def own_copy(spec: StudySpec) -> Iterator[StudySpec]:
+    """The study in a folder of this rank alone, which goes at the end; as it is, but for what ranks share."""
+    with TemporaryDirectory(prefix=files.COPY, dir=spec.path, ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / spec.name
+        shutil.copytree(spec.path, path, ignore=shutil.ignore_patterns(".*", "old-*", files.THUMBNAILS))
+        yield replace(spec, path=path, home=spec.path)
+
+
+def remove_copies(folder: Path) -> None:
+    """Those that ranks which were killed have left in a study's folder."""
+    for left in folder.glob(f"{files.COPY}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def state_folder(spec: StudySpec) -> Path:

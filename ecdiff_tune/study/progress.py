@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bars
+from tqdm import tqdm
 
 from ecdiff_core.io.text import counted, visible
-from ecdiff_core.sampling.plan import Plan
-from ecdiff_tune.evaluation.candidate import Candidate, alpha_in_use
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.base import Ask
@@ -20,21 +19,21 @@ from ecdiff_tune.search.base import Ask
 if TYPE_CHECKING:
     from ecdiff_tune.objective import Trial
 
+BAR = "{desc} {bar:30} {n_fmt}/{total_fmt} {unit}{postfix}"
 ESTIMATE_COUNTS = 5
 """Trials that the estimate of before a stage weighs as much as."""
 LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
 
 
-def describe(candidate: Candidate, stage: Stage, plan: Plan | None = None) -> str:
+def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str:
     """The part of a candidate that its stage varies; of the rest what is not the paper's.
 
     Args:
-        plan: its own; then an alpha that changes no picture is left out.
+        with_alpha: False where alpha changes no image.
     """
     params = candidate.params
-    unused = plan is not None and alpha_in_use(params, plan, candidate.estimator) is None
-    alpha = "" if unused else f" alpha={params.alpha:g}"
+    alpha = f" alpha={params.alpha:g}" if with_alpha else ""
     when = f"p={params.p} k={params.k}" if params.schedule is None else f"{len(params.schedule)} listed steps"
     words = {
         1: [f"k={params.k} alpha={params.alpha:g}"],
@@ -61,28 +60,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-class _Console(Console):
-    """rich's console, which would end the process with status 1 when nobody reads on."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
 class Progress:
     """Progress of one command; a context manager."""
 
     def __init__(self) -> None:
-        self._console = _Console(highlight=False, soft_wrap=True, emoji=False)
-        self._live = self._console.is_terminal
-        columns = (
-            "{task.description}",
-            BarColumn(30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}{task.fields[left]}"),
-        )
-        self._bars = Bars(*columns, console=self._console, transient=True)
-        self._prompts = self._bars.add_task("", visible=False, total=1, note="", left="")
-        self._trials = self._bars.add_task("", visible=False, total=1, note="", left="")
+        self._live = sys.stdout.isatty()
+        self._prompts = self._trials = tqdm(disable=True)
         self._best: Trial | None = None
         self._may_win: Callable[[Trial], bool] = lambda _: True
         self._one_by_one = True
@@ -92,33 +75,36 @@ class Progress:
         self._most_trials = self._prompts_in_all = 1
         self._fresh = self._fresh_seconds = self._asked = self._estimate = 0.0
 
+    def _bar(self, old: tqdm, place: int, total: int, label: str, unit: str) -> tqdm:
+        """One in place of an old one; not seen where there is no terminal."""
+        old.close()
+        how = {"position": place, "bar_format": BAR, "leave": False, "file": sys.stdout}
+        return tqdm(total=total, desc=label, unit=unit, disable=not self._live, **how)
+
     def __enter__(self) -> Progress:
-        if self._live:
-            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._bars.stop()  # without bars it would print an empty line
+        self.end_stage()
 
     def say(self, line: str) -> None:
         """One line that stays; what a terminal would obey in it is written as escapes."""
-        self._console.print(visible(line, "\n"), markup=False)
+        with tqdm.external_write_mode(sys.stdout) if self._live else nullcontext():
+            print(visible(line, "\n"), flush=True)
 
     def start_task(self, label: str, prompts: int, known: int = 0) -> None:
         """Begin something that is done prompt by prompt, so many of which take no time."""
         self._label, self._done, self._total, self._known = label, 0, prompts, known
         self._said = self._begun = time.monotonic()
-        self._bars.reset(
-            self._prompts, total=prompts, description=label, visible=True, note="prompts", left=""
-        )
+        self._prompts = self._bar(self._prompts, 0, prompts, label, "prompts")
 
     def prompts_done(self, count: int) -> None:
         """That many more prompts are done."""
         self._done += count
         now = time.monotonic()
         left = _left("about", now - self._begun, self._done - self._known, self._total - self._done)
-        self._bars.update(self._prompts, advance=count, left=left)
+        self._prompts.set_postfix_str(left.removeprefix(", "), refresh=False)
+        self._prompts.update(count)
         if not self._live and self._done < self._total and now - self._said > LINE_SECONDS:
             self.say(f"  {self._label}: {self._done} of {self._total} prompts")
             self._said = now
@@ -143,19 +129,13 @@ class Progress:
         self._best, self._most_trials, self._prompts_in_all = None, most_trials, prompts
         self._may_win, self._one_by_one = may_win, one_by_one
         self._fresh = self._fresh_seconds = self._asked = 0.0
-        self._bars.reset(
-            self._trials,
-            total=most_trials,
-            description=stage_name(stage),
-            visible=True,
-            note="trials at most",
-            left="",
-        )
+        self._trials = self._bar(self._trials, 1, most_trials, stage_name(stage), "trials at most")
 
     def more_trials(self, most_trials: int) -> None:
         """The stage has grown: at most that many trials in all."""
         self._most_trials = most_trials
-        self._bars.update(self._trials, total=most_trials)
+        self._trials.total = most_trials
+        self._trials.refresh()
 
     def start_trials(self, stage: Stage, number: int, ask: Ask, missing: int) -> None:
         """Begin what a search asks for, of which so many prompts were not measured yet."""
@@ -179,13 +159,14 @@ class Progress:
             seconds = self._fresh_seconds + prior * self._estimate
             left = _left("up to about", seconds, self._fresh + prior, remaining)
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
-        self._bars.update(self._trials, advance=1, note=f"trials at most, {best}", left=left)
+        self._trials.set_postfix_str(f"{best}{left}", refresh=False)
+        self._trials.update()
         self.say(f"{_trial_line(trial)}   {best}{left}")
 
     def end_stage(self) -> None:
         """Take the stage's bars away."""
-        self._bars.update(self._trials, visible=False)
-        self._bars.update(self._prompts, visible=False)
+        self._trials.close()
+        self._prompts.close()
 
 
 def _left(about: str, seconds: float, done: float, remaining: float | None) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +11,10 @@ from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.io.text import counted
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Action, HandoffAdapter, Plan
+from ecdiff_core.sampling.plan import HandoffAdapter, Plan
 from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyError, LatencyProfile, check_payload
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.link import Link
@@ -28,15 +27,16 @@ from ecdiff_tune.study.spec import StudySpec
 
 @dataclass(frozen=True)
 class Recorded:
-    """A study as its folder tells it.
+    """What a study's folder holds.
 
     Args:
         spec: its own, but for what may be chosen anew.
         state: study.json's settings, flat.
         prompts, heldout: as it was measured on.
-        trials: every config that has a finite picture of every calibration prompt, the best first; of equal
+        trials: every config that has a finite image of every calibration prompt, the best first; of equal
             ones the faster, then the one of higher quality.
         heldout_rows: of the configs that were measured on all held-out prompts.
+        notes: lines about how the trials came about.
     """
 
     spec: StudySpec
@@ -47,7 +47,8 @@ class Recorded:
     latency: LatencyProfile
     scorer: Scorer
     trials: tuple[Trial, ...]
-    heldout_rows: Mapping[Candidate, tuple[Measurement, ...]]
+    heldout_rows: Mapping[PlannedCandidate, tuple[Measurement, ...]]
+    notes: tuple[str, ...]
 
     @property
     def path(self) -> Path:
@@ -55,18 +56,18 @@ class Recorded:
         return self.spec.path
 
 
-def load(spec: StudySpec, say: Callable[[str], None]) -> Recorded:
+def load(spec: StudySpec) -> Recorded:
     """Read a study's folder.
 
     Args:
         spec: restored from the study.
-        say: hears notes.
 
     Raises:
         ECDiffError: a file is missing or damaged, the prompts are not the study's, or another link is wanted
             and the payload is not known.
     """
     path = spec.path
+    notes: list[str] = []
     state = read_state(path / files.STATE)
     study = state["settings"]
     prompts, heldout = calibration.load(spec.prompts)
@@ -76,19 +77,21 @@ def load(spec: StudySpec, say: Callable[[str], None]) -> Recorded:
     prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
     latency = latency_profile(spec, study)
     if spec.timed:
-        say("note: the study's trials were timed; here all seconds follow from its latency profile.")
+        notes.append("note: the study's trials were timed; here all seconds follow from its latency profile.")
     scorer = Scorer.of(latency, spec.weights, spec.earliest_s, None)
     known = _read_ledger(spec)
     measured = _on_all(known, prompts)
-    trials = [one for one in (_trial(*pair, spec, scorer) for pair in measured.items()) if one.score]
+    trials = [scorer.trial("joint", 0, config, rows) for config, rows in measured.items()]
+    trials = [one for one in trials if one.score]
     if not trials:
-        raise StudyError(f"{path} has no config with pictures of all {len(prompts)} prompts yet.")
+        raise StudyError(f"{path} has no config with images of all {len(prompts)} prompts yet.")
     left_out = sum(not rows.keys().isdisjoint(prompts.keys) for rows in known.values()) - len(trials)
-    say(
+    notes.append(
         f"configs measured on all of {counted(len(prompts), 'prompt')}: {len(trials)}"
-        + (f" (left out: {left_out} measured on fewer, or without finite pictures)" if left_out else "")
+        + (f" (left out: {left_out} measured on fewer, or without finite images)" if left_out else "")
     )
-    trials = _within_limits(trials, spec, say)
+    trials, left_out_notes = _within_limits(trials, spec)
+    notes += left_out_notes
     trials.sort(key=lambda one: (-one.value, one.seconds, -(one.score.quality if one.score else 0.0)))
     heldout_rows = _on_all(known, heldout) if len(heldout) else {}
     return Recorded(
@@ -101,48 +104,45 @@ def load(spec: StudySpec, say: Callable[[str], None]) -> Recorded:
         scorer,
         tuple(trials),
         heldout_rows,
+        tuple(notes),
     )
 
 
 def _on_all(
-    known: Mapping[Candidate, Mapping[str, Measurement]], prompts: CalibrationSet
-) -> dict[Candidate, tuple[Measurement, ...]]:
+    known: Mapping[PlannedCandidate, Mapping[str, Measurement]], prompts: CalibrationSet
+) -> dict[PlannedCandidate, tuple[Measurement, ...]]:
     """The rows of those that were measured on every prompt, in the order of the prompts."""
     names = prompts.keys
     return {
-        candidate: tuple(rows[name] for name in names)
-        for candidate, rows in known.items()
+        config: tuple(rows[name] for name in names)
+        for config, rows in known.items()
         if all(name in rows for name in names)
     }
 
 
-def _trial(candidate: Candidate, rows: tuple[Measurement, ...], spec: StudySpec, scorer: Scorer) -> Trial:
-    """A trial of measurements that are there; the burden counts whatever stage they come from."""
-    steps = candidate.plan(spec.num_steps, spec.sampling.handoff)
-    score = scorer.score(steps, rows, with_burden=True)
-    return Trial("joint", 0, candidate, steps, rows, scorer.seconds(steps, rows), score)
+def _within_limits(trials: list[Trial], spec: StudySpec) -> tuple[list[Trial], list[str]]:
+    """Those that keep the limits of the study's search, where ``rerank`` sets no others; all if none does.
 
-
-def _within_limits(trials: list[Trial], spec: StudySpec, say: Callable[[str], None]) -> list[Trial]:
-    """Those that keep the limits of the study's search, where ``rerank`` sets no others; all if none does."""
+    Returns:
+        With notes about the others.
+    """
     search, instead = spec.options.optuna, spec.rescoring
     quality = search.min_quality if instead.min_quality is None else None
     seconds = search.max_seconds if instead.max_seconds is None else None
     kept = [one for one in trials if one.keeps(quality, seconds)]
-    limits = [
+    limits = " and ".join(
         f"search.{name}={limit:g}"
         for name, limit in (("min_quality", quality), ("max_seconds", seconds))
         if limit is not None
-    ]
+    )
     if not kept:
-        say(f"note: none keeps {' and '.join(limits)}, as the study's search wanted; all are taken")
-        return trials
-    if len(kept) < len(trials):
-        say(
-            f"{len(trials) - len(kept)} of them do not keep {' and '.join(limits)} of the study's search and "
-            "are left out; rerank.min_quality= and rerank.max_seconds= set other limits"
-        )
-    return kept
+        return trials, [f"note: none keeps {limits}, as the study's search wanted; all are taken"]
+    if len(kept) == len(trials):
+        return trials, []
+    return kept, [
+        f"{len(trials) - len(kept)} of them do not keep {limits} of the study's search and "
+        "are left out; rerank.min_quality= and rerank.max_seconds= set other limits"
+    ]
 
 
 def own_configs(folder: Path) -> list[TunedConfig]:
@@ -151,31 +151,26 @@ def own_configs(folder: Path) -> list[TunedConfig]:
     return [TunedConfig.load(path) for path in paths if path.is_file()]
 
 
-def candidate_in(config: TunedConfig) -> Candidate:
-    """What a search would ask for to get that config."""
-    return Candidate(config.params, config.sampling.estimator, config.sampling.handoff_adapter)
-
-
-def _read_ledger(spec: StudySpec) -> dict[Candidate, dict[str, Measurement]]:
+def _read_ledger(spec: StudySpec) -> dict[PlannedCandidate, dict[str, Measurement]]:
     """Every config's rows by prompt key; the study's own winners by the names that their files give them."""
     path = spec.path / files.LEDGER
     if not path.is_file():
         raise StudyError(f"{path} is not there: the study has measured nothing yet.")
-    own = {ConfigKey.of(candidate_in(one), one.plan()): candidate_in(one) for one in own_configs(spec.path)}
+    own = {one.key: one for one in map(PlannedCandidate.of_config, own_configs(spec.path))}
     ledger = Ledger(path, spec.sampling.handoff_adapter)
     try:
-        pairs = [(own.get(key) or candidate_of(key, spec.sampling), key) for key in ledger.configs()]
-        return {candidate: ledger.read(key) for candidate, key in pairs if candidate is not None}
+        configs = [own.get(key) or config_of(key, spec.sampling) for key in ledger.configs()]
+        return {one: ledger.read(one.key) for one in configs if one is not None}
     finally:
         ledger.close()
 
 
-def candidate_of(key: ConfigKey, sampling: Sampling) -> Candidate | None:
+def config_of(key: ConfigKey, sampling: Sampling) -> PlannedCandidate | None:
     """A config with that key, by p and k where they make such steps, else by its real steps; or None.
 
     None too for what another sampler made.
 
-    What the key leaves out changes no picture: alpha is 1 there, estimator and handoff adapter the study's,
+    What the key leaves out changes no image: alpha is 1 there, estimator and handoff adapter the study's,
     and a schedule without approximated steps has p = k = 0.
     """
     if key.sampler:
@@ -183,33 +178,54 @@ def candidate_of(key: ConfigKey, sampling: Sampling) -> Candidate | None:
     plan = Plan.from_schedule(key.schedule)
     if plan.num_steps != sampling.num_steps:
         return None
-    for params in _params_of(plan, key.alpha or 1.0):
-        candidate = Candidate(
-            params,
-            key.estimator or sampling.estimator,
-            cast(HandoffAdapter, key.handoff_adapter or sampling.handoff_adapter),
-        )
+    adapter = cast(HandoffAdapter, key.handoff_adapter or sampling.handoff_adapter)
+    for params, estimator in _params_of(plan, key):
+        candidate = Candidate(params, estimator or sampling.estimator, adapter)
         try:
-            if ConfigKey.of(candidate, candidate.plan(sampling.num_steps, sampling.handoff)) == key:
-                return candidate
-        except ParamsError:  # the estimator needs another warm-up
+            config = candidate.resolve(sampling.num_steps, sampling.handoff)
+        except ParamsError:  # the estimator needs another warm-up, or fills every step
             continue
+        if config.key == key:
+            return config
     return None
 
 
-def _params_of(plan: Plan, alpha: float) -> Iterator[ECDiffParams]:
-    """What may make such a plan: p and k, or a list of real steps."""
-    s, cloud_side = plan.handoff_step, plan.steps[: plan.handoff_step]
-    if not plan.approximated:
-        yield ECDiffParams(0, 0, alpha, s)
-        return
-    p = cloud_side.index(Action.APPROX)
-    k = sum(1 for _ in takewhile(lambda action: action is Action.APPROX, cloud_side[p:]))
-    if p >= 2:
-        yield ECDiffParams(p, k, alpha, s)
-    if p >= 1:
-        real = [step for step, action in enumerate(cloud_side) if action is Action.CLOUD]
-        yield ECDiffParams.scheduled(real, alpha, s)
+def _params_of(plan: Plan, key: ConfigKey) -> Iterator[tuple[ECDiffParams, str]]:
+    """What may make such a plan, with the estimator, the paper's way first."""
+    s, alpha, own = plan.handoff_step, key.alpha or 1.0, key.estimator
+    letters = plan.letters.replace("B", "C")
+    cloud_side, more = letters[:s], {"residual": key.residual, **_edge_side(letters[s:])}
+    real = [step for step, letter in enumerate(letters) if letter == "C"]
+    if "E" not in cloud_side and "M" not in cloud_side:
+        if "A" not in cloud_side:
+            yield ECDiffParams(0, 0, alpha, s, **more), own
+        elif (p := cloud_side.index("A")) > 1:
+            yield ECDiffParams(p, _run(cloud_side[p:]), alpha, s, **more), own
+        if real[:1] == [0]:
+            yield ECDiffParams.scheduled(real, alpha, s, **more), own
+    if "A" not in letters and "M" in letters:  # edge steps in the place of approximated ones
+        p, rho = letters.index("M"), key.residual
+        end = len(letters.rstrip("E"))
+        if p > 1:
+            yield ECDiffParams(p, _run(letters[p:]), rho, end), "edge"
+        yield ECDiffParams.scheduled(real, rho, end), "edge"
+    edge = [step for step, letter in enumerate(letters) if letter in "EM"]
+    if letters[:1] != "A":
+        yield ECDiffParams.interleaved(real, edge, alpha, key.residual), own
+
+
+def _edge_side(letters: str) -> dict[str, Any]:
+    """``edge_k`` and what goes with it, which may have thinned an edge side so."""
+    if "A" not in letters[1:]:
+        return {}
+    first = letters.index("A")
+    last = len(letters) - 1 - letters.rindex("A")
+    return {"edge_k": _run(letters[first:]), "edge_first": first, "edge_last": last}
+
+
+def _run(letters: str) -> int:
+    """How many letters are like the first."""
+    return len(letters) - len(letters.lstrip(letters[0]))
 
 
 def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile:
@@ -231,15 +247,12 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
         check_payload(other, payload, str(spec.rescoring.latency))
         payload = payload or other.payload_values
     link = spec.link
-    if link == old_link:
-        transfer = own.transfer_seconds
-    elif link.mbps is None:
-        transfer = 0.0
-    elif payload is None:
+    profile = replace(other or own, payload_values=payload, tensor_values=own.tensor_values)
+    if link == old_link and own.tensor_values is None:  # written before a plan could cross the link again
+        return replace(profile, transfer_seconds=own.transfer_seconds)
+    if link.mbps is not None and payload is None:
         raise LatencyError(
             f"{path} does not say how many values a handoff carries (it is older than that), so another "
             "link cannot be reckoned with. Delete it and run reference: it is measured again."
         )
-    else:
-        transfer = link.transfer_seconds(payload)
-    return replace(other or own, transfer_seconds=transfer, payload_values=payload)
+    return profile.over(link)

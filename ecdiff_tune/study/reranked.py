@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from typing import Any
 
-from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.study import config_sections, recorded
+from ecdiff_tune.study import recorded
 from ecdiff_tune.study.folder import StudyError, differences, flat
 from ecdiff_tune.study.recorded import Recorded
+from ecdiff_tune.study.winner import ConfigSource, Heldout, config_of
 
 _ALWAYS = ("id", "revision", "fingerprint")
 """What study.json says of both models."""
@@ -24,36 +25,32 @@ def config_of_choice(
 
     Args:
         among: the trials that it was chosen from.
-        how: told in ``provenance.chosen``.
+        how: it was chosen, for ``provenance.chosen``.
     """
+    choice = {"chosen": {**how, "configs": len(record.trials), "changed": changed(record)}}
+    rows = record.heldout_rows.get(chosen.config)
+    heldout = None if rows is None else Heldout(record.heldout, rows)
+    return config_of(chosen, among, _source(record), choice, record.scorer, heldout)
+
+
+def _source(record: Recorded) -> ConfigSource:
+    """Of what the study's folder holds; its own config knows the model's own size."""
     spec, old = record.spec, next(iter(recorded.own_configs(record.path)), None)
-    w1, seed = spec.weights.w1, spec.seed
-    score = config_sections.score_section(chosen, w1, seed)
-    rows = record.heldout_rows.get(chosen.candidate)
-    if rows is not None:
-        held = record.scorer.score(chosen.plan, rows, with_burden=True)
-        score["heldout"] = config_sections.heldout_section(held, rows, record.heldout, w1, seed)
-    source = "profile" if spec.timed else spec.latency
+    name = "profile" if spec.timed else spec.latency
     if spec.rescoring.latency is not None:
-        source = str(spec.rescoring.latency)
-    measured = (old.provenance or {}) if old else {}
-    provenance = {
-        "study": spec.name,
-        "search": spec.search,
-        "chosen": {**how, "configs": len(record.trials), "changed": changed(record)},
-        "created": record.created,
-        "calibration": config_sections.calibration_section(spec.prompts, record.prompts),
-        "objective": config_sections.objective_section(spec),
-        "latency": config_sections.latency_section(source, record.latency),
-        **{name: measured[name] for name in ("device", "versions") if name in measured},
-        "tied": config_sections.tied_section(chosen, among, w1, seed),
-    }
-    candidate, pair = chosen.candidate, pair_of(record.state, spec.pair.name)
-    sampling = replace(
-        _sampling(record, old), estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
+        name = str(spec.rescoring.latency)
+    known = (old.provenance or {}) if old else {}
+    return ConfigSource(
+        spec,
+        record.created,
+        record.prompts,
+        record.latency,
+        name,
+        pair_of(record.state, spec.pair.name),
+        old.sampling if old else spec.sampling,
+        old.scheduler_config if old else None,
+        {key: known[key] for key in ("device", "versions") if key in known},
     )
-    scheduler = None if old is None else old.scheduler_config
-    return TunedConfig(pair, candidate.params, sampling, score, provenance, scheduler)
 
 
 def changed(record: Recorded) -> list[str]:
@@ -76,11 +73,6 @@ def given_for_seconds(record: Recorded) -> list[str]:
     ]
     other = record.spec.rescoring.latency
     return found if other is None else [*found, f"rerank.latency={other}"]
-
-
-def _sampling(record: Recorded, old: TunedConfig | None) -> Sampling:
-    """Of the old config, which knows the model's own size; else as set."""
-    return record.spec.sampling if old is None else old.sampling
 
 
 def pair_of(state: Mapping[str, Any], name: str) -> PairSpec:

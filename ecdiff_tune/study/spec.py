@@ -28,7 +28,7 @@ class Rescoring:
     Args:
         latency: another machine's profile; None is the study's own.
         min_quality: mean SSIM, -1 … 1; None is the limit of the study's search.
-        max_seconds: a picture; None is the limit of the study's search.
+        max_seconds: an image; None is the limit of the study's search.
     """
 
     latency: Path | None = None
@@ -41,12 +41,13 @@ class StudySpec:
     """A study: what its measurements depend on, how they are scored, where they lie.
 
     Args:
-        path: its folder, ``outputs/<pair>/<study>``.
+        path: its folder, ``outputs/<pair>/<study>``; a copy on ranks other than 0.
+        home: the folder itself, where ``path`` is a copy.
         pair, sampling, prompts: what is generated.
         s_values: at which the edge may take over.
         earliest_s: s' of eq. 11.
         search: by name.
-        options: how candidates race, and what Optuna is told.
+        options: how candidates race, and what Optuna is given.
         warm_start: whether Optuna begins with the paper's params.
         extend: whether the search goes on beyond its grid.
         by_hand: whether (k, alpha) was given instead of searched.
@@ -90,6 +91,7 @@ class StudySpec:
     sharing_gib: float = 4.0
     seed: int = 0
     resume: bool = True
+    home: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -121,7 +123,7 @@ class StudySpec:
     @property
     def references(self) -> Path:
         """The folder of the references that studies of the pair share."""
-        return self.path.parent / files.REFERENCE_FOLDER
+        return (self.home or self.path).parent / files.REFERENCE_FOLDER
 
     def of_worker(self, number: int) -> StudySpec:
         """That of another worker of the same Optuna study: a folder of its own, ``STUDY-number``."""

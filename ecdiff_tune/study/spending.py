@@ -1,4 +1,4 @@
-"""What a run of a command spends, part by part: model calls, decoded pictures, seconds.
+"""What a run of a command spends, part by part: model calls, decoded images, seconds.
 
 A call is one of one prompt, with guidance. ``calls.csv`` in the study's folder has a row a run and part; it
 is written after every trial, so that of a run that was killed no more than a trial is missing.
@@ -60,8 +60,8 @@ class Spending:
         table = pd.concat([one for one in (self._earlier, pd.DataFrame(rows)) if len(one)] or [self._earlier])
         write_text(self._path, table.to_csv(index=False))
 
-    def told(self) -> str:
-        """In one line."""
+    def describe(self) -> str:
+        """What was spent, in one line."""
         cloud, edge, decodes = (f"{self.calls[kind]:,}" for kind in KINDS)
         parts = [
             f"{name} {made['cloud']:,} + {made['edge']:,}"

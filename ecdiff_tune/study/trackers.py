@@ -1,7 +1,7 @@
-"""Trials in TensorBoard, W&B or MLflow, for people who watch their experiments there.
+"""Trials in TensorBoard, W&B or MLflow, by the trackers of accelerate.
 
 None of them is imported unless ``tracking`` names it. A search stage is a run of theirs; a trial that a
-resumed study replays from its ledger is told again. Trials end out of order, and trackers drop or misplace
+resumed study replays from its ledger is logged again. Trials end out of order, and trackers drop or misplace
 what goes back: a step is the count of trials that ended, and the trial's number is a value.
 """
 
@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
+from ecdiff_tune.evaluation.model_calls import PlanCalls
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
     from ecdiff_tune.evaluation.candidate import Candidate
     from ecdiff_tune.objective import Trial
 
@@ -26,90 +29,15 @@ NONE = "none"
 PROJECT = "ecdiff"
 State = Literal["finished", "failed", "stopped"]
 """How a run ended: with a winner, by an error, or because somebody wanted it."""
-PARTIAL = "partial/"
-"""Before the names of what was measured on a part of the prompts alone."""
+MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+PARTIAL, WINNER = "partial/", "winner/"
+"""Before the names of what was measured on a part of the prompts alone, and of the winner's values."""
+TRACKERS = (NONE, "tensorboard", "wandb", "mlflow")
+"""What ``tracking`` takes; each needs the package of its name."""
 
 
 class TrackingError(ECDiffError):
     """Trials cannot be tracked as it was set."""
-
-
-class Tracker(Protocol):
-    """A run of one search stage."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """What came of a trial."""
-
-    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
-        """The run is over; without a winner unless it is finished."""
-
-
-class _None:
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        pass
-
-    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
-        pass
-
-
-class _TensorBoard:
-    """Event files in ``tensorboard/`` of the study's folder."""
-
-    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        module = importlib.import_module("torch.utils.tensorboard")
-        self._writer = module.SummaryWriter(str(folder / "tensorboard" / name.rpartition("/")[2]))
-        self._writer.add_text("settings", _as_text(settings))
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
-        if winner is not None:
-            self._writer.add_text("winner", _as_text(winner))
-        self._writer.add_text("state", state)
-        self._writer.close()
-
-
-class _WandB:
-    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        wandb = importlib.import_module("wandb")
-        self._run = wandb.init(project=PROJECT, name=name, dir=str(folder), config=dict(settings))
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
-
-    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
-        if winner is not None:
-            self._run.summary.update({"winner": dict(winner)})
-        self._run.finish(exit_code=0 if state == "finished" else 1)
-
-
-class _MLflow:
-    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._mlflow = importlib.import_module("mlflow")
-        self._mlflow.set_experiment(PROJECT)
-        self._mlflow.start_run(run_name=name)
-        self._mlflow.log_dict(dict(settings), "settings.json")
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self._mlflow.log_metrics(dict(values), step=step)
-
-    def end(self, state: State, winner: Mapping[str, Any] | None) -> None:
-        if winner is not None:
-            self._mlflow.log_dict(dict(winner), "winner.json")
-        statuses = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-        self._mlflow.end_run(status=statuses[state])
-
-
-TRACKERS: dict[str, tuple[Callable[[str, Path, Mapping[str, Any]], Tracker], str]] = {
-    NONE: (lambda *_: _None(), ""),
-    "tensorboard": (_TensorBoard, "tensorboard"),
-    "wandb": (_WandB, "wandb"),
-    "mlflow": (_MLflow, "mlflow"),
-}
-"""By the value of ``tracking``: how a run is begun, and the package that it needs."""
 
 
 def check(tracking: str) -> None:
@@ -119,33 +47,71 @@ def check(tracking: str) -> None:
         TrackingError: it is unknown, or not installed.
     """
     if tracking not in TRACKERS:
-        raise TrackingError(f"Unknown tracking {tracking!r}: {nearest(tracking, TRACKERS)}.")
-    package = TRACKERS[tracking][1]
-    if package and importlib.util.find_spec(package) is None:
-        raise TrackingError(f"tracking={tracking} needs {package}: pip install {package}.")
+        raise TrackingError.unknown("tracking", tracking, TRACKERS)
+    if tracking != NONE and importlib.util.find_spec(tracking) is None:
+        raise TrackingError(f"tracking={tracking} needs {tracking}: pip install {tracking}.")
 
 
 class Run:
-    """One search stage as its tracker sees it."""
+    """One search stage in a tracker, if there is one."""
 
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
-        self._winner: dict[str, Any] | None = None
-        self._logged = 0
+    def __init__(self, tracker: GeneralTracker | None = None) -> None:
+        self._tracker, self._logged = tracker, 0
+        self._winner: Trial | None = None
 
     def trial(self, trial: Trial) -> None:
-        """Tell of a trial that has a score; of one that was pruned with what is partial named so."""
-        if trial.score is not None:
+        """Log a trial that has a score; of one that was pruned with what is partial named so."""
+        if self._tracker is not None and trial.score is not None:
             self._logged += 1
-            self._tracker.log(values_of(trial), self._logged)
+            self._tracker.log(values_of(trial), step=self._logged)
 
     def winner(self, trial: Trial) -> None:
-        """Tell of the stage's winner when the run ends."""
-        self._winner = {**_config(trial.candidate), **values_of(trial)}
+        """Log the stage's winner when the run ends."""
+        self._winner = trial
 
     def end(self, state: State) -> None:
-        """The stage is over."""
-        self._tracker.end(state, self._winner)
+        """The stage is over. accelerate's trackers end every run as finished."""
+        tracker = self._tracker
+        if tracker is None:
+            return
+        if self._winner is not None:
+            numbers = {WINNER + name: value for name, value in values_of(self._winner).items()}
+            words = {WINNER + name: _word(one) for name, one in _config(self._winner.candidate).items()}
+            words = {name: one for name, one in words.items() if name not in numbers}
+            tracker.log(numbers, step=self._logged)
+            # A metric of MLflow is a number.
+            if tracker.name == "mlflow":
+                tracker.store_init_configuration(words)
+            else:
+                tracker.log(words, step=self._logged)
+        if tracker.name == "tensorboard":
+            tracker.log({"state": state})
+            tracker.finish()
+        elif tracker.name == "wandb":
+            tracker.tracker.finish(exit_code=0 if state == "finished" else 1)
+        else:
+            importlib.import_module("mlflow").end_run(status=MLFLOW_STATES[state])
+
+
+def _begin(tracking: str, name: str, folder: Path, settings: Mapping[str, Any]) -> GeneralTracker:
+    from accelerate import PartialState
+    from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
+
+    PartialState(cpu=True)  # its trackers' logger wants one; models are placed without it
+    classes: dict[str, Callable[[], GeneralTracker]] = {
+        "tensorboard": lambda: TensorBoardTracker(name.rpartition("/")[2], folder / "tensorboard"),
+        "wandb": lambda: WandBTracker(PROJECT, name=name, dir=str(folder)),
+        "mlflow": lambda: MLflowTracker(PROJECT, run_name=name),
+    }
+    tracker = classes[tracking]()
+    tracker.start()
+    tracker.store_init_configuration({key: _word(value) for key, value in settings.items()})
+    return tracker
+
+
+def _word(value: Any) -> str | int | float:
+    """A value as all trackers take it."""
+    return value if isinstance(value, str | int | float) else json.dumps(value)
 
 
 @contextmanager
@@ -153,12 +119,12 @@ def run(tracking: str, name: str, folder: Path, settings: Mapping[str, Any]) -> 
     """A run from its begin to its end; one that an error or a person ends is not called finished.
 
     Args:
-        tracking: a name of ``TRACKERS``.
+        tracking: one of ``TRACKERS``.
         name: of the run: pair, study and stage, divided by slashes.
         folder: of the study.
         settings: of the study, flat.
     """
-    made = Run(TRACKERS[tracking][0](name, folder, settings))
+    made = Run(None if tracking == NONE else _begin(tracking, name, folder, settings))
     state: State = "stopped"
     try:
         yield made
@@ -179,22 +145,12 @@ def values_of(trial: Trial) -> dict[str, float]:
         name: value for name, value in _config(trial.candidate).items() if isinstance(value, int | float)
     }
     scored = {name: value for name, value in asdict(trial.score).items() if value is not None}
-    if trial.discarded:  # efficiency and burden follow from the plan alone
+    if trial.pruned:  # efficiency and burden follow from the plan alone
         scored |= {PARTIAL + name: scored.pop(name) for name in ("quality", "objective")}
-    plan = trial.plan
-    calls = {
-        "cloud_calls": plan.cloud_calls,
-        "approximated": plan.approximated,
-        "edge_calls": plan.edge_calls,
-    }
-    told_of = {"trial": trial.number, "prompts": len(trial.measurements)}
-    return {**told_of, **chosen, **calls, **scored, "seconds": trial.seconds}
+    counts = {"trial": trial.number, "prompts": len(trial.measurements)}
+    return {**counts, **chosen, **asdict(PlanCalls.of(trial.plan)), **scored, "seconds": trial.seconds}
 
 
 def _config(candidate: Candidate) -> dict[str, Any]:
-    params = {name: value for name, value in asdict(candidate.params).items() if value is not None}
+    params = candidate.params.tree()
     return {**params, "estimator": candidate.estimator, "handoff_adapter": candidate.handoff_adapter}
-
-
-def _as_text(tree: Mapping[str, Any]) -> str:
-    return f"```json\n{json.dumps(dict(tree), indent=2, default=str)}\n```"

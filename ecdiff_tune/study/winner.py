@@ -1,58 +1,123 @@
-"""What a winning trial becomes: a YAML with scores and provenance."""
+"""What a chosen trial becomes: a YAML with scores and provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ecdiff_core.config import TunedConfig
+from ecdiff_core.config import PairSpec, Sampling, TunedConfig
 from ecdiff_core.models.devices import device_name
-from ecdiff_tune.objective import Trial
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.objective import Scorer, Trial
 from ecdiff_tune.study import config_sections
 from ecdiff_tune.study.spec import StudySpec
-from ecdiff_tune.study.workbench import Workbench
+
+if TYPE_CHECKING:
+    from ecdiff_core.pipeline import ECDiffPipeline
 
 
-def config_of_winner(bench: Workbench, trial: Trial, trials: Iterable[Trial] = ()) -> TunedConfig:
-    """The YAML of a winner, without held-out scores; ``trials`` are those that it won against."""
-    spec, pipe = bench.spec, bench.pipe
+@dataclass(frozen=True)
+class ConfigSource:
+    """What the YAMLs of a study's trials have in common.
+
+    Args:
+        created: when the study was begun.
+        prompts: that the trials were measured on.
+        latency: where seconds come from, and ``latency_name`` says which profile that is.
+        pair, sampling, scheduler_config: of the YAML; estimator and handoff adapter are each trial's own.
+        made_with: ``device`` and ``versions``, where they are known.
+    """
+
+    spec: StudySpec
+    created: str
+    prompts: CalibrationSet
+    latency: LatencyProfile
+    latency_name: str
+    pair: PairSpec
+    sampling: Sampling
+    scheduler_config: Mapping[str, Any] | None
+    made_with: Mapping[str, Any]
+
+    @classmethod
+    def of_pipe(
+        cls,
+        spec: StudySpec,
+        created: str,
+        prompts: CalibrationSet,
+        latency: LatencyProfile,
+        pipe: ECDiffPipeline,
+    ) -> ConfigSource:
+        """Of a study that generates in this process."""
+        packages = ("ecdiff", "torch", "diffusers", "transformers")
+        made_with = {
+            "device": device_name(pipe.device),
+            "versions": {name: version(name) for name in packages},
+        }
+        return cls(
+            spec,
+            created,
+            prompts,
+            latency,
+            spec.latency,
+            pipe.pair.spec,
+            pipe.sampling,
+            pipe.scheduler_config,
+            made_with,
+        )
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Measurements of a config on prompts that no one tuned on; one row a prompt."""
+
+    prompts: CalibrationSet
+    rows: tuple[Measurement, ...]
+
+
+def config_of(
+    trial: Trial,
+    among: Iterable[Trial],
+    source: ConfigSource,
+    how: Mapping[str, Any],
+    scorer: Scorer,
+    heldout: Heldout | None = None,
+) -> TunedConfig:
+    """The YAML of a trial: the one place where it is put together.
+
+    Args:
+        among: the trials that it was chosen from.
+        how: it was chosen, for the provenance.
+        scorer: of the held-out measurements.
+    """
+    spec = source.spec
     w1, seed = spec.weights.w1, spec.seed
+    score = config_sections.score_section(trial, w1, seed)
+    if heldout is not None:
+        found = scorer.score(trial.plan, heldout.rows, with_burden=True)
+        score["heldout"] = config_sections.heldout_section(found, heldout.rows, heldout.prompts, w1, seed)
     provenance = {
         "study": spec.name,
         "search": spec.search,
-        "extend": spec.extend,
-        "k_and_alpha": _source_of_k_and_alpha(spec, trial),
-        "created": bench.created,
-        "calibration": config_sections.calibration_section(spec.prompts, bench.prompts),
+        **how,
+        "created": source.created,
+        "calibration": config_sections.calibration_section(spec.prompts, source.prompts),
         "objective": config_sections.objective_section(spec),
-        "latency": config_sections.latency_section(spec.latency, bench.latency),
-        "device": device_name(bench.pipe.device),
-        "versions": {name: version(name) for name in ("ecdiff", "torch", "diffusers", "transformers")},
-        "tied": config_sections.tied_section(trial, trials, w1, seed),
+        "latency": config_sections.latency_section(source.latency_name, source.latency),
+        **source.made_with,
+        "tied": config_sections.tied_section(trial, among, w1, seed),
     }
     candidate = trial.candidate
-    adapter = pipe.sampling.handoff_adapter if trial.stage == 1 else candidate.handoff_adapter
-    sampling = replace(pipe.sampling, estimator=candidate.estimator, handoff_adapter=adapter)
-    score = config_sections.score_section(trial, w1, seed)
-    return TunedConfig(pipe.pair.spec, candidate.params, sampling, score, provenance, pipe.scheduler_config)
-
-
-def _source_of_k_and_alpha(spec: StudySpec, trial: Trial) -> str:
-    if spec.by_hand:
-        return "by hand"
-    return "joint search" if trial.stage == "joint" else "stage 1"
-
-
-def heldout_scores(bench: Workbench, winner: Trial) -> dict[str, Any]:
-    """The winner's scores on the held-out set, None where a picture could not be made."""
-    evaluator = bench.heldout_evaluator()
-    known = len(bench.heldout) - evaluator.missing([winner.candidate])
-    bench.progress.start_task("winner on held-out prompts", len(bench.heldout), known)
-    (measured,) = evaluator.measure([winner.candidate], bench.progress.prompts_done)
-    score = bench.scorer().score(winner.plan, tuple(measured), with_burden=True)
-    bench.progress.end_stage()
-    return config_sections.heldout_section(
-        score, measured, bench.heldout, bench.spec.weights.w1, bench.spec.seed
+    sampling = replace(
+        source.sampling, estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
     )
+    return TunedConfig(source.pair, candidate.params, sampling, score, provenance, source.scheduler_config)
+
+
+def how_searched(spec: StudySpec, trial: Trial) -> dict[str, Any]:
+    """How a study's own search found its winner, for the provenance."""
+    source = "joint search" if trial.stage == "joint" else "stage 1"
+    return {"extend": spec.extend, "k_and_alpha": "by hand" if spec.by_hand else source}

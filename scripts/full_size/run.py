@@ -6,7 +6,7 @@ import gc
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _measure_pair(
     facts: dict[str, Any] = {
         "dtype": dtype,
         "parameters": {"cloud": _parameters(pair.cloud), "edge": _parameters(pair.edge)},
-        "params": asdict(config.params),
+        "params": config.params.tree(),
         "size": [config.sampling.height, config.sampling.width, config.sampling.num_frames],
     }
     if device.type == "cuda":

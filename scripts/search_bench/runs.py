@@ -183,7 +183,7 @@ def _read(setup: Setup, name: str) -> Finished:
     profile = LatencyProfile.load(folder / files.LATENCY)
     calls = pd.read_csv(folder / files.CALLS)
     trials = pd.read_csv(folder / files.TRIALS)
-    in_part = int((trials["state"] == "discarded").sum())
+    in_part = int(trials["state"].isin(["pruned", "discarded"]).sum())
     ledger = Ledger(folder / files.LEDGER)
     try:
         rows = {key: ledger.read(key) for key in ledger.configs()}

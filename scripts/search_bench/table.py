@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ecdiff_tune.report.export import write_table
+from ecdiff_tune.report.result import falls_short, heldout_verdict
+from ecdiff_tune.report.table_files import write_table
 from search_bench.runs import SAME_SSIM, WHOLE_GRID, Finished, Spent, most_apart
 
 BASELINE = "greedy-off"
@@ -85,8 +86,8 @@ HEADINGS = (
 def write(folder: Path, found: Sequence[Finished]) -> list[Path]:
     """``bench_search.csv``, ``.md`` and ``.tex``; their paths."""
     table = rows(found)
-    shown = [_cells(one) for one in table.to_dict("records")]
-    return write_table(folder, "bench_search", table, shown, HEADINGS)
+    shown = pd.DataFrame([_cells(one) for one in table.to_dict("records")], columns=list(HEADINGS))
+    return write_table(folder, "bench_search", table, shown)
 
 
 def _cells(row: dict[Any, Any]) -> list[str]:
@@ -122,11 +123,8 @@ def told(found: Sequence[Finished], num_prompts: int) -> list[str]:
         lines.append(_joint_told(by_name["joint"], best, by_name.get(BASELINE), num_prompts))
     for one in found:
         score = one.config.score or {}
-        held, low = (score.get("heldout") or {}).get("objective"), score["objective_ci95"][0]
-        if held is not None and held < low:
-            lines.append(
-                f"{one.name}: the held-out objective {held:.4f} is below the interval, from {low:.4f}"
-            )
+        if falls_short(score):
+            lines.append(f"{one.name}: {heldout_verdict(score)}")
     return lines
 
 

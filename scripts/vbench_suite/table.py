@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_tune.report.export import markdown, write_table
+from ecdiff_tune.report.table_files import markdown, write_table
 from vbench_suite.scores import VBenchError, load_score
 
 
@@ -32,9 +32,7 @@ def write(results: Sequence[str], folder: Path | None) -> list[str]:
             raise VBenchError(f"Two results are named {name!r}. Name them: {name}=PATH other={path}.")
         paths[name] = Path(path)
     table = pd.DataFrame([{"method": name, **load_score(path).row()} for name, path in paths.items()])
-    shown = [[row[0], *(f"{value:.2f}" for value in row[1:])] for row in table.to_numpy()]
+    shown = table.map(lambda value: value if isinstance(value, str) else f"{value:.2f}")
     written = [] if folder is None else write_table(folder, "vbench", table, shown)
-    totals = ["method", "quality", "semantic", "total"]
-    cells = [[row[0], *row[-3:]] for row in shown]
-    lines = markdown(totals, cells).splitlines()
+    lines = markdown(shown[["method", "quality", "semantic", "total"]]).splitlines()
     return lines + ([f"wrote {', '.join(map(str, written))}"] if written else [])

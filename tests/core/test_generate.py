@@ -256,7 +256,7 @@ def sampling(**changes: object) -> Change:
     [
         (sampling(scheduler="HeunDiscreteScheduler"), r"one timestep a step.*HeunDiscrete"),
         (sampling(scheduler="DDPMScheduler"), r"DDPMScheduler draws fresh noise"),
-        (sampling(height=18), r"multiples of 4 pixels, got 18x32"),
+        (sampling(height=18), r"multiples of 4 pixels, got height=18, width=32"),
         (sampling(num_inference_steps=1001), r"1001"),
         (
             lambda config: replace(config, pair=replace(config.pair, edge=ModelRef("/nowhere"))),
@@ -283,7 +283,7 @@ def test_a_yaml_of_a_newer_version_or_with_unknown_keys(
     text = config_path.read_text(encoding="utf-8")
     for wrong, message in (
         (text.replace("format_version: 1", "format_version: 3"), "needs a newer ecdiff"),
-        (text.replace("alpha:", "aplha:"), "unknown key params.aplha"),
+        (text.replace("alpha:", "aplha:"), "Unknown key params.aplha"),
     ):
         config_path.write_text(wrong, encoding="utf-8")
         assert generate(config_path, out, "--prompt", "a") == 2

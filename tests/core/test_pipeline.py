@@ -21,6 +21,7 @@ from ecdiff_core.sampling.plan import Action
 from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ..hooking import assert_close
+from ..refusals import refused
 
 PROMPT = "a large red circle left of a small blue star, on a dark plain background"
 PROMPTS = [PROMPT, "a small green ring", "two words"]
@@ -220,52 +221,61 @@ def test_another_dtype(tiny_config: TunedConfig, pipe: ECDiffPipeline) -> None:
     assert 0 < error.square().mean().sqrt() < 0.5
 
 
+SIZES = {
+    "key": "height and width",
+    "expected": "to be multiples of 4 pixels",
+    "advice": "The model was trained for 32x32.",
+}
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "refusal"),
     [
-        ({"height": 18}, r"height and width to be multiples of 4 pixels, got 18x32.*trained for 32x32"),
-        ({"width": 2}, r"multiples of 4 pixels, got 32x2"),
-        ({"height": -32}, r"got -32"),
-        ({"height": 0}, r"got 0"),
-        ({"scheduler": "HeunDiscreteScheduler"}, r"one timestep a step.*HeunDiscreteScheduler"),
+        ({"height": 18}, SIZES | {"got": {"height": 18, "width": 32}}),
+        ({"width": 2}, SIZES | {"got": {"height": 32, "width": 2}}),
+        ({"height": -32}, SIZES | {"got": {"height": -32, "width": 32}}),
+        ({"height": 0}, SIZES | {"got": {"height": 0, "width": 32}}),
+        ({"scheduler": "HeunDiscreteScheduler"}, {"line": r"one timestep a step.*HeunDiscreteScheduler"}),
         (
             {"scheduler": "EulerAncestralDiscreteScheduler"},
-            r"EulerAncestralDiscreteScheduler draws fresh noise",
+            {"line": r"EulerAncestralDiscreteScheduler draws fresh noise"},
         ),
-        ({"scheduler": "DDIMSheduler"}, r"no scheduler 'DDIMSheduler'.*did you mean DDIM\w*Scheduler\?"),
-        ({"num_inference_steps": 1001}, r"1001"),
-        ({"use_dynamic_cfg": True}, r"StableDiffusionPipeline has no use_dynamic_cfg: set it to false"),
+        ({"scheduler": "DDIMSheduler"}, {"line": r"no scheduler 'DDIMSheduler'.*mean DDIM\w*Scheduler\?"}),
+        ({"num_inference_steps": 1001}, {"line": "1001"}),
+        (
+            {"use_dynamic_cfg": True},
+            {"line": "has no use_dynamic_cfg: set it to false"},
+        ),
     ],
 )
 def test_settings_that_the_models_cannot_do(
-    tiny_config: TunedConfig, changes: dict[str, object], message: str
+    tiny_config: TunedConfig, changes: dict[str, object], refusal: dict[str, object]
 ) -> None:
-    with pytest.raises(ParamsError, match=message):
+    with refused(ParamsError, **refusal):
         load(with_sampling(tiny_config, **changes))(PROMPT, generator=seeded())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "refusal"),
     [
-        ({"prompt": []}, r"at least one prompt"),
-        ({"prompt": [3]}, r"a prompt or a list"),
-        ({"prompt": None}, r"a prompt or a list"),
-        ({"negative_prompt": ["a", "b"]}, r"one negative prompt or 3, got 2"),
-        ({"generator": [torch.Generator()]}, r"one generator or 3, got 1"),
-        ({"mode": "hybird"}, r"Unknown mode 'hybird'.*did you mean hybrid\?"),
+        ({"prompt": []}, {"line": "at least one prompt"}),
+        ({"prompt": [3]}, {"line": "a prompt or a list"}),
+        ({"prompt": None}, {"line": "a prompt or a list"}),
+        ({"negative_prompt": ["a", "b"]}, {"key": "negative_prompt", "got": 2, "expected": "one or 3"}),
+        ({"generator": [torch.Generator()]}, {"key": "generator", "got": 1, "expected": "one or 3"}),
+        ({"mode": "hybird"}, {"key": "mode", "got": "hybird", "nearest": "hybrid"}),
     ],
 )
-def test_wrong_calls(pipe: ECDiffPipeline, arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ParamsError, match=message) as caught:
+def test_wrong_calls(pipe: ECDiffPipeline, arguments: dict[str, object], refusal: dict[str, object]) -> None:
+    with refused(ParamsError, **refusal):
         pipe(**{"prompt": PROMPTS, **arguments})  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
 
 
 def test_unknown_device(tiny_config: TunedConfig) -> None:
     for device in ("cuda:99", "gpu"):
-        with pytest.raises(ParamsError, match=rf"Cannot use the device '{device}'.*choose from auto, cpu"):
+        with refused(ParamsError, key="device", got=device):
             ECDiffPipeline.from_config(tiny_config, device=device)
-    with pytest.raises(ParamsError, match=r"Unknown dtype 'float61'.*did you mean float16\?"):
+    with refused(ParamsError, key="dtype", got="float61", nearest="float16"):
         ECDiffPipeline.from_config(tiny_config, dtype="float61")
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 import prepare_prompts
-import prompt_sources
 from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.data import calibration, prompt_files, prompt_tables
 from ecdiff_tune.data.calibration import PromptSource
@@ -170,11 +169,12 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         prepare(Request(tmp_path / "a.parquet", tmp_path / "a.jsonl"))
 
 
-def test_the_shuffle_is_one() -> None:
-    orders = [tuple(prompt_sources._shuffled(4, random.Random(seed))) for seed in range(2000)]
-    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
-    assert len(set(orders)) == 24
-    assert min(map(orders.count, set(orders))) > 45  # of 83 expected, deviation 9
+def test_the_draw_of_a_seed_stays(tmp_path: Path) -> None:
+    """Lists that were drawn once can be drawn again."""
+    lines = "\n".join(["prompt", *(f"a{i}" for i in range(20))])
+    (tmp_path / "a.csv").write_text(lines + "\n")
+    prepare(Request(tmp_path / "a.csv", tmp_path / "a.jsonl", count=6, seed=3))
+    assert column(drawn(tmp_path / "a.jsonl"), "prompt") == ["a10", "a6", "a9", "a13", "a3", "a7"]
 
 
 # The command, and what cannot be

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ecdiff_core.config import ModelRef, PairSpec
+from ecdiff_core.config import PairSpec
+from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.cli.study_spec import study_spec

@@ -15,6 +15,7 @@ from ecdiff_tune.cli import samples
 from ecdiff_tune.evaluation import evaluator, reference
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.report import page
+from ecdiff_tune.report.tables import present_names
 from ecdiff_tune.study import process_setup
 
 from . import golden
@@ -79,7 +80,7 @@ def test_goes_on_to_the_same_answer(
         monkeypatch.setattr(samples, "write", lambda *_: None)
     folder = outputs / "tiny" / study
     yamls = [path for path in (folder / "ecdiff.yaml", folder / "stage1.yaml") if path.is_file()]
-    before, trials = [answer(path) for path in yamls], pd.read_csv(folder / "trials.csv")
+    before, trials = [answer(path) for path in yamls], present_names(pd.read_csv(folder / "trials.csv"))
     for path in (*yamls, folder / "trials.csv"):
         path.unlink()
     outcome = tune(study)

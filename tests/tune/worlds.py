@@ -120,7 +120,7 @@ class World:
             lambda one, quality: self._base(one) + WEIGHT * quality,
             lambda some: [scrambled(one.params) for one in some],
             self.seed,
-            lambda one: Cost(float(one.params.s), cloud_calls=len(one.params.schedule or ())),
+            lambda one: Cost(cloud_calls=len(one.params.schedule or ()), seconds=float(one.params.s)),
             self.options,
         )
 

@@ -30,6 +30,11 @@ class Size:
     width: int
     num_frames: int = 1
 
+    @property
+    def sides(self) -> dict[str, int]:
+        """Height and width by name, for errors."""
+        return {"height": self.height, "width": self.width}
+
 
 Prompts = Sequence[str]
 Generators = torch.Generator | list[torch.Generator] | None

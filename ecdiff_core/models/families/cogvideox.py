@@ -58,18 +58,22 @@ class CogVideoX(Family):
         side = self.pipeline.vae_scale_factor_spatial * config.patch_size
         if min(size.height, size.width) < side or size.height % side or size.width % side:
             raise ParamsError(
-                f"Expected height and width to be multiples of {side} pixels, got "
-                f"{size.height}x{size.width}. The model was trained for {own.height}x{own.width}."
+                key="height and width",
+                got=size.sides,
+                expected=f"to be multiples of {side} pixels",
+                advice=f"The model was trained for {own.height}x{own.width}.",
             )
         # Of an even number of latent frames the autoencoder makes more frames than were asked for.
         period = 2 * self.pipeline.vae_scale_factor_temporal
         if size.num_frames < 1 or (size.num_frames - 1) % period:
             raise ParamsError(
-                f"Expected num_frames = {period} n + 1, got {size.num_frames}. "
-                f"The model was trained for {own.num_frames}."
+                key="num_frames",
+                got=size.num_frames,
+                expected=f"= {period} n + 1",
+                advice=f"The model was trained for {own.num_frames}.",
             )
         if config.patch_size_t not in (None, 2):
-            raise ParamsError(f"Expected patch_size_t to be null or 2, got {config.patch_size_t}.")
+            raise ParamsError(key="patch_size_t", got=config.patch_size_t, expected="to be null or 2")
         self._check_learned_positions(size, config if edge is None else edge.config)
 
     def _check_learned_positions(self, size: Size, config: Any) -> None:
@@ -78,8 +82,10 @@ class CogVideoX(Family):
         only = config.sample_height * factor, config.sample_width * factor
         if config.use_learned_positional_embeddings and (size.height, size.width) != only:
             raise ParamsError(
-                f"Expected {only[0]}x{only[1]} pixels, the one resolution for which a model of the pair has "
-                f"learned positions, got {size.height}x{size.width}. Set sampling.height and sampling.width."
+                key="height and width",
+                got=size.sides,
+                expected=f"of {only[0]}x{only[1]} pixels, for which alone a model of the pair has positions",
+                advice="Set sampling.height and sampling.width.",
             )
 
     def read_tokens(self, tokenizer: str) -> int:

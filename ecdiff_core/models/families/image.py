@@ -75,14 +75,12 @@ class ImageFamily(Family):
     def check_size(self, size: Size, edge: nn.Module | None = None) -> None:
         multiple = self.size_multiple
         if min(size.height, size.width) < multiple or size.height % multiple or size.width % multiple:
-            message = (
-                f"Expected height and width to be multiples of {multiple} pixels, got "
-                f"{size.height}x{size.width}."
-            )
+            advice = ""
             if self.denoiser_config.sample_size is not None:
                 own = self.default_size
-                message += f" The model was trained for {own.height}x{own.width}."
-            raise ParamsError(message)
+                advice = f"The model was trained for {own.height}x{own.width}."
+            expected = f"to be multiples of {multiple} pixels"
+            raise ParamsError(key="height and width", got=size.sides, expected=expected, advice=advice)
 
     def initial_latents(
         self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators

@@ -55,9 +55,10 @@ class StableDiffusion3(ImageFamily):
         if max(size.height, size.width) > most:
             side = "cloud" if edge is None else "edge"
             raise ParamsError(
-                f"Expected height and width of at most {most} pixels, for which the {side} model has "
-                f"position embeddings, got {size.height}x{size.width}. "
-                "Lower sampling.height and sampling.width."
+                key="height and width",
+                got=size.sides,
+                expected=f"of at most {most} pixels, for which the {side} model has position embeddings",
+                advice="Lower sampling.height and sampling.width.",
             )
 
     def fit_scheduler(self, scheduler: SchedulerMixin, size: Size) -> SchedulerMixin:

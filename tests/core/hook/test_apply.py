@@ -63,7 +63,8 @@ def test_edge_calls_beside_the_cloud_s_steps_are_counted(config: TunedConfig, pi
         run(pipe)
     assert pipe.ecdiff.calls == calls == {"cloud": 7, "edge": 10}  # 1C1B1M1B1M1B1M1B1M1B1M1C
     assert pipe.ecdiff.summary() == (
-        "12 steps = 7 cloud + 5 approximated + 0 edge (7 cloud calls, 10 edge calls)"
+        "12 steps = 7 cloud + 0 approximated + 5 edge, 5 more edge calls for the residual "
+        "(7 cloud calls, 10 edge calls)"
     )
 
 

@@ -97,7 +97,9 @@ def test_weights_that_cannot_be_compared_are_named(tuned: TunedConfig, pipe: Pip
     """Rounded to bfloat16 they do not tell what they were in float32."""
     own, pipe.unet = pipe.unet, copied(pipe.unet).to(torch.bfloat16)
     try:
-        with pytest.warns(UserWarning, match="cloud model's weights were not compared .*: in memory they cannot"):
+        with pytest.warns(
+            UserWarning, match="cloud model's weights were not compared .*: in memory they cannot"
+        ):
             apply_ecdiff(pipe, tuned, edge=copied(edge.unet).to(torch.bfloat16))
     finally:
         pipe.unet = own
@@ -130,7 +132,9 @@ def test_version_1_compares_the_files_of_the_folder(
         apply_ecdiff(pipe, config, edge=copied(other, str(tmp_path)))
     assert not hasattr(pipe, "ecdiff")
     apply_ecdiff(pipe, config, edge=copied(other, str(tmp_path)), check_weights=False)
-    with pytest.warns(UserWarning, match=rf"The edge model's weights were not .*those of {tuned.pair.edge.id}"):
+    with pytest.warns(
+        UserWarning, match=rf"The edge model's weights were not .*those of {tuned.pair.edge.id}"
+    ):
         apply_ecdiff(pipe, config, edge=copied(edge.unet))  # nothing says where it is from
     with warnings.catch_warnings():
         warnings.simplefilter("error")

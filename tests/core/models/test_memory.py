@@ -14,6 +14,8 @@ from ecdiff_core.__main__ import main
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.models.memory import Batches, OutOfMemoryError, one_at_a_time, place
 
+from ...refusals import refused
+
 CPU = torch.device("cpu")
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has more to say.")
 
@@ -98,7 +100,7 @@ def test_offload_needs_an_accelerator(
 
 
 def test_unknown_offload() -> None:
-    with pytest.raises(ParamsError, match=r"Unknown offload 'modle': .*did you mean model\?"):
+    with refused(ParamsError, key="offload", got="modle", nearest="model"):
         Memory("modle")  # type: ignore[arg-type]
 
 

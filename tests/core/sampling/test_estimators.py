@@ -15,10 +15,9 @@ from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import NoiseState
 
 GRADIENT, REUSE = estimators.get_estimator("gradient"), estimators.get_estimator("reuse")
-SECANT, NEWTON2, EDGE = (estimators.get_estimator(name) for name in ("secant", "newton2", "edge"))
-every_estimator = pytest.mark.parametrize(
-    "estimator", estimators.ESTIMATORS.values(), ids=list(estimators.ESTIMATORS)
-)
+SECANT, NEWTON2 = estimators.get_estimator("secant"), estimators.get_estimator("newton2")
+ESTIMATES = {name: one for name, one in estimators.ESTIMATORS.items() if not one.fills_with_edge}
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATES.values(), ids=list(ESTIMATES))
 
 
 def one(value: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -46,8 +45,6 @@ def estimates(
     """The noises of the approximated steps (A) between real ones (C), which come from a list by step."""
     state, found = estimators.init(), []
     for action, value in zip(actions, real, strict=True):
-        if estimator.calls_edge:
-            state = estimators.with_edge(state, one(value / 2))
         if action == "C":
             state = estimator.observe(state, one(value))
         else:
@@ -176,19 +173,11 @@ def test_newton2_by_hand() -> None:
     assert estimates(NEWTON2, "CCCAA", [1.0, 4.0, 9.0, 0, 0], 0.25) == [9 + 7 / 4, 9 + 16 / 4]
 
 
-def test_edge_by_hand() -> None:
-    state = estimators.with_edge(EDGE.observe(estimators.init(), one(1.0)), one(5.0))
-    state = EDGE.observe(state, one(9.0))
-    assert number(state.residual) == 4.0
-    for told, expected in ((6.0, 6 + 0.5 * 4), (7.0, 7 + 0.5 * 4)):
-        state = EDGE.estimate(estimators.with_edge(state, one(told)), 0.5)
-        assert number(state.eps) == expected
-    state = EDGE.observe(estimators.with_edge(state, one(3.0)), one(2.0))
-    assert number(EDGE.estimate(estimators.with_edge(state, one(4.0)), 0.25).eps) == 4 - 0.25
-    not_told = EDGE.observe(state, one(2.0))
-    for lacking in (state, estimators.with_edge(not_told, one(1.0))):  # at this step; at the last real one
-        with pytest.raises(ValueError, match=r"the edge's noise at this step and the last real one"):
-            EDGE.estimate(lacking, 0.5)
+def test_the_residual_by_hand() -> None:
+    edge, residual = torch.tensor([[6.0], [7.0]]), torch.tensor([[4.0], [-2.0]])
+    assert estimators.add_residual(edge, residual, 0.5).tolist() == [[8.0], [6.0]]
+    assert estimators.add_residual(edge, residual, torch.tensor([1.0, 0.0])).tolist() == [[10.0], [7.0]]
+    assert estimators.add_residual(edge.half(), residual, 0.5).dtype is torch.float32
 
 
 PATTERN = "CCAAACACAAAACCA"
@@ -220,28 +209,14 @@ def test_polynomials_are_exact_whatever_the_gaps(
             assert value == pytest.approx(real[step], abs=1e-4), step
 
 
-def test_edge_is_exact_where_the_residual_is_constant() -> None:
-    state = estimators.init()
-    for step, action in enumerate(PATTERN):
-        cloud = one(float(step**3 % 17))
-        state = estimators.with_edge(state, cloud - 5)
-        if action == "C":
-            state = EDGE.observe(state, cloud)
-        else:
-            state = EDGE.estimate(state, 1.0)
-            assert number(state.eps) == number(cloud)
-
-
 @every_estimator
 def test_alpha_over_a_batch(estimator: estimators.Estimator) -> None:
     generator = torch.Generator().manual_seed(0)
-    cloud, edge = torch.randn(2, len(PATTERN), 3, 4, 8, 8, generator=generator)
+    cloud = torch.randn(len(PATTERN), 3, 4, 8, 8, generator=generator)
 
     def trace(rows: slice, alpha: estimators.Alpha) -> list[Tensor]:
         state, seen = estimators.init(), []
         for step, action in enumerate(PATTERN):
-            if estimator.calls_edge:
-                state = estimators.with_edge(state, edge[step, rows])
             if action == "C":
                 state = estimator.observe(state, cloud[step, rows])
             else:
@@ -263,7 +238,6 @@ def test_every_history_is_float32(estimator: estimators.Estimator) -> None:
     state = estimators.init()
     for step, action in enumerate("CCCAACA"):
         told = one(1.0 + step * grain, torch.float16)
-        state = estimators.with_edge(state, told) if estimator.calls_edge else state
         state = estimator.observe(state, told) if action == "C" else estimator.estimate(state, 0.3)
         tensors = [*state.real, *(x for x in vars(state).values() if isinstance(x, Tensor))]
         assert {tensor.dtype for tensor in tensors} == {torch.float32}
@@ -279,7 +253,7 @@ def real_noises(state: NoiseState) -> list[float]:
 def test_a_state_keeps_three_real_noises_and_their_gaps_and_then_what_is_needed() -> None:
     state = observed(1.0, 2.0, 3.0, 4.0)
     assert (real_noises(state), state.gaps) == ([4, 3, 2], (1, 1))
-    kept = {name: one.estimate(state, 0.5) for name, one in estimators.ESTIMATORS.items() if name != "edge"}
+    kept = {name: one.estimate(state, 0.5) for name, one in ESTIMATES.items()}
     assert {name: (real_noises(one), one.gaps) for name, one in kept.items()} == {
         "gradient": ([], ()),
         "reuse": ([], ()),
@@ -306,26 +280,26 @@ def test_newton2_is_the_secant_where_there_are_two_real_noises() -> None:
 def test_too_few_real_noises_are_refused(estimator: estimators.Estimator) -> None:
     enough = estimators.init()
     for _ in range(estimator.real_noises):
-        enough = estimator.observe(estimators.with_edge(enough, one(1.0)), one(2.0))
-    estimator.estimate(estimators.with_edge(enough, one(1.0)), 0.5)
+        enough = estimator.observe(enough, one(2.0))
+    estimator.estimate(enough, 0.5)
     few = estimators.init()
     for _ in range(estimator.real_noises - 1):
-        few = estimator.observe(estimators.with_edge(few, one(1.0)), one(2.0))
+        few = estimator.observe(few, one(2.0))
     with pytest.raises(ValueError, match=r"before an estimate|last real one"):
-        estimator.estimate(estimators.with_edge(few, one(1.0)), 0.5)
+        estimator.estimate(few, 0.5)
 
 
 @every_estimator
 def test_a_state_is_never_changed(estimator: estimators.Estimator) -> None:
     state = estimators.init()
     for value in (1.0, 2.0, 5.0):
-        state = estimator.observe(estimators.with_edge(state, one(value - 1)), one(value))
+        state = estimator.observe(state, one(value))
     kept = copy.deepcopy(state)
     for _ in range(2):
-        ahead = estimator.estimate(estimators.with_edge(state, one(3.0)), 0.3)
-        estimator.observe(estimators.with_edge(ahead, one(3.0)), one(9.0))
+        ahead = estimator.estimate(state, 0.3)
+        estimator.observe(ahead, one(9.0))
     assert (state.scaled, state.ahead, state.gaps) == (kept.scaled, kept.ahead, kept.gaps)
-    for name in ("eps", "delta", "residual"):
+    for name in ("eps", "delta"):
         assert torch.equal(getattr(state, name), getattr(kept, name))
     assert all(torch.equal(a, b) for a, b in zip(state.real, kept.real, strict=True))
     with pytest.raises(FrozenInstanceError):
@@ -337,9 +311,8 @@ def test_the_window_from_which_alpha_acts(estimator: estimators.Estimator) -> No
     real = [1.0, 2.0, 0, 7.0, 0, 4.0, 0]
     low, high = (estimates(estimator, "CCACACA", real, alpha) for alpha in (0.25, 0.75))
     differs = [one != other for one, other in zip(low, high, strict=True)]
-    first = differs.index(True) + 1 if any(differs) else None
-    assert estimator.alpha_from_window == first
-    assert estimator.uses_alpha is any(differs)
+    expected = {"none": [False] * 3, "later windows": [False, True, True], "every window": [True] * 3}
+    assert differs == expected[estimator.alpha_scales]
 
 
 def test_unknown_estimator() -> None:

@@ -8,12 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling import estimators, sampler
+from ecdiff_core.sampling.estimators import Factors
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Action, Handoff, Plan, plan
 
@@ -147,7 +148,7 @@ def test_schedule_says_every_step(run: tuple[ECDiffParams, int], handoff: Handof
     assert all(one != other for (_, one), (_, other) in pairwise(segments))
 
 
-def _noises(steps: Plan, estimator: estimators.Estimator, alpha: float) -> Tensor:
+def _noises(steps: Plan, estimator: estimators.Estimator, factors: Factors) -> Tensor:
     """Every noise of a trajectory under nonlinear toy models, so that no estimate is exact by chance."""
 
     def cloud(x: Tensor, t: Tensor) -> Tensor:
@@ -158,72 +159,181 @@ def _noises(steps: Plan, estimator: estimators.Estimator, alpha: float) -> Tenso
 
     used: list[Tensor] = []
     state = sampler.start(torch.tensor([[0.3, -1.1]]), DDIMScheduler(clip_sample=False), steps.num_steps)
-    sampler.advance(state, steps, cloud, edge, estimator, alpha, on_step=lambda *step: used.append(step[2]))
+    sampler.advance(state, steps, cloud, edge, estimator, factors, on_step=lambda *step: used.append(step[2]))
     return torch.stack(used)
 
 
-every_estimator = pytest.mark.parametrize(
-    "estimator", estimators.ESTIMATORS.values(), ids=list(estimators.ESTIMATORS)
-)
+ESTIMATES = {name: one for name, one in estimators.ESTIMATORS.items() if not one.fills_with_edge}
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATES.values(), ids=list(ESTIMATES))
+
+
+@st.composite
+def any_runs(draw: st.DrawFn, most_steps: int = 14) -> tuple[ECDiffParams, int]:
+    """Params of every kind: the paper's, thinned edge sides, residuals, both models' steps listed."""
+    steps = draw(st.integers(3, most_steps))
+    residual = draw(st.sampled_from([0.0, 0.5, 1.0]))
+    alpha = draw(st.sampled_from([0.25, 0.75]))
+    if draw(st.booleans()):
+        begin = (
+            ["C", draw(st.sampled_from("CE"))]
+            if residual
+            else draw(st.sampled_from(["CC", "EE", "EC", "CE"]))
+        )
+        letters = [*begin, *draw(st.lists(st.sampled_from("CEAAA"), min_size=steps - 2, max_size=steps - 2))]
+        cloud, edge = ([i for i, one in enumerate(letters) if one == which] for which in "CE")
+        return ECDiffParams.interleaved(cloud, edge, alpha, residual), steps
+    params, _ = draw(runs(steps))
+    s = max(1, min(params.s, steps)) if residual else min(params.s, steps)
+    p, k = (min(params.p, s), params.k) if min(params.p, s) >= 2 else (0, 0)
+    more = {"edge_k": draw(st.integers(0, 3)), "edge_first": draw(st.integers(1, 3))}
+    return ECDiffParams(p, k, alpha, s, edge_last=draw(st.integers(0, 2)), residual=residual, **more), steps
+
+
+def _planned(run: tuple[ECDiffParams, int], handoff: Handoff, estimator: estimators.Estimator) -> Plan:
+    """Of params that this estimator has enough noises for, and takes."""
+    try:
+        return plan(*run, handoff, estimator)
+    except ParamsError:
+        reject()
 
 
 @every_estimator
-@settings(max_examples=40)
-@given(run=runs(most_steps=20), handoff=st.sampled_from(HANDOFFS), end=st.integers(1, 20))
+@settings(max_examples=60)
+@given(run=any_runs(), handoff=st.sampled_from(HANDOFFS), end=st.integers(1, 14))
 def test_uses_alpha_means_that_another_alpha_gives_another_trajectory(
     estimator: estimators.Estimator, run: tuple[ECDiffParams, int], handoff: Handoff, end: int
 ) -> None:
-    steps = plan(*run, handoff, estimator)
-    low, high = (_noises(steps, estimator, alpha)[:end] for alpha in (0.25, 0.75))
-    assert estimator.uses_alpha_in(steps.until(end).windows) is not torch.equal(low, high)
+    steps = _planned(run, handoff, estimator)
+    residual = run[0].residual
+    low, high = (_noises(steps, estimator, Factors(alpha, residual))[:end] for alpha in (0.25, 0.75))
+    assert steps.until(end).uses_alpha(estimator) is not torch.equal(low, high)
+
+
+@every_estimator
+@settings(max_examples=60)
+@given(run=any_runs(), handoff=st.sampled_from(HANDOFFS), end=st.integers(1, 14))
+def test_residual_steps_are_those_that_a_residual_changes(
+    estimator: estimators.Estimator, run: tuple[ECDiffParams, int], handoff: Handoff, end: int
+) -> None:
+    steps = _planned(run, handoff, estimator)
+    low, high = (_noises(steps, estimator, Factors(0.5, residual))[:end] for residual in (0.25, 0.75))
+    assert bool(steps.until(end).residual_steps) is not torch.equal(low, high)
+
+
+@every_estimator
+@settings(max_examples=60)
+@given(run=any_runs(), handoff=st.sampled_from(HANDOFFS))
+def test_any_plan_says_every_step_and_every_call(
+    estimator: estimators.Estimator, run: tuple[ECDiffParams, int], handoff: Handoff
+) -> None:
+    steps = _planned(run, handoff, estimator)
+    assert Plan.from_schedule(steps.schedule) == steps
+    assert steps.cloud_calls + steps.approximated + steps.edge_steps == steps.num_steps
+    called = [model for step in range(steps.num_steps) for model in steps.models(step)]
+    assert called.count(Action.CLOUD) == steps.cloud_calls
+    assert called.count(Action.EDGE) == steps.edge_calls
+    count = {"CLOUD": 0, "EDGE": 0}
+
+    def model(name: str) -> sampler.Denoiser:
+        def call(x: Tensor, t: Tensor) -> Tensor:
+            count[name] += 1
+            return torch.zeros_like(x)
+
+        return call
+
+    state = sampler.start(torch.ones(1, 2), DDIMScheduler(), steps.num_steps)
+    sampler.advance(state, steps, model("CLOUD"), model("EDGE"), estimator, run[0].factors(estimator))
+    assert count == {"CLOUD": steps.cloud_calls, "EDGE": steps.edge_calls}
+
+
+def test_the_edge_s_side_is_thinned_as_the_cloud_s() -> None:
+    steps = plan(ECDiffParams(p=3, k=5, alpha=0.1, s=33, edge_k=5, residual=1.0), 50)
+    assert steps.schedule == "3C5A1C5A1C5A1C5A1C5A1B2M5A1M5A1M1A2M"
+    assert (steps.cloud_calls, steps.edge_steps, steps.edge_calls, steps.handoff_step) == (8, 6, 7, 33)
+    assert str(steps) == "50 steps = 8 cloud + 36 approximated + 6 edge, 1 more edge call for the residual"
+    one_end = ECDiffParams(0, 0, 0.1, 2, edge_k=3, edge_first=1, edge_last=0)
+    assert plan(one_end, 10).schedule == "2C1E3A1E3A"
+    assert plan(ECDiffParams(0, 0, 0.1, 2, edge_k=9), 5).schedule == "2C3E"  # the ends meet
+
+
+def test_both_models_steps_listed() -> None:
+    params = ECDiffParams.interleaved([0, 1, 5, 8], [2, 3, 6, 9], alpha=0.3, residual=1.0)
+    steps = plan(params, 10)
+    assert steps.schedule == "1C1B2M1A1B1M1A1B1M"
+    assert (params.s, steps.handoff_step) == (9, 9)
+    assert (steps.cloud_calls, steps.edge_steps, steps.edge_calls) == (4, 4, 7)
+    assert steps.both_asked == {1: 2, 5: 6, 8: 9}
+    edge_first = plan(ECDiffParams.interleaved([4, 5], [0, 1, 2], alpha=0.3), 6)
+    assert (edge_first.schedule, edge_first.crossings) == ("3E1A2C", 4)
+    assert edge_first.handoff_step == 6
 
 
 @pytest.mark.parametrize(
-    ("params", "handoff", "windows"),
+    ("schedule", "crossings", "tensors"),
     [
-        (ECDiffParams(p=3, k=2, alpha=0.3, s=6), "aligned", 1),  # 3C2A1C6E
-        (ECDiffParams(p=3, k=2, alpha=0.3, s=7), "aligned", 2),
-        (ECDiffParams(p=3, k=2, alpha=0.3, s=7), "exact", 2),  # 3C2A1C1A5E
-        (ECDiffParams(p=3, k=2, alpha=0.3, s=6), "exact", 1),
-        (ECDiffParams.hybrid(6), "aligned", 0),
+        ("5C", 0, 0),
+        ("5E", 0, 0),
+        ("2C3E", 1, 1),
+        ("1C1B3M", 1, 2),  # the last cloud call's noise too
+        ("2C1E1A1E", 1, 2),  # the gradient needs a noise of the cloud's
+        ("1C1B1M1A1M", 1, 2),
+        ("2C2E1A1C1E", 3, 3),  # up and down once more
+        ("2C1E2C1E", 5, 5),
+        ("2E1C1E", 2, 2),
+        ("2C2A1C2A", 0, 0),
     ],
 )
-def test_windows(params: ECDiffParams, handoff: Handoff, windows: int) -> None:
-    steps = plan(params, 12, handoff)
-    assert steps.windows == windows
-    heeds = {name: one.uses_alpha_in(steps.windows) for name, one in estimators.ESTIMATORS.items()}
-    assert heeds == {
-        "gradient": windows >= 2,  # after the first correction (eq. 6)
-        "reuse": False,
-        "secant": windows >= 1,
-        "newton2": windows >= 1,
-        "edge": windows >= 1,
-    }
+def test_crossings_of_the_link(schedule: str, crossings: int, tensors: int) -> None:
+    steps = Plan.from_schedule(schedule)
+    assert (steps.crossings, steps.tensors_sent) == (crossings, tensors)
+    assert steps.hands_over is (crossings > 0)
 
 
-def test_edge_calls_beside_the_cloud_s_steps() -> None:
-    steps = plan(ECDiffParams(3, 2, 0.3, 9), 12, "aligned", estimators.get_estimator("edge"))
+def test_who_does_a_step_on_two_machines() -> None:
+    steps = Plan.from_schedule("2C1A1C1E2A1C1A1E")
+    assert "".join("ec"[steps.on_cloud(i)] for i in range(10)) == "cccceeecee"
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (ECDiffParams(0, 0, 0.3, 0, residual=1.0), "cloud call before the first edge step"),
+        (ECDiffParams.interleaved([2], [0, 1], 0.3, 1.0), "cloud call before the first edge step"),
+        (ECDiffParams.interleaved([0], [3], 0.3), r"real steps at \[0, 1\], got 1C2A1E"),
+        (ECDiffParams.interleaved([0, 1], [12], 0.3), r"the edge_schedule within 0 … 9, got step 12"),
+    ],
+)
+def test_plans_that_cannot_be(params: ECDiffParams, said: str) -> None:
+    with pytest.raises(ParamsError, match=said):
+        plan(params, 10)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        ECDiffParams(2, 1, 0.3, 6, edge_k=1),
+        ECDiffParams.interleaved([0, 1], [4], 0.3),
+        ECDiffParams(2, 1, 0.3, 6, residual=0.5),
+    ],
+)
+def test_the_estimator_edge_leaves_nothing_to_other_keys(params: ECDiffParams) -> None:
+    with pytest.raises(ParamsError, match="estimator edge"):
+        plan(params, 10, "aligned", estimators.get_estimator("edge"))
+
+
+def test_the_estimator_edge_is_edge_steps_with_the_residual() -> None:
+    edge = estimators.get_estimator("edge")
+    params = ECDiffParams(3, 2, 0.3, 9)
+    steps = plan(params, 12, "aligned", edge)
     assert steps.schedule == "2C1B2M1B2M1C3E"  # the last real step has no window after it
-    assert steps.steps == plan(ECDiffParams(3, 2, 0.3, 9), 12).steps
-    assert (steps.cloud_calls, steps.approximated, steps.edge_steps, steps.edge_calls) == (5, 4, 3, 9)
-    assert steps.handoff_step == 9
-    text = "12 steps = 5 cloud + 4 approximated + 3 edge, 6 more edge calls beside the cloud's steps"
-    assert str(steps) == text
+    assert (steps.cloud_calls, steps.approximated, steps.edge_steps, steps.edge_calls) == (5, 0, 7, 9)
+    assert (steps.handoff_step, steps.crossings) == (9, 5)
+    assert params.factors(edge) == Factors(0.3, 0.3)
+    listed = ECDiffParams.interleaved([0, 1, 2, 5, 8], [3, 4, 6, 7, 9, 10, 11], 0.3, 0.3)
+    assert plan(listed, 12).schedule == "2C1B2M1B2M1B3M"
     called = ["".join(model.value for model in steps.models(step)) for step in range(12)]
-    assert called == ["C", "C", "CE", "E", "E", "CE", "E", "E", "C", "E", "E", "E"]
-    assert steps.until(6).schedule == "2C1B2M1B"
-    exact = plan(ECDiffParams(3, 2, 0.3, 5), 12, "exact", estimators.get_estimator("edge"))
+    assert called == ["C", "C", "C", "EE", "E", "C", "EE", "E", "C", "E", "E", "E"]
+    assert steps.until(6).schedule == "2C1B2M1C"
+    assert plan(ECDiffParams(3, 2, 0.3, 9, residual=0.3), 12, "aligned", edge) == plan(listed, 12)
+    exact = plan(ECDiffParams(3, 2, 0.3, 5), 12, "exact", edge)
     assert exact.schedule == "2C1B2M7E"
-
-
-@given(run=runs(), handoff=st.sampled_from(HANDOFFS))
-def test_edge_calls_stand_in_the_schedule(run: tuple[ECDiffParams, int], handoff: Handoff) -> None:
-    steps = plan(*run, handoff, estimators.get_estimator("edge"))
-    count = dict.fromkeys("CABME", 0)
-    for number, letter in re.findall(r"(\d+)([CABME])", steps.schedule):
-        count[letter] += int(number)
-    assert count["A"] == 0
-    assert steps.approximated == count["M"]
-    assert steps.cloud_calls == count["C"] + count["B"]
-    assert steps.edge_calls == count["E"] + count["M"] + count["B"]
-    assert count["B"] == steps.windows

@@ -23,9 +23,11 @@ from ecdiff_core.errors import ParamsError
 from ecdiff_core.models.families.base import Size
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling import estimators
+from ecdiff_core.sampling.batching import take
+from ecdiff_core.sampling.estimators import Factors
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Action, Handoff, Plan, plan
-from ecdiff_core.sampling.sampler import Denoiser, SamplerState, advance, start
+from ecdiff_core.sampling.sampler import CloudCall, Denoiser, SamplerState, advance, start
 from ecdiff_core.sampling.schedulers import build_scheduler
 from shapes_pair import models
 
@@ -73,7 +75,7 @@ def same(a: Any, b: Any) -> bool:
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, list | tuple):
         return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, SamplerState | estimators.NoiseState | SchedulerMixin):
+    if isinstance(a, SamplerState | estimators.NoiseState | CloudCall | SchedulerMixin):
         return type(a) is type(b) and same(list(vars(a).items()), list(vars(b).items()))
     return type(a) is type(b) and bool((a == b) if not hasattr(a, "shape") else (a == b).all())
 
@@ -84,6 +86,69 @@ def test_same_sees_a_changed_scheduler_history() -> None:
     assert same(one, other)
     other.scheduler.model_outputs[0] = latents()
     assert not same(one, other)
+
+
+MIXED = Plan.from_schedule("2C1A1B1M2A1C1B1M1A1M")
+"""Both models in turns, each approximated after the other, two residuals."""
+
+
+def _mixed_by_hand(
+    begun: SamplerState, steps: Plan, alpha: float, residual: float, own: Denoiser, other: Denoiser
+) -> list[Tensor]:
+    """The plan's formula, word by word, eq. 3 to 6 over the noises that were used; x after every step."""
+    scheduler, x = copy.deepcopy(begun.scheduler), begun.latents
+    used: list[Tensor] = []
+    trace: list[Tensor] = []
+    apart, delta = torch.zeros_like(x), torch.zeros_like(x)
+    for i, letter in enumerate(steps.letters):
+        t = scheduler.timesteps[i]
+        told = scheduler.scale_model_input(x, t)
+        if letter in "CB":
+            eps = own(told, t)
+            apart = eps - other(told, t)
+        elif letter in "EM":
+            eps = other(told, t) + (residual * apart if letter == "M" else 0)
+        else:
+            if steps.letters[i - 1] != "A":
+                delta = used[-1] - used[-2]
+                if steps.letters[i - 2] == "A":
+                    delta = alpha * delta
+            eps = used[-1] + delta
+        used.append(eps)
+        x = scheduler.step(eps, t, x).prev_sample
+        trace.append(x)
+    return trace
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.4, 1.0])
+def test_three_actions_in_any_order_equal_the_formula(scheduler: SchedulerMixin, residual: float) -> None:
+    begun = begin(scheduler)
+    state = begun
+    for i, expected in enumerate(_mixed_by_hand(begun, MIXED, 0.3, residual, cloud, edge)):
+        state = advance(state, MIXED, cloud, edge, GRADIENT, Factors(0.3, residual), until=i + 1)
+        torch.testing.assert_close(state.latents, expected, rtol=0, atol=2e-5)
+
+
+def test_residual_factors_over_a_batch_equal_one_by_one() -> None:
+    begun = start(latents(3), DDIMScheduler(clip_sample=False), T)
+    factors = [0.0, 0.5, 1.0]
+    together = advance(begun, MIXED, cloud, edge, GRADIENT, Factors(0.3, torch.tensor(factors))).latents
+    for i, factor in enumerate(factors):
+        alone = advance(take(begun, [i]), MIXED, cloud, edge, GRADIENT, Factors(0.3, factor)).latents
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-6)
+    assert not torch.equal(together[0], together[2])
+
+
+def test_until_the_residual_is_needed_it_leaves_no_trace() -> None:
+    begun = start(latents(), DDIMScheduler(), T)
+    plain, corrected = Plan.from_schedule("2C1A1C8E"), Plan.from_schedule("2C1A1B8M")
+    states = [
+        advance(begun, steps, cloud, edge, GRADIENT, Factors(0.3, residual), until=4)
+        for steps, residual in ((plain, 0.0), (corrected, 1.0))
+    ]
+    assert same(*states)
+    ends = [advance(states[0], one, cloud, edge, GRADIENT, Factors(0.3, 1.0)) for one in (plain, corrected)]
+    assert not torch.equal(ends[0].latents, ends[1].latents)
 
 
 def test_obeys_the_plan() -> None:
@@ -100,7 +165,13 @@ def test_obeys_the_plan() -> None:
     begun = start(latents(), DDIMScheduler(), T)
     timesteps = begun.scheduler.timesteps.tolist()
     done = advance(
-        begun, PLAN, recorder("C"), recorder("E"), GRADIENT, 0.3, on_step=lambda *s: seen.append(s[:2])
+        begun,
+        PLAN,
+        recorder("C"),
+        recorder("E"),
+        GRADIENT,
+        Factors(0.3),
+        on_step=lambda *s: seen.append(s[:2]),
     )
     assert done.step == T
     assert seen == list(enumerate(PLAN.steps))
@@ -108,8 +179,8 @@ def test_obeys_the_plan() -> None:
     assert calls == real
 
 
-def test_calls_the_edge_beside_the_cloud_s_steps() -> None:
-    """``edge`` by hand: the models' noises at every step are known, so the estimates are."""
+def test_asks_both_models_where_a_residual_is_needed() -> None:
+    """The models' noises at every step are known, so the sums are."""
     used = estimators.get_estimator("edge")
     steps = plan(ECDiffParams(p=2, k=2, alpha=0.5, s=5), 7, "aligned", used)  # 1C1B2M1C2E
     begun = start(latents(), DDIMScheduler(clip_sample=False), 7)
@@ -130,7 +201,7 @@ def test_calls_the_edge_beside_the_cloud_s_steps() -> None:
         model("C", 10.0),
         model("E", 1.0),
         used,
-        0.5,
+        Factors(1.0, residual=0.5),
         on_step=lambda *step: seen.append(step[2].mean().item()),
     )
     assert calls == [("C", 0), ("C", 1), ("E", 1), ("E", 2), ("E", 3), ("C", 4), ("E", 5), ("E", 6)]
@@ -139,26 +210,35 @@ def test_calls_the_edge_beside_the_cloud_s_steps() -> None:
 
 
 def noted(
-    state: SamplerState, estimator: estimators.Estimator, until: int = T
+    state: SamplerState, steps: Plan, estimator: estimators.Estimator, until: int = T
 ) -> tuple[SamplerState, list[Tensor]]:
     """The state at ``until``, and the noises of the steps until there."""
     noises: list[Tensor] = []
-    steps = plan(ECDiffParams(p=3, k=2, alpha=0.3, s=9), T, "aligned", estimator)
     state = advance(
-        state, steps, cloud, edge, estimator, 0.3, until=until, on_step=lambda *step: noises.append(step[2])
+        state,
+        steps,
+        cloud,
+        edge,
+        estimator,
+        Factors(0.3, 0.8),
+        until=until,
+        on_step=lambda *step: noises.append(step[2]),
     )
     return state, noises
 
 
-@pytest.mark.parametrize("estimator", estimators.ESTIMATORS.values(), ids=list(estimators.ESTIMATORS))
-def test_stops_anywhere_and_resumes(scheduler: SchedulerMixin, estimator: estimators.Estimator) -> None:
+@pytest.mark.parametrize("name", [*estimators.ESTIMATORS, "mixed"])
+def test_stops_anywhere_and_resumes(scheduler: SchedulerMixin, name: str) -> None:
+    estimator = estimators.ESTIMATORS.get(name, GRADIENT)
+    params = ECDiffParams(p=3, k=2, alpha=0.3, s=9)
+    steps = MIXED if name == "mixed" else plan(params, T, "aligned", estimator)
     begun = begin(scheduler)
-    uncut, uncut_noises = noted(begun, estimator)
+    uncut, uncut_noises = noted(begun, steps, estimator)
     assert uncut.latents.isfinite().all()
     for cut in range(T + 1):
-        half, first_noises = noted(begun, estimator, until=cut)
+        half, first_noises = noted(begun, steps, estimator, until=cut)
         assert half.step == cut == len(first_noises)
-        whole, last_noises = noted(half, estimator)
+        whole, last_noises = noted(half, steps, estimator)
         assert same(whole, uncut)
         assert same(first_noises + last_noises, uncut_noises)
 
@@ -167,8 +247,8 @@ def test_one_step_at_a_time_equals_straight_through(scheduler: SchedulerMixin) -
     begun = begin(scheduler)
     state = begun
     for step in range(T):
-        state = advance(state, PLAN, cloud, edge, GRADIENT, 0.3, until=step + 1)
-    assert same(state, advance(begun, PLAN, cloud, edge, GRADIENT, 0.3))
+        state = advance(state, PLAN, cloud, edge, GRADIENT, Factors(0.3), until=step + 1)
+    assert same(state, advance(begun, PLAN, cloud, edge, GRADIENT, Factors(0.3)))
 
 
 @pytest.mark.parametrize("at", [0, 3, 4, 6, 9, 11])
@@ -176,7 +256,7 @@ def test_forks_leave_the_state_and_equal_uncut_runs(scheduler: SchedulerMixin, a
     begun = begin(scheduler)
 
     def run(steps: Plan, alpha: float, state: SamplerState, until: int | None = None) -> SamplerState:
-        return advance(state, steps, cloud, edge, GRADIENT, alpha, until=until)
+        return advance(state, steps, cloud, edge, GRADIENT, Factors(alpha), until=until)
 
     kept = run(PLAN, 0.3, begun, until=at)
     before = copy.deepcopy(kept)
@@ -196,9 +276,9 @@ def test_forks_leave_the_state_and_equal_uncut_runs(scheduler: SchedulerMixin, a
 def test_alphas_share_everything_up_to_the_first_correction() -> None:
     begun = start(latents(), DDIMScheduler(clip_sample=False), T)
     shared = 6  # 3C2A1C: alpha acts in the step after
-    low, high = (advance(begun, PLAN, cloud, edge, GRADIENT, a, until=shared) for a in (0.1, 0.9))
+    low, high = (advance(begun, PLAN, cloud, edge, GRADIENT, Factors(a), until=shared) for a in (0.1, 0.9))
     assert same(low, high)
-    low, high = (advance(low, PLAN, cloud, edge, GRADIENT, a, until=shared + 1) for a in (0.1, 0.9))
+    low, high = (advance(low, PLAN, cloud, edge, GRADIENT, Factors(a), until=shared + 1) for a in (0.1, 0.9))
     assert not torch.equal(low.latents, high.latents)
 
 
@@ -206,22 +286,24 @@ def test_alphas_share_everything_up_to_the_first_correction() -> None:
 def test_dropping_a_multistep_history_would_show(scheduler_class: type[SchedulerMixin]) -> None:
     """What makes the tests above mean something: the scheduler's history is needed to go on."""
     begun = start(latents(), scheduler_class(), T)
-    half = advance(begun, PLAN, cloud, edge, GRADIENT, 0.3, until=6)
+    half = advance(begun, PLAN, cloud, edge, GRADIENT, Factors(0.3), until=6)
     forgetful = SamplerState(
         half.step, half.latents, half.noise, start(latents(), scheduler_class(), T).scheduler
     )
-    uncut = advance(half, PLAN, cloud, edge, GRADIENT, 0.3).latents
-    assert not torch.allclose(advance(forgetful, PLAN, cloud, edge, GRADIENT, 0.3).latents, uncut, atol=1e-4)
+    uncut = advance(half, PLAN, cloud, edge, GRADIENT, Factors(0.3)).latents
+    assert not torch.allclose(
+        advance(forgetful, PLAN, cloud, edge, GRADIENT, Factors(0.3)).latents, uncut, atol=1e-4
+    )
 
 
 def test_alpha_over_a_batch_equals_one_by_one(scheduler: SchedulerMixin) -> None:
     alphas = [0.1, 0.3, 0.9]
     noise_to_start_from = latents(3) * scheduler.init_noise_sigma
     begun = start(noise_to_start_from, scheduler, T)
-    together = advance(begun, PLAN, cloud, edge, GRADIENT, torch.tensor(alphas)).latents
+    together = advance(begun, PLAN, cloud, edge, GRADIENT, Factors(torch.tensor(alphas))).latents
     for i, alpha in enumerate(alphas):
         begun = start(noise_to_start_from[i : i + 1], scheduler, T)
-        alone = advance(begun, PLAN, cloud, edge, GRADIENT, alpha).latents
+        alone = advance(begun, PLAN, cloud, edge, GRADIENT, Factors(alpha)).latents
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
     assert not torch.equal(together[0], together[2])
 
@@ -325,7 +407,7 @@ def test_equals_the_published_sampler_step_by_step(
     steps = plan(ECDiffParams(p, k, alpha, s), num_steps, handoff)
     state = begun
     for i in range(num_steps):
-        state = advance(state, steps, cloud, edge, GRADIENT, alpha, until=i + 1)
+        state = advance(state, steps, cloud, edge, GRADIENT, Factors(alpha), until=i + 1)
         assert torch.equal(state.latents, expected[i]), f"step {i} of {steps.schedule}"
 
 
@@ -334,7 +416,7 @@ def test_cloud_only_equals_a_plain_loop(scheduler: SchedulerMixin) -> None:
     plain, x = copy.deepcopy(begun.scheduler), begun.latents
     for t in plain.timesteps:
         x = plain.step(cloud(plain.scale_model_input(x, t), t), t, x).prev_sample
-    ours = advance(begun, plan(ECDiffParams.cloud_only(T), T), cloud, edge, GRADIENT, 1.0)
+    ours = advance(begun, plan(ECDiffParams.cloud_only(T), T), cloud, edge, GRADIENT, Factors(1.0))
     assert torch.equal(ours.latents, x)
 
 
@@ -353,14 +435,14 @@ def test_more_steps_than_the_model_has_timesteps_are_refused(scheduler: Schedule
 
 def test_the_scheduler_that_is_given_is_left_alone(scheduler: SchedulerMixin) -> None:
     before = copy.deepcopy(scheduler)
-    advance(begin(scheduler), PLAN, cloud, edge, GRADIENT, 0.3)
+    advance(begin(scheduler), PLAN, cloud, edge, GRADIENT, Factors(0.3))
     assert same(scheduler, before)
 
 
 def test_advancing_to_where_it_stands_does_nothing() -> None:
-    half = advance(start(latents(), DDIMScheduler(), T), PLAN, cloud, edge, GRADIENT, 0.3, until=6)
+    half = advance(start(latents(), DDIMScheduler(), T), PLAN, cloud, edge, GRADIENT, Factors(0.3), until=6)
     for until in (0, 5, 6):
-        assert same(advance(half, PLAN, cloud, edge, GRADIENT, 0.3, until=until), half)
+        assert same(advance(half, PLAN, cloud, edge, GRADIENT, Factors(0.3), until=until), half)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -373,7 +455,13 @@ def test_half_precision_latents_keep_a_float32_history(dtype: torch.dtype) -> No
         return cloud(x.float(), t).to(dtype)
 
     done = advance(
-        begun, PLAN, half_cloud, half_cloud, GRADIENT, 0.3, on_step=lambda *step: seen.append(step[2])
+        begun,
+        PLAN,
+        half_cloud,
+        half_cloud,
+        GRADIENT,
+        Factors(0.3),
+        on_step=lambda *step: seen.append(step[2]),
     )
     assert done.latents.dtype is dtype
     assert {eps.dtype for eps in seen} == {torch.float32}
@@ -387,7 +475,12 @@ def test_half_precision_latents_keep_a_float32_history(dtype: torch.dtype) -> No
 def test_no_gradients_are_kept() -> None:
     weight = torch.nn.Parameter(torch.tensor(0.5))
     done = advance(
-        start(latents(), DDIMScheduler(), T), PLAN, lambda x, t: x * weight, edge, GRADIENT, torch.tensor(0.3)
+        start(latents(), DDIMScheduler(), T),
+        PLAN,
+        lambda x, t: x * weight,
+        edge,
+        GRADIENT,
+        Factors(torch.tensor(0.3)),
     )
     assert not done.latents.requires_grad
 
@@ -402,11 +495,11 @@ def test_real_models_stop_fork_and_resume(tiny_config: TunedConfig, name: str) -
     ]
     loop = (PLAN, *models_of_pair, GRADIENT)
     begun = begin(build_scheduler(name, family.scheduler), batch=1)
-    uncut = advance(begun, *loop, 0.3)
-    kept = advance(begun, *loop, 0.3, until=5)
+    uncut = advance(begun, *loop, Factors(0.3))
+    kept = advance(begun, *loop, Factors(0.3), until=5)
     before = copy.deepcopy(kept)
-    other = advance(kept, *loop, 0.9)
+    other = advance(kept, *loop, Factors(0.9))
     assert same(kept, before)
-    assert same(advance(kept, *loop, 0.3), uncut)
-    assert same(other, advance(begun, *loop, 0.9))
+    assert same(advance(kept, *loop, Factors(0.3)), uncut)
+    assert same(other, advance(begun, *loop, Factors(0.9)))
     assert not torch.equal(other.latents, uncut.latents)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling import estimators, sampler, schedulers
+from ecdiff_core.sampling.estimators import Factors
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.scheduler_trial import refuse_stochastic, rehearse
@@ -49,7 +50,9 @@ def sample(scheduler: SchedulerMixin, seed: int) -> Tensor:
     state = sampler.start(latents, scheduler, STEPS)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return sampler.advance(state, steps, model, model, estimators.get_estimator("gradient"), 1.0).latents
+        return sampler.advance(
+            state, steps, model, model, estimators.get_estimator("gradient"), Factors(1.0)
+        ).latents
 
 
 @pytest.mark.parametrize("name", EVERY_NAME)

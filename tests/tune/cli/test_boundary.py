@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from ecdiff_tune.cli.stage import Found, point_out_boundary
+from ecdiff_tune.cli.boundary import boundary_note
+from ecdiff_tune.cli.stage import Found
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import ObjectiveSettings
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -36,7 +36,7 @@ def notes(
     settings = replace(study.settings, objective=objective)
     settings.search = replace(settings.search, **search)
     spec = study_spec(settings)
-    trials = recorded.load(spec, lambda _: None).trials
+    trials = recorded.load(spec).trials
     fixed = {"k": 1, "alpha": 0.3, "s": 9} | {name: None}
     mine = [
         _noisy(one) if noisy and getattr(one.candidate.params, name) == grid[0] else one
@@ -45,12 +45,8 @@ def notes(
         and all(getattr(one.candidate.params, key) == value for key, value in fixed.items() if value)
     ]
     assert len(mine) == len(grid)
-    said: list[str] = []
-    progress = SimpleNamespace(say=said.append)
-    bench = cast(Any, SimpleNamespace(spec=spec, p=lambda: 3, progress=progress))
     winner = max(mine, key=lambda one: one.value)
-    point_out_boundary(bench, name, grid, Found(winner, tuple(mine), cast(Any, None)))
-    return said
+    return boundary_note(spec, 3, name, grid, Found(winner, tuple(mine), cast(Any, None)))
 
 
 def _noisy(trial: Trial) -> Trial:

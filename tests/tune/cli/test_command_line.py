@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.cli.arguments import paths_quoted
-from ecdiff_tune.cli.help_text import comments
 from ecdiff_tune.config.names import setting_names
 from ecdiff_tune.data.conf_folder import config_folder
 
@@ -41,12 +41,29 @@ def test_help_of_a_command(command: Command, name: str) -> None:
 
 def test_help_says_what_each_setting_means(command: Command) -> None:
     lines = command("tune", "search=race", "--help").out.splitlines()
-    shown = {line.split(":")[0].strip(): line for line in lines if "  # " in line}
-    assert {name.rpartition(".")[2] for name in setting_names()} <= shown.keys()
-    assert set(setting_names()) <= comments(config_folder()).keys()
-    assert re.fullmatch("seed: 0 +# of the prompt sample and, .* of the initial noise", shown["seed"])
-    # What is written in the file of the search that is chosen goes before what others say.
-    assert shown["error_rate"].endswith("# greatest probability of losing the best; 0: bounds alone decide")
+    shown = {line.split(":")[0].strip() for line in lines if "  # " in line}
+    assert {name.rpartition(".")[2] for name in setting_names()} <= shown
+    assert any(
+        re.fullmatch(r"seed: 0 +# of the prompt sample and, .* \(0 … 4.61169e\+18\)", line) for line in lines
+    )
+
+
+def test_conf_folders_of_before(command: Command, tmp_path: Path) -> None:
+    """A whole one of the user's own, and one beside the package's, both with a file a command."""
+    folder = tmp_path / "conf"
+    copytree(config_folder(), folder)
+    (folder / "tune.yaml").write_text("defaults:\n  - base\n  - _self_\nseed: 7\n")
+    (folder / "pair" / "mine.yaml").write_text(
+        "# @package _global_\npair:\n  name: mine\n  cloud: a\n  edge: b\nheldout:\n  num_prompts: 9\n"
+    )
+    for flag, name, seed in (
+        ("--config-path", "tune", 7),
+        ("-cp", "stage1", 0),
+        ("--config-dir", "tune", 0),  # where files of the package's names never had an effect
+    ):
+        outcome = command(flag, str(folder), name, "--cfg", "job", "pair=mine")
+        assert outcome.status == 0, outcome
+        assert {f"seed: {seed}", "  num_prompts: 9"} <= set(outcome.out.splitlines())
 
 
 def test_commands_leave_nothing_of_hydras_behind(

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.config import PairSpec, Sampling, TunedConfig
+from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.data.conf_folder import config_folder

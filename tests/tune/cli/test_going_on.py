@@ -82,6 +82,7 @@ def test_resume_false_starts_anew(done: Study, tmp_path: Path) -> None:
     outcome = again("reference", "objective.w1=0.5", "resume=false")
     assert outcome.status == 0, outcome
     (old,) = again.folder.glob("old-*")
+    assert str(old) in outcome.out
     assert {name: told(old / name) for name in WRITTEN} == done.bytes()
     assert not (again.folder / "ecdiff.yaml").exists()
     assert (again.folder / "noise_profile.csv").is_file()

@@ -24,7 +24,7 @@ from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.machine_conditions import Conditions
 from ecdiff_tune.report import pictures
-from ecdiff_tune.study import workbench
+from ecdiff_tune.study import open_study
 from ecdiff_tune.study.spec import StudySpec
 
 from ..studies import ROUNDED, STEPS, Study, best_row, one_line
@@ -97,7 +97,7 @@ def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) ->
 
 
 def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = workbench.load_pipe
+    load = open_study.load_pipe
 
     def load_and_slow(spec: StudySpec) -> ECDiffPipeline:
         """The small cloud is so fast that on a busy machine its edge may seem slower."""
@@ -105,7 +105,7 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
         pipe.pair.cloud.register_forward_pre_hook(lambda *_: time.sleep(0.02))
         return pipe
 
-    monkeypatch.setattr(workbench, "load_pipe", load_and_slow)
+    monkeypatch.setattr(open_study, "load_pipe", load_and_slow)
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
     small = ("params.p=3", "search.k=[2]", "search.alpha=[0.3]", "search.s=[9]", "heldout.num_prompts=1")
     outcome = study("tune", "latency=wallclock", *small)
@@ -211,7 +211,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
     assert outcome.status == 0, outcome
     notes = [line for line in outcome.out.splitlines() if line.startswith("note: left out, ")]
     assert [line.rpartition(": ")[0] for line in notes] == [
-        "note: left out, for the cloud model's own picture is all black"
+        "note: left out, for the cloud model's own image is all black"
     ] * 2
     assert set(json.loads((study.folder / "left_out.json").read_text()).values()) == {"all black"}
     config = study.config()

@@ -345,10 +345,13 @@ def test_of_stable_diffusion_3_a_part_of_what_t5_could_read_is_read(sd3_pair: Pa
     pipeline = StableDiffusion3Pipeline.from_pretrained(sd3_pair / "cloud")
     pipeline.tokenizer_3.model_max_length = 512
     line = long_prompts.note(StableDiffusion3(pipeline), ["a" * 200, "a" * 300])
-    assert line.startswith("the text encoder reads 256 tokens, so the end is left out of 1 of 2 prompts: 'aaaa")
-    assert StableDiffusion3(pipeline).encode(["a"], 1.0, Size(16, 16)).tensors["encoder_hidden_states"].shape[
-        1
-    ] == 256 + pipeline.tokenizer.model_max_length
+    assert line.startswith(
+        "the text encoder reads 256 tokens, so the end is left out of 1 of 2 prompts: 'aaaa"
+    )
+    assert (
+        StableDiffusion3(pipeline).encode(["a"], 1.0, Size(16, 16)).tensors["encoder_hidden_states"].shape[1]
+        == 256 + pipeline.tokenizer.model_max_length
+    )
 
 
 def test_the_digest_sees_every_change() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.sampling.estimators import Factors
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import advance
@@ -58,7 +59,9 @@ def step_by_step(pipe: ECDiffPipeline, batch: Prepared) -> dict[str, Tensor]:
         return edge(latents, timestep)
 
     for params in (ECDiffParams.cloud_only(STEPS), ECDiffParams.edge_only()):
-        asked.append(advance(batch.start, plan(params, STEPS), both, own, pipe.estimator, 1.0).latents)
+        asked.append(
+            advance(batch.start, plan(params, STEPS), both, own, pipe.estimator, Factors(1.0)).latents
+        )
     noises = torch.stack(answers, dim=1).reshape(2 * STEPS, -1).double()
     on_cloud, on_edge = torch.stack(asked).flatten(1).double().chunk(2)
     return {"gram": noises @ noises.T, "divergence": (on_cloud - on_edge).square().sum(dim=1)}

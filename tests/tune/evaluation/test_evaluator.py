@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
+from ecdiff_tune.metrics.choice import Metric
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.objective import Scorer, Trial, Weights
 from ecdiff_tune.search import SEARCHES
@@ -53,12 +54,12 @@ def evaluator(
         yield Evaluator(pipe, prompts, made, ledger, batches=Batches(2), store=store, s_values=range(7, 13))
 
 
-def measure(evaluator: Evaluator, params: ECDiffParams) -> list[Measurement]:
-    (found,) = evaluator.measure([Candidate(params)], lambda _: None)
+def measure(evaluator: Evaluator, params: ECDiffParams) -> tuple[Measurement, ...]:
+    (found,) = evaluator.measure([evaluator.resolve(Candidate(params))], lambda _: None)
     return found
 
 
-def ssims(measurements: list[Measurement]) -> list[float]:
+def ssims(measurements: Sequence[Measurement]) -> list[float]:
     assert all(one.ssim is not None for one in measurements)
     return [one.ssim for one in measurements if one.ssim is not None]
 
@@ -87,7 +88,7 @@ def test_the_edges_own_pictures(evaluator: Evaluator, made: Reference) -> None:
 def test_measurements_are_of_the_pictures(
     evaluator: Evaluator, made: Reference, params: ECDiffParams
 ) -> None:
-    pictures = evaluator.pictures(Candidate(params), range(3))
+    pictures = evaluator.images(evaluator.resolve(Candidate(params)), range(3))
     found = measure(evaluator, params)
     assert ssims(found) == pytest.approx(ssim(pictures, stacked(made)).tolist(), abs=1e-5)
     assert [one.psnr for one in found] == pytest.approx(psnr(pictures, stacked(made)).tolist(), abs=1e-2)
@@ -99,7 +100,8 @@ def test_pictures_are_those_of_the_pipeline(
     generators = [torch.Generator().manual_seed(seed) for seed in prompts.seeds[1:]]
     latents = pipe(prompts.prompts[1:], generator=generators).latents
     expected = pipe.pair.family.decode(latents)
-    torch.testing.assert_close(evaluator.pictures(Candidate(TUNED), [1, 2]), expected, atol=1e-5, rtol=0)
+    found = evaluator.images(evaluator.resolve(Candidate(TUNED)), [1, 2])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_the_result_depends_on_every_parameter(evaluator: Evaluator) -> None:
@@ -155,7 +157,7 @@ def test_what_trajectories_have_in_common_is_paid_once(evaluator: Evaluator, cal
 
     def paid(*several: ECDiffParams) -> tuple[float, float]:
         before = dict(evaluator.calls)
-        evaluator.measure([Candidate(params) for params in several], lambda _: None)
+        evaluator.measure([evaluator.resolve(Candidate(params)) for params in several], lambda _: None)
         cloud, edge = ((evaluator.calls[name] - before[name]) / 3 for name in ("cloud", "edge"))
         return cloud, edge
 
@@ -191,8 +193,9 @@ def test_together_equals_one_by_one(
     several = several[first:] + several[:first]  # what is done first must not matter
     with closing(Ledger(tmp_path / "other.sqlite")) as other:
         whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
-        expected = [ssims(whole.measure([one], lambda _: None)[0]) for one in several]
-    for found, wanted in zip(evaluator.measure(several, lambda _: None), expected, strict=True):
+        expected = [ssims(whole.measure([whole.resolve(one)], lambda _: None)[0]) for one in several]
+    together = evaluator.measure([evaluator.resolve(one) for one in several], lambda _: None)
+    for found, wanted in zip(together, expected, strict=True):
         assert ssims(found) == pytest.approx(wanted, abs=1e-5)
     assert len({tuple(one) for one in expected}) >= len(several) - 1  # the tiny pair needs no adapter
 
@@ -215,16 +218,17 @@ def test_sharing_changes_nothing_whatever_the_estimator_and_whoever_is_first(
     ]
     with closing(Ledger(tmp_path / "other.sqlite")) as other:
         whole = Evaluator(pipe, prompts, made, other, batches=Batches(3))
-        expected = [ssims(one) for one in whole.measure(several, lambda _: None)]
+        expected = [ssims(one) for one in whole.measure(list(map(whole.resolve, several)), lambda _: None)]
     for candidate, wanted in zip(several, expected, strict=True):
-        (found,) = evaluator.measure([candidate], lambda _: None)
+        (found,) = evaluator.measure([evaluator.resolve(candidate)], lambda _: None)
         assert ssims(found) == pytest.approx(wanted, abs=1e-5), candidate
     listed = [Candidate(ECDiffParams.scheduled((0, 1, 2, 5, 6, 9), 0.3, s), first) for s in (7, 10, 12)]
     with closing(Ledger(tmp_path / "third.sqlite")) as third:
         whole_listed = Evaluator(pipe, prompts, made, third, batches=Batches(3))
-        expected_listed = [ssims(one) for one in whole_listed.measure(listed, lambda _: None)]
+        whole_measured = whole_listed.measure(list(map(whole_listed.resolve, listed)), lambda _: None)
+        expected_listed = [ssims(one) for one in whole_measured]
     for candidate, wanted in zip(listed, expected_listed, strict=True):
-        (found,) = evaluator.measure([candidate], lambda _: None)
+        (found,) = evaluator.measure([evaluator.resolve(candidate)], lambda _: None)
         assert ssims(found) == pytest.approx(wanted, abs=1e-5), candidate
     assert evaluator.calls["cloud"] < whole.calls["cloud"]
     # Of reuse alpha makes no difference, of gradient not before s = 9.
@@ -236,7 +240,7 @@ def test_calls_of_the_estimator_edge(evaluator: Evaluator, calls: Calls) -> None
 
     def paid(params: ECDiffParams) -> tuple[float, float]:
         calls.reset()
-        evaluator.measure([Candidate(params, "edge")], lambda _: None)
+        evaluator.measure([evaluator.resolve(Candidate(params, "edge"))], lambda _: None)
         return calls.cloud / 2, calls.edge / 2
 
     candidates = [Candidate(replace(TUNED, s=s), "edge") for s in (9, 6)]
@@ -264,7 +268,7 @@ def test_states_that_do_not_fit_are_read_from_files(
         calls.reset()
         found = measure(evaluator, replace(TUNED, alpha=0.5))
         assert calls.both == (2, 6)
-        evaluator.forget(Candidate(TUNED))
+        evaluator.forget(evaluator.resolve(Candidate(TUNED)))
         calls.reset()
         measure(evaluator, replace(TUNED, s=6))  # before alpha acts: still there
         assert calls.both == (0, 12)
@@ -328,7 +332,7 @@ def test_nothing_is_generated_twice(
     assert measure(evaluator, replace(TUNED, s=8)) == first  # aligned: the same plan
     assert measure(Evaluator(pipe, prompts, made, ledger, batches=Batches(1)), TUNED) == first
     some = CalibrationSet(prompts.prompts[:2], prompts.seeds[:2])
-    fewer = Evaluator(pipe, some, Reference(made.prompts[:2]), ledger, batches=Batches(2))
+    fewer = Evaluator(pipe, some, Reference(made.prompts[:2], some), ledger, batches=Batches(2))
     assert measure(fewer, TUNED) == first[:2]
     assert calls.both == (0, 0)
 
@@ -347,11 +351,11 @@ KNOWN = Measurement(0.125, 12.0, 1.0)
 def test_goes_on_after_the_batches_that_are_there(
     evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet, calls: Calls
 ) -> None:
-    key = ConfigKey.of(Candidate(TUNED), evaluator.plan(Candidate(TUNED)))
+    key = evaluator.resolve(Candidate(TUNED)).key
     ledger.append(key, [(prompts.keys[0], KNOWN), (prompts.keys[1], KNOWN)])
     found = measure(evaluator, TUNED)
     assert calls.both == (5, 3)  # the last batch
-    assert found[:2] == [KNOWN, KNOWN]
+    assert found[:2] == (KNOWN, KNOWN)
     assert found[2] != KNOWN
     assert ledger.read(key) == dict(zip(prompts.keys, found, strict=True))
 
@@ -359,7 +363,7 @@ def test_goes_on_after_the_batches_that_are_there(
 def test_what_is_known_of_a_batch_stays(
     evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet
 ) -> None:
-    key = ConfigKey.of(Candidate(TUNED), evaluator.plan(Candidate(TUNED)))
+    key = evaluator.resolve(Candidate(TUNED)).key
     ledger.append(key, [(prompts.keys[1], KNOWN)])
     found = measure(evaluator, TUNED)
     assert found[1] == KNOWN
@@ -367,23 +371,54 @@ def test_what_is_known_of_a_batch_stays(
     assert measure(evaluator, TUNED) == found
 
 
+def test_results_are_returned_and_not_read_back(
+    evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[ConfigKey] = []
+    read = ledger.read
+
+    def counted(key: ConfigKey) -> dict[str, Measurement]:
+        reads.append(key)
+        return read(key)
+
+    monkeypatch.setattr(ledger, "read", counted)
+    configs = [evaluator.resolve(Candidate(one)) for one in (TUNED, replace(TUNED, alpha=0.5))]
+    found = evaluator.measure(configs, lambda _: None)
+    assert reads == [one.key for one in configs]  # before anything is generated
+    assert [dict(zip(prompts.keys, some, strict=True)) for some in found] == [
+        read(one.key) for one in configs
+    ]
+
+
+def test_a_metric_that_comes_later_changes_nothing_else(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, ledger: Ledger
+) -> None:
+    key = Evaluator(pipe, prompts, made, ledger, batches=Batches(2)).resolve(Candidate(TUNED)).key
+    ledger.append(key, [(name, KNOWN) for name in prompts.keys])
+    half = Metric("half", "half", lambda images, *_: torch.full((len(images),), 0.5))
+    later = Evaluator(pipe, prompts, made, ledger, batches=Batches(2), extra=(half,))
+    found = measure(later, TUNED)
+    assert found == (replace(KNOWN, extra={"half": 0.5}),) * 3
+    assert ledger.read(key) == dict(zip(prompts.keys, found, strict=True))
+
+
 def test_a_batch_is_kept_as_soon_as_it_is_done(
     evaluator: Evaluator, ledger: Ledger, prompts: CalibrationSet
 ) -> None:
-    key = ConfigKey.of(Candidate(TUNED), evaluator.plan(Candidate(TUNED)))
+    key = evaluator.resolve(Candidate(TUNED)).key
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluator.measure([Candidate(TUNED)], stop)
+        evaluator.measure([evaluator.resolve(Candidate(TUNED))], stop)
     assert set(ledger.read(key)) == set(prompts.keys[:2])
 
 
 def test_progress_is_told(evaluator: Evaluator) -> None:
     for expected in ([2, 1], [3]):  # generated, then read
         ready: list[int] = []
-        evaluator.measure([Candidate(TUNED)], ready.append)
+        evaluator.measure([evaluator.resolve(Candidate(TUNED))], ready.append)
         assert ready == expected
 
 

@@ -11,7 +11,7 @@ import pytest
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan import Plan, plan
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.link import Link
@@ -70,10 +70,16 @@ def test_a_file_that_is_older_than_the_payload(latency: LatencyProfile, tmp_path
 def test_measured(pipe: ECDiffPipeline) -> None:
     profile = latency_module.measure(pipe, Link(mbps=None))
     for name, timing in asdict(profile).items():
-        if name not in ("transfer_seconds", "payload_values", "conditions"):
+        if name.endswith("_call") or name in ("encode", "decode"):
             assert 0 < timing["low"] <= timing["median"] <= timing["high"] < 1, name
     assert profile.cloud_call.median > profile.edge_call.median
-    assert profile.transfer_seconds == 0
+    assert profile.transfer_seconds == profile.tensor_seconds == profile.crossing_seconds == 0
+    assert profile.tensor_values == 4 * 16 * 16
+    linked = profile.over(Link(mbps=1.0, round_trip_seconds=0.02))
+    assert linked.tensor_seconds == pytest.approx(4 * 16 * 16 * 16 / 1e6)
+    assert linked.transfer(Plan.from_schedule("6C6E")) == pytest.approx(linked.transfer_seconds)
+    turns = Plan.from_schedule("2C1B2M1A1B5M")  # a handoff with one noise more, then up and down once
+    assert linked.transfer(turns) == pytest.approx(linked.transfer_seconds + 3 * linked.tensor_seconds + 0.04)
 
 
 def test_it_says_what_it_was_measured_under(

@@ -178,13 +178,13 @@ def test_another_sampler_has_rows_of_its_own(ledger: Ledger) -> None:
     assert ledger.configs() == [KEY, other]
 
 
-def test_further_metrics_can_come_later(ledger: Ledger) -> None:
+def test_extra_metrics_can_come_later(ledger: Ledger) -> None:
     ledger.append(KEY, ROWS.items())
     ledger.append(KEY, [(name, Measurement(0.5, 1.0, 9.0, {"lpips_alex": 0.25})) for name in "ab"])
     ledger.append(KEY, [("a", Measurement(0.5, 1.0, 9.0, {"lpips_alex": 0.75, "clip_large": 30.0}))])
     assert ledger.read(KEY) == {
-        "a": replace(ROWS["a"], further={"lpips_alex": 0.25, "clip_large": 30.0}),
-        "b": replace(ROWS["b"], further={"lpips_alex": 0.25}),
+        "a": replace(ROWS["a"], extra={"lpips_alex": 0.25, "clip_large": 30.0}),
+        "b": replace(ROWS["b"], extra={"lpips_alex": 0.25}),
         "c": ROWS["c"],
     }
 

@@ -17,7 +17,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.compared import compared
-from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, fault, told
+from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, describe, fault
 from ecdiff_tune.evaluation.reference import DamagedReferenceError, PromptReference, Reference, auto_p, falls
 
 from ..conftest import Calls
@@ -185,9 +185,7 @@ def test_a_model_that_leaves_the_finite_numbers(
     module = pipe.pair.family.pipeline.vae.decoder if part == "decoder" else getattr(pipe.pair, part)
     hook = module.register_forward_hook(spoil)
     side = "cloud" if part == "decoder" else part
-    with pytest.raises(
-        NonFiniteLatentsError, match=f"The {side} model's own picture is not finite in float32"
-    ):
+    with pytest.raises(NonFiniteLatentsError, match=f"The {side} model's own image is not finite in float32"):
         make(pipe, prompts, tmp_path)
     hook.remove()
     assert list(tmp_path.iterdir()) == []
@@ -223,7 +221,7 @@ def test_black_pictures_are_refused(
     with pytest.raises(UnusableReferenceError) as caught:
         make(pipe, prompts, tmp_path)
     assert str(caught.value) == (
-        "The cloud model's own picture of 'a red circle' is all black in float32, and any config would equal "
+        "The cloud model's own image of 'a red circle' is all black in float32, and any config would equal "
         "it. Is its VAE damaged? 2 of 3 prompts are like that."
     )
     assert list(tmp_path.iterdir()) == []
@@ -246,14 +244,14 @@ def test_a_prompt_with_a_black_picture_is_left_out(
     for one, other in zip(found.prompts, made.prompts[::2], strict=True):
         torch.testing.assert_close(one.cloud, other.cloud)
     faulty = reference.faulty_rows(prompts, tmp_path)
-    assert told(faulty, prompts) == [
-        "left out, for the edge model's own picture is all black: two blue stars"
+    assert describe(faulty, prompts) == [
+        "left out, for the edge model's own image is all black: two blue stars"
     ]
 
     calls.reset()  # what is of no use is known, not made again
     assert len(reference.make(pipe, prompts, tmp_path, **again).prompts) == 2  # type: ignore[arg-type]
     assert calls.both == (0, 0)
-    with pytest.raises(UnusableReferenceError, match="The edge model's own picture of 'two blue stars'"):
+    with pytest.raises(UnusableReferenceError, match="The edge model's own image of 'two blue stars'"):
         make(pipe, prompts, tmp_path)  # of three a tenth is none
 
 

@@ -116,7 +116,7 @@ def test_where_alpha_never_acts_its_row_is_left_out(tuned: tuple[Study, Outcome]
     replace(study.config(), params=ECDiffParams(3, 2, 0.3, 6)).save(study.folder / "ecdiff.yaml")
     outcome = study("ablate")
     assert outcome.status == 0, outcome
-    assert "left out: without_alpha (it makes the same pictures as tuned)" in outcome.out
+    assert "left out: without_alpha (it makes the same images as tuned)" in outcome.out
     assert list(table(study).index) == ["tuned", "twice", "euler", "dpm"]
 
 

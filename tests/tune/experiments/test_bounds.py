@@ -12,7 +12,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.estimators import Factors, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan, plan
 from ecdiff_core.sampling.sampler import advance, start
@@ -49,7 +49,7 @@ def traced(scheduler: SchedulerMixin, steps: Plan, alpha: float, estimator: str 
             model,
             model,
             get_estimator(estimator),
-            alpha,
+            Factors(alpha),
             until=step + 1,
             on_step=lambda _step, _action, eps: noises.append(eps),
         )
@@ -110,7 +110,7 @@ def test_the_equations_behind_the_theorems_are_exact(name: str, params: ECDiffPa
     steps, cloud, ours = both(name, params)
     found = list(checks(steps, cloud, ours, coefficients(name), params.alpha))
     assert {one.theorem for one in found} == {1, 2}
-    assert {one.window for one in found} == set(range(1, steps.windows + 1))
+    assert {one.window for one in found} == set(range(1, steps.schedule.count("A") + 1))
     assert max(one.residual for one in found) < 1e-3
     assert all(one.error > 1e-6 for one in found)
     assert all(one.held for one in found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -30,7 +29,6 @@ from ecdiff_tune.experiments.error_tables import (
 )
 from ecdiff_tune.experiments.trace import rms, trace
 from ecdiff_tune.metrics.images import ssim
-from ecdiff_tune.study.distributed.leader import _pickled
 
 from ..conftest import Calls
 
@@ -109,9 +107,8 @@ def test_calls(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, calls:
 
 
 def test_other_ranks_can_do_it(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work) -> None:
-    """What they are told and what they answer goes through pickle, the models not with it."""
+    """What they answer goes through pickle."""
     found = measure(pipe, prompts, work, [1])
-    assert len(_pickled(partial(measure, pipe, prompts, work))) < 20_000
     again: Found = pickle.loads(pickle.dumps(found))
     assert (again.rows, again.checks) == (found.rows, found.checks)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.data.paper import paper_config
@@ -16,9 +17,9 @@ from ecdiff_tune.experiments.baselines import MAKERS, Known, equal_cost_steps, m
 from ecdiff_tune.experiments.error_runs import runs_beside
 from ecdiff_tune.experiments.method_names import METHODS
 from ecdiff_tune.experiments.methods import Method, distinct
-from ecdiff_tune.report import comparison
+from ecdiff_tune.report import comparison, quality_seconds
 from ecdiff_tune.report.comparison import value
-from ecdiff_tune.report.export import latex
+from ecdiff_tune.report.table_files import latex
 
 
 def papers_pair(latency: LatencyProfile, **sampling: object) -> Known:
@@ -91,7 +92,7 @@ def test_what_makes_equal_pictures_is_left_out(latency: LatencyProfile) -> None:
     known = replace(known, tuned=replace(known.tuned, params=ECDiffParams(7, 2, 0.3, 34)))
     found, left_out = distinct(made(known, ["tuned", "paper", "reuse"])[0], known.sampling)
     assert [one.name for one in found] == ["tuned", "reuse"]
-    assert left_out == {"paper": "it makes the same pictures as tuned"}
+    assert left_out == {"paper": "it makes the same images as tuned"}
 
 
 def two(latency: LatencyProfile) -> list[Method]:
@@ -137,11 +138,13 @@ def test_marks_of_the_best_and_the_second_best() -> None:
         }
     )
     columns = [
-        ("ssim", value("ssim")),
-        ("seconds", value("seconds")),
-        ("calls", value("calls", "{}")),
+        ("ssim", "SSIM ↑", value("ssim")),
+        ("seconds", "seconds ↓", value("seconds")),
+        ("calls", "calls", value("calls", "{}")),
     ]
-    assert comparison.cells(table, columns, unranked=["a"]) == [
+    shown = comparison.cells(table, columns, unranked=["a"])
+    assert list(shown.columns) == ["method", "SSIM ↑", "seconds ↓", "calls"]
+    assert shown.to_numpy().tolist() == [
         ["A", "1.000", "9.000", "4"],
         ["B", "_0.500_", "**1.000**", "3"],
         ["C", "**0.700**", "_2.000_", "2"],
@@ -150,9 +153,13 @@ def test_marks_of_the_best_and_the_second_best() -> None:
 
 
 def test_latex_knows_all_signs() -> None:
-    text = latex(["SSIM ↑", "LPIPS ↓"], [["∞", "0.5 (0.4 … 0.6)"], ["1.47×", "–"]])
+    text = latex(
+        pd.DataFrame({"SSIM ↑": ["∞", "**50 %**"], "LPIPS ↓": ["0.5 (0.4 … 0.6) – 1.47×", "a_b & {c}"]})
+    )
     assert text.isascii()
-    assert r"SSIM $\uparrow$ & LPIPS $\downarrow$" in text
+    assert r"SSIM $\uparrow$ & LPIPS $\downarrow$ \\" in text
+    assert r"$\infty$ & 0.5 (0.4 \dots{} 0.6) -- 1.47$\times$ \\" in text
+    assert r"\textbf{50 \%} & a\_b \& \{c\} \\" in text
 
 
 def test_a_figure_has_a_point_a_method() -> None:
@@ -166,8 +173,13 @@ def test_a_figure_has_a_point_a_method() -> None:
             "ssim_high": [1.0, 0.95, 0.9],
         }
     )
-    figure = comparison.quality_against_seconds(table, "video")
-    (axis,) = figure.axes
-    assert axis.get_legend_handles_labels()[1] == ["cloud alone", "EC-Diff (tuned)"]
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("seconds a video", "SSIM to the cloud's video")
+    (axis,) = quality_seconds.methods(table, "video").axes
+    assert [one.get_text() for one in axis.texts] == ["cloud alone", "EC-Diff (tuned)"]
+    (point,) = [one.get_offsets().tolist() for one in axis.collections if isinstance(one, PathCollection)]
+    assert point == [[1.0, 0.9]]
+    cloud, interval = axis.lines
+    assert list(cloud.get_xdata()) == [2.0, 2.0]
+    assert interval.get_xydata().tolist() == [[1.0, 0.8], [1.0, 0.95]]
+    assert axis.get_xlabel() == "seconds a video"
+    assert axis.get_ylabel() == "quality (mean SSIM to the cloud's video)"
     assert tables.table6(table, "video").caption.startswith("Seconds a video by")

@@ -12,7 +12,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.estimators import Factors, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, plan
 from ecdiff_core.sampling.sampler import Denoiser, advance, start
@@ -76,9 +76,10 @@ class Pair:
     def run(self, candidate: Candidate, handoff: Handoff = "aligned") -> Tensor:
         """The final latents of a real trajectory."""
         begun = start(self.latents, self.scheduler, STEPS)
-        steps = plan(candidate.params, STEPS, handoff)
-        estimator, alpha = get_estimator(candidate.estimator), candidate.params.alpha
-        return advance(begun, steps, self.cloud, self.edge, estimator, alpha).latents[0]
+        estimator = get_estimator(candidate.estimator)
+        steps = candidate.plan(STEPS, handoff)
+        factors = candidate.params.factors(estimator)
+        return advance(begun, steps, self.cloud, self.edge, estimator, factors).latents[0]
 
     def noises(self) -> Tensor:
         said: list[Tensor] = []
@@ -88,7 +89,14 @@ class Pair:
             return said[-1][:1]
 
         whole = plan(ECDiffParams.cloud_only(STEPS), STEPS)
-        advance(start(self.latents, self.scheduler, STEPS), whole, both, both, get_estimator("reuse"), 1.0)
+        advance(
+            start(self.latents, self.scheduler, STEPS),
+            whole,
+            both,
+            both,
+            get_estimator("reuse"),
+            Factors(1.0),
+        )
         return torch.stack(said, dim=1).flatten(0, 1).double()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,27 +32,41 @@ def drawn(s: int, count: int = 12) -> list[tuple[int, ...]]:
 def test_factors_are_the_coefficients_of_a_run(name: str, estimator: str) -> None:
     scheduler = ready(SCHEDULERS[name]())
     response, reactions = scheduler_response(scheduler, STEPS), reaction(scheduler, STEPS, 0.7)
-    for s in (STEPS, 9):
-        schedules = drawn(s)
-        alpha = [i % len(ALPHAS) for i in range(len(schedules))]
-        placements = Placements.of(estimator, ALPHAS, s, schedules, alpha)
-        found = factors(placements, Estimates.of(placements), response, reactions)
-        params = [ECDiffParams.scheduled(one, ALPHAS[i], s) for one, i in zip(schedules, alpha, strict=True)]
-        wanted = coefficients([Candidate(one, estimator) for one in params], "exact", response, reactions)
-        scale = np.abs(wanted).max(axis=1, keepdims=True) + 1e-3
-        np.testing.assert_allclose(found.T / scale, wanted / scale, atol=3e-5)  # estimators work in float32
+    params = [
+        ECDiffParams.scheduled(one, ALPHAS[i % len(ALPHAS)], s)
+        for s in (STEPS, 9)
+        for i, one in enumerate(drawn(s))
+    ]
+    if not ESTIMATORS[estimator].fills_with_edge:
+        params += [replace(one, s=8, edge_k=2, residual=0.7) for one in params[:4]]
+        draw = random.Random(5)
+        for residual in (0.0, 0.4, 1.0):
+            letters = "CC" + "".join(draw.choice("CEAA") for _ in range(STEPS - 2))
+            lists = ([i for i, one in enumerate(letters) if one == which] for which in "CE")
+            params.append(ECDiffParams.interleaved(*lists, ALPHAS[0], residual))
+    candidates = [Candidate(one, estimator) for one in params]
+    scales = [one.factors(ESTIMATORS[estimator]) for one in params]
+    placements = Placements.of(
+        estimator,
+        ALPHAS,
+        [one.plan(STEPS, "exact").letters for one in candidates],
+        [ALPHAS.index(one.alpha) for one in params],
+        [float(one.residual) for one in scales],
+    )
+    found = factors(placements, Estimates.of(placements), response, reactions)
+    wanted = coefficients(candidates, "exact", response, reactions)
+    scale = np.abs(wanted).max(axis=1, keepdims=True) + 1e-3
+    np.testing.assert_allclose(found.T / scale, wanted / scale, atol=3e-5)  # estimators work in float32
 
 
 def test_window_weights_of_known_estimators() -> None:
     (secant,) = window_weights("secant", (0.5,), gap=2, earlier_gap=3, length=2).transpose(1, 0, 2)
-    # eps_r + alpha ahead (eps_r - eps_q) / gap, with units r, r - 1, q, o, and the edge's two
-    np.testing.assert_allclose(secant, [[1.25, 0, -0.25, 0, 0, 0], [1.5, 0, -0.5, 0, 0, 0]])
+    # eps_r + alpha ahead (eps_r - eps_q) / gap, with units r, r - 1, q, o
+    np.testing.assert_allclose(secant, [[1.25, 0, -0.25, 0], [1.5, 0, -0.5, 0]])
     (gradient,) = window_weights("gradient", (0.5,), gap=2, earlier_gap=0, length=1)[:, 0]
-    np.testing.assert_allclose(gradient, [1.5, -0.5, 0, 0, 0, 0])
+    np.testing.assert_allclose(gradient, [1.5, -0.5, 0, 0])
     (warm,) = window_weights("gradient", (0.5,), gap=1, earlier_gap=0, length=1)[:, 0]
-    np.testing.assert_allclose(warm, [2, -1, 0, 0, 0, 0])  # eq. 3: alpha leaves the first gradient alone
-    (edge,) = window_weights("edge", (0.5,), gap=1, earlier_gap=0, length=1)[:, 0]
-    np.testing.assert_allclose(edge, [0.5, 0, 0, 0, 1, -0.5])
+    np.testing.assert_allclose(warm, [2, -1, 0, 0])  # eq. 3: alpha leaves the first gradient alone
 
 
 def test_the_squared_error_mixes_directions() -> None:
@@ -61,7 +76,8 @@ def test_the_squared_error_mixes_directions() -> None:
     parts = tuple(
         Directions(share, reaction(scheduler, STEPS, spread)) for share, spread in ((0.3, 0.1), (0.6, 2.0))
     )
-    placements = Placements.of("secant", ALPHAS, STEPS, drawn(STEPS), [0] * 14)
+    letters = ["".join("C" if i in one else "A" for i in range(STEPS)) for one in drawn(STEPS)]
+    placements = Placements.of("secant", ALPHAS, letters, [0] * 14, [0.0] * 14)
     found = Forecast(response, parts, noises @ noises.T).errors(placements)
     wanted = sum(
         one.share

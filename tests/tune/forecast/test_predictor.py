@@ -141,7 +141,7 @@ def test_it_ranks_real_generations(
 ) -> None:
     evaluator = Evaluator(pipe, prompts, made, Ledger(tmp_path / "ledger.sqlite"), batches=Batches(3))
     tried = [one for one in candidates() if one.estimator == "gradient"]
-    measured = evaluator.measure(tried, lambda _: None)
+    measured = evaluator.measure(list(map(evaluator.resolve, tried)), lambda _: None)
     real = [np.mean([one.ssim for one in some if one.ssim is not None]) for some in measured]
     ranks = [np.argsort(np.argsort(values)) for values in (real, predictor.qualities(tried))]
     assert np.corrcoef(*ranks)[0, 1] > 0.7

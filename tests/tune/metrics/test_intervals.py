@@ -8,9 +8,9 @@ import statistics
 import numpy as np
 import pytest
 
-from ecdiff_core.config import ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core.config import PairSpec, Sampling, TunedConfig
+from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -55,12 +55,9 @@ def test_ties() -> None:
 
 def trial(latency: LatencyProfile, s: int, ssims: list[float], number: int = 1) -> Trial:
     candidate = Candidate(ECDiffParams(3, 2, 0.3, s))
-    steps = plan(candidate.params, 12)
     rows = tuple(Measurement(one, 30.0 + i, 0.1) for i, one in enumerate(ssims))
     scorer = Scorer(latency, WEIGHTS, earliest_s=7)
-    return Trial(
-        2, number, candidate, steps, rows, scorer.seconds(steps, rows), scorer.score(steps, rows, True)
-    )
+    return scorer.trial(2, number, candidate.resolve(12, "aligned"), rows)
 
 
 def test_the_interval_of_the_objective_is_that_of_its_prompts(latency: LatencyProfile) -> None:
@@ -125,7 +122,10 @@ def test_held_out_prompts_below_the_interval(held: float | None, told: bool) -> 
     notes = [line for line in lines if line.startswith("note: ")]
     assert bool(notes) is told
     if told:
-        assert "0.8000, lies below the interval of the calibration prompts, 0.8500 … 0.8900" in notes[0]
+        assert (
+            "0.8000, lies below the 95% interval of the prompts that were tuned on, 0.8500 … 0.8900"
+            in notes[0]
+        )
 
 
 def test_of_videos_it_is_told_that_they_are() -> None:

@@ -15,9 +15,12 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.evaluation.latency import LatencyProfile
-from ecdiff_tune.report import page, search_cost, sensitivity, study_data, tradeoff
+from ecdiff_tune.objective import pareto_front
+from ecdiff_tune.report import costs, quality_seconds, sensitivity, study_data
+from ecdiff_tune.report.figure_files import inline
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.study import files
+from ecdiff_tune.study.recorded import load
 
 from ..page_reader import Page
 from ..recorded_study import GRID, SPREAD, STEPS, RecordedStudy, key_of, quality, with_payload
@@ -39,7 +42,7 @@ def written(study: RecordedStudy, command: Command, *more: str) -> Page:
 
 
 def read(study: RecordedStudy) -> StudyData:
-    return study_data.read(study.spec)
+    return study_data.of(load(study.spec))
 
 
 # What tune leaves.
@@ -49,7 +52,9 @@ def test_the_page_needs_nothing_but_itself(done: Study) -> None:
     shown = Page.read(done.folder / PAGE)
     assert len(shown.ids) == len(set(shown.ids))
     assert len(shown.addresses) > 10
-    assert all(one.startswith("data:") for one in shown.addresses)
+    assert all(one.startswith(("data:", "#")) for one in shown.addresses)
+    inside = {one.removeprefix("#") for one in shown.addresses if one.startswith("#")}
+    assert 0 < len(inside) == len(inside & set(shown.ids))
     text = (done.folder / PAGE).read_text(encoding="utf-8")
     assert "://" not in re.sub(r"data:image/\w+;base64,[\w+/=]+", "", text)
     assert "url(" not in text
@@ -243,7 +248,7 @@ def calls_table(study: RecordedStudy, *rows: tuple[str, int, int, int]) -> None:
 
 
 def test_calls_of_a_ledger(recorded: RecordedStudy) -> None:
-    search, held, reference = search_cost.costs(read(recorded))
+    search, held, reference = costs.costs(read(recorded))
     plans = [plan(params, STEPS) for params in GRID]
     pictures = len(GRID) * len(SPREAD)
     assert (search.configs, search.pictures) == (len(GRID), pictures)
@@ -263,7 +268,7 @@ def test_calls_of_a_ledger(recorded: RecordedStudy) -> None:
         ("reference", 48, 96, 8),
         ("held-out reference", 24, 24, 4),
     )
-    search, held, reference = search_cost.costs(read(recorded))
+    search, held, reference = costs.costs(read(recorded))
     assert (search.calls, held.calls, reference.calls) == ((50, 40), (8, 6), (72, 120))
     assert search.saved == pytest.approx(100 - 100 * 90 / sum(search.whole or ()))
     assert reference.pictures == 12
@@ -274,7 +279,7 @@ def test_calls_of_other_pictures_are_not_shown(tmp_path: Path, latency: LatencyP
     study = RecordedStudy(tmp_path, with_payload(latency)).write(heldout=GRID[:3])
     pictures = len(GRID) * len(SPREAD)
     calls_table(study, ("stage 2", 50, 40, pictures - 1), ("held-out", 8, 6, 2), ("held-out", 7, 6, 2))
-    search, held, _ = search_cost.costs(read(study))
+    search, held, _ = costs.costs(read(study))
     assert (search.calls, held.calls) == (None, None)
     assert (held.configs, held.pictures) == (1, 2)
 
@@ -283,35 +288,38 @@ def test_the_papers_row(recorded: RecordedStudy) -> None:
     data = read(recorded)
     assert data.paper is None
     measured = replace(data.config, params=GRID[1])
-    shown = tradeoff.tradeoff(replace(data, paper=measured), ())
-    assert f"the paper&#x27;s row: p=3 k=1 alpha={GRID[1].alpha:g}" in shown.svg()
+    shown = inline(quality_seconds.tradeoff(replace(data, paper=measured), ()))
+    assert f"the paper&#x27;s row: p=3 k=1 alpha={GRID[1].alpha:g}" in shown
     other = replace(data.config, params=ECDiffParams(2, 3, 0.2, 10))
-    svg = tradeoff.tradeoff(replace(data, paper=other), ()).svg()
+    svg = inline(quality_seconds.tradeoff(replace(data, paper=other), ()))
     assert "quality not measured here" in svg
     assert "the paper&#x27;s row: p=" not in svg
 
 
 def test_seconds_of_a_video(recorded: RecordedStudy) -> None:
     data = read(recorded)
-    assert tradeoff.tradeoff(data, ()).x.label == "seconds a picture"
+    assert quality_seconds.tradeoff(data, ()).axes[0].get_xlabel() == "seconds a picture"
     config = replace(data.config, sampling=replace(data.config.sampling, num_frames=9))
-    plot = tradeoff.tradeoff(replace(data, config=config), ())
-    assert (plot.name, plot.x.label) == ("Quality against seconds a video", "seconds a video")
+    figure = quality_seconds.tradeoff(replace(data, config=config), ())
+    assert figure.get_label() == "Quality against seconds a video"
+    assert figure.axes[0].get_xlabel() == "seconds a video"
 
 
 def test_the_front(recorded: RecordedStudy) -> None:
     trials = read(recorded).record.trials
-    found = tradeoff.front(trials)
+    found = pareto_front(trials, ("quality", "seconds"))
     values = [(one.seconds, one.score.quality) for one in trials if one.score]
     expected = {
         (t, q) for t, q in values if not any(t2 <= t and q2 >= q and (t2, q2) != (t, q) for t2, q2 in values)
     }
-    assert {(one.seconds, one.score.quality) for one in found if one.score} == expected
+    assert {(one.seconds, one.quality) for one in found} == expected
+    assert 1 < len(found) < len(trials)
+    assert [one.seconds for one in found] == sorted(one.seconds for one in found)
 
 
 def test_bars_add_up(recorded: RecordedStudy, latency: LatencyProfile) -> None:
     data = read(recorded)
-    found = {one.name: one for one in page.bars(data)}
+    found = {one.name: one for one in costs.bars(data)}
     assert found["the winner"].total == pytest.approx(data.winner.seconds)
     assert found["cloud alone"].total == pytest.approx(latency.alone(STEPS)[0])
     for bar in found.values():
@@ -338,7 +346,8 @@ def test_a_table_that_is_too_long_is_named(recorded: RecordedStudy, command: Com
 
 
 def test_it_loads_no_model(recorded: RecordedStudy) -> None:
-    assert loaded_by(["report", *recorded.arguments()], {"diffusers", "transformers", "matplotlib"}) == []
+    libraries = {"diffusers", "transformers", "matplotlib.pyplot"}
+    assert loaded_by(["report", *recorded.arguments()], libraries) == []
 
 
 # What a user can act on.

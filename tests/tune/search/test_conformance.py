@@ -38,7 +38,7 @@ class TestConformance:
             first, second = world.search(name, space), world.search(name, space)
             assert world.drive(first) == world.drive(second)
             assert first.best == second.best
-            assert first.discarded == second.discarded
+            assert first.pruned == second.pruned
 
     def test_asks_for_what_the_space_holds_and_never_twice(self, name: str, space: Space) -> None:
         for world in WORLDS.values():
@@ -79,9 +79,9 @@ class TestConformance:
             search = world.search(name, space)
             measured = whole(world.drive(search))
             feasible = {one for one, value in measured.items() if value > NEVER}
-            assert feasible.isdisjoint(search.discarded), label
+            assert feasible.isdisjoint(search.pruned), label
             if name not in ("greedy", "optuna") and search.best is not None:
-                assert set(space.grid) == set(search.discarded) | set(measured), label
+                assert set(space.grid) == set(search.pruned) | set(measured), label
 
     def test_goes_on_the_same_after_any_answer(self, name: str, space: Space) -> None:
         world = replace(WORLDS["scrambled"], noise=0.05)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search import SEARCHES, Space
+from ecdiff_tune.search import SEARCHES, Search, Space
 from ecdiff_tune.search.base import Context, Result
-from ecdiff_tune.search.extend import Extending, extended, grown
+from ecdiff_tune.search.extend import extended, extending, grown
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
 
 STEPS = 50
@@ -88,7 +88,7 @@ def test_s_grows_by_whole_cycles_where_the_handoff_is_aligned() -> None:
     assert values(space, 10, "aligned") == (6, 10, 15)
 
 
-def drive(search: Extending, objective: Objective) -> list[ECDiffParams]:
+def drive(search: Search, objective: Objective) -> list[ECDiffParams]:
     """Run it to its end; what it asked."""
     asked: list[ECDiffParams] = []
     while not search.done:
@@ -101,10 +101,10 @@ def drive(search: Extending, objective: Objective) -> list[ECDiffParams]:
     return asked
 
 
-def extending(name: str, space: Space, handoff: Handoff = "aligned") -> tuple[Extending, list[Space]]:
+def extending_search(name: str, space: Space, handoff: Handoff = "aligned") -> tuple[Search, list[Space]]:
     context = Context(1, lambda _, quality: quality, lambda candidates: [0.5] * len(candidates))
     spaces = [space]
-    search = Extending(
+    search = extending(
         lambda one: SEARCHES[name].make(one, context),
         space,
         lambda one, best: extended(one, best, STEPS, handoff),
@@ -118,7 +118,7 @@ def test_it_goes_on_until_the_winner_lies_inside() -> None:
         return 9 - abs(params.k - 6) - abs(params.alpha - 1.0)
 
     for name in ("greedy", "exhaustive"):
-        search, spaces = extending(name, STAGE_1)
+        search, spaces = extending_search(name, STAGE_1)
         asked = drive(search, peak)
         assert search.best == at(STAGE_1, 6, 1.0), name
         last = spaces[-1]
@@ -132,11 +132,11 @@ def test_it_goes_on_until_the_winner_lies_inside() -> None:
 
 def test_stage_2_goes_on_to_both_limits() -> None:
     for name, space, handoff in (("greedy", ALIGNED, "aligned"), ("exhaustive", EXACT, "exact")):
-        search, _ = extending(name, space, handoff)  # type: ignore[arg-type]
+        search, _ = extending_search(name, space, handoff)  # type: ignore[arg-type]
         drive(search, lambda params: params.s)
         assert search.best is not None
         assert search.best.params.s == STEPS
-        search, _ = extending("exhaustive", space, handoff)  # type: ignore[arg-type]
+        search, _ = extending_search("exhaustive", space, handoff)  # type: ignore[arg-type]
         drive(search, lambda params: -params.s)
         assert search.best is not None
         assert search.best.params.s == 7  # p
@@ -144,7 +144,7 @@ def test_stage_2_goes_on_to_both_limits() -> None:
 
 def test_the_joint_space() -> None:
     space = JointSpace((3,), (4, 5), (0.3, 0.5), tuple(range(30, 41)), STEPS)
-    search, spaces = extending("exhaustive", space)
+    search, spaces = extending_search("exhaustive", space)
     drive(search, lambda params: -abs(params.k - 5) - abs(params.alpha - 0.3) - abs(params.s - 45) / 100)
     assert search.best is not None
     assert (search.best.params.k, search.best.params.s) == (5, 45)
@@ -160,7 +160,7 @@ def test_it_is_never_worse_and_asks_for_nothing_twice(seed: int, name: str, stag
         return random.Random(f"{seed}{params}").random()
 
     space, handoff = ((STAGE_1, "aligned"), (ALIGNED, "aligned"), (EXACT, "exact"))[stage]
-    search, spaces = extending(name, space, handoff)  # type: ignore[arg-type]
+    search, spaces = extending_search(name, space, handoff)  # type: ignore[arg-type]
     asked = drive(search, objective)
     assert len(set(asked)) == len(asked)
     assert search.best is not None
@@ -174,7 +174,7 @@ def test_it_is_never_worse_and_asks_for_nothing_twice(seed: int, name: str, stag
 
 
 def test_no_winner_no_growth() -> None:
-    search, spaces = extending("greedy", ALIGNED)
+    search, spaces = extending_search("greedy", ALIGNED)
     drive(search, lambda _: float("-inf"))
     assert search.best is None
     assert spaces == [ALIGNED]

@@ -35,7 +35,7 @@ def calls(candidates: Sequence[Candidate]) -> Calls:
 def test_a_search_asks_for_no_more(name: str, least: float | None, objective: str) -> None:
     options = Options(finalists=5, min_quality=least, optuna=OptunaOptions(7, min_quality=least))
     world, space = World(OBJECTIVES[objective], noise=0.05, options=options), SPACE_OF.get(name, JOINT)
-    shares = SEARCHES[name].most(space, world.context())
+    shares = SEARCHES[name].call_bounds(space, world.context())
     spent: dict[Candidate, int] = {}
     for ask, _ in world.drive(world.search(name, space)):
         for one in ask.candidates:
@@ -49,11 +49,11 @@ def test_a_search_asks_for_no_more(name: str, least: float | None, objective: st
 def test_how_much_that_is() -> None:
     world = World(OBJECTIVES["peak"], 100, options=Options((0.1, 0.25), finalists=5))
     context, grid = world.context(), JOINT.grid
-    assert SEARCHES["exhaustive"].most(JOINT, context) == [CallBound(grid, len(grid), 100)]
-    race, last = SEARCHES["joint"].most(JOINT, context)
+    assert SEARCHES["exhaustive"].call_bounds(JOINT, context) == [CallBound(grid, len(grid), 100)]
+    race, last = SEARCHES["joint"].call_bounds(JOINT, context)
     assert (race.count, len(race.candidates), race.prompts) == (5, 5, 25)
     assert (last.count, last.prompts) == (1, 75)
-    (only,) = SEARCHES["predict"].most(JOINT, context)
+    (only,) = SEARCHES["predict"].call_bounds(JOINT, context)
     assert (only.count, only.prompts) == (1, 100)
     assert only.candidates == race.candidates[:1]
 

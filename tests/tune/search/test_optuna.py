@@ -20,12 +20,12 @@ from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import PairSettings, SearchSettings, Settings
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.generator_search import Scripted
-from ecdiff_tune.search.options import Options, OptunaOptions, SearchError, check_installed
+from ecdiff_tune.search.options import SAMPLERS, Options, OptunaOptions, SearchError, check_installed
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space
-from ecdiff_tune.search.suggest import Knob, Knobs
+from ecdiff_tune.search.suggest import Dimension, Dimensions
 from ecdiff_tune.study.optuna_setup import SOME_PAIR, papers_params, search_options
 
+from ...refusals import refused
 from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, evaluations, whole
 
 PEAK = World(OBJECTIVES["peak"], noise=0.02)
@@ -45,7 +45,7 @@ def trials(path: Path) -> list[FrozenTrial]:
 def told(found: list[FrozenTrial]) -> list[tuple[Any, ...]]:
     """What of finished trials must be the same however often the search was stopped."""
     return [
-        (one.params, one.values, one.state, one.user_attrs.get("discarded"))
+        (one.params, one.values, one.state, one.user_attrs.get("pruned"))
         for one in found
         if one.state.is_finished() and one.state != TrialState.FAIL
     ]
@@ -69,7 +69,7 @@ def told(found: list[FrozenTrial]) -> list[tuple[Any, ...]]:
     ],
 )
 def test_knobs(values: tuple[Any, ...], name: str, distribution: object) -> None:
-    knob = Knob.of("x", values)
+    knob = Dimension.of("x", values)
     assert (knob.name, knob.distribution) == (name, distribution)
     assert sorted(knob.values.values()) == sorted(values)
     for value in values:
@@ -78,13 +78,13 @@ def test_knobs(values: tuple[Any, ...], name: str, distribution: object) -> None
 
 def test_what_is_suggested_is_in_the_grid() -> None:
     for space in (*SPACES.values(), ALIASES, JOINT):
-        knobs = Knobs(space)
+        knobs = Dimensions(space)
         for one in space.grid:
             assert knobs.candidate(knobs.nearest(one)) == one
 
 
 def test_params_that_contradict_each_other() -> None:
-    knobs = Knobs(JointSpace((1, 35), (0, 2), (0.3,), (30, 40), 50, "exact"))
+    knobs = Dimensions(JointSpace((1, 35), (0, 2), (0.3,), (30, 40), 50, "exact"))
     assert knobs.candidate({"p": 35, "k": 0, "s": 30}) is None
     assert knobs.candidate({"p": 1, "k": 2, "s": 30}) is None
     assert knobs.candidate({"p": 1, "k": 0, "s": 30}) is not None
@@ -211,7 +211,6 @@ def test_candidates_know_the_trial_that_they_come_from(tmp_path: Path) -> None:
     path, some = tmp_path / "journal", world(tmp_path / "journal", trials=30)
     search = some.search("optuna", JOINT)
     trace = some.drive(search)
-    assert isinstance(search, Scripted)
     known = {one.number: one for one in trials(path)}
     assert {one for ask, _ in trace for one in ask.candidates} <= search.origins.keys()
     for candidate, origin in search.origins.items():
@@ -226,7 +225,7 @@ def test_losers_are_pruned_and_rank_below_the_best(tmp_path: Path) -> None:
     search = some.search("optuna", JOINT)
     trace = some.drive(search)
     assert evaluations(trace, some.num_prompts) < 20 * some.num_prompts
-    pruned = [one for one in trials(path) if "race" in one.user_attrs.get("discarded", "")]
+    pruned = [one for one in trials(path) if "race" in one.user_attrs.get("pruned", "")]
     assert pruned
     assert search.best is not None
     for one in pruned:
@@ -234,7 +233,7 @@ def test_losers_are_pruned_and_rank_below_the_best(tmp_path: Path) -> None:
         assert one.user_attrs["prompts"] < some.num_prompts
         assert one.value is not None
         assert one.value < some.mean(search.best)
-    unseen = [one for one in trials(path) if one.user_attrs.get("discarded") == "bound"]
+    unseen = [one for one in trials(path) if one.user_attrs.get("pruned") == "bound"]
     assert all(one.state == TrialState.PRUNED for one in unseen if not one.user_attrs["prompts"])
 
 
@@ -243,7 +242,7 @@ def test_infeasible_configs_are_pruned(tmp_path: Path) -> None:
     some = world(path, of=World(lambda c: NEVER if c.alpha == 0.5 else 0.0))
     search = some.search("optuna", JOINT)
     some.drive(search)
-    spoilt = [one for one in trials(path) if one.user_attrs.get("discarded") == "infeasible"]
+    spoilt = [one for one in trials(path) if one.user_attrs.get("pruned") == "infeasible"]
     assert spoilt
     assert {one.state for one in spoilt} == {TrialState.PRUNED}
     assert search.best is not None
@@ -269,7 +268,7 @@ def test_limits_hold(tmp_path: Path) -> None:
     ]
     assert score is not None
     assert score.quality >= 0.6
-    slow = [one for one in trials(path) if one.user_attrs.get("discarded") == "max_seconds"]
+    slow = [one for one in trials(path) if one.user_attrs.get("pruned") == "max_seconds"]
     assert slow
     assert all(one.constraints["max_seconds"] > 0 for one in slow)
     assert any("min_quality" in one.constraints for one in trials(path))
@@ -292,7 +291,7 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     study = optuna.load_study(study_name="ecdiff", storage=_journal(path))
     assert [one.name for one in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == ["quality", "seconds"]
-    front = [Knobs(JOINT).candidate(one.params) for one in study.best_trials]
+    front = [Dimensions(JOINT).candidate(one.params) for one in study.best_trials]
     assert search.best == max(front, key=lambda one: measured[one])  # type: ignore[index]
     for one in study.best_trials:
         quality, seconds = one.values
@@ -369,20 +368,24 @@ def test_more_trials_go_on_with_a_study(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("key", "value", "expected"),
     [
-        ({"trials": 0}, "search.trials >= 1"),
-        ({"sampler": "tpee"}, "Unknown search.sampler 'tpee'.*tpe"),
-        ({"objectives": ()}, "at least one of search.objectives, none twice"),
-        ({"objectives": ("quality", "quality")}, "at least one of search.objectives, none twice"),
-        ({"objectives": ("qualty",)}, "Unknown name 'qualty' in search.objectives.*quality"),
-        ({"min_quality": 1.5}, "search.min_quality within"),
-        ({"max_seconds": 0.0}, "search.max_seconds > 0"),
+        ("trials", 0, ">= 1"),
+        ("sampler", "tpee", sorted(SAMPLERS)),
+        ("objectives", (), "to hold at least one value, none twice"),
+        ("objectives", ("quality", "quality"), "to hold at least one value, none twice"),
+        ("min_quality", 1.5, "<= 1"),
+        ("max_seconds", 0.0, "> 0"),
     ],
 )
-def test_options_out_of_range(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(SearchError, match=message):
-        OptunaOptions(**settings)
+def test_options_out_of_range(key: str, value: Any, expected: object) -> None:
+    with refused(SearchError, key=f"search.{key}", got=value, expected=expected):
+        OptunaOptions(**{key: value})
+
+
+def test_an_unknown_objective() -> None:
+    with refused(SearchError, key="search.objectives[1]", got="qualty", nearest="quality"):
+        OptunaOptions(objectives=("burden", "qualty"))
 
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:

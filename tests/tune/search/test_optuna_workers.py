@@ -27,12 +27,12 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.search import Space, optuna_workers
-from ecdiff_tune.search.base import Context, Records
+from ecdiff_tune.search.base import Ask, Context, Records, Result
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.optuna_study import open_study
 from ecdiff_tune.search.optuna_trial import MEASUREMENTS
 from ecdiff_tune.search.spaces import Stage1Space
-from ecdiff_tune.search.suggest import Knobs
+from ecdiff_tune.search.suggest import Dimensions
 from ecdiff_tune.study.optuna_setup import agree
 
 from ..recorded_study import RecordedStudy
@@ -58,18 +58,20 @@ class Ledgered(World):
         return self
 
     def context(self) -> Context:
-        records = Records(self._read, self._add)
-        return replace(super().context(), records=records)
+        return replace(super().context(), records=Records(self._add))
 
     known: dict[Candidate, int]
     generated: list[tuple[Candidate, int]]
 
-    def _read(self, one: Candidate) -> list[Measurement]:
-        return [Measurement(value, 30.0, 1.0) for value in self.values(one)][: self.known.get(one, 0)]
-
     def _add(self, one: Candidate, measured: Any) -> None:
         assert [row.ssim for row in measured] == list(self.values(one))[: len(measured)]
         self.known[one] = max(self.known.get(one, 0), len(measured))
+
+    def answer(self, ask: Ask) -> list[Result]:
+        return [
+            replace(found, measurements=tuple(Measurement(value, 30.0, 1.0) for value in found.values))
+            for found in super().answer(ask)
+        ]
 
     def generate(self, one: Candidate, prompts: int) -> None:
         for row in range(self.known.get(one, 0), prompts):
@@ -156,7 +158,7 @@ def test_two_workers_end_with_the_same_best_and_generate_nothing_twice(storage: 
     assert {one.user_attrs["worker"] for one in ended} == {"a", "b"}
     whole = [one for one in ended if one.user_attrs.get("prompts") == 10 and MEASUREMENTS in one.user_attrs]
     top = max(whole, key=lambda one: one.values[0])
-    assert Knobs(JOINT).candidate(top.params) == best
+    assert Dimensions(JOINT).candidate(top.params) == best
 
 
 @AT_ONCE
@@ -164,7 +166,7 @@ def test_a_grid_is_shared_out(storage: str) -> None:
     options = {"storage": storage, "sampler": "grid", "trials": 1000, "space": FEW}
     found = run({**options, "name": "a"}, {**options, "name": "b"})
     assert found["a"][0] == found["b"][0]
-    assert {Knobs(FEW).candidate(one.params) for one in trials(storage)} == set(FEW.grid)
+    assert {Dimensions(FEW).candidate(one.params) for one in trials(storage)} == set(FEW.grid)
 
 
 def test_a_worker_that_dies_holds_nobody_up(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def outcomes(name: str, means: list[float], options: Options, draw: Draw, runs: 
             told = [values[one][: ask.prompts] for one in ask.candidates]
             search.tell([Result(fmean(some), some) for some in told])
         assert search.best is not None
-        found.lost += best in search.discarded
+        found.lost += best in search.pruned
         found.regrets.append(truth[best] - truth[search.best])
         found.evaluations += sum(seen.values())
     return found
@@ -128,7 +128,7 @@ def test_equal_configs_are_given_up_no_more_often_than_stated(draw: Draw) -> Non
 
 
 def test_without_correction_the_best_is_lost_more_often() -> None:
-    # Eight rivals at three looks: a level 24 times as high, to see that the simulation would notice.
+    # Eight rivals at three rungs: a level 24 times as high, to see that the simulation would notice.
     found = outcomes("race", [0.5] * 9, Options(error_rate=0.99), normal, runs=40)
     assert found.lost > outcomes("race", [0.5] * 9, Options(error_rate=0.05), normal, runs=40).lost
 
@@ -158,7 +158,7 @@ def test_race_measures_the_best_foretold_first_and_bounds_the_others() -> None:
     assert search.best == space.at(5, 0.3)
     # World's w1 is 0.3 and its quality 0.6: at most 0.12 more can come of any other config.
     reasons = {one: "bound" if one.params.k < 5 else "race after 10 prompts" for one in space.grid}
-    assert search.discarded == {one: why for one, why in reasons.items() if one != search.best}
+    assert search.pruned == {one: why for one, why in reasons.items() if one != search.best}
 
 
 @pytest.mark.parametrize("objective", ["peak", "flat", "scrambled"])
@@ -168,7 +168,7 @@ def test_without_an_error_rate_bounds_alone_decide(objective: str) -> None:
     trace = world.drive(search)
     assert search.best is not None
     assert world.mean(search.best) == max(world.mean(one) for one in JOINT.grid)
-    assert set(search.discarded.values()) <= {"bound"}
+    assert set(search.pruned.values()) <= {"bound"}
     if objective != "flat":
         assert evaluations(trace, PROMPTS) < len(JOINT.grid) * PROMPTS
 
@@ -192,7 +192,7 @@ def test_losers_are_given_up_at_the_looks() -> None:
     trace = world.drive(search)
     assert search.best is not None
     assert world.mean(search.best) == max(world.mean(one) for one in Stage1Space(7, (2,), ALPHAS, 50).grid)
-    reasons = set(search.discarded.values())
+    reasons = set(search.pruned.values())
     assert reasons <= {f"race after {n} prompts" for n in (10, 25, 50)}
     assert len(reasons) > 1
     assert evaluations(trace, PROMPTS) < len(ALPHAS) * PROMPTS
@@ -202,9 +202,7 @@ def test_infeasible_configs_go_at_once() -> None:
     world = World(lambda c: NEVER if c.alpha > 0.3 else 0.0, 10)
     search = world.search("race", Stage1Space(7, (2,), ALPHAS, 50))
     world.drive(search)
-    assert {one.params.alpha for one, why in search.discarded.items() if why == "infeasible"} == set(
-        ALPHAS[3:]
-    )
+    assert {one.params.alpha for one, why in search.pruned.items() if why == "infeasible"} == set(ALPHAS[3:])
     assert search.best is not None
     assert search.best.params.alpha in ALPHAS[:3]
 
@@ -235,7 +233,7 @@ def test_predict_measures_its_winner_alone() -> None:
     context = world.context()
     best = max(JOINT.grid, key=lambda one: context.objective(one, context.predict([one])[0]))
     assert (ask.candidates, ask.prompts, search.best) == ((best,), None, best)
-    assert set(search.discarded.values()) == {"forecast"}
+    assert set(search.pruned.values()) == {"forecast"}
 
 
 def test_predict_passes_over_what_cannot_be_foretold_or_used() -> None:
@@ -254,8 +252,8 @@ def test_predict_passes_over_what_cannot_be_foretold_or_used() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"looks": (0.0,)}, "search.looks within 0 < share < 1"),
-        ({"looks": (0.5, 1.0)}, "search.looks within 0 < share < 1"),
+        ({"rungs": (0.0,)}, "search.rungs within 0 < share < 1"),
+        ({"rungs": (0.5, 1.0)}, "search.rungs within 0 < share < 1"),
         ({"error_rate": -0.1}, "search.error_rate"),
         ({"error_rate": 1.0}, "search.error_rate"),
         ({"margin": -0.1}, "search.margin >= 0"),

@@ -57,7 +57,7 @@ def test_the_fewest_calls_of_a_wanted_quality(least: float) -> None:
     assert search.best == placed(fewest)
     asked = {len(one.params.schedule or ()) for ask, _ in trace for one in ask.candidates}
     assert len(asked) <= 5  # of 16 budgets, by bisection
-    assert set(BUDGETS.grid) == set(search.discarded) | set(whole(trace))
+    assert set(BUDGETS.grid) == set(search.pruned) | set(whole(trace))
     again = world.search("schedule", BUDGETS)
     assert world.drive(again) == trace
 
@@ -67,7 +67,7 @@ def test_a_quality_that_nothing_has() -> None:
     search = world.search("schedule", BUDGETS)
     world.drive(search)
     assert search.best is None
-    assert set(search.discarded) == set(BUDGETS.grid)
+    assert set(search.pruned) == set(BUDGETS.grid)
 
 
 class CheapAndWorse(ByCalls):
@@ -104,7 +104,7 @@ def test_a_wanted_quality_holds_on_all_prompts() -> None:
     for one, result in measured:
         assert result.score is not None
         enough = result.score.quality >= 0.9
-        assert enough == (one not in search.discarded)
+        assert enough == (one not in search.pruned)
         assert enough or one != search.best
 
 
@@ -137,7 +137,7 @@ def test_from_a_number_of_calls_to_pictures(study: Study, tmp_path: Path) -> Non
     assert "placing 5 cloud calls by the forecast" in outcome.out
     trials = study.trials()
     assert set(trials["cloud_calls"]) == {5}
-    assert {"schedule", "estimator", "prompts", "discarded"} <= set(trials.columns)
+    assert {"schedule", "estimator", "prompts", "pruned"} <= set(trials.columns)
     config = study.config()
     assert config.params.schedule is not None
     assert len(config.params.schedule) == 5

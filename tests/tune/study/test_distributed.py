@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ecdiff_core.errors import NonFiniteLatentsError
-from ecdiff_tune.config import Settings
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import ranks, reference
 from ecdiff_tune.evaluation.evaluator import Evaluator
-from ecdiff_tune.evaluation.ledger import Ledger
-from ecdiff_tune.evaluation.state_store import StateStore
-from ecdiff_tune.study.distributed import worker
-from ecdiff_tune.study.distributed.leader import Leader
-from ecdiff_tune.study.distributed.ranks import RankError
+from ecdiff_tune.evaluation.ledger import Ledger, LedgerError
 
 from ..studies import Outcome, Study
 
@@ -162,25 +153,29 @@ def fresh(study: Study, done: Study) -> Study:
     return study
 
 
-def test_two_ranks_do_what_one_does(fresh: Study, done: Study) -> None:
-    def say(rows: Sequence[int]) -> None:
-        print("generates", [*rows])
+def test_two_ranks_do_what_one_does(fresh: Study, done: Study, tmp_path: Path) -> None:
+    generated = tmp_path / "generated"
+
+    def keep(rows: Sequence[int]) -> None:
+        with generated.open("a") as file:
+            print([*rows], file=file)
 
     def both() -> None:
-        before(Evaluator, "_generate", say)()
-        before(reference, "_generate", say)()
+        before(Evaluator, "_generate", keep)()
+        before(reference, "_generate", keep)()
 
     first, second = run(fresh, 2, "tune", doom={1: both})
     assert (first.status, first.err) == (0, ""), first
-    assert (second.status, second.err) == (0, ""), second
+    assert second == Outcome(0, "", "")
     assert "2 ranks share 3 prompts in 2 batches: about 1/2 of the times predicted below\n" in first.out
-    assert set(second.out.splitlines()) == {"generates [2]"}  # the second batch, of every trial
-    assert len(second.out.splitlines()) > 5
+    rows = generated.read_text().splitlines()
+    assert set(rows) == {"[2]"}  # the second batch, of every trial
+    assert len(rows) > 5
     assert equal(fresh, done)
     assert references(fresh) == references(done)
     samples = "samples.png"
     assert (fresh.folder / samples).read_bytes() == (done.folder / samples).read_bytes()
-    assert not (fresh.folder / ".states").exists()
+    assert {path.name for path in fresh.folder.glob(".*")} == {".lock"}  # neither states nor copies
 
 
 def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
@@ -198,19 +193,21 @@ def test_ranks_that_die(fresh: Study, done: Study) -> None:
     dead, other = run(fresh, 2, "tune", doom={0: killed_at(Ledger, "append_all", 3)})
     assert dead.status == -signal.SIGKILL
     assert (other.status, other.out) == (2, "")
-    assert other.err == f"error: Rank 0 ended before its work was done. {AGAIN}\n"
+    assert other.err == f"error: A rank ended before its work was done (rank 1 has noticed it). {AGAIN}\n"
     assert 0 < fresh.rows() < done.rows()
 
     rows = fresh.rows()
     other, dead = run(fresh, 2, "tune", doom={1: killed_at(Evaluator, "_generate", 2)})
     assert dead.status == -signal.SIGKILL
     assert other.status == 2
-    assert other.err == f"error: Rank 1 ended before its work was done. {AGAIN}\n"
+    assert other.err == f"error: A rank ended before its work was done (rank 0 has noticed it). {AGAIN}\n"
+    assert list(fresh.folder.glob(".rank-*"))
     assert rows < fresh.rows() < done.rows()
 
     outcome = fresh("tune")
     assert outcome.status == 0, outcome
     assert equal(fresh, done)
+    assert not list(fresh.folder.glob(".rank-*"))  # what the dead rank had left
 
 
 def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tmp_path: Path) -> None:
@@ -258,6 +255,28 @@ def test_an_error_of_a_worker(fresh: Study) -> None:
     assert second.err.endswith("KeyError: 'a bug'\n")
 
 
+def test_an_error_of_rank_0_while_another_works(fresh: Study) -> None:
+    def full(_: object) -> None:
+        raise LedgerError("no space left")
+
+    def hasty() -> None:
+        ranks.GOODBYE_SECONDS = 0.1
+        before(Ledger, "append_all", full)()
+
+    late = before(Ledger, "append_all", lambda _: time.sleep(1))
+    first, second = run(fresh, 2, "stage1", doom={0: hasty, 1: late})
+    assert (first.status, first.err) == (2, "error: no space left\n")
+    assert second.status == 2
+    assert second.err == f"error: A rank ended before its work was done (rank 1 has noticed it). {AGAIN}\n"
+
+
+def test_commands_that_rank_0_does_alone(done: Study) -> None:
+    first, second = run(done, 2, "table5")
+    assert first.status == 0
+    assert "tiny" in first.out
+    assert second == Outcome(0, "", "")
+
+
 @pytest.mark.parametrize(
     ("number", "statuses", "told"),
     [
@@ -280,98 +299,3 @@ def test_stopped_from_outside(fresh: Study, number: int, statuses: tuple[int, in
     assert (first.status, second.status) == statuses, (first, second)
     assert first.err.strip() == told
     assert second.err == ""
-
-
-# Who does what, without processes.
-
-
-class Alone(Leader):
-    """A crew whose workers do their work in this process; keeps who did what."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.done, self._waiting = count, list[tuple[int, list[int]]](), dict[int, Any]()
-
-    def give(self, rank: int, work: Callable[..., Any], rows: Sequence[int] | None) -> int:
-        assert rows is not None
-        self.done.append((rank, [*rows]))
-        self._waiting[len(self.done)] = [(rows, work(rows))]
-        return len(self.done)
-
-    def take(self, rank: int, number: int, say: Callable[[str], None]) -> Any:
-        return self._waiting.pop(number)
-
-
-def shared(rows: Sequence[int], size: int, count: int) -> Iterator[tuple[Sequence[int], int]]:
-    """The batches in the order in which they come, and who did them."""
-    leader = Alone(count)
-    owner: dict[tuple[int, ...], int] = {}
-    for batch, result in leader.batches(size, print).over(rows, sum):
-        assert result == sum(batch)
-        owner = {tuple(given): rank for rank, given in leader.done}
-        yield batch, owner.get(tuple(batch), 0)
-
-
-ROWS = st.sets(st.integers(0, 60)).map(sorted)
-
-
-@given(ROWS, st.integers(1, 9), st.integers(1, 5))
-def test_every_prompt_in_its_block_on_its_rank(rows: list[int], size: int, count: int) -> None:
-    batches = [*shared(rows, size, count)]
-    assert [row for batch, _ in batches for row in batch] == rows
-    for batch, rank in batches:
-        assert {row // size % count for row in batch} == {rank}
-    alone = [[*batch] for batch, _ in shared(rows, size, 1)]
-    assert [[*batch] for batch, _ in batches] == alone
-
-
-def test_how_the_work_is_shared_is_told() -> None:
-    assert Alone(8).told(100, 25) == (
-        "8 ranks share 100 prompts in 4 batches: about 1/4 of the times predicted below; "
-        "ranks without a batch: 4, fewer with batch_size=13"
-    )
-    assert Alone(8).told(100, 13) == (
-        "8 ranks share 100 prompts in 8 batches: about 1/8 of the times predicted below"
-    )
-    assert Alone(8).told(3, 1).endswith("about 1/3 of the times predicted below; ranks without a batch: 5")
-
-
-def test_one_process_has_no_workers() -> None:
-    leader = Leader(Settings(), None, None)  # type: ignore[arg-type]
-    assert leader.count == 1
-    said: list[str] = []
-    batches = leader.batches(4, said.append)
-    assert [[*rows] for rows, _ in batches.over([0, 1, 3, 4, 9], len)] == [[0, 1, 3], [4], [9]]
-
-
-def test_a_worker_s_states_go_with_its_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Loaded:
-        """A worker that has kept a state in a file."""
-
-        def __init__(self, setup: worker.Setup, rank: int) -> None:
-            assert not list(tmp_path.iterdir()), "what the study before has kept is gone"
-            self.pipe = SimpleNamespace(pair=SimpleNamespace(spec=None))
-            folder = tmp_path / str(setup.number)
-            self.store = StateStore(folder, 0)
-            folder.mkdir()
-            (folder / "state").touch()
-
-    class Messages:
-        """Of a rank 0 that dies."""
-
-        rank = 1
-
-        def __init__(self) -> None:
-            self.left = [worker.Setup(i, Settings(), None, None) for i in (1, 2)]  # type: ignore[arg-type]
-
-        def receive(self, _: int) -> bytes:
-            if not self.left:
-                raise RankError("gone")
-            return pickle.dumps(self.left.pop(0))
-
-        def send(self, _: int, data: bytes) -> None:
-            assert pickle.loads(data).error is None
-
-    monkeypatch.setattr(worker, "Worker", Loaded)
-    with pytest.raises(RankError, match="gone"):
-        worker.serve(Messages())  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())

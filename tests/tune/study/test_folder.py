@@ -83,6 +83,17 @@ def test_an_empty_folder_goes_without_taking_another_s_lock(
     assert not second[0].path.exists()
 
 
+def test_a_study_with_an_older_name_of_a_setting_goes_on(settings: Settings, tmp_path: Path) -> None:
+    created = claim(settings)
+    path = tmp_path / "tiny" / "default" / "study.json"
+    path.write_text(path.read_text().replace('"search.rungs"', '"search.looks"'))
+    assert '"search.looks"' in path.read_text()
+    assert claim(settings) == created
+    others = replace(settings, search=replace(settings.search, rungs=[0.5]))
+    with pytest.raises(StudyError, match=r"search\.rungs \[0\.1, 0\.25, 0\.5\] -> \[0\.5\]"):
+        claim(others)
+
+
 def test_the_same_settings_go_on(settings: Settings, tmp_path: Path) -> None:
     created = claim(settings)
     state = (tmp_path / "tiny" / "default" / "study.json").read_bytes()

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Plan, plan
-from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_core.sampling.plan import plan
+from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.reference import PromptReference, Reference
@@ -32,7 +33,8 @@ def of(*ssims: float | None, seconds: float = 0.1) -> tuple[Measurement, ...]:
 
 def timed_reference(*seconds: tuple[float, float]) -> Reference:
     none = torch.zeros(0)
-    return Reference(tuple(PromptReference(Path(), none, none, torch.tensor(s)) for s in seconds))
+    made = tuple(PromptReference(Path(), none, none, torch.tensor(s)) for s in seconds)
+    return Reference(made, CalibrationSet(("a",) * len(made), (0,) * len(made)))
 
 
 class Measured:
@@ -41,19 +43,20 @@ class Measured:
     def __init__(self, ssim: Callable[[ECDiffParams], float | None]) -> None:
         self._ssim = ssim
 
-    def plan(self, candidate: Candidate) -> Plan:
-        return plan(candidate.params, 12)
+    def resolve(self, candidate: Candidate) -> PlannedCandidate:
+        return candidate.resolve(12, "aligned")
 
-    def missing(self, candidates: list[Candidate], first: int | None) -> int:
+    def missing(self, configs: list[PlannedCandidate], first: int | None) -> int:
         return 2
 
     def measure(
-        self, candidates: list[Candidate], on_prompts: Callable[[int], None], first: int | None
-    ) -> list[list[Measurement]]:
+        self, configs: list[PlannedCandidate], on_prompts: Callable[[int], None], first: int | None
+    ) -> list[tuple[Measurement, ...]]:
         on_prompts(2)
-        return [list(of(self._ssim(one.params), self._ssim(one.params))) for one in candidates]
+        found = [self._ssim(one.candidate.params) for one in configs]
+        return [of(one, one) for one in found]
 
-    def forget(self, candidate: Candidate) -> None:
+    def forget(self, config: PlannedCandidate) -> None:
         pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.search.base import Ask
 from ecdiff_tune.study import progress as progress_module
 from ecdiff_tune.study import recorded
-from ecdiff_tune.study.progress import Progress, describe
+from ecdiff_tune.study.progress import Progress
 
 from ..recorded_study import RecordedStudy
 
@@ -44,7 +43,7 @@ def test_the_best_so_far_keeps_the_limits(
     tmp_path: Path, latency: LatencyProfile, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.spec, lambda _: None).trials
+    trials = recorded.load(study.spec).trials
     best, second = (replace(one, number=i) for i, one in enumerate(trials[:2], start=1))
     with Progress() as progress:
         progress.start_stage("joint", 3, 10, lambda trial: trial is not best, one_by_one=False)
@@ -63,7 +62,7 @@ def test_the_time_left_goes_by_what_was_measured_now(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.spec, lambda _: None).trials
+    trials = recorded.load(study.spec).trials
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     # Two trials come from the ledger, one lacks half of its prompts, one all of them.
@@ -78,6 +77,28 @@ def test_the_time_left_goes_by_what_was_measured_now(
     assert [line.partition(", up to about ")[2] for line in lines] == ["", "", "7.0 min left", "6.0 min left"]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bars_on_a_terminal(tmp_path: Path, latency: LatencyProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = recorded.load(RecordedStudy(tmp_path, latency).write().spec).trials[0]
+    monkeypatch.setattr(sys, "stdout", screen := Terminal())
+    with Progress() as progress:
+        progress.start_stage("joint", 3, 10)
+        progress.start_trials("joint", 1, Ask((trial.candidate,)), 10)
+        progress.prompts_done(10)
+        progress.end_trial(replace(trial, number=1))
+        progress.end_stage()
+        shown = screen.getvalue()
+        progress.say("a line")
+    assert "0/3 trials at most" in shown
+    assert "10/10 prompts" in shown
+    assert "1/3 trials at most, best p=" in shown
+    assert screen.getvalue() == shown + "a line\n"  # no bar comes back
+
+
 def test_the_time_left_begins_with_the_estimate(
     tmp_path: Path,
     latency: LatencyProfile,
@@ -86,7 +107,7 @@ def test_the_time_left_begins_with_the_estimate(
 ) -> None:
     """Which counts as five trials: a first one of 8 s among such of 2 s says 27 s of 9, not 72."""
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.spec, lambda _: None).trials
+    trials = recorded.load(study.spec).trials
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     with Progress() as progress:
@@ -95,12 +116,6 @@ def test_the_time_left_begins_with_the_estimate(
         now[0] += 8.0
         progress.end_trial(replace(trials[0], number=1))
     assert capsys.readouterr().out.strip().endswith(", up to about 27 s left")
-
-
-def test_an_alpha_that_changes_nothing_is_left_out() -> None:
-    for k, words in ((0, "p=3 k=0 s=9"), (2, "p=3 k=2 alpha=0.3 s=9")):
-        candidate = Candidate(ECDiffParams(3, k, 0.3, 9))
-        assert describe(candidate, "joint", candidate.plan(12, "aligned")) == words
 
 
 def test_nothing_in_a_line_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +131,7 @@ def test_the_last_trial_leaves_no_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = RecordedStudy(tmp_path, latency).write()
-    trials = recorded.load(study.spec, lambda _: None).trials
+    trials = recorded.load(study.spec).trials
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     with Progress() as progress:

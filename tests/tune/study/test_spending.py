@@ -16,7 +16,7 @@ from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.model_calls import KINDS
 from ecdiff_tune.report import pictures
-from ecdiff_tune.study import files, workbench
+from ecdiff_tune.study import files, open_study
 from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import LATENCY, Spending
 
@@ -29,7 +29,7 @@ SMALL = ("params.p=3", "search.s=[6,9]")
 def counted(monkeypatch: pytest.MonkeyPatch, latency: LatencyProfile) -> Counter[str]:
     """What the models of every study are really asked, by prompt: guidance asks them twice."""
     found: Counter[str] = Counter()
-    load, measure = workbench.load_pipe, latency_module.measure
+    load, measure = open_study.load_pipe, latency_module.measure
 
     def measure_in_vain(*given: Any, **more: Any) -> LatencyProfile:
         """On a busy machine the small edge may seem slower than its cloud."""
@@ -56,7 +56,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, latency: LatencyProfile) -> Counter
         monkeypatch.setattr(family, "decode", decode_and_count)
         return pipe
 
-    monkeypatch.setattr(workbench, "load_pipe", load_and_count)
+    monkeypatch.setattr(open_study, "load_pipe", load_and_count)
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
     return found
 
@@ -127,7 +127,7 @@ def test_a_part_inside_another_is_counted_once(tmp_path: Path) -> None:
     assert found.loc["inner", "seconds"] >= 0.02
     with spending.part(LATENCY):
         spending.calls.update(cloud=18, edge=18)
-    assert spending.told() == (
+    assert spending.describe() == (
         f"this run: 25 cloud calls, 19 edge calls, 8 decodes (latency 18 + 18, every part in {path.name})"
     )
 

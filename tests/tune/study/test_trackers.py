@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Score, Trial
@@ -21,7 +20,8 @@ from ecdiff_tune.study import trackers
 from ..studies import Study, one_line
 
 PARAMS = ECDiffParams(3, 2, 0.3, 9)
-SETTINGS = {"seed": 0, "search.k": [1, 2]}
+SETTINGS = {"seed": 0, "search.k": [1, 2], "search.p": None}
+STORED = {"seed": 0, "search.k": "[1, 2]", "search.p": "null"}
 EXPECTED = {
     "trial": 4,
     "prompts": 2,
@@ -39,9 +39,9 @@ EXPECTED = {
 }
 
 
-def trial(number: int, score: Score | None, discarded: str = "") -> Trial:
-    measured = (Measurement(0.9, 30.0, 0.1),) * (1 if discarded else 2)
-    return Trial(1, number, Candidate(PARAMS), plan(PARAMS, 12), measured, 0.2, score, discarded)
+def trial(number: int, score: Score | None, pruned: str = "") -> Trial:
+    measured = (Measurement(0.9, 30.0, 0.1),) * (1 if pruned else 2)
+    return Trial(1, number, Candidate(PARAMS).resolve(12, "aligned"), measured, 0.2, score, pruned)
 
 
 GOOD = trial(4, Score(0.9, 0.5, None, 0.42))
@@ -64,6 +64,10 @@ def told(tracking: str, folder: Path) -> None:
         run.winner(GOOD)
 
 
+WINNER = {f"winner/{name}": value for name, value in EXPECTED.items()}
+WORDS = {"winner/estimator": "gradient", "winner/handoff_adapter": "identity"}
+
+
 class Computed(list[tuple[Any, ...]]):
     """A module whose functions note how they were called."""
 
@@ -73,42 +77,55 @@ class Computed(list[tuple[Any, ...]]):
 
         return SimpleNamespace(**{name: noting(name) for name in names}, **more)
 
+    def wandb(self) -> Any:
+        run = self.module("log", "finish")
+
+        def init(**kwargs: Any) -> Any:
+            self.append(("init", kwargs))
+            return run
+
+        return SimpleNamespace(init=init, config=self.module("update"))
+
+    def mlflow(self) -> ModuleType:
+        limits = SimpleNamespace(MAX_PARAM_VAL_LENGTH=6000, MAX_PARAMS_TAGS_PER_BATCH=100)
+        fake = ModuleType("mlflow")
+        functions = self.module("start_run", "log_params", "log_metrics", "end_run")
+        vars(fake).update(vars(functions), utils=SimpleNamespace(validation=limits))
+        vars(fake).update(search_experiments=lambda **_: [SimpleNamespace(experiment_id="7")])
+        fake.__spec__ = importlib.util.spec_from_loader("mlflow", None)
+        return fake
+
 
 def test_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     computed = Computed()
-    run = computed.module("log", "finish", summary=computed.module("update"))
-
-    def init(**kwargs: Any) -> Any:
-        computed.append(("init", kwargs))
-        return run
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "wandb", computed.wandb())
     told("wandb", tmp_path)
-    settings = {"project": "ecdiff", "name": "tiny/default/stage 1", "dir": str(tmp_path), "config": SETTINGS}
-    winner = {"estimator": "gradient", "handoff_adapter": "identity", **EXPECTED}
     assert computed == [
-        ("init", settings),
+        ("init", {"project": "ecdiff", "name": "tiny/default/stage 1", "dir": str(tmp_path)}),
+        ("update", STORED, {"allow_val_change": True}),
         ("log", EXPECTED, {"step": 1}),
         ("log", PARTLY, {"step": 2}),
-        ("update", {"winner": winner}, {}),
+        ("log", WINNER, {"step": 2}),
+        ("log", WORDS, {"step": 2}),
         ("finish", {"exit_code": 0}),
     ]
 
 
 def test_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     computed = Computed()
-    names = ("set_experiment", "start_run", "log_dict", "log_metrics", "end_run")
-    monkeypatch.setitem(sys.modules, "mlflow", computed.module(*names))
+    monkeypatch.setitem(sys.modules, "mlflow", computed.mlflow())
     told("mlflow", tmp_path)
-    assert [name for name, *_ in computed] == [
-        *names[:3],
-        *("log_metrics", "log_metrics", "log_dict", "end_run"),
+    (begun, *calls) = computed
+    assert begun[0] == "start_run"
+    assert (begun[1]["run_name"], begun[1]["experiment_id"]) == ("tiny/default/stage 1", "7")
+    assert calls == [
+        ("log_params", STORED, {}),
+        ("log_metrics", EXPECTED, {"step": 1}),
+        ("log_metrics", PARTLY, {"step": 2}),
+        ("log_metrics", WINNER, {"step": 2}),
+        ("log_params", WORDS, {}),
+        ("end_run", {"status": "FINISHED"}),
     ]
-    assert computed[1] == ("start_run", {"run_name": "tiny/default/stage 1"})
-    assert computed[3] == ("log_metrics", EXPECTED, {"step": 1})
-    assert computed[4] == ("log_metrics", PARTLY, {"step": 2})
-    assert computed[5][2] == "winner.json"
-    assert computed[6] == ("end_run", {"status": "FINISHED"})
 
 
 def test_tensorboard(tmp_path: Path) -> None:
@@ -117,7 +134,8 @@ def test_tensorboard(tmp_path: Path) -> None:
 
     told("tensorboard", tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "stage 1")).Reload()
-    assert set(events.Tags()["scalars"]) == {*EXPECTED, *PARTLY}
+    assert set(events.Tags()["scalars"]) == {*EXPECTED, *PARTLY, *WINNER}
+    assert {f"{name}/text_summary" for name in (*WORDS, "state")} == set(events.Tags()["tensors"])
     assert [one.step for one in events.Scalars("trial")] == [1, 2]
     (one,) = events.Scalars("quality")
     assert (one.step, one.value) == (1, pytest.approx(0.9))
@@ -131,32 +149,25 @@ def test_a_run_that_an_error_ends_is_not_finished(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[BaseException], status: str
 ) -> None:
     computed = Computed()
-    run = computed.module("finish", summary=computed.module("update"))
-    modules = {
-        "mlflow": computed.module("set_experiment", "start_run", "log_dict", "end_run"),
-        "wandb": SimpleNamespace(init=lambda **_: run),
-    }
+    modules = {"mlflow": computed.mlflow(), "wandb": computed.wandb()}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
         with pytest.raises(error), trackers.run(name, "tiny/default/stage 1", tmp_path, SETTINGS):
             raise error
-    assert computed[-2:] == [("end_run", {"status": status}), ("finish", {"exit_code": 1})]
+    ends = [one for one in computed if one[0] in ("end_run", "finish")]
+    assert ends == [("end_run", {"status": status}), ("finish", {"exit_code": 1})]
 
 
 def test_a_whole_tune_is_told(done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = Computed()
-    fake = ModuleType("mlflow")
-    names = ("set_experiment", "start_run", "log_dict", "log_metrics", "end_run")
-    vars(fake).update(vars(computed.module(*names)))
-    fake.__spec__ = importlib.util.spec_from_loader("mlflow", None)
-    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    monkeypatch.setitem(sys.modules, "mlflow", computed.mlflow())
     again = done.copy(tmp_path / "outputs")
     outcome = again("tune", "tracking=mlflow")  # free to change: nothing is measured anew
     assert outcome.status == 0, outcome
     runs = [one[-1]["run_name"] for one in computed if one[0] == "start_run"]
     assert runs == ["tiny/default/stage 1", "tiny/default/stage 2"]
     trials = again.trials()
-    logged = [one for one in computed if one[0] == "log_metrics"]
+    logged = [one for one in computed if one[0] == "log_metrics" and "trial" in one[1]]
     assert [one[1]["trial"] for one in logged] == trials["trial"].tolist()
     assert [one[-1]["step"] for one in logged] == trials["trial"].tolist()  # here they end in order
     assert [one[1]["objective"] for one in logged] == pytest.approx(trials["objective"].tolist())

@@ -1,4 +1,4 @@
-"""Model calls that a study made, and those that the same pictures would have cost one by one."""
+"""Where the seconds of a generation go, and the model calls that a study made."""
 
 from __future__ import annotations
 
@@ -8,15 +8,56 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Plan, plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.evaluation.model_calls import KINDS, Calls
 from ecdiff_tune.report.study_data import StudyData, table
 from ecdiff_tune.search.spaces import SEARCHING
 from ecdiff_tune.study import files
 from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, REFERENCE
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Where the seconds of one way to make a picture go: (style, what, seconds) parts."""
+
+    name: str
+    total: float
+    parts: tuple[tuple[str, str, float], ...]
+
+
+def bars(data: StudyData) -> list[Bar]:
+    """Cloud alone, edge alone, HybridSD with the winner's s, the paper's row, and the winner."""
+    steps, winner = data.num_steps, data.winner.plan
+    plans = {
+        "cloud alone": plan(ECDiffParams.cloud_only(steps), steps),
+        f"HybridSD, s = {winner.handoff_step}": plan(ECDiffParams.hybrid(winner.handoff_step), steps),
+        "the winner": winner,
+        "edge alone": plan(ECDiffParams.edge_only(), steps),
+    }
+    if not winner.hands_over:
+        plans.pop(f"HybridSD, s = {winner.handoff_step}")
+    if data.paper is not None:
+        plans["the paper's row"] = data.paper.plan()
+    latency = data.record.latency
+    found = [Bar(name, latency.seconds(one), _parts(latency, one)) for name, one in plans.items()]
+    return sorted(found, key=lambda one: -one.total)
+
+
+def _parts(latency: LatencyProfile, steps: Plan) -> tuple[tuple[str, str, float], ...]:
+    """Of ``Bar``, those that take time."""
+    every = (
+        ("encode", "encode", latency.encode.median),
+        ("cloud", f"{steps.cloud_calls} cloud calls", steps.cloud_calls * latency.cloud_call.median),
+        ("transfer", "transfer", latency.transfer_seconds if steps.hands_over else 0.0),
+        ("edge", f"{steps.edge_calls} edge calls", steps.edge_calls * latency.edge_call.median),
+        ("decode", "decode", latency.decode.median),
+    )
+    return tuple(part for part in every if part[2] > 0)
 
 
 @dataclass(frozen=True)
@@ -51,7 +92,7 @@ def costs(data: StudyData) -> list[Cost]:
         StudyError: calls.csv is damaged.
     """
     made, record = _made(data), data.record
-    winner = ConfigKey.of(data.winner.candidate, data.winner.plan)
+    winner = data.winner.key
     with closing(Ledger(data.path / files.LEDGER, record.spec.sampling.handoff_adapter)) as ledger:
         # A comparison with other schedulers, steps or caches is no part of the search.
         tried = [key for key in ledger.configs() if not key.sampler]
@@ -102,7 +143,7 @@ def _pictures(ledger: Ledger, keys: Iterable[ConfigKey], prompts: CalibrationSet
     names, configs, count, cloud, edge = set(prompts.keys), 0, 0, 0, 0
     for key in keys:
         rows = sum(name in names for name in ledger.read(key))
-        plan = Plan.from_schedule(key.schedule)
+        steps = Plan.from_schedule(key.schedule)
         configs, count = configs + (rows > 0), count + rows
-        cloud, edge = cloud + rows * plan.cloud_calls, edge + rows * plan.edge_calls
+        cloud, edge = cloud + rows * steps.cloud_calls, edge + rows * steps.edge_calls
     return _Pictures(configs, count, (cloud, edge))

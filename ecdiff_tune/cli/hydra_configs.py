@@ -1,0 +1,44 @@
+"""The commands' primary configs: conf/base.yaml with a help of each command's own."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+
+from ecdiff_tune.cli import ARGUMENTS, COMMANDS, Command
+from ecdiff_tune.cli.help_text import SETTINGS
+from ecdiff_tune.config import composed
+from ecdiff_tune.data.conf_folder import config_folder
+
+
+def primary_config(command: str, arguments: Sequence[str] = ()) -> str:
+    """Make a command's config and the settings known to Hydra; the config's name.
+
+    That is the command's where the folder of the configs holds a file of that name, as ours once did.
+
+    Args:
+        arguments: of the command line, of which ``--config-path`` names another folder.
+    """
+    composed.register()
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-path", "-cp", default=config_folder(), type=Path)
+    folder = parser.parse_known_args(arguments)[0].config_path
+    if (folder / f"{command}.yaml").is_file():
+        return command
+    # Hydra refuses a file and a stored config of one name, also of a file that it does not read otherwise.
+    name = f"ecdiff_{command}"
+    own = {"app_name": f"ecdiff-tune {command}", "template": _help(command, COMMANDS[command])}
+    ConfigStore.instance().store(name, {"defaults": ["base", "_self_"], "hydra": {"help": own}})
+    return name
+
+
+def _help(name: str, command: Command) -> str:
+    """With Hydra's variables for what it knows itself."""
+    usage = f"Usage: ecdiff-tune {name} {ARGUMENTS}"
+    groups = "== Groups (GROUP=CHOICE; tuned is none: the paper's configs, for `ecdiff generate --config`) =="
+    begin = [f"ecdiff-tune {name}: {command.about}", usage, *([command.note] if command.note else [])]
+    settings = f"{SETTINGS} (KEY=VALUE) ==\n$CONFIG"
+    return "\n\n".join([*begin, f"{groups}\n$APP_CONFIG_GROUPS\n{settings}"]) + "\n"

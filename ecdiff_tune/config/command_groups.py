@@ -1,0 +1,84 @@
+"""The groups of settings that one command has for itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from ecdiff_core.validation import AtLeast1, OneOf, Positive, Similarity
+from ecdiff_tune.config.setting import setting
+from ecdiff_tune.experiments.method_names import METHODS
+from ecdiff_tune.metrics.spec import LPIPS_NETS, METRICS
+
+NoiseShare = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass
+class RerankSettings:
+    """What ``rerank`` and ``pareto`` go by beside ``objective`` and ``link``."""
+
+    latency: str | None = setting(
+        None, "latency.json of a study of the same pair on another machine; null is the study's own"
+    )
+    min_quality: Similarity | None = setting(None, "least mean SSIM")
+    max_seconds: Positive | None = setting(None, "most seconds an image, the transfer included")
+
+
+@dataclass
+class ParetoSettings:
+    """Which row of its table ``pareto`` writes as YAML."""
+
+    pick: str | None = setting(
+        None, "a row's number, fastest_above (with quality) or best_below (with seconds)"
+    )
+    quality: Similarity | None = setting(None, "least mean SSIM")
+    seconds: Positive | None = setting(None, "most seconds an image, the transfer included")
+
+
+@dataclass
+class CompareSettings:
+    """What ``compare`` holds a study's winner against."""
+
+    methods: list[Annotated[str, OneOf(METHODS)]] | None = setting(
+        None, "[cloud,hybrid_10,tuned]; null is all that apply"
+    )
+    schedule: str | None = setting(
+        None, "another study of the pair whose winner lists its real steps, or a YAML"
+    )
+    timed_prompts: AtLeast1 = setting(3, "images that each method's seconds by the clock are the median of")
+
+
+@dataclass
+class AblateSettings:
+    """What ``ablate`` measures on."""
+
+    num_prompts: AtLeast1 | None = setting(
+        50, "the first so many held-out prompts, each of 2 T cloud calls and more; null is all"
+    )
+
+
+@dataclass
+class ErrorsSettings:
+    """What ``errors`` measures."""
+
+    num_prompts: AtLeast1 = setting(8, "held-out prompts; where none are held out, of those tuned on")
+    noise: list[NoiseShare] = setting(
+        [0.005, 0.01, 0.02], "Figure 1: noise after each step, as a share of the latents' root mean square"
+    )
+    config: str | None = setting(None, "YAML of which errors are shown; null is the study's ecdiff.yaml")
+
+
+@dataclass
+class MetricsSettings:
+    """What images are measured by where methods are compared; the search goes by SSIM alone."""
+
+    names: list[Annotated[str, OneOf(METRICS)]] = setting(
+        ["ssim", "psnr"], "of ssim, psnr (dB), lpips (0 is equal), clip (100 times the cosine to the prompt)"
+    )
+    lpips_net: Annotated[str, OneOf(LPIPS_NETS)] = setting("alex", "network of LPIPS")
+    lpips_weights: str | None = setting(
+        None, "its weights, a file of torchvision's; null is the one in torch's own cache"
+    )
+    clip: str | None = setting(None, "folder of a CLIP model as transformers saves it, for the metric clip")

@@ -1,1 +1,0 @@
-"""One study on several processes."""

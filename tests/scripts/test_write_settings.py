@@ -1,0 +1,23 @@
+"""conf/ and README say of the settings what the schema says."""
+
+from __future__ import annotations
+
+import write_settings
+from ecdiff_tune.config.described import meanings, with_comments
+
+
+def test_conf_and_readme_say_what_the_schema_says() -> None:
+    for path, text in write_settings.written().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python scripts/write_settings.py"
+
+
+def test_values_and_other_comments_stay() -> None:
+    text = "# me\nseed: 9  # old\nsearch:\n  rungs: [0.2]\n  k: [1]  # other\nhydra:  # theirs\n"
+    assert with_comments(text).splitlines() == [
+        "# me",
+        "seed: 9         # " + meanings()["seed"],
+        "search:         # how (p, k, alpha, s) are searched: one of the searches below",
+        "  rungs: [0.2]  # shares of the prompts after which losers are pruned (> 0, < 1)",
+        "  k: [1]        # approximated steps between two real calls",
+        "hydra:  # theirs",
+    ]
