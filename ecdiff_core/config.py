@@ -66,6 +66,7 @@ _COMMENTS = {
     "seconds": "a picture, the transfer included",
     "heldout": "the same on prompts that were not tuned on",
     "calls": "of a generation",
+    "cloud_share": "cloud calls / T",
 }
 
 

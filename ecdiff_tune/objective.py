@@ -158,12 +158,6 @@ class Trial:
         assert self.score is not None
         return self.score.quality
 
-    @property
-    def burden(self) -> float:
-        """Of a trial that has a score; 0 in stage 1, where the cloud does every step."""
-        assert self.score is not None
-        return self.score.burden or 0.0
-
     def keeps(self, min_quality: float | None, max_seconds: float | None) -> bool:
         """Whether it has at least that mean SSIM and takes at most so long an image; None is no limit."""
         enough = min_quality is None or (self.score is not None and self.score.quality >= min_quality)
@@ -173,7 +167,7 @@ class Trial:
 MERITS: Mapping[str, Callable[[Trial], float]] = {
     "quality": lambda trial: trial.quality,
     "seconds": lambda trial: -trial.seconds,
-    "burden": lambda trial: trial.burden,
+    "cloud_calls": lambda trial: -trial.plan.cloud_calls,
 }
 """What configs are compared by, the higher the better."""
 

@@ -61,7 +61,9 @@ class Request:
                 f"Expected --count >= 1 and --heldout >= 0, got {self.count} and {self.heldout}."
             )
         if self.out.suffix.lower() not in OUTPUTS:
-            raise PromptSourceError(f"Expected --out to end with {' or '.join(OUTPUTS)}, got {self.out}.")
+            raise PromptSourceError(
+                key="--out", got=str(self.out), expected=f"to end with {' or '.join(OUTPUTS)}"
+            )
         if self.source.resolve() in (self.out.resolve(), self.heldout_out.resolve()):
             raise PromptSourceError(f"--out would replace the source {self.source}. Choose another file.")
 

@@ -199,5 +199,6 @@ def out_of_memory_told() -> Iterator[None]:
 def _too_little(error: BaseException) -> str:
     return (
         f"Out of memory with one prompt at a time ({first_line(error)}). Set offload to model, turn "
-        "vae_tiling on, or choose half precision or a smaller size; offload sequential takes least memory and most time."
+        "vae_tiling on, or choose half precision or a smaller size; offload sequential takes least memory "
+        "and most time."
     )

@@ -62,7 +62,7 @@ COMMANDS: dict[str, Command] = {
         note=_RESCORES,
     ),
     "pareto": Command(
-        "all configs that no other beats in quality, time and burden; no model call",
+        "all configs that no other beats in quality, time and cloud calls; no model call",
         "cli.pareto",
         of_study=True,
         loads_models=False,

@@ -1,4 +1,4 @@
-"""``pareto``: all configs that no other beats in quality, time and burden at once, from old measurements."""
+"""``pareto``: what no other config beats in quality, time and cloud calls at once, from old measurements."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pareto(settings: Settings) -> None:
         found = front(within_limits(record.trials, settings.rerank))
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
         write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
-        progress.say(f"{len(found)} of them are not beaten in quality, seconds and burden at once")
+        progress.say(f"{len(found)} of them are not beaten in quality, seconds and cloud calls at once")
         for line in (*tables.ranking(found), f"wrote {folder.path / files.PARETO_TABLE}"):
             progress.say(line)
         if chosen is None:
@@ -47,8 +47,8 @@ def pareto(settings: Settings) -> None:
 
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that no other beats in quality, seconds and burden at once, numbered from the fastest on."""
-    found = pareto_front(trials, ("quality", "seconds", "burden"))
+    """What no other trial beats in quality, seconds and cloud calls at once, numbered from the fastest on."""
+    found = pareto_front(trials, ("quality", "seconds", "cloud_calls"))
     return [replace(one, number=i) for i, one in enumerate(found, start=1)]
 
 

@@ -29,7 +29,9 @@ def check_search(settings: Settings) -> None:
         by_clock = [one for one in SEARCHES if SEARCHES[one].by_clock]
         raise SettingsError(
             f"search={name} must know the seconds of a config before it runs, which latency=wallclock does "
-            f"not: set latency=profile, or search={' or search='.join(by_clock)}."
+            f"not: set latency=profile, or search={' or search='.join(by_clock)}.",
+            key="latency",
+            got=settings.latency,
         )
     if search.extend and not kind.extends:
         raise _not_for("search.extend", name, [one for one in SEARCHES if SEARCHES[one].extends])
@@ -41,7 +43,8 @@ def check_search(settings: Settings) -> None:
         ("search.storage", search.storage is not None and not kind.is_optuna, "choose search=optuna"),
     ):
         if idle:
-            raise SettingsError(f"{setting} has no effect with search={name}: leave it out, or {instead}.")
+            line = f"{setting} has no effect with search={name}: leave it out, or {instead}."
+            raise SettingsError(line, key=setting, got=name, advice=instead)
     if kind.places:
         _check_cloud_calls(settings)
     for setting in ("edge_k", "residual"):
@@ -54,13 +57,16 @@ def check_search(settings: Settings) -> None:
                 advice="Give one, or choose search=joint.",
             )
     if search.joint and not kind.at_once:
-        raise SettingsError(f"search={name} goes stage by stage: set search.joint=false, or another search.")
+        line = f"search={name} goes stage by stage: set search.joint=false, or another search."
+        raise SettingsError(line, key="search.joint", got=True, expected="false")
     if not search.joint and not kind.in_stages:
-        raise SettingsError(f"search={name} looks at everything at once: leave search.joint=true.")
+        line = f"search={name} looks at everything at once: leave search.joint=true."
+        raise SettingsError(line, key="search.joint", got=False, expected="true")
 
 
 def _not_for(setting: str, name: str, heeding: Sequence[str]) -> SettingsError:
-    return SettingsError(f"{setting} is for search={' and search='.join(heeding)}; not for search={name}.")
+    line = f"{setting} is for search={' and search='.join(heeding)}; not for search={name}."
+    return SettingsError(line, key=setting, got=name, expected=list(heeding))
 
 
 def _check_cloud_calls(settings: Settings) -> None:
@@ -68,7 +74,10 @@ def _check_cloud_calls(settings: Settings) -> None:
     if most < LEAST_CALLS:
         raise SettingsError(
             f"search={settings.search.name} places at least {LEAST_CALLS} cloud calls, got {most} steps "
-            "on the cloud side at most. Raise sampling.num_inference_steps or search.s."
+            "on the cloud side at most. Raise sampling.num_inference_steps or search.s.",
+            key="search.s",
+            got=most,
+            expected=f">= {LEAST_CALLS}",
         )
     check_distinct("search.cloud_calls", calls)
     if not all(LEAST_CALLS <= one <= most for one in calls):

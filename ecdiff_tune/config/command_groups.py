@@ -75,10 +75,10 @@ class MetricsSettings:
     """What images are measured by where methods are compared; the search goes by SSIM alone."""
 
     names: list[Annotated[str, OneOf(METRICS)]] = setting(
-        ["ssim", "psnr"], "of ssim, psnr (dB), lpips (0 is equal), clip (100 times the cosine to the prompt)"
+        ["ssim", "psnr"], "ssim, psnr (dB), lpips (0 is equal), clip (100 times the cosine to the prompt)"
     )
     lpips_net: Annotated[str, OneOf(LPIPS_NETS)] = setting("alex", "network of LPIPS")
     lpips_weights: str | None = setting(
-        None, "its weights, a file of torchvision's; null is the one in torch's own cache"
+        None, "weights of that network, a file of torchvision's; null is the one in torch's own cache"
     )
     clip: str | None = setting(None, "folder of a CLIP model as transformers saves it, for the metric clip")

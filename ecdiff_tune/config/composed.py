@@ -46,7 +46,8 @@ def from_config(
     refuse_unknown(config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise SettingsError(f"Missing {', '.join(missing)}: give {' '.join(_as_given(missing))}.")
+        line = f"Missing {', '.join(missing)}: give {' '.join(_as_given(missing))}."
+        raise SettingsError(line, key=missing[0])
     for line in [] if overrides is None else fit_grids(config, overrides):
         say(f"note: {line}")
     settings = OmegaConf.to_object(config)

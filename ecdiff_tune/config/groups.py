@@ -40,17 +40,17 @@ class PairSettings:
     name: str = setting("???", "names the folder in outputs/")
     cloud: str = setting("???", "hub id, diffusers folder, .safetensors checkpoint, or embedded:NAME")
     edge: str = setting("???", "the same; its denoiser is enough (unet/, transformer/, or the folder of one)")
-    cloud_revision: str | None = setting(None, "of the hub repository; null is its newest")
-    edge_revision: str | None = setting(None, "of the hub repository; null is its newest")
+    cloud_revision: str | None = setting(None, "revision of the hub repository; null is its newest")
+    edge_revision: str | None = setting(None, "revision of the hub repository; null is its newest")
     variant: str | None = setting(
-        AUTO, "of the weight files: fp16, null (plain ones), or auto (what is there)"
+        AUTO, "variant of the weight files: fp16, null (plain ones), or auto (what is there)"
     )
     cloud_variant: str | None = setting(SAME, "same: as pair.variant; else the cloud's own")
     edge_variant: str | None = setting(SAME, "same: as pair.variant; else the edge's own")
     cloud_subfolder: str | None = setting(None, "where in the hub repository or folder the cloud lies")
     edge_subfolder: str | None = setting(None, "where in the hub repository or folder the edge lies")
     cloud_config: str | None = setting(
-        None, "of a checkpoint: hub id or folder with its config files; null is diffusers' choice"
+        None, "config files of a checkpoint: hub id or folder with them; null is diffusers' choice"
     )
     edge_config: str | None = setting(None, "the same for the edge")
     lora: list[LoraSettings] = setting(
@@ -87,7 +87,7 @@ class SamplingSettings:
     use_dynamic_cfg: bool = setting(False, "CogVideoX: whether the guidance scale varies with the timestep")
     height: int | None = setting(None, "pixels; null is the model's own size")
     width: int | None = setting(None, "pixels; null is the model's own size")
-    num_frames: int | None = setting(None, "of a video; null is the model's own number")
+    num_frames: int | None = setting(None, "frames of a video; null is the model's own number")
     handoff: Annotated[str, OneOf(get_args(Handoff))] = setting(
         "aligned", "aligned: after a correcting call (Algorithm 1) or a listed step; exact: cut at s"
     )
@@ -136,8 +136,8 @@ class SearchSettings:
     margin: NotNegative = setting(0.0, "objective that may be given away at a rung, to end sooner")
     finalists: AtLeast1 = setting(8, "how many of the best predicted configs race")
     sampler: Annotated[str, OneOf(SAMPLERS)] = setting("tpe", "Optuna's sampler")
-    trials: AtLeast1 = setting(50, "of the Optuna study; more of them go on with it")
-    study_name: str | None = setting(None, "in the storage; null is <pair>/<study>")
+    trials: AtLeast1 = setting(50, "trials of the Optuna study; more of them go on with it")
+    study_name: str | None = setting(None, "name in the storage; null is <pair>/<study>")
     storage: str | None = setting(
         None, "database URL or journal file of an Optuna study; null: the study's folder"
     )
@@ -167,7 +167,7 @@ class CalibrationSettings:
         None,
         "txt (one a line), csv, tsv, json, jsonl or parquet; null draws from the embedded pair's grammar",
     )
-    column: str | None = setting(None, 'of a table; null takes "prompt", "caption" or "text"')
+    column: str | None = setting(None, 'column of a table; null takes "prompt", "caption" or "text"')
 
 
 @dataclass

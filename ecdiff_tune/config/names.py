@@ -55,8 +55,8 @@ def refuse_unknown(config: DictConfig, prefix: str = "") -> None:
         if key == "hydra.env":  # which Hydra composes from its own group without having it in its schema
             continue
         if prefix:
-            raise SettingsError(f"Unknown setting {key}: Hydra has none of that name.")
-        raise SettingsError(unknown_setting(key))
+            raise SettingsError(f"Unknown setting {key}: Hydra has none of that name.", key=key)
+        raise SettingsError(unknown_setting(key), key=key)
 
 
 def _unknown(config: DictConfig, prefix: str) -> Iterator[str]:

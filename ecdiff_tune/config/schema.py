@@ -57,7 +57,7 @@ class Settings:
         "each trial; or the path of a latency.json of the pair, of another study or machine",
     )
     device: str = setting("auto", "cpu, cuda, cuda:1, mps, …; auto takes the accelerator if there is one")
-    dtype: Annotated[str, OneOf(DTYPES)] = setting("float32", "of the models")
+    dtype: Annotated[str, OneOf(DTYPES)] = setting("float32", "precision of the models")
     batch_size: Any = setting(
         25, "prompts at a time; auto tries out how many are fastest; halved when memory runs out"
     )
@@ -69,7 +69,7 @@ class Settings:
         False, "decode images tile by tile, which changes them a little where tiles meet"
     )
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = setting(
-        0, "of the prompt sample and, prompt by prompt, of the initial noise"
+        0, "seed of the prompt sample and, prompt by prompt, of the initial noise"
     )
     sharing: Annotated[str, OneOf(("on", "off"))] = setting(
         "on", "on: trials share what their trajectories have in common; off: each runs whole"
@@ -226,6 +226,9 @@ class Settings:
             "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
+            "crossings": bool(self.search.edge_calls),
+            "edge_k": self.search.edge_k != [0],
+            "residual": self.search.residual != [0.0],
             "suggested_s": self.kind.is_optuna,
             "prompts": prunes,
             "pruned": prunes,

@@ -54,7 +54,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         if kind in (".parquet", ".pq"):
             return _read_parquet(path)
         if not is_text(path):
-            raise PromptFileError(f"Expected a file of prompts, {', '.join(KINDS)}, got {path}.")
+            raise PromptFileError(key="a file of prompts,", got=str(path), expected=", ".join(KINDS))
         return pd.DataFrame({"prompt": _lines(path)}, dtype=str)
     except OSError as error:
         reason = error.strerror or "it is no parquet file"
@@ -185,8 +185,11 @@ def column_name(
     if chosen is None:
         raise PromptFileError(
             f"{path} has none of the columns {', '.join(COLUMNS)}: {nearest('prompt', names)}; "
-            f"name it with {setting}."
+            f"name it with {setting}.",
+            key=setting,
+            expected=names,
         )
     if chosen not in names:
-        raise PromptFileError(f"{path} has no column {chosen!r}: {nearest(chosen, names)}.")
+        line = f"{path} has no column {chosen!r}: {nearest(chosen, names)}."
+        raise PromptFileError(line, key=setting, got=chosen, expected=names)
     return chosen

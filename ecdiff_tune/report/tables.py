@@ -14,8 +14,8 @@ from ecdiff_tune.report.table_files import markdown
 
 _WHOLE_OR_EMPTY = ("p", "k", "s", "suggested_s")
 """Columns of whole numbers that may be left empty."""
-_WAYS = ("estimator", "handoff_adapter")
-"""How approximated and edge steps are made, which most studies do not vary."""
+_WAYS = ("edge_k", "residual", "estimator", "handoff_adapter")
+"""How approximated and edge steps are made, which many studies do not vary."""
 _COLUMNS: dict[str, Callable[[Trial], object]] = {
     "stage": lambda trial: trial.stage,
     "trial": lambda trial: trial.number,
@@ -30,12 +30,16 @@ _COLUMNS: dict[str, Callable[[Trial], object]] = {
     "cloud_calls": lambda trial: trial.plan.cloud_calls,
     "approximated": lambda trial: trial.plan.approximated,
     "edge_calls": lambda trial: trial.plan.edge_calls,
+    "cloud_share": lambda trial: trial.plan.cloud_share,
     "seconds": lambda trial: trial.seconds,
     "state": lambda trial: trial.state,
 }
 """Of every trials.csv."""
 _MORE: dict[str, Callable[[Trial], object]] = {
     "schedule": lambda trial: trial.plan.schedule,
+    "crossings": lambda trial: trial.plan.crossings,
+    "edge_k": lambda trial: trial.candidate.params.edge_k,
+    "residual": lambda trial: trial.candidate.params.residual,
     "estimator": lambda trial: trial.candidate.estimator,
     "handoff_adapter": lambda trial: trial.candidate.handoff_adapter,
     "suggested_s": lambda trial: trial.suggested_s,
@@ -127,11 +131,15 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
                 "k": candidate.params.k,
                 "alpha": trial.key.alpha or None,
                 "s": candidate.params.s,
+                "edge_k": candidate.params.edge_k,
+                "residual": candidate.params.residual,
                 "estimator": candidate.estimator,
                 "handoff_adapter": candidate.handoff_adapter,
                 "cloud_calls": plan.cloud_calls,
                 "approximated": plan.approximated,
                 "edge_calls": plan.edge_calls,
+                "crossings": plan.crossings,
+                "cloud_share": plan.cloud_share,
                 **vars(score),
                 "seconds": trial.seconds,
                 "schedule": plan.schedule,
@@ -141,7 +149,7 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
 
 
 def without_usual(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without estimators and adapters where all rows have the same."""
+    """The table without what stands in all rows alike of how steps are made."""
     return table.drop(columns=[name for name in _WAYS if table[name].nunique() == 1])
 
 

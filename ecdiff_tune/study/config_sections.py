@@ -55,6 +55,7 @@ def score_section(trial: Trial, w1: float, seed: int) -> dict[str, Any]:
         **_measured(trial.score, trial.measurements, w1, seed),
         "seconds": round(trial.seconds, 6),
         "calls": {"cloud": plan.cloud_calls, "approximated": plan.approximated, "edge": plan.edge_calls},
+        "cloud_share": round(plan.cloud_share, DIGITS),
     }
 
 

@@ -40,6 +40,10 @@ def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str
         2: [f"s={params.s}"],
         "joint": [f"{when}{alpha} s={params.s}"],
     }[stage]
+    if stage != 1:
+        words += [f"edge_k={params.edge_k}"] * (params.edge_k > 0)
+        words += [f"{len(params.edge_schedule or ())} edge steps"] * (params.edge_schedule is not None)
+        words += [f"residual={params.residual:g}"] * (params.residual > 0)
     if stage != 2 and candidate.estimator != "gradient":
         words.append(candidate.estimator)
     if stage != 1 and candidate.handoff_adapter != "identity":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.families.base import Prompts, Size
 from ecdiff_core.models.families.cogvideox import CogVideoX
@@ -125,7 +125,7 @@ def choose(name: str) -> list[str]:
         BenchmarkError: there is no such pair.
     """
     if name != "all" and name not in PAIRS:
-        raise BenchmarkError(f"Unknown pair {name!r}: {nearest(name, [*PAIRS, 'all'])}.")
+        raise BenchmarkError.unknown("pair", name, [*PAIRS, "all"])
     return list(PAIRS) if name == "all" else [name]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ecdiff_core import __version__
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.models.devices import get_device, get_dtype
 from ecdiff_tune.evaluation.link import Link
 from full_size.measure import Measured, measure
@@ -45,9 +45,9 @@ class Settings:
     def __post_init__(self) -> None:
         choose(self.pair)
         if self.size not in SCALES:
-            raise BenchmarkError(f"Unknown size {self.size!r}: {nearest(self.size, SCALES)}.")
+            raise BenchmarkError.unknown("size", self.size, SCALES)
         if self.repeats < 1:
-            raise BenchmarkError(f"Expected --repeats >= 1, got {self.repeats}.")
+            raise BenchmarkError(key="--repeats", got=self.repeats, expected=">= 1")
         get_dtype(self.dtype or "float32")
         on_cpu = get_device(self.device).type == "cpu"
         if on_cpu and self.size == "full" and self.device != "cpu":

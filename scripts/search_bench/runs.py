@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.__main__ import main
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -136,7 +136,7 @@ def choose(names: Sequence[str] | None) -> list[str]:
     """
     for name in names or ():
         if name not in STUDIES:
-            raise BenchmarkError(f"Unknown search {name!r}: {nearest(name, STUDIES)}.")
+            raise BenchmarkError.unknown("search", name, STUDIES)
     return list(dict.fromkeys(names or STUDIES))
 
 

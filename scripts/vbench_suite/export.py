@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.errors import ParamsError
 from ecdiff_core.io.files import write_text
 from ecdiff_core.io.text import counted
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
@@ -81,13 +81,13 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
-            raise ParamsError(f"Unknown mode {self.mode!r}: {nearest(self.mode, get_args(Mode))}.")
+            raise ParamsError.unknown("mode", self.mode, get_args(Mode))
         for name in ("samples", "first", "batch_size", "fps"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ParamsError(f"Expected --{name.replace('_', '-')} >= 1, got {value}.")
+                raise ParamsError(key=f"--{name.replace('_', '-')}", got=value, expected=">= 1")
         if not 0 <= self.seed <= MAX_SEED:
-            raise ParamsError(f"Expected --seed within 0 … {MAX_SEED}, got {self.seed}.")
+            raise ParamsError(key="--seed", got=self.seed, expected=f"within 0 … {MAX_SEED}")
 
     def videos(self) -> list[Video]:
         """All that are wanted, prompt by prompt.

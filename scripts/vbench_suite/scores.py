@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecdiff_core.errors import ECDiffError, nearest
+from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.data.prompt_files import read_prompts
 
 QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4, 1
@@ -74,7 +74,7 @@ class Score:
     def __post_init__(self) -> None:
         unknown = [name for name in self.dimensions if name not in DIMENSIONS]
         if unknown:
-            raise VBenchError(f"Unknown VBench dimension {unknown[0]!r}: {nearest(unknown[0], DIMENSIONS)}.")
+            raise VBenchError.unknown("VBench dimension", unknown[0], DIMENSIONS)
         missing = [name for name in DIMENSIONS if name not in self.dimensions]
         if missing:
             raise VBenchError(
@@ -83,7 +83,7 @@ class Score:
             )
         for name, value in self.dimensions.items():
             if not 0 <= value <= 1:  # also where it is nan
-                raise VBenchError(f"Expected {name} as a fraction within 0 … 1, got {value:g}.")
+                raise VBenchError(key=name, got=value, expected="as a fraction within 0 … 1")
 
     @property
     def quality(self) -> float:

@@ -19,6 +19,8 @@ ALLOWED = {
     "diffusers",
     "ecdiff_core",
     "huggingface_hub",
+    "pydantic",
+    "pydantic_core",
     "safetensors",
     "torch",
     "tqdm",

@@ -225,7 +225,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("a.csv", "id,text\n1,a cat\n", ["--column", "txt"], "a.csv has no column 'txt'"),
         ("a.xml", "<a/>", [], "Expected a file of prompts, .txt, .csv"),
         ("a.txt", "a cat\n", ["--count", "0"], "Expected --count >= 1 and --heldout >= 0, got 0 and 0."),
-        ("a.txt", "a cat\n", ["--out", "b.txt"], "Expected --out to end with .jsonl or .csv, got b.txt."),
+        ("a.txt", "a cat\n", ["--out", "b.txt"], "Expected --out to end with .jsonl or .csv, got 'b.txt'."),
         (
             "b_heldout.jsonl",
             '{"text": "a"}',

@@ -11,6 +11,8 @@ import vbench
 from ecdiff_tune.data.prompt_tables import PromptFileError
 from vbench_suite.scores import DIMENSIONS, Score, VBenchError, read_results, read_suite
 
+from ..refusals import refused
+
 # Table 3 of the paper, and below it the same row of Table 4; percent.
 PAPER = {
     "5B": "94.22 96.74 98.78 97.85 73.18 62.63 67.97 83.76 65.12 87.85 85.66 70.28 35.25 23.80 24.36 26.66",
@@ -70,7 +72,7 @@ def test_a_missing_dimension_is_named() -> None:
 
 @pytest.mark.parametrize("value", [67.97, -0.1, float("nan")])
 def test_values_that_are_no_fractions(value: float) -> None:
-    with pytest.raises(VBenchError, match=r"Expected imaging_quality as a fraction within 0 … 1, got"):
+    with refused(VBenchError, key="imaging_quality", expected="as a fraction within 0 … 1"):
         Score({**fractions("ours"), "imaging_quality": value})
 
 

@@ -45,6 +45,7 @@ COLUMNS = [
     "cloud_calls",
     "approximated",
     "edge_calls",
+    "cloud_share",
     "seconds",
     "state",
 ]

@@ -20,7 +20,9 @@ from ecdiff_core.shapes_video.grammar import scenes as moving_scenes
 from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, PromptSource
 from ecdiff_tune.data.prompt_files import Rows, read_prompts, read_rows
-from ecdiff_tune.data.prompt_tables import COLUMNS, PromptFileError
+from ecdiff_tune.data.prompt_tables import COLUMNS, KINDS, PromptFileError
+
+from ...refusals import refused
 
 FRUIT = ["an apple", "a pear", "a plum", "a fig", "a lime", "a date", "a kiwi"]
 
@@ -103,7 +105,7 @@ def test_files(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(("name", "text"), [("some.csv", CSV), ("some.jsonl", JSONL)])
 def test_a_named_column(tmp_path: Path, name: str, text: str) -> None:
     assert read_prompts(written(tmp_path / name, text), "alt")[0] == "une chatte"
-    with pytest.raises(PromptFileError, match=r"no column 'promt': .*did you mean prompt"):
+    with refused(PromptFileError, key="calibration.column", got="promt", nearest="prompt"):
         read_prompts(tmp_path / name, "promt")
 
 
@@ -117,7 +119,7 @@ def test_a_prompt_column_comes_before_a_caption(tmp_path: Path) -> None:
 
 
 def test_a_column_must_be_named_where_none_is_usual(tmp_path: Path) -> None:
-    with pytest.raises(PromptFileError, match=r"none of the columns .*choose from id, words.*calibration\."):
+    with refused(PromptFileError, key="calibration.column", expected=["id", "words"]):
         read_prompts(written(tmp_path / "a.csv", "id,words\n1,a cat\n"))
 
 
@@ -325,7 +327,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_other_kinds_of_file(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text("")
-    with pytest.raises(PromptFileError, match=r"Expected a file of prompts, \.txt, \.csv, .*got .*a\.xml"):
+    with refused(PromptFileError, got=str(tmp_path / "a.xml"), expected=", ".join(KINDS)):
         read_prompts(tmp_path / "a.xml")
 
 

@@ -207,9 +207,7 @@ def test_the_best_schedule_of_another_study(compared: tuple[Study, Outcome], tmp
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["compare.methods=[tunned]"], "Unknown method 'tunned' in compare.methods: .*did you mean tuned"),
-        (["compare.methods=[]"], "Expected compare.methods to hold different methods"),
-        (["compare.timed_prompts=0"], "Expected compare.timed_prompts >= 1, got 0"),
+        (["compare.methods=[tunned]"], r"Unknown compare.methods\[0\] 'tunned': .*did you mean tuned"),
         (["search.k=[3]"], "These settings need new measurements"),
         (
             ["objective.w1=0.5", "link.mbps=100"],

@@ -15,7 +15,6 @@ from ecdiff_tune.metrics.spec import METRICS, MetricChoice
 from ecdiff_tune.report.comparison import better
 
 from .. import small_clip
-from ..studies import Command
 from .test_lpips import pictures, saved
 
 PROMPTS = ["a red circle", "two blue stars"]
@@ -82,26 +81,3 @@ def test_missing_weights_are_told_before_anything_is_measured(tmp_path: Path) ->
         load_metrics(MetricChoice(["ssim", "lpips"], lpips_weights=str(tmp_path / "none.pth")))
     with pytest.raises(MetricError, match=r"found no config\.json"):
         load_metrics(MetricChoice(["clip"], clip=str(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("metrics.names=[]", "Expected metrics.names to hold at least one metric, none twice, got []."),
-        ("metrics.names=[ssim,ssim]", "Expected metrics.names to hold at least one metric, none twice"),
-        (
-            "metrics.names=[ssin]",
-            "Unknown metric 'ssin' in metrics.names: choose from clip, lpips, psnr, ssim",
-        ),
-        ("metrics.lpips_net=resnet", "Unknown metrics.lpips_net 'resnet': choose from alex, vgg."),
-        (
-            "metrics.names=[clip]",
-            "The metric clip needs the folder of a CLIP model: give metrics.clip=FOLDER.",
-        ),
-    ],
-)
-def test_bad_settings(command: Command, override: str, told: str, tmp_path: Path) -> None:
-    outcome = command("tune", override, f"output_dir={tmp_path}")
-    assert outcome.status == 2
-    assert outcome.err.startswith(f"error: {told}")
-    assert outcome.err.count("\n") == 1

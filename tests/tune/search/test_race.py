@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from ecdiff_tune.search.options import Options, SearchError
 from ecdiff_tune.search.paired import significantly_worse, student_tail
 from ecdiff_tune.search.spaces import Stage1Space
 
+from ...refusals import refused
 from ..worlds import ALPHAS, JOINT, NEVER, OBJECTIVES, World, evaluations, whole
 
 PROMPTS = 100
@@ -250,17 +252,17 @@ def test_predict_passes_over_what_cannot_be_foretold_or_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("name", "value", "place", "expected"),
     [
-        ({"rungs": (0.0,)}, "search.rungs within 0 < share < 1"),
-        ({"rungs": (0.5, 1.0)}, "search.rungs within 0 < share < 1"),
-        ({"error_rate": -0.1}, "search.error_rate"),
-        ({"error_rate": 1.0}, "search.error_rate"),
-        ({"margin": -0.1}, "search.margin >= 0"),
-        ({"margin": math.nan}, "search.margin >= 0"),
-        ({"finalists": 0}, "search.finalists >= 1"),
+        ("rungs", (0.0,), "[0]", "> 0"),
+        ("rungs", (0.5, 1.0), "[1]", "< 1"),
+        ("error_rate", -0.1, "", ">= 0"),
+        ("error_rate", 1.0, "", "< 1"),
+        ("margin", -0.1, "", ">= 0"),
+        ("margin", math.nan, "", "to be a finite number"),
+        ("finalists", 0, "", ">= 1"),
     ],
 )
-def test_options_out_of_range(settings: dict[str, object], told: str) -> None:
-    with pytest.raises(SearchError, match=told):
-        Options(**settings)  # type: ignore[arg-type]
+def test_options_out_of_range(name: str, value: Any, place: str, expected: str) -> None:
+    with refused(SearchError, key=f"search.{name}{place}", expected=expected):
+        Options(**{name: value})
