@@ -107,7 +107,7 @@ def tied_line(tied: Any, seconds: float, made: str = "a picture") -> list[str]:
 
 
 def _named(config: Mapping[str, Any]) -> str:
-    words = [f"{name}={config[name]:g}" for name in ("p", "k", "alpha", "s") if config[name] is not None]
+    words = [f"{name}={config[name]:g}" for name in ("p", "k", "alpha", "s") if config.get(name) is not None]
     if config.get("schedule"):
         words.insert(0, f"steps {','.join(map(str, config['schedule']))}")
     words += [config[name] for name, usual in _USUAL.items() if config.get(name, usual) != usual]

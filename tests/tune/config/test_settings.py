@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ecdiff_core.config import PairSpec, Sampling
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.models.pair_spec import Lora, ModelRef
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.cli.hydra_configs import primary_config
