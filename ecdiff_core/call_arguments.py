@@ -163,12 +163,12 @@ def check_call(
 def counted_by(bar: Any, on_step: OnStep | None) -> OnStep:
     """A step's callback that also moves a progress bar."""
 
-    def told(step: int, action: Action, noise: Tensor) -> None:
+    def count(step: int, action: Action, noise: Tensor) -> None:
         bar.update()
         if on_step is not None:
             on_step(step, action, noise)
 
-    return told
+    return count
 
 
 def as_numpy(pictures: Tensor) -> Any:

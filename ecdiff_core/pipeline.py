@@ -30,7 +30,7 @@ from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
-from ecdiff_core.models.memory import Memory, Offload, out_of_memory_told, place
+from ecdiff_core.models.memory import Memory, Offload, out_of_memory_as_error, place
 from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
@@ -370,7 +370,7 @@ class ECDiffPipeline:
         self._place(there, Memory(kind))
 
     def _place(self, device: torch.device, memory: Memory) -> None:
-        with out_of_memory_told():
+        with out_of_memory_as_error():
             place(self._models, self.pair.family.vae, device, memory)
 
     @property

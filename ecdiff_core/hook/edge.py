@@ -98,17 +98,17 @@ class EdgeModel:
             list(self._signature.parameters),
             self._signature.bind_partial(*args, **kwargs).arguments,
         )
-        sample, told = given[names[0]], torch.as_tensor(given["timestep"])
+        sample, timesteps = given[names[0]], torch.as_tensor(given["timestep"])
         outputs = []
 
         def call(latents: Tensor, timestep: Tensor) -> Tensor:
-            own = {names[0]: latents.to(sample.dtype), "timestep": timestep.expand(told.shape)}
+            own = {names[0]: latents.to(sample.dtype), "timestep": timestep.expand(timesteps.shape)}
             by_place = [own.get(name, value) for name, value in zip(names, args, strict=False)]
             by_name = {name: own.get(name, value) for name, value in kwargs.items()}
             outputs.append(unwrap(self._call(*by_place, **by_name)))
             return outputs[0][0].float()
 
-        answer = adapt(call, self._adapter, *self._schedules)(sample.float(), told.max())
+        answer = adapt(call, self._adapter, *self._schedules)(sample.float(), timesteps.max())
         tensor, wrap = outputs[0]
         return wrap(answer.to(tensor.dtype))
 

@@ -67,8 +67,8 @@ def adapted(fingerprint: str, adapters: Sequence[Lora]) -> str:
     """
     if not adapters:
         return fingerprint
-    told = [fingerprint, *(f"{lora.fingerprint} {float(lora.weight)}" for lora in adapters)]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    parts = [fingerprint, *(f"{lora.fingerprint} {float(lora.weight)}" for lora in adapters)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def load_lora(family: Family, edge: nn.Module, adapters: Sequence[Lora]) -> tuple[str, ...]:

@@ -146,7 +146,7 @@ class Batches:
 
     Args:
         size: of a batch, at least 1; ``size`` tells it afterwards.
-        say: hears a line when the size changes.
+        say: is called with a line when the size changes.
     """
 
     def __init__(self, size: int, say: Callable[[str], None] = lambda _: None) -> None:
@@ -186,7 +186,7 @@ class Batches:
 
 
 @contextmanager
-def out_of_memory_told() -> Iterator[None]:
+def out_of_memory_as_error() -> Iterator[None]:
     """Running out of memory as one line that says what was needed and what to set."""
     try:
         yield

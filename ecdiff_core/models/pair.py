@@ -18,7 +18,7 @@ from ecdiff_core.models.find import EMBEDDED, ModelFiles, from_anywhere
 from ecdiff_core.models.handoff import NoiseSchedule
 from ecdiff_core.models.inventory import larger_edge
 from ecdiff_core.models.lora import adapted, find_lora, load_lora
-from ecdiff_core.models.memory import Memory, out_of_memory_told, place
+from ecdiff_core.models.memory import Memory, out_of_memory_as_error, place
 from ecdiff_core.models.pair_files import PairFiles, find_pair
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec, Side
 from ecdiff_core.models.tensor_digest import tensor_digest
@@ -85,7 +85,7 @@ def load_pair(
         None if spec.lora_on(side) else tensor_digest(model, dtype)
         for side, model in zip(sides, (family.denoiser, edge), strict=True)
     ]
-    with out_of_memory_told():
+    with out_of_memory_as_error():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [
         _loaded(replace(ref, fingerprint=fingerprint, tensors=digest), model)

@@ -26,7 +26,7 @@ def tensor_digest(model: nn.Module, dtype: torch.dtype) -> str | None:
             float32 can be compared with one that was loaded in float16.
 
     Returns:
-        None where that cannot be told: values are kept elsewhere (offloaded layer by layer), in a dtype that
+        None where there is none: values are kept elsewhere (offloaded layer by layer), in a dtype that
         ``dtype`` cannot be got from, or quantised in a class of their own (torchao).
     """
     digest = hashlib.sha256()
@@ -42,7 +42,7 @@ def tensor_digest(model: nn.Module, dtype: torch.dtype) -> str | None:
                 return None
             tensor = tensor.detach().to(dtype)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        words.append(_told_by(_as_words(tensor)))
+        words.append(_summary(_as_words(tensor)))
     for values in words:  # after the loop: copies from an accelerator wait for it
         digest.update(values.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -59,7 +59,7 @@ def _as_words(tensor: Tensor) -> Tensor:
     return values.view(torch.int64)
 
 
-def _told_by(words: Tensor) -> Tensor:
+def _summary(words: Tensor) -> Tensor:
     """The sum (modulo 2^64, so that its order does not matter) and some of the words."""
     if not len(words):
         return words

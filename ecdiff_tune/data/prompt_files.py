@@ -91,12 +91,3 @@ def _prompt(value: Any) -> tuple[str, str | None]:
     if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
         return "", "unreadable"
     return prompt, None if prompt else "empty"
-
-
-def read_prompts(path: Path, column: str | None = None) -> list[str]:
-    """The different prompts of a file, in their order.
-
-    Raises:
-        PromptFileError: the file cannot be read or parsed, lacks the column, or holds no prompt.
-    """
-    return read_rows(path, column).prompts

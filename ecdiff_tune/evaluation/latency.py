@@ -16,7 +16,7 @@ from torch import Tensor
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import synchronize
-from ecdiff_core.models.memory import out_of_memory_told
+from ecdiff_core.models.memory import out_of_memory_as_error
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.link import Link
@@ -185,7 +185,7 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     turns = range(CALLS)
     by_turn = [(turn, name) for turn in turns for name in operations]
     by_name = [(turn, name) for name in operations for turn in turns]
-    with torch.no_grad(), out_of_memory_told():
+    with torch.no_grad(), out_of_memory_as_error():
         for turn, name in by_turn if take_turns else by_name:
             synchronize(latents.device)
             started = time.perf_counter()

@@ -264,4 +264,4 @@ def test_prompts_that_begin_as_formulas_come_back(tmp_path: Path) -> None:
     text = (tmp_path / "b.csv").read_text()
     assert "\n'=1+1," in text
     assert "\n'@home in the snow," in text
-    assert sorted(prompt_files.read_prompts(tmp_path / "b.csv")) == ["'tis", "=1+1", "@home in the snow"]
+    assert sorted(prompt_files.read_rows(tmp_path / "b.csv").prompts) == ["'tis", "=1+1", "@home in the snow"]

@@ -19,7 +19,7 @@ from ecdiff_core.shapes.grammar import scenes
 from ecdiff_core.shapes_video.grammar import scenes as moving_scenes
 from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, PromptSource
-from ecdiff_tune.data.prompt_files import Rows, read_prompts, read_rows
+from ecdiff_tune.data.prompt_files import Rows, read_rows
 from ecdiff_tune.data.prompt_tables import COLUMNS, KINDS, PromptFileError
 
 from ...refusals import refused
@@ -38,6 +38,10 @@ def made(
 def written(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def read_prompts(path: Path, column: str | None = None) -> list[str]:
+    return read_rows(path, column).prompts
 
 
 def test_the_grammars_sets_are_disjoint_and_new_to_the_models() -> None:
