@@ -130,7 +130,7 @@ def _named(candidate: Candidate) -> dict[str, Any]:
 
 def _key(named: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("p", "k", "alpha", "s", "schedule", "estimator", "handoff_adapter")
-    return tuple(tuple(one) if isinstance(one := named[name], list) else one for name in names)
+    return tuple(tuple(one) if isinstance(one := named.get(name), list) else one for name in names)
 
 
 def prompts(data: StudyData) -> Table:
