@@ -97,10 +97,9 @@ def test_weights_that_cannot_be_compared_are_named(tuned: TunedConfig, pipe: Pip
     """Rounded to bfloat16 they do not tell what they were in float32."""
     own, pipe.unet = pipe.unet, copied(pipe.unet).to(torch.bfloat16)
     try:
-        with pytest.warns(
-            UserWarning, match="cloud model's weights were not compared .*: in memory they cannot"
-        ):
+        with pytest.warns(UserWarning, match="model's weights were not compared .*: in memory they") as both:
             apply_ecdiff(pipe, tuned, edge=copied(edge.unet).to(torch.bfloat16))
+        assert [str(one.message).split()[1] for one in both] == ["cloud", "edge"]
     finally:
         pipe.unet = own
 
@@ -151,9 +150,11 @@ def test_another_precision(
     apply_ecdiff(pipe, half, edge=edge)
     own, pipe.unet = pipe.unet, copied(pipe.unet, str(folder / "cloud")).bfloat16()
     coarse = copied(edge.unet, str(folder / "edge")).bfloat16()
-    apply_ecdiff(pipe, tuned, edge=coarse)
+    in_memory = pytest.warns(UserWarning, match=r"weights in memory were not compared.* Its files are\.$")
+    with in_memory:
+        apply_ecdiff(pipe, tuned, edge=coarse)
     changed = replace(tuned.pair.edge, fingerprint="0123456789abcdef")
-    with pytest.raises(PairError, match="The edge model has other weights"):
+    with in_memory, pytest.raises(PairError, match="The edge model has other weights"):
         apply_ecdiff(pipe, replace(tuned, pair=replace(tuned.pair, edge=changed)), edge=coarse)
     pipe.unet = own
 
