@@ -81,7 +81,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
         if args.prompts_file.suffix.lower() in _TABLES:
             raise ParamsError(f"Expected {args.prompts_file} to be text with one prompt a line, not a table.")
         try:
-            lines = args.prompts_file.read_text(encoding="utf-8-sig").splitlines()
+            lines = args.prompts_file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import torch
@@ -81,6 +84,36 @@ class Callback:
         return replace(state, latents=latents)
 
 
+class Interrupts:
+    """Which of the calls under way are to end, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, SimpleNamespace] = {}
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around a call; one within a callback of another is a call of its own."""
+        thread = threading.get_ident()
+        outer, self._calls[thread] = self._calls.get(thread), SimpleNamespace(asked=False)
+        try:
+            yield
+        finally:
+            del self._calls[thread]
+            if outer is not None:
+                self._calls[thread] = outer
+
+    def ask(self, value: bool) -> None:
+        """For this thread's call; in a thread without one for all of them."""
+        own = self._calls.get(threading.get_ident())
+        for call in list(self._calls.values()) if own is None else [own]:
+            call.asked = value
+
+    def asked(self) -> bool:
+        """Of this thread's call."""
+        own = self._calls.get(threading.get_ident())
+        return own is not None and own.asked
+
+
 def callback_of(call: Any, tensor_inputs: Sequence[str] | None) -> Callback | None:
     """A callback as diffusers takes it: a function, or one of its ``PipelineCallback`` objects, or None."""
     if call is None:
@@ -130,12 +163,12 @@ def check_call(
 def counted_by(bar: Any, on_step: OnStep | None) -> OnStep:
     """A step's callback that also moves a progress bar."""
 
-    def told(step: int, action: Action, noise: Tensor) -> None:
+    def count(step: int, action: Action, noise: Tensor) -> None:
         bar.update()
         if on_step is not None:
             on_step(step, action, noise)
 
-    return told
+    return count
 
 
 def as_numpy(pictures: Tensor) -> Any:

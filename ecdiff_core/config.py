@@ -237,4 +237,4 @@ def _shipped() -> dict[str, Path]:
     package = Path(__file__).resolve().parent
     folder = package / "tuned"
     found = (folder if folder.is_dir() else package.parent / "conf" / "tuned").glob("*.yaml")
-    return {path.stem: path for path in found if not Path(path.stem).exists()}
+    return {path.stem: path for path in found if not Path(path.stem).is_file()}

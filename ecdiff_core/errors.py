@@ -102,11 +102,21 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"choose from {', '.join(known)}{hint}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library raised, without a full stop; its class where it says nothing.
+
+    >>> first_line(ValueError("no such file.\\nTry another.")), first_line(MemoryError())
+    ('no such file', 'MemoryError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def reason_of(error: Exception) -> str:
     """What another library raised, on one line, without a full stop.
 
     >>> reason_of(ValueError("no such file.\\nTry another."))
     'ValueError: no such file'
     """
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"

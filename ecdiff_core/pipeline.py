@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from ecdiff_core.call_arguments import (
     Callback,
+    Interrupts,
     OnStepEnd,
     OutputType,
     as_numpy,
@@ -30,7 +30,7 @@ from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
-from ecdiff_core.models.memory import Memory, Offload, out_of_memory_told, place
+from ecdiff_core.models.memory import Memory, Offload, out_of_memory_as_error, place
 from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
@@ -40,7 +40,9 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, Mode, Plan, plan
 from ecdiff_core.sampling.sampler import Denoiser, OnStep, SamplerState, advance, start
 from ecdiff_core.sampling.scheduler_settings import check_settings, settings_of
-from ecdiff_core.sampling.schedulers import build_scheduler, rehearse, set_steps
+from ecdiff_core.sampling.scheduler_trial import rehearse
+from ecdiff_core.sampling.schedulers import build_scheduler
+from ecdiff_core.sampling.timesteps import set_steps
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class ECDiffPipeline:
         scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
         check_settings(scheduler, config.scheduler_config)
         self.scheduler_config = settings_of(scheduler)
-        self._alone, self._interrupt = threading.RLock(), False
+        self._interrupts = Interrupts()
         self._bar_settings: dict[str, Any] = {"disable": True}
         self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
         rehearse(self.scheduler, asked.num_inference_steps)
@@ -112,6 +114,15 @@ class ECDiffPipeline:
     def device(self) -> torch.device:
         """Where the models are."""
         return self.pair.family.device
+
+    @property
+    def _interrupt(self) -> bool:
+        """Whether this thread's call is to end; set in a thread without one, all calls are to."""
+        return self._interrupts.asked()
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        self._interrupts.ask(value)
 
     @property
     def num_steps(self) -> int:
@@ -158,7 +169,7 @@ class ECDiffPipeline:
         """Encode the prompts; without them only where one of the two models asks for it."""
         family, scale = self.pair.family, self.config.sampling.guidance_scale
         guided = family.needs_negatives((self.pair.cloud, self.pair.edge), scale)
-        with self._alone:  # tokenizers may not be used by two threads at once
+        with family.alone:  # tokenizers may not be used by two threads at once
             return family.encode(prompts, scale if guided else 1.0, self.size, negative_prompts)
 
     def bind(
@@ -256,7 +267,8 @@ class ECDiffPipeline:
         callback = callback_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         steps = self.plan(mode)
         bar = tqdm(total=steps.num_steps, **self._bar_settings)
-        with bar, self._alone if self._is_offloaded() else nullcontext():
+        turn = self.pair.family.alone if self._is_offloaded() else nullcontext()
+        with bar, turn, self._interrupts.call():
             on_step = counted_by(bar, on_step)
             clock = Clock(self.device)
             begun = self.prepare(
@@ -290,8 +302,6 @@ class ECDiffPipeline:
         loop = (steps, *self.bind(conditioning), self.estimator, self.config.factors)
         if callback is None:
             return advance(state, *loop, until=until, on_step=on_step)
-        if state.step == 0:
-            self._interrupt = False
         while state.step < until and not self._interrupt:
             state = callback.after_step(self, advance(state, *loop, until=state.step + 1, on_step=on_step))
         return state
@@ -360,7 +370,7 @@ class ECDiffPipeline:
         self._place(there, Memory(kind))
 
     def _place(self, device: torch.device, memory: Memory) -> None:
-        with out_of_memory_told():
+        with out_of_memory_as_error():
             place(self._models, self.pair.family.vae, device, memory)
 
     @property
@@ -378,12 +388,6 @@ class ECDiffPipeline:
             f"{self.plan()}, {sampling.scheduler}, guidance_scale {sampling.guidance_scale:g}, "
             f"{sampling.height}x{sampling.width}{frames}, {sampling.dtype} on {self.device})"
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_alone"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _alone=threading.RLock())
 
 
 def _check_offered(pair: Pair, asked: Sampling) -> None:

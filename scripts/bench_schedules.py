@@ -31,7 +31,7 @@ from ecdiff_core.models.pair_spec import ModelRef, PairSpec
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter
-from ecdiff_core.sampling.schedulers import set_steps
+from ecdiff_core.sampling.timesteps import set_steps
 from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet, PromptSource
 from ecdiff_tune.evaluation import reference

@@ -17,7 +17,7 @@ import pandas as pd
 from ecdiff_core.errors import ECDiffError, nearest
 from ecdiff_core.io.files import write_text
 from ecdiff_core.io.text import counted
-from ecdiff_tune.data.prompt_files import column_name, is_text, read_table
+from ecdiff_tune.data.prompt_tables import column_name, is_text, read_table
 from ecdiff_tune.data.spreadsheets import csv_text
 from vbench_suite.scores import full_info_prompts
 

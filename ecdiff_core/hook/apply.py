@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,15 +21,17 @@ from torch import nn
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.hook import weights
+from ecdiff_core.hook.adapters import Adapter, adapter_notes, adapters_on
 from ecdiff_core.hook.callers import calling_pipeline
 from ecdiff_core.hook.checks import (
-    check_scheduler,
     check_size,
+    check_timesteps,
     denoiser_of,
     forward_signature,
     guidance_note,
     hook_on,
     put_hook,
+    refuse_other_scheduler,
     take_hook,
     without_offload,
 )
@@ -38,7 +41,7 @@ from ecdiff_core.hook.tracking import StepTracker
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Action, Plan
-from ecdiff_core.sampling.scheduler_settings import check_own_timesteps
+from ecdiff_core.sampling.scheduler_settings import settings_of
 
 Pipe = TypeVar("Pipe")
 _ENTERING = threading.Lock()
@@ -163,12 +166,13 @@ class ECDiffHook(ModelHook):
         self.calls = {"cloud": 0, "edge": 0}
         self._done = 0
         self._config, self._checks_scheduler = config, check_scheduler
+        self._checked: tuple[type, dict[str, Any]] | None = None
         self._signature = forward_signature(pipe)
         self._check_scheduler()
         if edge is None and self.plan.edge_calls:
             raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
         adapter, scale = config.sampling.handoff_adapter, config.sampling.guidance_scale
-        self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale, config.pair)
+        self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale)
         if check_weights:
             weights.check_weights(pipe, edge, config)
         self._tracker = StepTracker(pipe, config)
@@ -178,11 +182,17 @@ class ECDiffHook(ModelHook):
         self._guidance = Guidance(sampling.guidance_scale, sampling.num_inference_steps) if varies else None
         self._scale: float | None = None
         self._noted: set[str] = set()
+        self._adapters: tuple[tuple[Adapter, ...], tuple[Adapter, ...]] | None = None
 
     def _check_scheduler(self) -> None:
-        if self._checks_scheduler:
-            sampling, settings = self._config.sampling, self._config.scheduler_config
-            check_scheduler(self.pipe.scheduler, sampling.scheduler, settings)
+        """Anew for another class or other settings alone: to try a scheduler out takes many steps of it."""
+        if not self._checks_scheduler:
+            return
+        scheduler = self.pipe.scheduler
+        now = type(scheduler), settings_of(scheduler)
+        if now != self._checked:
+            refuse_other_scheduler(scheduler, self._config.sampling.scheduler, self._config.scheduler_config)
+            self._checked = now
 
     def summary(self) -> str:
         """What the last generation did, counted; the steps so far while one is under way."""
@@ -233,20 +243,38 @@ class ECDiffHook(ModelHook):
         timestep = torch.as_tensor(given["timestep"])
         self._scale = None if self._guidance is None else self._guidance.at(timestep.max())
         if tracker.enter(timestep):
-            self._history.clear()
-            self._done, self.calls = 0, {"cloud": 0, "edge": 0}
-            self._check_scheduler()
-            if self._checks_scheduler:
-                check_own_timesteps(self.pipe.scheduler, self._config.sampling.num_inference_steps)
-            check_size(self.pipe, next(iter(given.values())), self._config.sampling)
-            self._warn_of(guidance_note(calling_pipeline(), self._config.sampling.guidance_scale))
-            if self._edge is not None:
-                self._edge.begin(module, given)
+            self._begin(module, given)
         if not self._needs_history:
             self._history.clear()
         elif tracker.step > 0:
             self._history.check(tracker.step, tracker.branch, calls_before, len(next(iter(given.values()))))
         return self.plan.steps[tracker.step]
+
+    def _begin(self, module: nn.Module, given: Mapping[str, Any]) -> None:
+        """Refuse a generation that the plan is not for; its first call again then begins one again."""
+        self._history.clear()
+        self._done, self.calls = 0, {"cloud": 0, "edge": 0}
+        sampling, sample = self._config.sampling, next(iter(given.values()))
+        try:
+            self._check_scheduler()
+            if self._checks_scheduler:
+                check_timesteps(self.pipe, sample, sampling.num_inference_steps)
+            check_size(self.pipe, sample, sampling)
+            self._warn_of(guidance_note(calling_pipeline(), sampling.guidance_scale))
+            if self._edge is not None:
+                self._edge.begin(module, given)
+            self._note_adapters(module)
+        except Exception:
+            self._tracker.forget()
+            raise
+
+    def _note_adapters(self, cloud: nn.Module) -> None:
+        edge = None if self._edge is None else self._edge.module
+        now = adapters_on(cloud), adapters_on(edge)
+        if now != self._adapters:
+            self._adapters = now
+            for note in adapter_notes(self.pipe, cloud, edge, self._config.pair):
+                self._warn_of(note)
 
     def _warn_of(self, note: str) -> None:
         """Once, of what every call would say again."""

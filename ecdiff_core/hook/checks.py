@@ -14,8 +14,11 @@ from torch import nn
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import PairError, ParamsError
+from ecdiff_core.models.families import FAMILIES
+from ecdiff_core.models.families.base import Size
 from ecdiff_core.sampling.scheduler_settings import check_settings, differences
-from ecdiff_core.sampling.schedulers import refuse_stochastic
+from ecdiff_core.sampling.scheduler_trial import refuse_stochastic
+from ecdiff_core.sampling.timesteps import check_own_timesteps
 
 HOOK_NAME = "ecdiff"
 """In the denoiser's HookRegistry."""
@@ -86,7 +89,7 @@ def forward_signature(pipe: Any) -> inspect.Signature:
     return signature
 
 
-def check_scheduler(scheduler: Any, expected: str, settings: Mapping[str, Any] | None = None) -> None:
+def refuse_other_scheduler(scheduler: Any, expected: str, settings: Mapping[str, Any] | None = None) -> None:
     """Refuse another scheduler than ``expected``, one with other settings, or one that draws fresh noise.
 
     Args:
@@ -140,6 +143,27 @@ def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
             f"Expected the call to have {asked}, which the config was tuned for, got latents of {shape} "
             f"(height {got['height']}, width {got['width']}). Pass {asked}, or set it to null in the config."
         )
+
+
+def check_timesteps(pipe: Any, sample: Any, num_inference_steps: int) -> None:
+    """Refuse a call with timesteps or sigmas of its own.
+
+    Those of flow matching depend on what its pipelines hand over: of other classes than ``FAMILIES`` has they
+    are taken as they are.
+
+    Args:
+        sample: what the denoiser is given, (batch, …, height, width).
+
+    Raises:
+        ParamsError: it has.
+    """
+    scheduler, family = pipe.scheduler, FAMILIES.get(type(pipe).__name__)
+    if hasattr(scheduler, "alphas_cumprod"):
+        check_own_timesteps(scheduler, scheduler, num_inference_steps)
+    elif family is not None:
+        height, width = (length * pipe.vae_scale_factor for length in sample.shape[-2:])
+        like = family(pipe).fit_scheduler(scheduler, Size(height, width))
+        check_own_timesteps(scheduler, like, num_inference_steps)
 
 
 def guidance_note(pipe: Any, tuned: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from inspect import Signature
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ConfigError, PairError
-from ecdiff_core.hook.adapters import adapter_notes
 from ecdiff_core.hook.checks import denoiser_of, forward_signature
 from ecdiff_core.hook.distilled import call_distilled, check_guidance
 from ecdiff_core.hook.fit import (
@@ -25,7 +23,6 @@ from ecdiff_core.hook.fit import (
 from ecdiff_core.hook.history import unwrap
 from ecdiff_core.models.families.guidance import embedding_width
 from ecdiff_core.models.handoff import NoiseSchedule, adapt, check_adapter
-from ecdiff_core.models.pair_spec import PairSpec
 from ecdiff_core.sampling.plan import HandoffAdapter
 
 
@@ -39,7 +36,6 @@ class EdgeModel:
             matched answer is a linear function of the edge's own, so converting it before guidance, branch by
             branch, is converting it after.
         guidance_scale: the config's, where the pipeline does not tell its own.
-        spec: the config's pair, for what is said of LoRA.
 
     Raises:
         PairError: the edge model does not fit.
@@ -54,11 +50,9 @@ class EdgeModel:
         edge: Any,
         adapter: HandoffAdapter,
         guidance_scale: float = 1.0,
-        spec: PairSpec | None = None,
     ) -> None:
         self.module = denoiser_of(edge)
         self._pipe, self._adapter, self._scale = pipe, adapter, guidance_scale
-        self._spec, self._noted = spec, set[str]()
         self._signature: Signature = forward_signature(pipe)
         self._schedules: tuple[NoiseSchedule | None, NoiseSchedule | None] = (None, None)
         cloud = denoiser_of(pipe)
@@ -92,10 +86,6 @@ class EdgeModel:
         check_guidance(cloud, self.module, self._guidance_scale)
         check_residuals(cloud, self.module, given)
         check_positions(self.module, given)
-        for note in adapter_notes(cloud, self.module, self._spec):
-            if note not in self._noted:
-                self._noted.add(note)
-                warnings.warn(note, stacklevel=2)
         if self._adapter == "matched":
             self._schedules = (schedule_of(self._pipe), self._schedules[1])
 
@@ -108,17 +98,17 @@ class EdgeModel:
             list(self._signature.parameters),
             self._signature.bind_partial(*args, **kwargs).arguments,
         )
-        sample, told = given[names[0]], torch.as_tensor(given["timestep"])
+        sample, timesteps = given[names[0]], torch.as_tensor(given["timestep"])
         outputs = []
 
         def call(latents: Tensor, timestep: Tensor) -> Tensor:
-            own = {names[0]: latents.to(sample.dtype), "timestep": timestep.expand(told.shape)}
+            own = {names[0]: latents.to(sample.dtype), "timestep": timestep.expand(timesteps.shape)}
             by_place = [own.get(name, value) for name, value in zip(names, args, strict=False)]
             by_name = {name: own.get(name, value) for name, value in kwargs.items()}
             outputs.append(unwrap(self._call(*by_place, **by_name)))
             return outputs[0][0].float()
 
-        answer = adapt(call, self._adapter, *self._schedules)(sample.float(), told.max())
+        answer = adapt(call, self._adapter, *self._schedules)(sample.float(), timesteps.max())
         tensor, wrap = outputs[0]
         return wrap(answer.to(tensor.dtype))
 

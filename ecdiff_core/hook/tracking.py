@@ -107,9 +107,9 @@ class StepTracker:
             return
         _check_whole(self._pipe)
         _check_number(self._pipe.scheduler, timesteps, self._config)
-        told = timesteps.to(timestep.device, timestep.dtype)
+        given = timesteps.to(timestep.device, timestep.dtype)
         # As the model sees them: some pipelines (Flux, Qwen) hand over timestep / 1000, in half precision.
-        ways = (told.tolist(), (told / 1000).tolist())
+        ways = (given.tolist(), (given / 1000).tolist())
         self._values = next((way for way in ways if way[0] == timestep.max().item()), ways[0])
         self._timesteps = timesteps
 

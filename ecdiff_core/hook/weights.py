@@ -45,19 +45,34 @@ def check_weights(pipe: Any, edge: Any, config: TunedConfig) -> None:
     _check_not_swapped(models["cloud"], tensors["cloud"], config)
     for side, model in models.items():
         tuned: ModelRef = getattr(config.pair, side)
-        if tuned.tensors and tensors[side]:
-            _check_same(side, model, "tensors", tensors[side], tuned)
+        digest = tensors[side]
+        if tuned.tensors and digest:
+            _check_same(side, model, "tensors", digest, tuned)
             continue
-        if tuned.tensors:
-            warnings.warn(
-                f"The {side} model's weights in memory were not compared with the config: they cannot be had "
-                f"in {config.sampling.dtype}, in which it was tuned. Their files are, where they are known.",
-                stacklevel=2,
-            )
+        got = None
         if tuned.fingerprint:
             found = _fingerprint(side, model, None if tuned.variant == AUTO else tuned.variant)
             lora = config.pair.lora_on("cloud" if side == "cloud" else "edge")
-            _check_same(side, model, "fingerprint", None if found is None else adapted(found, lora), tuned)
+            got = None if found is None else adapted(found, lora)
+        if tuned.tensors or (tuned.fingerprint and got is None):
+            warnings.warn(_uncompared(side, tuned, config, got), stacklevel=2)
+        if got is not None:
+            _check_same(side, model, "fingerprint", got, tuned)
+
+
+def _uncompared(side: str, tuned: ModelRef, config: TunedConfig, files: str | None) -> str:
+    """What of a model's weights is not compared, and why."""
+    why = f"they cannot be had in {config.sampling.dtype}, in which it was tuned"
+    if files is not None:
+        return (
+            f"The {side} model's weights in memory were not compared with the config: {why}. Its files are."
+        )
+    files_why = "the folder that it was loaded from is not known, not there, or of another kind"
+    reason = f"in memory {why}; of its files {files_why}" if tuned.tensors else files_why
+    return (
+        f"The {side} model's weights were not compared with the config: {reason}. Make sure that they are "
+        f"those of {tuned.id}."
+    )
 
 
 def _other_parts(pipe: Any) -> dict[str, nn.Module]:
@@ -90,9 +105,9 @@ def _check_not_swapped(cloud: nn.Module, tensors: str | None, config: TunedConfi
         )
 
 
-def _check_same(side: str, model: nn.Module, name: str, got: str | None, tuned: ModelRef) -> None:
+def _check_same(side: str, model: nn.Module, name: str, got: str, tuned: ModelRef) -> None:
     expected = getattr(tuned, name)
-    if got in (None, expected):
+    if got == expected:
         return
     adapter = " It carries an adapter (LoRA)." if getattr(model, "peft_config", None) else ""
     raise PairError(

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecdiff_core.errors import OutputError
+from ecdiff_core.errors import OutputError, first_line
 from ecdiff_core.io.files import replacing
 
 if TYPE_CHECKING:
@@ -48,5 +48,4 @@ def save_mp4(path: Path, frames: Sequence[Image], fps: int = FPS) -> None:
         try:
             export_to_video(list(frames), str(part), fps=fps, macro_block_size=2)
         except RuntimeError as error:  # imageio-ffmpeg's word for a missing ffmpeg
-            reason = str(error).strip().splitlines()[0]
-            raise OutputError(f"Cannot write {path}: {reason}") from error
+            raise OutputError(f"Cannot write {path}: {first_line(error)}.") from error

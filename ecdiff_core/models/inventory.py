@@ -11,7 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
-from ecdiff_core.errors import PairError
+from ecdiff_core.errors import PairError, first_line
 from ecdiff_core.models.compatibility import read_config
 from ecdiff_core.models.families.parts import is_transformers, part_class
 from ecdiff_core.models.find import ModelFiles
@@ -21,9 +21,10 @@ from ecdiff_core.models.weight_files import part_path, weight_files
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model.
+    """A part of a model, or all that are read from one checkpoint.
 
     Args:
+        name: of the part, or of those parts, with commas between.
         files: their names; empty where they are still to be fetched.
         parameters: as its config tells, however they are stored.
         quantized: by what, or None.
@@ -42,6 +43,10 @@ def inventory(model: ModelFiles, parts: Sequence[str]) -> list[Part]:
     Raises:
         PairError: a config file cannot be used.
     """
+    if model.checkpoint is not None:
+        parameters = sum(count_parameters(model.folder, part) for part in parts)
+        file = model.checkpoint
+        return [Part(", ".join(parts), (file.name,), file.stat().st_size, parameters)]
     return [
         Part(
             part,
@@ -56,8 +61,6 @@ def inventory(model: ModelFiles, parts: Sequence[str]) -> list[Part]:
 
 
 def _weights(model: ModelFiles, part: str) -> list[Path]:
-    if model.checkpoint is not None:
-        return [model.checkpoint]
     try:
         return weight_files(model.folder, part, model.variant)[1:]
     except PairError:
@@ -81,9 +84,8 @@ def count_parameters(folder: Path, part: str) -> int:
                 else model_class.from_config(config)
             )
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         path = part_path(folder, part) / "config.json"
-        raise PairError(f"{path} cannot be used: {first.rstrip('.')}.") from error
+        raise PairError(f"{path} cannot be used: {first_line(error)}.") from error
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from ecdiff_core.errors import PairError
+from ecdiff_core.errors import PairError, first_line
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.pair_spec import Lora, PairSpec
 
@@ -32,7 +32,16 @@ def find_lora(spec: PairSpec) -> tuple[Lora, ...]:
         raise PairError(
             "LoRA needs peft, which is not installed. Run `pip install peft`, or leave pair.lora empty."
         )
-    return tuple(_found(lora) for lora in spec.lora)
+    return found_files(spec.lora)
+
+
+def found_files(adapters: Sequence[Lora]) -> tuple[Lora, ...]:
+    """The adapters with absolute paths and fingerprints of their files.
+
+    Raises:
+        PairError: a file is not there, or not the one whose fingerprint is asked for.
+    """
+    return tuple(_found(lora) for lora in adapters)
 
 
 def _found(lora: Lora) -> Lora:
@@ -58,8 +67,8 @@ def adapted(fingerprint: str, adapters: Sequence[Lora]) -> str:
     """
     if not adapters:
         return fingerprint
-    told = [fingerprint, *(f"{lora.fingerprint} {float(lora.weight)}" for lora in adapters)]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    parts = [fingerprint, *(f"{lora.fingerprint} {float(lora.weight)}" for lora in adapters)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def load_lora(family: Family, edge: nn.Module, adapters: Sequence[Lora]) -> tuple[str, ...]:
@@ -86,9 +95,8 @@ def load_lora(family: Family, edge: nn.Module, adapters: Sequence[Lora]) -> tupl
                 else:
                     _load_on(model, family.denoiser_part, given, _name(number))
             except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-                first = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise PairError(
-                    f"The LoRA {lora.path} does not fit the {side}: {first.rstrip('.')}."
+                    f"The LoRA {lora.path} does not fit the {side}: {first_line(error)}."
                 ) from error
             encoders = [m for m in family.models if m not in (family.denoiser, family.vae)]
             notes += _without_place(lora, side, given, model, encoders if side == "cloud" else [], number)

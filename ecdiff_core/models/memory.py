@@ -16,7 +16,7 @@ from accelerate.utils import send_to_device
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
-from ecdiff_core.errors import ECDiffError, ParamsError
+from ecdiff_core.errors import ECDiffError, ParamsError, first_line
 from ecdiff_core.io.text import counted
 from ecdiff_core.validation import check_fields
 
@@ -146,7 +146,7 @@ class Batches:
 
     Args:
         size: of a batch, at least 1; ``size`` tells it afterwards.
-        say: hears a line when the size changes.
+        say: is called with a line when the size changes.
     """
 
     def __init__(self, size: int, say: Callable[[str], None] = lambda _: None) -> None:
@@ -186,7 +186,7 @@ class Batches:
 
 
 @contextmanager
-def out_of_memory_told() -> Iterator[None]:
+def out_of_memory_as_error() -> Iterator[None]:
     """Running out of memory as one line that says what was needed and what to set."""
     try:
         yield
@@ -197,8 +197,8 @@ def out_of_memory_told() -> Iterator[None]:
 
 
 def _too_little(error: BaseException) -> str:
-    needed = str(error).strip().splitlines()[0].rstrip(".") or "no memory left"
     return (
-        f"Out of memory with one prompt at a time ({needed}). Set offload to model, turn vae_tiling on, or "
-        "choose half precision or a smaller size; offload sequential takes least memory and most time."
+        f"Out of memory with one prompt at a time ({first_line(error)}). Set offload to model, turn "
+        "vae_tiling on, or choose half precision or a smaller size; offload sequential takes least memory "
+        "and most time."
     )

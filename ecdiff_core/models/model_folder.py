@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ecdiff_core.errors import PairError
+from ecdiff_core.errors import PairError, first_line
 from ecdiff_core.io.file_digest import file_digest
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.families.parts import part_class
@@ -53,9 +53,8 @@ def _check_sentencepiece(vocabulary: Path) -> None:
     try:
         import_module("sentencepiece.sentencepiece_model_pb2")
     except Exception as error:  # protobuf has a kind of its own where the two do not fit together
-        reason = str(error).partition("\n")[0]
         raise PairError(
-            f"{vocabulary} takes sentencepiece and protobuf to read ({reason}). "
+            f"{vocabulary} takes sentencepiece and protobuf to read ({first_line(error)}). "
             "Run `pip install -U sentencepiece protobuf`, which the extra ecdiff[video] holds."
         ) from error
 

@@ -11,14 +11,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ecdiff_core.errors import PairError
+from ecdiff_core.errors import PairError, first_line
 from ecdiff_core.models.compatibility import Row, Verdict, has_schedule, noise_schedule
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.find import EMBEDDED, ModelFiles, from_anywhere
 from ecdiff_core.models.handoff import NoiseSchedule
 from ecdiff_core.models.inventory import larger_edge
 from ecdiff_core.models.lora import adapted, find_lora, load_lora
-from ecdiff_core.models.memory import Memory, out_of_memory_told, place
+from ecdiff_core.models.memory import Memory, out_of_memory_as_error, place
 from ecdiff_core.models.pair_files import PairFiles, find_pair
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec, Side
 from ecdiff_core.models.tensor_digest import tensor_digest
@@ -85,7 +85,7 @@ def load_pair(
         None if spec.lora_on(side) else tensor_digest(model, dtype)
         for side, model in zip(sides, (family.denoiser, edge), strict=True)
     ]
-    with out_of_memory_told():
+    with out_of_memory_as_error():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [
         _loaded(replace(ref, fingerprint=fingerprint, tensors=digest), model)
@@ -140,6 +140,5 @@ def _load(load: Callable[[], T], files: ModelFiles) -> T:
                 f"The weights of the model in {folder} and its config.json do not belong together{what}. "
                 "Fetch it again, or put back the config.json that the weights were saved with."
             ) from error
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         do = "" if isinstance(error, ImportError) else " Fetch it again."  # of a package that is missing
-        raise PairError(f"Cannot load the model in {folder}: {first.rstrip('.')}.{do}") from error
+        raise PairError(f"Cannot load the model in {folder}: {first_line(error)}.{do}") from error

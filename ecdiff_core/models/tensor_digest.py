@@ -15,16 +15,18 @@ _SAMPLES = 64
 def tensor_digest(model: nn.Module, dtype: torch.dtype) -> str | None:
     """The first 16 hex digits of a SHA-256 over names, shapes and values of a model's tensors.
 
-    Of every tensor the exact sum of its 64-bit words enters, and 64 of them as they are. So any changed,
-    zeroed or exchanged tensor shows, on whatever device and in whatever memory format; values that changed
-    places within one tensor may not. It reads the weights once: 2.6 billion parameters take about a second.
+    Of every tensor the exact sum of its 64-bit words enters, and 64 of them as they are. So other weights, a
+    tensor that is zeroed or two that are exchanged show, on whatever device and in whatever memory format. It
+    guards against mistakes, not against intent: changes within one tensor that leave its sum as it was, such
+    as values that change places, may not show. It reads the weights once: 2.6 billion parameters take about
+    a second.
 
     Args:
         dtype: what floating-point values are rounded to first, as loading in that dtype does. So a model in
             float32 can be compared with one that was loaded in float16.
 
     Returns:
-        None where that cannot be told: values are kept elsewhere (offloaded layer by layer), in a dtype that
+        None where there is none: values are kept elsewhere (offloaded layer by layer), in a dtype that
         ``dtype`` cannot be got from, or quantised in a class of their own (torchao).
     """
     digest = hashlib.sha256()
@@ -40,7 +42,7 @@ def tensor_digest(model: nn.Module, dtype: torch.dtype) -> str | None:
                 return None
             tensor = tensor.detach().to(dtype)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        words.append(_told_by(_as_words(tensor)))
+        words.append(_summary(_as_words(tensor)))
     for values in words:  # after the loop: copies from an accelerator wait for it
         digest.update(values.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -57,7 +59,7 @@ def _as_words(tensor: Tensor) -> Tensor:
     return values.view(torch.int64)
 
 
-def _told_by(words: Tensor) -> Tensor:
+def _summary(words: Tensor) -> Tensor:
     """The sum (modulo 2^64, so that its order does not matter) and some of the words."""
     if not len(words):
         return words

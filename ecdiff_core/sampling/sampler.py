@@ -18,7 +18,7 @@ from torch import Tensor
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import Estimator, Factors, NoiseState, add_residual
 from ecdiff_core.sampling.plan import Action, Plan
-from ecdiff_core.sampling.schedulers import scale_model_input, set_steps
+from ecdiff_core.sampling.timesteps import scale_model_input, set_steps
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Action, Tensor], None]

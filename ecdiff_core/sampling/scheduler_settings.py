@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from diffusers import SchedulerMixin
 
 from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.spelling import distance
 
 _READ_ONLY_WITH = {
     "clip_sample_range": "clip_sample",
@@ -20,6 +20,9 @@ _READ_ONLY_WITH = {
 """Settings that nothing reads unless another one is on."""
 _LONGEST = 8
 """Items of a list that is kept as it is; of longer ones (``trained_betas``) their digest."""
+
+_MISTAKES = 2
+"""Letters in which a mistyped name differs at most."""
 
 
 def settings_of(scheduler: SchedulerMixin) -> dict[str, Any]:
@@ -61,13 +64,24 @@ def differences(scheduler: SchedulerMixin, tuned: Mapping[str, Any]) -> dict[str
     return {
         name: (now.get(name), value)
         for name, value in tuned.items()
-        if (name in now or value not in (None, False)) and not _same(now.get(name), _plain(value))
+        if (name in now or not _is_off(value) or _is_mistyped(name, now)) and not _same(now, name, value)
     }
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are one setting; null is off."""
-    return one == other or (one in (None, False) and other in (None, False))
+def _same(now: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether a setting is as it was; null is off."""
+    if name not in now:
+        return False
+    return now[name] == _plain(value) or (_is_off(now[name]) and _is_off(value))
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False
+
+
+def _is_mistyped(name: str, known: Iterable[str]) -> bool:
+    """Other versions of diffusers may give a class more settings, which are off: with other names."""
+    return any(0 < distance(name, other) <= _MISTAKES for other in known)
 
 
 def check_settings(scheduler: SchedulerMixin, tuned: Mapping[str, Any] | None, advice: str = "") -> None:
@@ -96,24 +110,3 @@ def check_settings(scheduler: SchedulerMixin, tuned: Mapping[str, Any] | None, a
         "config."
     )
     raise ParamsError(f"The {name} is not as the config was tuned with: {named}. {advice}")
-
-
-def check_own_timesteps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
-    """Refuse timesteps that are not those the scheduler itself makes of its number of steps.
-
-    Those of flow matching depend on what its pipelines hand over, so they are taken as they are.
-
-    Raises:
-        ParamsError: a call brought its own (``timesteps=``, ``sigmas=``).
-    """
-    if not hasattr(scheduler, "alphas_cumprod"):
-        return
-    fresh = type(scheduler).from_config(scheduler.config)
-    fresh.set_timesteps(num_inference_steps)
-    now, own = (torch.as_tensor(x.timesteps).cpu().double() for x in (scheduler, fresh))
-    if now.shape != own.shape or not torch.allclose(now, own):
-        raise ParamsError(
-            f"Expected the timesteps that {type(scheduler).__name__} makes of {num_inference_steps} steps, "
-            "which the config was tuned with: leave timesteps= and sigmas= out, or pass "
-            "check_scheduler=False to apply_ecdiff."
-        )

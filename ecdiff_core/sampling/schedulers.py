@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DDIMScheduler, SchedulerMixin
-from torch import Tensor
 
 from ecdiff_core.errors import ParamsError, nearest, reason_of
-from ecdiff_core.sampling.plan import count_steps
+from ecdiff_core.sampling.scheduler_trial import (
+    FEW_STEPS,
+    refuse_stochastic,
+    rehearse,
+    without_dynamic_shifting,
+)
 
-_FEW_STEPS = 8
-"""Enough to see whether a scheduler can be used at all."""
 _TRAINED_WITH = (
     "num_train_timesteps",
     "beta_start",
@@ -25,10 +26,6 @@ _TRAINED_WITH = (
     "prediction_type",
 )
 """What a model was trained with also where its scheduler has it by default: another class has other ones."""
-_STEP_ARGUMENTS = ("model_output", "timestep", "sample")
-"""That every scheduler's ``step`` has."""
-_PROBE = (1, 4, 8, 8)
-"""Shape of the latents that a scheduler is tried on: schedulers do not depend on it."""
 
 
 def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
@@ -54,13 +51,22 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
     return scheduler
 
 
+def try_scheduler(name: str, like: SchedulerMixin, num_inference_steps: int) -> None:
+    """``build_scheduler`` and ``rehearse`` of a model that is not loaded, at no size in particular.
+
+    Raises:
+        ParamsError: as the two.
+    """
+    rehearse(without_dynamic_shifting(build_scheduler(name, like)), num_inference_steps)
+
+
 def offered(like: SchedulerMixin) -> list[str]:
     """The names of the schedulers that a model with the scheduler ``like`` can be sampled with."""
     found = []
     for name in sorted(_classes(like)):
         try:
             scheduler = _from_config(name, like)
-            rehearse(scheduler, _FEW_STEPS)
+            rehearse(scheduler, FEW_STEPS)
         except ParamsError:
             continue
         if _same_noise(scheduler, like):
@@ -110,145 +116,3 @@ def _same_noise(one: SchedulerMixin, other: SchedulerMixin) -> bool:
     if ours is None or theirs is None:
         return True
     return torch.allclose(torch.as_tensor(ours).double(), torch.as_tensor(theirs).double(), atol=1e-4)
-
-
-def refuse_stochastic(scheduler: SchedulerMixin, num_inference_steps: int = _FEW_STEPS) -> None:
-    """Refuse a scheduler that draws fresh noise: equal steps from equal states tell.
-
-    One that fails with so few steps is left to ``rehearse``.
-
-    Raises:
-        ParamsError: it is one, or its step takes more than others'.
-    """
-    _refuse_other_steps(scheduler)
-    scheduler = _without_dynamic_shifting(scheduler)
-    try:
-        one, other = (_run(scheduler, num_inference_steps, seed) for seed in (0, 1))
-    except Exception:  # whatever a scheduler raises of its settings
-        return
-    if torch.equal(one.nan_to_num(), other.nan_to_num()):
-        return
-    takes, config = signature(type(scheduler).__init__).parameters, scheduler.config
-    asked = [
-        f"{key}={config[key]}"
-        for key in ("algorithm_type", "stochastic_sampling")
-        if key in takes and (config.get(key) is True or str(config.get(key)).startswith("sde"))
-    ]
-    raise ParamsError(
-        f"{' with '.join([type(scheduler).__name__, *asked])} draws fresh noise at every step, so that "
-        f"images cannot be compared with the cloud's. Use a deterministic one{_examples(scheduler)}."
-    )
-
-
-def _refuse_other_steps(scheduler: SchedulerMixin) -> None:
-    step = getattr(scheduler, "step", None)
-    if step is None:
-        raise ParamsError(f"{type(scheduler).__name__} has no step. Use another one of the model's.")
-    more = [
-        name
-        for name, parameter in signature(step).parameters.items()
-        if name not in _STEP_ARGUMENTS
-        and parameter.default is Parameter.empty
-        and parameter.kind is not Parameter.VAR_KEYWORD
-    ]
-    if more:
-        raise ParamsError(
-            f"{type(scheduler).__name__} asks for {', '.join(more)} at every step, which only diffusers' own "
-            "pipelines of its models keep. Use another one of the model's."
-        )
-
-
-def _without_dynamic_shifting(scheduler: SchedulerMixin) -> SchedulerMixin:
-    """With it a scheduler has no timesteps before it knows the image's size."""
-    if not scheduler.config.get("use_dynamic_shifting"):
-        return scheduler
-    return type(scheduler).from_config(scheduler.config, use_dynamic_shifting=False)
-
-
-def try_scheduler(name: str, like: SchedulerMixin, num_inference_steps: int) -> None:
-    """``build_scheduler`` and ``rehearse`` of a model that is not loaded, at no size in particular.
-
-    Raises:
-        ParamsError: as the two.
-    """
-    rehearse(_without_dynamic_shifting(build_scheduler(name, like)), num_inference_steps)
-
-
-def _examples(scheduler: SchedulerMixin) -> str:
-    """What to use in its place, as the end of a sentence; nothing where that depends on the model."""
-    betas = hasattr(scheduler, "alphas_cumprod")
-    return ", such as DDIMScheduler or DPMSolverMultistepScheduler" if betas else ""
-
-
-def rehearse(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
-    """Go through all steps without a model, so that what would fail on the way fails before.
-
-    Raises:
-        ParamsError: as ``set_steps`` and ``refuse_stochastic``, or a step fails or leaves the finite numbers.
-    """
-    name, change = type(scheduler).__name__, "Choose another scheduler or another num_inference_steps."
-    _refuse_other_steps(scheduler)
-    try:
-        set_steps(copy.deepcopy(scheduler), num_inference_steps)
-        end = _run(scheduler, num_inference_steps, seed=0)
-    except ParamsError:
-        raise
-    except Exception as error:  # whatever a scheduler raises of its settings
-        raise ParamsError(
-            f"{name} fails with {num_inference_steps} steps of this model's noise schedule "
-            f"({reason_of(error)}). {change}"
-        ) from error
-    if not end.isfinite().all():
-        raise ParamsError(
-            f"{name} leaves the finite numbers within {num_inference_steps} steps of this model's noise "
-            f"schedule. {change}"
-        )
-    refuse_stochastic(scheduler, num_inference_steps)
-
-
-def _run(scheduler: SchedulerMixin, num_inference_steps: int, seed: int) -> Tensor:
-    """The latents after all steps from one noise, ``seed`` being that of whatever is drawn on the way."""
-    scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(num_inference_steps)
-    latents = torch.randn(_PROBE, generator=torch.Generator().manual_seed(0))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for timestep in scheduler.timesteps:
-            answer = scale_model_input(scheduler, latents, timestep).tanh()
-            latents = scheduler.step(answer, timestep, latents, return_dict=False)[0]
-    return latents
-
-
-def set_steps(
-    scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | None = None
-) -> None:
-    """Set the scheduler's timesteps.
-
-    Raises:
-        ParamsError: the model has fewer timesteps, or the scheduler makes another number of them than
-            ``count_steps`` tells.
-    """
-    if scheduler.config.get("use_dynamic_shifting"):
-        raise ParamsError(
-            f"{type(scheduler).__name__} with use_dynamic_shifting shifts by the picture's size, which "
-            "this model's family does not support. Set it to false, and a shift, in scheduler_config.json."
-        )
-    trained = scheduler.config.num_train_timesteps
-    if num_inference_steps > trained:
-        raise ParamsError(
-            f"Expected num_inference_steps <= {trained}, as many as the model was trained with, "
-            f"got {num_inference_steps}."
-        )
-    scheduler.set_timesteps(num_inference_steps, device=device)
-    name = type(scheduler).__name__
-    if len(scheduler.timesteps) != count_steps(name, num_inference_steps):
-        raise ParamsError(
-            f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_inference_steps} steps "
-            f"from {name}. Choose a scheduler of one call a step{_examples(scheduler)}."
-        )
-
-
-def scale_model_input(scheduler: SchedulerMixin, latents: Tensor, timestep: Tensor) -> Tensor:
-    """The latents as the model wants them; flow matching hands them over as they are."""
-    scale = getattr(scheduler, "scale_model_input", None)
-    return latents if scale is None else scale(latents, timestep)

@@ -17,7 +17,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.errors import ECDiffError
+from ecdiff_core.errors import ECDiffError, first_line
 from ecdiff_core.sampling.estimators import NoiseState
 from ecdiff_core.sampling.sampler import CloudCall, SamplerState
 
@@ -78,8 +78,9 @@ def from_bytes(data: bytes, device: torch.device | str = "cpu") -> SamplerState:
             residual=_to(tree["residual"], device) if version > 1 else residual,
         )
     except _DAMAGED as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SavedStateError(f"These {len(data)} bytes hold no sampler state: {reason}") from error
+        raise SavedStateError(
+            f"These {len(data)} bytes hold no sampler state: {first_line(error)}."
+        ) from error
 
 
 def _fields(value: NoiseState | CloudCall) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ecdiff_core.shapes import grammar as images
 from ecdiff_core.shapes_video import grammar as clips
-from ecdiff_tune.data.prompt_files import PromptFileError, read_rows
+from ecdiff_tune.data.prompt_files import read_rows
+from ecdiff_tune.data.prompt_tables import PromptFileError
 
 
 class CalibrationError(PromptFileError):
@@ -55,7 +56,7 @@ class PromptSource:
     Args:
         count, heldout: how many to tune on, and how many more to check on.
         file: of prompts; None takes captions of the embedded pair's grammar that its training never saw.
-        column: of the file; None takes the first of ``prompt_files.COLUMNS`` that is there.
+        column: of the file; None takes the first of ``prompt_tables.COLUMNS`` that is there.
         seed: of the sample, and of the first prompt's noise.
         moving: without a file, captions are of clips, as the embedded video pair knows them.
     """

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers import DiffusionPipeline
-
 from ecdiff_core.io.text import counted, visible
+from ecdiff_core.models.families import Family
 
 _SHOWN = 3
 """Prompts that are named."""
@@ -15,13 +14,13 @@ _BEGINNING = 40
 """Characters of each."""
 
 
-def note(pipeline: DiffusionPipeline, prompts: Sequence[str]) -> str:
+def note(family: Family, prompts: Sequence[str]) -> str:
     """A line about the prompts of which not all is read; empty where all are.
 
     Args:
-        pipeline: with ``tokenizer``, and ``tokenizer_2`` and so on if it has more.
+        family: whose pipeline has ``tokenizer``, and ``tokenizer_2`` and so on if it has more.
     """
-    limits = _limits(pipeline)
+    limits = _limits(family)
     if not limits:
         return ""
     most, tokenizer = max(limits, key=lambda pair: pair[0])
@@ -37,8 +36,7 @@ def note(pipeline: DiffusionPipeline, prompts: Sequence[str]) -> str:
     )
 
 
-def _limits(pipeline: DiffusionPipeline) -> list[tuple[int, Any]]:
-    """Tokens that each tokenizer's encoder reads, the two at the ends included."""
-    own = getattr(getattr(pipeline, "transformer", None), "config", {}).get("max_text_seq_length")
-    parts = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part]
-    return [(min(part.model_max_length, own or part.model_max_length), part) for part in parts]
+def _limits(family: Family) -> list[tuple[int, Any]]:
+    """Tokens that are read of a prompt by each tokenizer's encoder, and the tokenizer."""
+    parts = family.pipeline.components.items()
+    return [(family.read_tokens(name), part) for name, part in parts if name.startswith("tokenizer") and part]

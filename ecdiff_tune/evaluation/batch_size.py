@@ -13,7 +13,7 @@ import torch
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import synchronize
-from ecdiff_core.models.memory import free, is_out_of_memory, out_of_memory_told
+from ecdiff_core.models.memory import free, is_out_of_memory, out_of_memory_as_error
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.evaluation.latency import PROMPT
 
@@ -92,7 +92,7 @@ def _rate(pipe: ECDiffPipeline, size: int, smaller: dict[int, float]) -> float |
     """Of one size; None where it does not fit and a smaller one did."""
     try:
         if not smaller:
-            with out_of_memory_told():
+            with out_of_memory_as_error():
                 return _timed(pipe, size)
         return _timed(pipe, size)
     except (MemoryError, RuntimeError) as error:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import synchronize
-from ecdiff_core.models.memory import out_of_memory_told
+from ecdiff_core.models.memory import out_of_memory_as_error
+from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.evaluation.machine_conditions import Conditions
@@ -169,9 +171,7 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
         OutOfMemoryError: a single prompt does not fit.
     """
     family = pipe.pair.family
-    conditioning = pipe.encode([PROMPT])
-    generator = torch.Generator().manual_seed(0)
-    latents = family.initial_latents(1, pipe.size, family.scheduler, generator)
+    conditioning, latents = _begun(pipe)
     timestep = torch.tensor(500, device=latents.device)
     cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)
     edge = family.bind(pipe.pair.edge, conditioning, pipe.guidance)
@@ -185,7 +185,7 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     turns = range(CALLS)
     by_turn = [(turn, name) for turn in turns for name in operations]
     by_name = [(turn, name) for name in operations for turn in turns]
-    with torch.no_grad(), out_of_memory_told():
+    with torch.no_grad(), out_of_memory_as_error():
         for turn, name in by_turn if take_turns else by_name:
             synchronize(latents.device)
             started = time.perf_counter()
@@ -204,16 +204,20 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     ).over(link)
 
 
+def _begun(pipe: ECDiffPipeline) -> tuple[Conditioning, Tensor]:
+    """What goes over the link with one prompt: as these two models want it encoded, and latents."""
+    family, generator = pipe.pair.family, torch.Generator().manual_seed(0)
+    return pipe.encode([PROMPT]), family.initial_latents(1, pipe.size, family.scheduler, generator)
+
+
 def of_this_pair(profile: LatencyProfile, pipe: ECDiffPipeline, link: Link, source: str) -> LatencyProfile:
     """Another study's or machine's profile with the transfer over ``link``.
 
     Raises:
         LatencyError: the handoff of its pair carries another number of values than this pair's.
     """
-    family = pipe.pair.family
-    conditioning = family.encode([PROMPT], pipe.config.sampling.guidance_scale, pipe.size)
-    latents = family.initial_latents(1, pipe.size, family.scheduler, torch.Generator().manual_seed(0))
-    payload = family.payload_values(conditioning, latents)
+    conditioning, latents = _begun(pipe)
+    payload = pipe.pair.family.payload_values(conditioning, latents)
     check_payload(profile, payload, source)
     return replace(profile, payload_values=payload, tensor_values=latents.numel()).over(link)
 

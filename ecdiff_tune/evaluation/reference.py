@@ -185,7 +185,7 @@ def make(
     at most a batch is lost.
 
     What comes back lacks the prompts with images that nothing can be compared with; ``at_most`` so many, or
-    None for a tenth, are taken for the prompts' fault.
+    None for a tenth (at least one), are taken for the prompts' fault.
 
     Raises:
         NonFiniteLatentsError, UnusableReferenceError: more of the models' own images are such.
@@ -193,7 +193,7 @@ def make(
     """
     paths = [path_of(folder, key) for key in prompts.keys]
     wanted = missing(prompts, folder)
-    most = len(prompts) // image_faults.LEFT_OUT_SHARE if at_most is None else at_most
+    most = image_faults.most_left_out(len(prompts)) if at_most is None else at_most
     dtype = pipe.config.sampling.dtype
     faulty = faulty_rows(prompts, folder)
     image_faults.refuse_many(faulty, prompts, most, dtype)

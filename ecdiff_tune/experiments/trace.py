@@ -14,7 +14,7 @@ from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_core.sampling.sampler import SamplerState, advance
-from ecdiff_core.sampling.schedulers import scale_model_input
+from ecdiff_core.sampling.timesteps import scale_model_input
 from ecdiff_tune.evaluation.candidate import Candidate
 
 Nudge = Callable[[int, Tensor], Tensor]

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from ecdiff_core.errors import first_line
 from ecdiff_tune.metrics.images import MetricError
 
 
@@ -34,8 +35,7 @@ class CLIPScore:
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             self._processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise MetricError(f"Cannot load the CLIP model in {folder}: {reason}") from error
+            raise MetricError(f"Cannot load the CLIP model in {folder}: {first_line(error)}.") from error
         if told["missing_keys"]:  # transformers would fill them with random numbers
             raise MetricError(
                 f"The CLIP model in {folder} is not whole: its weights lack {min(told['missing_keys'])}."

@@ -175,7 +175,7 @@ def _opening(spec: StudySpec, pipe: ECDiffPipeline, prompts: int, heldout: int) 
 def _notes(spec: StudySpec, pipe: ECDiffPipeline, prompts: Sequence[str]) -> Iterator[str]:
     """What may not be as it was meant."""
     yield from pipe.pair.notes
-    if cut := long_prompts.note(pipe.pair.family.pipeline, prompts):
+    if cut := long_prompts.note(pipe.pair.family, prompts):
         yield cut
     scale = spec.sampling.guidance_scale
     if scale < 1:

@@ -177,6 +177,6 @@ def _refuse_others(out: Path, state: Mapping[str, Any]) -> None:
 
 def _list(path: Path, wanted: Sequence[Video]) -> None:
     """All videos' prompts, indices and seeds, those of earlier requests included."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.is_file() else []
     lines += [json.dumps({"file": one.file, **asdict(one)}, ensure_ascii=False) for one in wanted]
     write_text(path, "\n".join(dict.fromkeys(lines)) + "\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_tune.data.prompt_files import read_prompts
+from ecdiff_tune.data.prompt_files import read_rows
 
 QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4, 1
 RESULTS = "*_eval_results.json"
@@ -178,7 +178,7 @@ def read_suite(path: Path) -> list[str]:
         VBenchError: it is no JSON of VBench's.
         PromptFileError: the text file cannot be read.
     """
-    prompts = full_info_prompts(path) if path.suffix.lower() == ".json" else read_prompts(path)
+    prompts = full_info_prompts(path) if path.suffix.lower() == ".json" else read_rows(path).prompts
     return list(dict.fromkeys(prompts))
 
 

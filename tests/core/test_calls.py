@@ -94,6 +94,33 @@ def test_a_callback_sees_and_changes_latents(pipe: ECDiffPipeline) -> None:
     assert torch.equal(nothing.latents, plain.latents)
 
 
+def test_an_interrupt_ends_the_call_that_asks_for_it(pipe: ECDiffPipeline) -> None:
+    """Not another thread's; one from outside of all calls ends them all."""
+    together = threading.Barrier(2)
+
+    def generate(last: int | None, wait: bool) -> int:
+        def after(own: Any, step: int, timestep: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            if wait and step < 2:
+                together.wait(timeout=60)
+            own._interrupt = own._interrupt or step == last
+            return given
+
+        found = pipe(PROMPT, generator=seeded(), callback_on_step_end=after, output_type="latent")
+        return found.plan.num_steps
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(generate, [1, None], [True, True])) == [2, 6]
+
+    def outside(own: Any, step: int, timestep: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        if step == 3:
+            with ThreadPoolExecutor(1) as other:
+                other.submit(setattr, own, "_interrupt", True).result()
+        return given
+
+    cut = pipe(PROMPT, generator=seeded(), callback_on_step_end=outside, output_type="latent")
+    assert cut.plan.num_steps == 4
+
+
 def test_a_callback_that_interrupts(pipe: ECDiffPipeline) -> None:
     kept: list[Tensor] = []
 
@@ -227,13 +254,16 @@ def test_repr(pipe: ECDiffPipeline) -> None:
     )
 
 
-def test_eight_threads(pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_threads_on_two_pipelines_of_a_pair(
+    pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Equal to one after another; tokenizers, which may not be, are not called by two at once."""
     prompts = [" ".join([PROMPT] * (1 + seed % 2)) + f" {seed}" for seed in range(8)]
     alone = [
         pipe(prompt, generator=seeded(seed), output_type="latent").latents
         for seed, prompt in enumerate(prompts)
     ]
+    pipes = pipe, ECDiffPipeline(pipe.pair, pipe.config)
     encode, inside, most = pipe.pair.family.encode, [0], [0]
     together = threading.Barrier(8)
 
@@ -247,7 +277,8 @@ def test_eight_threads(pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) ->
 
     def generate(seed: int) -> Tensor:
         together.wait(timeout=600)
-        return pipe(prompts[seed], generator=seeded(seed), output_type="latent").latents
+        own = pipes[seed // 2 % 2]
+        return own(prompts[seed], generator=seeded(seed), output_type="latent").latents
 
     monkeypatch.setattr(pipe.pair.family, "encode", watched)
     with ThreadPoolExecutor(8) as pool:

@@ -418,6 +418,9 @@ def test_configs_that_come_with_the_package_are_found_by_name(
     assert config.pair.cloud.id == "embedded:shapes/cloud"
     assert config.score is not None
     assert config.plan().cloud_calls < config.sampling.num_steps
+    (tmp_path / "shapes").mkdir()  # where somebody trains the pair, say
+    assert TunedConfig.load("shapes") == config
+    (tmp_path / "shapes").rmdir()
     (tmp_path / "shapes").write_text("mine")  # a file of that name comes first
     with pytest.raises(ConfigError, match="shapes: expected a mapping"):
         TunedConfig.load("shapes")

@@ -97,14 +97,14 @@ def test_prompts_of_options_and_file_take_the_next_seeds(
     config_path: Path, out: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     prompts_file = tmp_path / "prompts.txt"
-    prompts_file.write_text("\n  a small green cross  \n\na large pink square\n", encoding="utf-8")
+    prompts_file.write_text("\n  a small green\fcross  \n\na large pink square\n", encoding="utf-8")
     arguments = ("--prompt", "one", "--prompt", "two", "--prompts-file", str(prompts_file), "--seed", "41")
     assert generate(config_path, out, *arguments) == 0
     story = {path.name: opened(path).text["ecdiff:prompt"] for path in out.iterdir()}
     assert story == {
         "00041.png": "one",
         "00042.png": "two",
-        "00043.png": "a small green cross",
+        "00043.png": "a small green\fcross",
         "00044.png": "a large pink square",
     }
     lines = capsys.readouterr().out.splitlines()

@@ -15,7 +15,7 @@ import pytest
 
 import prepare_prompts
 from ecdiff_core.errors import ECDiffError
-from ecdiff_tune.data import calibration, prompt_files
+from ecdiff_tune.data import calibration, prompt_files, prompt_tables
 from ecdiff_tune.data.calibration import PromptSource
 from prompt_sources import Request, prepare
 
@@ -163,7 +163,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(prompt_files, "find_spec", lambda name: None if name == "pyarrow" else found(name))
+    monkeypatch.setattr(prompt_tables, "find_spec", lambda name: None if name == "pyarrow" else found(name))
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(ECDiffError, match=r"Parquet files need pyarrow: pip install 'ecdiff\[parquet\]'"):
         prepare(Request(tmp_path / "a.parquet", tmp_path / "a.jsonl"))
@@ -264,4 +264,4 @@ def test_prompts_that_begin_as_formulas_come_back(tmp_path: Path) -> None:
     text = (tmp_path / "b.csv").read_text()
     assert "\n'=1+1," in text
     assert "\n'@home in the snow," in text
-    assert sorted(prompt_files.read_prompts(tmp_path / "b.csv")) == ["'tis", "=1+1", "@home in the snow"]
+    assert sorted(prompt_files.read_rows(tmp_path / "b.csv").prompts) == ["'tis", "=1+1", "@home in the snow"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vbench
-from ecdiff_tune.data.prompt_files import PromptFileError
+from ecdiff_tune.data.prompt_tables import PromptFileError
 from vbench_suite.scores import DIMENSIONS, Score, VBenchError, read_results, read_suite
 
 from ..refusals import refused

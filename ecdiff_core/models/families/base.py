@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,8 +63,17 @@ class Family(ABC):
     noise_dtype: ClassVar[torch.dtype | None] = None
     """In which the pipeline steps its scheduler; None for the latents' own dtype."""
 
+    alone: threading.RLock
+    """Held by whoever uses the tokenizers, or models that offload moves: one thread at a time may."""
+
     def __init__(self, pipeline: DiffusionPipeline) -> None:
-        self._pipeline = pipeline
+        self._pipeline, self.alone = pipeline, threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "alone"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, alone=threading.RLock())
 
     @classmethod
     def weighted_parts(cls) -> tuple[str, ...]:
@@ -182,6 +192,15 @@ class Family(ABC):
 
         Whether a pair's models need the half without the prompt, ``needs_negatives`` tells.
         """
+
+    def read_tokens(self, tokenizer: str) -> int:
+        """How many tokens of a prompt ``encode`` reads, the two at the ends included.
+
+        Args:
+            tokenizer: its name in the pipeline.
+        """
+        most: int = getattr(self.pipeline, tokenizer).model_max_length
+        return most
 
     @staticmethod
     def needs_negatives(models: Sequence[nn.Module], guidance_scale: float) -> bool:

@@ -88,6 +88,10 @@ class CogVideoX(Family):
                 advice="Set sampling.height and sampling.width.",
             )
 
+    def read_tokens(self, tokenizer: str) -> int:
+        most: int = self.pipeline.transformer.config.max_text_seq_length
+        return most
+
     @torch.no_grad()
     def encode(
         self,
@@ -101,7 +105,7 @@ class CogVideoX(Family):
             list(prompts),
             list(negative_prompts) if guided and negative_prompts else None,
             do_classifier_free_guidance=guided,
-            max_sequence_length=self.pipeline.transformer.config.max_text_seq_length,
+            max_sequence_length=self.read_tokens("tokenizer"),
             device=self.device,
         )
         embeds = torch.cat([negative, positive]) if guided else positive

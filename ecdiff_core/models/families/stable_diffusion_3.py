@@ -15,6 +15,9 @@ from ecdiff_core.models.families.base import Prompts, Size
 from ecdiff_core.models.families.image import OF_ONE_SIZE, ImageFamily
 from ecdiff_core.sampling.batching import Conditioning
 
+_T5_TOKENS = 256
+"""Of a prompt, as many as the pipeline reads unless it is asked for another number."""
+
 
 class StableDiffusion3(ImageFamily):
     """Adapter over ``StableDiffusion3Pipeline``, without its skip-layer guidance.
@@ -75,6 +78,9 @@ class StableDiffusion3(ImageFamily):
         fitted.set_shift(math.exp(mu) if config.time_shift_type == "exponential" else mu)
         return fitted
 
+    def read_tokens(self, tokenizer: str) -> int:
+        return _T5_TOKENS if tokenizer == "tokenizer_3" else super().read_tokens(tokenizer)
+
     @torch.no_grad()
     def encode(
         self,
@@ -91,6 +97,7 @@ class StableDiffusion3(ImageFamily):
             device=self.device,
             do_classifier_free_guidance=guided,
             negative_prompt=list(negative_prompts) if guided and negative_prompts else None,
+            max_sequence_length=_T5_TOKENS,
         )
         if guided:
             embeds, pooled = torch.cat([negative, embeds]), torch.cat([negative_pooled, pooled])

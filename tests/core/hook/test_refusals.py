@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ecdiff_core import TunedConfig, apply_ecdiff, remove_ecdiff
 from ecdiff_core.errors import ConfigError, PairError, ParamsError
+from ecdiff_core.hook import checks
 from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ...hooking import (
@@ -96,6 +97,36 @@ def test_guidance_cut_off(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
         run(pipe, **cut(4))
     assert run(pipe, **cut(9)).isfinite().all()
     assert torch.equal(run(pipe), expected)
+
+
+def test_what_a_loop_of_one_s_own_was_refused_is_refused_again(
+    config: TunedConfig, pipe: Pipe, edge: Pipe
+) -> None:
+    """With the same timesteps: a refused call has begun no generation."""
+    apply_ecdiff(pipe, with_sampling(config, height=32, width=32), edge=edge)
+    pipe.scheduler.set_timesteps(STEPS)
+    first, text = pipe.scheduler.timesteps[0], torch.randn(2, 24, 32)
+    with torch.no_grad():
+        for _ in range(2):
+            with pytest.raises(ParamsError, match=r"to have height=32, .*latents of 4x12x8"):
+                pipe.unet(torch.ones(2, 4, 12, 8), first, text)
+        pipe.unet(torch.ones(2, 4, 8, 8), first, text)
+    assert pipe.ecdiff.calls == {"cloud": 1, "edge": 0}
+
+
+def test_a_scheduler_is_tried_out_once(
+    config: TunedConfig, pipe: Pipe, edge: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(checks, "refuse_stochastic", tried.append)
+    apply_ecdiff(pipe, with_plan(config, "edge"), edge=edge)
+    for _ in range(2):
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        run(pipe)
+    assert len(tried) == 1
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, steps_offset=2)
+    run(pipe)
+    assert tried[1:] == [pipe.scheduler]
 
 
 def test_not_from_the_first_timestep(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,17 +93,13 @@ def test_other_parts_that_are_all_zero(part: str, tuned: TunedConfig, pipe: Pipe
         setattr(pipe, part, own)
 
 
-def not_compared(side: str) -> Any:
-    """The warning that a model's weights were not."""
-    return pytest.warns(UserWarning, match=f"The {side} model's weights in memory were not compared")
-
-
 def test_weights_that_cannot_be_compared_are_named(tuned: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
     """Rounded to bfloat16 they do not tell what they were in float32."""
     own, pipe.unet = pipe.unet, copied(pipe.unet).to(torch.bfloat16)
     try:
-        with not_compared("cloud"), not_compared("edge"):
+        with pytest.warns(UserWarning, match="model's weights were not compared .*: in memory they") as both:
             apply_ecdiff(pipe, tuned, edge=copied(edge.unet).to(torch.bfloat16))
+        assert [str(one.message).split()[1] for one in both] == ["cloud", "edge"]
     finally:
         pipe.unet = own
 
@@ -134,7 +131,14 @@ def test_version_1_compares_the_files_of_the_folder(
         apply_ecdiff(pipe, config, edge=copied(other, str(tmp_path)))
     assert not hasattr(pipe, "ecdiff")
     apply_ecdiff(pipe, config, edge=copied(other, str(tmp_path)), check_weights=False)
-    apply_ecdiff(pipe, config, edge=copied(edge.unet))  # nothing says where it is from
+    with pytest.warns(
+        UserWarning, match=rf"The edge model's weights were not .*those of {tuned.pair.edge.id}"
+    ):
+        apply_ecdiff(pipe, config, edge=copied(edge.unet))  # nothing says where it is from
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apply_ecdiff(pipe, config, edge=copied(edge.unet), check_weights=False)
+        apply_ecdiff(pipe, by_hand(tuned), edge=copied(edge.unet))
 
 
 def test_another_precision(
@@ -146,16 +150,12 @@ def test_another_precision(
     apply_ecdiff(pipe, half, edge=edge)
     own, pipe.unet = pipe.unet, copied(pipe.unet, str(folder / "cloud")).bfloat16()
     coarse = copied(edge.unet, str(folder / "edge")).bfloat16()
-    with not_compared("cloud"), not_compared("edge"):
+    in_memory = pytest.warns(UserWarning, match=r"weights in memory were not compared.* Its files are\.$")
+    with in_memory:
         apply_ecdiff(pipe, tuned, edge=coarse)
     changed = replace(tuned.pair.edge, fingerprint="0123456789abcdef")
-    other = replace(tuned, pair=replace(tuned.pair, edge=changed))
-    with (
-        not_compared("cloud"),
-        not_compared("edge"),
-        pytest.raises(PairError, match="The edge model has other"),
-    ):
-        apply_ecdiff(pipe, other, edge=coarse)
+    with in_memory, pytest.raises(PairError, match="The edge model has other weights"):
+        apply_ecdiff(pipe, replace(tuned, pair=replace(tuned.pair, edge=changed)), edge=coarse)
     pipe.unet = own
 
 

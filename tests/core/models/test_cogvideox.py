@@ -26,7 +26,8 @@ from ecdiff_core.models.families.base import Size
 from ecdiff_core.models.families.cogvideox import CogVideoX
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.find import ModelFiles
-from ecdiff_core.sampling.schedulers import build_scheduler, set_steps
+from ecdiff_core.sampling.schedulers import build_scheduler
+from ecdiff_core.sampling.timesteps import set_steps
 from full_size.models import read_config
 
 from ... import small_videos

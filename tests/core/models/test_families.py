@@ -25,7 +25,8 @@ from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.models.compatibility import Row, Verdict, compare
 from ecdiff_core.models.families import FAMILIES
 from ecdiff_core.models.pair import load_pair
-from ecdiff_core.sampling.schedulers import build_scheduler, set_steps
+from ecdiff_core.sampling.schedulers import build_scheduler
+from ecdiff_core.sampling.timesteps import set_steps
 from full_size.models import read_config
 
 from ...refusals import refused

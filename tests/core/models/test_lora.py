@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +34,9 @@ def lora(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_lora(tiny_pair / "cloud", tmp_path_factory.mktemp("lora") / "style.safetensors")
 
 
-def save_lora(model: Path, path: Path, prefix: str = "unet") -> Path:
+def save_lora(model: Path, path: Path, prefix: str = "unet", seed: int = 0) -> Path:
     unet = UNet2DConditionModel.from_pretrained(model / "unet")
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, layer in unet.named_modules():
         if name.endswith(NAMES):
@@ -141,14 +142,35 @@ def test_the_hook_makes_what_was_tuned(tiny_pair: Path, lora: Path, tiny_config:
 def test_what_the_config_says_of_adapters(tiny_pair: Path, lora: Path) -> None:
     bare, both = load(tiny_pair), load(tiny_pair, Lora(str(lora)))
     spec = replace(bare.spec, lora=[Lora("l", on="cloud")])
-    assert adapter_notes(both.cloud, bare.edge, spec) == []  # as it was tuned
-    assert len(adapter_notes(both.cloud, bare.edge, None)) == 1
-    assert adapter_notes(bare.cloud, bare.edge, replace(spec, lora=[Lora("l")])) == [
+    pipe = bare.family.pipeline
+    assert adapter_notes(pipe, both.cloud, bare.edge, spec) == []  # as it was tuned
+    assert len(adapter_notes(pipe, both.cloud, bare.edge, bare.spec)) == 1
+    assert adapter_notes(pipe, bare.cloud, bare.edge, replace(spec, lora=[Lora("l")])) == [
         f"The config was tuned with l on the {side}, which carries no adapter: load it, unless it is fused."
         for side in ("cloud", "edge")
     ]
+    assert len(adapter_notes(pipe, bare.cloud, None, replace(spec, lora=[Lora("l")]))) == 1
     both.cloud.disable_adapters()
-    assert adapter_notes(both.cloud, bare.edge, None) == []
+    assert adapter_notes(pipe, both.cloud, bare.edge, bare.spec) == []
+
+
+def test_another_adapter_or_weight_than_tuned_is_named(tiny_pair: Path, lora: Path, tmp_path: Path) -> None:
+    other = save_lora(tiny_pair / "cloud", tmp_path / "other.safetensors", seed=1)
+    tuned = load(tiny_pair, Lora(str(lora), 0.5))
+    spec, pipe, (cloud, edge) = tuned.spec, tuned.family.pipeline, (tuned.cloud, tuned.edge)
+    assert adapter_notes(pipe, cloud, edge, spec) == []
+    cloud.set_adapters(["ecdiff_0"], [0.2])
+    (line,) = adapter_notes(pipe, cloud, edge, spec)
+    asked = rf"the config was tuned with {lora} with weight 0\.5: p, k, alpha and s hold for that"
+    assert re.match(rf"The cloud carries ecdiff_0 with weight 0\.2, {asked}", line)
+    loaded = load(tiny_pair, Lora(str(other), 0.5))
+    lines = adapter_notes(pipe, loaded.cloud, loaded.edge, spec)
+    assert [line.partition(" is another than")[0] for line in lines] == [
+        f"The adapter ecdiff_0 on the {side}" for side in ("cloud", "edge")
+    ]
+    half = loaded.cloud.half(), loaded.edge.half()
+    assert len(adapter_notes(pipe, *half, spec)) == 2
+    assert adapter_notes(pipe, *half, loaded.spec) == []
 
 
 def test_what_cannot_be_used_is_one_line(tiny_pair: Path, lora: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from ecdiff_core import ECDiffPipeline, ModelRef, PairSpec, TunedConfig
 from ecdiff_core.errors import PairError
+from ecdiff_core.models.find import ModelFiles
+from ecdiff_core.models.inventory import inventory
 from ecdiff_core.models.pair import Pair, load_pair
 
 from ... import hooking
@@ -65,6 +67,16 @@ def test_an_edge_of_one_file(tiny_pair: Path, checkpoint: Path, tmp_path: Path) 
     alone = tmp_path / "unet.safetensors"
     save_file(expected.state_dict(), alone)
     assert equal(load(cloud, replace(edge, id=str(alone))).edge, expected)
+
+
+def test_one_file_has_one_size(tiny_pair: Path, checkpoint: Path) -> None:
+    files = ModelFiles(tiny_pair / "cloud", checkpoint=checkpoint)
+    (part,) = inventory(files, ["unet", "vae"])
+    assert (part.name, part.files) == ("unet, vae", (checkpoint.name,))
+    assert part.size_bytes == checkpoint.stat().st_size
+    assert part.parameters == sum(
+        one.parameters for one in inventory(ModelFiles(tiny_pair / "cloud"), ["unet", "vae"])
+    )
 
 
 def test_what_cannot_be_used_is_one_line(tiny_pair: Path, checkpoint: Path, tmp_path: Path) -> None:

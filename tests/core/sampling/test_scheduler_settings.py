@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -15,10 +17,11 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
 )
 
-from ecdiff_core import ECDiffParams, ECDiffPipeline, TunedConfig, apply_ecdiff
+from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig, apply_ecdiff
 from ecdiff_core.errors import ConfigError, ParamsError
 from ecdiff_core.sampling.scheduler_settings import check_settings, differences, settings_of
 
@@ -137,6 +140,24 @@ def test_timesteps_of_the_call_s_own(tiny_config: TunedConfig, tiny_pair: Path) 
     assert not torch.equal(run(pipe, num_inference_steps=None, timesteps=other), expected)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_sigmas_of_the_call_s_own(dynamic: bool, sd3_pair_without_t5: Path) -> None:
+    """Flow matching has no timesteps but by its sigmas, and shifts them by the size."""
+    pipe = StableDiffusion3Pipeline.from_pretrained(
+        sd3_pair_without_t5 / "cloud", text_encoder_3=None, tokenizer_3=None
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, use_dynamic_shifting=dynamic)
+    sampling = Sampling(8, "FlowMatchEulerDiscreteScheduler", 3.0)
+    pair = PairSpec("sd3", ModelRef("cloud"), ModelRef("edge"))
+    apply_ecdiff(pipe, TunedConfig(pair, ECDiffParams.cloud_only(8), sampling))
+    given = {"guidance_scale": 3.0, "output_type": "latent", "height": 48, "width": 32}
+    pipe("a cat", num_inference_steps=8, **given)
+    assert pipe.ecdiff.calls == {"cloud": 8, "edge": 0}
+    with pytest.raises(ParamsError, match=r"leave timesteps= and sigmas= out"):
+        pipe("a cat", sigmas=np.linspace(1, 1 / 8, 8) ** 2, **given)
+
+
 def test_inference_refuses_a_model_whose_scheduler_is_another(
     tiny_config: TunedConfig, tiny_pair: Path, tmp_path: Path
 ) -> None:
@@ -169,7 +190,7 @@ def test_settings_have_names(tiny_config: TunedConfig) -> None:
 def test_a_setting_that_the_scheduler_does_not_have(
     key: str, told: str, tiny_config: TunedConfig, tiny_pair: Path
 ) -> None:
-    """By hand, or of another class; switched off it changes nothing."""
+    """By hand, or of another class; switched off, and no slip of the pen, it changes nothing."""
     scheduler = load(tiny_pair / "cloud").scheduler
     with pytest.raises(ParamsError, match=f"scheduler_config has {key}, which {told}"):
         check_settings(scheduler, {key: 3})
@@ -177,4 +198,13 @@ def test_a_setting_that_the_scheduler_does_not_have(
     cloud_only = replace(tiny_config, params=ECDiffParams.cloud_only(STEPS), scheduler_config={key: 3})
     with pytest.raises(ParamsError, match=f"scheduler_config has {key}, which {told}"):
         apply_ecdiff(pipe, cloud_only)
-    check_settings(scheduler, {key: None})
+    for off in (None, False):
+        with pytest.raises(ParamsError, match="which") if key == "clip_sampel" else nullcontext():
+            check_settings(scheduler, {key: off})
+
+
+def test_zero_is_a_value_of_its_own() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift_terminal=None)
+    assert differences(scheduler, {"shift_terminal": 0.0}) == {"shift_terminal": (None, 0.0)}
+    assert differences(DDIMScheduler(), {"thresholding": None, "steps_offset": 0}) == {}
+    assert differences(DDIMScheduler(), {"steps_offset": None}) == {"steps_offset": (0, None)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import diffusers
 import pytest
@@ -21,7 +22,8 @@ from ecdiff_core.sampling import estimators, sampler, schedulers
 from ecdiff_core.sampling.estimators import Factors
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
-from ecdiff_core.sampling.schedulers import build_scheduler, offered, refuse_stochastic, rehearse
+from ecdiff_core.sampling.scheduler_trial import refuse_stochastic, rehearse
+from ecdiff_core.sampling.schedulers import build_scheduler, offered
 from shapes_pair import models
 
 EVERY_NAME = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
@@ -209,6 +211,31 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(scheduler), "set_timesteps", without_scipy)
     with pytest.raises(ParamsError, match=r"LMSDiscreteScheduler fails .*No module named 'scipy'"):
         rehearse(scheduler, STEPS)
+
+
+def test_a_trial_leaves_the_noise_of_every_device_and_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on the way: another thread may draw meanwhile. The GPU's is seeded by ``torch.manual_seed``."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before, on_the_way = torch.random.get_rng_state(), []
+
+    class Watched(DDPMScheduler):
+        def step(self, model_output: Tensor, timestep: int, sample: Tensor, **others: Any) -> Any:
+            result = super().step(model_output, timestep, sample, **others)
+            on_the_way.append(torch.random.get_rng_state())
+            return result
+
+    with pytest.raises(ParamsError, match="Watched draws fresh noise"):
+        refuse_stochastic(Watched())
+    assert seeded == []
+    assert len(on_the_way) == 16
+    assert all(torch.equal(state, before) for state in on_the_way)
+
+
+def test_a_trial_where_tensors_are_made_on_another_device() -> None:
+    scheduler = DDPMScheduler()
+    with torch.device("meta"), pytest.raises(ParamsError, match="DDPMScheduler draws fresh noise"):
+        refuse_stochastic(scheduler)
 
 
 def test_a_rehearsal_leaves_the_scheduler_alone() -> None:

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from diffusers import StableDiffusion3Pipeline
 
+from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.stable_diffusion_3 import StableDiffusion3
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.shapes.grammar import scenes
 from ecdiff_core.shapes_video.grammar import scenes as moving_scenes
 from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, PromptSource
-from ecdiff_tune.data.prompt_files import COLUMNS, KINDS, PromptFileError, Rows, read_prompts, read_rows
+from ecdiff_tune.data.prompt_files import Rows, read_rows
+from ecdiff_tune.data.prompt_tables import COLUMNS, KINDS, PromptFileError
 
 from ...refusals import refused
 
@@ -34,6 +38,10 @@ def made(
 def written(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def read_prompts(path: Path, column: str | None = None) -> list[str]:
+    return read_rows(path, column).prompts
 
 
 def test_the_grammars_sets_are_disjoint_and_new_to_the_models() -> None:
@@ -199,6 +207,42 @@ def test_csv_by_its_delimiter(tmp_path: Path, delimiter: str) -> None:
     assert read_prompts(path) == [f"a cat{delimiter} asleep"]
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("prompt\na cat, sitting\na dog, running\n", "line 2 has 2 fields, the first line 1"),
+        ('id,prompt\n1,"a cat,\nsitting"\n2,a cat, sitting\n', "line 4 has 3 fields, the first line 2"),
+        ("prompt,seed\na cat,1,\na dog,2,\n", "line 2 has 3 fields, the first line 2"),
+    ],
+)
+def test_a_comma_without_quotes_is_named(tmp_path: Path, text: str, line: str) -> None:
+    """The first field is no index, and no part of a prompt is dropped."""
+    with pytest.raises(PromptFileError, match=f"{line}. Put a prompt that holds ',' in double quotes"):
+        read_rows(written(tmp_path / "a.csv", text))
+
+
+def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
+    with pytest.raises(PromptFileError, match="a double quote is never closed"):
+        read_rows(written(tmp_path / "a.csv", 'prompt\n"a cat\na dog\n'))
+    assert read_rows(written(tmp_path / "b.csv", 'prompt\na "big" cat\n"12"" tall"')).prompts == [
+        'a "big" cat',
+        '12" tall',
+    ]
+
+
+def test_blank_lines_of_csv_are_rows(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path / "a.csv", "\nprompt,id\na cat,1\n\na dog,2\na cat,3\n\n\n"))
+    assert rows == Rows(["a cat", "a dog"], missing=(2,), repeated=(4,))
+
+
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
+    """Other characters that Python takes for one may stand in a prompt."""
+    odd = "a\u2028cat\x85 and\x0ca dog"
+    assert read_rows(written(tmp_path / "a.txt", f"{odd}\r\na fig\n")).prompts == [odd, "a fig"]
+    lines = "\n".join(json.dumps({"prompt": prompt}, ensure_ascii=False) for prompt in (odd, "a fig"))
+    assert read_rows(written(tmp_path / "a.jsonl", lines)).prompts == [odd, "a fig"]
+
+
 def test_rows_that_are_left_out_are_counted_and_named(tmp_path: Path) -> None:
     lines = ['{"prompt": "a"}', '{"id": 2}', '{"prompt": " "}', '{"prompt": "a"}', '{"prompt": "b"}']
     lines += ['{"prompt": ["c"]}', '{"prompt": true}', r'{"prompt": "\ud800"}', '{"prompt": 7}'] + ["{}"] * 3
@@ -273,13 +317,13 @@ def test_cells_of_other_kinds_are_no_text(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_parquet_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ecdiff_tune.data.prompt_files.find_spec", lambda _: object())
+    monkeypatch.setattr("ecdiff_tune.data.prompt_tables.find_spec", lambda _: object())
     with pytest.raises(PromptFileError, match=r"no\.parquet: No such file or directory\.$"):
         read_prompts(tmp_path / "no.parquet")
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ecdiff_tune.data.prompt_files.find_spec", lambda _: None)
+    monkeypatch.setattr("ecdiff_tune.data.prompt_tables.find_spec", lambda _: None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(PromptFileError, match=r"Parquet files need pyarrow: pip install 'ecdiff\[parquet\]'"):
         read_prompts(tmp_path / "a.parquet")
@@ -292,15 +336,28 @@ def test_other_kinds_of_file(tmp_path: Path) -> None:
 
 
 def test_prompts_that_are_too_long_are_named(pipe: ECDiffPipeline) -> None:
-    pipeline = pipe.pair.family.pipeline
-    most = pipeline.tokenizer.model_max_length
+    family = pipe.pair.family
+    most = family.pipeline.tokenizer.model_max_length
     prompts = ["a red circle", "red " * (most - 2), "a " * most]
-    line = long_prompts.note(pipeline, prompts)
+    line = long_prompts.note(family, prompts)
     assert line.startswith(
         f"the text encoder reads {most} tokens, so the end is left out of 1 of 3 prompts: 'a a"
     )
     assert line.endswith(f"…' ({most + 2})")
-    assert long_prompts.note(pipeline, prompts[:2]) == ""
+    assert long_prompts.note(family, prompts[:2]) == ""
+
+
+def test_of_stable_diffusion_3_a_part_of_what_t5_could_read_is_read(sd3_pair: Path) -> None:
+    pipeline = StableDiffusion3Pipeline.from_pretrained(sd3_pair / "cloud")
+    pipeline.tokenizer_3.model_max_length = 512
+    line = long_prompts.note(StableDiffusion3(pipeline), ["a" * 200, "a" * 300])
+    assert line.startswith(
+        "the text encoder reads 256 tokens, so the end is left out of 1 of 2 prompts: 'aaaa"
+    )
+    assert (
+        StableDiffusion3(pipeline).encode(["a"], 1.0, Size(16, 16)).tensors["encoder_hidden_states"].shape[1]
+        == 256 + pipeline.tokenizer.model_max_length
+    )
 
 
 def test_the_digest_sees_every_change() -> None:

@@ -150,3 +150,18 @@ def test_the_link_carries_latents_and_embeddings(
     values = 4 * 8 * 8 + 2 * tokens * 32
     assert found.transfer_seconds == pytest.approx(0.5 + values * 16 / 1e6)
     assert found.payload_values == values
+
+
+def test_a_pair_whose_models_take_the_prompt_alone(
+    pipe: ECDiffPipeline, latency: LatencyProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distilled ones have no half without the prompt, whatever the guidance scale: nor has the handoff."""
+    link, family = Link(10.0), pipe.pair.family
+    guided = latency_module.of_this_pair(replace(latency, payload_values=None), pipe, link, "a file")
+    monkeypatch.setattr(family, "needs_negatives", lambda *_: False)
+    latents = family.initial_latents(1, pipe.size, family.scheduler, None)
+    own = family.payload_values(pipe.encode([latency_module.PROMPT]), latents)
+    profile = replace(latency, payload_values=own)
+    assert latency_module.of_this_pair(profile, pipe, link, "a file").payload_values == own
+    assert guided.payload_values is not None
+    assert own < guided.payload_values

@@ -16,7 +16,7 @@ from ecdiff_core.sampling.estimators import Factors, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan, plan
 from ecdiff_core.sampling.sampler import advance, start
-from ecdiff_core.sampling.schedulers import scale_model_input
+from ecdiff_core.sampling.timesteps import scale_model_input
 from ecdiff_tune.experiments.bounds import Check, Coefficients, checks
 from ecdiff_tune.experiments.trace import Trace
 
