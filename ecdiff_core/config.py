@@ -12,8 +12,8 @@ from ecdiff_core.io import checked_yaml
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import PairSpec
-from ecdiff_core.sampling.estimators import Factors, get_estimator
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
 from ecdiff_core.validation import AtLeast1, NotNegative, check_fields
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.models.families.guidance import guide
 from ecdiff_core.sampling import estimators
-from ecdiff_core.sampling.estimators import Estimator, Factors, NoiseState, add_residual
+from ecdiff_core.sampling.estimators import Estimator, NoiseState, add_residual
+from ecdiff_core.sampling.params import Factors
 
 
 @dataclass

@@ -178,19 +178,6 @@ ESTIMATORS = {
 }
 
 
-@dataclass(frozen=True)
-class Factors:
-    """What scales the terms of a plan's noises.
-
-    Args:
-        alpha: of the estimator.
-        residual: rho of the edge steps with the residual.
-    """
-
-    alpha: Alpha
-    residual: Alpha = 0.0
-
-
 def get_estimator(name: str) -> Estimator:
     """The estimator of that name.
 

@@ -6,15 +6,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.sampling.estimators import Estimator, Factors
+
+if TYPE_CHECKING:
+    from ecdiff_core.sampling.estimators import Alpha, Estimator
 
 MAX_SEED = 2**62
 """Prompts take the seeds that follow it; torch's end at 2^64."""
 LEAST_P = 2
 """Of a warm-up before approximated steps: eq. 3 needs two noises."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What scales the terms of a plan's noises.
+
+    Args:
+        alpha: of the estimator.
+        residual: rho of the edge steps with the residual.
+    """
+
+    alpha: Alpha
+    residual: Alpha = 0.0
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,7 +16,8 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from ecdiff_core.sampling import estimators
-from ecdiff_core.sampling.estimators import Estimator, Factors, NoiseState, add_residual
+from ecdiff_core.sampling.estimators import Estimator, NoiseState, add_residual
+from ecdiff_core.sampling.params import Factors
 from ecdiff_core.sampling.plan import Action, Plan
 from ecdiff_core.sampling.timesteps import scale_model_input, set_steps
 

@@ -27,7 +27,8 @@ from torch import Tensor
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.models.handoff import NoiseSchedule
 from ecdiff_core.sampling import estimators
-from ecdiff_core.sampling.estimators import Estimator, Factors, NoiseState, add_residual, get_estimator
+from ecdiff_core.sampling.estimators import Estimator, NoiseState, add_residual, get_estimator
+from ecdiff_core.sampling.params import Factors
 from ecdiff_core.sampling.plan import Action, Handoff, Plan
 from ecdiff_core.sampling.sampler import SamplerState, trajectory
 from ecdiff_tune.evaluation.candidate import Candidate

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling import estimators, sampler
-from ecdiff_core.sampling.estimators import Factors
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import Action, Handoff, Plan, plan
 
 HANDOFFS: tuple[Handoff, ...] = ("aligned", "exact")

@@ -24,8 +24,7 @@ from ecdiff_core.models.families.base import Size
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.batching import take
-from ecdiff_core.sampling.estimators import Factors
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import Action, Handoff, Plan, plan
 from ecdiff_core.sampling.sampler import CloudCall, Denoiser, SamplerState, advance, start
 from ecdiff_core.sampling.schedulers import build_scheduler

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling import estimators, sampler, schedulers
-from ecdiff_core.sampling.estimators import Factors
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.scheduler_trial import refuse_stochastic, rehearse
 from ecdiff_core.sampling.schedulers import build_scheduler, offered

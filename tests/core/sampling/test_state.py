@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ecdiff_core.sampling import estimators
-from ecdiff_core.sampling.estimators import Factors
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import SamplerState, advance, start
 from ecdiff_core.sampling.schedulers import build_scheduler

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
-from ecdiff_core.sampling.estimators import Factors
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import advance
 from ecdiff_tune.data.calibration import CalibrationSet

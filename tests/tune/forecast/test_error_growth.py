@@ -12,8 +12,8 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ecdiff_core.sampling.estimators import Factors, get_estimator
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import Handoff, plan
 from ecdiff_core.sampling.sampler import Denoiser, advance, start
 from ecdiff_tune.evaluation.candidate import Candidate
