@@ -20,7 +20,6 @@ from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
 from ecdiff_core.__main__ import _cloud_alone, _free, main
 from ecdiff_core.models.pair import load_pair
 from ecdiff_core.output import Seconds
-from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import plan
 
 Capture = pytest.CaptureFixture[str]
@@ -142,24 +141,20 @@ def test_modes(config_path: Path, out: Path, capsys: Capture, mode: str, schedul
     assert re.fullmatch(closing, capsys.readouterr().out.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("s", "beside", "alone"), [(9, 6, True), (12, 9, False)])
-def test_edge_calls_beside_the_cloud_s_steps_are_told(
-    tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture, s: int, beside: int, alone: bool
+def test_edge_calls_for_the_residual_are_counted(
+    tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture
 ) -> None:
-    params, sampling = replace(tiny_config.params, s=s), replace(tiny_config.sampling, estimator="edge")
-    replace(tiny_config, params=params, sampling=sampling).save(config_path)
+    replace(tiny_config, params=replace(tiny_config.params, residual=1.0)).save(config_path)
     assert generate(config_path, out, "--prompt", "a") == 0
     closing = capsys.readouterr().out.splitlines()[-1]
-    assert f"edge, {beside} more edge calls beside the cloud's steps · " in closing
-    assert ("cloud only about" in closing) is alone
+    assert "+ 3 edge, 1 more edge call for the residual · " in closing
+    assert "cloud only about" in closing
 
 
 def test_seconds_of_the_cloud_alone() -> None:
     spent = [Seconds(encode=1.0, cloud=5 * 4.0, edge=3 * 2.0, decode=0.5)]
     params = ECDiffParams(3, 2, 0.3, 9)
     assert _cloud_alone(plan(params, 12), spent) == 1.5 + 12 * 4
-    beside = plan(params, 12, "aligned", get_estimator("edge"))  # six more edge calls, 2 s each
-    assert _cloud_alone(beside, [replace(spent[0], cloud=5 * 4.0 + 6 * 2.0)]) == 1.5 + 12 * 4
     assert _cloud_alone(plan(ECDiffParams.edge_only(), 12), spent) is None
 
 
@@ -231,7 +226,7 @@ def nothing_written(out: Path) -> bool:
             ["--prompt", "a", "--config", "missing.yaml"],
             r"Cannot read the config missing\.yaml: No such file",
         ),
-        (["--prompt", "a", "--config", "empty.txt"], r"empty\.txt: expected a mapping"),
+        (["--prompt", "a", "--config", "empty.txt"], r"empty\.txt is empty"),
     ],
 )
 def test_wrong_arguments(

@@ -74,8 +74,11 @@ def test_guidance_that_varies_equals_our_own_pipeline(
     found = video(pipe, use_dynamic_cfg=True)
     assert_close(found, expected.latents)
     assert torch.equal(video(pipe, use_dynamic_cfg=True), found)
-    with pytest.raises(
-        ParamsError, match=r"both branches of guidance, got 1: .*Give the call its guidance_scale"
+    with (
+        pytest.warns(UserWarning, match="guidance_scale=1, the config was tuned with"),
+        pytest.raises(
+            ParamsError, match=r"both branches of guidance, got 1: .*Give the call its guidance_scale"
+        ),
     ):
         video(pipe, guidance_scale=1.0)
 

@@ -144,7 +144,10 @@ def test_the_hook_refuses_an_edge_that_its_pipeline_cannot_guide(kind: str, fold
     apply_ecdiff(own, config_of(folder, "distilled", "plain", scale=1.0), edge=edge)
     try:
         assert_close(run(own, 1.0), ours(folder, "distilled", "plain", scale=1.0))
-        with pytest.raises(PairError, match="both halves at guidance_scale=3"):
+        with (
+            pytest.warns(UserWarning, match="guidance_scale=3, the config was tuned with 1"),
+            pytest.raises(PairError, match="both halves at guidance_scale=3"),
+        ):
             run(own, 3.0)
         assert own.ecdiff.calls == {"cloud": 0, "edge": 0}  # before any call is paid
     finally:

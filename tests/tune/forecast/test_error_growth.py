@@ -77,7 +77,7 @@ class Pair:
         """The final latents of a real trajectory."""
         begun = start(self.latents, self.scheduler, STEPS)
         estimator = get_estimator(candidate.estimator)
-        steps = candidate.plan(STEPS, handoff)
+        steps = candidate.resolve(STEPS, handoff).plan
         factors = candidate.params.factors(estimator)
         return advance(begun, steps, self.cloud, self.edge, estimator, factors).latents[0]
 

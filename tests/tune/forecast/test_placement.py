@@ -49,7 +49,7 @@ def test_factors_are_the_coefficients_of_a_run(name: str, estimator: str) -> Non
     placements = Placements.of(
         estimator,
         ALPHAS,
-        [one.plan(STEPS, "exact").letters for one in candidates],
+        [one.resolve(STEPS, "exact").plan.letters for one in candidates],
         [ALPHAS.index(one.alpha) for one in params],
         [float(one.residual) for one in scales],
     )

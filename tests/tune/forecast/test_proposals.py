@@ -117,7 +117,7 @@ def test_candidates_for_every_budget_s_and_estimator() -> None:
     )
     kinds = {(one.estimator, one.params.s, one.handoff_adapter) for one in found}
     assert kinds == set(itertools.product(("secant", "reuse"), (9, 12), ("identity", "matched")))
-    calls = {(one.params.s, one.plan(STEPS, "aligned").cloud_calls) for one in found}
+    calls = {(one.params.s, one.resolve(STEPS, "aligned").plan.cloud_calls) for one in found}
     assert calls == {(9, 4), (9, 7), (12, 4), (12, 7), (12, 12)}
     assert {one.params.alpha for one in found if one.estimator == "reuse"} == {ALPHAS[0]}
     assert any(one.params.schedule is None for one in found)
