@@ -58,7 +58,7 @@ _COMMENTS = {
     "estimator": "of approximated steps: gradient (the paper's), reuse, secant, newton2 or edge",
     "quality": "mean SSIM to the cloud's pictures, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
-    "burden": "(T - s) / (T - s'), eq. 11; null where there is no s",
+    "burden": "(T - s) / (T - s'), eq. 11, or 1 - cloud calls / T; null where there is no s",
     "objective": "eq. 12",
     "quality_ci95": "bootstrap 95% interval of quality over prompts",
     "objective_ci95": "the same of the objective, times taken as known",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +35,7 @@ def write(folder: Path, table: pd.DataFrame) -> list[Path]:
     caption = f"SSIM and median PSNR to the cloud's 50-step image, {table['prompts'].max()} held-out prompts"
     with drawing("Quality against cloud calls", width=7, height=4.5) as (figure, (axis,)):
         whole_ticks(axis)
-        for number, (method, style) in enumerate(zip(table["method"].unique(), _STYLES, strict=True)):
+        for number, (method, style) in enumerate(zip(table["method"].unique(), cycle(_STYLES), strict=False)):
             part = table[table["method"] == method]
             colour = series(number)["color"]
             axis.plot(part["budget"], part["ssim"], style, color=colour, label=method)

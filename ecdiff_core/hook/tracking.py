@@ -167,6 +167,7 @@ def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> Non
 def _scaled(config: TunedConfig, num_steps: int) -> str:
     """The params of ``TunedConfig.scaled`` in words."""
     params = config.params.scaled(config.sampling.num_steps, num_steps)
-    if params.schedule is not None:
-        return f"schedule={list(params.schedule)}, s={params.s}"
-    return f"p={params.p}, k={params.k}, s={params.s}"
+    names = ("p", "k", "schedule", "edge_schedule", "s")
+    said = {name: value for name in names if (value := getattr(params, name)) is not None}
+    lists = {name: list(value) for name, value in said.items() if isinstance(value, tuple)}
+    return ", ".join(f"{name}={value}" for name, value in (said | lists).items())

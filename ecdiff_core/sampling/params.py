@@ -140,7 +140,8 @@ class ECDiffParams:
         if not self.edge_k:  # nothing is approximated at the edge
             values["edge_first"] = values["edge_last"] = None
         said = {name: value for name, value in values.items() if value is not None}
-        return {name: said[name] for name in said if name in _PAPER or said[name] != 0}
+        silent = {name for name in ("edge_k", "residual") if not said[name]}
+        return {name: value for name, value in said.items() if name not in silent}
 
     @property
     def extends_paper(self) -> bool:
@@ -200,19 +201,14 @@ class ECDiffParams:
             p = min(max(round(self.warm_up * factor), min(LEAST_P, self.warm_up)), wanted)
             return replace(self, p=p, k=self.k if p < wanted else 0, s=max(s, p))
         lists = (self.schedule, self.edge_schedule or ())
-        begin = [range(min(LEAST_P, _unbroken(one), wanted)) for one in lists]
-        cloud, edge = (
-            {*first, *(min(round(step * factor), wanted - 1) for step in one)}
-            for first, one in zip(begin, lists, strict=True)
-        )
+        begin = set(range(min(LEAST_P, _unbroken([*lists[0], *lists[1]]), wanted)))
+        first = [begin.intersection(one) for one in lists]  # each stays its own model's
+        cloud, edge = ({min(round(step * factor), wanted - 1) for step in one} - begin for one in lists)
+        schedule = tuple(sorted(cloud | first[0]))
         if self.edge_schedule is None:
-            return replace(self, s=s, schedule=tuple(sorted(cloud)))
-        return replace(
-            self,
-            s=_after(sorted(cloud)),
-            schedule=tuple(sorted(cloud)),
-            edge_schedule=tuple(sorted(edge - cloud)),
-        )
+            return replace(self, s=s, schedule=schedule)
+        edge_schedule = tuple(sorted((edge - cloud) | first[1]))
+        return replace(self, s=_after(schedule), schedule=schedule, edge_schedule=edge_schedule)
 
     @classmethod
     def cloud_only(cls, num_steps: int) -> ECDiffParams:

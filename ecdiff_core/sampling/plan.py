@@ -48,8 +48,6 @@ class Action(Enum):
 
 _LETTERS = {"C": Action.CLOUD, "B": Action.CLOUD, "A": Action.APPROX, "E": Action.EDGE, "M": Action.EDGE}
 """Of a schedule: B is a cloud step at which the edge model is asked too, M an edge step with the residual."""
-_REAL_BEFORE_DELTA = 2
-"""Noises that the gradient is made of."""
 
 
 @dataclass(frozen=True)
@@ -164,22 +162,24 @@ class Plan:
     def tensors_sent(self) -> int:
         """How many tensors of the latents' shape cross in all.
 
-        A handoff sends the latents. For a residual it also sends the last cloud call's noise (the latents are
-        those before that call then): the edge makes the residual with one call of its own, and the cloud's
-        machine needs no edge model. Two noises go along where the edge is to approximate a step before it has
-        made two itself. A later cloud call sends latents up and noise down.
+        A handoff sends the latents, and the last noise where the edge approximates its second step. For a
+        residual it sends the latents before the last cloud call and that call's noise, of which the edge
+        makes it with one call of its own, so that the cloud's machine needs no edge model; where steps
+        were approximated since, also the latents of now. A later cloud call sends latents up and noise down.
 
         >>> Plan.from_schedule("2C3A1C4E").tensors_sent, Plan.from_schedule("2C3A1B4M").tensors_sent
         (1, 2)
+        >>> Plan.from_schedule("2C2A1B2A3M").tensors_sent
+        3
         """
         return self._tensors_at_handoff * self._begins_on_cloud + 2 * self._later_cloud_calls
 
     @property
     def _tensors_at_handoff(self) -> int:
-        rest = self.steps[self.first_edge_step :]
-        until = rest.index(Action.APPROX) if Action.APPROX in rest else _REAL_BEFORE_DELTA
-        noises = max(0, _REAL_BEFORE_DELTA - until)
-        return 1 + max(noises, self.first_edge_step in self.residual_steps)
+        first = self.first_edge_step
+        if first in self.residual_steps:
+            return 2 + (self.steps[first - 1] is not Action.CLOUD)
+        return 1 + (self.steps[first + 1 : first + 2] == (Action.APPROX,))
 
     @property
     def hands_over(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import Estimator, NoiseState, add_residual
 from ecdiff_core.sampling.params import Factors
@@ -126,7 +127,11 @@ def trajectory(
         else:
             with_residual = step in plan.residual_steps
             if with_residual and residual is None:
-                assert last is not None
+                if last is None:
+                    raise ParamsError(
+                        f"Step {step} adds a residual, and this state holds no cloud call to make it of: it "
+                        "was kept by an older version, or by a plan without one. Begin at step 0."
+                    )
                 beside = yield Call(last.step, Action.EDGE, last.latents, last.timestep)
                 residual = last.noise - beside.to(torch.float32)
             model_input = scale_model_input(scheduler, latents, timestep)

@@ -83,4 +83,4 @@ def correcting_twice(params: ECDiffParams, handoff_step: int, num_steps: int) ->
     listed = set(real)
     ends = (i + 1 for i in real if i + 1 >= handoff_step and i + 1 not in listed)
     s = next(ends, num_steps)
-    return ECDiffParams.scheduled(real, params.alpha, s)
+    return replace(params, p=None, k=None, s=s, schedule=tuple(real))

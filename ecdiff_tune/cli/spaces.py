@@ -36,29 +36,22 @@ def joint_space(settings: Settings, p: int) -> JointSpace:
 
 def schedule_space(settings: Settings, predictor: Predictor) -> ScheduleSpace:
     """What the forecast proposes for the wanted numbers of cloud calls."""
-    return ScheduleSpace(
-        proposals.propose(
+    search, ways = settings.search, (settings.estimators, settings.handoff_adapters)
+    if search.edge_calls:
+        proposed = proposals.propose_splits(
             predictor,
             settings.cloud_calls,
-            settings.s_values,
-            settings.estimators,
-            settings.handoff_adapters,
-            tuple(settings.search.k),
-            tuple(settings.search.alpha),
+            search.edge_calls,
+            search.residual,
+            search.crossings == 1,
+            *ways,
+            tuple(search.alpha),
         )
-        + proposals.propose_splits(
-            predictor,
-            settings.cloud_calls,
-            settings.search.edge_calls or (),
-            settings.search.residual,
-            settings.search.crossings == 1,
-            settings.estimators,
-            settings.handoff_adapters,
-            tuple(settings.search.alpha),
-        ),
-        settings.num_steps,
-        settings.core_sampling().handoff,
-    )
+    else:
+        proposed = proposals.propose(
+            predictor, settings.cloud_calls, settings.s_values, *ways, tuple(search.k), tuple(search.alpha)
+        )
+    return ScheduleSpace(proposed, settings.num_steps, settings.core_sampling().handoff)
 
 
 def stage2_space(settings: Settings, winner: Candidate) -> Stage2Space:

@@ -64,6 +64,11 @@ def check_grids(settings: Settings) -> None:
         ("residual", search.residual),
     ):
         check_distinct(f"search.{name}", values)
+    fills = all(get_estimator(one).fills_with_edge for one in settings.estimators)
+    for key, values in (("search.edge_k", search.edge_k), ("search.residual", search.residual)):
+        if fills and 0 not in values and not settings.kind.places:
+            expected = "to hold 0 with the estimator edge, which has a residual of its own"
+            raise SettingsError(key=key, got=list(values), expected=expected)
     earliest = [settings.earliest_s]
     if not all(0 < alpha <= 1 for alpha in search.alpha):  # also where one is nan
         raise ParamsError(key="search.alpha", got=search.alpha, expected="within 0 < alpha <= 1")

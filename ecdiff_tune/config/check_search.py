@@ -47,6 +47,9 @@ def check_search(settings: Settings) -> None:
             raise SettingsError(line, key=setting, got=name, advice=instead)
     if kind.places:
         _check_cloud_calls(settings)
+        _check_edge_calls(settings)
+    elif search.crossings != 1:
+        raise _not_for("search.crossings", name, [one for one in SEARCHES if SEARCHES[one].places])
     for setting in ("edge_k", "residual"):
         values = list(getattr(search, setting))
         if kind.walks and len(values) > 1:
@@ -69,8 +72,32 @@ def _not_for(setting: str, name: str, heeding: Sequence[str]) -> SettingsError:
     return SettingsError(line, key=setting, got=name, expected=list(heeding))
 
 
+def _check_edge_calls(settings: Settings) -> None:
+    search, most = settings.search, settings.num_steps - max(settings.cloud_calls)
+    if search.crossings not in (None, 1):
+        raise SettingsError(key="search.crossings", got=search.crossings, expected="1 or null")
+    if list(search.edge_k) != [0]:
+        raise SettingsError(
+            key="search.edge_k",
+            got=list(search.edge_k),
+            expected="[0] with search=schedule",
+            advice="Give search.edge_calls in its place.",
+        )
+    if search.edge_calls is None:
+        if search.crossings is None:
+            raise SettingsError(key="search.edge_calls", expected="with search.crossings=null")
+        return
+    check_distinct("search.edge_calls", search.edge_calls)
+    least = 2 if max(search.residual) else 1
+    if not all(least <= one <= most for one in search.edge_calls):
+        why = ", those for the residual counted" if least > 1 else ""
+        expected = f"within {least} … {most} (T without the cloud calls{why})"
+        raise SettingsError(key="search.edge_calls", got=list(search.edge_calls), expected=expected)
+
+
 def _check_cloud_calls(settings: Settings) -> None:
     calls, most = settings.cloud_calls, max(settings.s_values, default=0)
+    lowest = 2 if settings.search.edge_calls else LEAST_CALLS
     if most < LEAST_CALLS:
         raise SettingsError(
             f"search={settings.search.name} places at least {LEAST_CALLS} cloud calls, got {most} steps "
@@ -80,6 +107,6 @@ def _check_cloud_calls(settings: Settings) -> None:
             expected=f">= {LEAST_CALLS}",
         )
     check_distinct("search.cloud_calls", calls)
-    if not all(LEAST_CALLS <= one <= most for one in calls):
-        expected = f"within {LEAST_CALLS} … {most} (the largest s)"
+    if not all(lowest <= one <= most for one in calls):
+        expected = f"within {lowest} … {most} (the largest s)"
         raise SettingsError(key="search.cloud_calls", got=list(calls), expected=expected)

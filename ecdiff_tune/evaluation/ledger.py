@@ -52,9 +52,9 @@ CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
 def _migration(tables: Iterable[str], estimator: str, handoff_adapter: str, sampler: str) -> tuple[str, ...]:
     """From tables without ``residual``; the estimator ``edge``, whose alpha it was, is none any more."""
     values = {"measurements": "ssim, psnr, seconds", "further": "metric, value", "timings": "seconds"}
-    columns = f"""schedule, CASE WHEN {estimator} = 'edge' THEN 0 ELSE alpha END,
-        CASE WHEN {estimator} = 'edge' THEN '' ELSE {estimator} END, {handoff_adapter}, {sampler},
-        CASE WHEN {estimator} = 'edge' THEN alpha ELSE 0 END, prompt"""
+    columns = f"""schedule, CASE WHEN estimator = 'edge' THEN 0 ELSE alpha END,
+        CASE WHEN estimator = 'edge' THEN '' ELSE {estimator} END, {handoff_adapter}, {sampler},
+        CASE WHEN estimator = 'edge' THEN alpha ELSE 0 END, prompt"""
     return (
         *(f"ALTER TABLE {table} RENAME TO older_{table}" for table in tables),
         *_SCHEMA,
@@ -141,7 +141,7 @@ class Ledger:
     def _drop_unused_alphas(self) -> None:
         """Give rows of before version 4 the key that they have now where it is without an alpha."""
         found = self._database.execute(
-            "SELECT DISTINCT schedule, estimator FROM measurements WHERE alpha > 0"
+            "SELECT DISTINCT schedule, estimator FROM measurements WHERE alpha > 0 AND estimator <> ''"
         )
         for schedule, estimator in found.fetchall():
             if Plan.from_schedule(schedule).uses_alpha(get_estimator(estimator)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, Plan, count_steps
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -125,6 +126,8 @@ def _residual(name: str, label: str, edge_k: int) -> Make:
             raise LeftOutError("the tuned config has a residual")
         if not plan.hands_over:
             raise LeftOutError("the tuned config hands nothing over")
+        if get_estimator(known.sampling.estimator).fills_with_edge:
+            raise LeftOutError("the estimator edge has a residual of its own")
         params = replace(known.tuned.params, residual=1.0, edge_k=edge_k)
         return _method(known, name, label, params)
 

@@ -92,7 +92,10 @@ def bytes_sent(method: Method, latency: LatencyProfile) -> int | None:
     """What crosses the link in one generation; None where an old profile does not tell."""
     if not method.plan.hands_over:
         return 0
-    return None if latency.payload_values is None else latency.payload_values * BYTES_PER_VALUE
+    more = method.plan.tensors_sent - 1
+    if latency.payload_values is None or (more and latency.tensor_values is None):
+        return None
+    return (latency.payload_values + more * (latency.tensor_values or 0)) * BYTES_PER_VALUE
 
 
 def comparable_seconds(costs: pd.DataFrame) -> pd.Series:

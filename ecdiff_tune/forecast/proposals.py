@@ -213,7 +213,7 @@ def propose_splits(
     adapters: Sequence[HandoffAdapter],
     alphas: tuple[float, ...],
 ) -> tuple[Candidate, ...]:
-    """Candidates in which the edge's calls are placed as well; none where no number of them is given.
+    """Candidates in which the edge's calls are placed as well.
 
     Args:
         budgets, edge_calls: numbers of cloud and of edge calls.
@@ -221,7 +221,7 @@ def propose_splits(
         one_way: whether all cloud calls come before the edge's.
     """
     found = []
-    for name, adapter, residual in itertools.product(estimators, adapters, residuals if edge_calls else ()):
+    for name, adapter, residual in itertools.product(estimators, adapters, residuals):
         estimator = get_estimator(name)
         if estimator.fills_with_edge:
             continue

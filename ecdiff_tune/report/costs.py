@@ -39,7 +39,7 @@ def bars(data: StudyData) -> list[Bar]:
         "the winner": winner,
         "edge alone": plan(ECDiffParams.edge_only(), steps),
     }
-    if not winner.hands_over:
+    if not winner.hands_over or winner.handoff_step == steps:
         plans.pop(f"HybridSD, s = {winner.handoff_step}")
     if data.paper is not None:
         plans["the paper's row"] = data.paper.plan()
@@ -53,7 +53,7 @@ def _parts(latency: LatencyProfile, steps: Plan) -> tuple[tuple[str, str, float]
     every = (
         ("encode", "encode", latency.encode.median),
         ("cloud", f"{steps.cloud_calls} cloud calls", steps.cloud_calls * latency.cloud_call.median),
-        ("transfer", "transfer", latency.transfer_seconds if steps.hands_over else 0.0),
+        ("transfer", "transfer", latency.transfer(steps)),
         ("edge", f"{steps.edge_calls} edge calls", steps.edge_calls * latency.edge_call.median),
         ("decode", "decode", latency.decode.median),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -52,8 +53,11 @@ def latency_profile(
     known = LatencyProfile.load(path) if path.is_file() else None
 
     def own() -> LatencyProfile:
-        if known:
+        if known and known.tensor_values:
             return known
+        if known:  # an older file does not say what more tensors and crossings cost
+            whole = latency.of_this_pair(known, pipe, spec.link, str(path))
+            return replace(whole, transfer_seconds=known.transfer_seconds)
         if given:
             return latency.of_this_pair(given, pipe, spec.link, spec.latency)
         calls.update(dict.fromkeys(KINDS, latency.CALLS))

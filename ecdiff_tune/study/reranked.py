@@ -58,7 +58,8 @@ def changed(record: Recorded) -> list[str]:
     scoring = {
         key: value for key, value in record.spec.settings.items() if key.startswith(("objective.", "link."))
     }
-    found = differences({key: record.state.get(key) for key in scoring}, scoring)
+    known = {**record.spec.defaults, **record.state}  # older studies lack newer settings
+    found = differences({key: known.get(key) for key in scoring}, scoring)
     other = record.spec.rescoring.latency
     return found if other is None else [*found, f"latency profile {other}"]
 

@@ -17,6 +17,7 @@ from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.report import page
 from ecdiff_tune.report.tables import present_names
 from ecdiff_tune.study import process_setup
+from ecdiff_tune.study.recorded import Recorded
 
 from . import golden
 from .studies import Command, Outcome, one_line
@@ -110,6 +111,18 @@ def test_are_read_without_a_model(command: Command, outputs: Path, tiny_pair: Pa
     assert outcome.status == 0, outcome
     again = TunedConfig.load(outputs / "tiny" / "greedy" / "rerank.yaml")
     assert (again.params, again.sampling) == (before.params, before.sampling)
+    assert again.provenance is not None
+    assert not again.provenance["chosen"].get("changed")  # newer settings at their defaults are no change
+
+
+def test_are_shown_as_they_were_tuned(
+    command: Command, outputs: Path, tiny_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Recorded] = []
+    monkeypatch.setattr(page, "write", lambda record: shown.append(record) or outputs)
+    outcome = command("report", "pair.name=tiny", "study=greedy", f"output_dir={outputs}")
+    assert outcome.status == 0, outcome
+    assert len(shown[0].trials) > 3
 
 
 def test_other_settings_are_still_refused(tune: Tune) -> None:

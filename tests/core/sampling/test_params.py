@@ -8,6 +8,7 @@ import pytest
 
 from ecdiff_core.errors import ECDiffError, ParamsError
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import plan
 
 TABLE_5_ROW = {"p": 7, "k": 2, "alpha": 0.3, "s": 34}
 
@@ -78,3 +79,27 @@ def test_baselines() -> None:
     assert (cloud.k, cloud.s) == (0, 50)
     assert (edge.k, edge.s) == (0, 0)
     assert (hybrid.k, hybrid.s) == (0, 40)
+
+
+EXTENDED = [
+    ECDiffParams(3, 2, 0.3, 9, residual=1.0),
+    ECDiffParams(3, 2, 0.3, 9, edge_k=2, edge_first=1, edge_last=0, residual=0.5),
+    ECDiffParams.scheduled([0, 1, 4], 0.3, 6, edge_k=1),
+    ECDiffParams.interleaved([0, 10], [1, 20, 30], 0.3, 1.0),
+    ECDiffParams.interleaved([0, 2], [1, 4], 0.3),
+]
+
+
+@pytest.mark.parametrize("params", EXTENDED)
+def test_what_is_said_is_the_whole(params: ECDiffParams) -> None:
+    assert ECDiffParams(**{"p": None, "k": None, **params.tree()}) == params
+    assert params.extends_paper
+
+
+@pytest.mark.parametrize("params", EXTENDED)
+@pytest.mark.parametrize("wanted", [8, 25, 50])
+def test_other_numbers_of_steps_still_make_a_plan(params: ECDiffParams, wanted: int) -> None:
+    steps = plan(params.scaled(40, wanted), wanted)
+    assert steps.num_steps == wanted
+    assert steps.edge_steps > 0
+    assert bool(steps.residual_steps) is (params.residual > 0)

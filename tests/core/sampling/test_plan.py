@@ -276,6 +276,7 @@ def test_both_models_steps_listed() -> None:
         ("1C1B3M", 1, 2),  # the last cloud call's noise too
         ("2C1E1A1E", 1, 2),  # the gradient needs a noise of the cloud's
         ("1C1B1M1A1M", 1, 2),
+        ("2C2A1B2A3M", 1, 3),  # and the latents of now
         ("2C2E1A1C1E", 3, 3),  # up and down once more
         ("2C1E2C1E", 5, 5),
         ("2E1C1E", 2, 2),

@@ -45,7 +45,8 @@ def call(command: Command, tiny_pair: Path, tmp_path: Path, latency: LatencyProf
 
 
 def test_stage2(call: Command, tmp_path: Path, latency: LatencyProfile) -> None:
-    outcome = call("stage2", SCHEDULE, "params.alpha=0.5", "search.s=[6,7,8,9,11]", "sampling.estimator=edge")
+    fills = ("sampling.estimator=edge", "link=none")
+    outcome = call("stage2", SCHEDULE, "params.alpha=0.5", "search.s=[6,7,8,9,11]", *fills)
     assert outcome.status == 0, outcome
     study = tmp_path / "tiny" / "default"
     trials = pd.read_csv(study / "trials.csv")

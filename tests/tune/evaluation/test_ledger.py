@@ -82,6 +82,29 @@ def test_alpha_is_left_out_where_it_changes_nothing() -> None:
     assert alphas(ECDiffParams(3, 2, 0.3, 9)) == 0.3
 
 
+def test_alphas_and_estimators_of_before_version_4_get_their_keys_of_now(path: Path) -> None:
+    old = (
+        "CREATE TABLE measurements (schedule, alpha, estimator, handoff_adapter, sampler, prompt, ssim, "
+        "psnr, seconds)",
+        "CREATE TABLE further (schedule, alpha, estimator, handoff_adapter, sampler, prompt, metric, value)",
+        "CREATE TABLE timings (schedule, alpha, estimator, handoff_adapter, sampler, prompt, seconds)",
+        "INSERT INTO measurements VALUES ('2C1B2M1C3E', 0.3, 'edge', 'identity', '', 'a', 0.5, 20.0, 1.0)",
+        "INSERT INTO measurements VALUES ('2C1A2C1A2E', 0.3, 'gradient', 'identity', '', 'a', 0.6, 21.0, 1)",
+        "INSERT INTO timings VALUES ('2C1B2M1C3E', 0.3, 'edge', 'identity', '', 'a', 2.0)",
+        "PRAGMA user_version = 3",
+    )
+    with closing(sqlite3.connect(path)) as database, database:
+        for statement in old:
+            database.execute(statement)
+    with closing(Ledger(path)) as ledger:
+        edge = ConfigKey("2C1B2M1C3E", 0.0, "", "identity", residual=0.3)
+        assert ledger.read(edge)["a"].ssim == 0.5
+        assert ledger.read_timings(edge) == {"a": 2.0}
+        # Two real steps before the second window: alpha does not act.
+        assert ledger.read(ConfigKey("2C1A2C1A2E", 0.0, "gradient", "identity"))["a"].ssim == 0.6
+        assert len(ledger.configs()) == 2
+
+
 @pytest.mark.parametrize("content", [b"no ledger at all" * 500, b"SQLite format 3\0" + b"\0" * 200])
 def test_a_file_of_another_kind(path: Path, content: bytes) -> None:
     path.write_bytes(content)
