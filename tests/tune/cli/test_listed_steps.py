@@ -36,6 +36,7 @@ def call(command: Command, tiny_pair: Path, tmp_path: Path, latency: LatencyProf
             "calibration.num_prompts=2",
             "heldout.num_prompts=1",
             "search=exhaustive",
+            "link=none",
             "device=cpu",
             f"output_dir={tmp_path}",
             *more,
@@ -45,8 +46,7 @@ def call(command: Command, tiny_pair: Path, tmp_path: Path, latency: LatencyProf
 
 
 def test_stage2(call: Command, tmp_path: Path, latency: LatencyProfile) -> None:
-    fills = ("sampling.estimator=edge", "link=none")
-    outcome = call("stage2", SCHEDULE, "params.alpha=0.5", "search.s=[6,7,8,9,11]", *fills)
+    outcome = call("stage2", SCHEDULE, "params.alpha=0.5", "search.s=[6,7,8,9,11]", "sampling.estimator=edge")
     assert outcome.status == 0, outcome
     study = tmp_path / "tiny" / "default"
     trials = pd.read_csv(study / "trials.csv")
