@@ -17,13 +17,13 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.models.memory import out_of_memory_as_error
-from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.evaluation.machine_conditions import Conditions
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
+    from ecdiff_core.sampling.batching import Conditioning
 
 WARM_UP_CALLS = 3
 CALLS = WARM_UP_CALLS + 15

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +36,9 @@ GOODBYE_SECONDS = 5.0
 LAST_SECONDS = 600.0
 """For the others to end too, where rank 0 has done its work."""
 AGAIN = "What was measured is kept: run the same command again, on any number of ranks, to go on from here."
+
+OWN_STOP_SECONDS = 1.0
+"""So long a rank that sees another end waits for a signal of its own: launchers stop one after the other."""
 
 
 class RankError(ECDiffError):
@@ -117,6 +121,7 @@ class Ranks:
         try:
             dist.all_gather_object(found, value, group=self._group)
         except RuntimeError as error:
+            time.sleep(OWN_STOP_SECONDS)
             self._over = LostRankError(
                 f"A rank ended before its work was done (rank {self.rank} has noticed it). {AGAIN}"
             )

@@ -49,7 +49,7 @@ def test_without_sentencepiece(cloud: Path, monkeypatch: pytest.MonkeyPatch, err
     refuse("sentencepiece", monkeypatch, error)
     with pytest.raises(PairError) as caught:
         check_parts(cloud, CogVideoX)
-    reason = str(error).partition("\n")[0]
+    reason = str(error).partition("\n")[0].removesuffix(".")
     assert str(caught.value) == (
         f"{cloud / 'tokenizer' / 'spiece.model'} takes sentencepiece and protobuf to read ({reason}). "
         "Run `pip install -U sentencepiece protobuf`, which the extra ecdiff[video] holds."
