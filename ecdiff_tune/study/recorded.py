@@ -248,8 +248,13 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
         payload = payload or other.payload_values
     link = spec.link
     profile = replace(other or own, payload_values=payload, tensor_values=own.tensor_values)
-    if link == old_link and own.tensor_values is None:  # written before a plan could cross the link again
-        return replace(profile, transfer_seconds=own.transfer_seconds)
+    if link == old_link:  # what the study itself was scored with
+        return replace(
+            profile,
+            transfer_seconds=own.transfer_seconds,
+            tensor_seconds=own.tensor_seconds,
+            crossing_seconds=own.crossing_seconds,
+        )
     if link.mbps is not None and payload is None:
         raise LatencyError(
             f"{path} does not say how many values a handoff carries (it is older than that), so another "
