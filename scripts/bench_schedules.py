@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean, median
+from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -275,6 +276,22 @@ def row(
     }
 
 
+B = TypeVar("B", bound=Bench)
+
+
+@contextmanager
+def opened(bench: type[B], args: argparse.Namespace) -> Iterator[B]:
+    """A bench with the ledger in ``args.out``, which lets it go on."""
+    quiet_libraries()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with (
+        closing(Ledger(args.out / files.LEDGER)) as ledger,
+        tempfile.TemporaryDirectory() as spill,
+        StateStore(Path(spill) / "states", 2**30) as store,
+    ):
+        yield bench(args, ledger, store)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -286,14 +303,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench_schedules"))
     args = parser.parse_args()
-    quiet_libraries()
-    args.out.mkdir(parents=True, exist_ok=True)
-    with (
-        closing(Ledger(args.out / files.LEDGER)) as ledger,
-        tempfile.TemporaryDirectory() as spill,
-        StateStore(Path(spill) / "states", 2**30) as store,
-    ):
-        bench, found = Bench(args, ledger, store), []
+    with opened(Bench, args) as bench:
+        found = []
         for calls in args.budgets:
             found += bench.rows(calls)
             table = pd.DataFrame(found)

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 from statistics import fmean, median
@@ -26,21 +24,18 @@ from typing import Any
 import pandas as pd
 
 import split_figure
-from bench_schedules import ALPHAS, PLACED_ALPHAS, Bench, decibels
-from ecdiff_core.io.console import quiet_libraries
+from bench_schedules import ALPHAS, PLACED_ALPHAS, Bench, decibels, opened
 from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan, plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile, measure
-from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.link import Link
-from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.proposals import paper_params
 from ecdiff_tune.forecast.splits import SplitPlacer
 from ecdiff_tune.metrics.intervals import interval95
-from ecdiff_tune.study import files
 
 LINK = Link(mbps=18.88, round_trip_seconds=0.02)
 """The paper's bandwidth."""
@@ -156,14 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/bench_split"))
     args = parser.parse_args()
     args.heldout = args.prompts
-    quiet_libraries()
-    args.out.mkdir(parents=True, exist_ok=True)
-    with (
-        closing(Ledger(args.out / files.LEDGER)) as ledger,
-        tempfile.TemporaryDirectory() as spill,
-        StateStore(Path(spill) / "states", 2**30) as store,
-    ):
-        bench = SplitBench(args, ledger, store)
+    with opened(SplitBench, args) as bench:
         profile, found = measure(bench.pipe, LINK), []
         for calls in args.budgets:
             fresh = bench.split_rows(calls, profile)

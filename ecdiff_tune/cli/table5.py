@@ -63,7 +63,7 @@ def table5(settings: Settings) -> None:
     headings = ["study", "T", *tables.TABLE5_HEADINGS, "estimator"]
     shown = pd.DataFrame([row.cells for row in rows], columns=headings)
     print(markdown(shown), end="")
-    for line in tables.listed_steps((f"{row.config.pair.name}, {row.study}", row.config) for row in rows):
+    for line in tables.beyond_the_row((f"{row.config.pair.name}, {row.study}", row.config) for row in rows):
         print(line)
     for line in scored_apart(tuned):
         print(f"note: {line}")

@@ -98,19 +98,9 @@ def _hybrid(edge_steps: int) -> Make:
 def _paper(known: Known) -> Method:
     if known.paper is None:
         raise LeftOutError(f"the paper has no row for the pair {known.tuned.pair.name}")
-    params = scaled(known.paper.params, known.sampling.num_inference_steps / PAPER_STEPS)
+    params = known.paper.params.scaled(PAPER_STEPS, known.sampling.num_inference_steps)
     row = known.paper.sampling
     return _method(known, "paper", "EC-Diff (paper's row)", params, row.estimator, row.handoff_adapter)
-
-
-def scaled(params: ECDiffParams, factor: float) -> ECDiffParams:
-    """The paper's row for another number of steps: p and s in proportion, k and alpha as they are.
-
-    >>> scaled(ECDiffParams(7, 2, 0.3, 34), 0.5)
-    ECDiffParams(p=4, k=2, alpha=0.3, s=17)
-    """
-    p = max(2, round(factor * (params.p or 0)))
-    return replace(params, p=p, s=max(p, round(factor * params.s)))
 
 
 def _tuned(known: Known) -> Method:

@@ -24,6 +24,8 @@ from ecdiff_tune.forecast.predictor import Directions, Predictor
 Whole = NDArray[np.int64]
 Schedule = tuple[int, ...]
 
+CHUNK = 1500
+"""Plans predicted at once, which bounds memory."""
 _LAST, _BEFORE, _SECOND, _THIRD = range(4)
 """What an estimate is made of: the last real noise (step r), the one used at r - 1, the second and third last
 real ones."""
@@ -181,6 +183,20 @@ class Forecast:
         """Of the cloud alone, or of both models with that handoff adapter."""
         grams = predictor.cloud_grams if adapter is None else predictor.along_grams(adapter)
         return cls(predictor.response, predictor.directions, grams.mean(axis=0))
+
+    def errors_of(
+        self,
+        estimator: str,
+        alphas: tuple[float, ...],
+        plans: Sequence[tuple[str, float, float]],
+    ) -> Array:
+        """The same of plans by their letters, alpha (one of ``alphas``) and residual, some at a time."""
+        found = [np.zeros(0)]
+        for start in range(0, len(plans), CHUNK):
+            letters, alpha, residual = zip(*plans[start : start + CHUNK], strict=True)
+            indices = [alphas.index(one) for one in alpha]
+            found.append(self.errors(Placements.of(estimator, alphas, letters, indices, residual)))
+        return np.concatenate(found)
 
     def errors(self, placements: Placements) -> Array:
         """The mean squared error of the final latents, shape (plans,)."""

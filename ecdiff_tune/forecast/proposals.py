@@ -15,7 +15,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import Array
-from ecdiff_tune.forecast.placement import Forecast, Placements, Schedule
+from ecdiff_tune.forecast.placement import Forecast, Schedule
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.splits import SplitPlacer
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
@@ -32,8 +32,6 @@ BEAM = 3
 """Beginnings that the dynamic programming keeps for each last real step."""
 SHAPES = 6
 """Spread placements that are proposed an estimator, each of another warm-up and power."""
-CHUNK = 1500
-"""Placements predicted at once, which bounds memory."""
 
 Placed = tuple[Schedule, float]
 """Real steps and alpha."""
@@ -58,14 +56,8 @@ class Placer:
 
     def errors(self, some: Sequence[Placed], s: int) -> Array:
         """The predicted squared errors with a handoff at s, shape (len(some),)."""
-        found = []
-        for start in range(0, len(some), CHUNK):
-            schedules, alphas = zip(*some[start : start + CHUNK], strict=True)
-            indices = [self.alphas.index(alpha) for alpha in alphas]
-            letters = [self._letters(schedule, s) for schedule in schedules]
-            placements = Placements.of(self.estimator, self.alphas, letters, indices, alphas)
-            found.append(self.forecast.errors(placements))
-        return np.concatenate(found) if found else np.zeros(0)
+        plans = [(self._letters(schedule, s), alpha, alpha) for schedule, alpha in some]
+        return self.forecast.errors_of(self.estimator, self.alphas, plans)
 
     def _letters(self, schedule: Schedule, s: int) -> str:
         filled = "M" if get_estimator(self.estimator).fills_with_edge else "A"

@@ -16,10 +16,8 @@ import numpy as np
 
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.forecast.error_growth import Array
-from ecdiff_tune.forecast.placement import Forecast, Placements
+from ecdiff_tune.forecast.placement import Forecast
 
-CHUNK = 1500
-"""Plans predicted at once, which bounds memory."""
 LEAST_GAIN = 1e-3
 """By so large a share the predicted error must fall for a change to be worth a look."""
 POWERS = (1.0, 1.4, 2.0)
@@ -78,16 +76,8 @@ class SplitPlacer:
 
     def errors(self, some: Sequence[Split]) -> Array:
         """The predicted squared errors, shape (len(some),)."""
-        found = [np.zeros(0)]
-        for start in range(0, len(some), CHUNK):
-            part = some[start : start + CHUNK]
-            alpha = [self.alphas.index(one.alpha) for one in part]
-            letters = [one.letters for one in part]
-            placements = Placements.of(
-                self.estimator, self.alphas, letters, alpha, [self.residual] * len(part)
-            )
-            found.append(self.forecast.errors(placements))
-        return np.concatenate(found)
+        plans = [(one.letters, one.alpha, self.residual) for one in some]
+        return self.forecast.errors_of(self.estimator, self.alphas, plans)
 
     def propose(self, cloud_calls: int, edge_calls: int, one_way: bool) -> list[Split]:
         """Plans with so many calls, the least predicted error first.

@@ -100,19 +100,24 @@ def table5_cells(config: TunedConfig) -> list[str]:
     return list(map(str, cells))
 
 
-def listed_steps(configs: Iterable[tuple[str, TunedConfig]]) -> list[str]:
-    """A line a config whose real steps are listed in place of p and k, with its name."""
-    return [
-        f"real steps of {name}: {', '.join(map(str, config.params.schedule))}"
-        for name, config in configs
-        if config.params.schedule is not None
-    ]
+def beyond_the_row(configs: Iterable[tuple[str, TunedConfig]]) -> list[str]:
+    """Lines of what the row of a config does not say: listed real steps, and what is not the paper's."""
+    lines = []
+    for name, config in configs:
+        tree = config.params.tree()
+        for key, whose in (("schedule", "real"), ("edge_schedule", "real edge")):
+            if steps := tree.pop(key, None):
+                lines.append(f"{whose} steps of {name}: {', '.join(map(str, steps))}")
+        more = [f"{key}={value:g}" for key, value in tree.items() if key not in ("p", "k", "alpha", "s")]
+        if more:
+            lines.append(f"{name} has {', '.join(more)}")
+    return lines
 
 
 def table5(configs: Iterable[TunedConfig]) -> str:
     """A markdown table, a row a config; real steps that are listed stand below it."""
     configs = list(configs)
-    listed = listed_steps((config.pair.name, config) for config in configs)
+    listed = beyond_the_row((config.pair.name, config) for config in configs)
     shown = pd.DataFrame([table5_cells(one) for one in configs], columns=list(TABLE5_HEADINGS))
     return markdown(shown) + "".join(f"{line}\n" for line in (["", *listed] if listed else []))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ecdiff_core.sampling.params import LEAST_P, ECDiffParams
+from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.data.paper import paper_config
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import stage_name
@@ -123,7 +123,4 @@ def papers_params(pair: str, num_steps: int) -> ECDiffParams:
     """The row of a pair in the paper's Table 5, stretched from its steps to T."""
     config = paper_config(pair) or paper_config(SOME_PAIR)
     assert config is not None
-    stretch = num_steps / config.sampling.num_steps
-    params = config.params
-    p, s = max(LEAST_P, round((params.p or 0) * stretch)), round(params.s * stretch)
-    return replace(params, p=p, s=max(p, s))
+    return config.params.scaled(config.sampling.num_steps, num_steps)

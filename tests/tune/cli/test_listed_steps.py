@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -129,4 +130,21 @@ def test_told_by_its_number_of_listed_steps(tiny_config: TunedConfig) -> None:
         "| tiny | – | – | 0.5 | 8 | 3 | 5 | 4 | – | – | – | – |",
         "",
         "real steps of tiny: 0, 1, 4",
+    ]
+
+
+def test_table_5_says_what_its_columns_do_not(tiny_config: TunedConfig) -> None:
+    params = [
+        tiny_config.params,
+        replace(tiny_config.params, edge_k=2, residual=0.5),
+        ECDiffParams.interleaved([0, 1, 6], [2, 9], 0.3, 1.0),
+    ]
+    lines = tables.beyond_the_row(
+        (f"row {i}", replace(tiny_config, params=one)) for i, one in enumerate(params)
+    )
+    assert lines == [
+        "row 1 has edge_k=2, edge_first=2, edge_last=2, residual=0.5",
+        "real steps of row 2: 0, 1, 6",
+        "real edge steps of row 2: 2, 9",
+        "row 2 has residual=1",
     ]
