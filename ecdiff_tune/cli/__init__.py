@@ -22,6 +22,7 @@ class Command:
         of_study: it goes by the settings of a study that is there, and begins none.
         loads_models: it works with the pair itself.
         divides: on several ranks all of them work; of other commands the first does everything.
+        search: the choice of the group ``search`` where neither the command line nor conf/base.yaml makes one.
     """
 
     about: str
@@ -30,6 +31,7 @@ class Command:
     loads_models: bool = True
     note: str = ""
     divides: bool = False
+    search: str = "greedy"
 
     def function(self, name: str) -> Callable[[Settings], None]:
         """What does its work."""
@@ -43,15 +45,27 @@ _RESCORES = (
     f"{_OWN}. Free are objective, link, rerank.* and\n"
     "pareto.*; settings that would need new measurements are refused."
 )
+_WALKS = (
+    "It goes the paper's greedy walk unless search= says otherwise. A study goes on with its own search;\n"
+    "tune searches all dimensions at once (search=joint)."
+)
 COMMANDS: dict[str, Command] = {
     "tune": Command(
-        "reference, stage 1, stage 2, then the winner on held-out prompts", "cli.tune", divides=True
+        "reference, search, then the winner on held-out prompts",
+        "cli.tune",
+        divides=True,
+        note="It searches the whole grid at once (search=joint). search=greedy is the paper's walk over\n"
+        "(k, alpha) and then over s, which stage1 and stage2 take. A study goes on with its own search.",
+        search="joint",
     ),
-    "stage1": Command("search (k, alpha) with the cloud model alone (Algorithm 2)", "cli.tune", divides=True),
+    "stage1": Command(
+        "search (k, alpha) with the cloud model alone (Algorithm 2)", "cli.tune", divides=True, note=_WALKS
+    ),
     "stage2": Command(
         "search s for the stage-1 winner, or (p, k, alpha) or (schedule, alpha) by hand (Algorithm 3)",
         "cli.tune",
         divides=True,
+        note=_WALKS,
     ),
     "reference": Command("cloud and edge images, noise profile, latency profile", "cli.tune", divides=True),
     "rerank": Command(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_core.errors import nearest
-from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.config import SearchSettings, Settings, SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences, flat, read_state
@@ -51,6 +51,32 @@ def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = Tr
     wanted = {key: OmegaConf.select(config, key) for key in given if not key.startswith(free)}
     wanted = flat({key: _plain(value) for key, value in wanted.items()})
     _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
+    return config
+
+
+def with_own_search(config: DictConfig, overrides: Sequence[str], log: Callable[[str], None]) -> DictConfig:
+    """The config with the search of the study that it goes on with, where ``overrides`` choose none.
+
+    Args:
+        log: called with a line where that is another search than the command's own.
+    """
+    given = keys_of(overrides)
+    if OmegaConf.is_missing(config.pair, "name") or not config.resume or {"search", "search.name"} & {*given}:
+        return config
+    path = Path(config.output_dir) / config.pair.name / str(config.study) / files.STATE
+    study = read_state(path)["settings"] if path.is_file() else {}
+    own = study.get("search.name")
+    if own is None:
+        return config
+    if config.search.get("name") != own:
+        log(
+            f"note: the study in {path.parent} was begun with search={own} and goes on with it; "
+            f"for search={config.search.get('name')}, this command's own, give another study=NAME."
+        )
+    config = config.copy()
+    for key, default in flat({"search": asdict(SearchSettings())}).items():
+        if key not in given:
+            OmegaConf.update(config, key, study.get(key, default))
     return config
 
 

@@ -76,7 +76,11 @@ def tune(settings: Settings) -> None:
 @contextmanager
 def _stages(settings: Settings) -> Iterator[tuple[Stages, LoadedPair]]:
     """What runs the study's stages, once the reference is made; and the pair."""
-    with open_study(study_spec(settings), current(), settings.has_workers) as (study, pair, references):
+    with open_study(study_spec(settings, searches=True), current(), settings.has_workers) as (
+        study,
+        pair,
+        references,
+    ):
         spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)

@@ -89,7 +89,7 @@ class Settings:
     params: ParamsSettings = group(ParamsSettings, "what is not searched")
     sampling: SamplingSettings = group(SamplingSettings, "of every generation")
     search: SearchSettings = group(
-        SearchSettings, "how (p, k, alpha, s) are searched: one of the searches below"
+        SearchSettings, "how (p, k, alpha, s) are searched; of an older study its own"
     )
     calibration: CalibrationSettings = group(CalibrationSettings, "prompts that configs are scored on")
     heldout: HeldoutSettings = group(HeldoutSettings, "prompts that only the winner is measured on")

@@ -57,7 +57,7 @@ def scheduler_response(scheduler: SchedulerMixin, num_steps: int) -> Array:
         UnpredictableError: the scheduler clips, so that it is not linear, or weighs a step without bound.
     """
     name = type(scheduler).__name__
-    advice = "Choose another scheduler, or a search that does not predict."
+    advice = "Choose another scheduler, or a search that does not predict, such as search=greedy."
     for setting in ("clip_sample", "thresholding"):
         if scheduler.config.get(setting):
             raise UnpredictableError(f"{name} with {setting} is not linear in the noise. {advice}")
@@ -100,7 +100,7 @@ def reaction(scheduler: SchedulerMixin, num_steps: int, spread: float) -> Array:
     else:
         raise UnpredictableError(
             f"{type(scheduler).__name__} does not tell how much noise latents hold. "
-            "Choose another scheduler, or a search that does not predict."
+            "Choose another scheduler, or a search that does not predict, such as search=greedy."
         )
     signal, noisy = signal[1:], noisy[1:]  # nothing is wrong with the latents before step 0
     if np.isinf(spread):

@@ -50,17 +50,25 @@ def fitted(*overrides: str) -> tuple[Settings, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("steps", "k", "s"),
-    [(2, [1], (2,)), (3, [1, 2], (2,)), (4, [1, 2, 3], (2, 3)), (6, [1, 2, 3, 4, 5], (4, 5))],
+    ("steps", "k", "edge_k", "s"),
+    [
+        (2, [1], [0], (2,)),
+        (3, [1, 2], [0, 2], (2,)),
+        (4, [1, 2, 3], [0, 2], (2, 3)),
+        (6, [1, 2, 3, 4, 5], [0, 2, 5], (4, 5)),
+    ],
 )
-def test_grids_that_nobody_set_fit_the_steps(steps: int, k: list[int], s: tuple[int, ...]) -> None:
+def test_grids_that_nobody_set_fit_the_steps(
+    steps: int, k: list[int], edge_k: list[int], s: tuple[int, ...]
+) -> None:
     given, said = fitted(f"sampling.num_inference_steps={steps}")
     assert (given.search.k, given.s_values) == (k, s)
     shown = str(k).replace(" ", "")
-    assert said == (
-        [f"note: search.k={shown}: of its usual values those below {steps}, the number of steps"]
-        * (steps < 6)
-    )
+    cut = [f"search.k={shown}"] * (steps < 6) + [f"search.edge_k={edge_k}".replace(" ", "")] * (steps < 6)
+    assert said == [
+        f"note: {one}: of its usual values those below {steps}, the number of steps" for one in cut
+    ]
+    assert given.search.edge_k == edge_k
 
 
 @pytest.mark.parametrize("steps", range(3, 51))
@@ -109,7 +117,10 @@ def test_a_group_that_was_taken_out_is_to_be_chosen(group: str) -> None:
 
 
 def test_the_schema_holds_the_defaults() -> None:
-    found, schema = asdict(composed("pair=custom", "pair.cloud=a", "pair.edge=b")), asdict(Settings())
+    found, schema = (
+        asdict(composed("pair=custom", "pair.cloud=a", "pair.edge=b", command="stage1")),
+        asdict(Settings()),
+    )
     for chosen in ("pair", "link"):  # choices of a group, without which there is none
         del found[chosen], schema[chosen]
     schema["search"]["name"] = "greedy"
@@ -343,7 +354,7 @@ def test_a_range_comes_with_what_the_setting_means() -> None:
             "use_dynamic_cfg",
             {},
         ),
-        (["search.p=[3]"], "search.p", {"got": "greedy", "advice": "choose another search"}),
+        (["search=greedy", "search.p=[3]"], "search.p", {"got": "greedy", "advice": "choose another search"}),
         (["search=race", "search.p=[3]"], "search.p", {"advice": "set search.joint=true"}),
         (["search=schedule", "search.p=[3]"], "search.p", {"advice": "choose another search"}),
         (["search=schedule", "params.p=3"], "params.p", {"got": "schedule"}),
