@@ -22,7 +22,8 @@ class Command:
         of_study: it goes by the settings of a study that is there, and begins none.
         loads_models: it works with the pair itself.
         divides: on several ranks all of them work; of other commands the first does everything.
-        search: the choice of the group ``search`` where neither the command line nor conf/base.yaml makes one.
+        search: what is chosen of the group ``search`` where neither the command line nor conf/base.yaml
+            chooses.
     """
 
     about: str

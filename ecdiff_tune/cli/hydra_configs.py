@@ -43,12 +43,8 @@ def _own_groups(folder: Path, command: Command) -> list[dict[str, str]]:
         chosen = yaml.safe_load((folder / "base.yaml").read_text(encoding="utf-8"))["defaults"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # which Hydra will tell of
         chosen = []
-    groups = [name for one in chosen if isinstance(one, dict) for name in one]
-    return (
-        []
-        if any(name.split()[-1].strip("/") == "search" for name in groups)
-        else [{"search": command.search}]
-    )
+    groups = {name.split()[-1].strip("/") for one in chosen if isinstance(one, dict) for name in one}
+    return [] if "search" in groups else [{"search": command.search}]
 
 
 def _help(name: str, command: Command) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -180,11 +181,28 @@ TYPED: dict[str, object] = {
 def test_promised_settings(key: str) -> None:
     value = TYPED[key]
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    before = OmegaConf.select(OmegaConf.structured(composed()), key)
+    before = OmegaConf.select(OmegaConf.structured(composed(command="stage1")), key)
     more = ["search.s=[30]"] if key == "sampling.num_inference_steps" else []
-    found = OmegaConf.select(OmegaConf.structured(composed(f"{key}={text}", *more)), key)
+    found = OmegaConf.select(OmegaConf.structured(composed(f"{key}={text}", *more, command="stage1")), key)
     assert found == value
     assert before != value
+
+
+def test_tune_searches_all_at_once_and_its_stages_go_the_papers_walk() -> None:
+    chosen = {name: composed(command=name).search.name for name in ("tune", "stage1", "stage2", "reference")}
+    assert chosen == {"tune": "joint", "stage1": "greedy", "stage2": "greedy", "reference": "greedy"}
+    assert composed("search=greedy").search.name == "greedy"
+    assert composed("search=joint", command="stage1").search.name == "joint"
+    assert composed("search.k=[2]").search.finalists == 8
+
+
+def test_a_base_yaml_that_chooses_a_search_is_for_all_commands(tmp_path: Path) -> None:
+    shutil.copytree(config_folder(), tmp_path / "conf")
+    base = tmp_path / "conf" / "base.yaml"
+    base.write_text(base.read_text("utf-8").replace("  - pair: shapes", "  - pair: shapes\n  - search: race"))
+    name = primary_config("tune", ["--config-path", str(tmp_path / "conf")])
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        assert from_config(compose(config_name=name)).search.name == "race"
 
 
 def test_overrides_of_several_groups_at_once() -> None:
