@@ -20,6 +20,7 @@ class Command:
         note: what its own ``--help`` adds.
         module: that has a function of the command's name.
         of_study: it goes by the settings of a study that is there, and begins none.
+        of_config: it goes by the settings of a tuned config, and begins a study of its own.
         loads_models: it works with the pair itself.
         divides: on several ranks all of them work; of other commands the first does everything.
     """
@@ -27,6 +28,7 @@ class Command:
     about: str
     module: str
     of_study: bool = False
+    of_config: bool = False
     loads_models: bool = True
     note: str = ""
     divides: bool = False
@@ -96,6 +98,14 @@ COMMANDS: dict[str, Command] = {
         of_study=True,
         note=f"{_OWN}. Free are errors.*: num_prompts and noise\n"
         "take time, config is another YAML than the study's ecdiff.yaml.",
+        divides=True,
+    ),
+    "transfer": Command(
+        "a tuned config at another number of steps, scheduler, guidance or size, checked on few prompts",
+        "cli.transfer",
+        of_config=True,
+        note="transfer.config=FILE.yaml; of pair and sampling what is not given is that config's own. Its study\n"
+        "is called transfer, with 12 prompts, unless study= and calibration.num_prompts= say otherwise.",
         divides=True,
     ),
     "table5": Command(

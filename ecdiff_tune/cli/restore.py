@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import nearest
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of
@@ -52,6 +53,57 @@ def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = Tr
     wanted = flat({key: _plain(value) for key, value in wanted.items()})
     _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
     return config
+
+
+_TRANSFER = {
+    "study": "transfer",
+    "calibration.num_prompts": 12,
+    "heldout.num_prompts": 0,
+    "search.k": [1, 2, 3, 4, 5],
+    "search.edge_k": [0, 2, 5],
+    "search.residual": [0.0, 1.0],
+}
+"""What ``transfer`` goes by where the command line says nothing else."""
+
+
+def of_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with pair and sampling of the YAML ``transfer.config``, where ``overrides`` give no others.
+
+    Args:
+        config: composed by Hydra.
+        overrides: of the command line.
+
+    Raises:
+        SettingsError: no YAML is named.
+        ConfigError, ParamsError: it cannot be read.
+    """
+    if config.transfer.config is None:
+        raise SettingsError("Expected transfer.config=FILE.yaml, a config that was tuned, got none.")
+    source = TunedConfig.load(str(config.transfer.config))
+    defaults = flat(asdict(Settings()))
+    given = set(_given(overrides, defaults))
+    config = config.copy()
+    for key, value in {**_TRANSFER, **_settings_of(source)}.items():
+        if key not in given:
+            OmegaConf.update(config, key, value)
+    fit_grids(config, overrides)
+    return config
+
+
+def _settings_of(source: TunedConfig) -> dict[str, Any]:
+    """A YAML's pair and sampling as settings, flat."""
+    pair, sampling = source.pair, asdict(source.sampling)
+    sides = {
+        f"pair.{side}{suffix}": getattr(ref, name)
+        for side, ref in (("cloud", pair.cloud), ("edge", pair.edge))
+        for suffix, name in (
+            *(("", "id"), ("_revision", "revision"), ("_variant", "variant")),
+            *(("_subfolder", "subfolder"), ("_config", "config")),
+        )
+    }
+    lora = [{"path": one.path, "weight": one.weight, "on": one.on} for one in pair.lora]
+    own = {"pair.name": pair.name, **sides, "pair.lora": lora, "dtype": sampling.pop("dtype")}
+    return {**own, **{f"sampling.{name}": value for name, value in sampling.items()}}
 
 
 def study_state(pair: Path, study: str) -> dict[str, Any]:
