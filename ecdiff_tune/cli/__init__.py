@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecdiff_tune.config import Settings
@@ -22,6 +22,8 @@ class Command:
         of_study: it goes by the settings of a study that is there, and begins none.
         of_config: it goes by the settings of a tuned config, and begins a study of its own.
         loads_models: it works with the pair itself.
+        search: its default choice of conf/search/.
+        defaults: other settings that it has other defaults for than conf/base.yaml.
         divides: on several ranks all of them work; of other commands the first does everything.
     """
 
@@ -31,6 +33,8 @@ class Command:
     of_config: bool = False
     loads_models: bool = True
     note: str = ""
+    search: str = "greedy"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     divides: bool = False
 
     def function(self, name: str) -> Callable[[Settings], None]:
@@ -104,8 +108,14 @@ COMMANDS: dict[str, Command] = {
         "a tuned config at another number of steps, scheduler, guidance or size, checked on few prompts",
         "cli.transfer",
         of_config=True,
-        note="transfer.config=FILE.yaml; of pair and sampling what is not given is that config's own. Its study\n"
-        "is called transfer, with 12 prompts, unless study= and calibration.num_prompts= say otherwise.",
+        note="It needs transfer.config=FILE.yaml; of pair and sampling what is not given is that config's\n"
+        "own. Its study is called transfer and has 12 prompts, unless others are given.",
+        search="joint",
+        defaults={
+            "study": "transfer",
+            "calibration": {"num_prompts": 12},
+            "heldout": {"num_prompts": 0},
+        },
         divides=True,
     ),
     "table5": Command(

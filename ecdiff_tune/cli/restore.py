@@ -55,17 +55,6 @@ def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = Tr
     return config
 
 
-_TRANSFER = {
-    "study": "transfer",
-    "calibration.num_prompts": 12,
-    "heldout.num_prompts": 0,
-    "search.k": [1, 2, 3, 4, 5],
-    "search.edge_k": [0, 2, 5],
-    "search.residual": [0.0, 1.0],
-}
-"""What ``transfer`` goes by where the command line says nothing else."""
-
-
 def of_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The config with pair and sampling of the YAML ``transfer.config``, where ``overrides`` give no others.
 
@@ -83,7 +72,7 @@ def of_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     defaults = flat(asdict(Settings()))
     given = set(_given(overrides, defaults))
     config = config.copy()
-    for key, value in {**_TRANSFER, **_settings_of(source)}.items():
+    for key, value in _settings_of(source).items():
         if key not in given:
             OmegaConf.update(config, key, value)
     fit_grids(config, overrides)

@@ -71,7 +71,7 @@ def _ways(source: TunedConfig, stages: Stages, pair: LoadedPair) -> dict[Candida
     """The config at the study's settings, each with how its real steps were moved.
 
     Raises:
-        TransferError: its weights are others, or it has more real steps than there are steps.
+        TransferError: its weights are others.
     """
     pipe, own = pair.pipe, source.pair
     loaded = pipe.pair.spec
@@ -88,13 +88,6 @@ def _ways(source: TunedConfig, stages: Stages, pair: LoadedPair) -> dict[Candida
     places = [log_snr(one.scheduler, one.num_steps) for one in (before, pipe)]
     s_values, handoff = stages.study.spec.s_values, pipe.config.sampling.handoff
     found = transferred(source, places[0], places[1], s_values, handoff)
-    if not found:
-        raise TransferError(
-            key="num_inference_steps",
-            got=pipe.config.sampling.num_inference_steps,
-            expected=f"enough steps for {source.plan()}",
-            advice="Run tune at these settings.",
-        )
     sampling = source.sampling
     return {
         Candidate(params, sampling.estimator, sampling.handoff_adapter): way for params, way in found.items()
@@ -140,9 +133,10 @@ def _comparison(stages: Stages, trial: Trial, other: Trial) -> str:
 def _refuse_worse(trial: Trial, other: Trial, tolerance: float) -> None:
     gap = other.value - trial.value
     if trial.score is None or gap > tolerance:
+        better = describe(other.candidate, "joint")
         raise TransferError(
-            f"The transferred config scores {shown(gap)} lower than {describe(other.candidate, 'joint')}, more "
-            f"than transfer.tolerance={tolerance:g}: nothing is written. Run tune at these settings.",
+            f"The transferred config scores {shown(gap)} lower than {better}, more than "
+            f"transfer.tolerance={tolerance:g}: nothing is written. Run tune at these settings.",
             key="transfer.tolerance",
             got=gap,
             expected=f">= {shown(gap)}",

@@ -1,9 +1,9 @@
-"""A tuned config's params for other sampling settings, in which its real steps keep their place in the noise.
+"""A tuned config's params for other sampling settings; its real steps keep their place in the noise.
 
-What makes a step worth a real call is how much noise its latents hold, not its number. So every real step goes
-to the step of the new settings whose latents are nearest in log(signal / noise). Where several go to one step,
-they are merged, which saves calls, or moved apart, which keeps them; a third way is p, s and schedules in
-proportion to the number of steps. Which of these is best, and at which s, is for the forecast to say.
+What makes a step worth a real call is how much noise its latents hold, not its number. So every real step
+goes to the step of the new settings whose latents are nearest in log(signal / noise). Where several go to one
+step, they are merged, which saves calls, or moved apart, which keeps them; a third way is p, s and schedules
+in proportion to the number of steps. Which of these is best, and at which s, is for the forecast to say.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def transferred(
 ) -> dict[ECDiffParams, str]:
     """Params for other settings, each with how the cloud's real steps were moved.
 
-    They are ``merged``, ``apart`` or ``in proportion``, and every s is tried with each. What gives no plan is
+    They are ``merged``, ``apart`` or ``in proportion``, and every s is tried with each, unless one model does
+    all the steps. What gives no plan is
     left out: there may be fewer steps than real ones, say.
 
     Args:
@@ -54,6 +55,8 @@ def transferred(
         handoff: of the new settings.
     """
     nearest = [int(np.abs(ours - place).argmin()) for place in theirs]
+    begin = min(get_estimator(config.sampling.estimator).real_noises, len(theirs))
+    nearest[:begin] = range(begin)  # the estimator's first noises
     move = _interleaved if config.params.edge_schedule is not None else _one_way
     found: dict[ECDiffParams, str] = {}
     for way, make in move(config, nearest, len(ours), s_values):
@@ -76,14 +79,13 @@ def _one_way(config: TunedConfig, nearest: Sequence[int], wanted: int, s_values:
     edge_k = round((params.edge_k + 1) * wanted / steps) - 1 if params.edge_k else 0
     scaled = replace(params.scaled(steps, wanted), edge_k=edge_k)
     places = [nearest[step] for step in params.real_steps(steps)]
-    begin = range(min(params.warm_up, get_estimator(config.sampling.estimator).real_noises))
     ways = {
         "in proportion": scaled.real_steps(wanted),
-        "merged": sorted({*begin, *places}),
-        "apart": sorted({*begin, *_apart(places, wanted)}),
+        "merged": sorted(set(places)),
+        "apart": _apart(places, wanted),
     }
     own_s = wanted if params.s == steps else nearest[params.s]
-    tried = sorted({*s_values, own_s})
+    tried = sorted({own_s} if params.s in (0, steps) else {*s_values, own_s})
     for s in tried:
         yield "in proportion", partial(replace, scaled, s=s)
     kept = {name: getattr(scaled, name) for name in ("edge_k", "edge_first", "edge_last", "residual")}
@@ -97,12 +99,9 @@ def _interleaved(config: TunedConfig, nearest: Sequence[int], wanted: int, _s_va
     params = config.params
     cloud, edge = params.schedule or (), params.edge_schedule or ()
     real = sorted([*cloud, *edge])
-    begin = {
-        step: step for step in range(get_estimator(config.sampling.estimator).real_noises) if step in real
-    }
     places = [nearest[step] for step in real]
     for way, moved in (("merged", places), ("apart", _apart(places, wanted))):
-        steps = {**dict(zip(real, moved, strict=False)), **begin}
+        steps = dict(zip(real, moved, strict=False))
         of_cloud = sorted({steps[step] for step in cloud if step in steps})
         of_edge = sorted({steps[step] for step in edge if step in steps} - set(of_cloud))
         yield way, partial(ECDiffParams.interleaved, of_cloud, of_edge, params.alpha, params.residual)
