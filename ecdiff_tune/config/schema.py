@@ -25,6 +25,7 @@ from ecdiff_tune.config.command_groups import (
     MetricsSettings,
     ParetoSettings,
     RerankSettings,
+    TransferSettings,
 )
 from ecdiff_tune.config.groups import (
     SAME,
@@ -108,6 +109,7 @@ class Settings:
     compare: CompareSettings = group(CompareSettings, "of the command compare")
     ablate: AblateSettings = group(AblateSettings, "of the command ablate")
     errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")
+    transfer: TransferSettings = group(TransferSettings, "of the command transfer")
     metrics: MetricsSettings = group(
         MetricsSettings, "what images are measured by where methods are compared; the search goes by SSIM"
     )

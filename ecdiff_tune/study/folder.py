@@ -48,6 +48,8 @@ _FREE_TO_CHANGE = {
     "errors.num_prompts",
     "errors.noise",
     "errors.config",
+    "transfer.config",
+    "transfer.tolerance",
     "metrics.names",
     "metrics.lpips_net",
     "metrics.lpips_weights",
