@@ -198,7 +198,11 @@ class ECDiffPipeline:
             pair.cloud_schedule,
             pair.edge_schedule,
         )
-        return pair.family.bind(pair.cloud, conditioning, guidance), edge
+        return self.bind_cloud(conditioning), edge
+
+    def bind_cloud(self, conditioning: Conditioning) -> Denoiser:
+        """The cloud model for some prompts; samples may be at different timesteps (``Family.bind``)."""
+        return self.pair.family.bind(self.pair.cloud, conditioning, self.guidance)
 
     def check_adapter(self, handoff_adapter: HandoffAdapter) -> None:
         """Whether these models can be joined by a handoff adapter, in place of the config's.
