@@ -22,11 +22,10 @@ class Command:
         of_study: it goes by the settings of a study that is there, and begins none.
         of_config: it goes by the settings of a tuned config, and begins a study of its own.
         loads_models: it works with the pair itself.
-        search: its default choice of conf/search/.
-        defaults: other settings that it has other defaults for than conf/base.yaml.
         divides: on several ranks all of them work; of other commands the first does everything.
         search: what is chosen of the group ``search`` where neither the command line nor conf/base.yaml
             chooses.
+        defaults: other settings that it has other defaults for than conf/base.yaml.
     """
 
     about: str
@@ -35,10 +34,9 @@ class Command:
     of_config: bool = False
     loads_models: bool = True
     note: str = ""
-    search: str = "greedy"
-    defaults: Mapping[str, Any] = field(default_factory=dict)
     divides: bool = False
     search: str = "greedy"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def function(self, name: str) -> Callable[[Settings], None]:
         """What does its work."""
