@@ -19,7 +19,16 @@ FIRST = (
     *("search", "search.handoff_adapter", "search.extend", "pair.variant", "pair.lora", "params.p"),
     *("params.schedule", "calibration.num_prompts", "heldout.num_prompts", "calibration.file", "objective"),
     *("objective.w1", "objective.w2", "objective.w3", "objective.earliest_s", "sampling.num_inference_steps"),
-    *("sampling.handoff", "sampling.estimator", "link", "latency", "batch_size", "offload", "vae_tiling"),
+    *(
+        "sampling.handoff",
+        "sampling.estimator",
+        "link",
+        "reference",
+        "latency",
+        "batch_size",
+        "offload",
+        "vae_tiling",
+    ),
     *("vae_slicing", "sharing", "tracking", "study", "resume"),
 )
 """Settings and groups in README's table."""

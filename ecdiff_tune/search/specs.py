@@ -26,6 +26,8 @@ class SearchSpec:
         extends: it goes on beyond its grid with ``search.extend``.
         prunes: it prunes candidates after some prompts.
         predicts: it goes by the forecast from the reference run.
+        near_enough: a reference near to the cloud's own images is enough for it, for the forecast chooses who
+            races, and the race decides between near equals.
         walks: it may end without having measured its whole grid, and gives no reason for what is left.
         places: it lists the real steps itself, in place of p and k.
         is_optuna: its trials are those of an Optuna study, which keeps images of them.
@@ -40,6 +42,7 @@ class SearchSpec:
     extends: bool = False
     prunes: bool = False
     predicts: bool = False
+    near_enough: bool = False
     walks: bool = False
     places: bool = False
     is_optuna: bool = False
@@ -56,14 +59,15 @@ SEARCHES: dict[str, SearchSpec] = {
     "greedy": SearchSpec(greedy.greedy, at_once=False, by_clock=True, extends=True, walks=True),
     "exhaustive": SearchSpec(exhaustive.exhaustive, by_clock=True, extends=True),
     "race": SearchSpec(race.race, prunes=True, predicts=True),
-    "predict": SearchSpec(predict.predict, upper_bound.best_predicted, predicts=True),
-    "joint": SearchSpec(joint.joint, upper_bound.finalists, prunes=True, predicts=True),
+    "predict": SearchSpec(predict.predict, upper_bound.best_predicted, predicts=True, near_enough=True),
+    "joint": SearchSpec(joint.joint, upper_bound.finalists, prunes=True, predicts=True, near_enough=True),
     "schedule": SearchSpec(
         schedule.schedule,
         upper_bound.finalists_in_turn,
         in_stages=False,
         prunes=True,
         predicts=True,
+        near_enough=True,
         places=True,
         limits=("min_quality", "cloud_calls", "edge_calls"),
     ),

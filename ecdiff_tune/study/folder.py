@@ -15,7 +15,7 @@ from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.study import files
-from ecdiff_tune.study.renamed import present_settings
+from ecdiff_tune.study.renamed import WITHOUT, present_settings
 from ecdiff_tune.study.spec import StudySpec
 
 _FREE_TO_CHANGE = {
@@ -127,13 +127,14 @@ class StudyFolder:
         With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
         """
         found = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
-        fingerprint = {**self.spec.settings, **flat(found)}
-        fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         state_path = self.path / files.STATE
         if not self.spec.resume:
             self._set_aside()
-        if state_path.is_file():
-            state = read_state(state_path)
+        state = read_state(state_path) if state_path.is_file() else None
+        self.spec = self.spec.with_reference(None if state is None else state["settings"]["reference"])
+        fingerprint = {**self.spec.settings, **flat(found)}
+        fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
+        if state is not None:
             known = {**self.spec.defaults, **state["settings"]}
             _refuse_differences(self.path, known, fingerprint)
             return state["created"]
@@ -160,7 +161,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return {"created": str(state["created"]), "settings": present_settings(state["settings"])}
+        settings = {**WITHOUT, **present_settings(state["settings"])}
+        return {"created": str(state["created"]), "settings": settings}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(f"{path} is damaged. Set resume=false to start the study anew.") from error
 
