@@ -241,7 +241,7 @@ def make(
     on_prompts(len(prompts) - len(wanted) - len(later))
 
     def generate(rows: Sequence[int]) -> tuple[Faults, int]:
-        found, computed = _generate(pipe, prompts, callback, rows, SIDES if edge else SIDES[:1])
+        found, computed = _generate(pipe, prompts, callback, SIDES if edge else SIDES[:1], rows)
         own = {
             row: fault
             for row, tensors in zip(rows, found, strict=True)
@@ -304,8 +304,8 @@ def _generate(
     pipe: ECDiffPipeline,
     prompts: CalibrationSet,
     callback: ReferenceCallback | None,
-    rows: Sequence[int],
     sides: Sequence[Side],
+    rows: Sequence[int],
 ) -> tuple[list[dict[str, Tensor]], Any]:
     """What the files of these prompts hold, and what the callback made of their runs."""
     batch = prepare(pipe, prompts, rows)

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ecdiff_core.io.files import write_text
+from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.evaluation.placed_images import ReferencePlan
 from ecdiff_tune.study import files
@@ -57,24 +58,25 @@ def bias(plan: ReferencePlan, ledger: Ledger) -> dict[str, Any] | None:
     """What placed images change, on the prompts that have both: None where there are none yet.
 
     Returns:
-        ``quality``: mean SSIM to placed images minus that to the cloud's own; ``difference``: by how much the
-        difference of two configs moves at most, to their mean; of how many ``prompts`` and ``configs``.
+        ``quality``: mean over prompts of SSIM to placed images minus that to the cloud's own; ``difference``:
+        by how much a config moves at most against the others on its prompts; of how many ``prompts`` and
+        ``configs``.
     """
-    moved, prompts = [], set()
+    moved: dict[ConfigKey, dict[str, float]] = {}
     for key in ledger.configs():
         own, near = ledger.read(key), ledger.read(key, plan.name)
-        pairs = [(near[name].ssim, own[name].ssim) for name in own.keys() & near.keys()]
-        known = [a - b for a, b in pairs if a is not None and b is not None]
+        pairs = {name: (near[name].ssim, own[name].ssim) for name in own.keys() & near.keys()}
+        known = {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
         if known:
-            moved.append(fmean(known))
-            prompts |= own.keys() & near.keys()
+            moved[key] = known
     if not moved:
         return None
-    mean = fmean(moved)
-    apart = max(abs(one - mean) for one in moved)
+    prompts = sorted({name for some in moved.values() for name in some})
+    alike = {name: fmean(some[name] for some in moved.values() if name in some) for name in prompts}
+    apart = [fmean(one - alike[name] for name, one in some.items()) for some in moved.values()]
     return {
-        "quality": round(mean, 6),
-        "difference": round(apart, 6),
+        "quality": round(fmean(alike.values()), 6),
+        "difference": round(max(map(abs, apart)), 6),
         "prompts": len(prompts),
         "configs": len(moved),
     }

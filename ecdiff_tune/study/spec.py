@@ -25,7 +25,7 @@ AUTO, FULL, PLACED = REFERENCES = ("auto", "full", "placed")
 """What ``reference`` takes."""
 
 FULL_RUNS = 12
-"""Prompts with the cloud's own run under ``placed``: few that keep the forecast's ranking (docs/search.md)."""
+"""Prompts with the cloud's own run under ``placed``: so few keep the forecast's ranking (docs/search.md)."""
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,7 @@ def test_images_are_those_of_the_plan(
         torch.testing.assert_close(placed.image(key).float(), expected, atol=1e-3, rtol=0)
 
 
-def test_made_once(
-    pipe: ECDiffPipeline, prompts: CalibrationSet, placed: PlacedImages, calls: Calls
-) -> None:
+def test_made_once(pipe: ECDiffPipeline, prompts: CalibrationSet, placed: PlacedImages, calls: Calls) -> None:
     assert make(placed, pipe, prompts) == Counter()
     placed.path_of(prompts.keys[1]).unlink()
     assert placed.missing(prompts) == [1]
