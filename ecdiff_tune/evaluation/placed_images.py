@@ -113,7 +113,7 @@ class PlacedImages:
         """Make what is missing; whoever makes a batch writes it. Stopped at any moment a batch is lost.
 
         Args:
-            generations: of the prompts, which the images share what they can with.
+            generations: of the prompts.
             on_prompts: called with how many prompts became ready.
             calls: counts model calls and decodes.
 

@@ -23,6 +23,7 @@ from ecdiff_tune.evaluation.placed_images import PlacedImages, ReferencePlan
 from ecdiff_tune.evaluation.prefix_sharing import Generations
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
+from ecdiff_tune.evaluation.warm_up import auto_p
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.reference_placement import place_reference
 from ecdiff_tune.study import left_out, reference_plan
@@ -95,8 +96,10 @@ class References:
     def _placed(self, placed: PlacedImages) -> Reference:
         """The own runs with a placed plan's images of all prompts; without the prompts that are of no use."""
         prompts, own, pair = self._drawn, self.own_runs, self._pair
-        generations = Generations(pair.pipe, prompts, pair.batches, pair.store, (self.p(),))
+        # Without what it might share with configs: how they round would depend on whether it was made now.
+        generations = Generations(pair.pipe, prompts, pair.batches, None, ())
         label, plan = "reference, placed calls", placed.plan
+        done, calls = self._progress.prompts_done, self._spending.calls
         with self._spending.part(REFERENCE), self._turn(label):
             missing = len(placed.missing(prompts))
             self._progress.say(
@@ -106,19 +109,13 @@ class References:
             )
             self._say_calls(label, missing * len(plan.steps), 0)
             self._progress.start_task(label, len(prompts), len(prompts) - missing)
-            placed.make(
-                pair.pipe,
-                prompts,
-                generations,
-                pair.batches,
-                self._progress.prompts_done,
-                self._spending.calls,
-            )
-        faulty = placed.faulty_rows(prompts) | reference.faulty_rows(prompts.first(FULL_RUNS), self._folder)
-        dtype = pair.pipe.config.sampling.dtype
-        image_faults.refuse_many(faulty, prompts, image_faults.most_left_out(len(prompts)), dtype)
-        self._leave_out(prompts, faulty)
-        kept = prompts.without(faulty)
+            placed.make(pair.pipe, prompts, generations, pair.batches, done, calls)
+        known = reference.faulty_rows(prompts.first(FULL_RUNS), self._folder)
+        found = {row: fault for row, fault in placed.faulty_rows(prompts).items() if row not in known}
+        most, dtype = image_faults.most_left_out(len(prompts)), pair.pipe.config.sampling.dtype
+        image_faults.refuse_many(known | found, prompts, most, dtype)
+        self._leave_out(prompts, found)
+        kept = prompts.without(known | found)
         runs = zip(own.prompt_set.keys, own.prompts, strict=True)
         return Reference(tuple(one for key, one in runs if key in kept.keys), kept, placed)
 
@@ -176,7 +173,7 @@ class References:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""
         if self._spec.p is not None:
             return self._spec.p
-        return reference.auto_p(self.own_runs.noise_change, min(self._spec.s_values))
+        return auto_p(self.own_runs.noise_change, min(self._spec.s_values))
 
     def _make(
         self,
