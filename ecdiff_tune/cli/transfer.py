@@ -20,7 +20,7 @@ from ecdiff_tune.forecast.transferred import log_snr, transferred
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.study import files
+from ecdiff_tune.study import files, reference_plan
 from ecdiff_tune.study.progress import describe
 from ecdiff_tune.study.references import LoadedPair
 from ecdiff_tune.study.winner import ConfigSource, config_of
@@ -60,7 +60,8 @@ def transfer(settings: Settings) -> None:
             "from": {"config": path, "params": source.params.tree(), "sampling": asdict(source.sampling)},
         }
         spec, created = stages.study.spec, stages.study.created
-        of_pipe = ConfigSource.of_pipe(spec, created, prompts, pair.latency, pair.pipe)
+        reference = reference_plan.section(spec.path, stages.study.ledger)
+        of_pipe = ConfigSource.of_pipe(spec, created, prompts, pair.latency, pair.pipe, reference)
         config = config_of(trial, [trial], of_pipe, how, stages.scorer)
         config.save(stages.study.path / files.CONFIG)
         log_result(stages, config)

@@ -44,6 +44,8 @@ from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.search import SEARCHES, SearchSpec
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.study.spec import AUTO as AUTO_REFERENCE
+from ecdiff_tune.study.spec import FULL_RUNS, REFERENCES
 from ecdiff_tune.study.trackers import TRACKERS
 
 
@@ -52,6 +54,12 @@ class Settings:
     """Everything that a command is told."""
 
     study: str = setting("default", "name of the study; its state lies in outputs/<pair>/<study>/")
+    reference: Annotated[str, OneOf(REFERENCES)] = setting(
+        AUTO_REFERENCE,
+        "images that configs are held against; full: the cloud's own run on every prompt; placed: that on "
+        f"the first {FULL_RUNS} and for what is reported, on the others fewer, placed calls; auto: placed "
+        "where the search predicts who races",
+    )
     latency: str = setting(
         "profile",
         "profile: seconds from call counts and a latency profile, measured once a study; wallclock: time "
