@@ -24,6 +24,7 @@ from ecdiff_core.hook import weights
 from ecdiff_core.hook.adapters import Adapter, adapter_notes, adapters_on
 from ecdiff_core.hook.callers import calling_pipeline
 from ecdiff_core.hook.checks import (
+    check_answers_of,
     check_size,
     check_timesteps,
     denoiser_of,
@@ -81,8 +82,8 @@ def apply_ecdiff(
         edge: a diffusers pipeline (its denoiser is used; for ``handoff_adapter: matched`` also its noise
             schedule) or the denoiser itself, on the cloud's device and in its dtype; None for a plan without
             calls of it.
-        check_scheduler: refuse a scheduler that is not the config's, has other settings or timesteps, or
-            draws fresh noise at every step.
+        check_scheduler: refuse a scheduler that is not the config's, has other settings or timesteps, is one
+            for other models, or draws fresh noise at every step.
         check_weights: refuse models that are not those the config was tuned for, now and not later; False for
             a LoRA that is loaded already, fused weights or a fine-tune.
 
@@ -192,6 +193,7 @@ class ECDiffHook(ModelHook):
         now = type(scheduler), settings_of(scheduler)
         if now != self._checked:
             refuse_other_scheduler(scheduler, self._config.sampling.scheduler, self._config.scheduler_config)
+            check_answers_of(self.pipe)
             self._checked = now
 
     def summary(self) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import PairError, ParamsError
+from ecdiff_core.models.answers import Answer, check_answers
 from ecdiff_core.models.families import FAMILIES
 from ecdiff_core.models.families.base import Size
 from ecdiff_core.sampling.scheduler_settings import check_settings, differences
@@ -114,6 +115,18 @@ def refuse_other_scheduler(scheduler: Any, expected: str, settings: Mapping[str,
         "or check_scheduler=False.",
     )
     refuse_stochastic(scheduler)
+
+
+def check_answers_of(pipe: Any) -> None:
+    """``check_answers`` of a pipeline in memory; of other denoisers than these are what they answer is unknown.
+
+    Raises:
+        PairError: its scheduler is one for other models.
+    """
+    family = FAMILIES.get(type(pipe).__name__)
+    by_unet: Answer | None = "noise" if hasattr(pipe, "unet") else None  # ControlNet's, inpainting's, …
+    vae = getattr(getattr(pipe, "vae", None), "config", {})
+    check_answers(pipe.scheduler, by_unet if family is None else family.answers, vae)
 
 
 def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
