@@ -118,7 +118,7 @@ def refuse_other_scheduler(scheduler: Any, expected: str, settings: Mapping[str,
 
 
 def check_answers_of(pipe: Any) -> None:
-    """``check_answers`` of a pipeline in memory; of other denoisers than these are what they answer is unknown.
+    """``check_answers`` of a pipeline in memory; what other denoisers than U-Nets answer is not known.
 
     Raises:
         PairError: its scheduler is one for other models.
@@ -177,24 +177,6 @@ def check_timesteps(pipe: Any, sample: Any, num_inference_steps: int) -> None:
         height, width = (length * pipe.vae_scale_factor for length in sample.shape[-2:])
         like = family(pipe).fit_scheduler(scheduler, Size(height, width))
         check_own_timesteps(scheduler, like, num_inference_steps)
-
-
-def guidance_note(pipe: Any, tuned: float) -> str:
-    """Says so where a pipeline's call has another guidance scale than the config; 1 and less are none.
-
-    Args:
-        pipe: the pipeline that is being called; None, or one that does not tell its scale, says nothing.
-        tuned: the config's guidance scale.
-    """
-    scale = getattr(pipe, "guidance_scale", None)
-    if "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters:
-        return ""  # Flux, Qwen: the other scale is an input of the model
-    if not isinstance(scale, int | float) or scale == tuned or max(scale, tuned) <= 1:
-        return ""
-    return (
-        f"The call has guidance_scale={scale:g}, the config was tuned with {tuned:g}: p, k, alpha and s hold "
-        f"for no other. Pass guidance_scale={tuned:g}, or tune again with sampling.guidance_scale={scale:g}."
-    )
 
 
 @contextmanager

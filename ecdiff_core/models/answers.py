@@ -1,7 +1,7 @@
 """What a scheduler takes a denoiser's answers for, held against what the denoiser was trained to answer.
 
-A scheduler in a model's folder is the model's own only if nobody exchanged it. Nothing fails with another kind:
-the images are noise.
+A scheduler in a model's folder is the model's own only if nobody exchanged it. Nothing fails with one of
+another kind: the images are noise.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _FEW_STEPS = 4
 def check_answers(scheduler: SchedulerMixin, answer: Answer | None, vae: Mapping[str, Any]) -> None:
     """Refuse a scheduler that reads something else into a denoiser's answers than they are.
 
-    EDM preconditioning (arXiv 2206.00364) cannot be told from a denoiser; it needs latents of a known standard
-    deviation, so that it is taken where the autoencoder has ``latents_mean`` and ``latents_std``. A scheduler
-    of betas whose ``prediction_type`` is ``flow_prediction`` says itself that its model is a flow's.
+    EDM preconditioning (arXiv 2206.00364) cannot be told from a denoiser; it needs latents of a known
+    standard deviation, so that it is taken where the autoencoder has ``latents_mean`` and ``latents_std``. A
+    scheduler of betas whose ``prediction_type`` is ``flow_prediction`` says itself that its model is a
+    flow's.
 
     Args:
         answer: of the denoiser; None where that is not known.
@@ -36,9 +37,7 @@ def check_answers(scheduler: SchedulerMixin, answer: Answer | None, vae: Mapping
     """
     name, betas = type(scheduler).__name__, hasattr(scheduler, "alphas_cumprod")
     if betas and _is_rising(scheduler):
-        raise PairError(
-            f"{name} inverts: its timesteps rise, so that it makes noise of an image. {_ADVICE}"
-        )
+        raise PairError(f"{name} inverts: its timesteps rise, so that it makes noise of an image. {_ADVICE}")
     if answer is None:
         return
     expected = _expected(scheduler)

@@ -14,6 +14,7 @@ from ecdiff_core.models.compatibility import load_scheduler, whole_config
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.families.parts import part_class
 from ecdiff_core.models.weight_files import part_path, weight_files
+from ecdiff_core.models.weight_headers import refuse_pointer
 
 
 def check_parts(folder: Path, family: type[Family]) -> None:
@@ -30,6 +31,8 @@ def check_parts(folder: Path, family: type[Family]) -> None:
             continue
         if not (folder / part).is_dir():
             raise PairError(f"Missing {folder / part}: the model folder is not complete.")
+        for path in filter(Path.is_file, (folder / part).iterdir()):
+            refuse_pointer(path)
         if part.startswith("tokenizer"):
             _check_tokenizer(folder, part)
     check_answers(load_scheduler(folder), family.answers, whole_config(folder, "vae"))
