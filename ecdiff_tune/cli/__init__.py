@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ class Command:
         of_study: it goes by the settings of a study that is there, and begins none.
         loads_models: it works with the pair itself.
         divides: on several ranks all of them work; of other commands the first does everything.
+        heeds: settings and groups that it goes by alone; empty is all that are not another command's own.
     """
 
     about: str
@@ -30,6 +31,7 @@ class Command:
     loads_models: bool = True
     note: str = ""
     divides: bool = False
+    heeds: tuple[str, ...] = ()
 
     def function(self, name: str) -> Callable[[Settings], None]:
         """What does its work."""
@@ -104,6 +106,7 @@ COMMANDS: dict[str, Command] = {
         loads_models=False,
         note="It reads every DIR/<pair>/<study>/ecdiff.yaml and writes DIR/table5.csv, .md and .tex.\n"
         "output_dir is the only setting that it goes by.",
+        heeds=("output_dir",),
     ),
     "report": Command(
         "one page about a study, with its images; no model call",
@@ -112,5 +115,30 @@ COMMANDS: dict[str, Command] = {
         loads_models=False,
         note=f"{_OWN}. Writes outputs/<pair>/<study>/report/index.html.",
     ),
-    "check": Command("can these two models work together? (reads no weights)", "cli.check"),
+    "check": Command(
+        "can these two models work together? (reads no weights)",
+        "cli.check",
+        heeds=("pair", "sampling", "output_dir"),  # the last so that all commands may be given alike
+    ),
 }
+_OF_ONE = {
+    **{group: (group,) for group in ("compare", "ablate", "errors", "pareto")},
+    "rerank": ("rerank", "pareto"),
+    "metrics": ("compare", "ablate"),
+}
+"""Groups of settings that some commands alone go by."""
+
+
+def unheeded(name: str, keys: Iterable[str]) -> list[str]:
+    """The settings among ``keys`` that change nothing of a command.
+
+    >>> unheeded("table5", ["study", "output_dir"]), unheeded("tune", ["compare.schedule", "seed"])
+    (['study'], ['compare.schedule'])
+    """
+    heeds = COMMANDS[name].heeds
+    groups = [(key, key.partition(".")[0]) for key in keys]
+    return [
+        key
+        for key, group in groups
+        if (heeds and group not in heeds) or name not in _OF_ONE.get(group, (name,))
+    ]
