@@ -154,12 +154,8 @@ COMMANDS: dict[str, Command] = {
         heeds=("pair", "sampling", "output_dir"),  # the last so that all commands may be given alike
     ),
 }
-_OF_ONE = {
-    **{group: (group,) for group in ("compare", "ablate", "errors", "pareto", "transfer")},
-    "rerank": ("rerank", "pareto"),
-    "metrics": ("compare", "ablate"),
-}
-"""Groups of settings that some commands alone go by."""
+_OF_ONE = ("compare", "ablate", "errors", "pareto", "transfer")
+"""Groups of settings that the command of their name alone goes by."""
 
 
 def unheeded(name: str, keys: Iterable[str]) -> list[str]:
@@ -171,7 +167,5 @@ def unheeded(name: str, keys: Iterable[str]) -> list[str]:
     heeds = COMMANDS[name].heeds
     groups = [(key, key.partition(".")[0]) for key in keys]
     return [
-        key
-        for key, group in groups
-        if (heeds and group not in heeds) or name not in _OF_ONE.get(group, (name,))
+        key for key, group in groups if (heeds and group not in heeds) or (group in _OF_ONE and group != name)
     ]
