@@ -58,6 +58,7 @@ _FREE_TO_CHANGE = {
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 _PLACES = {
     "weights.lora",
+    *(f"weights.cloud.parts.{part}" for part in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")),
     *(
         f"weights.{side}.{key}"
         for side in ("cloud", "edge")
