@@ -21,8 +21,12 @@ def study_path(settings: Settings) -> Path:
     return Path(settings.output_dir) / settings.pair.name / settings.study
 
 
-def study_spec(settings: Settings) -> StudySpec:
-    """The study in plain values."""
+def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
+    """The study in plain values.
+
+    Args:
+        searches: the command searches, so that the study is bound to its search.
+    """
     search, objective, rescored = settings.search, settings.objective, settings.rerank
     return StudySpec(
         path=study_path(settings),
@@ -61,6 +65,7 @@ def study_spec(settings: Settings) -> StudySpec:
         sharing_gib=settings.sharing_gib,
         seed=settings.seed,
         resume=settings.resume,
+        searches=searches,
         settings=flat(asdict(settings)),
         defaults=flat(asdict(Settings())),
     )

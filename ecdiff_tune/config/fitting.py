@@ -17,19 +17,22 @@ def keys_of(overrides: Sequence[str]) -> list[str]:
 
 
 def fit_grids(config: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Cut ``search.k`` to k < T where the command line leaves it as conf/search/ has it.
+    """Cut ``search.k`` and ``search.edge_k`` to values below T where the command line leaves them as
+    conf/search/ has them.
 
     Returns:
         Lines that say so.
     """
-    steps = config.sampling.num_inference_steps
-    if "search.k" in keys_of(overrides) or OmegaConf.is_missing(config.sampling, "num_inference_steps"):
+    if OmegaConf.is_missing(config.sampling, "num_inference_steps"):
         return []
-    steps = count_steps(config.sampling.scheduler, steps)
-    grid = list(config.search.k)
-    fitting = [k for k in grid if k < steps]
-    if fitting == grid or not fitting or steps <= 1:
-        return []
-    config.search.k = fitting
-    shown = ",".join(map(str, fitting))
-    return [f"search.k={shown.join('[]')}: of its usual values those below {steps}, the number of steps"]
+    steps = count_steps(config.sampling.scheduler, config.sampling.num_inference_steps)
+    given, lines = keys_of(overrides), []
+    for name in ("k", "edge_k"):
+        grid = list(config.search[name])
+        fitting = [value for value in grid if value < steps]
+        if f"search.{name}" in given or fitting == grid or not fitting or steps <= 1:
+            continue
+        config.search[name] = fitting
+        shown = ",".join(map(str, fitting)).join("[]")
+        lines.append(f"search.{name}={shown}: of its usual values those below {steps}, the number of steps")
+    return lines

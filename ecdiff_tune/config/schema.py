@@ -25,6 +25,7 @@ from ecdiff_tune.config.command_groups import (
     MetricsSettings,
     ParetoSettings,
     RerankSettings,
+    TransferSettings,
 )
 from ecdiff_tune.config.groups import (
     SAME,
@@ -97,7 +98,7 @@ class Settings:
     params: ParamsSettings = group(ParamsSettings, "what is not searched")
     sampling: SamplingSettings = group(SamplingSettings, "of every generation")
     search: SearchSettings = group(
-        SearchSettings, "how (p, k, alpha, s) are searched: one of the searches below"
+        SearchSettings, "how (p, k, alpha, s) are searched; of an older study its own"
     )
     calibration: CalibrationSettings = group(CalibrationSettings, "prompts that configs are scored on")
     heldout: HeldoutSettings = group(HeldoutSettings, "prompts that only the winner is measured on")
@@ -116,6 +117,7 @@ class Settings:
     compare: CompareSettings = group(CompareSettings, "of the command compare")
     ablate: AblateSettings = group(AblateSettings, "of the command ablate")
     errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")
+    transfer: TransferSettings = group(TransferSettings, "of the command transfer")
     metrics: MetricsSettings = group(
         MetricsSettings, "what images are measured by where methods are compared; the search goes by SSIM"
     )

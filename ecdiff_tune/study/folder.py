@@ -51,6 +51,8 @@ _FREE_TO_CHANGE = {
     "errors.num_prompts",
     "errors.noise",
     "errors.config",
+    "transfer.config",
+    "transfer.tolerance",
     "metrics.names",
     "metrics.lpips_net",
     "metrics.lpips_weights",
@@ -127,7 +129,8 @@ class StudyFolder:
 
         A setting that the study does not know yet had its default when the study was made.
 
-        With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
+        The first command that searches binds it to its search. With ``resume=false`` files of an earlier
+        study are moved to a subfolder ``old-<date>`` first.
         """
         found = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
         state_path = self.path / files.STATE
@@ -137,11 +140,18 @@ class StudyFolder:
         self.spec = self.spec.with_reference(None if state is None else state["settings"]["reference"])
         fingerprint = {**self.spec.settings, **flat(found)}
         fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
-        if state is not None:
-            known = {**self.spec.defaults, **state["settings"]}
-            _refuse_differences(self.path, known, fingerprint)
-            return state["created"]
+        if not self.spec.searches:
+            fingerprint = _without_search(fingerprint)
         created = datetime.now(UTC).isoformat(timespec="seconds")
+        if state is not None:
+            created, own = state["created"], state["settings"]
+            known = {**self.spec.defaults, **own}
+            if bound := "search.name" in own and self.spec.searches:
+                _refuse_differences(self.path, known, fingerprint)
+            else:
+                _refuse_differences(self.path, _without_search(known), _without_search(fingerprint))
+            if bound or not self.spec.searches:
+                return created
         write_text(state_path, json.dumps({"created": created, "settings": fingerprint}, indent=2) + "\n")
         return created
 
@@ -170,7 +180,15 @@ def read_state(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path} is damaged. Set resume=false to start the study anew.") from error
 
 
+def _without_search(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings but for those of how is searched."""
+    return {key: value for key, value in settings.items() if not key.startswith("search.")}
+
+
 def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    if old.get("search.name") != new.get("search.name"):  # whose other settings differ by themselves
+        names = ({"search.name": one.get("search.name")} for one in (old, new))
+        old, new = ({**_without_search(one), **name} for one, name in zip((old, new), names, strict=True))
     ours, theirs = (
         {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES}
         for one in (old, new)

@@ -71,6 +71,7 @@ class StudySpec:
         sharing_gib: host memory for that, of all ranks on a machine.
         seed: of the prompts, their noise, and all that a search draws.
         resume: go on with what the folder holds; else set it aside.
+        searches: whether the command searches, which binds the folder to its search.
         settings: all of the command line's, flat, which the folder is bound to.
         defaults: the same as they are if nothing is set, for older studies.
     """
@@ -100,6 +101,7 @@ class StudySpec:
     sharing_gib: float = 4.0
     seed: int = 0
     resume: bool = True
+    searches: bool = False
     home: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -132,7 +134,7 @@ class StudySpec:
         """
         chosen = self.reference
         if chosen == AUTO:
-            chosen = kept or (PLACED if self.kind.near_enough else FULL)
+            chosen = kept or (PLACED if self.kind.needs_forecast else FULL)
         return replace(self, reference=chosen, settings={**self.settings, "reference": chosen})
 
     @property

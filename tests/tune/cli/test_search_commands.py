@@ -162,14 +162,14 @@ def test_what_a_search_cannot_heed(study: Study) -> None:
     line = one_line(study("tune", "search=race", "latency=wallclock"))
     assert "search=race must know the seconds of a config before it runs" in line
     assert "search=greedy or search=exhaustive" in line
-    assert "search.min_quality is for search=schedule and search=optuna; not for search=greedy" in one_line(
+    assert "search.min_quality is for search=schedule and search=optuna; not for search=joint" in one_line(
         study("tune", "search.min_quality=0.9")
     )
     assert "search.max_seconds is for search=optuna" in one_line(study("tune", "search.max_seconds=1"))
     line = one_line(study("tune", "search=optuna", "reference=placed"))
     assert "reference" in line
     assert "full or auto with search=optuna" in line
-    assert "stage by stage" in one_line(study("tune", "search.joint=true"))
+    assert "stage by stage" in one_line(study("tune", "search=greedy", "search.joint=true"))
     assert "Unknown search.sampler" in one_line(study("tune", "search=optuna", "search.sampler=bayes"))
     assert "search.extend is for search=greedy" in one_line(
         study("tune", "search=optuna", "search.extend=true")

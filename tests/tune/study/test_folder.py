@@ -39,8 +39,14 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-def claim(settings: Settings, spec: PairSpec = SPEC, digest: str = "d", device: str = "cpu") -> str:
-    with StudyFolder(study_spec(settings)) as folder:
+def claim(
+    settings: Settings,
+    spec: PairSpec = SPEC,
+    digest: str = "d",
+    device: str = "cpu",
+    searches: bool = True,
+) -> str:
+    with StudyFolder(study_spec(settings, searches)) as folder:
         return folder.claim(spec, digest, device)
 
 
@@ -178,6 +184,17 @@ def test_other_settings_are_refused(settings: Settings, tmp_path: Path, name: st
     assert f"({told})" in str(caught.value)
     assert "study=NAME, or resume=false" in str(caught.value)
     assert (tmp_path / "tiny" / "default" / "study.json").read_bytes() == state
+
+
+def test_the_first_command_that_searches_binds_a_study_to_its_search(settings: Settings) -> None:
+    joint = replace(settings, search=SearchSettings("joint", joint=True, k=[1, 2, 3]))
+    created = claim(settings, searches=False)
+    assert claim(joint) == created
+    assert claim(settings, searches=False) == created
+    with pytest.raises(StudyError, match=r'other settings \(search\.name "joint" -> "greedy"\)\.'):
+        claim(settings)
+    with pytest.raises(StudyError, match="seed 0 -> 1"):
+        claim(replace(settings, seed=1), searches=False)
 
 
 def test_another_device_is_refused(settings: Settings) -> None:
