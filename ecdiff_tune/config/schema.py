@@ -231,7 +231,7 @@ class Settings:
     @property
     def more_columns(self) -> tuple[str, ...]:
         """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
-        prunes = self.kind.prunes
+        prunes = self.kind.prunes or (self.kind.walks and self._decides_early)
         wanted = {
             "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
@@ -244,6 +244,12 @@ class Settings:
             "pruned": prunes,
         }
         return tuple(name for name, told in wanted.items() if told)
+
+    @property
+    def _decides_early(self) -> bool:
+        """Whether a walk may decide on fewer than all prompts."""
+        options = self.search_options()
+        return options.error_rate > 0 and bool(options.prompts(self.calibration.num_prompts))
 
     @property
     def cloud_calls(self) -> tuple[int, ...]:

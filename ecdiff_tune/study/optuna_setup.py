@@ -42,7 +42,11 @@ def search_options(spec: StudySpec, space: Space) -> Options:
     optuna = _study_options(spec)
     if space.stage != "joint":
         optuna = replace(optuna, study_name=f"{optuna.study_name} {stage_name(space.stage)}")
-    return replace(spec.options, optuna=optuna)
+    options = replace(spec.options, optuna=optuna)
+    if spec.kind.walks and (spec.timed or spec.extend):
+        # What is timed has no objective of a prompt alone, and what is walked again must be known whole.
+        return replace(options, error_rate=0.0)
+    return options
 
 
 def _study_options(spec: StudySpec) -> OptunaOptions:
