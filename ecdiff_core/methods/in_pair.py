@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from ecdiff_core.methods.choice import MethodChoice
@@ -18,12 +19,16 @@ def accelerated(
     choice: MethodChoice | None,
     num_steps: int,
     guidance_scale: float,
-    scheduler: Callable[[], Any] | None = None,
+    scheduler: Any,
     counts: bool = False,
 ) -> Iterator[Enabled | None]:
     """The cloud model with a method on, which forgets everything at the end; None changes nothing.
 
     Other threads wait meanwhile: what a method keeps of a generation lies on the model.
+
+    Args:
+        scheduler: of the generation, with its timesteps set.
+        counts: whether to note what the model's calls computed.
 
     Raises:
         PairError, ParamsError: as ``enable``.
@@ -31,6 +36,10 @@ def accelerated(
     if choice is None:
         yield None
         return
+    # One generation: others may meanwhile set the scheduler's timesteps anew.
+    told = SimpleNamespace(
+        timesteps=scheduler.timesteps, alphas_cumprod=getattr(scheduler, "alphas_cumprod", None)
+    )
     with (
         pair.family.alone,
         enable(
@@ -40,7 +49,7 @@ def accelerated(
             num_steps=num_steps,
             guided=is_guided(pair.cloud, guidance_scale),
             video=pair.family.media == "video",
-            scheduler=scheduler,
+            scheduler=lambda: told,
             counts=counts,
         ) as enabled,
     ):

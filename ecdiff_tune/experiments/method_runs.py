@@ -39,7 +39,7 @@ def generation(method: Method, pipe: ECDiffPipeline) -> Generation:
     choice, sampling = method.sampler.acceleration, pipe.config.sampling
     if choice is None:
         return nullcontext
-    return partial(accelerated, pipe.pair, choice, pipe.num_steps, sampling.guidance_scale)
+    return partial(accelerated, pipe.pair, choice, pipe.num_steps, sampling.guidance_scale, pipe.scheduler)
 
 
 def obstacle(pair: Pair, method: Method) -> str | None:
