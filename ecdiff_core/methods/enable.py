@@ -14,6 +14,7 @@ from ecdiff_core.methods.follower import Busy, Follower
 from ecdiff_core.methods.hits import Hits
 from ecdiff_core.methods.method import Method, Target, Values
 from ecdiff_core.methods.model_hooks import added_hooks, inside_ecdiff, without_traces
+from ecdiff_core.methods.watched import Watched
 
 FOLLOWER = "ecdiff_method"
 """Name of the follower's hook."""
@@ -26,14 +27,23 @@ class Enabled:
         values: complete.
     """
 
-    def __init__(self, method: Method, values: Values, follower: Follower, stack: ExitStack) -> None:
+    def __init__(
+        self, method: Method, values: Values, follower: Follower, watched: Watched | None, stack: ExitStack
+    ) -> None:
         self.method, self.values = method, values
+        self._watched = watched
         self._follower, self._stack = follower, stack
 
     @property
     def hits(self) -> Hits:
         """What ran in the last generation, or in the one under way; empty unless ``counts`` was asked for."""
         return self._follower.hits
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Values of the dial, from the first up to the second, with which the last generation would have been
+        the same; None where that is not known, or ``counts`` was not asked for."""
+        return None if self._watched is None else self._watched.interval()
 
     def disable(self) -> None:
         """Take the method out. A second time nothing happens."""
@@ -96,18 +106,28 @@ def enable(
         )
     if reason := obstacle(method, model, num_steps):
         raise PairError(f"{method.label} cannot be used with this {type(model).__name__}: {reason}.")
+    dial = method.parameter(method.dial)
+    watched = Watched(complete[method.dial]) if counts and dial.decides else None
     follower = Follower(scheduler, num_steps, counts, busy)
     with ExitStack() as stack:
         with inside_ecdiff(model):
             stack.enter_context(without_traces(model))
             target = Target(model, num_steps, guided, video, follower)
-            follower.reset = stack.enter_context(method.switch(target, complete))
+            given = complete if watched is None else {**complete, method.dial: watched}
+            forget = stack.enter_context(method.switch(target, given))
+
+            def reset() -> None:
+                forget()
+                if watched is not None:
+                    watched.forget()
+
+            follower.reset = reset
 
             def follow() -> None:
                 HookRegistry.check_if_exists_or_initialize(model).register_hook(follower, FOLLOWER)
 
             stack.enter_context(added_hooks(model, follow))
-        enabled = Enabled(method, complete, follower, ExitStack())
+        enabled = Enabled(method, complete, follower, watched, ExitStack())
         vars(model)[FOLLOWER] = enabled
         stack.callback(vars(model).pop, FOLLOWER, None)
         enabled._stack = stack.pop_all()

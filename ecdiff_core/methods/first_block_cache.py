@@ -48,6 +48,7 @@ METHOD = Method(
             10.0,
             0.05,
             "relative change of the first block below which all is reused",
+            decides=True,
         ),
     ),
     dial="threshold",

@@ -55,7 +55,15 @@ METHOD = Method(
     label="MagCache",
     source="arXiv 2506.09045; diffusers.MagCacheConfig",
     parameters=(
-        Parameter("threshold", "float", 0.0, 10.0, 0.06, "accumulated error below which calls are skipped"),
+        Parameter(
+            "threshold",
+            "float",
+            0.0,
+            10.0,
+            0.06,
+            "accumulated error below which calls are skipped",
+            decides=True,
+        ),
         Parameter("max_skip_steps", "int", 0, 50, 3, "most calls skipped in a row"),
         Parameter("retention_ratio", "float", 0.0, 1.0, 0.2, "share of the steps at the beginning, computed"),
         Parameter("mag_ratios", "floats", 0.0, 1e6, None, "ratio of the residual's magnitude, step by step"),

@@ -30,6 +30,7 @@ class Parameter:
         default: of the method's authors or of diffusers; None where there is none.
         about: what it does, with its unit.
         grid: values that tuning tries beside each other; empty tries the default alone.
+        decides: whether it is a threshold that is compared with numbers, which alone decide what is skipped.
         shows: whether the pattern of hits tells all that it does: values with one pattern make one image.
     """
 
@@ -41,6 +42,7 @@ class Parameter:
     about: str
     grid: tuple[Any, ...] = ()
     shows: bool = True
+    decides: bool = False
 
     def check(self, value: Any) -> Any:
         """The value, of its type.

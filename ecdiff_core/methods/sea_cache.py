@@ -52,7 +52,13 @@ METHOD = Method(
     source="arXiv 2602.18993; diffusers.SeaCacheConfig",
     parameters=(
         Parameter(
-            "threshold", "float", 0.0, 100.0, 0.25, "accumulated relative change up to which is reused"
+            "threshold",
+            "float",
+            0.0,
+            100.0,
+            0.25,
+            "accumulated relative change up to which is reused",
+            decides=True,
         ),
         Parameter(
             "residual_order", "int", 0, 1, 1, "0 reuses the residual, 1 extrapolates it", (0, 1), shows=False

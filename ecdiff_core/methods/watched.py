@@ -22,8 +22,9 @@ class Watched(float):
 
     def interval(self) -> tuple[float, float]:
         """The thresholds from the first, included, to the second that decide as this one did."""
-        below = [one for one in self._seen if one <= self]
-        above = [one for one in self._seen if one > self]
+        own = float(self)  # which notes nothing
+        below = [one for one in self._seen if one <= own]
+        above = [one for one in self._seen if one > own]
         return max(below, default=-math.inf), min(above, default=math.inf)
 
     def forget(self) -> None:
