@@ -27,6 +27,7 @@ from ecdiff_core.call_arguments import (
 )
 from ecdiff_core.config import PairSpec, Sampling, TunedConfig
 from ecdiff_core.errors import ConfigError, NonFiniteLatentsError, ParamsError
+from ecdiff_core.methods.in_pair import accelerated
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
@@ -287,7 +288,10 @@ class ECDiffPipeline:
         steps = self.plan(mode)
         bar = tqdm(total=steps.num_steps, **self._bar_settings)
         turn = self.pair.family.alone if self._is_offloaded() else nullcontext()
-        with bar, turn, self._interrupts.call():
+        method = self.config.method if mode == "ecdiff" else None  # a baseline has none
+        guidance = self.config.sampling.guidance_scale
+        on = accelerated(self.pair, method, steps.num_steps, guidance, self.scheduler)
+        with bar, turn, on, self._interrupts.call():
             on_step = counted_by(bar, on_step)
             clock = Clock(self.device)
             begun = self.prepare(

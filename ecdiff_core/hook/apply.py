@@ -119,6 +119,11 @@ def apply_ecdiff(
         raise ConfigError(
             f"Expected a tuned config or the path of its YAML file, got {type(config).__name__}."
         )
+    if config.method is not None:
+        raise ConfigError(
+            f"The config has method {config.method.name} beside EC-Diff's params: give it to apply_tuned, "
+            "which switches both on."
+        )
     hook = ECDiffHook(pipe, config, edge, check_scheduler, check_weights)
     there = hook_on(denoiser_of(pipe))
     if there is not None and there is not getattr(pipe, "ecdiff", None):

@@ -14,6 +14,7 @@ from torch import nn
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import PairError, ParamsError
+from ecdiff_core.methods.model_hooks import ECDIFF
 from ecdiff_core.models.answers import Answer, check_answers
 from ecdiff_core.models.families import FAMILIES
 from ecdiff_core.models.families.base import Size
@@ -21,7 +22,7 @@ from ecdiff_core.sampling.scheduler_settings import check_settings, differences
 from ecdiff_core.sampling.scheduler_trial import refuse_stochastic
 from ecdiff_core.sampling.timesteps import check_own_timesteps
 
-HOOK_NAME = "ecdiff"
+HOOK_NAME = ECDIFF
 """In the denoiser's HookRegistry."""
 
 
