@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from torch import nn
 
 from ecdiff_core.config import TunedConfig
@@ -95,10 +96,15 @@ def calls(pipe: ECDiffPipeline) -> Iterator[Calls]:
 
 
 @pytest.fixture(scope="session")
-def command() -> Command:
-    """``ecdiff-tune ARGUMENTS…`` in this process, which saves the seconds that importing torch takes."""
+def command() -> Iterator[Command]:
+    """``ecdiff-tune ARGUMENTS…`` in this process, which saves the seconds that importing torch takes.
+
+    Hydra composes the config once in place of twice: the first time is for ``hydra.mode`` alone, which no
+    test sets.
+    """
 
     def call(*arguments: str) -> Outcome:
+        assert not any("hydra.mode" in one for one in arguments)
         out, err, argv = io.StringIO(), io.StringIO(), sys.argv
         before = os.environ.get("HYDRA_FULL_ERROR")
         try:
@@ -113,7 +119,9 @@ def command() -> Command:
         return Outcome(status, out.getvalue(), err.getvalue())
 
     torch.set_num_threads(1)
-    return call
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+        yield call
 
 
 @pytest.fixture
