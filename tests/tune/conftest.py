@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra._internal.hydra import Hydra
 from torch import nn
 
 from ecdiff_core.config import TunedConfig
@@ -24,7 +23,15 @@ from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.reference import Reference
 
+from .composing import compose_once
 from .studies import Command, Outcome, Study, show_nothing
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composing() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        compose_once(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -96,12 +103,8 @@ def calls(pipe: ECDiffPipeline) -> Iterator[Calls]:
 
 
 @pytest.fixture(scope="session")
-def command() -> Iterator[Command]:
-    """``ecdiff-tune ARGUMENTS…`` in this process, which saves the seconds that importing torch takes.
-
-    Hydra composes the config once in place of twice: the first time is for ``hydra.mode`` alone, which no
-    test sets.
-    """
+def command() -> Command:
+    """``ecdiff-tune ARGUMENTS…`` in this process, which saves the seconds that importing torch takes."""
 
     def call(*arguments: str) -> Outcome:
         assert not any("hydra.mode" in one for one in arguments)
@@ -119,9 +122,7 @@ def command() -> Iterator[Command]:
         return Outcome(status, out.getvalue(), err.getvalue())
 
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
-        yield call
+    return call
 
 
 @pytest.fixture
