@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +16,7 @@ from ecdiff_tune.config.schema import Settings
 from ecdiff_tune.study.renamed import RENAMED
 
 
+@cache
 def register() -> None:
     """Make ``Settings`` the schema that conf/base.yaml starts from.
 
