@@ -25,7 +25,7 @@ torch.set_num_threads(1)  # faster for models this small, and results that do no
 
 
 def pytest_collection_finish() -> None:
-    """A full collection, which `free()` asks for, need not go through the million objects of the libraries."""
+    """A full collection, which `free()` asks for, need not go through the libraries' million objects."""
     gc.collect()
     gc.freeze()
 

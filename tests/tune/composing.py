@@ -1,4 +1,4 @@
-"""Hydra without what it does anew for each config that it composes of ``conf/``: reading and merging its files.
+"""Hydra without what it does anew for each config that it composes of ``conf/``: reading and merging files.
 
 What a command line gives is parsed, applied and checked each time.
 """
