@@ -19,27 +19,24 @@ from ecdiff_tune.study import files, recorded
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import LoadedPair, References
 from ecdiff_tune.study.spending import HELDOUT
-from ecdiff_tune.study.winner import ConfigSource, Heldout, config_of, how_searched
+from ecdiff_tune.study.winner import Heldout, config_of, how_searched
 
 
-def config_of_winner(
-    stages: Stages, pair: LoadedPair, found: Found, heldout: Heldout | None = None
-) -> TunedConfig:
+def config_of_winner(stages: Stages, found: Found, heldout: Heldout | None = None) -> TunedConfig:
     """The YAML of a stage's winner."""
-    spec, prompts = stages.study.spec, stages.references.calibration.prompt_set
-    source = ConfigSource.of_pipe(spec, stages.study.created, prompts, pair.latency, pair.pipe)
-    how = how_searched(spec, found.winner)
-    return config_of(found.winner, found.trials, source, how, stages.scorer, heldout)
+    how = how_searched(stages.study.spec, found.winner)
+    return config_of(found.winner, found.trials, stages.early.source, how, stages.scorer, heldout)
 
 
 def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     """Held-out score, YAML, table, images and page; the last lines that a command prints."""
     study, references = stages.study, stages.references
     heldout = None
+    stages.early.found(config_of_winner(stages, found))
     if len(references.heldout_prompts):
         with study.spending.part(HELDOUT):
             heldout = _measure_heldout(study, pair, references, found.winner)
-    config = config_of_winner(stages, pair, found, heldout)
+    config = config_of_winner(stages, found, heldout)
     config.save(study.path / files.CONFIG)
     write_text(study.path / files.TABLE5, tables.table5([config]))
     with study.spending.part("samples"):
@@ -65,9 +62,10 @@ def _measure_heldout(study: OpenStudy, pair: LoadedPair, references: References,
     """The winner on the held-out set, whose reference is made now if need be."""
     evaluator, progress = study.evaluator(pair, references.heldout, tuning=False), study.progress
     prompts, config = references.heldout.prompt_set, winner.config
-    progress.start_task(
-        "winner on held-out prompts", len(prompts), len(prompts) - evaluator.missing([config])
-    )
+    missing, plan = evaluator.missing([config]), config.plan
+    if progress.time_left is not None:
+        progress.time_left.plan(HELDOUT, plan.cloud_calls * missing, plan.edge_calls * missing, missing)
+    progress.start_task("winner on held-out prompts", len(prompts), len(prompts) - missing)
     (measured,) = evaluator.measure([config], progress.prompts_done)
     progress.end_stage()
     return Heldout(prompts, measured)

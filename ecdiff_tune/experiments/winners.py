@@ -23,7 +23,10 @@ def config_of_study(folder: Path, heldout: int) -> TunedConfig:
             f"The study in {folder} has no held-out prompts to measure on (heldout.num_prompts=0): "
             "tune another study=NAME with some."
         )
-    return TunedConfig.load(path)
+    config = TunedConfig.load(path)
+    if config.basis:
+        raise StudyError(f"{path} is an early answer ({config.basis}): run tune to its end first.")
+    return config
 
 
 def schedule_config(name: str | None, folder: Path, tuned: TunedConfig) -> TunedConfig | None:

@@ -64,13 +64,13 @@ class References:
         progress: Progress,
     ) -> None:
         self._spec, self._pair, self._folder = spec, pair, folder
-        self._drawn, self._drawn_heldout = drawn, drawn_heldout
+        self.drawn, self._drawn_heldout = drawn, drawn_heldout
         self._spending, self._progress = spending, progress
 
     @cached_property
     def calibration(self) -> Reference:
         """Of the prompts that are tuned on; with an edge pass for a search that predicts."""
-        return self._make(self._drawn, REFERENCE, None, self._edge_pass(self._drawn))
+        return self._make(self.drawn, REFERENCE, None, self._edge_pass(self.drawn))
 
     @cached_property
     def heldout(self) -> Reference:
@@ -82,6 +82,13 @@ class References:
     def heldout_prompts(self) -> CalibrationSet:
         """Those that are checked on, without those that are known to be of no use."""
         return reference.usable(self._drawn_heldout, self._folder)
+
+    def missing(self) -> tuple[int, int]:
+        """Of how many prompts there is no reference yet: of those tuned on, and of those held out."""
+        return (
+            len(reference.missing(self.drawn, self._folder)),
+            len(reference.missing(self._drawn_heldout, self._folder)),
+        )
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -128,7 +135,9 @@ class References:
             cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
             if missing:
                 seconds = cloud * latency.cloud_call.median + edge * latency.edge_call.median
-                progress.say(f"{label}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
+                progress.say(f"{label}: {cloud:,} cloud and {edge:,} edge calls, at most {duration(seconds)}")
+            if progress.time_left is not None:
+                progress.time_left.plan(part, cloud, edge, 2 * len(missing))
             title = f"{label} (cloud's and edge's images)"
             progress.start_task(title, len(prompts), len(prompts) - len(missing))
             made = reference.make(

@@ -85,6 +85,7 @@ def config_of(
     how: Mapping[str, Any],
     scorer: Scorer,
     heldout: Heldout | None = None,
+    basis: str = "",
 ) -> TunedConfig:
     """The YAML of a trial: the one place where it is put together.
 
@@ -92,10 +93,11 @@ def config_of(
         among: the trials that it was chosen from.
         how: it was chosen, for the provenance.
         scorer: of the held-out measurements.
+        basis: of the scores of an early answer.
     """
     spec = source.spec
     w1, seed = spec.weights.w1, spec.seed
-    score = config_sections.score_section(trial, w1, seed)
+    score = config_sections.score_section(trial, w1, seed, basis)
     if heldout is not None:
         found = scorer.score(trial.plan, heldout.rows, with_burden=True)
         score["heldout"] = config_sections.heldout_section(found, heldout.rows, heldout.prompts, w1, seed)
