@@ -14,7 +14,7 @@ from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import page, tables
 from ecdiff_tune.report.figure_files import save_figure
 from ecdiff_tune.report.paper_figures import noise_change
-from ecdiff_tune.report.result import beaten_note, made_by, result_lines
+from ecdiff_tune.report.result import beaten_note, command, made_by, result_lines
 from ecdiff_tune.study import files, recorded
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import LoadedPair, References
@@ -54,6 +54,8 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
         example(references.calibration.prompt_set.prompts),
     )
     study.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} {prompt}")
+    if heldout is not None:
+        study.progress.say(f"and against fewer steps of the cloud alone: {command('compare', study.spec)}")
     # After all else, which an error of the page must not keep back.
     study.progress.say(f"page: {page.write(record)}")
 

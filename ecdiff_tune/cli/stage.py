@@ -153,10 +153,10 @@ class Stages:
         spec, bounds = self.study.spec, [bound for stage in stages for bound in stage]
         trials = sum(stage[0].count for stage in stages)
         cloud, edge = self.total_calls(bounds)
+        seconds = "" if self.study.progress.time_left else f", about {duration(self.total_seconds(bounds))}"
         return (
-            f"{what}: up to {counted(trials, 'trial')}, {cloud:,} cloud and {edge:,} edge calls, "
-            f"about {duration(self.total_seconds(bounds))} if all are needed"
-            + ("" if spec.kind.places else f" (p = {p})")
+            f"{what}: up to {counted(trials, 'trial')}, {cloud:,} cloud and {edge:,} edge calls{seconds} "
+            "if all are needed" + ("" if spec.kind.places else f" (p = {p})")
         )
 
     def total_seconds(self, bounds: Sequence[CallBound]) -> float:

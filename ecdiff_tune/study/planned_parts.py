@@ -1,4 +1,4 @@
-"""The parts of ``tune`` with a forecast, and about how many calls each takes, before any of them has begun."""
+"""The parts of ``tune`` with a forecast, and about how many calls each takes, before any has begun."""
 
 from __future__ import annotations
 

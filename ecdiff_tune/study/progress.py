@@ -188,6 +188,8 @@ class Progress:
             left = _left("up to about", seconds, self._fresh + prior, remaining)
         left = self._in_all() or left
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
+        if self._best is trial and self.time_left is not None:  # the line begins with it
+            best = "the best so far"
         self._trials.set_postfix_str(f"{best}{left}", refresh=False)
         self._trials.update()
         self.say(f"{_trial_line(trial)}   {best}{left}")
