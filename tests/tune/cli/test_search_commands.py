@@ -78,7 +78,7 @@ def test_tune_goes_on_after_a_stop(
         assert early.score is not None
         assert {"quality", "seconds", "calls"} < early.score.keys()
         assert "heldout" not in early.score
-        assert f"early answer ({early.basis})" in one_line(other("compare"))
+        assert f"early answer ({early.basis})" in one_line(other("compare", *SMALL))
         assert f"ecdiff.yaml is an early answer ({early.basis})" in other("table5").out
     again = other(*command)
     assert again.status == 0, again
