@@ -144,6 +144,12 @@ class ECDiffPipeline:
         return Guidance(sampling.guidance_scale, steps)
 
     @property
+    def is_guided(self) -> bool:
+        """Whether prompts are encoded with another half, without the prompt."""
+        models = (self.pair.cloud, self.pair.edge)
+        return self.pair.family.needs_negatives(models, self.config.sampling.guidance_scale)
+
+    @property
     def estimator(self) -> Estimator:
         """How approximated steps get their noise."""
         return get_estimator(self.config.sampling.estimator)
@@ -168,9 +174,8 @@ class ECDiffPipeline:
     def encode(self, prompts: Sequence[str], negative_prompts: Sequence[str] | None = None) -> Conditioning:
         """Encode the prompts; without them only where one of the two models asks for it."""
         family, scale = self.pair.family, self.config.sampling.guidance_scale
-        guided = family.needs_negatives((self.pair.cloud, self.pair.edge), scale)
         with family.alone:  # tokenizers may not be used by two threads at once
-            return family.encode(prompts, scale if guided else 1.0, self.size, negative_prompts)
+            return family.encode(prompts, scale if self.is_guided else 1.0, self.size, negative_prompts)
 
     def bind(
         self, conditioning: Conditioning, handoff_adapter: HandoffAdapter | None = None
@@ -193,7 +198,11 @@ class ECDiffPipeline:
             pair.cloud_schedule,
             pair.edge_schedule,
         )
-        return pair.family.bind(pair.cloud, conditioning, guidance), edge
+        return self.bind_cloud(conditioning), edge
+
+    def bind_cloud(self, conditioning: Conditioning) -> Denoiser:
+        """The cloud model for some prompts; samples may be at different timesteps (``Family.bind``)."""
+        return self.pair.family.bind(self.pair.cloud, conditioning, self.guidance)
 
     def check_adapter(self, handoff_adapter: HandoffAdapter) -> None:
         """Whether these models can be joined by a handoff adapter, in place of the config's.

@@ -77,6 +77,8 @@ def _run(command: str) -> None:
             composed.present_names(config, overrides, print)
             if kind.of_study:
                 config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
+            elif kind.of_config:
+                config = restore.of_config(config, overrides)
             elif kind.divides:
                 config = restore.with_own_search(config, overrides, print)
             chosen = composed.from_config(config, overrides)

@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "settings.md"
 FIRST = (
     *("search", "search.k", "search.alpha", "search.s", "objective", "link", "calibration.num_prompts"),
     *("calibration.file", "heldout.num_prompts", "sampling.num_inference_steps", "sampling.guidance_scale"),
-    *("params.p", "device", "dtype", "batch_size", "study", "resume"),
+    *("params.p", "reference", "device", "dtype", "batch_size", "study", "resume"),
 )
 """Settings and groups of the first table."""
 BEGIN = "<!-- From here on written by scripts/write_settings.py. -->\n"

@@ -241,7 +241,7 @@ class ECDiffHook(ModelHook):
         given = self._signature.bind_partial(*args, **kwargs).arguments
         tracker, calls_before = self._tracker, self._tracker.branch + 1
         timestep = torch.as_tensor(given["timestep"])
-        self._scale = None if self._guidance is None else self._guidance.at(timestep.max())
+        self._scale = None if self._guidance is None else float(self._guidance.at(timestep.max()))
         if tracker.enter(timestep):
             self._begin(module, given)
         if not self._needs_history:

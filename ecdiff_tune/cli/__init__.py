@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecdiff_tune.config import Settings
@@ -20,19 +20,23 @@ class Command:
         note: what its own ``--help`` adds.
         module: that has a function of the command's name.
         of_study: it goes by the settings of a study that is there, and begins none.
+        of_config: it goes by the settings of a tuned config, and begins a study of its own.
         loads_models: it works with the pair itself.
         divides: on several ranks all of them work; of other commands the first does everything.
         search: what is chosen of the group ``search`` where neither the command line nor conf/base.yaml
             chooses.
+        defaults: other settings that it has other defaults for than conf/base.yaml.
     """
 
     about: str
     module: str
     of_study: bool = False
+    of_config: bool = False
     loads_models: bool = True
     note: str = ""
     divides: bool = False
     search: str = "greedy"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def function(self, name: str) -> Callable[[Settings], None]:
         """What does its work."""
@@ -111,6 +115,20 @@ COMMANDS: dict[str, Command] = {
         of_study=True,
         note=f"{_OWN}. Free are errors.*: num_prompts and noise\n"
         "take time, config is another YAML than the study's ecdiff.yaml.",
+        divides=True,
+    ),
+    "transfer": Command(
+        "a tuned config at another number of steps, scheduler, guidance or size, checked on few prompts",
+        "cli.transfer",
+        of_config=True,
+        note="It needs transfer.config=FILE.yaml; of pair and sampling what is not given is that config's\n"
+        "own. Its study is called transfer and has 12 prompts, unless others are given.",
+        search="joint",
+        defaults={
+            "study": "transfer",
+            "calibration": {"num_prompts": 12},
+            "heldout": {"num_prompts": 0},
+        },
         divides=True,
     ),
     "table5": Command(

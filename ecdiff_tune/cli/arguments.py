@@ -12,7 +12,7 @@ _PATHS = {
     *("pair.cloud_config", "pair.edge_config", "pair.cloud_subfolder", "pair.edge_subfolder"),
     *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "latency", "rerank.latency"),
     *("metrics.clip", "metrics.lpips_weights", "search.storage", "search.artifacts"),
-    *("compare.schedule", "errors.config"),
+    *("compare.schedule", "errors.config", "transfer.config"),
 }
 """Settings whose value may hold whatever a path may."""
 _PLAIN = re.compile(r"[\w./:-]*")

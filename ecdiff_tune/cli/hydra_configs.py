@@ -31,9 +31,10 @@ def primary_config(command: str, arguments: Sequence[str] = ()) -> str:
         return command
     # Hydra refuses a file and a stored config of one name, also of a file that it does not read otherwise.
     name = f"ecdiff_{command}"
-    own = {"app_name": f"ecdiff-tune {command}", "template": _help(command, COMMANDS[command])}
-    defaults = ["base", *_own_groups(folder, COMMANDS[command]), "_self_"]
-    ConfigStore.instance().store(name, {"defaults": defaults, "hydra": {"help": own}})
+    kind = COMMANDS[command]
+    own = {"app_name": f"ecdiff-tune {command}", "template": _help(command, kind)}
+    defaults = ["base", *_own_groups(folder, kind), "_self_"]
+    ConfigStore.instance().store(name, {"defaults": defaults, **kind.defaults, "hydra": {"help": own}})
     return name
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import nearest
 from ecdiff_tune.config import SearchSettings, Settings, SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of
@@ -78,6 +79,46 @@ def with_own_search(config: DictConfig, overrides: Sequence[str], log: Callable[
         if key not in given:
             OmegaConf.update(config, key, study.get(key, default))
     return config
+
+
+def of_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with pair and sampling of the YAML ``transfer.config``, where ``overrides`` give no others.
+
+    Args:
+        config: composed by Hydra.
+        overrides: of the command line.
+
+    Raises:
+        SettingsError: no YAML is named.
+        ConfigError, ParamsError: it cannot be read.
+    """
+    if config.transfer.config is None:
+        raise SettingsError("Expected transfer.config=FILE.yaml, a config that was tuned, got none.")
+    source = TunedConfig.load(str(config.transfer.config))
+    defaults = flat(asdict(Settings()))
+    given = set(_given(overrides, defaults))
+    config = config.copy()
+    for key, value in _settings_of(source).items():
+        if key not in given:
+            OmegaConf.update(config, key, value)
+    fit_grids(config, overrides)
+    return config
+
+
+def _settings_of(source: TunedConfig) -> dict[str, Any]:
+    """A YAML's pair and sampling as settings, flat."""
+    pair, sampling = source.pair, asdict(source.sampling)
+    sides = {
+        f"pair.{side}{suffix}": getattr(ref, name)
+        for side, ref in (("cloud", pair.cloud), ("edge", pair.edge))
+        for suffix, name in (
+            *(("", "id"), ("_revision", "revision"), ("_variant", "variant")),
+            *(("_subfolder", "subfolder"), ("_config", "config")),
+        )
+    }
+    lora = [{"path": one.path, "weight": one.weight, "on": one.on} for one in pair.lora]
+    own = {"pair.name": pair.name, **sides, "pair.lora": lora, "dtype": sampling.pop("dtype")}
+    return {**own, **{f"sampling.{name}": value for name, value in sampling.items()}}
 
 
 def study_state(pair: Path, study: str) -> dict[str, Any]:

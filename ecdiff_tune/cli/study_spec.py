@@ -51,6 +51,7 @@ def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
         p=None if settings.params.p == AUTO else int(settings.params.p),
         weights=Weights(objective.w1, objective.w2, objective.w3, cast(BurdenOf, objective.burden)),
         link=settings.core_link(),
+        reference=settings.reference,
         latency=settings.latency,
         rescoring=Rescoring(
             None if rescored.latency is None else Path(rescored.latency).expanduser(),

@@ -40,7 +40,7 @@ def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
     _refuse_params_by_hand(settings)
     _refuse_placing(settings)
-    with _stages(settings) as (stages, _):
+    with open_stages(settings) as (stages, _):
         write_noise_profile(stages.study, stages.references)
         found = _run_stage1(settings, stages)
         log_result(stages, config_of_winner(stages, found))
@@ -53,7 +53,7 @@ def stage2(settings: Settings) -> None:
     _refuse_placing(settings)
     if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
-    with _stages(settings) as (stages, pair):
+    with open_stages(settings) as (stages, pair):
         params = settings.params_by_hand(stages.references.p())
         if params:
             winner = Candidate(params, settings.sampling.estimator)
@@ -65,7 +65,7 @@ def stage2(settings: Settings) -> None:
 def tune(settings: Settings) -> None:
     """The reference, stage 1, stage 2, then the winner on held-out prompts."""
     _refuse_params_by_hand(settings)
-    with _stages(settings, whole=True) as (stages, pair):
+    with open_stages(settings, whole=True) as (stages, pair):
         write_noise_profile(stages.study, stages.references)
         if settings.search.joint:
             found = stages.run(_joint_space(settings, stages))
@@ -77,7 +77,7 @@ def tune(settings: Settings) -> None:
 
 
 @contextmanager
-def _stages(settings: Settings, whole: bool = False) -> Iterator[tuple[Stages, LoadedPair]]:
+def open_stages(settings: Settings, whole: bool = False) -> Iterator[tuple[Stages, LoadedPair]]:
     """What runs the study's stages, once the reference is made; and the pair.
 
     Args:
@@ -90,12 +90,13 @@ def _stages(settings: Settings, whole: bool = False) -> Iterator[tuple[Stages, L
     ):
         if whole and study.spec.kind.needs_forecast:
             study.progress.time_left = planned_parts(study, references, pair.latency)
+            references.plan_ahead()
         study.progress.say(f"search {settings.search.name}: {settings.kind.about}")
         spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)
         tracking, columns = settings.tracking, settings.more_columns
-        source = ConfigSource.of_pipe(spec, study.created, made.prompt_set, pair.latency, pair.pipe)
+        source = ConfigSource.of_pipe(spec, study.created, made.prompt_set, pair.latency, pair.pipe, None)
         early = EarlyAnswers(study.path / files.CONFIG, source, scorer)
         yield Stages(study, references, evaluator, scorer, early, current(), tracking, columns), pair
 

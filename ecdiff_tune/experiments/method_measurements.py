@@ -65,7 +65,7 @@ class MethodEvaluator:
 
     @property
     def _reference(self) -> Reference:
-        return self._references.heldout
+        return self._references.heldout_with_edge
 
     @property
     def _names(self) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ class SearchSpec:
         extends: it goes on beyond its grid with ``search.extend``.
         prunes: it prunes candidates after some prompts.
         predicts: it goes by the forecast from the reference run.
-        needs_forecast: it cannot do without.
+        needs_forecast: it cannot do without. A reference near to the cloud's own images is enough for it: the
+            forecast chooses who races, and the race decides between near equals.
         walks: it may end without having measured its whole grid, and gives no reason for what is left.
         places: it lists the real steps itself, in place of p and k.
         is_optuna: its trials are those of an Optuna study, which keeps images of them.

@@ -15,7 +15,7 @@ from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.study import files
-from ecdiff_tune.study.renamed import present_settings
+from ecdiff_tune.study.renamed import WITHOUT, present_settings
 from ecdiff_tune.study.spec import StudySpec
 
 _FREE_TO_CHANGE = {
@@ -48,6 +48,8 @@ _FREE_TO_CHANGE = {
     "errors.num_prompts",
     "errors.noise",
     "errors.config",
+    "transfer.config",
+    "transfer.tolerance",
     "metrics.names",
     "metrics.lpips_net",
     "metrics.lpips_weights",
@@ -128,16 +130,17 @@ class StudyFolder:
         study are moved to a subfolder ``old-<date>`` first.
         """
         found = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
+        state_path = self.path / files.STATE
+        if not self.spec.resume:
+            self._set_aside()
+        state = read_state(state_path) if state_path.is_file() else None
+        self.spec = self.spec.with_reference(None if state is None else state["settings"]["reference"])
         fingerprint = {**self.spec.settings, **flat(found)}
         fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         if not self.spec.searches:
             fingerprint = _without_search(fingerprint)
-        state_path = self.path / files.STATE
-        if not self.spec.resume:
-            self._set_aside()
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        if state_path.is_file():
-            state = read_state(state_path)
+        if state is not None:
             created, own = state["created"], state["settings"]
             known = {**self.spec.defaults, **own}
             if bound := "search.name" in own and self.spec.searches:
@@ -168,7 +171,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return {"created": str(state["created"]), "settings": present_settings(state["settings"])}
+        settings = {**WITHOUT, **present_settings(state["settings"])}
+        return {"created": str(state["created"]), "settings": settings}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(f"{path} is damaged. Set resume=false to start the study anew.") from error
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import stage_name
-from ecdiff_tune.study import files
+from ecdiff_tune.study import files, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import References
-from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, REFERENCE
+from ecdiff_tune.study.spending import HELDOUT
 from ecdiff_tune.study.time_left import TimeLeft
 
 CLOUD_SHARE, EDGE_SHARE = 0.18, 0.14
@@ -18,15 +18,11 @@ SAMPLES = 8
 
 def planned_parts(study: OpenStudy, references: References, latency: LatencyProfile) -> TimeLeft:
     """What ``tune`` will do in this run; each part says more exactly what it takes when it begins."""
-    steps, left = study.spec.num_steps, TimeLeft(study.spending, latency)
-    missing, missing_heldout = references.missing()
-    left.plan(REFERENCE, missing * steps, 1.25 * missing * steps, 2 * missing)
-    count = _generations(study, references)
-    plan_search(left, study, references, stage_name("joint"), *_calls(steps, count))
-    left.plan(HELDOUT_REFERENCE, missing_heldout * steps, missing_heldout * steps, 2 * missing_heldout)
+    left = TimeLeft(study.spending, latency)
+    plan_search(left, study, references, stage_name("joint"), *_calls(study, _generations(study, references)))
     if not (study.path / files.SAMPLES_GRID).is_file():
-        heldout = len(references.heldout_prompts)
-        left.plan(HELDOUT, *_calls(steps, heldout), heldout)
+        steps, heldout = study.spec.num_steps, len(references.heldout_prompts)
+        left.plan(HELDOUT, *_calls(study, heldout), heldout)
         left.plan("samples", 0.6 * SAMPLES * steps, 0.5 * SAMPLES * steps, 2 * SAMPLES)
     return left
 
@@ -36,7 +32,11 @@ def plan_search(
 ) -> None:
     """Plan a search of so many calls at most, but for the share of its pictures that the ledger has."""
     most, names = _generations(study, references), set(references.drawn.keys)
-    known = sum(len(names & study.ledger.read(key).keys()) for key in study.ledger.configs())
+    plan, ledger = reference_plan.read(study.path), study.ledger
+    known = 0
+    for key in ledger.configs():
+        rows = ledger.read(key).keys() | (ledger.read(key, plan.name).keys() if plan else set())
+        known += len(names & rows)
     share = max(0.0, 1 - known / most)
     left.plan(part, share * cloud, share * edge, share * most)
 
@@ -50,5 +50,6 @@ def _generations(study: OpenStudy, references: References) -> int:
     return spec.options.finalists * seen + everything - seen
 
 
-def _calls(steps: int, generations: int) -> tuple[float, float]:
+def _calls(study: OpenStudy, generations: int) -> tuple[float, float]:
+    steps = study.spec.num_steps
     return CLOUD_SHARE * steps * generations, EDGE_SHARE * steps * generations

@@ -21,8 +21,11 @@ class TimeLeft:
         self._planned: dict[str, float] = {}
 
     def plan(self, part: str, cloud: float, edge: float, decode: float = 0) -> None:
-        """The calls that a part of the command will take from its beginning in this run, anew if need be."""
-        self._planned[part] = self._price({"cloud": cloud, "edge": edge, "decode": decode})
+        """The calls that a part of the command will take from now on, in place of what was planned before."""
+        done, _ = self._spending.of(part)
+        self._planned[part] = self._price(done) + self._price(
+            {"cloud": cloud, "edge": edge, "decode": decode}
+        )
 
     def at_most(self) -> float:
         """Seconds of all that is planned if every call were one alone, which batches are not."""

@@ -60,6 +60,8 @@ class Family(ABC):
     media: ClassVar[Literal["image", "video"]] = "image"
     offers_dynamic_cfg: ClassVar[bool] = False
     """Whether the pipeline knows ``use_dynamic_cfg``."""
+    timestep_per_sample: ClassVar[bool] = True
+    """Whether the samples of one call may be at different timesteps."""
     noise_dtype: ClassVar[torch.dtype | None] = None
     """In which the pipeline steps its scheduler; None for the latents' own dtype."""
 
@@ -193,6 +195,10 @@ class Family(ABC):
         Whether a pair's models need the half without the prompt, ``needs_negatives`` tells.
         """
 
+    @abstractmethod
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What ``encode`` makes of a prompt, by name, without the batch; told from configs alone."""
+
     def read_tokens(self, tokenizer: str) -> int:
         """How many tokens of a prompt ``encode`` reads, the two at the ends included.
 
@@ -208,6 +214,10 @@ class Family(ABC):
         return any(is_guided(model, guidance_scale) for model in models)
 
     @abstractmethod
+    def latents_shape(self, size: Size) -> tuple[int, ...]:
+        """Of what is sampled at that size, without the batch."""
+
+    @abstractmethod
     def initial_latents(
         self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
     ) -> Tensor:
@@ -215,7 +225,10 @@ class Family(ABC):
 
     @abstractmethod
     def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
-        """``model`` as a function of latents and timestep that answers with the guided output."""
+        """``model`` as a function of latents and timestep that answers with the guided output.
+
+        Where ``timestep_per_sample`` says so, a timestep of shape (batch,) has one for every sample.
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:

@@ -103,6 +103,14 @@ class StableDiffusion3(ImageFamily):
             embeds, pooled = torch.cat([negative, embeds]), torch.cat([negative_pooled, pooled])
         return Conditioning({"encoder_hidden_states": embeds, "pooled_projections": pooled}, len(prompts))
 
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.denoiser_config
+        tokens = self.read_tokens("tokenizer") + _T5_TOKENS
+        return {
+            "encoder_hidden_states": (tokens, config.joint_attention_dim),
+            "pooled_projections": (config.pooled_projection_dim,),
+        }
+
     def call(self, model: nn.Module, latents: Tensor, timestep: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         return model(latents, timestep=timestep.expand(len(latents)), **tensors, return_dict=False)[0]
 

@@ -54,7 +54,7 @@ def test_help_of_a_command(command: Command, name: str) -> None:
     outcome = command(name, "--help")
     assert outcome.status == 0
     assert outcome.out.startswith(f"ecdiff-tune {name}: ")
-    for text in ("search: exhaustive, greedy", "num_prompts: 100", "resume: true", "earliest_s: null"):
+    for text in ("search: exhaustive, greedy", "batch_size: 25", "resume: true", "earliest_s: null"):
         assert text in outcome.out
 
 

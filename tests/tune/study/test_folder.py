@@ -50,6 +50,35 @@ def claim(
         return folder.claim(spec, digest, device)
 
 
+def reference_of(settings: Settings) -> str:
+    """How the study's folder has decided."""
+    return read_state(study_spec(settings).path / "study.json")["settings"]["reference"]
+
+
+@pytest.mark.parametrize(("search", "decided"), [("joint", "placed"), ("race", "full"), ("greedy", "full")])
+def test_the_search_decides_about_the_reference(settings: Settings, search: str, decided: str) -> None:
+    mine = replace(settings, search=SearchSettings(search))
+    claim(mine)
+    assert reference_of(mine) == decided
+    claim(mine)
+    claim(replace(mine, reference=decided))
+    other = {"placed": "full", "full": "placed"}[decided]
+    with pytest.raises(StudyError, match=f'other settings .reference "{decided}" -> "{other}"'):
+        claim(replace(mine, reference=other))
+
+
+def test_an_older_study_goes_on_as_it_was(settings: Settings, tmp_path: Path) -> None:
+    mine = replace(settings, search=SearchSettings("joint"))
+    claim(mine)
+    path = tmp_path / "tiny" / "default" / "study.json"
+    state = json.loads(path.read_text())
+    del state["settings"]["reference"]  # which older studies did not know
+    path.write_text(json.dumps(state))
+    with StudyFolder(study_spec(mine)) as folder:
+        folder.claim(SPEC, "d", "cpu")
+        assert folder.spec.reference == "full"
+
+
 def test_where_it_lies(settings: Settings, tmp_path: Path) -> None:
     with StudyFolder(study_spec(replace(settings, study="mine"))) as folder:
         assert folder.path == tmp_path / "tiny" / "mine"
