@@ -31,7 +31,7 @@ from ecdiff_tune.study.progress import Progress, duration
 from ecdiff_tune.study.spec import FULL_RUNS, PLACED, StudySpec
 from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
 
-PLACED_SHARE = 0.36
+PLACED_SHARE = 0.25
 """Placed calls of an image as a share of T, until their number is decided."""
 
 
