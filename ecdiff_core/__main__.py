@@ -186,7 +186,8 @@ def generate(args: argparse.Namespace) -> None:
         memory=memory,
         check_weights=not args.any_weights,
     )
-    for note in pipe.pair.notes:
+    early = [f"the config is an early answer: {config.basis}"] if config.basis else []
+    for note in (*early, *pipe.pair.notes):
         print(f"note: {note}", file=sys.stderr)
     if pipe.device.type == "cpu":
         keep_freed_memory()
