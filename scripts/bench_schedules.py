@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -138,13 +138,7 @@ class Bench:
 
     def ours(self, calls: int) -> Candidate:
         """The best of the few best predicted of every estimator."""
-        steps, finalists = self.pipe.num_steps, []
-        for name, count in ESTIMATORS.items():
-            placed = self.placer(name).propose(calls, steps)[:count]
-            finalists += [
-                Candidate(ECDiffParams.scheduled(real, alpha, steps), name) for real, alpha in placed
-            ]
-        return self._best(finalists)
+        return self._best(placed(self.placer, calls, self.pipe.num_steps))
 
     def papers(self, calls: int) -> Candidate:
         """The best of the (p, k) with the least predicted error.
@@ -166,10 +160,10 @@ class Bench:
         }
         return self._best([one for one in ranked if (one.params.p, one.params.k, one.params.alpha) in wanted])
 
-    def _best(self, finalists: Sequence[Candidate]) -> Candidate:
-        """By mean merit: all on the first calibration prompts, the best two on all."""
+    def _best(self, finalists: Sequence[Candidate], prompts: int | None = None) -> Candidate:
+        """By mean merit: all on the first calibration prompts, the best two on all, or on so many."""
         evaluator = self.tuning.evaluator
-        for count, left in ((FIRST, 2), (None, 1)):
+        for count, left in ((min(FIRST, prompts or FIRST), 2), (prompts, 1)):
             found = measure(evaluator, finalists, count)
             values = {one: fmean(map(self.merit, rows)) for one, rows in zip(finalists, found, strict=True)}
             finalists = sorted(finalists, key=lambda one: -values[one])[:left]
@@ -239,6 +233,15 @@ class Bench:
             (measured,) = measure(self.heldout.evaluator, [one])
             found.append(row(name, calls, told(one), measured, one))
         return found + [row(name, calls, *self.solved(name, calls)) for name in SOLVERS]
+
+
+def placed(placer: Callable[[str], Placer], calls: int, steps: int) -> list[Candidate]:
+    """Of every estimator the few best predicted placements of so many cloud calls."""
+    return [
+        Candidate(ECDiffParams.scheduled(real, alpha, steps), name)
+        for name, count in ESTIMATORS.items()
+        for real, alpha in placer(name).propose(calls, steps)[:count]
+    ]
 
 
 def measure(
