@@ -184,7 +184,8 @@ class TunedConfig:
         found = {**asdict(self), "pair": self.pair.tree()}
         tree = {key: found[key] for key in _ORDER if found[key] is not None}
         tree["params"] = self.params.tree()
-        return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
+        s = {"s": "the step after the last cloud call"} if "edge_schedule" in tree["params"] else {}
+        return checked_yaml.write(tree, _COMMENTS | s, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:
         """Write the YAML, whole or not at all."""

@@ -1,16 +1,17 @@
-"""How well the reference run predicts plans in which the edge is thinned, carries a residual on, or takes turns
-with the cloud, on the embedded pair.
+"""How well the reference run predicts plans in which the edge is thinned, carries a residual on, or takes
+turns with the cloud, on the embedded pair.
 
     python scripts/bench_forecast.py [--plans 40] [--calibration 12] [--json FILE] [--out FOLDER]
 
 Plans of three kinds are drawn, generated on the calibration prompts and held against their predicted error:
 
 - `grid`: the paper's (p, k, alpha, s) with `edge_k` and `residual`;
-- `one-way`, `interleaved`: listed steps for both models, 3 to 8 cloud and 4 to 15 edge calls, spread by a formula
-  and then moved at random.
+- `one-way`, `interleaved`: listed steps for both models, 3 to 8 cloud and 4 to 15 edge calls, spread by a
+  formula and then moved at random.
 
-Printed for each kind: Spearman's rank correlation of the predicted error with the measured SSIM and PSNR, the true
-rank of the best predicted, and the SSIM that it lacks to the true best. FILE is a list of rows, one a plan.
+Printed for each kind: Spearman's rank correlation of the predicted error with the measured SSIM and PSNR, the
+true rank of the best predicted, and the SSIM that it lacks to the true best. FILE is a list of rows, one a
+plan.
 """
 
 from __future__ import annotations

@@ -76,15 +76,20 @@ def stage1(space: Stage1Space, estimator: str) -> StageWalk:
 
 def stage2(space: Stage2Space, handoff_adapter: HandoffAdapter) -> StageWalk:
     """Algorithm 3: a walk over s."""
+
+    def at(s: int) -> Candidate:
+        candidate = space.at(s, handoff_adapter)
+        return space.aliases.get(candidate, candidate)
+
     inner = walk(space.s_values, space.start)
     s = next(inner)
     while True:
-        value = yield space.at(s, handoff_adapter)
+        value = yield at(s)
         try:
             s = inner.send(value)
         except StopIteration as finished:
             best, best_value = finished.value
-            found = space.at(best, handoff_adapter) if best_value > float("-inf") else None
+            found = at(best) if best_value > float("-inf") else None
             return found, best_value
 
 

@@ -35,6 +35,9 @@ _FREE_TO_CHANGE = {
     "search.extend",
     "search.cloud_calls",
     "params.schedule",
+    "params.edge_k",
+    "params.residual",
+    "params.edge_schedule",
     "rerank.latency",
     "rerank.min_quality",
     "rerank.max_seconds",
@@ -53,7 +56,7 @@ _FREE_TO_CHANGE = {
     "metrics.lpips_weights",
     "metrics.clip",
 }
-"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
+"""Settings that do not change what is measured, but for rounding (these of params are stage2's alone)."""
 _PLACES = {
     "weights.lora",
     *(
