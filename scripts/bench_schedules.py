@@ -36,7 +36,7 @@ from ecdiff_core.sampling.timesteps import set_steps
 from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet, PromptSource
 from ecdiff_tune.evaluation import reference
-from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory
+from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory, prepare
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.evaluator import Evaluator
@@ -199,7 +199,7 @@ class Bench:
         pipe = self._with_scheduler(scheduler, spacing, calls)
 
         def run(rows: Sequence[int]) -> BaselineTrajectory:
-            batch = reference.prepare(pipe, prompts, rows)
+            batch = prepare(pipe, prompts, rows)
             if spacing == "same start":
                 first = float(self.pipe.scheduler.timesteps[0])
                 timesteps = [round(first * (1 - i / calls)) for i in range(calls)]

@@ -9,13 +9,13 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli import samples
 from ecdiff_tune.cli.stage import Found, Stages
-from ecdiff_tune.evaluation.reference import falls
+from ecdiff_tune.evaluation.warm_up import falls
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import page, tables
 from ecdiff_tune.report.figure_files import save_figure
 from ecdiff_tune.report.paper_figures import noise_change
 from ecdiff_tune.report.result import beaten_note, made_by, result_lines
-from ecdiff_tune.study import files, recorded
+from ecdiff_tune.study import files, recorded, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import LoadedPair, References
 from ecdiff_tune.study.spending import HELDOUT
@@ -27,7 +27,8 @@ def config_of_winner(
 ) -> TunedConfig:
     """The YAML of a stage's winner."""
     spec, prompts = stages.study.spec, stages.references.calibration.prompt_set
-    source = ConfigSource.of_pipe(spec, stages.study.created, prompts, pair.latency, pair.pipe)
+    reference = reference_plan.section(spec.path, stages.study.ledger)
+    source = ConfigSource.of_pipe(spec, stages.study.created, prompts, pair.latency, pair.pipe, reference)
     how = how_searched(spec, found.winner)
     return config_of(found.winner, found.trials, source, how, stages.scorer, heldout)
 
@@ -86,12 +87,12 @@ def example(prompts: Sequence[str]) -> str:
 def write_noise_profile(study: OpenStudy, references: References) -> None:
     """noise_profile.csv and .png of the reference (Figure 3); a note where p cannot be read off it."""
     folder = study.path
-    if study.spec.p is None and not falls(references.calibration.noise_change):
+    if study.spec.p is None and not falls(references.own_runs.noise_change):
         study.progress.say(
             "note: the noise does not change faster at first than later (noise_profile.png), so that "
             f"params.p=auto has no fall to read p off and takes {references.p()}. Set params.p, or search.p."
         )
-    profile = references.calibration.noise_profile()
+    profile = references.own_runs.noise_profile()
     write_text(folder / files.NOISE_TABLE, profile.to_csv(index=False))
     save_figure(noise_change(profile, references.p()), folder / files.NOISE_FIGURE)
 
@@ -99,7 +100,9 @@ def write_noise_profile(study: OpenStudy, references: References) -> None:
 def log_result(stages: Stages, config: TunedConfig) -> None:
     """What the winner is and what it buys."""
     cloud, _ = stages.scorer.cloud_and_edge_seconds(stages.study.spec.num_steps)
-    for line in result_lines(config, len(stages.references.calibration.prompts), cloud):
+    if reference := (config.provenance or {}).get("reference"):
+        stages.study.progress.say(reference_plan.describe(reference))
+    for line in result_lines(config, len(stages.references.calibration.prompt_set), cloud):
         stages.study.progress.say(line)
 
 

@@ -127,7 +127,7 @@ class Stages:
 
     def total_seconds(self, bounds: Sequence[CallBound]) -> float:
         """Of the calls at the reference's pace, and of decoding what they make."""
-        alone, (cloud, edge) = self.references.calibration.seconds(), self.total_calls(bounds)
+        alone, (cloud, edge) = self.references.own_runs.seconds(), self.total_calls(bounds)
         cloud_pace, edge_pace = (seconds / self.study.spec.num_steps for seconds in alone)
         images = sum(bound.count * bound.prompts for bound in bounds)
         return cloud * cloud_pace + edge * edge_pace + images * self.scorer.latency.decode.median
@@ -183,7 +183,7 @@ class Stages:
     def _records(self) -> Records:
         """For an Optuna study."""
         evaluator, kept = self.evaluator, thumbnails(self.study.spec)
-        clouds = cache(lambda: [one.cloud for one in self.references.calibration.prompts[:FIRST]])
+        clouds = cache(lambda: [one.cloud for one in self.references.own_runs.prompts[:FIRST]])
 
         def add(candidate: Candidate, measured: Sequence[Measurement]) -> None:
             evaluator.keep(evaluator.resolve(candidate), measured)

@@ -37,7 +37,7 @@ def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
     _refuse_params_by_hand(settings)
     _refuse_placing(settings)
-    with _stages(settings) as (stages, pair):
+    with open_stages(settings) as (stages, pair):
         write_noise_profile(stages.study, stages.references)
         found = _run_stage1(settings, stages, pair)
         log_result(stages, config_of_winner(stages, pair, found))
@@ -50,7 +50,7 @@ def stage2(settings: Settings) -> None:
     _refuse_placing(settings)
     if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
-    with _stages(settings) as (stages, pair):
+    with open_stages(settings) as (stages, pair):
         params = settings.params_by_hand(stages.references.p())
         if params:
             winner = Candidate(params, settings.sampling.estimator)
@@ -62,7 +62,7 @@ def stage2(settings: Settings) -> None:
 def tune(settings: Settings) -> None:
     """The reference, stage 1, stage 2, then the winner on held-out prompts."""
     _refuse_params_by_hand(settings)
-    with _stages(settings) as (stages, pair):
+    with open_stages(settings) as (stages, pair):
         write_noise_profile(stages.study, stages.references)
         if settings.search.joint:
             found = stages.run(_joint_space(settings, stages))
@@ -74,9 +74,13 @@ def tune(settings: Settings) -> None:
 
 
 @contextmanager
-def _stages(settings: Settings) -> Iterator[tuple[Stages, LoadedPair]]:
+def open_stages(settings: Settings) -> Iterator[tuple[Stages, LoadedPair]]:
     """What runs the study's stages, once the reference is made; and the pair."""
-    with open_study(study_spec(settings), current(), settings.has_workers) as (study, pair, references):
+    with open_study(study_spec(settings, searches=True), current(), settings.has_workers) as (
+        study,
+        pair,
+        references,
+    ):
         spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)

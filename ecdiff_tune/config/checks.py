@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -57,9 +58,14 @@ def check(settings: Settings) -> None:
 
 def _check_limits(settings: Settings) -> None:
     try:
-        TypeAdapter(Settings).validate_python(asdict(settings))
+        _adapter().validate_python(asdict(settings))
     except ValidationError as error:
         raise user_error(error, Settings, SettingsError, meanings=meanings()) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Settings]:
+    return TypeAdapter(Settings)
 
 
 def _check_auto(key: str, value: object, least: int) -> None:

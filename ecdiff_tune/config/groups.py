@@ -141,7 +141,7 @@ class SearchSettings:
     )
     rungs: list[Rung] = setting([0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned")
     error_rate: ErrorRate = setting(
-        0.05, "greatest probability of pruning the best; 0: upper bounds alone decide"
+        0.05, "greatest probability of a wrong decision; 0: upper bounds alone decide, greedy walks whole"
     )
     margin: NotNegative = setting(0.0, "objective that may be given away at a rung, to end sooner")
     finalists: AtLeast1 = setting(8, "how many of the best predicted configs race")

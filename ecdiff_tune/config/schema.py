@@ -25,6 +25,7 @@ from ecdiff_tune.config.command_groups import (
     MetricsSettings,
     ParetoSettings,
     RerankSettings,
+    TransferSettings,
 )
 from ecdiff_tune.config.groups import (
     SAME,
@@ -43,6 +44,8 @@ from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.search import SEARCHES, SearchSpec
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.study.spec import AUTO as AUTO_REFERENCE
+from ecdiff_tune.study.spec import FULL_RUNS, REFERENCES
 from ecdiff_tune.study.trackers import TRACKERS
 
 
@@ -51,6 +54,12 @@ class Settings:
     """Everything that a command is told."""
 
     study: str = setting("default", "name of the study; its state lies in outputs/<pair>/<study>/")
+    reference: Annotated[str, OneOf(REFERENCES)] = setting(
+        AUTO_REFERENCE,
+        "images that configs are held against; full: the cloud's own run on every prompt; placed: that on "
+        f"the first {FULL_RUNS} and for what is reported, on the others fewer, placed calls; auto: placed "
+        "where the search predicts who races",
+    )
     latency: str = setting(
         "profile",
         "profile: seconds from call counts and a latency profile, measured once a study; wallclock: time "
@@ -89,7 +98,7 @@ class Settings:
     params: ParamsSettings = group(ParamsSettings, "what is not searched")
     sampling: SamplingSettings = group(SamplingSettings, "of every generation")
     search: SearchSettings = group(
-        SearchSettings, "how (p, k, alpha, s) are searched: one of the searches below"
+        SearchSettings, "how (p, k, alpha, s) are searched; of an older study its own"
     )
     calibration: CalibrationSettings = group(CalibrationSettings, "prompts that configs are scored on")
     heldout: HeldoutSettings = group(HeldoutSettings, "prompts that only the winner is measured on")
@@ -108,6 +117,7 @@ class Settings:
     compare: CompareSettings = group(CompareSettings, "of the command compare")
     ablate: AblateSettings = group(AblateSettings, "of the command ablate")
     errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")
+    transfer: TransferSettings = group(TransferSettings, "of the command transfer")
     metrics: MetricsSettings = group(
         MetricsSettings, "what images are measured by where methods are compared; the search goes by SSIM"
     )
@@ -237,7 +247,7 @@ class Settings:
     @property
     def more_columns(self) -> tuple[str, ...]:
         """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
-        prunes = self.kind.prunes
+        prunes = self.kind.prunes or (self.kind.walks and self._decides_early)
         wanted = {
             "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
@@ -250,6 +260,12 @@ class Settings:
             "pruned": prunes,
         }
         return tuple(name for name, told in wanted.items() if told)
+
+    @property
+    def _decides_early(self) -> bool:
+        """Whether a walk may decide on fewer than all prompts."""
+        options = self.search_options()
+        return options.error_rate > 0 and bool(options.prompts(self.calibration.num_prompts))
 
     @property
     def cloud_calls(self) -> tuple[int, ...]:

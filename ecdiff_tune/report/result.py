@@ -25,15 +25,15 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
     """A Table 5 row, quality and objective with their intervals, ties, calls and seconds.
 
     Args:
-        num_prompts: in the calibration set.
+        num_prompts: in the calibration set, where the score does not tell how many it is of.
         cloud_seconds: of a picture or video by the cloud alone.
     """
     score = config.score or {}
-    made = made_by(config.sampling)
+    made, count = made_by(config.sampling), score.get("num_prompts", num_prompts)
     seconds = f"{score['seconds']:.2f} s {made} (cloud only {cloud_seconds:.2f} s)"
     return [
         *tables.table5([config]).splitlines(),
-        f"quality {_with_interval(score, 'quality')} on {counted(num_prompts, 'prompt')}"
+        f"quality {_with_interval(score, 'quality')} on {counted(count, 'prompt')}"
         f"{_heldout(score, 'quality')}",
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
         *([f"note: {heldout_verdict(score)}"] if falls_short(score) else []),

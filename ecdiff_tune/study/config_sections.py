@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -103,10 +103,15 @@ def latency_section(source: str, profile: LatencyProfile) -> dict[str, Any]:
     }
 
 
-def tied_section(winner: Trial, trials: Iterable[Trial], w1: float, seed: int) -> list[dict[str, Any]]:
+def tied_section(
+    winner: Trial, trials: Iterable[Trial], w1: float, seed: int, reported: Callable[[Trial], Trial]
+) -> list[dict[str, Any]]:
     """``provenance.tied``: the configs whose objective these prompts cannot tell from the winner's.
 
     The cheapest comes first, by seconds an image and then by calls of the cloud model.
+
+    Args:
+        reported: a trial with the scores that are reported.
     """
     assert winner.score is not None
     best = objectives(winner.score, ssims_of(winner.measurements), w1)
@@ -119,7 +124,7 @@ def tied_section(winner: Trial, trials: Iterable[Trial], w1: float, seed: int) -
         and is_tied(best, objectives(one.score, ssims_of(one.measurements), w1), seed)
     ]
     tied.sort(key=lambda one: (one.seconds, one.plan.cloud_calls, -one.value))
-    return [_named(one) for one in tied]
+    return [_named(reported(one)) for one in tied]
 
 
 def _named(trial: Trial) -> dict[str, Any]:

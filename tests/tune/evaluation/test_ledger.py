@@ -219,6 +219,28 @@ def test_version_2_loads_forever(path: Path) -> None:
     assert again.read(KEY) == ROWS
 
 
+def test_version_4_loads_forever(path: Path) -> None:
+    shutil.copy(DATA / "ledger_v4.sqlite", path)
+    with closing(Ledger(path)) as ledger:
+        found = {
+            "a": Measurement(0.9, 30.0, 0.5, {"lpips_alex": 0.25}),
+            "c": Measurement(None, None, 0.125),
+        }
+        assert ledger.read(KEY) == found
+        assert ledger.read(KEY, "3C1A2C") == {}
+        assert ledger.read_timings(KEY) == {"a": 2.0}
+        other = ConfigKey("2C1B2M1C3E", 0.0, "", "identity", residual=0.5)
+        assert ledger.read(other) == {"a": Measurement(0.5, 20.0, 1.0)}
+
+
+def test_each_reference_has_rows_of_its_own(ledger: Ledger) -> None:
+    near = Measurement(0.8, 25.0, 0.5, {"lpips_alex": 0.5}, reference="3C1A2C")
+    ledger.append(KEY, [("a", near), ("b", replace(near, ssim=0.7)), ("a", ROWS["a"])])
+    assert ledger.read(KEY) == {"a": ROWS["a"]}
+    assert ledger.read(KEY, "3C1A2C") == {"a": near, "b": replace(near, ssim=0.7)}
+    assert ledger.configs() == [KEY]
+
+
 def test_another_sampler_has_rows_of_its_own(ledger: Ledger) -> None:
     other = replace(KEY, sampler="EulerDiscreteScheduler 12")
     ledger.append(KEY, ROWS.items())
