@@ -51,6 +51,14 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.process_setup import load_pipe, reference_folder
 from ecdiff_tune.study.spec import StudySpec
 
+SAMPLING = {
+    "shapes": Sampling(guidance_scale=3.0),
+    "shapes_flow": Sampling(28, "FlowMatchEulerDiscreteScheduler", guidance_scale=3.0),
+    "shapes_video": Sampling(
+        scheduler="CogVideoXDDIMScheduler", guidance_scale=3.0, handoff_adapter="matched"
+    ),
+}
+"""Of the embedded pairs, as in conf/pair/."""
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLACED_ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 ESTIMATORS = {"secant": 4, "newton2": 3, "gradient": 1}
@@ -90,12 +98,13 @@ class Bench:
         return decibels(one)
 
     def __init__(self, args: argparse.Namespace, ledger: Ledger, store: StateStore) -> None:
-        pair = PairSpec("shapes", ModelRef("embedded:shapes/cloud"), ModelRef("embedded:shapes/edge"))
+        name = getattr(args, "pair", "shapes")
+        pair = PairSpec(name, ModelRef(f"embedded:{name}/cloud"), ModelRef(f"embedded:{name}/edge"))
         spec = StudySpec(
-            path=args.out / "shapes" / "default",
+            path=args.out / name / "default",
             pair=pair,
-            sampling=Sampling(guidance_scale=3.0),
-            prompts=PromptSource(args.calibration, args.heldout),
+            sampling=SAMPLING[name],
+            prompts=PromptSource(args.calibration, args.heldout, moving=name == "shapes_video"),
             s_values=(),
             earliest_s=30,
             search="schedule",
@@ -129,7 +138,12 @@ class Bench:
         def passes(adapter: HandoffAdapter) -> list[dict[str, torch.Tensor]]:
             return self.edge_pass.make(adapter, self.batches, lambda _: None)
 
-        return Predictor.of(self.pipe.scheduler, "aligned", self.tuning.made, passes, "identity")
+        return Predictor.of(self.pipe.scheduler, "aligned", self.tuning.made, passes, self.adapter)
+
+    @property
+    def adapter(self) -> HandoffAdapter:
+        """The pair's own."""
+        return self.pipe.config.sampling.handoff_adapter
 
     @cache  # noqa: B019
     def placer(self, estimator: str) -> Placer:
