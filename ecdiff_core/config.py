@@ -203,7 +203,8 @@ class TunedConfig:
         tree["params"] = self.params.tree()
         if self.method is not None:
             tree["method"] = self.method.tree()
-        return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
+        s = {"s": "the step after the last cloud call"} if "edge_schedule" in tree["params"] else {}
+        return checked_yaml.write(tree, _COMMENTS | s, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:
         """Write the YAML, whole or not at all; raises ConfigError for what is no path."""

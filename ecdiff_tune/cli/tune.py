@@ -102,10 +102,12 @@ def open_stages(settings: Settings, whole: bool = False) -> Iterator[tuple[Stage
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:
-    if settings.params.alpha is not None:
+    by_hand = ("k", "alpha", "schedule", "edge_k", "residual", "edge_schedule")
+    given = [f"params.{name}" for name in by_hand if getattr(settings.params, name) is not None]
+    if given:
         raise SettingsError(
-            "params.k and params.alpha are for stage2 alone, and so is params.schedule; here search.k and "
-            "search.alpha go."
+            f"{' and '.join(given)} {'are' if given[1:] else 'is'} for stage2 alone; here search.k, "
+            "search.alpha, search.edge_k and search.residual go, or search=schedule."
         )
 
 

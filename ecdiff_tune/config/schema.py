@@ -6,7 +6,7 @@ meaning. ``--help``, the comments of conf/ and README's table are made of it (``
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field
@@ -197,12 +197,28 @@ class Settings:
         Args:
             p: the warm-up where k is given.
         """
-        given = self.params
+        given, residual = self.params, self.residuals[0]
         if given.alpha is None:
             return None
-        if given.schedule is not None:
-            return ECDiffParams.scheduled(given.schedule, given.alpha, self.num_steps)
-        return ECDiffParams(p, given.k, given.alpha, self.num_steps)
+        if given.schedule is not None and given.edge_schedule is not None:
+            found = ECDiffParams.interleaved(given.schedule, given.edge_schedule, given.alpha, residual)
+            return replace(found, edge_k=self.edge_ks[0])
+        schedule = None if given.schedule is None else tuple(given.schedule)
+        p_and_k = (p, given.k) if schedule is None else (None, None)
+        edge_side = (self.edge_ks[0], given.edge_first, given.edge_last, residual)
+        return ECDiffParams(*p_and_k, given.alpha, self.num_steps, schedule, *edge_side)
+
+    @property
+    def edge_ks(self) -> tuple[int, ...]:
+        """The values of edge_k to search: by hand, or as set."""
+        given = self.params.edge_k
+        return tuple(self.search.edge_k) if given is None else (given,)
+
+    @property
+    def residuals(self) -> tuple[float, ...]:
+        """The residual's factors to search: by hand, or as set."""
+        given = self.params.residual
+        return tuple(self.search.residual) if given is None else (given,)
 
     @property
     def num_steps(self) -> int:
@@ -237,8 +253,8 @@ class Settings:
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
             "crossings": bool(self.search.edge_calls),
-            "edge_k": self.search.edge_k != [0],
-            "residual": self.search.residual != [0.0],
+            "edge_k": self.edge_ks != (0,),
+            "residual": self.residuals != (0.0,),
             "suggested_s": self.kind.is_optuna,
             "prompts": prunes,
             "pruned": prunes,

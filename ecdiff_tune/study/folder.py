@@ -38,6 +38,9 @@ _FREE_TO_CHANGE = {
     "search.error_rate",
     "search.margin",
     "params.schedule",
+    "params.edge_k",
+    "params.residual",
+    "params.edge_schedule",
     "rerank.latency",
     "rerank.min_quality",
     "rerank.max_seconds",
@@ -58,7 +61,7 @@ _FREE_TO_CHANGE = {
     "metrics.lpips_weights",
     "metrics.clip",
 }
-"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
+"""Settings that do not change what is measured, but for rounding (these of params are stage2's alone)."""
 _PLACES = {
     "weights.lora",
     *(f"weights.cloud.parts.{part}" for part in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")),

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -35,7 +36,9 @@ def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str
     """
     params = candidate.params
     alpha = f" alpha={params.alpha:g}" if with_alpha else ""
-    when = f"p={params.p} k={params.k}" if params.schedule is None else f"{len(params.schedule)} listed steps"
+    when = (
+        f"p={params.p} k={params.k}" if params.schedule is None else _listed(params.schedule, "listed steps")
+    )
     words = {
         1: [f"k={params.k} alpha={params.alpha:g}"],
         2: [f"s={params.s}"],
@@ -43,13 +46,25 @@ def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str
     }[stage]
     if stage != 1:
         words += [f"edge_k={params.edge_k}"] * (params.edge_k > 0)
-        words += [f"{len(params.edge_schedule or ())} edge steps"] * (params.edge_schedule is not None)
+        if stage == "joint" and params.edge_schedule is not None:
+            words.append(_listed(params.edge_schedule, "edge steps"))
         words += [f"residual={params.residual:g}"] * (params.residual > 0)
     if stage != 2 and candidate.estimator != "gradient":
         words.append(candidate.estimator)
     if stage != 1 and candidate.handoff_adapter != "identity":
         words.append(candidate.handoff_adapter)
     return " ".join(words)
+
+
+def _listed(steps: Sequence[int], name: str) -> str:
+    """How many, and which.
+
+    >>> _listed([0, 1, 2, 5, 9, 10], "listed steps")
+    '6 listed steps (0-2,5,9-10)'
+    """
+    runs = [[step for _, step in run] for _, run in groupby(enumerate(steps), lambda one: one[1] - one[0])]
+    shown = ",".join(f"{run[0]}-{run[-1]}" if run[1:] else f"{run[0]}" for run in runs)
+    return f"{len(steps)} {name} ({shown})"
 
 
 def duration(seconds: float) -> str:
