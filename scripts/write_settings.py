@@ -16,7 +16,7 @@ from ecdiff_tune.config.described import flow, meanings, with_comments
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = (
-    *("search", "search.handoff_adapter", "search.extend", "pair.variant", "pair.lora", "params.p"),
+    *("method", "search", "search.handoff_adapter", "search.extend", "pair.variant", "pair.lora", "params.p"),
     *("params.schedule", "calibration.num_prompts", "heldout.num_prompts", "calibration.file", "objective"),
     *("objective.w1", "objective.w2", "objective.w3", "objective.earliest_s", "sampling.num_inference_steps"),
     *("sampling.handoff", "sampling.estimator", "link", "latency", "batch_size", "offload", "vae_tiling"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -35,6 +35,22 @@ class ParetoSettings:
     )
     quality: Similarity | None = setting(None, "least mean SSIM")
     seconds: Positive | None = setting(None, "most seconds an image, the transfer included")
+
+
+@dataclass
+class AccelerationSettings:
+    """How ``tune`` with another ``method`` than ecdiff goes about it."""
+
+    values: Any = setting(
+        None, "values of the method that are given, {threshold: 0.1}; the one searched is your present one"
+    )
+    min_quality: Similarity | None = setting(
+        None, "least mean SSIM; null is the present setting's, else 0.95"
+    )
+    min_worst: Similarity | None = setting(
+        None, "least SSIM of the worst prompt; null is the present setting's, else 0.8"
+    )
+    timed_prompts: AtLeast1 = setting(3, "images that seconds, side by side, are the median of")
 
 
 @dataclass

@@ -52,6 +52,11 @@ _FREE_TO_CHANGE = {
     "metrics.lpips_net",
     "metrics.lpips_weights",
     "metrics.clip",
+    "method",
+    "acceleration.values",
+    "acceleration.min_quality",
+    "acceleration.min_worst",
+    "acceleration.timed_prompts",
 }
 """Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
 _PLACES = {
