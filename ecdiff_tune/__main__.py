@@ -15,7 +15,7 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.cli import ARGUMENTS, COMMANDS
-from ecdiff_tune.cli.arguments import command_first, flags_first, paths_quoted, swept_to_scratch
+from ecdiff_tune.cli.arguments import command_first, export_to, flags_first, paths_quoted, swept_to_scratch
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.study.renamed import present_arguments
 
@@ -150,7 +150,7 @@ def _command(arguments: Sequence[str]) -> int:
         print(f"ecdiff {__version__}")
         return 0
     command, rest = command_first(arguments)
-    rest = flags_first(paths_quoted(present_arguments(rest, print)))
+    rest = flags_first(paths_quoted(present_arguments(export_to(command, rest), print)))
 
     def work() -> None:
         if command == "generate":

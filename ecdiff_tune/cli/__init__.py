@@ -105,6 +105,13 @@ COMMANDS: dict[str, Command] = {
         note="It reads every DIR/<pair>/<study>/ecdiff.yaml and writes DIR/table5.csv, .md and .tex.\n"
         "output_dir is the only setting that it goes by.",
     ),
+    "export": Command(
+        "a tuned config for cache-dit or as lines of Python for diffusers; no model call",
+        "cli.export",
+        of_study=True,
+        loads_models=False,
+        note=f"{_OWN}. Writes outputs/<pair>/<study>/export/. Free is export.*.",
+    ),
     "report": Command(
         "one page about a study, with its images; no model call",
         "cli.report",

@@ -10,6 +10,7 @@ from pydantic import Field
 from ecdiff_core.validation import AtLeast1, OneOf, Positive, Similarity
 from ecdiff_tune.config.setting import setting
 from ecdiff_tune.experiments.method_names import METHODS
+from ecdiff_tune.methods.export import FORMS
 from ecdiff_tune.metrics.spec import LPIPS_NETS, METRICS
 
 NoiseShare = Annotated[float, Field(gt=0, le=1)]
@@ -51,6 +52,18 @@ class AccelerationSettings:
         None, "least SSIM of the worst prompt; null is the present setting's, else 0.8"
     )
     timed_prompts: AtLeast1 = setting(3, "images that seconds, side by side, are the median of")
+
+
+@dataclass
+class ExportSettings:
+    """What ``export`` writes."""
+
+    to: Annotated[str, OneOf(FORMS)] = setting(
+        "diffusers", "cache_dit: a YAML that cache-dit and what builds on it load; diffusers: lines of Python"
+    )
+    config: str | None = setting(
+        None, "a tuned YAML; null is the study's accelerated.yaml, else its ecdiff.yaml"
+    )
 
 
 @dataclass

@@ -23,6 +23,7 @@ from ecdiff_tune.config.command_groups import (
     AccelerationSettings,
     CompareSettings,
     ErrorsSettings,
+    ExportSettings,
     MetricsSettings,
     ParetoSettings,
     RerankSettings,
@@ -115,6 +116,7 @@ class Settings:
     acceleration: AccelerationSettings = group(
         AccelerationSettings, "of tune with another method than ecdiff"
     )
+    export: ExportSettings = group(ExportSettings, "of the command export")
     compare: CompareSettings = group(CompareSettings, "of the command compare")
     ablate: AblateSettings = group(AblateSettings, "of the command ablate")
     errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")

@@ -19,7 +19,7 @@ from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import verdict
-from ecdiff_tune.methods.dial import Floor, Found, Result, judge, search
+from ecdiff_tune.methods.dial import Floor, Found, Measure, Result, judge, search
 from ecdiff_tune.methods.measure import MethodMeasurer, content, with_value
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
@@ -70,7 +70,7 @@ def combinations(method: Method, fixed: Values) -> Iterator[MethodChoice]:
         fixed: values that are given.
     """
     others = [one for one in method.parameters if one.name not in (method.dial, *fixed) and one.grid]
-    grids = [sorted(one.grid, key=lambda value, own=one.default: value != own) for one in others]
+    grids = [[one.default, *(value for value in one.grid if value != one.default)] for one in others]
     for values in itertools.product(*grids):
         yield MethodChoice(method.name, {**fixed, **dict(zip([o.name for o in others], values, strict=True))})
 
@@ -110,7 +110,7 @@ def tune(
     return Tuned(tuple(settings), min(kept, key=lambda one: one.result.work, default=None))
 
 
-def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Callable:  # type: ignore[type-arg]
+def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
     return lambda value, count: measurer.measure(with_value(choice, value), count)
 
 

@@ -54,6 +54,8 @@ _FREE_TO_CHANGE = {
     "metrics.clip",
     "method",
     "acceleration.values",
+    "export.to",
+    "export.config",
     "acceleration.min_quality",
     "acceleration.min_worst",
     "acceleration.timed_prompts",
