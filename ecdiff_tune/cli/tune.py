@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli.accelerate import accelerate
 from ecdiff_tune.cli.boundary import boundary_note
 from ecdiff_tune.cli.finish import config_of_winner, finish, log_end, log_result, write_noise_profile
 from ecdiff_tune.cli.restore import others
@@ -64,6 +65,10 @@ def stage2(settings: Settings) -> None:
 
 def tune(settings: Settings) -> None:
     """The reference, stage 1, stage 2, then the winner on held-out prompts."""
+    if settings.methods:
+        _refuse_ranks()
+        accelerate(settings)
+        return
     _refuse_params_by_hand(settings)
     with open_stages(settings, whole=True) as (stages, pair):
         write_noise_profile(stages.study, stages.references)
@@ -109,6 +114,11 @@ def _refuse_params_by_hand(settings: Settings) -> None:
             f"{' and '.join(given)} {'are' if given[1:] else 'is'} for stage2 alone; here search.k, "
             "search.alpha, search.edge_k and search.residual go, or search=schedule."
         )
+
+
+def _refuse_ranks() -> None:
+    if current().size > 1:
+        raise SettingsError("tune with method= runs as one process: start it without torchrun.")
 
 
 def _refuse_placing(settings: Settings) -> None:

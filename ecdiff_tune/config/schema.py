@@ -20,8 +20,10 @@ from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
 from ecdiff_core.validation import NotNegative, OneOf
 from ecdiff_tune.config.command_groups import (
     AblateSettings,
+    AccelerationSettings,
     CompareSettings,
     ErrorsSettings,
+    ExportSettings,
     MetricsSettings,
     ParetoSettings,
     RerankSettings,
@@ -47,6 +49,9 @@ from ecdiff_tune.search.schedule_space import LEAST_CALLS
 from ecdiff_tune.study.spec import AUTO as AUTO_REFERENCE
 from ecdiff_tune.study.spec import FULL_RUNS, REFERENCES
 from ecdiff_tune.study.trackers import TRACKERS
+
+ECDIFF = "ecdiff"
+"""For ``method``: what this tool tunes of itself."""
 
 
 @dataclass
@@ -95,6 +100,9 @@ class Settings:
     )
     output_dir: str = setting("outputs", "everything is written below this folder")
     pair: PairSettings = group(PairSettings, "the two models")
+    method: Any = setting(
+        "ecdiff", "what tune tunes: ecdiff, or accelerations of the cloud model, one or a list that competes"
+    )
     params: ParamsSettings = group(ParamsSettings, "what is not searched")
     sampling: SamplingSettings = group(SamplingSettings, "of every generation")
     search: SearchSettings = group(
@@ -114,6 +122,10 @@ class Settings:
         RerankSettings, "of the commands rerank and pareto, beside objective and link"
     )
     pareto: ParetoSettings = group(ParetoSettings, "which row of its table the command pareto writes as YAML")
+    acceleration: AccelerationSettings = group(
+        AccelerationSettings, "of tune with another method than ecdiff"
+    )
+    export: ExportSettings = group(ExportSettings, "of the command export")
     compare: CompareSettings = group(CompareSettings, "of the command compare")
     ablate: AblateSettings = group(AblateSettings, "of the command ablate")
     errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")
@@ -121,6 +133,12 @@ class Settings:
     metrics: MetricsSettings = group(
         MetricsSettings, "what images are measured by where methods are compared; the search goes by SSIM"
     )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The accelerations to tune; none where it is EC-Diff."""
+        named = [self.method] if isinstance(self.method, str) else list(self.method)
+        return () if named == [ECDIFF] else tuple(named)
 
     def pair_spec(self) -> PairSpec:
         """The two models by name."""

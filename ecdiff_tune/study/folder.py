@@ -60,6 +60,13 @@ _FREE_TO_CHANGE = {
     "metrics.lpips_net",
     "metrics.lpips_weights",
     "metrics.clip",
+    "method",
+    "acceleration.values",
+    "export.to",
+    "export.config",
+    "acceleration.min_quality",
+    "acceleration.min_worst",
+    "acceleration.timed_prompts",
 }
 """Settings that do not change what is measured, but for rounding (these of params are stage2's alone)."""
 _PLACES = {
