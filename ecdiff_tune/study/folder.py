@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,9 +34,6 @@ _FREE_TO_CHANGE = {
     "search.artifacts",
     "search.extend",
     "search.cloud_calls",
-    "search.rungs",
-    "search.error_rate",
-    "search.margin",
     "params.schedule",
     "rerank.latency",
     "rerank.min_quality",
@@ -68,6 +65,8 @@ _PLACES = {
     ),
 }
 """Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""
+_DECISIONS = {"search.rungs", "search.error_rate", "search.margin"}
+"""Kept, and compared for searches that always went by them: a walk's older studies have others."""
 
 
 class StudyError(ECDiffError):
@@ -147,7 +146,8 @@ class StudyFolder:
             created, own = state["created"], state["settings"]
             known = {**self.spec.defaults, **own}
             if bound := "search.name" in own and self.spec.searches:
-                _refuse_differences(self.path, known, fingerprint)
+                kept = _PLACES if self.spec.kind.prunes else _PLACES | _DECISIONS
+            _refuse_differences(self.path, known, fingerprint, _FREE_TO_CHANGE | kept)
             else:
                 _refuse_differences(self.path, _without_search(known), _without_search(fingerprint))
             if bound or not self.spec.searches:
@@ -185,12 +185,14 @@ def _without_search(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not key.startswith("search.")}
 
 
-def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _refuse_differences(
+    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str]
+) -> None:
     if old.get("search.name") != new.get("search.name"):  # whose other settings differ by themselves
         names = ({"search.name": one.get("search.name")} for one in (old, new))
         old, new = ({**_without_search(one), **name} for one, name in zip((old, new), names, strict=True))
     ours, theirs = (
-        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES}
+        {key: value for key, value in one.items() if key not in free}
         for one in (old, new)
     )
     found = differences(ours, theirs)
