@@ -74,7 +74,7 @@ def test_an_older_study_goes_on_as_it_was(settings: Settings, tmp_path: Path) ->
     state = json.loads(path.read_text())
     del state["settings"]["reference"]  # which older studies did not know
     path.write_text(json.dumps(state))
-    with StudyFolder(study_spec(mine)) as folder:
+    with StudyFolder(study_spec(mine, searches=True)) as folder:
         folder.claim(SPEC, "d", "cpu")
         assert folder.spec.reference == "full"
 
