@@ -19,7 +19,7 @@ from ecdiff_tune.report.result import beaten_note, command, made_by, result_line
 from ecdiff_tune.study import files, recorded, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import LoadedPair, References
-from ecdiff_tune.study.spending import HELDOUT
+from ecdiff_tune.study.spending import HELDOUT, SAMPLES
 from ecdiff_tune.study.winner import Heldout, config_of, how_searched
 
 
@@ -42,9 +42,10 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     config = config_of_winner(stages, found, heldout)
     config.save(study.path / files.CONFIG)
     write_text(study.path / files.TABLE5, tables.table5([config]))
-    with study.spending.part("samples"):
-        samples.write(study.path, stages.evaluator, references.calibration, found.winner)
-    samples.write_edge_alone(study.path, references.calibration, study.progress)
+    with study.spending.part(SAMPLES):
+        shown = references.shown()
+        samples.write(study.path, stages.evaluator, shown, found.winner)
+    samples.write_edge_alone(study.path, shown, study.progress)
     log_result(stages, config)
     record = recorded.load(study.spec)
     known = next((one for one in record.trials if one.config == found.winner.config), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -163,6 +164,8 @@ class Stages:
         """Of the calls at the reference's pace, and of decoding what they make."""
         alone, (cloud, edge) = self.references.own_runs.seconds(), self.total_calls(bounds)
         cloud_pace, edge_pace = (seconds / self.study.spec.num_steps for seconds in alone)
+        if math.isnan(edge_pace):  # it was not run
+            edge_pace = self.scorer.latency.edge_call.median
         images = sum(bound.count * bound.prompts for bound in bounds)
         return cloud * cloud_pace + edge * edge_pace + images * self.scorer.latency.decode.median
 

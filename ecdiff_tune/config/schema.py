@@ -15,6 +15,7 @@ from ecdiff_core.config import Sampling
 from ecdiff_core.models.devices import DTYPES
 from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
+from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P, MAX_SEED, ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
 from ecdiff_core.validation import NotNegative, OneOf
@@ -222,9 +223,17 @@ class Settings:
             found = ECDiffParams.interleaved(given.schedule, given.edge_schedule, given.alpha, residual)
             return replace(found, edge_k=self.edge_ks[0])
         schedule = None if given.schedule is None else tuple(given.schedule)
-        p_and_k = (p, given.k) if schedule is None else (None, None)
-        edge_side = (self.edge_ks[0], given.edge_first, given.edge_last, residual)
-        return ECDiffParams(*p_and_k, given.alpha, self.num_steps, schedule, *edge_side)
+        return ECDiffParams(
+            p if schedule is None else None,
+            given.k if schedule is None else None,
+            given.alpha,
+            self.num_steps,
+            schedule,
+            edge_k=self.edge_ks[0],
+            edge_first=given.edge_first,
+            edge_last=given.edge_last,
+            residual=residual,
+        )
 
     @property
     def edge_ks(self) -> tuple[int, ...]:
@@ -278,6 +287,12 @@ class Settings:
             "pruned": prunes,
         }
         return tuple(name for name, told in wanted.items() if told)
+
+    @property
+    def asks_edge(self) -> bool:
+        """Whether the edge may take part in what is searched."""
+        fills = any(get_estimator(one).fills_with_edge for one in self.estimators)
+        return min(self.s_values) < self.num_steps or bool(self.search.edge_calls) or fills
 
     @property
     def _decides_early(self) -> bool:

@@ -26,10 +26,11 @@ from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.evaluation.warm_up import auto_p
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.reference_placement import place_reference
+from ecdiff_tune.search.options import LEAST_PROMPTS
 from ecdiff_tune.study import left_out, reference_plan
 from ecdiff_tune.study.progress import Progress, duration
 from ecdiff_tune.study.spec import FULL_RUNS, PLACED, StudySpec
-from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
+from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, SAMPLES, Spending
 
 PLACED_SHARE = 0.25
 """Placed calls of an image as a share of T, until their number is decided."""
@@ -128,9 +129,24 @@ class References:
         """The models' own runs on the prompts that are tuned on, or with ``reference=placed`` on the first of
         them; with an edge pass where something predicts."""
         prompts = self.drawn.first(FULL_RUNS) if self._places else self.drawn
+        if self._without_edge:
+            return self._make(prompts, REFERENCE, None, None, edge=False)
         predicts = self._places or self._spec.kind.predicts
         edge_pass = EdgePass(self._pair.pipe, prompts, self._folder) if predicts else None
         return self._make(prompts, REFERENCE, None, edge_pass)
+
+    @property
+    def _without_edge(self) -> bool:
+        """Whether the edge is not asked: on fewer prompts than a rung has, what it tells of cloud-only plans
+        is not worth twice the cloud's calls."""
+        spec = self._spec
+        return spec.kind.predicts and not spec.asks_edge and len(self.drawn) < LEAST_PROMPTS
+
+    def shown(self) -> Reference:
+        """That of the calibration prompts, with the edge's images of those that have own runs."""
+        if self._without_edge:
+            self._make(self.own_runs.prompt_set, SAMPLES, None, None)
+        return self.calibration
 
     @property
     def _places(self) -> bool:
@@ -190,6 +206,8 @@ class References:
             UnpredictableError: nothing can be predicted with this scheduler or this pair.
         """
         made, pipe = self.own_runs, self._pair.pipe
+        if self._without_edge:
+            return Predictor.of_cloud_alone(pipe.scheduler, pipe.config.sampling.handoff, made)
         edge_pass, calls = EdgePass(pipe, made.prompt_set, self._folder), self._spending.calls
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
