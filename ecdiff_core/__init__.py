@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ecdiff_core.config import PairSpec, Sampling, TunedConfig
     from ecdiff_core.errors import ECDiffError
-    from ecdiff_core.hook import apply_ecdiff, remove_ecdiff
+    from ecdiff_core.hook import apply_ecdiff, apply_tuned, remove_ecdiff, remove_tuned
+    from ecdiff_core.methods.choice import MethodChoice
     from ecdiff_core.models.memory import Memory
     from ecdiff_core.models.pair_spec import ModelRef
     from ecdiff_core.output import ECDiffOutput
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.sampling.params import ECDiffParams
     from ecdiff_core.sampling.plan import Action, Plan
+    from ecdiff_core.serving.client import RemoteCloud
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ECDiffError": "errors",
     "apply_ecdiff": "hook",
+    "apply_tuned": "hook",
     "remove_ecdiff": "hook",
+    "remove_tuned": "hook",
+    "MethodChoice": "methods.choice",
     "Memory": "models.memory",
     "ECDiffParams": "sampling.params",
     "ECDiffOutput": "output",
@@ -32,6 +37,7 @@ _HOME = {
     "PairSpec": "models.pair_spec",
     "Sampling": "config",
     "TunedConfig": "config",
+    "RemoteCloud": "serving.client",
 }
 """Where each public name lives; imported when first used, since torch and diffusers take seconds."""
 
@@ -42,13 +48,17 @@ __all__ = [
     "ECDiffParams",
     "ECDiffPipeline",
     "Memory",
+    "MethodChoice",
     "ModelRef",
     "PairSpec",
     "Plan",
+    "RemoteCloud",
     "Sampling",
     "TunedConfig",
     "apply_ecdiff",
+    "apply_tuned",
     "remove_ecdiff",
+    "remove_tuned",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ class Command:
         of_config: it goes by the settings of a tuned config, and begins a study of its own.
         loads_models: it works with the pair itself.
         divides: on several ranks all of them work; of other commands the first does everything.
+        heeds: settings and groups that it goes by alone; empty is all that are not another command's own.
         search: what is chosen of the group ``search`` where neither the command line nor conf/base.yaml
             chooses.
         defaults: other settings that it has other defaults for than conf/base.yaml.
@@ -35,6 +36,7 @@ class Command:
     loads_models: bool = True
     note: str = ""
     divides: bool = False
+    heeds: tuple[str, ...] = ()
     search: str = "greedy"
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -137,6 +139,14 @@ COMMANDS: dict[str, Command] = {
         loads_models=False,
         note="It reads every DIR/<pair>/<study>/ecdiff.yaml and writes DIR/table5.csv, .md and .tex.\n"
         "output_dir is the only setting that it goes by.",
+        heeds=("output_dir",),
+    ),
+    "export": Command(
+        "a tuned config for cache-dit or as lines of Python for diffusers; no model call",
+        "cli.export",
+        of_study=True,
+        loads_models=False,
+        note=f"{_OWN}. Writes outputs/<pair>/<study>/export/. Free is export.*.",
     ),
     "report": Command(
         "one page about a study, with its images; no model call",
@@ -145,5 +155,24 @@ COMMANDS: dict[str, Command] = {
         loads_models=False,
         note=f"{_OWN}. Writes outputs/<pair>/<study>/report/index.html.",
     ),
-    "check": Command("can these two models work together? (reads no weights)", "cli.check"),
+    "check": Command(
+        "can these two models work together? (reads no weights)",
+        "cli.check",
+        heeds=("pair", "sampling", "output_dir"),  # the last so that all commands may be given alike
+    ),
 }
+_OF_ONE = ("compare", "ablate", "errors", "pareto", "transfer")
+"""Groups of settings that the command of their name alone goes by."""
+
+
+def unheeded(name: str, keys: Iterable[str]) -> list[str]:
+    """The settings among ``keys`` that change nothing of a command.
+
+    >>> unheeded("table5", ["study", "output_dir"]), unheeded("tune", ["compare.schedule", "seed"])
+    (['study'], ['compare.schedule'])
+    """
+    heeds = COMMANDS[name].heeds
+    groups = [(key, key.partition(".")[0]) for key in keys]
+    return [
+        key for key, group in groups if (heeds and group not in heeds) or (group in _OF_ONE and group != name)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -36,3 +37,13 @@ def fit_grids(config: DictConfig, overrides: Sequence[str]) -> list[str]:
         shown = ",".join(map(str, fitting)).join("[]")
         lines.append(f"search.{name}={shown}: of its usual values those below {steps}, the number of steps")
     return lines
+
+
+def unread_column(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """A line where the command line names a column of a text file, which has none."""
+    file = config.calibration.file
+    if "calibration.column" not in keys_of(overrides) or not file:
+        return []
+    from ecdiff_tune.data.prompt_tables import is_text
+
+    return [f"calibration.column: {file} has a prompt a line, and no columns"] if is_text(Path(file)) else []

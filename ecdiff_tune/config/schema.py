@@ -6,7 +6,7 @@ meaning. ``--help``, the comments of conf/ and README's table are made of it (``
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field
@@ -21,8 +21,10 @@ from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
 from ecdiff_core.validation import NotNegative, OneOf
 from ecdiff_tune.config.command_groups import (
     AblateSettings,
+    AccelerationSettings,
     CompareSettings,
     ErrorsSettings,
+    ExportSettings,
     MetricsSettings,
     ParetoSettings,
     RerankSettings,
@@ -48,6 +50,9 @@ from ecdiff_tune.search.schedule_space import LEAST_CALLS
 from ecdiff_tune.study.spec import AUTO as AUTO_REFERENCE
 from ecdiff_tune.study.spec import FULL_RUNS, REFERENCES
 from ecdiff_tune.study.trackers import TRACKERS
+
+ECDIFF = "ecdiff"
+"""For ``method``: what this tool tunes of itself."""
 
 
 @dataclass
@@ -96,6 +101,9 @@ class Settings:
     )
     output_dir: str = setting("outputs", "everything is written below this folder")
     pair: PairSettings = group(PairSettings, "the two models")
+    method: Any = setting(
+        "ecdiff", "what tune tunes: ecdiff, or accelerations of the cloud model, one or a list that competes"
+    )
     params: ParamsSettings = group(ParamsSettings, "what is not searched")
     sampling: SamplingSettings = group(SamplingSettings, "of every generation")
     search: SearchSettings = group(
@@ -115,6 +123,10 @@ class Settings:
         RerankSettings, "of the commands rerank and pareto, beside objective and link"
     )
     pareto: ParetoSettings = group(ParetoSettings, "which row of its table the command pareto writes as YAML")
+    acceleration: AccelerationSettings = group(
+        AccelerationSettings, "of tune with another method than ecdiff"
+    )
+    export: ExportSettings = group(ExportSettings, "of the command export")
     compare: CompareSettings = group(CompareSettings, "of the command compare")
     ablate: AblateSettings = group(AblateSettings, "of the command ablate")
     errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")
@@ -122,6 +134,12 @@ class Settings:
     metrics: MetricsSettings = group(
         MetricsSettings, "what images are measured by where methods are compared; the search goes by SSIM"
     )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The accelerations to tune; none where it is EC-Diff."""
+        named = [self.method] if isinstance(self.method, str) else list(self.method)
+        return () if named == [ECDIFF] else tuple(named)
 
     def pair_spec(self) -> PairSpec:
         """The two models by name."""
@@ -198,12 +216,36 @@ class Settings:
         Args:
             p: the warm-up where k is given.
         """
-        given = self.params
+        given, residual = self.params, self.residuals[0]
         if given.alpha is None:
             return None
-        if given.schedule is not None:
-            return ECDiffParams.scheduled(given.schedule, given.alpha, self.num_steps)
-        return ECDiffParams(p, given.k, given.alpha, self.num_steps)
+        if given.schedule is not None and given.edge_schedule is not None:
+            found = ECDiffParams.interleaved(given.schedule, given.edge_schedule, given.alpha, residual)
+            return replace(found, edge_k=self.edge_ks[0])
+        schedule = None if given.schedule is None else tuple(given.schedule)
+        return ECDiffParams(
+            p if schedule is None else None,
+            given.k if schedule is None else None,
+            given.alpha,
+            self.num_steps,
+            schedule,
+            edge_k=self.edge_ks[0],
+            edge_first=given.edge_first,
+            edge_last=given.edge_last,
+            residual=residual,
+        )
+
+    @property
+    def edge_ks(self) -> tuple[int, ...]:
+        """The values of edge_k to search: by hand, or as set."""
+        given = self.params.edge_k
+        return tuple(self.search.edge_k) if given is None else (given,)
+
+    @property
+    def residuals(self) -> tuple[float, ...]:
+        """The residual's factors to search: by hand, or as set."""
+        given = self.params.residual
+        return tuple(self.search.residual) if given is None else (given,)
 
     @property
     def num_steps(self) -> int:
@@ -238,8 +280,8 @@ class Settings:
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
             "crossings": bool(self.search.edge_calls),
-            "edge_k": self.search.edge_k != [0],
-            "residual": self.search.residual != [0.0],
+            "edge_k": self.edge_ks != (0,),
+            "residual": self.residuals != (0.0,),
             "suggested_s": self.kind.is_optuna,
             "prompts": prunes,
             "pruned": prunes,

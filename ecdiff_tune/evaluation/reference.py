@@ -24,11 +24,11 @@ from torch import Tensor
 
 from ecdiff_core.io.files import replacing
 from ecdiff_core.models.memory import Batches
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults
-from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, Side, baseline_trajectory
+from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, Side, baseline_trajectory, prepare
 from ecdiff_tune.evaluation.placed_images import PlacedImages
 from ecdiff_tune.evaluation.reference_files import (
     SIDES,
@@ -164,12 +164,6 @@ class Reference:
         """Median seconds a prompt of the cloud's and of the edge's denoising."""
         cloud, edge = torch.stack([one.seconds for one in self.prompts]).median(dim=0).values.tolist()
         return cloud, edge
-
-
-def prepare(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> Prepared:
-    """Some prompts of a set, ready to run, each one's initial noise from its own seed."""
-    generators = [torch.Generator().manual_seed(prompts.seeds[i]) for i in rows]
-    return pipe.prepare([prompts.prompts[i] for i in rows], generator=generators)
 
 
 def make(

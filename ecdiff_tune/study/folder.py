@@ -35,6 +35,9 @@ _FREE_TO_CHANGE = {
     "search.extend",
     "search.cloud_calls",
     "params.schedule",
+    "params.edge_k",
+    "params.residual",
+    "params.edge_schedule",
     "rerank.latency",
     "rerank.min_quality",
     "rerank.max_seconds",
@@ -54,10 +57,18 @@ _FREE_TO_CHANGE = {
     "metrics.lpips_net",
     "metrics.lpips_weights",
     "metrics.clip",
+    "method",
+    "acceleration.values",
+    "export.to",
+    "export.config",
+    "acceleration.min_quality",
+    "acceleration.min_worst",
+    "acceleration.timed_prompts",
 }
-"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
+"""Settings that do not change what is measured, but for rounding (these of params are stage2's alone)."""
 _PLACES = {
     "weights.lora",
+    *(f"weights.cloud.parts.{part}" for part in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")),
     *(
         f"weights.{side}.{key}"
         for side in ("cloud", "edge")

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ecdiff_core.models import single_file
+from ecdiff_core.models.answers import Answer
 from ecdiff_core.models.families.guidance import Guidance, is_guided
 from ecdiff_core.models.families.parts import empty_parts, load_part, part_class
 from ecdiff_core.models.find import ModelFiles
@@ -57,6 +58,8 @@ class Family(ABC):
     """Name of a property: keys of the denoiser's config, and why another value is refused."""
     may_differ: ClassVar[dict[str, tuple[tuple[str, ...], str]]] = {}
     """Name of a property: keys of the denoiser's config, and what becomes of another value."""
+    answers: ClassVar[Answer] = "noise"
+    """What the denoiser was trained to answer."""
     media: ClassVar[Literal["image", "video"]] = "image"
     offers_dynamic_cfg: ClassVar[bool] = False
     """Whether the pipeline knows ``use_dynamic_cfg``."""
@@ -106,6 +109,31 @@ class Family(ABC):
             pipeline = single_file.load_pipeline(cls.pipeline_class, files.checkpoint, folder, dtype, given)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline)
+
+    @classmethod
+    def load_decoder(cls, files: ModelFiles, dtype: torch.dtype, denoiser: nn.Module) -> Family:
+        """The adapter over a pipeline with its autoencoder alone; raises as ``load``.
+
+        Args:
+            files: of a diffusers folder.
+            denoiser: what stands in the cloud's place.
+        """
+        folder = files.folder
+        absent = (*cls.left_out_parts, *cls.absent_parts(folder), *cls.text_encoder_parts, cls.denoiser_part)
+        given: dict[str, Any] = dict.fromkeys(absent)
+        given["vae"] = load_part(folder, "vae", dtype, files.variant)
+        pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **given)
+        pipeline.set_progress_bar_config(disable=True)
+        setattr(pipeline, cls.denoiser_part, denoiser)
+        return cls(pipeline)
+
+    def load_text_encoders(self, files: ModelFiles, dtype: torch.dtype) -> None:
+        """Load what ``load_decoder`` left out, beside the other models; raises as ``load``."""
+        absent = self.absent_parts(files.folder)
+        for part in self.text_encoder_parts:
+            if part not in absent and getattr(self.pipeline, part) is None:
+                encoder = load_part(files.folder, part, dtype, files.variant)
+                setattr(self.pipeline, part, encoder.to(self.device))
 
     @classmethod
     def load_denoiser(cls, files: ModelFiles, dtype: torch.dtype) -> nn.Module:
