@@ -11,7 +11,7 @@ from typing import Any
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Plan
-from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.candidate import ConfigKey, acting_estimator
 
 SCHEMA_VERSION = 5
 _KEY_COLUMNS = """
@@ -78,7 +78,6 @@ def _migration(tables: Iterable[str], columns: Mapping[str, str]) -> tuple[str, 
     )
 
 
-_WITHOUT_UNUSED_ALPHAS = 4
 _ALL = ("measurements", "further", "timings")
 _STATEMENTS = {
     0: _SCHEMA,
@@ -156,27 +155,30 @@ class Ledger:
                 self._database.execute("BEGIN")
                 for statement in _STATEMENTS[version]:
                     self._database.execute(statement, {"handoff_adapter": handoff_adapter})
-                if 0 < version < _WITHOUT_UNUSED_ALPHAS:
-                    self._drop_unused_alphas()
+                if 0 < version < SCHEMA_VERSION:
+                    self._rename_keys()
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(path, error)) from error
 
-    def _drop_unused_alphas(self) -> None:
-        """Give rows of before version 4 the key that they have now where it is without an alpha."""
+    def _rename_keys(self) -> None:
+        """Give older rows the key that they have now, where another estimator's name or no alpha is in it."""
         found = self._database.execute(
-            "SELECT DISTINCT schedule, estimator FROM measurements WHERE alpha > 0 AND estimator <> ''"
+            "SELECT DISTINCT schedule, estimator, alpha FROM measurements WHERE estimator <> ''"
         )
-        for schedule, estimator in found.fetchall():
-            if Plan.from_schedule(schedule).uses_alpha(get_estimator(estimator)):
+        for schedule, estimator, alpha in found.fetchall():
+            plan = Plan.from_schedule(schedule)
+            name = acting_estimator(estimator, plan)
+            now = (name, alpha if plan.uses_alpha(get_estimator(name)) else 0.0)
+            if now == (estimator, alpha):
                 continue
-            which = (schedule, estimator)
+            which = (schedule, estimator, alpha)
             for table in _ALL:
-                where = f"{table} WHERE schedule = ? AND estimator = ? AND alpha > 0"
+                where = "WHERE schedule = ? AND estimator = ? AND alpha = ?"
                 self._database.execute(
-                    f"UPDATE OR IGNORE {where.replace('WHERE', 'SET alpha = 0 WHERE')}", which
+                    f"UPDATE OR IGNORE {table} SET estimator = ?, alpha = ? {where}", (*now, *which)
                 )
-                self._database.execute(f"DELETE FROM {where}", which)
+                self._database.execute(f"DELETE FROM {table} {where}", which)
 
     @classmethod
     def in_memory(cls) -> Ledger:

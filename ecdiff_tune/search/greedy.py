@@ -88,7 +88,8 @@ def stage2(space: Stage2Space, handoff_adapter: HandoffAdapter) -> StageWalk:
     """Algorithm 3: a walk over s."""
 
     def at(s: int) -> Candidate:
-        return space.at(s, handoff_adapter)
+        candidate = space.at(s, handoff_adapter)
+        return space.aliases.get(candidate, candidate)
 
     return at((yield from walk(space.s_values, space.start, at)))
 

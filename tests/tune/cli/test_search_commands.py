@@ -80,11 +80,20 @@ def test_tune_goes_on_after_a_stop(
         die_after(dying, 2)
         assert other(*command).status == 130
     assert 0 < other.rows() <= study.rows()
+    if name in ("predict", "joint", "schedule"):  # killed after the forecast, before anything was scored
+        early = other.config()
+        assert early.basis == "predicted, not measured"
+        assert early.score is not None
+        assert {"quality", "seconds", "calls"} < early.score.keys()
+        assert "heldout" not in early.score
+        assert f"early answer ({early.basis})" in one_line(other("compare", *SMALL))
+        assert f"ecdiff.yaml is an early answer ({early.basis})" in other("table5").out
     again = other(*command)
     assert again.status == 0, again
     assert other.rows() == study.rows()
     assert other.config().params == config.params
     assert other.config().score == config.score
+    assert not other.config().basis
 
 
 def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,32 @@ def test_alpha_is_left_out_where_it_changes_nothing() -> None:
     assert alphas(ECDiffParams(3, 2, 0.3, 9)) == 0.3
 
 
+def test_newton2_with_two_real_noises_is_secant() -> None:
+    """3C3A1C5E has three real noises before its window, 2C3A1C6E but two."""
+    keys = {
+        (p, name): key_of(ECDiffParams(p, 3, 0.3, p + 3), estimator=name)
+        for p in (2, 3)
+        for name in ("secant", "newton2")
+    }
+    assert keys[2, "secant"] == keys[2, "newton2"]
+    assert keys[3, "secant"] != keys[3, "newton2"]
+
+
+def test_rows_of_version_4_get_their_keys_of_now(path: Path) -> None:
+    with closing(Ledger(path)) as ledger:
+        for schedule, ssim in (("2C3A1C4E", 0.5), ("2C1A1C1A3E", 0.6)):
+            old = ConfigKey(schedule, 0.3, "newton2", "identity")
+            ledger.append(old, [("a", Measurement(ssim, 20.0, 1.0, {"lpips": 0.1}))])
+            ledger.append_timing(old, "a", 2.0)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA user_version = 4")
+    with closing(Ledger(path)) as ledger:
+        now = ConfigKey("2C3A1C4E", 0.3, "secant", "identity")
+        assert ledger.read(now) == {"a": Measurement(0.5, 20.0, 1.0, {"lpips": 0.1})}
+        assert ledger.read_timings(now) == {"a": 2.0}
+        assert ledger.configs() == [ConfigKey("2C1A1C1A3E", 0.3, "newton2", "identity"), now]
+
+
 def test_alphas_and_estimators_of_before_version_4_get_their_keys_of_now(path: Path) -> None:
     old = (
         "CREATE TABLE measurements (schedule, alpha, estimator, handoff_adapter, sampler, prompt, ssim, "
