@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ecdiff_core.config import PairSpec, Sampling, TunedConfig
     from ecdiff_core.errors import ECDiffError
-    from ecdiff_core.hook import apply_ecdiff, remove_ecdiff
+    from ecdiff_core.hook import apply_ecdiff, apply_tuned, remove_ecdiff, remove_tuned
+    from ecdiff_core.methods.choice import MethodChoice
     from ecdiff_core.models.memory import Memory
     from ecdiff_core.models.pair_spec import ModelRef
     from ecdiff_core.output import ECDiffOutput
@@ -22,7 +23,10 @@ __version__ = "0.1.0"
 _HOME = {
     "ECDiffError": "errors",
     "apply_ecdiff": "hook",
+    "apply_tuned": "hook",
     "remove_ecdiff": "hook",
+    "remove_tuned": "hook",
+    "MethodChoice": "methods.choice",
     "Memory": "models.memory",
     "ECDiffParams": "sampling.params",
     "ECDiffOutput": "output",
@@ -44,6 +48,7 @@ __all__ = [
     "ECDiffParams",
     "ECDiffPipeline",
     "Memory",
+    "MethodChoice",
     "ModelRef",
     "PairSpec",
     "Plan",
@@ -51,7 +56,9 @@ __all__ = [
     "Sampling",
     "TunedConfig",
     "apply_ecdiff",
+    "apply_tuned",
     "remove_ecdiff",
+    "remove_tuned",
 ]
 
 

@@ -91,7 +91,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
             raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
         prompts += [line.strip() for line in lines if line.strip()]
     for prompt in prompts:
-        if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in prompt):
             raise ParamsError(f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'.")
     if not prompts:
         raise ParamsError("No prompt: give --prompt TEXT or a --prompts-file with at least one line.")
@@ -119,6 +119,18 @@ def _save(
         else:
             _save_png(path, image, story)
         print(f"{path}  {visible(prompt)}", flush=True)
+        if all(low == high for frame in (image if video else [image]) for low, high in _extrema(frame)):
+            print(
+                f"note: {path.name} is of one colour, which no prompt asks for: the decoder probably left "
+                "what its dtype holds. Try --dtype float32 or bfloat16.",
+                file=sys.stderr,
+            )
+
+
+def _extrema(image: Image) -> Sequence[tuple[float, float]]:
+    """The least and the greatest value of every channel."""
+    found = image.getextrema()
+    return found if isinstance(found[0], tuple) else [found]
 
 
 def _free(path: Path) -> Path:
@@ -184,7 +196,8 @@ def generate(args: argparse.Namespace) -> None:
         check_weights=not args.any_weights,
         cloud=cloud,
     )
-    for note in pipe.pair.notes:
+    early = [f"the config is an early answer: {config.basis}"] if config.basis else []
+    for note in (*early, *pipe.pair.notes):
         print(f"note: {note}", file=sys.stderr)
     if pipe.device.type == "cpu":
         keep_freed_memory()

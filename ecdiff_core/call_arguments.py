@@ -146,11 +146,20 @@ def check_call(
     """
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ParamsError("Expected a prompt or a list of at least one prompt.")
-    if negatives is not None and len(negatives) != len(prompts):
-        raise ParamsError(key="negative_prompt", got=len(negatives), expected=f"one or {len(prompts)}")
+    if negatives is not None:
+        if not isinstance(negatives, list | tuple) or not all(isinstance(text, str) for text in negatives):
+            raise ParamsError(key="negative_prompt", got=negatives, expected="to be text or a list of texts")
+        if len(negatives) != len(prompts):
+            raise ParamsError(key="negative_prompt", got=len(negatives), expected=f"one or {len(prompts)}")
     n = images_per_prompt
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ParamsError(key="num_images_per_prompt", got=n, expected=">= 1")
+    generators = generator if isinstance(generator, list) else [generator]
+    if any(not isinstance(one, torch.Generator | None) for one in generators):
+        kind = type(generators[0]).__name__
+        raise ParamsError(
+            f"Expected generator to be a torch.Generator, or a list with one an image, got {kind}."
+        )
     if isinstance(generator, list) and len(generator) != len(prompts) * n:
         raise ParamsError(
             key="generator",

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
 from ecdiff_core.io import checked_yaml
 from ecdiff_core.io.files import write_text
+from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
-from ecdiff_core.validation import AtLeast1, NotNegative, check_fields
+from ecdiff_core.validation import AtLeast1, NotNegative, check_fields, check_type
 
-FORMAT_VERSION = 2
-"""The newest layout; 2 added ``scheduler_config``, ``lora``, optional keys of a model, and the keys of
-``params`` that the paper does not have."""
+FORMAT_VERSION = 3
+"""The newest layout; 3 added ``method``, 2 ``scheduler_config``, ``lora``, optional keys of a
+model, and the keys of ``params`` that the paper does not have."""
 
 _COMMENTS = {
     "format_version": "of this file's layout",
@@ -34,6 +36,7 @@ _COMMENTS = {
     "weight": "factor of the adapter",
     "'on'": "cloud, edge or both",
     "tensors": "digest of its denoiser in memory, in the dtype below",
+    "parts": "digests of its autoencoder and text encoders, likewise",
     "p": "warm-up steps with real cloud calls",
     "k": "approximated steps between two real cloud calls; 0 is none",
     "schedule": "steps with real cloud calls, in place of p and k",
@@ -44,6 +47,8 @@ _COMMENTS = {
     "residual": "factor of cloud minus edge at the last cloud step, added to the edge's noise",
     "edge_schedule": "steps with real edge calls, beside a schedule of the cloud's",
     "s": "steps on the cloud side, 0 … T",
+    "method": "acceleration of the cloud model's real calls",
+    "values": "of its parameters",
     "num_inference_steps": "T, but for PNDMScheduler, whose T is one more",
     "scheduler": "diffusers class",
     "guidance_scale": "classifier-free guidance; 1 is none",
@@ -56,6 +61,7 @@ _COMMENTS = {
     "handoff_adapter": "identity (the paper) or matched (equal signal-to-noise ratio)",
     "scheduler_config": "the scheduler's settings; another pipeline's are compared with them",
     "estimator": "of approximated steps: gradient (the paper's), reuse, secant, newton2 or edge",
+    "basis": "an early answer, which gives way to better ones until the search is at its end",
     "quality": "mean SSIM to the cloud's pictures, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
     "burden": "(T - s) / (T - s'), eq. 11, or 1 - cloud calls / T; null where there is no s",
@@ -67,6 +73,10 @@ _COMMENTS = {
     "heldout": "the same on prompts that were not tuned on",
     "calls": "of a generation",
     "cloud_share": "cloud calls / T",
+    "worst": "the lowest SSIM of a prompt",
+    "work": "share of the cloud model's weights that a call applies, the mean",
+    "reused": "share of the calls in which something is reused",
+    "seconds_off": "a picture without the method, measured beside it",
 }
 
 
@@ -119,7 +129,7 @@ class Sampling:
         return count_steps(self.scheduler, self.num_inference_steps)
 
 
-_ORDER = ("format_version", "pair", "params", "sampling", "scheduler_config", "score", "provenance")
+_ORDER = ("format_version", "pair", "params", "method", "sampling", "scheduler_config", "score", "provenance")
 """Of the keys of a file."""
 
 
@@ -130,7 +140,8 @@ class TunedConfig:
     Args:
         scheduler_config: the scheduler's settings by name, as ``scheduler_settings.settings_of`` gives them;
             those that are given must be those of the scheduler in use.
-        format_version: 1, or 2 where it holds what version 1 does not know; follows from the rest.
+        method: an acceleration of the cloud model, beside params; None is none.
+        format_version: 1, or 2 or 3 where it holds what version 1 does not know; follows from the rest.
 
     Raises:
         ConfigError: ``scheduler_config`` has a key that is no text.
@@ -142,19 +153,29 @@ class TunedConfig:
     score: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
     scheduler_config: Mapping[str, Any] | None = None
+    method: MethodChoice | None = None
     format_version: int = 1
 
     def __post_init__(self) -> None:
+        for name, kind in (("pair", PairSpec), ("params", ECDiffParams), ("sampling", Sampling)):
+            check_type(name, getattr(self, name), kind, f"of type {kind.__name__}")
+        check_type("scheduler_config", self.scheduler_config, (Mapping, NoneType), "a mapping or None")
         if not all(isinstance(name, str) for name in self.scheduler_config or {}):
             raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
         extended = self.pair.has_optional_keys or self.params.extends_paper
         newer = self.scheduler_config is not None or extended
-        object.__setattr__(self, "format_version", 2 if newer else 1)
+        version = 3 if self.method is not None else 2 if newer else 1
+        object.__setattr__(self, "format_version", version)
 
     @property
     def factors(self) -> Factors:
         """Of the noises of the plan's steps."""
         return self.params.factors(get_estimator(self.sampling.estimator))
+
+    @property
+    def basis(self) -> str:
+        """What the scores rest on where the search has not come to its end; empty for others."""
+        return str((self.score or {}).get("basis", ""))
 
     def plan(self) -> Plan:
         """What every step does.
@@ -184,10 +205,14 @@ class TunedConfig:
         found = {**asdict(self), "pair": self.pair.tree()}
         tree = {key: found[key] for key in _ORDER if found[key] is not None}
         tree["params"] = self.params.tree()
-        return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
+        if self.method is not None:
+            tree["method"] = self.method.tree()
+        s = {"s": "the step after the last cloud call"} if "edge_schedule" in tree["params"] else {}
+        return checked_yaml.write(tree, _COMMENTS | s, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:
-        """Write the YAML, whole or not at all."""
+        """Write the YAML, whole or not at all; raises ConfigError for what is no path."""
+        check_type("the config's path", path, (str, Path), "text or a Path")
         write_text(Path(path), self.to_yaml())
 
     @classmethod
@@ -198,6 +223,7 @@ class TunedConfig:
             ConfigError: it is no YAML mapping, has unknown or missing keys, or a newer format_version.
             ParamsError: a value is out of range.
         """
+        check_type(source, text, str, "YAML text")
         tree = checked_yaml.read(text, source)
         version = tree.get("format_version")
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
@@ -223,6 +249,7 @@ class TunedConfig:
         Args:
             path: of the file, or the name of a config that comes with the package, such as ``shapes``.
         """
+        check_type("a config", path, (str, Path), "a TunedConfig or the path of its YAML file")
         path = _shipped().get(str(path), path)
         try:
             text = Path(path).read_text(encoding="utf-8")

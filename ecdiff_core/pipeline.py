@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -27,14 +27,14 @@ from ecdiff_core.call_arguments import (
     seeds_of,
 )
 from ecdiff_core.config import PairSpec, Sampling, TunedConfig
-from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
+from ecdiff_core.errors import ConfigError, NonFiniteLatentsError, ParamsError
+from ecdiff_core.methods.in_pair import accelerated
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
 from ecdiff_core.models.memory import Memory, Offload, out_of_memory_as_error, place
 from ecdiff_core.models.one_side import load_cloud, load_edge
 from ecdiff_core.models.pair import Pair, load_pair
-from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import Estimator, get_estimator
@@ -87,7 +87,12 @@ class ECDiffPipeline:
     >>> pipe("a large red circle", generator=torch.Generator().manual_seed(0)).images[0]  # doctest: +SKIP
     """
 
-    def __init__(self, pair: Pair, config: TunedConfig, cloud: Cloud | None = None) -> None:
+    def __init__(self, pair: Pair, config: TunedConfig | None = None, cloud: Cloud | None = None) -> None:
+        if not isinstance(pair, Pair) or not isinstance(config, TunedConfig):
+            raise ConfigError(
+                f"Expected a loaded pair and a TunedConfig, got {type(pair).__name__} and "
+                f"{type(config).__name__}. ECDiffPipeline.from_config(PATH) loads both."
+            )
         self.pair = pair
         self.config = config
         self.cloud = cloud
@@ -134,9 +139,10 @@ class ECDiffPipeline:
         """
         if not isinstance(config, TunedConfig):
             config = TunedConfig.load(config)
-        if dtype is not None:
-            config = replace(config, sampling=replace(config.sampling, dtype=dtype_name(dtype)))
-        spec = config.pair if check_weights else _without_fingerprints(config.pair)
+        if dtype is not None and dtype_name(dtype) != config.sampling.dtype:
+            bare = _without(config.pair, "tensors")  # which hold for the config's dtype
+            config = replace(config, pair=bare, sampling=replace(config.sampling, dtype=dtype_name(dtype)))
+        spec = config.pair if check_weights else _without(config.pair, "fingerprint", "tensors")
         dtype_of_models = get_dtype(config.sampling.dtype)
         if side not in _LOADERS:
             raise ParamsError.unknown("side", side, _LOADERS)
@@ -304,14 +310,22 @@ class ECDiffPipeline:
             NonFiniteLatentsError: the result is not finite.
         """
         refuse_others(others, self.sampling)
-        prompts: list[Any] = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+        prompts: list[Any] = (
+            [prompt] if isinstance(prompt, str) or not isinstance(prompt, Iterable) else list(prompt)
+        )
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
         check_call(prompts, negatives, generator, num_images_per_prompt, output_type)
+        for name, function in (("callback_on_step_end", callback_on_step_end), ("on_step", on_step)):
+            if function is not None and not callable(function):
+                raise ParamsError(key=name, got=function, expected="to be a function")
         callback = callback_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         steps = self.plan(mode)
         bar = tqdm(total=steps.num_steps, **self._bar_settings)
         turn = self.pair.family.alone if self._is_offloaded() else nullcontext()
-        with bar, turn, self._interrupts.call():
+        method = self.config.method if mode == "ecdiff" else None  # a baseline has none
+        guidance = self.config.sampling.guidance_scale
+        on = accelerated(self.pair, method, steps.num_steps, guidance, self.scheduler)
+        with bar, turn, on, self._interrupts.call():
             on_step = counted_by(bar, on_step)
             clock = Clock(self.device)
             if self.cloud is None:
@@ -465,9 +479,10 @@ def _check_offered(pair: Pair, asked: Sampling) -> None:
     check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)
 
 
-def _without_fingerprints(spec: PairSpec) -> PairSpec:
-    def bare(ref: ModelRef) -> ModelRef:
-        return replace(ref, fingerprint=None)
-
-    lora = [replace(one, fingerprint=None) for one in spec.lora]
-    return replace(spec, cloud=bare(spec.cloud), edge=bare(spec.edge), lora=lora)
+def _without(spec: PairSpec, *digests: str) -> PairSpec:
+    """The pair without what its weights would be compared by."""
+    none = dict.fromkeys(digests)
+    bare: dict[str, Any] = {side: replace(getattr(spec, side), **none) for side in ("cloud", "edge")}
+    if "fingerprint" in digests:
+        bare["lora"] = [replace(one, fingerprint=None) for one in spec.lora]
+    return replace(spec, **bare)

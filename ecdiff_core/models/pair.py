@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ecdiff_core.errors import PairError, first_line
+from ecdiff_core.errors import PairError, ParamsError, first_line
 from ecdiff_core.models.compatibility import Row, Verdict, has_schedule, noise_schedule
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.find import EMBEDDED, ModelFiles, from_anywhere
@@ -22,7 +23,8 @@ from ecdiff_core.models.lora import adapted, find_lora, load_lora
 from ecdiff_core.models.memory import Memory, out_of_memory_as_error, place
 from ecdiff_core.models.pair_files import PairFiles, find_pair
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec, Side
-from ecdiff_core.models.tensor_digest import tensor_digest
+from ecdiff_core.models.tensor_digest import parts_digests, tensor_digest
+from ecdiff_core.validation import check_type
 
 __all__ = ["EMBEDDED", "Pair", "load_pair"]
 
@@ -69,6 +71,8 @@ def load_pair(
         ParamsError: ``memory`` asks for what the device or the autoencoder cannot do.
         OutOfMemoryError: the models do not fit.
     """
+    check_type("the pair", spec, PairSpec, "a PairSpec, such as that of a TunedConfig", PairError)
+    check_type("memory", memory, (Memory, NoneType), "a Memory or None", ParamsError)
     spec = replace(spec, lora=find_lora(spec))
     files = find_pair(spec)
     cloud_files, edge_files, family_class = files.cloud, files.edge, files.family
@@ -85,12 +89,20 @@ def load_pair(
         None if spec.lora_on(side) else tensor_digest(model, dtype)
         for side, model in zip(sides, (family.denoiser, edge), strict=True)
     ]
+    for side, ref, digest in zip(sides, (spec.cloud, spec.edge), tensors, strict=True):
+        _check_tensors(side, ref, digest)
+    parts = None if spec.lora_on("cloud") else parts_digests(family.pipeline.components, dtype)
     with out_of_memory_as_error():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [
-        loaded_ref(replace(ref, fingerprint=fingerprint, tensors=digest), model)
-        for ref, model, fingerprint, digest in zip(
-            (spec.cloud, spec.edge), (cloud_files, edge_files), found, tensors, strict=True
+        loaded_ref(replace(ref, fingerprint=fingerprint, tensors=digest, parts=others), model)
+        for ref, model, fingerprint, digest, others in zip(
+            (spec.cloud, spec.edge),
+            (cloud_files, edge_files),
+            found,
+            tensors,
+            (parts or None, None),
+            strict=True,
         )
     ]
     ours, theirs = schedules(cloud_files.folder, edge_files.folder)
@@ -121,6 +133,15 @@ def checked_fingerprint(side: Side, ref: ModelRef, found: str) -> str:
             f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
         )
     return found
+
+
+def _check_tensors(side: Side, ref: ModelRef, digest: str | None) -> None:
+    """Refuse a denoiser whose digest in memory is not the one that is asked for; None is not comparable."""
+    if None not in (ref.tensors, digest) and ref.tensors != digest:
+        raise PairError(
+            f"The {side} model {ref.id} has other weights (tensors {digest}) than the config was tuned for "
+            f"({ref.tensors}). Use those weights, tune again, or take tensors out of the config."
+        )
 
 
 def check_whole(files: ModelFiles, models: Sequence[nn.Module]) -> None:

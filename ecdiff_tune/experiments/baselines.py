@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.methods import METHODS as ACCELERATIONS
+from ecdiff_core.methods import get_method
+from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, Plan, count_steps
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
-from ecdiff_tune.experiments.caches import CACHES
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler
 
 HYBRID_EDGE_STEPS = (10, 25)
@@ -37,6 +39,7 @@ class Known:
         schedule: another study's winner, if one is given.
         latency: the study's profile.
         reference_adapter: the handoff adapter that the reference's edge pictures were made with.
+        accelerations: that the study tuned, by name.
     """
 
     tuned: TunedConfig
@@ -44,6 +47,7 @@ class Known:
     schedule: TunedConfig | None
     latency: LatencyProfile
     reference_adapter: HandoffAdapter = "identity"
+    accelerations: Mapping[str, MethodChoice] = field(default_factory=dict)
 
     @property
     def sampling(self) -> Sampling:
@@ -172,10 +176,15 @@ def equal_cost_steps(latency: LatencyProfile, plan: Plan) -> int:
 FEWER = {"fewer_ddim": "DDIMScheduler", "fewer_dpm": "DPMSolverMultistepScheduler"}
 
 
-def _cached(name: str) -> Make:
+def _accelerated(name: str) -> Make:
+    """The cloud alone with an acceleration: as it was tuned in the study, else with its authors' values."""
+
     def make(known: Known) -> Method:
-        made = replace(_cloud(known), name=name, label=CACHES[name].label)
-        return replace(made, sampler=replace(made.sampler, cache=name))
+        method, tuned = get_method(name), known.accelerations.get(name)
+        if tuned is None and method.calibrated:
+            raise LeftOutError(f"{', '.join(method.calibrated)} is not measured: run tune method={name}")
+        made = replace(_cloud(known), name=name, label=method.label + ("" if tuned is None else " (tuned)"))
+        return replace(made, sampler=replace(made.sampler, acceleration=tuned or MethodChoice(name)))
 
     return make
 
@@ -194,7 +203,7 @@ MAKERS: Mapping[str, Make] = {
     "fewer_own": _fewer("fewer_own", None, ""),
     "fewer_ddim": _fewer("fewer_ddim", FEWER["fewer_ddim"], "DDIM"),
     "fewer_dpm": _fewer("fewer_dpm", FEWER["fewer_dpm"], "DPM++ 2M"),
-    **{name: _cached(name) for name in CACHES},
+    **{name: _accelerated(name) for name in ACCELERATIONS},
 }
 """By name."""
 

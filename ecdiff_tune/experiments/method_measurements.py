@@ -16,7 +16,6 @@ from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Measurement, added
 from ecdiff_tune.evaluation.reference import SIDES, Reference
 from ecdiff_tune.experiments import method_runs
-from ecdiff_tune.experiments.caches import CACHES
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, describe, distinct
 from ecdiff_tune.metrics.choice import Metric, load_metrics
 from ecdiff_tune.metrics.spec import MetricChoice
@@ -65,7 +64,7 @@ class MethodEvaluator:
 
     @property
     def _reference(self) -> Reference:
-        return self._references.heldout
+        return self._references.heldout_with_edge
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -137,7 +136,7 @@ class MethodEvaluator:
 
     def _evaluator(self, methods: Sequence[Method]) -> Evaluator:
         pair, sampler = self._pair, methods[0].sampler
-        alone = sampler.cache is not None and CACHES[sampler.cache].one_by_one
+        alone = sampler.acceleration is not None and sampler.acceleration.method.batch_wide
         key, pipe = sampler.key(self._tuned_with), method_runs.pipeline(pair.pipe.pair, methods[0])
         branch_points = {
             step for one in methods for step in (one.candidate.params.warm_up, one.plan.handoff_step)

@@ -1,5 +1,7 @@
 """The names of methods, in the order of the tables."""
 
+from ecdiff_core.methods import METHODS as ACCELERATIONS
+
 METHODS = (
     "cloud",
     "edge",
@@ -15,9 +17,5 @@ METHODS = (
     "fewer_own",
     "fewer_ddim",
     "fewer_dpm",
-    "taylorseer",
-    "first_block_cache",
-    "faster_cache",
-    "pab",
-    "deepcache",
+    *ACCELERATIONS,
 )

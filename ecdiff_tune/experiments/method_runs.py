@@ -12,17 +12,17 @@ import torch
 
 from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
+from ecdiff_core.methods.in_pair import accelerated, why_not
 from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.evaluator import Generation
-from ecdiff_tune.experiments.caches import cached, why_not
 from ecdiff_tune.experiments.methods import Method
 from ecdiff_tune.study.open_study import OpenStudy
 
 
 def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:
-    """Inference with a method, but for its cache.
+    """Inference with a method, but for its acceleration.
 
     Raises:
         ParamsError: these models cannot be used with its scheduler.
@@ -36,15 +36,17 @@ def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:
 
 def generation(method: Method, pipe: ECDiffPipeline) -> Generation:
     """To be entered for each generation of a method."""
-    cache = method.sampler.cache
-    return nullcontext if cache is None else partial(cached, cache, pipe)
+    choice, sampling = method.sampler.acceleration, pipe.config.sampling
+    if choice is None:
+        return nullcontext
+    return partial(accelerated, pipe.pair, choice, pipe.num_steps, sampling.guidance_scale, pipe.scheduler)
 
 
 def obstacle(pair: Pair, method: Method) -> str | None:
     """Why a method cannot be used with these models, or its scheduler makes too few steps for it; None where
     it can."""
-    cache = method.sampler.cache
-    if cache is not None and (reason := why_not(cache, pair.cloud)):
+    choice = method.sampler.acceleration
+    if choice is not None and (reason := why_not(choice, pair, method.sampler.sampling.num_steps)):
         return reason
     try:
         pipeline(pair, method).config.plan()

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ecdiff_core.config import Sampling
+from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
-from ecdiff_tune.experiments.caches import CACHES
 
 
 @dataclass(frozen=True)
@@ -17,20 +17,20 @@ class Sampler:
 
     Args:
         sampling: of a generation.
-        cache: of ``CACHES``, inside the cloud model; None is none.
+        acceleration: of the cloud model; None is none.
         own_cloud: pictures are held against those of the cloud alone with this sampler, not with the study's.
     """
 
     sampling: Sampling
-    cache: str | None = None
+    acceleration: MethodChoice | None = None
     own_cloud: bool = False
 
     def key(self, study: Sampling) -> str:
         """``ConfigKey.sampler``: empty where it is the study's own."""
         mine = (self.sampling.scheduler, self.sampling.num_inference_steps)
         words = [] if mine == (study.scheduler, study.num_inference_steps) else [f"{mine[0]} {mine[1]}"]
-        if self.cache is not None:
-            words.append(CACHES[self.cache].told)
+        if self.acceleration is not None:
+            words.append(self.acceleration.told)
         if self.own_cloud:
             words.append("against its own cloud")
         return ", ".join(words)

@@ -71,7 +71,7 @@ def cost_table(
     rows = []
     for method in methods:
         plan = method.plan
-        seconds = None if method.sampler.cache else latency.seconds(plan)
+        seconds = None if method.sampler.acceleration else latency.seconds(plan)
         row: dict[str, Any] = {
             "method": method.name,
             "label": method.label,

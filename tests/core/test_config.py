@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
 from ecdiff_core.config import FORMAT_VERSION
 from ecdiff_core.errors import ConfigError, ECDiffError, OutputError, ParamsError
+from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_tune.data.conf_folder import config_folder
 
 from ..refusals import refused
 
 GOLDEN = Path(__file__).parent / "data" / "v1.yaml"
 GOLDEN_2 = Path(__file__).parent / "data" / "v2.yaml"
+GOLDEN_3 = Path(__file__).parent / "data" / "v3.yaml"
 MINIMAL = """
 format_version: 1
 pair:
@@ -166,6 +168,14 @@ def test_golden_v2_loads_forever() -> None:
     assert config.score == {"quality": 0.9137}
 
 
+def test_golden_v3_loads_forever() -> None:
+    config = TunedConfig.load(GOLDEN_3)
+    values = {"threshold": 0.08, "max_skip_steps": 3, "retention_ratio": 0.2}
+    assert config.method == MethodChoice("mag_cache", {**values, "mag_ratios": (1.0, 0.97, 0.98, 1.02)})
+    assert config.plan().schedule == "4C"
+    assert config.to_yaml().splitlines() == GOLDEN_3.read_text("utf-8").splitlines()[1:]
+
+
 def test_the_version_follows_from_what_a_config_holds() -> None:
     assert FULL.format_version == 1
     known = replace(FULL.pair.cloud, tensors="0123456789abcdef")
@@ -183,7 +193,7 @@ def test_the_version_follows_from_what_a_config_holds() -> None:
 
 def test_golden_is_what_is_written_today_and_optional_keys() -> None:
     """Should a key go or change: raise FORMAT_VERSION, keep these files, and add a golden of the new one."""
-    assert FORMAT_VERSION == 2
+    assert FORMAT_VERSION == 3
     assert TunedConfig.load(GOLDEN_2).to_yaml().splitlines() == GOLDEN_2.read_text("utf-8").splitlines()[1:]
     written = yaml.safe_load(TunedConfig.load(GOLDEN).to_yaml())
     assert written["sampling"].pop("use_dynamic_cfg") is False
@@ -218,11 +228,11 @@ def test_refuses_missing_keys(path: str) -> None:
         TunedConfig.from_yaml(changed(path, ...), "my.yaml")
 
 
-@pytest.mark.parametrize("version", [..., 3, 0, "1", True, False])
+@pytest.mark.parametrize("version", [..., 4, 0, "1", True, False])
 def test_refuses_versions(version: object) -> None:
     got = None if version is ... else version
     advice = "A newer file needs a newer ecdiff."
-    with refused(ConfigError, key="format_version", got=got, expected="2 or an older one", advice=advice):
+    with refused(ConfigError, key="format_version", got=got, expected="3 or an older one", advice=advice):
         TunedConfig.from_yaml(changed("format_version", version), "my.yaml")
 
 

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ecdiff_core.models import single_file
+from ecdiff_core.models.answers import Answer
 from ecdiff_core.models.families.guidance import Guidance, is_guided
 from ecdiff_core.models.families.parts import empty_parts, load_part, part_class
 from ecdiff_core.models.find import ModelFiles
@@ -57,6 +58,8 @@ class Family(ABC):
     """Name of a property: keys of the denoiser's config, and why another value is refused."""
     may_differ: ClassVar[dict[str, tuple[tuple[str, ...], str]]] = {}
     """Name of a property: keys of the denoiser's config, and what becomes of another value."""
+    answers: ClassVar[Answer] = "noise"
+    """What the denoiser was trained to answer."""
     media: ClassVar[Literal["image", "video"]] = "image"
     offers_dynamic_cfg: ClassVar[bool] = False
     """Whether the pipeline knows ``use_dynamic_cfg``."""

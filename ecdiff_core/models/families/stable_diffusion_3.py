@@ -29,6 +29,7 @@ class StableDiffusion3(ImageFamily):
     pipeline_class = StableDiffusion3Pipeline
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    answers = "flow"
     unweighted_parts = ("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")
     optional_parts = ("text_encoder_3", "tokenizer_3")
     must_agree: ClassVar = {

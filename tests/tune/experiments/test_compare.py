@@ -29,7 +29,10 @@ ALL = [
     "secant",
     "fewer_ddim",
     "fewer_dpm",
+    "taylorseer",
+    "pab",
     "deepcache",
+    "tome",
 ]
 
 
@@ -52,8 +55,8 @@ def test_all_methods_that_apply(compared: tuple[Study, Outcome]) -> None:
     assert list(found.index) == ALL
     assert (found["prompts"] == 2).all()
     assert "left out: paper (the paper has no row for the pair tiny)" in outcome.out
-    caches = "taylorseer, first_block_cache, faster_cache, pab"
-    assert f"left out: {caches} (diffusers has no cache for UNet2DConditionModel)" in outcome.out
+    blocks = "it needs two transformer blocks or more"
+    assert f"left out: first_block_cache ({blocks} whose outputs can be reused)" in outcome.out
     for kind in ("csv", "md", "tex"):
         for name in ("table1", "table6"):
             assert (study.folder / "compare" / f"{name}.{kind}").is_file()
@@ -182,8 +185,10 @@ def test_other_samplers_have_rows_of_their_own_which_other_commands_leave_alone(
     study = compared[0].copy(tmp_path / "outputs")
     samplers = {key.sampler for key in Ledger(study.folder / "ledger.sqlite").configs()}
     steps = table(study, "table6").loc["fewer_dpm", "cloud_calls"]
+    caches = {one for one in samplers if one.startswith(("TaylorSeer ", "PAB ", "ToMe "))}
+    assert len(caches) == 3
     cache = "DeepCache cache_interval=3 cache_branch_id=0"
-    assert samplers == {"", f"DDIMScheduler {steps}", f"DPMSolverMultistepScheduler {steps}", cache}
+    assert samplers - caches == {"", f"DDIMScheduler {steps}", f"DPMSolverMultistepScheduler {steps}", cache}
     outcome = study("rerank")
     assert outcome.status == 0, outcome
     assert "left out" not in outcome.out

@@ -71,7 +71,8 @@ def test_methods_differ_from_the_tuned_config_in_what_they_are_named_for(latency
     assert "schedule" not in found
     assert "fewer_own" not in found  # it is DDIM
     assert found["pab"].key(known.sampling).sampler == (
-        "PAB spatial_attention_block_skip_range=2 spatial_attention_timestep_skip_range=(100, 800)"
+        "PAB spatial_attention_block_skip_range=2 cross_attention_block_skip_range=1 "
+        "timestep_low=100 timestep_high=800"
     )
     assert found["cloud"].key(known.sampling).sampler == ""
 

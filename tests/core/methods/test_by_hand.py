@@ -1,0 +1,347 @@
+"""Every method against the same one switched on by hand in a plain diffusers script."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import CogVideoXPipeline, StableDiffusion3Pipeline, hooks
+from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
+from diffusers.hooks.mag_cache import apply_mag_cache
+from diffusers.hooks.sea_cache import apply_sea_cache
+from torch import Tensor, nn
+
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.errors import PairError, ParamsError
+from ecdiff_core.hook.apply import apply_ecdiff, remove_ecdiff
+from ecdiff_core.methods import METHODS, get_method
+from ecdiff_core.methods.enable import Enabled, enable, obstacle
+
+from ...hooking import STEPS as ALL_STEPS
+from ...hooking import Pipe, denoise, load
+from ...hooking import run as run_all
+from ...small_sd3 import sd3_transformer
+
+STEPS = 8
+RATIOS = [1.0, *[0.97, 1.02] * STEPS][:STEPS]
+VALUES: dict[str, dict[str, Any]] = {
+    "first_block_cache": {"threshold": 2.0},
+    "taylorseer": {"cache_interval": 3, "max_order": 2},
+    "mag_cache": {"threshold": 0.2, "mag_ratios": RATIOS},
+    "sea_cache": {"threshold": 0.5},
+    "pab": {"spatial_attention_block_skip_range": 3},
+    "faster_cache": {"unconditional_batch_skip_range": 3, "unconditional_below": 900, "attention_below": 900},
+    "deepcache": {"cache_interval": 3},
+    "tome": {"ratio": 0.5, "max_downsample": 2},
+}
+MODULES = [r"(.+\.)?transformer_blocks\.\d+\.(attn\d?|ff|ff_context)"]
+
+
+def run(pipe: Pipe, **settings: Any) -> Tensor:
+    return run_all(pipe, **{"num_inference_steps": STEPS, **settings})
+
+
+def model_of(pipe: Pipe) -> nn.Module:
+    return getattr(pipe, "unet", None) or pipe.transformer
+
+
+def enabled(pipe: Pipe, name: str, counts: bool = True, **values: Any) -> Enabled:
+    return enable(
+        get_method(name),
+        model_of(pipe),
+        VALUES[name] | values,
+        num_steps=STEPS,
+        guided=True,
+        video=isinstance(pipe, CogVideoXPipeline),
+        scheduler=lambda: pipe.scheduler,
+        counts=counts,
+    )
+
+
+@pytest.fixture(scope="module")
+def pipes(tiny_pair: Path, sd3_pair_without_t5: Path, tiny_videos: Path) -> dict[str, Pipe]:
+    flow = StableDiffusion3Pipeline.from_pretrained(
+        sd3_pair_without_t5 / "cloud", text_encoder_3=None, tokenizer_3=None
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        flow.transformer = sd3_transformer(3)
+    found = {
+        "unet": load(tiny_pair / "cloud"),
+        "flow": flow,
+        "video": CogVideoXPipeline.from_pretrained(tiny_videos / "cloud"),
+    }
+    for pipe in found.values():
+        pipe.set_progress_bar_config(disable=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(pipes: dict[str, Pipe]) -> dict[str, Tensor]:
+    return {kind: run(pipe) for kind, pipe in pipes.items()}
+
+
+CASES = [
+    ("unet", "taylorseer"),
+    ("unet", "pab"),
+    ("unet", "deepcache"),
+    ("unet", "tome"),
+    *(("flow", name) for name in ("first_block_cache", "taylorseer", "mag_cache", "pab", "faster_cache")),
+    *(("video", name) for name in METHODS if name not in ("deepcache", "tome", "sea_cache")),
+]
+PACKAGES = {"deepcache": "DeepCache", "tome": "tomesd"}
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    kind, name = request.param
+    if name in PACKAGES and find_spec(PACKAGES[name]) is None:
+        pytest.skip(f"needs {PACKAGES[name]}")
+    return kind, name
+
+
+def by_hand(pipe: Pipe, name: str) -> Callable[[], None]:
+    """What a person writes; returns how they take it off."""
+    model, off = model_of(pipe), lambda: HookRegistry.check_if_exists_or_initialize(model)
+    names: list[str] = []
+    if name == "deepcache":
+        from DeepCache import DeepCacheSDHelper
+
+        helper = DeepCacheSDHelper(pipe=pipe)
+        helper.set_params(cache_interval=3, cache_branch_id=0)
+        helper.enable()
+        return helper.disable
+    if name == "tome":
+        import tomesd
+
+        tomesd.apply_patch(model, ratio=0.5, max_downsample=2, use_rand=False)
+        return lambda: tomesd.remove_patch(model)
+    timestep: list[float] = []
+    signature = inspect.signature(type(model).forward)
+
+    def listen(_: nn.Module, args: Any, kwargs: Any) -> None:
+        timestep[:] = [float(signature.bind(model, *args, **kwargs).arguments["timestep"].max())]
+
+    handle = model.register_forward_pre_hook(listen, with_kwargs=True)
+    if name == "first_block_cache":
+        blocks: Any = model
+        if pipe.__class__ is StableDiffusion3Pipeline:
+            blocks = nn.Module()
+            blocks.transformer_blocks = nn.ModuleList(list(model.transformer_blocks)[:-1])
+        hooks.apply_first_block_cache(blocks, hooks.FirstBlockCacheConfig(threshold=2.0))
+        names = ["fbc_leader_block_hook", "fbc_block_hook"]
+    if name == "taylorseer":
+        config = hooks.TaylorSeerCacheConfig(3, 3, None, 2, torch.float32, cache_identifiers=MODULES)
+        hooks.apply_taylorseer_cache(model, config)
+        names = ["taylorseer_cache"]
+    if name == "mag_cache":
+        apply_mag_cache(model, hooks.MagCacheConfig(0.2, num_inference_steps=STEPS, mag_ratios=RATIOS))
+        names = ["mag_cache_leader_block_hook", "mag_cache_block_hook"]
+    if name == "pab":
+        config = hooks.PyramidAttentionBroadcastConfig(
+            3, cross_attention_block_skip_range=1, current_timestep_callback=lambda: timestep[0]
+        )
+        hooks.apply_pyramid_attention_broadcast(model, config)
+        names = ["pyramid_attention_broadcast"]
+    if name == "faster_cache":
+        config = hooks.FasterCacheConfig(
+            unconditional_batch_skip_range=3,
+            unconditional_batch_timestep_skip_range=(-1, 900),
+            spatial_attention_timestep_skip_range=(-1, 900),
+            attention_weight_callback=lambda _: 0.5,
+            current_timestep_callback=lambda: timestep[0],
+            tensor_format="BFCHW" if hasattr(pipe, "vae_scale_factor_temporal") else "BCHW",
+            _unconditional_conditional_input_kwargs_identifiers=[
+                "hidden_states",
+                "encoder_hidden_states",
+                "timestep",
+                "pooled_projections",
+            ],
+        )
+        hooks.apply_faster_cache(model, config)
+        names = ["faster_cache_denoiser", "faster_cache_block"]
+
+    def remove() -> None:
+        handle.remove()
+        for one in names:
+            off().remove_hook(one)
+
+    off()  # so that the context reaches every hook
+    _set_cache_context(model, CacheContext("one"))
+    return remove
+
+
+def test_images_equal_those_by_hand_and_nothing_is_left(
+    pipes: dict[str, Pipe], plain: dict[str, Tensor], case: tuple[str, str]
+) -> None:
+    kind, name = case
+    pipe = pipes[kind]
+    before, forwards = attributes(model_of(pipe)), forwards_of(model_of(pipe))
+    with enabled(pipe, name) as on:
+        with pytest.raises(PairError, match="on in it already: disable that first"):
+            enabled(pipe, name)
+        with pytest.raises(KeyboardInterrupt):
+            run(pipe, callback_on_step_end=interrupt)
+        ours, hits = run(pipe), on.hits
+    on.disable()
+    assert forwards_of(model_of(pipe)) == forwards
+    assert not [name for name, own in attributes(model_of(pipe)).items() if own - before[name]]
+    take_off = by_hand(pipe, name)
+    try:
+        theirs = run(pipe)
+    finally:
+        take_off()
+    assert torch.equal(ours, theirs)  # and of the interrupted call nothing was reused
+    assert torch.equal(run(pipe), plain[kind])
+    assert len(hits.calls) == STEPS
+    assert (hits.reused > 0) == (name != "tome")
+    assert (ours - plain[kind]).abs().max() > 1e-4
+
+
+def forwards_of(model: nn.Module) -> list[Any]:
+    return [vars(module).get("forward") for module in model.modules()]
+
+
+def test_sea_cache_by_hand(pipes: dict[str, Pipe], plain: dict[str, Tensor]) -> None:
+    pipe = pipes["video"]
+    with enabled(pipe, "sea_cache") as on:
+        ours, hits = run(pipe), on.hits
+    assert 0 < hits.reused < STEPS  # without its context it runs whole, without a word
+    model = pipe.transformer
+    apply_sea_cache(
+        model,
+        hooks.SeaCacheConfig(
+            0.5, raw_vision_callback=lambda _, args, kw: list(kw["hidden_states"].transpose(1, 2))
+        ),
+    )
+    kept = pipe.scheduler.alphas_cumprod
+
+    def tell(_: nn.Module, args: Any, kwargs: Any) -> None:
+        step = int((pipe.scheduler.timesteps == kwargs["timestep"].max()).nonzero())
+        signal = float(kept[int(kwargs["timestep"].max())])
+        share = (1 - signal) ** 0.5 / (signal**0.5 + (1 - signal) ** 0.5)
+        _set_cache_context(model, CacheContext("cond_uncond", step, STEPS, None, share))
+
+    handle = model.register_forward_pre_hook(tell, with_kwargs=True)
+    try:
+        theirs = run(pipe)
+    finally:
+        handle.remove()
+        for name in ("post_norm", "block", "leader_block", "root"):
+            model._diffusers_hook.remove_hook(f"sea_cache_{name}")
+    assert torch.equal(ours, theirs)
+    assert torch.equal(run(pipe), plain["video"])
+
+
+def attributes(model: nn.Module) -> dict[str, set[str]]:
+    return {
+        name: set(vars(module)) - {"_diffusers_hook", "forward"} for name, module in model.named_modules()
+    }
+
+
+def interrupt(_: Pipe, step: int, *__: Any) -> dict[str, Any]:
+    if step == 4:
+        raise KeyboardInterrupt
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("name", "ecdiff_first", "removed_first"),
+    [
+        ("taylorseer", True, "ecdiff"),
+        ("taylorseer", False, "method"),
+        ("deepcache", True, "method"),
+        ("deepcache", False, "ecdiff"),
+    ],
+)
+def test_either_order_with_ecdiff(
+    tiny_pair: Path,
+    tiny_config: TunedConfig,
+    plain: dict[str, Tensor],
+    name: str,
+    ecdiff_first: bool,
+    removed_first: str,
+) -> None:
+    if name in PACKAGES and find_spec(PACKAGES[name]) is None:
+        pytest.skip(f"needs {PACKAGES[name]}")
+    pipe, edge = load(tiny_pair / "cloud"), load(tiny_pair / "edge")
+
+    def apply() -> None:
+        apply_ecdiff(pipe, tiny_config, edge=edge)
+
+    if ecdiff_first:
+        apply()
+    on = enabled(pipe, name)
+    if not ecdiff_first:
+        apply()
+    both = run_all(pipe)
+    assert len(on.hits.calls) == pipe.ecdiff.calls["cloud"] == 5  # the steps that are EC-Diff's are not its
+    remove = {"ecdiff": lambda: remove_ecdiff(pipe), "method": on.disable}
+    remove.pop(removed_first)()
+    left = run_all(pipe)
+    if removed_first == "method":
+        assert pipe.ecdiff.calls == {"cloud": 5, "edge": 3}
+        alone = load(tiny_pair / "cloud")
+        apply_ecdiff(alone, tiny_config, edge=edge)
+        assert torch.equal(left, run_all(alone))
+    else:
+        assert len(on.hits.calls) == ALL_STEPS
+    (last,) = remove.values()
+    last()
+    assert torch.equal(run(pipe), plain["unet"])
+    assert (both - left).abs().max() > 1e-4
+
+
+def test_what_does_not_apply(pipes: dict[str, Pipe]) -> None:
+    unet, flow, video = (model_of(pipes[kind]) for kind in ("unet", "flow", "video"))
+    reasons = {
+        ("first_block_cache", unet): "it needs two transformer blocks or more whose outputs can be reused",
+        ("mag_cache", unet): "it has no list of transformer blocks",
+        (
+            "sea_cache",
+            flow,
+        ): "its last block returns no stream of the prompt, which diffusers' SeaCache keeps",
+        ("deepcache", video): "it is for U-Nets, not for CogVideoXTransformer3DModel",
+        ("tome", flow): "it is for U-Nets, not for SD3Transformer2DModel",
+    }
+    for (name, model), reason in reasons.items():
+        assert obstacle(get_method(name), model, STEPS) == reason
+    assert obstacle(get_method("taylorseer"), unet, 2) == "2 steps end within its warm-up of 2"
+    with pytest.raises(ParamsError, match=r"MagCache needs mag_ratios, measured on this model"):
+        enable(get_method("mag_cache"), video, {}, num_steps=STEPS, guided=True)
+    with pytest.raises(ParamsError, match=r"Expected method.values.disable_cache_before_step to be a whole "):
+        enabled(pipes["unet"], "taylorseer", disable_cache_before_step=0)
+
+
+def test_another_thread_is_refused_in_the_middle_of_a_generation(pipes: dict[str, Pipe]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    pipe = pipes["unet"]
+    busy = [True]
+    on = enable(
+        get_method("taylorseer"),
+        pipe.unet,
+        {},
+        num_steps=STEPS,
+        guided=True,
+        scheduler=lambda: pipe.scheduler,
+        busy=lambda _: busy[0],
+    )
+    with on, ThreadPoolExecutor(1) as other:
+        begun = run(pipe)
+        with pytest.raises(ParamsError, match="Another call of this pipeline is under way"):
+            other.submit(run, pipe).result()
+        busy[0] = False
+        assert torch.equal(other.submit(run, pipe).result(), begun)
+
+
+def test_branches_of_guidance_have_caches_of_their_own(pipes: dict[str, Pipe]) -> None:
+    pipe = pipes["unet"]
+    with torch.no_grad(), enabled(pipe, "taylorseer"):
+        together, apart = denoise(pipe, 1), denoise(pipe, 2)
+    assert (together - apart).abs().max() <= 1e-5 * max(1.0, together.abs().max().item())
