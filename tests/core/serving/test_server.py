@@ -198,6 +198,35 @@ def test_full_slow_and_gone(tiny_pipe: ECDiffPipeline, monkeypatch: pytest.Monke
             assert b" 408 " in stalled.recv(4096)
 
 
+def test_what_is_under_way_is_done_before_the_server_ends(
+    tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind = tiny_pipe.bind_cloud
+
+    def delayed(conditioning: Conditioning) -> Denoiser:
+        time.sleep(0.05)
+        return bind(conditioning)
+
+    monkeypatch.setattr(tiny_pipe, "bind_cloud", delayed)
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(
+            httpx2.post(f"{url}/v1/images", json=BODY, headers=AUTHORIZED, timeout=20).status_code
+        )
+
+    with serving(tiny_pipe, drain_seconds=20) as url:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while "ecdiff_running 1.0" not in httpx2.get(f"{url}/metrics", headers=AUTHORIZED).text:
+            time.sleep(0.02)
+        assert statuses == []
+    asking.join()
+    assert statuses == [200]
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{url}/health/live")
+
+
 def whole_request(client: socket.socket) -> bytes:
     got = b""
     while b"\r\n\r\n" not in got:
