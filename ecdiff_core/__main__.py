@@ -106,7 +106,9 @@ def _save(
     for image, prompt, seed in zip(output.images, prompts, seeds, strict=True):
         story = {"prompt": prompt, "seed": str(seed), "mode": args.mode, "plan": output.plan.schedule}
         if args.cloud is not None:
-            story["cloud"] = "fallback to the edge" if pipe.cloud is None else args.cloud
+            story["cloud"] = args.cloud
+            if pipe.cloud is None:
+                story |= {"cloud": "fallback to the edge", "mode": "edge"}
         if args.negative_prompt:
             story["negative_prompt"] = args.negative_prompt
         story["config"] = pipe.config.to_yaml()
@@ -230,8 +232,10 @@ def generate(args: argparse.Namespace) -> None:
         _save(output, pipe, [prompts[row] for row in rows], [args.seed + row for row in rows], args)
         spent.append(output.seconds)
     bar.close()
+    if cloud is not None and pipe.cloud is None:
+        plan = pipe.plan("edge")
     closing = f"{plan} · {sum(one.total for one in spent) / len(prompts):.2f} s"
-    alone = None if args.mode == "cloud" else _cloud_alone(plan, spent)
+    alone = None if args.mode == "cloud" or cloud is not None else _cloud_alone(plan, spent)
     if alone is not None:
         closing += f" (cloud only about {alone / len(prompts):.2f} s)"
     what = "video" if pipe.pair.family.media == "video" else "picture"
