@@ -30,7 +30,6 @@ def to_cache_dit(config: TunedConfig) -> str:
             "alone, of tune with search.s=[T] or method=NAME."
         )
     found: dict[str, Any] = {
-        "cache_type": "DBCache",
         "Fn_compute_blocks": 1,
         "Bn_compute_blocks": 0,
         "max_warmup_steps": 0,

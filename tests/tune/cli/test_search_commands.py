@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 import optuna
+import pandas as pd
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -132,6 +133,22 @@ def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.Mo
     assert other.rows() == study.rows()
     assert (other.config().params, other.config().score) == (config.params, score)
     assert (other.config().provenance or {})["reference"] == provenance["reference"]
+
+
+def test_one_prompt_and_the_cloud_alone(study: Study) -> None:
+    one = ("calibration.num_prompts=1", "heldout.num_prompts=0", "batch_size=3", "search.s=[12]")
+    fresh = study.copy(study.outputs.parent / "fresh", "latency.json")
+    for path in fresh.outputs.rglob("*.safetensors"):
+        path.unlink()
+    outcome = fresh("tune", "search=schedule", *one, "search.cloud_calls=[5]", "search.finalists=2")
+    assert outcome.status == 0, outcome
+    calls = pd.read_csv(fresh.folder / files.CALLS).set_index("part")
+    assert [*calls.loc["reference", ["cloud", "edge"]]] == [12, 0]
+    assert calls.loc["joint search", "cloud"] <= 2 * 5
+    assert calls.loc["joint search", "edge"] == 0
+    params = fresh.config().params
+    assert params.schedule is not None
+    assert len(params.schedule) == 5
 
 
 def test_where_no_placed_plan_is_near_enough(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,10 +118,11 @@ def test_what_cache_dit_cannot_be_told(cloud: TunedConfig, video_config: TunedCo
 
 
 def test_the_command(cloud: TunedConfig, tmp_path: Path, command: Command) -> None:
-    here = [f"output_dir={tmp_path}", "pair.name=videos", "pair.cloud=x", "pair.edge=y"]
+    here = [f"output_dir={tmp_path}", "pair=custom", "pair.name=videos"]
     folder = tmp_path / "videos" / "default"
     folder.mkdir(parents=True)
-    (folder / "study.json").write_text('{"settings": {}, "created": "2026-01-01"}')
+    own = {"pair.name": "videos", "pair.cloud": "x", "pair.edge": "y"}
+    (folder / "study.json").write_text(json.dumps({"settings": own, "created": "2026-01-01"}))
     assert "Nothing was tuned in" in one_line(command("export", *here))
     replace(cloud, method=CHOICES[0]).save(folder / "accelerated.yaml")
     outcome = command("export", "to=cache_dit", *here)
