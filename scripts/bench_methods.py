@@ -1,8 +1,8 @@
-"""Accelerations of one model, tuned on the embedded pairs: quality against seconds, and what finding it costs.
+"""Accelerations of one model, tuned on the embedded pairs: quality, seconds, and what finding them costs.
 
 Seconds are measured side by side with the model without a method, so that the load of the machine divides
-out. Calls of the model are counted: those that the search took, and those of an even sweep of 20 values of the
-same parameter on the same prompts.
+out. Calls of the model are counted: those that the search took, and those of an even sweep of 20 values of
+the same parameter on the same prompts.
 
     python scripts/bench_methods.py --json methods.json
 """

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from ecdiff_core.methods import METHODS, get_method
 from ecdiff_tune.config import Settings
 from ecdiff_tune.config.described import flow, meanings, with_comments
 
@@ -23,6 +24,8 @@ FIRST = (
     *("vae_slicing", "sharing", "tracking", "study", "resume"),
 )
 """Settings and groups in README's table."""
+METHODS_BEGIN = "| method | parameter | default | range | also tried | meaning |\n|---|---|---|---|---|---|\n"
+METHODS_END = "\n\n| method | models |"
 BEGIN, END = "| setting | default | meaning |\n|---|---|---|\n", "\n\n"
 
 
@@ -37,7 +40,11 @@ def written() -> dict[Path, str]:
     readme = (ROOT / "README.md").read_text("utf-8")
     before, begin, after = readme.partition(BEGIN)
     _, end, rest = after.partition(END)
-    return found | {ROOT / "README.md": before + begin + _rows() + end + rest}
+    found[ROOT / "README.md"] = before + begin + _rows() + end + rest
+    methods = ROOT / "docs" / "methods.md"
+    before, begin, after = methods.read_text("utf-8").partition(METHODS_BEGIN)
+    _, end, rest = after.partition(METHODS_END)
+    return found | {methods: before + begin + methods_rows() + end + rest}
 
 
 def _rows() -> str:
@@ -49,6 +56,20 @@ def _rows() -> str:
         default = chosen.get(name) or flow(_default(name))
         meaning = meanings()[name].replace("<", "&lt;").replace("|", "\\|")
         rows.append(f"| `{name}` | `{default}` | {meaning} |")
+    return "\n".join(rows)
+
+
+def methods_rows() -> str:
+    """A row a parameter of every acceleration, as the protocol has it."""
+    rows = []
+    for method in map(get_method, METHODS):
+        for one in method.parameters:
+            default = "measured" if one.default is None else f"{one.default:g}"
+            name = f"**`{one.name}`**" if one.name == method.dial else f"`{one.name}`"
+            tried = ", ".join(f"{value:g}" for value in one.grid)
+            label = f"`{method.name}`" if one is method.parameters[0] else ""
+            span = f"{one.low:g} … {one.high:g}"
+            rows.append(f"| {label} | {name} | {default} | {span} | {tried} | {one.about} |")
     return "\n".join(rows)
 
 

@@ -75,7 +75,8 @@ def _check_methods(settings: Settings) -> None:
             raise SettingsError("method: ecdiff is tuned alone; compare holds it against the others.")
         if name not in METHODS:
             raise SettingsError.unknown("method", name, [ECDIFF, *METHODS])
-    check_distinct("method", list(settings.methods))
+    if settings.methods:
+        check_distinct("method", list(settings.methods))
 
 
 def _check_auto(key: str, value: object, least: int) -> None:
