@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Action
 from ecdiff_core.sampling.sampler import OnStep, SamplerState
 
@@ -144,11 +146,20 @@ def check_call(
     """
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ParamsError("Expected a prompt or a list of at least one prompt.")
-    if negatives is not None and len(negatives) != len(prompts):
-        raise ParamsError(key="negative_prompt", got=len(negatives), expected=f"one or {len(prompts)}")
+    if negatives is not None:
+        if not isinstance(negatives, list | tuple) or not all(isinstance(text, str) for text in negatives):
+            raise ParamsError(key="negative_prompt", got=negatives, expected="to be text or a list of texts")
+        if len(negatives) != len(prompts):
+            raise ParamsError(key="negative_prompt", got=len(negatives), expected=f"one or {len(prompts)}")
     n = images_per_prompt
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ParamsError(key="num_images_per_prompt", got=n, expected=">= 1")
+    generators = generator if isinstance(generator, list) else [generator]
+    if any(not isinstance(one, torch.Generator | None) for one in generators):
+        kind = type(generators[0]).__name__
+        raise ParamsError(
+            f"Expected generator to be a torch.Generator, or a list with one an image, got {kind}."
+        )
     if isinstance(generator, list) and len(generator) != len(prompts) * n:
         raise ParamsError(
             key="generator",
@@ -158,6 +169,28 @@ def check_call(
         )
     if output_type not in get_args(OutputType):
         raise ParamsError.unknown("output_type", output_type, get_args(OutputType))
+
+
+def seeds_of(generator: torch.Generator | list[torch.Generator] | None, images: int) -> list[int]:
+    """The seeds that another machine draws the same noise with, one an image.
+
+    Raises:
+        ParamsError: a generator for several images, one that was drawn from, or one of an accelerator.
+    """
+    if generator is None:
+        return [secrets.randbelow(MAX_SEED) for _ in range(images)]
+    generators = generator if isinstance(generator, list) else [generator]
+    fresh = [torch.Generator().manual_seed(one.initial_seed()) for one in generators]
+    drawn = [
+        one.device.type != "cpu" or not torch.equal(one.get_state(), new.get_state())
+        for one, new in zip(generators, fresh, strict=True)
+    ]
+    if len(generators) != images or any(drawn):
+        raise ParamsError(
+            "Expected one torch.Generator().manual_seed(SEED) an image, on the CPU and not yet drawn from: "
+            "the cloud's machine draws the noise, and is told the seeds alone."
+        )
+    return [one.initial_seed() for one in generators]
 
 
 def counted_by(bar: Any, on_step: OnStep | None) -> OnStep:

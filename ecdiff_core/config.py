@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
@@ -16,7 +17,7 @@ from ecdiff_core.models.pair_spec import PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
-from ecdiff_core.validation import AtLeast1, NotNegative, check_fields
+from ecdiff_core.validation import AtLeast1, NotNegative, check_fields, check_type
 
 FORMAT_VERSION = 3
 """The newest layout; 3 added ``method``, 2 ``scheduler_config``, ``lora``, optional keys of a
@@ -35,6 +36,7 @@ _COMMENTS = {
     "weight": "factor of the adapter",
     "'on'": "cloud, edge or both",
     "tensors": "digest of its denoiser in memory, in the dtype below",
+    "parts": "digests of its autoencoder and text encoders, likewise",
     "p": "warm-up steps with real cloud calls",
     "k": "approximated steps between two real cloud calls; 0 is none",
     "schedule": "steps with real cloud calls, in place of p and k",
@@ -59,6 +61,7 @@ _COMMENTS = {
     "handoff_adapter": "identity (the paper) or matched (equal signal-to-noise ratio)",
     "scheduler_config": "the scheduler's settings; another pipeline's are compared with them",
     "estimator": "of approximated steps: gradient (the paper's), reuse, secant, newton2 or edge",
+    "basis": "an early answer, which gives way to better ones until the search is at its end",
     "quality": "mean SSIM to the cloud's pictures, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
     "burden": "(T - s) / (T - s'), eq. 11, or 1 - cloud calls / T; null where there is no s",
@@ -154,6 +157,9 @@ class TunedConfig:
     format_version: int = 1
 
     def __post_init__(self) -> None:
+        for name, kind in (("pair", PairSpec), ("params", ECDiffParams), ("sampling", Sampling)):
+            check_type(name, getattr(self, name), kind, f"of type {kind.__name__}")
+        check_type("scheduler_config", self.scheduler_config, (Mapping, NoneType), "a mapping or None")
         if not all(isinstance(name, str) for name in self.scheduler_config or {}):
             raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
         extended = self.pair.has_optional_keys or self.params.extends_paper
@@ -165,6 +171,11 @@ class TunedConfig:
     def factors(self) -> Factors:
         """Of the noises of the plan's steps."""
         return self.params.factors(get_estimator(self.sampling.estimator))
+
+    @property
+    def basis(self) -> str:
+        """What the scores rest on where the search has not come to its end; empty for others."""
+        return str((self.score or {}).get("basis", ""))
 
     def plan(self) -> Plan:
         """What every step does.
@@ -196,10 +207,12 @@ class TunedConfig:
         tree["params"] = self.params.tree()
         if self.method is not None:
             tree["method"] = self.method.tree()
-        return checked_yaml.write(tree, _COMMENTS, bare=["provenance"])
+        s = {"s": "the step after the last cloud call"} if "edge_schedule" in tree["params"] else {}
+        return checked_yaml.write(tree, _COMMENTS | s, bare=["provenance"])
 
     def save(self, path: Path | str) -> None:
-        """Write the YAML, whole or not at all."""
+        """Write the YAML, whole or not at all; raises ConfigError for what is no path."""
+        check_type("the config's path", path, (str, Path), "text or a Path")
         write_text(Path(path), self.to_yaml())
 
     @classmethod
@@ -210,6 +223,7 @@ class TunedConfig:
             ConfigError: it is no YAML mapping, has unknown or missing keys, or a newer format_version.
             ParamsError: a value is out of range.
         """
+        check_type(source, text, str, "YAML text")
         tree = checked_yaml.read(text, source)
         version = tree.get("format_version")
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
@@ -235,6 +249,7 @@ class TunedConfig:
         Args:
             path: of the file, or the name of a config that comes with the package, such as ``shapes``.
         """
+        check_type("a config", path, (str, Path), "a TunedConfig or the path of its YAML file")
         path = _shipped().get(str(path), path)
         try:
             text = Path(path).read_text(encoding="utf-8")

@@ -67,6 +67,22 @@ def check_fields(value: Any, error: type[ECDiffError], prefix: str = "") -> None
         raise user_error(found, kind, error, prefix) from None
 
 
+def check_type(
+    what: str,
+    value: object,
+    kind: type | tuple[type, ...],
+    expected: str,
+    error: type[ECDiffError] = ConfigError,
+) -> None:
+    """Refuse an argument that is no ``kind``, before it fails somewhere else.
+
+    Raises:
+        ECDiffError: of class ``error``.
+    """
+    if not isinstance(value, kind):
+        raise error(key=what, got=value, expected=f"to be {expected}")
+
+
 @lru_cache
 def _fields(cls: Any) -> TypeAdapter[Any]:
     """Of a twin without ``__post_init__``."""

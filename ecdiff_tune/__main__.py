@@ -14,8 +14,15 @@ from ecdiff_core import __version__
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.threads import share_cores
-from ecdiff_tune.cli import ARGUMENTS, COMMANDS
-from ecdiff_tune.cli.arguments import command_first, export_to, flags_first, paths_quoted, swept_to_scratch
+from ecdiff_tune.cli import ARGUMENTS, COMMANDS, unheeded
+from ecdiff_tune.cli.arguments import (
+    command_first,
+    export_to,
+    flags_first,
+    paths_quoted,
+    refuse_deletions,
+    swept_to_scratch,
+)
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.study.renamed import present_arguments
 
@@ -60,7 +67,7 @@ def _run(command: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from ecdiff_tune.cli import hydra_configs, hydra_messages, restore
-    from ecdiff_tune.config import composed, names
+    from ecdiff_tune.config import composed, fitting, names
 
     kind = COMMANDS[command]
     begun: list[str] = []
@@ -77,7 +84,13 @@ def _run(command: str) -> None:
             composed.present_names(config, overrides, print)
             if kind.of_study:
                 config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
+            elif kind.of_config:
+                config = restore.of_config(config, overrides)
+            elif kind.divides:
+                config = restore.with_own_search(config, overrides, print)
             chosen = composed.from_config(config, overrides)
+            if idle := unheeded(command, fitting.keys_of(overrides)):
+                print(f"note: {command} does not go by {', '.join(idle)}.")
             if kind.loads_models:
                 quiet_libraries()
             if kind.divides:
@@ -159,6 +172,7 @@ def _command(arguments: Sequence[str]) -> int:
             )
         if command not in COMMANDS:
             raise CommandLineError.unknown("command", command, COMMANDS)
+        refuse_deletions(rest)
         with swept_to_scratch(rest) as more:
             sys.argv = [f"ecdiff-tune {command}", *rest, *more]
             if {"-h", "--help"} & set(rest):

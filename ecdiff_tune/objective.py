@@ -225,6 +225,14 @@ class Scorer:
         found = self.score(plan, measurements, with_burden=stage != 1)
         return Trial(stage, number, config, measurements, self.seconds(plan, measurements), found)
 
+    def on_own_runs(self, trial: Trial) -> Trial:
+        """The trial on the prompts with the cloud's own run alone: what is reported."""
+        rows = tuple(one for one in trial.measurements if not one.reference)
+        if len(rows) == len(trial.measurements):
+            return trial
+        found = self.trial(trial.stage, trial.number, trial.config, rows)
+        return replace(found, pruned=trial.pruned, suggested_s=trial.suggested_s)
+
     def seconds(self, plan: Plan, measurements: tuple[Measurement, ...]) -> float:
         """Seconds an image."""
         if self.wallclock is None:

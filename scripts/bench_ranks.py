@@ -98,7 +98,7 @@ def rows(folder: Path) -> list[Any]:
     """The ledger's rows but for their seconds."""
     (path,) = folder.glob("*/default/ledger.sqlite")
     with closing(sqlite3.connect(path)) as database, database:
-        found = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
+        found = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6, 7, 8").fetchall()
     return [row[:-1] for row in found]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -36,7 +36,7 @@ from ecdiff_core.sampling.timesteps import set_steps
 from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet, PromptSource
 from ecdiff_tune.evaluation import reference
-from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory
+from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory, prepare
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.evaluator import Evaluator
@@ -51,6 +51,14 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.process_setup import load_pipe, reference_folder
 from ecdiff_tune.study.spec import StudySpec
 
+SAMPLING = {
+    "shapes": Sampling(guidance_scale=3.0),
+    "shapes_flow": Sampling(28, "FlowMatchEulerDiscreteScheduler", guidance_scale=3.0),
+    "shapes_video": Sampling(
+        scheduler="CogVideoXDDIMScheduler", guidance_scale=3.0, handoff_adapter="matched"
+    ),
+}
+"""Of the embedded pairs, as in conf/pair/."""
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLACED_ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 ESTIMATORS = {"secant": 4, "newton2": 3, "gradient": 1}
@@ -90,12 +98,13 @@ class Bench:
         return decibels(one)
 
     def __init__(self, args: argparse.Namespace, ledger: Ledger, store: StateStore) -> None:
-        pair = PairSpec("shapes", ModelRef("embedded:shapes/cloud"), ModelRef("embedded:shapes/edge"))
+        name = getattr(args, "pair", "shapes")
+        pair = PairSpec(name, ModelRef(f"embedded:{name}/cloud"), ModelRef(f"embedded:{name}/edge"))
         spec = StudySpec(
-            path=args.out / "shapes" / "default",
+            path=args.out / name / "default",
             pair=pair,
-            sampling=Sampling(guidance_scale=3.0),
-            prompts=PromptSource(args.calibration, args.heldout),
+            sampling=SAMPLING[name],
+            prompts=PromptSource(args.calibration, args.heldout, moving=name == "shapes_video"),
             s_values=(),
             earliest_s=30,
             search="schedule",
@@ -129,7 +138,12 @@ class Bench:
         def passes(adapter: HandoffAdapter) -> list[dict[str, torch.Tensor]]:
             return self.edge_pass.make(adapter, self.batches, lambda _: None)
 
-        return Predictor.of(self.pipe.scheduler, "aligned", self.tuning.made, passes, "identity")
+        return Predictor.of(self.pipe.scheduler, "aligned", self.tuning.made, passes, self.adapter)
+
+    @property
+    def adapter(self) -> HandoffAdapter:
+        """The pair's own."""
+        return self.pipe.config.sampling.handoff_adapter
 
     @cache  # noqa: B019
     def placer(self, estimator: str) -> Placer:
@@ -138,13 +152,7 @@ class Bench:
 
     def ours(self, calls: int) -> Candidate:
         """The best of the few best predicted of every estimator."""
-        steps, finalists = self.pipe.num_steps, []
-        for name, count in ESTIMATORS.items():
-            placed = self.placer(name).propose(calls, steps)[:count]
-            finalists += [
-                Candidate(ECDiffParams.scheduled(real, alpha, steps), name) for real, alpha in placed
-            ]
-        return self._best(finalists)
+        return self._best(placed(self.placer, calls, self.pipe.num_steps))
 
     def papers(self, calls: int) -> Candidate:
         """The best of the (p, k) with the least predicted error.
@@ -166,10 +174,10 @@ class Bench:
         }
         return self._best([one for one in ranked if (one.params.p, one.params.k, one.params.alpha) in wanted])
 
-    def _best(self, finalists: Sequence[Candidate]) -> Candidate:
-        """By mean merit: all on the first calibration prompts, the best two on all."""
+    def _best(self, finalists: Sequence[Candidate], prompts: int | None = None) -> Candidate:
+        """By mean merit: all on the first calibration prompts, the best two on all, or on so many."""
         evaluator = self.tuning.evaluator
-        for count, left in ((FIRST, 2), (None, 1)):
+        for count, left in ((min(FIRST, prompts or FIRST), 2), (prompts, 1)):
             found = measure(evaluator, finalists, count)
             values = {one: fmean(map(self.merit, rows)) for one, rows in zip(finalists, found, strict=True)}
             finalists = sorted(finalists, key=lambda one: -values[one])[:left]
@@ -205,7 +213,7 @@ class Bench:
         pipe = self._with_scheduler(scheduler, spacing, calls)
 
         def run(rows: Sequence[int]) -> BaselineTrajectory:
-            batch = reference.prepare(pipe, prompts, rows)
+            batch = prepare(pipe, prompts, rows)
             if spacing == "same start":
                 first = float(self.pipe.scheduler.timesteps[0])
                 timesteps = [round(first * (1 - i / calls)) for i in range(calls)]
@@ -239,6 +247,15 @@ class Bench:
             (measured,) = measure(self.heldout.evaluator, [one])
             found.append(row(name, calls, told(one), measured, one))
         return found + [row(name, calls, *self.solved(name, calls)) for name in SOLVERS]
+
+
+def placed(placer: Callable[[str], Placer], calls: int, steps: int) -> list[Candidate]:
+    """Of every estimator the few best predicted placements of so many cloud calls."""
+    return [
+        Candidate(ECDiffParams.scheduled(real, alpha, steps), name)
+        for name, count in ESTIMATORS.items()
+        for real, alpha in placer(name).propose(calls, steps)[:count]
+    ]
 
 
 def measure(

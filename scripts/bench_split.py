@@ -1,14 +1,15 @@
-"""What so many cloud calls are worth when an edge model helps, on the embedded pair: ours, the paper's best,
+"""What so many cloud calls are worth when an edge model helps, on an embedded pair: ours, the paper's best,
 HybridSD, the cloud alone, fewer steps.
 
     python scripts/bench_split.py [--budgets 2,3,4,5,6,8,10,14] [--prompts 50] [--json FILE] [--out FOLDER]
+    python scripts/bench_split.py --pair shapes_flow --budgets 4,6,8 --prompts 8
 
 Every method chooses its config for a number of cloud calls on calibration prompts, by the predicted error and
 then by real generations of the few best, and is measured on held-out ones against the cloud's 50-step images:
-mean SSIM with a bootstrap 95% interval, median PSNR. Seconds are reckoned from calls timed in the same run,
-once on one machine and once over the paper's link with a round trip of 20 ms a crossing. FILE is a list of
-rows with budget, method, cloud_calls, edge_calls, crossings, ssim, psnr, seconds. Stopped at any moment it
-goes on.
+mean SSIM with a bootstrap 95% interval, median PSNR. Seconds are reckoned from calls timed once and kept in
+the folder (or those of --latency), once on one machine and once over the paper's link with a round trip of
+20 ms a crossing. FILE is a list of rows with budget, method, cloud_calls, edge_calls, crossings, ssim, psnr,
+seconds. Stopped at any moment it goes on. Fewer DDIM and DPM++ 2M steps are for the pair with DDIM alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 import split_figure
-from bench_schedules import ALPHAS, PLACED_ALPHAS, Bench, decibels, opened
+from bench_schedules import ALPHAS, PLACED_ALPHAS, SAMPLING, SOLVERS, Bench, decibels, opened
 from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan, plan
@@ -36,6 +37,7 @@ from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.proposals import paper_params
 from ecdiff_tune.forecast.splits import SplitPlacer
 from ecdiff_tune.metrics.intervals import interval95
+from ecdiff_tune.study import files
 
 LINK = Link(mbps=18.88, round_trip_seconds=0.02)
 """The paper's bandwidth."""
@@ -59,12 +61,16 @@ class SplitBench(Bench):
 
     @cache  # noqa: B019
     def _splits(self, estimator: str) -> SplitPlacer:
-        return SplitPlacer(Forecast.of(self.predictor, "identity"), estimator, PLACED_ALPHAS, residual=1.0)
+        return SplitPlacer(Forecast.of(self.predictor, self.adapter), estimator, PLACED_ALPHAS, residual=1.0)
+
+    def candidate(self, params: ECDiffParams, estimator: str = "gradient") -> Candidate:
+        """With the pair's handoff adapter."""
+        return Candidate(params, estimator, self.adapter)
 
     def split(self, calls: int, edge_calls: int, one_way: bool) -> Candidate:
         """Ours: the best of the few best predicted of every estimator."""
         finalists = [
-            Candidate(one.params(1.0), name)
+            self.candidate(one.params(1.0), name)
             for name in ESTIMATORS
             for one in self._splits(name).propose(calls, edge_calls, one_way)[:FINALISTS]
         ]
@@ -74,7 +80,7 @@ class SplitBench(Bench):
         """The best of the paper's (p, k, alpha, s) with so many cloud calls; None where there is none."""
         steps = self.pipe.num_steps
         some = [
-            Candidate(one)
+            self.candidate(one)
             for s in range(calls, steps + 1)
             for one in paper_params(calls, s, steps, "aligned", range(1, steps // 2), ALPHAS)
         ]
@@ -90,7 +96,7 @@ class SplitBench(Bench):
             "ours, one-way": self.split(calls, ONE_WAY_EDGE_CALLS, one_way=True),
             "ours, interleaved": self.split(calls, INTERLEAVED_EDGE_CALLS, one_way=False),
             "the paper's best": self.paper_split(calls),
-            "HybridSD": Candidate(ECDiffParams.hybrid(calls)),
+            "HybridSD": self.candidate(ECDiffParams.hybrid(calls)),
             "cloud alone, placed": self.ours(calls) if calls > 2 else None,
         }
 
@@ -103,7 +109,7 @@ class SplitBench(Bench):
                 (measured,) = self.heldout.evaluator.measure([config], lambda _: None)
                 text = f"{one.estimator} {one.params}"
                 found.append({**row(calls, name, config.plan, measured, profile), "config": text})
-        for name in ("DDIM", "DPM++ 2M"):
+        for name in SOLVERS if self.pipe.config.sampling.scheduler == "DDIMScheduler" else ():
             spacing, measured = self.solved(name, calls)
             whole = plan(ECDiffParams.cloud_only(calls), calls)
             found.append({**row(calls, f"fewer {name} steps", whole, measured, profile), "config": spacing})
@@ -128,9 +134,19 @@ def row(
         "psnr": median(map(decibels, measured)),
         "seconds": profile.over(Link()).seconds(steps),
         "seconds_over_link": profile.seconds(steps),
+        "cloud_call_seconds": profile.cloud_call.median,
+        "edge_call_seconds": profile.edge_call.median,
         "prompts": len(measured),
         "schedule": steps.schedule,
     }
+
+
+def latency(args: argparse.Namespace, bench: SplitBench) -> LatencyProfile:
+    """Of the file that is given, or measured once and kept in the folder."""
+    kept: Path = args.latency or args.out / args.pair / files.LATENCY
+    if args.latency is None and not kept.exists():
+        measure(bench.pipe, LINK).save(kept)
+    return LatencyProfile.load(kept).over(LINK)
 
 
 def numbers(text: str) -> list[int]:
@@ -147,12 +163,14 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=12, help="prompts to choose on")
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pair", default="shapes", choices=SAMPLING, help="an embedded pair")
+    parser.add_argument("--latency", type=Path, metavar="FILE", help="a latency.json of this pair to go by")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench_split"))
     args = parser.parse_args()
     args.heldout = args.prompts
     with opened(SplitBench, args) as bench:
-        profile, found = measure(bench.pipe, LINK), []
+        profile, found = latency(args, bench), []
         for calls in args.budgets:
             fresh = bench.split_rows(calls, profile)
             found += fresh

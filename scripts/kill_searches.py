@@ -114,7 +114,8 @@ class Run:
             return {}
         with closing(sqlite3.connect(self.study / files.LEDGER)) as ledger:
             rows = ledger.execute(
-                "SELECT schedule, alpha, estimator, handoff_adapter, prompt, ssim FROM measurements"
+                "SELECT schedule, alpha, estimator, handoff_adapter, prompt, reference, ssim "
+                "FROM measurements"
             )
             return {tuple(key): ssim for *key, ssim in rows if ssim is not None}
 

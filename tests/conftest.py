@@ -20,9 +20,14 @@ from . import small_sd3, small_unets, small_videos
 
 hypothesis.settings.register_profile("ecdiff", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("ecdiff")
-# A full collection goes through the million objects of the libraries.
 gc.set_threshold(50_000, 20, 100)
 torch.set_num_threads(1)  # faster for models this small, and results that do not depend on the machine
+
+
+def pytest_collection_finish() -> None:
+    """A full collection, which `free()` asks for, need not go through the libraries' million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 The hook works on the model's raw output, before classifier-free guidance. Both estimators and guidance are
 linear, so the latents are those of ``ECDiffPipeline``, which works after it. Where guidance changes from step
 to step (CogVideoX's ``use_dynamic_cfg``) that does not hold: there the hook guides what it remembers, by the
-config's scale. Where it is rescaled (``guidance_rescale``), the difference is left as it is.
+config's scale. Where it is rescaled (``guidance_rescale``), the call is refused.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from diffusers.hooks import ModelHook
 from torch import nn
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.errors import ConfigError, PairError
+from ecdiff_core.errors import ConfigError, PairError, ParamsError
 from ecdiff_core.hook import weights
 from ecdiff_core.hook.adapters import Adapter, adapter_notes, adapters_on
-from ecdiff_core.hook.callers import calling_pipeline
+from ecdiff_core.hook.arguments import check_undisturbed, guidance_note, refuse_arguments
+from ecdiff_core.hook.callers import current_call
 from ecdiff_core.hook.checks import (
+    check_answers_of,
     check_size,
     check_timesteps,
     denoiser_of,
     forward_signature,
-    guidance_note,
     hook_on,
     put_hook,
     refuse_other_scheduler,
@@ -65,8 +66,9 @@ def apply_ecdiff(
     The hook sits on the denoiser, so it acts in every pipeline that has the same one (``from_pipe``).
 
     Some arguments of the call do not reach the denoiser, and so are not set: give the config's
-    ``guidance_scale`` (a warning says where it is another) and ``use_dynamic_cfg``, and leave ``eta`` at 0
-    (fresh noise at every step was not tuned for). Then the latents are those of ``ECDiffPipeline``.
+    ``guidance_scale`` (a warning says where it is another) and ``use_dynamic_cfg``. Then the latents are
+    those of ``ECDiffPipeline``. A call with ``eta``, ``guidance_rescale``, skip-layer guidance or PAG, which
+    were not tuned for, is refused.
 
     One call at a time: a diffusers pipeline has one scheduler, one guidance scale for all of its calls. A
     second call that begins meanwhile in another thread has reset them before its first step, so that both are
@@ -81,8 +83,8 @@ def apply_ecdiff(
         edge: a diffusers pipeline (its denoiser is used; for ``handoff_adapter: matched`` also its noise
             schedule) or the denoiser itself, on the cloud's device and in its dtype; None for a plan without
             calls of it.
-        check_scheduler: refuse a scheduler that is not the config's, has other settings or timesteps, or
-            draws fresh noise at every step.
+        check_scheduler: refuse a scheduler that is not the config's, has other settings or timesteps, is one
+            for other models, or draws fresh noise at every step.
         check_weights: refuse models that are not those the config was tuned for, now and not later; False for
             a LoRA that is loaded already, fused weights or a fine-tune.
 
@@ -96,9 +98,9 @@ def apply_ecdiff(
             pipeline's tells that ``identity`` cannot be.
         PairError: the pipeline or the edge model cannot be used, or has other weights than tuned for.
 
-    A generation raises ParamsError when it has another number of steps or another size than the config, a
-    scheduler that does not make one call a step, does not run from its first timestep on (image to image), or
-    another thread is in the middle of one.
+    A generation raises ParamsError when it has another number of steps or another size than the config,
+    arguments that the plan does not hold for, a scheduler that does not make one call a step, does not run
+    from its first timestep on (image to image), or another thread is in the middle of one.
 
     >>> from diffusers import StableDiffusionPipeline
     >>> from ecdiff_core import apply_ecdiff
@@ -197,6 +199,7 @@ class ECDiffHook(ModelHook):
         now = type(scheduler), settings_of(scheduler)
         if now != self._checked:
             refuse_other_scheduler(scheduler, self._config.sampling.scheduler, self._config.scheduler_config)
+            check_answers_of(self.pipe)
             self._checked = now
 
     def summary(self) -> str:
@@ -246,7 +249,7 @@ class ECDiffHook(ModelHook):
         given = self._signature.bind_partial(*args, **kwargs).arguments
         tracker, calls_before = self._tracker, self._tracker.branch + 1
         timestep = torch.as_tensor(given["timestep"])
-        self._scale = None if self._guidance is None else self._guidance.at(timestep.max())
+        self._scale = None if self._guidance is None else float(self._guidance.at(timestep.max()))
         if tracker.enter(timestep):
             self._begin(module, given)
         if not self._needs_history:
@@ -259,13 +262,14 @@ class ECDiffHook(ModelHook):
         """Refuse a generation that the plan is not for; its first call again then begins one again."""
         self._history.clear()
         self._done, self.calls = 0, {"cloud": 0, "edge": 0}
-        sampling, sample = self._config.sampling, next(iter(given.values()))
+        sampling, sample, call = self._config.sampling, next(iter(given.values())), current_call()
         try:
+            refuse_arguments(call, sampling)
             self._check_scheduler()
             if self._checks_scheduler:
                 check_timesteps(self.pipe, sample, sampling.num_inference_steps)
             check_size(self.pipe, sample, sampling)
-            self._warn_of(guidance_note(calling_pipeline(), sampling.guidance_scale))
+            self._warn_of(guidance_note(call, sampling.guidance_scale))
             if self._edge is not None:
                 self._edge.begin(module, given)
             self._note_adapters(module)
@@ -323,6 +327,11 @@ class ECDiffHook(ModelHook):
         return output
 
     def _note(self) -> None:
-        """Count a step, at the first of its calls."""
+        """Count a step, at the first of its calls, unless it was disturbed."""
+        try:
+            check_undisturbed(current_call())
+        except ParamsError:
+            self.reset_state(self.module)
+            raise
         if self._tracker.branch == 0:
             self._done += 1

@@ -1,17 +1,31 @@
-"""Which pipeline a call of a model comes from, told by the stack: a hook on the model is not given it."""
+"""Which call of a pipeline a call of its model comes from, told by the stack: a hook is not given it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
 
-def calling_pipeline() -> DiffusionPipeline | None:
-    """The diffusers pipeline whose call is under way in this thread, the innermost; None in a plain loop."""
-    return next(_pipelines(sys._getframe()), None)
+@dataclass(frozen=True)
+class Call:
+    """A call of a diffusers pipeline that is under way.
+
+    Args:
+        arguments: by name, those that were left out with their defaults.
+    """
+
+    pipe: DiffusionPipeline
+    arguments: Mapping[str, Any]
+
+
+def current_call() -> Call | None:
+    """The one that is under way in this thread, the innermost; None in a plain loop."""
+    return next(_calls(sys._getframe()), None)
 
 
 def is_inside_pipeline(thread: int, component: object) -> bool:
@@ -20,15 +34,15 @@ def is_inside_pipeline(thread: int, component: object) -> bool:
     Args:
         thread: as ``threading.get_ident()`` numbers it; one that ended is in no call.
     """
-    found = _pipelines(sys._current_frames().get(thread))
-    return any(part is component for pipe in found for part in list(vars(pipe).values()))
+    found = _calls(sys._current_frames().get(thread))
+    return any(part is component for call in found for part in list(vars(call.pipe).values()))
 
 
-def _pipelines(frame: FrameType | None) -> Iterator[DiffusionPipeline]:
+def _calls(frame: FrameType | None) -> Iterator[Call]:
     while frame is not None:
         code = frame.f_code
         if code.co_name == "__call__" and code.co_varnames[:1] == ("self",):
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, DiffusionPipeline):
-                yield owner
+            names, found = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount], frame.f_locals
+            if isinstance(owner := found.get("self"), DiffusionPipeline):
+                yield Call(owner, {name: found[name] for name in names if name in found})
         frame = frame.f_back

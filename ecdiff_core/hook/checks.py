@@ -15,6 +15,7 @@ from torch import nn
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.methods.model_hooks import ECDIFF
+from ecdiff_core.models.answers import Answer, check_answers
 from ecdiff_core.models.families import FAMILIES
 from ecdiff_core.models.families.base import Size
 from ecdiff_core.sampling.scheduler_settings import check_settings, differences
@@ -117,6 +118,18 @@ def refuse_other_scheduler(scheduler: Any, expected: str, settings: Mapping[str,
     refuse_stochastic(scheduler)
 
 
+def check_answers_of(pipe: Any) -> None:
+    """``check_answers`` of a pipeline in memory; what other denoisers than U-Nets answer is not known.
+
+    Raises:
+        PairError: its scheduler is one for other models.
+    """
+    family = FAMILIES.get(type(pipe).__name__)
+    by_unet: Answer | None = "noise" if hasattr(pipe, "unet") else None  # ControlNet's, inpainting's, …
+    vae = getattr(getattr(pipe, "vae", None), "config", {})
+    check_answers(pipe.scheduler, by_unet if family is None else family.answers, vae)
+
+
 def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
     """Refuse latents of another size than a config's, where it names one and the latents show theirs.
 
@@ -165,24 +178,6 @@ def check_timesteps(pipe: Any, sample: Any, num_inference_steps: int) -> None:
         height, width = (length * pipe.vae_scale_factor for length in sample.shape[-2:])
         like = family(pipe).fit_scheduler(scheduler, Size(height, width))
         check_own_timesteps(scheduler, like, num_inference_steps)
-
-
-def guidance_note(pipe: Any, tuned: float) -> str:
-    """Says so where a pipeline's call has another guidance scale than the config; 1 and less are none.
-
-    Args:
-        pipe: the pipeline that is being called; None, or one that does not tell its scale, says nothing.
-        tuned: the config's guidance scale.
-    """
-    scale = getattr(pipe, "guidance_scale", None)
-    if "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters:
-        return ""  # Flux, Qwen: the other scale is an input of the model
-    if not isinstance(scale, int | float) or scale == tuned or max(scale, tuned) <= 1:
-        return ""
-    return (
-        f"The call has guidance_scale={scale:g}, the config was tuned with {tuned:g}: p, k, alpha and s hold "
-        f"for no other. Pass guidance_scale={tuned:g}, or tune again with sampling.guidance_scale={scale:g}."
-    )
 
 
 @contextmanager

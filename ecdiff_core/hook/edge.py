@@ -14,6 +14,7 @@ from ecdiff_core.hook.checks import denoiser_of, forward_signature
 from ecdiff_core.hook.distilled import call_distilled, check_guidance
 from ecdiff_core.hook.fit import (
     ONLY_IF,
+    check_added,
     check_edge,
     check_not_hooked,
     check_place,
@@ -85,6 +86,7 @@ class EdgeModel:
         check_place(cloud, self.module)
         check_guidance(cloud, self.module, self._guidance_scale)
         check_residuals(cloud, self.module, given)
+        check_added(cloud, self.module, given)
         check_positions(self.module, given)
         if self._adapter == "matched":
             self._schedules = (schedule_of(self._pipe), self._schedules[1])

@@ -22,6 +22,14 @@ _OTHER_EMBEDDINGS = ("caption_channels", "encoder_hid_dim", "encoder_hid_dim_typ
 """Keys of models that no family here is for (PixArt, Sana, Kandinsky, Wan)."""
 _RESIDUALS = ("down_block_additional_residuals", "down_intrablock_additional_residuals")
 """Arguments that a pipeline adds to the blocks of a U-Net, one by one (ControlNet, T2I-Adapter)."""
+_ADDED = (
+    ("added_cond_kwargs", "image_embeds"),
+    ("joint_attention_kwargs", "ip_adapter_image_embeds"),
+    ("cross_attention_kwargs", "gligen"),
+)
+"""What comes beside the prompt: the model's argument and the key in it."""
+_READ_BY = ("encoder_hid_proj", "image_proj", "position_net")
+"""Layers that read it."""
 _BLOCKS = ("down_block_types", "layers_per_block", "block_out_channels")
 """Keys of a U-Net's config that tell what fits them."""
 
@@ -100,6 +108,29 @@ def check_residuals(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any])
             f"The pipeline adds {added[0]} (a ControlNet's or an adapter's) to the cloud's blocks, and the "
             f"edge has others: {key} is {theirs.get(key)}, the cloud's {ours.get(key)}. Choose an edge with "
             "the cloud's blocks, or leave the ControlNet out."
+        )
+
+
+def check_added(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any]) -> None:
+    """Refuse images or boxes beside the prompt (IP-Adapter, GLIGEN) that the edge would not heed.
+
+    Args:
+        given: what the pipeline calls the cloud model with, by name.
+
+    Raises:
+        PairError: the cloud has layers for them and the edge has none.
+    """
+    added = [key for name, key in _ADDED if (given.get(name) or {}).get(key) is not None]
+    lacking = [
+        name
+        for name in _READ_BY
+        if getattr(cloud, name, None) is not None and getattr(edge, name, None) is None
+    ]
+    if added and lacking:
+        raise PairError(
+            f"The call gives {added[0]} (of an IP-Adapter or GLIGEN), for which the edge model has no "
+            f"{lacking[0]}: its steps would go by the prompt alone. Load the adapter for the edge model too, "
+            "or leave it out."
         )
 
 

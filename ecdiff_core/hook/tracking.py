@@ -14,13 +14,9 @@ from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.hook.callers import calling_pipeline, is_inside_pipeline
+from ecdiff_core.hook.arguments import BUSY
+from ecdiff_core.hook.callers import current_call, is_inside_pipeline
 from ecdiff_core.sampling.plan import count_steps
-
-_BUSY = (
-    "Another call of this pipeline is under way in another thread, and a pipeline has one scheduler for all "
-    "of its calls: let calls wait for each other (a lock), load a pipeline a thread, or use ECDiffPipeline."
-)
 
 
 class StepTracker:
@@ -58,7 +54,7 @@ class StepTracker:
         self._check_caller()
         timesteps, mine = self._pipe.scheduler.timesteps, self._thread in (None, threading.get_ident())
         if timesteps is self._spoilt is not None or (not mine and self._is_under_way()):
-            raise ParamsError(_BUSY)
+            raise ParamsError(BUSY)
         begins = timesteps is not self._timesteps  # every call of a pipeline makes new ones
         left = self.step if mine else -1
         if begins:
@@ -67,12 +63,12 @@ class StepTracker:
         if begins and step > 0 and step in (left, left + 1):  # another call made these in the middle of this
             self.forget()
             self._spoilt = timesteps
-            raise ParamsError(_BUSY)
+            raise ParamsError(BUSY)
         if step == 0 and self.step > 0:  # a loop of one's own that sets them once for several generations
             self._begin(timestep, timesteps)
             begins = True
         if not (begins or mine):
-            raise ParamsError(_BUSY)
+            raise ParamsError(BUSY)
         if step == self.step:
             self.branch += 1
         elif step == self.step + 1:
@@ -89,11 +85,11 @@ class StepTracker:
         return begins
 
     def _check_caller(self) -> None:
-        caller, own = calling_pipeline(), self._pipe.scheduler
-        if caller is not None and getattr(caller, "scheduler", own) is not own:
+        call, own = current_call(), self._pipe.scheduler
+        if call is not None and getattr(call.pipe, "scheduler", own) is not own:
             raise ParamsError(
-                f"This {type(caller).__name__} shares its model with a pipeline that apply_ecdiff was called "
-                "on, and has a scheduler of its own, which the plan does not follow. Call "
+                f"This {type(call.pipe).__name__} shares its model with a pipeline that apply_ecdiff was "
+                "called on, and has a scheduler of its own, which the plan does not follow. Call "
                 "remove_ecdiff(pipe) before you use it, or give it the other's scheduler."
             )
 

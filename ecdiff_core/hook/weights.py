@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
@@ -18,8 +19,8 @@ from ecdiff_core.models.lora import adapted
 from ecdiff_core.models.model_folder import fingerprint
 from ecdiff_core.models.pair_files import common_family, parts_of
 from ecdiff_core.models.pair_spec import ModelRef
-from ecdiff_core.models.tensor_digest import tensor_digest
-from ecdiff_core.models.weight_files import AUTO
+from ecdiff_core.models.tensor_digest import files_digest, parts_digests, tensor_digest, values_digest
+from ecdiff_core.models.weight_files import AUTO, by_variant, part_path
 
 _UNCHECKED = "pass check_weights=False to apply_ecdiff"
 
@@ -54,10 +55,61 @@ def check_weights(pipe: Any, edge: Any, config: TunedConfig) -> None:
             found = _fingerprint(side, model, None if tuned.variant == AUTO else tuned.variant)
             lora = config.pair.lora_on("cloud" if side == "cloud" else "edge")
             got = None if found is None else adapted(found, lora)
-        if tuned.tensors or (tuned.fingerprint and got is None):
-            warnings.warn(_uncompared(side, tuned, config, got), stacklevel=2)
         if got is not None:
             _check_same(side, model, "fingerprint", got, tuned)
+        lora_there = config.pair.lora_on("cloud" if side == "cloud" else "edge")
+        if got is not None and not lora_there and _is_as_in_files(side, model):
+            continue
+        if tuned.tensors or (tuned.fingerprint and got is None):
+            warnings.warn(_uncompared(side, tuned, config, got), stacklevel=2)
+    _compare_parts(pipe, config)
+
+
+def _compare_parts(pipe: Any, config: TunedConfig) -> None:
+    """Name an autoencoder or text encoder that is not the config's; it may be, as both models share it."""
+    tuned = config.pair.cloud.parts or {}
+    there = {name: part for name, part in getattr(pipe, "components", {}).items() if name in tuned}
+    dtype = get_dtype(config.sampling.dtype)
+    exact = {
+        name: part
+        for name, part in there.items()
+        if isinstance(part, nn.Module) and getattr(part, "dtype", None) in (dtype, torch.float32)
+    }
+    other = [name for name, got in parts_digests(exact, dtype).items() if got != tuned[name]]
+    if other:
+        warnings.warn(
+            f"The pipeline's {' and '.join(other)} has other weights than the config was tuned with: cloud "
+            "and edge share it, but p, k, alpha and s were chosen by images that it made. Tune again if that "
+            "matters.",
+            stacklevel=3,
+        )
+
+
+def _is_as_in_files(side: str, model: nn.Module) -> bool:
+    """Whether a model in memory is that of its folder's files in the model's own dtype, of whatever variant.
+
+    A model that was rounded to half precision cannot be compared with digests in float32; its files can be
+    rounded likewise.
+
+    Raises:
+        PairError: it is another one.
+    """
+    folder, dtype = _folder(model), getattr(model, "dtype", torch.float32)
+    if folder is None or dtype not in DTYPES.values() or getattr(model, "peft_config", None):
+        return False
+    got = values_digest(model.state_dict().values(), dtype)
+    part = next((part for part in ("unet", "transformer") if (folder / part).is_dir()), "unet")
+    here = part_path(folder, part)
+    variants = by_variant(path.name for path in here.glob("*.safetensors")).values()
+    known = [files_digest([here / name for name in names], dtype) for names in variants]
+    if got is None or not known or None in known:
+        return False
+    if got not in known:
+        raise PairError(
+            f"The {side} model has other weights in memory than its files in {here}, which the config was "
+            f"tuned for. Load it again, tune again, or, for a LoRA or a fine-tune, {_UNCHECKED}."
+        )
+    return True
 
 
 def _uncompared(side: str, tuned: ModelRef, config: TunedConfig, files: str | None) -> str:

@@ -56,11 +56,12 @@ def inventory(model: ModelFiles, parts: Sequence[str]) -> list[Part]:
             quant_method(model.folder, part),
         )
         for part in parts
-        for paths in [_weights(model, part)]
+        for paths in [fetched(model, part)]
     ]
 
 
-def _weights(model: ModelFiles, part: str) -> list[Path]:
+def fetched(model: ModelFiles, part: str) -> list[Path]:
+    """The files of a part's weights; empty where they are still to be fetched."""
     try:
         return weight_files(model.folder, part, model.variant)[1:]
     except PairError:

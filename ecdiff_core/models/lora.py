@@ -15,6 +15,7 @@ from torch import nn
 from ecdiff_core.errors import PairError, first_line
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.pair_spec import Lora, PairSpec
+from ecdiff_core.models.weight_headers import check_header
 
 _NAME = "pytorch_lora_weights.safetensors"
 """What diffusers saves."""
@@ -49,6 +50,7 @@ def _found(lora: Lora) -> Lora:
     path = path / _NAME if path.is_dir() else path
     if not path.is_file():
         raise PairError(f"No LoRA at {path}. Give a .safetensors file, or a folder with {_NAME}.")
+    check_header(path)
     with path.open("rb") as file:
         got = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     if lora.fingerprint not in (None, got):

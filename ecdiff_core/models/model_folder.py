@@ -9,17 +9,21 @@ from typing import Any
 
 from ecdiff_core.errors import PairError, first_line
 from ecdiff_core.io.file_digest import file_digest
+from ecdiff_core.models.answers import check_answers
+from ecdiff_core.models.compatibility import load_scheduler, whole_config
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.families.parts import part_class
 from ecdiff_core.models.weight_files import part_path, weight_files
+from ecdiff_core.models.weight_headers import refuse_pointer
 
 
 def check_parts(folder: Path, family: type[Family]) -> None:
-    """See to it that tokenizers and scheduler of a cloud model are there and can be read.
+    """See to it that tokenizers and scheduler of a cloud model are there, can be read, and are its own.
 
     Raises:
         PairError: one of them is missing, or lacks what would be filled in without a word: transformers makes
-            a tokenizer without a vocabulary, to which every prompt is the same.
+            a tokenizer without a vocabulary, to which every prompt is the same. Or the scheduler is one for
+            other models.
     """
     absent = family.absent_parts(folder)
     for part in family.unweighted_parts:
@@ -27,8 +31,11 @@ def check_parts(folder: Path, family: type[Family]) -> None:
             continue
         if not (folder / part).is_dir():
             raise PairError(f"Missing {folder / part}: the model folder is not complete.")
+        for path in filter(Path.is_file, (folder / part).iterdir()):
+            refuse_pointer(path)
         if part.startswith("tokenizer"):
             _check_tokenizer(folder, part)
+    check_answers(load_scheduler(folder), family.answers, whole_config(folder, "vae"))
 
 
 def _check_tokenizer(folder: Path, part: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import NoneType
 from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ecdiff_core.errors import PairError, first_line
+from ecdiff_core.errors import PairError, ParamsError, first_line
 from ecdiff_core.models.compatibility import Row, Verdict, has_schedule, noise_schedule
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.find import EMBEDDED, ModelFiles, from_anywhere
@@ -21,7 +23,8 @@ from ecdiff_core.models.lora import adapted, find_lora, load_lora
 from ecdiff_core.models.memory import Memory, out_of_memory_as_error, place
 from ecdiff_core.models.pair_files import PairFiles, find_pair
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec, Side
-from ecdiff_core.models.tensor_digest import tensor_digest
+from ecdiff_core.models.tensor_digest import parts_digests, tensor_digest
+from ecdiff_core.validation import check_type
 
 __all__ = ["EMBEDDED", "Pair", "load_pair"]
 
@@ -68,15 +71,16 @@ def load_pair(
         ParamsError: ``memory`` asks for what the device or the autoencoder cannot do.
         OutOfMemoryError: the models do not fit.
     """
+    check_type("the pair", spec, PairSpec, "a PairSpec, such as that of a TunedConfig", PairError)
+    check_type("memory", memory, (Memory, NoneType), "a Memory or None", ParamsError)
     spec = replace(spec, lora=find_lora(spec))
     files = find_pair(spec)
     cloud_files, edge_files, family_class = files.cloud, files.edge, files.family
     found = _checked_fingerprints(spec, files)
-    family = _load(lambda: family_class.load(cloud_files, dtype), cloud_files)
-    edge = _load(lambda: family_class.load_denoiser(edge_files, dtype), edge_files)
-    for model, loaded in ((cloud_files, family.models), (edge_files, [edge])):
-        if any(parameter.is_meta for each in loaded for parameter in each.parameters()):
-            raise PairError(f"Cannot load the model in {model.source}: its weights lack tensors.")
+    family = load_or_refuse(lambda: family_class.load(cloud_files, dtype), cloud_files)
+    edge = load_or_refuse(lambda: family_class.load_denoiser(edge_files, dtype), edge_files)
+    check_whole(cloud_files, family.models)
+    check_whole(edge_files, [edge])
     packed = files.quantized()  # then tensors have fewer elements than the model has parameters
     sizes = [0 if packed else sum(p.numel() for p in model.parameters()) for model in (family.denoiser, edge)]
     notes = (*files.notes(spec), *larger_edge(*sizes), *load_lora(family, edge, spec.lora))
@@ -85,17 +89,23 @@ def load_pair(
         None if spec.lora_on(side) else tensor_digest(model, dtype)
         for side, model in zip(sides, (family.denoiser, edge), strict=True)
     ]
+    for side, ref, digest in zip(sides, (spec.cloud, spec.edge), tensors, strict=True):
+        _check_tensors(side, ref, digest)
+    parts = None if spec.lora_on("cloud") else parts_digests(family.pipeline.components, dtype)
     with out_of_memory_as_error():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [
-        _loaded(replace(ref, fingerprint=fingerprint, tensors=digest), model)
-        for ref, model, fingerprint, digest in zip(
-            (spec.cloud, spec.edge), (cloud_files, edge_files), found, tensors, strict=True
+        loaded_ref(replace(ref, fingerprint=fingerprint, tensors=digest, parts=others), model)
+        for ref, model, fingerprint, digest, others in zip(
+            (spec.cloud, spec.edge),
+            (cloud_files, edge_files),
+            found,
+            tensors,
+            (parts or None, None),
+            strict=True,
         )
     ]
-    cloud, edge_folder = cloud_files.folder, edge_files.folder
-    ours = noise_schedule(cloud, cloud)
-    theirs = noise_schedule(edge_folder, cloud) if has_schedule(edge_folder) else ours
+    ours, theirs = schedules(cloud_files.folder, edge_files.folder)
     convertible = tuple(row for row in files.rows if row.verdict is Verdict.CONVERTIBLE)
     whole = PairSpec(spec.name, refs[0], refs[1], spec.lora)
     return Pair(whole, family, edge, ours, theirs, convertible, files, notes)
@@ -104,25 +114,55 @@ def load_pair(
 def _checked_fingerprints(spec: PairSpec, files: PairFiles) -> list[str]:
     """Of cloud and edge, adapters included."""
     sides: tuple[tuple[Side, ModelRef], ...] = (("cloud", spec.cloud), ("edge", spec.edge))
-    found = []
-    for (side, ref), bare in zip(sides, files.fingerprints(), strict=True):
-        got = adapted(bare, spec.lora_on(side))
-        if ref.fingerprint not in (None, got):
-            raise PairError(
-                f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned "
-                f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
-            )
-        found.append(got)
+    bare = files.fingerprints()
+    return [
+        checked_fingerprint(side, ref, adapted(one, spec.lora_on(side)))
+        for (side, ref), one in zip(sides, bare, strict=True)
+    ]
+
+
+def checked_fingerprint(side: Side, ref: ModelRef, found: str) -> str:
+    """The fingerprint that was found of a model, adapters included.
+
+    Raises:
+        PairError: ``ref`` asks for another one.
+    """
+    if ref.fingerprint not in (None, found):
+        raise PairError(
+            f"The {side} model {ref.id} has other weights (fingerprint {found}) than the config was tuned "
+            f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
+        )
     return found
 
 
-def _loaded(ref: ModelRef, files: ModelFiles) -> ModelRef:
+def _check_tensors(side: Side, ref: ModelRef, digest: str | None) -> None:
+    """Refuse a denoiser whose digest in memory is not the one that is asked for; None is not comparable."""
+    if None not in (ref.tensors, digest) and ref.tensors != digest:
+        raise PairError(
+            f"The {side} model {ref.id} has other weights (tensors {digest}) than the config was tuned for "
+            f"({ref.tensors}). Use those weights, tune again, or take tensors out of the config."
+        )
+
+
+def check_whole(files: ModelFiles, models: Sequence[nn.Module]) -> None:
+    """Raise PairError where weights that were loaded lack tensors."""
+    if any(parameter.is_meta for model in models for parameter in model.parameters()):
+        raise PairError(f"Cannot load the model in {files.source}: its weights lack tensors.")
+
+
+def schedules(cloud: Path, edge: Path) -> tuple[NoiseSchedule | None, NoiseSchedule | None]:
+    """Of two folders with configs; an edge that has none has the cloud's."""
+    ours = noise_schedule(cloud, cloud)
+    return ours, noise_schedule(edge, cloud) if has_schedule(edge) else ours
+
+
+def loaded_ref(ref: ModelRef, files: ModelFiles) -> ModelRef:
     """What was loaded, named so that the same is loaded again from any working folder."""
     variant = files.variant if files.variant is not None else ref.variant
     return from_anywhere(replace(ref, variant=variant))
 
 
-def _load(load: Callable[[], T], files: ModelFiles) -> T:
+def load_or_refuse(load: Callable[[], T], files: ModelFiles) -> T:
     """``load()``, with what damaged files raise told as one line."""
     folder = files.source
     try:

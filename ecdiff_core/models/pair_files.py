@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,14 @@ from ecdiff_core.models.model_folder import check_parts, fingerprint
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec
 from ecdiff_core.models.quantized import check_quantized, quant_method
 from ecdiff_core.models.weight_files import AUTO, weight_files
+from ecdiff_core.models.weight_headers import check_header
 
 ONE_MODEL = (
     "Cloud and edge are one and the same model: sharing would save nothing. Give a smaller one as pair.edge."
 )
+
+
+_SHARD = re.compile(r"-\d+-of-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,33 @@ def check_weights(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFil
     """``find_weights``, and all that can be seen of them without reading them.
 
     Raises:
-        PairError: as ``find_weights``; a part has no weights, or needs a package that is not installed.
+        PairError: as ``find_weights``; a part has no weights, not all of them, or needs a package that is not
+            installed.
     """
     found = find_weights(ref, folder, parts)
     for part in parts:
         if found.checkpoint is None:
-            weight_files(folder, part, found.variant)
+            check_files(weight_files(folder, part, found.variant)[1:])
         check_quantized(folder, part)
+    if found.checkpoint is not None:
+        check_files([found.checkpoint])
     return found
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """``check_header`` of every file, and of those whose names number them, whether none lacks.
+
+    Raises:
+        PairError: one is missing or damaged.
+    """
+    for path in paths:
+        check_header(path)
+    numbers = [match for path in paths if (match := _SHARD.search(path.name))]
+    if numbers and len(numbers) != int(numbers[0][1]):
+        raise PairError(
+            f"Expected {int(numbers[0][1])} files of weights in {paths[0].parent}, as {paths[0].name} says, "
+            f"got {len(numbers)}. Fetch it again."
+        )
 
 
 def fingerprint_of(model: ModelFiles, weighted: tuple[str, ...], unweighted: tuple[str, ...] = ()) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ecdiff_core.errors import ConfigError
 from ecdiff_core.models.weight_files import AUTO
-from ecdiff_core.validation import Finite, check_fields
+from ecdiff_core.validation import Finite, check_fields, check_type
 
 Side = Literal["cloud", "edge"]
 On = Literal["cloud", "edge", "both"]
@@ -24,6 +24,7 @@ class ModelRef:
         subfolder: of the repository or folder, where the model lies in one.
         config: diffusers folder or hub id whose config files a checkpoint file goes by.
         tensors: digest of the denoiser in memory (``tensor_digest``), in the dtype that it is sampled in.
+        parts: of a cloud, digests of its autoencoder and text encoders in memory, likewise.
     """
 
     id: str
@@ -33,6 +34,7 @@ class ModelRef:
     subfolder: str | None = None
     config: str | None = None
     tensors: str | None = None
+    parts: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         _check_printable("a model's id", self.id)
@@ -74,6 +76,8 @@ class PairSpec:
 
     def __post_init__(self) -> None:
         _check_printable("the pair's name", self.name)
+        for side in ("cloud", "edge"):
+            check_type(f"the pair's {side}", getattr(self, side), ModelRef, "a ModelRef")
         object.__setattr__(self, "lora", tuple(self.lora))
 
     def lora_on(self, side: Side) -> list[Lora]:
@@ -101,5 +105,5 @@ def _tree(ref: ModelRef) -> dict[str, Any]:
 
 
 def _check_printable(what: str, text: str) -> None:
-    if not text or not text.isprintable():
+    if not isinstance(text, str) or not text or not text.isprintable():
         raise ConfigError(key=what, got=text, expected="to be printable text on one line")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from diffusers.utils.torch_utils import unwrap_module
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 _SAMPLES = 64
@@ -46,6 +49,50 @@ def tensor_digest(model: nn.Module, dtype: torch.dtype) -> str | None:
     for values in words:  # after the loop: copies from an accelerator wait for it
         digest.update(values.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def values_digest(tensors: Iterable[Tensor], dtype: torch.dtype) -> str | None:
+    """The same of floating-point values and shapes alone, whatever the tensors' names and order.
+
+    Libraries rename the tensors of a file as they load it, and keep tied ones once. ``tensors`` may be
+    coarser than ``dtype``.
+
+    Returns:
+        None where values cannot be read (offloaded, quantised).
+    """
+    found = set()
+    for tensor in tensors:
+        if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
+            return None
+        if tensor.is_floating_point():
+            summary = _summary(_as_words(tensor.detach().to(dtype))).cpu().numpy().tobytes()
+            found.add(hashlib.sha256(f"{tuple(tensor.shape)}".encode() + summary).digest())
+    return hashlib.sha256(b"".join(sorted(found))).hexdigest()[:16]
+
+
+def parts_digests(parts: Mapping[str, object], dtype: torch.dtype) -> dict[str, str]:
+    """``values_digest`` of the autoencoder and the text encoders among a pipeline's parts, by name."""
+    models = {
+        name: unwrap_module(part)
+        for name, part in parts.items()
+        if isinstance(part, nn.Module) and (name == "vae" or name.startswith("text_encoder"))
+    }
+    found = {name: values_digest(model.state_dict().values(), dtype) for name, model in models.items()}
+    return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def files_digest(paths: Iterable[Path], dtype: torch.dtype) -> str | None:
+    """``values_digest`` of what .safetensors files hold; None where one is of another kind or damaged."""
+    try:
+        return values_digest(_tensors_in(paths), dtype)
+    except (OSError, SafetensorError):
+        return None
+
+
+def _tensors_in(paths: Iterable[Path]) -> Iterator[Tensor]:
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            yield from map(file.get_tensor, file.offset_keys())
 
 
 def _as_words(tensor: Tensor) -> Tensor:

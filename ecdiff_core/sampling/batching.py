@@ -7,7 +7,7 @@ the latents (the earlier outputs of multistep schedulers).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -38,10 +38,7 @@ def take(state: SamplerState, rows: Sequence[int]) -> SamplerState:
     """The state of some rows of a batch, in their order."""
     shape, index = state.latents.shape, torch.tensor(list(rows), device=state.latents.device)
 
-    def pick(tensors: tuple[Tensor, ...]) -> Tensor:
-        return tensors[0][index]
-
-    return _combined([state], shape, pick)
+    return _combined([state], shape, lambda _, tensors: tensors[0][index])
 
 
 def join(states: Sequence[SamplerState]) -> SamplerState:
@@ -54,24 +51,34 @@ def join(states: Sequence[SamplerState]) -> SamplerState:
         raise ValueError(f"Expected states at one step, got steps {[state.step for state in states]}.")
     if len(states) == 1:
         return states[0]
-    return _combined(states, states[0].latents.shape, torch.cat)
+    return _combined(states, states[0].latents.shape, lambda _, tensors: torch.cat(tensors))
 
 
 def move(state: SamplerState, device: torch.device | str) -> SamplerState:
     """The state with its rows on a device; the scheduler's tables stay where they are."""
-    return _combined([state], state.latents.shape, lambda tensors: tensors[0].to(device))
+    return _combined([state], state.latents.shape, lambda _, tensors: tensors[0].to(device))
+
+
+def rows_of(state: SamplerState) -> dict[str, Tensor]:
+    """The tensors that are a state's rows, by where they lie: ``latents``, ``noise.real.0``, …"""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str, tensors: tuple[Tensor, ...]) -> Tensor:
+        found[name] = tensors[0]
+        return tensors[0]
+
+    _combined([state], state.latents.shape, note)
+    return found
+
+
+def with_rows(state: SamplerState, rows: Mapping[str, Tensor]) -> SamplerState:
+    """The state with other tensors, of any shape, in the place of all its rows; names as of ``rows_of``."""
+    return _combined([state], state.latents.shape, lambda name, _: rows[name])
 
 
 def size_bytes(state: SamplerState) -> int:
     """What the rows of a state take."""
-    tensors: list[Tensor] = []
-
-    def note(found: tuple[Tensor, ...]) -> Tensor:
-        tensors.append(found[0])
-        return found[0]
-
-    _combined([state], state.latents.shape, note)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in rows_of(state).values())
 
 
 def take_prompts(conditioning: Conditioning, rows: Sequence[int]) -> Conditioning:
@@ -106,40 +113,45 @@ def join_prompts(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning({name: together(name) for name in names}, sum(part.size for part in parts))
 
 
-Combine = Callable[[tuple[Tensor, ...]], Tensor]
+Combine = Callable[[str, tuple[Tensor, ...]], Tensor]
 
 
 def _combined(states: Sequence[SamplerState], shape: torch.Size, combine: Combine) -> SamplerState:
-    """One state whose rows are ``combine`` of the rows of several."""
+    """One state whose rows are ``combine`` of their name and the rows of several."""
 
-    def over(values: Sequence[Any]) -> Any:
+    def over(name: str, values: Sequence[Any]) -> Any:
         first = values[0]
         if isinstance(first, Tensor):
-            return (
-                combine(tuple(values)) if first.shape[1:] == shape[1:] and first.ndim == len(shape) else first
-            )
+            is_row = first.shape[1:] == shape[1:] and first.ndim == len(shape)
+            return combine(name, tuple(values)) if is_row else first
         if isinstance(first, list | tuple):
-            return type(first)(over(items) for items in zip(*values, strict=True))
+            together = zip(*values, strict=True)
+            return type(first)(over(f"{name}.{i}", items) for i, items in enumerate(together))
         if isinstance(first, SchedulerMixin):
-            return _combined_scheduler(values, over)
+            return _combined_scheduler(name, values, over)
         if is_dataclass(first) and not isinstance(first, type):
-            parts = {f.name: over([getattr(value, f.name) for value in values]) for f in fields(first)}
+            parts = {
+                f.name: over(
+                    f"{name}.{f.name}".removeprefix("."), [getattr(value, f.name) for value in values]
+                )
+                for f in fields(first)
+            }
             return replace(first, **parts)
         return first
 
-    combined: SamplerState = over(states)
+    combined: SamplerState = over("", states)
     return combined
 
 
 def _combined_scheduler(
-    schedulers: Sequence[SchedulerMixin], over: Callable[[Sequence[Any]], Any]
+    name: str, schedulers: Sequence[SchedulerMixin], over: Callable[[str, Sequence[Any]], Any]
 ) -> SchedulerMixin:
     """The first scheduler with its history combined; itself where it has none, since states never step it."""
     changed = {}
-    for name, value in vars(schedulers[0]).items():
-        combined = over([vars(scheduler)[name] for scheduler in schedulers])
+    for key, value in vars(schedulers[0]).items():
+        combined = over(f"{name}.{key}", [vars(scheduler)[key] for scheduler in schedulers])
         if not _is_same(combined, value):
-            changed[name] = combined
+            changed[key] = combined
     if not changed:
         return schedulers[0]
     scheduler = copy.copy(schedulers[0])

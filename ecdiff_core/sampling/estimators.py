@@ -155,6 +155,7 @@ class Estimator:
             differ in alpha alone share their trajectory.
         fills_with_edge: approximated steps of the cloud side become edge steps with the residual, whose
             factor alpha is; there is nothing to estimate then.
+        with_two: name of the estimator that it is where there are but two real noises; None for itself.
     """
 
     observe: Callable[[NoiseState, Tensor], NoiseState]
@@ -162,6 +163,7 @@ class Estimator:
     real_noises: int
     alpha_scales: AlphaScales
     fills_with_edge: bool = False
+    with_two: str | None = None
 
     @property
     def uses_alpha(self) -> bool:
@@ -173,7 +175,9 @@ ESTIMATORS = {
     "gradient": Estimator(observe, estimate_gradient, real_noises=2, alpha_scales="later windows"),
     "reuse": Estimator(observe, estimate_reuse, real_noises=1, alpha_scales="none"),
     "secant": Estimator(observe, estimate_secant, real_noises=2, alpha_scales="every window"),
-    "newton2": Estimator(observe, estimate_newton2, real_noises=2, alpha_scales="every window"),
+    "newton2": Estimator(
+        observe, estimate_newton2, real_noises=2, alpha_scales="every window", with_two="secant"
+    ),
     "edge": Estimator(observe, estimate_reuse, real_noises=1, alpha_scales="none", fills_with_edge=True),
 }
 

@@ -105,6 +105,16 @@ class Plan:
         return self.steps.count(Action.APPROX)
 
     @property
+    def most_real_noises(self) -> int:
+        """Real noises before the last approximated step, of which its estimate may be made.
+
+        >>> Plan.from_schedule("2C3A1C4E").most_real_noises, Plan.from_schedule("2C3A1C1A3E").most_real_noises
+        (2, 3)
+        """
+        before = "".join(action.value for action in self.steps).rpartition("A")[0]
+        return len(before) - before.count("A")
+
+    @property
     def edge_steps(self) -> int:
         """Steps with the edge model's noise."""
         return self.steps.count(Action.EDGE)
@@ -147,16 +157,27 @@ class Plan:
     def _begins_on_cloud(self) -> bool:
         return Action.CLOUD in self.steps[: self.first_edge_step] and self.first_edge_step < self.num_steps
 
+    @cached_property
+    def crossings_by_step(self) -> dict[int, int]:
+        """How often something crosses the link for a step: once for the first edge step after cloud calls,
+        twice for every later cloud call.
+
+        >>> Plan.from_schedule("2C3E1C4E").crossings_by_step
+        {2: 1, 5: 2}
+        """
+        first = self.first_edge_step
+        found = {first: 1} if self._begins_on_cloud else {}
+        later = (step for step in range(first, self.num_steps) if self.steps[step] is Action.CLOUD)
+        return found | dict.fromkeys(later, 2)
+
     @property
     def crossings(self) -> int:
-        """How often something crosses the link: once at a handoff, twice for every later cloud call.
+        """How often something crosses the link.
 
         >>> Plan.from_schedule("2C3A1C4E").crossings, Plan.from_schedule("2C3E1C4E").crossings
         (1, 3)
         """
-        if not self.cloud_calls:
-            return 0
-        return self._begins_on_cloud + 2 * self._later_cloud_calls
+        return sum(self.crossings_by_step.values())
 
     @property
     def tensors_sent(self) -> int:

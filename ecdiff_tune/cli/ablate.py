@@ -71,6 +71,12 @@ def correcting_twice(params: ECDiffParams, handoff_step: int, num_steps: int) ->
     >>> correcting_twice(ECDiffParams(3, 2, 0.3, 9), 9, 12).schedule
     (0, 1, 2, 5, 6, 9, 10)
     """
+    if params.edge_schedule is not None:
+        cloud, edge = set(params.schedule or ()), set(params.edge_schedule)
+        second = _second(cloud, cloud | edge, num_steps)
+        return ECDiffParams.interleaved(
+            sorted(cloud | second), params.edge_schedule, params.alpha, params.residual
+        )
     if params.schedule is None:
         p, k = params.p or 0, params.k or 0
         if not k:
@@ -78,9 +84,14 @@ def correcting_twice(params: ECDiffParams, handoff_step: int, num_steps: int) ->
         real = [i for i in range(num_steps) if i < p or (i - p) % (k + 2) >= k]
     else:
         known = set(params.schedule)
-        second = {i + 1 for i in known if i - 1 not in known and i and i + 1 < num_steps}
-        real = sorted(known | second)
+        real = sorted(known | _second(known, known, num_steps))
     listed = set(real)
     ends = (i + 1 for i in real if i + 1 >= handoff_step and i + 1 not in listed)
     s = next(ends, num_steps)
     return replace(params, p=None, k=None, s=s, schedule=tuple(real))
+
+
+def _second(cloud: set[int], real: set[int], num_steps: int) -> set[int]:
+    """The approximated steps after those cloud calls that follow an approximated one."""
+    corrections = (i for i in cloud if i and i - 1 not in real)
+    return {i + 1 for i in corrections if i + 1 < num_steps and i + 1 not in real}

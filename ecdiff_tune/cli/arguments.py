@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
+from ecdiff_tune.config.error import SettingsError
+
 _PATHS = {
     *("pair.cloud_config", "pair.edge_config", "pair.cloud_subfolder", "pair.edge_subfolder"),
     *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "latency", "rerank.latency"),
     *("metrics.clip", "metrics.lpips_weights", "search.storage", "search.artifacts"),
-    *("compare.schedule", "errors.config", "export.config"),
+    *("compare.schedule", "errors.config", "transfer.config", "export.config"),
 }
 """Settings whose value may hold whatever a path may."""
 _PLAIN = re.compile(r"[\w./:-]*")
@@ -61,6 +63,22 @@ def quoting_hint(override: str) -> str:
     if not (equals and key and value) or value[0] in "[{'\"" or "'" in value:
         return ""
     return f" A value with spaces or any of ~ = , ( ) goes into quotes of its own: \"{key}='{value}'\"."
+
+
+def refuse_deletions(arguments: Sequence[str]) -> None:
+    """Refuse Hydra's ``~KEY``: every setting is needed.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    for one in arguments:
+        key = one.removeprefix("~").partition("=")[0]
+        if one.startswith("~") and key.partition(".")[0].partition("/")[0] != "hydra":
+            raise SettingsError(
+                f"Expected {key} to be set, not taken out with ~{key}: leave it out for its default, or give "
+                f"{key}=VALUE.",
+                key=key,
+            )
 
 
 _WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"}

@@ -15,10 +15,17 @@ from ecdiff_core.models.find import (
     is_local,
     local_path,
 )
-from ecdiff_core.models.inventory import Part, inventory, larger_edge
+from ecdiff_core.models.inventory import Part, fetched, inventory, larger_edge
 from ecdiff_core.models.lora import find_lora
 from ecdiff_core.models.model_folder import check_parts
-from ecdiff_core.models.pair_files import ONE_MODEL, PairFiles, check_weights, common_family, parts_of
+from ecdiff_core.models.pair_files import (
+    ONE_MODEL,
+    PairFiles,
+    check_files,
+    check_weights,
+    common_family,
+    parts_of,
+)
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec
 from ecdiff_core.sampling.schedulers import try_scheduler
 from ecdiff_tune.config import Settings
@@ -73,7 +80,12 @@ def _check_files(spec: PairSpec, files: PairFiles) -> bool:
 
 def _files(ref: ModelRef, folder: Path, parts: Sequence[str]) -> ModelFiles:
     """What would be loaded: of a folder it must be there, of the hub what was fetched so far."""
-    return check_weights(ref, folder, parts) if is_local(ref) else cached_weights(ref, folder, parts)
+    if is_local(ref):
+        return check_weights(ref, folder, parts)
+    found = cached_weights(ref, folder, parts)
+    for part in parts:
+        check_files(fetched(found, part))
+    return found
 
 
 def _named(ref: ModelRef, folder: Path) -> str:

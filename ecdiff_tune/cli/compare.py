@@ -34,7 +34,7 @@ def compare(settings: Settings) -> None:
         evaluator = MethodEvaluator(study, pair, references, tuned.sampling, extra)
         names = settings.compare.methods or METHODS
         chosen = evaluator.usable(*baselines.made(known, names))
-        measured, heldout = evaluator.measure(chosen), references.heldout.prompt_set
+        measured, heldout = evaluator.measure(chosen), references.heldout_with_edge.prompt_set
         count = settings.compare.timed_prompts
         timed = method_runs.time_methods(study, pipe.pair, heldout, chosen, tuned.sampling, count)
         quality = summary.quality_table(chosen, measured, settings.seed)

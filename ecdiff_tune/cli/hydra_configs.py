@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from hydra.core.config_store import ConfigStore
 
 from ecdiff_tune.cli import ARGUMENTS, COMMANDS, Command
@@ -30,9 +31,21 @@ def primary_config(command: str, arguments: Sequence[str] = ()) -> str:
         return command
     # Hydra refuses a file and a stored config of one name, also of a file that it does not read otherwise.
     name = f"ecdiff_{command}"
-    own = {"app_name": f"ecdiff-tune {command}", "template": _help(command, COMMANDS[command])}
-    ConfigStore.instance().store(name, {"defaults": ["base", "_self_"], "hydra": {"help": own}})
+    kind = COMMANDS[command]
+    own = {"app_name": f"ecdiff-tune {command}", "template": _help(command, kind)}
+    defaults = ["base", *_own_groups(folder, kind), "_self_"]
+    ConfigStore.instance().store(name, {"defaults": defaults, **kind.defaults, "hydra": {"help": own}})
     return name
+
+
+def _own_groups(folder: Path, command: Command) -> list[dict[str, str]]:
+    """A command's own choice of search, where the folder's base.yaml makes none for all commands."""
+    try:
+        chosen = yaml.safe_load((folder / "base.yaml").read_text(encoding="utf-8"))["defaults"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # which Hydra will tell of
+        chosen = []
+    groups = {name.split()[-1].strip("/") for one in chosen if isinstance(one, dict) for name in one}
+    return [] if "search" in groups else [{"search": command.search}]
 
 
 def _help(name: str, command: Command) -> str:

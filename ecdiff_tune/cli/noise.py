@@ -29,9 +29,9 @@ def noise(settings: Settings) -> None:
     with open_study(study_spec(settings), current()) as (study, pair, references):
         media = pair.pipe.pair.family.media
         timesteps = pair.pipe.scheduler.timesteps.tolist()
-        profile = noise_table(references.calibration, timesteps)
+        profile = noise_table(references.own_runs, timesteps)
         p, folder, name = references.p(), study.path / files.NOISE, FIGURES[media]
-        count = len(references.calibration.prompts)
+        count = len(references.own_runs.prompts)
         caption = (
             f"Mean |eps_i - eps_(i-1)| of the cloud model of {settings.pair.name} over {count} prompts, and "
             f"its variance over them; {settings.num_steps} {settings.sampling.scheduler} steps."

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import nearest
-from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.config import SearchSettings, Settings, SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences, flat, read_state
@@ -52,6 +53,72 @@ def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = Tr
     wanted = flat({key: _plain(value) for key, value in wanted.items()})
     _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
     return config
+
+
+def with_own_search(config: DictConfig, overrides: Sequence[str], log: Callable[[str], None]) -> DictConfig:
+    """The config with the search of the study that it goes on with, where ``overrides`` choose none.
+
+    Args:
+        log: called with a line where that is another search than the command's own.
+    """
+    given = keys_of(overrides)
+    if OmegaConf.is_missing(config.pair, "name") or not config.resume or {"search", "search.name"} & {*given}:
+        return config
+    path = Path(config.output_dir) / config.pair.name / str(config.study) / files.STATE
+    study = read_state(path)["settings"] if path.is_file() else {}
+    own = study.get("search.name")
+    if own is None:
+        return config
+    if config.search.get("name") != own:
+        log(
+            f"note: the study in {path.parent} was begun with search={own} and goes on with it; "
+            f"for search={config.search.get('name')}, this command's own, give another study=NAME."
+        )
+    config = config.copy()
+    for key, default in flat({"search": asdict(SearchSettings())}).items():
+        if key not in given:
+            OmegaConf.update(config, key, study.get(key, default))
+    return config
+
+
+def of_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with pair and sampling of the YAML ``transfer.config``, where ``overrides`` give no others.
+
+    Args:
+        config: composed by Hydra.
+        overrides: of the command line.
+
+    Raises:
+        SettingsError: no YAML is named.
+        ConfigError, ParamsError: it cannot be read.
+    """
+    if config.transfer.config is None:
+        raise SettingsError("Expected transfer.config=FILE.yaml, a config that was tuned, got none.")
+    source = TunedConfig.load(str(config.transfer.config))
+    defaults = flat(asdict(Settings()))
+    given = set(_given(overrides, defaults))
+    config = config.copy()
+    for key, value in _settings_of(source).items():
+        if key not in given:
+            OmegaConf.update(config, key, value)
+    fit_grids(config, overrides)
+    return config
+
+
+def _settings_of(source: TunedConfig) -> dict[str, Any]:
+    """A YAML's pair and sampling as settings, flat."""
+    pair, sampling = source.pair, asdict(source.sampling)
+    sides = {
+        f"pair.{side}{suffix}": getattr(ref, name)
+        for side, ref in (("cloud", pair.cloud), ("edge", pair.edge))
+        for suffix, name in (
+            *(("", "id"), ("_revision", "revision"), ("_variant", "variant")),
+            *(("_subfolder", "subfolder"), ("_config", "config")),
+        )
+    }
+    lora = [{"path": one.path, "weight": one.weight, "on": one.on} for one in pair.lora]
+    own = {"pair.name": pair.name, **sides, "pair.lora": lora, "dtype": sampling.pop("dtype")}
+    return {**own, **{f"sampling.{name}": value for name, value in sampling.items()}}
 
 
 def study_state(pair: Path, study: str) -> dict[str, Any]:

@@ -60,8 +60,12 @@ class GridRow:
 
 
 def write(folder: Path, evaluator: Evaluator, reference: Reference, winner: Trial) -> None:
-    """samples.png and samples/: cloud, edge, HybridSD and EC-Diff, the prompts with the lowest SSIM first."""
-    found = [one.ssim if one.ssim is not None else 1.0 for one in winner.measurements]
+    """samples.png and samples/: cloud, edge, HybridSD and EC-Diff, the prompts with the lowest SSIM first.
+
+    Of the prompts with the models' own runs.
+    """
+    own = winner.measurements[: len(reference.prompts)]
+    found = [one.ssim if one.ssim is not None else 1.0 for one in own]
     worst = sorted(range(len(found)), key=lambda i: found[i])[:COUNT]
     if _are_there(folder, winner, [found[i] for i in worst]):
         return
@@ -139,13 +143,13 @@ def save_image(stem: Path, image: Tensor) -> str:
 
 
 def write_edge_alone(folder: Path, reference: Reference, progress: Progress) -> None:
-    """edge_alone.csv: SSIM and PSNR of the edge's own images, a row a calibration prompt."""
+    """edge_alone.csv: SSIM and PSNR of the edge's own images, a row a prompt with the models' own runs."""
     path = folder / files.EDGE_ALONE
     if path.is_file():
         return
     progress.start_task("edge's own images against the cloud's", len(reference.prompts))
     rows = []
-    for key, one in zip(reference.prompt_set.keys, reference.prompts, strict=True):
+    for key, one in zip(reference.prompt_set.keys, reference.prompts, strict=False):
         edge, cloud = one.edge.float()[None], one.cloud.float()[None]
         rows.append((key, ssim(edge, cloud).item(), psnr(edge, cloud).item()))
         progress.prompts_done(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast import proposals
@@ -29,8 +31,10 @@ def joint_space(settings: Settings, p: int) -> JointSpace:
         settings.core_sampling().handoff,
         settings.estimators,
         settings.handoff_adapters,
-        tuple(search.edge_k),
-        tuple(search.residual),
+        settings.edge_ks,
+        settings.residuals,
+        settings.params.edge_first,
+        settings.params.edge_last,
     )
 
 
@@ -56,13 +60,14 @@ def schedule_space(settings: Settings, predictor: Predictor) -> ScheduleSpace:
 
 def stage2_space(settings: Settings, winner: Candidate) -> Stage2Space:
     """s for a stage-1 winner."""
-    search, handoff = settings.search, settings.core_sampling().handoff
+    given = settings.params
+    params = replace(winner.params, edge_first=given.edge_first, edge_last=given.edge_last)
     return Stage2Space.of(
-        winner,
+        replace(winner, params=params),
         settings.s_values,
         settings.num_steps,
-        handoff,
+        settings.core_sampling().handoff,
         settings.handoff_adapters,
-        search.edge_k,
-        search.residual,
+        settings.edge_ks,
+        settings.residuals,
     )

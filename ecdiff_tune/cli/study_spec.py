@@ -21,8 +21,12 @@ def study_path(settings: Settings) -> Path:
     return Path(settings.output_dir) / settings.pair.name / settings.study
 
 
-def study_spec(settings: Settings) -> StudySpec:
-    """The study in plain values."""
+def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
+    """The study in plain values.
+
+    Args:
+        searches: the command searches, so that the study is bound to its search.
+    """
     search, objective, rescored = settings.search, settings.objective, settings.rerank
     return StudySpec(
         path=study_path(settings),
@@ -47,6 +51,8 @@ def study_spec(settings: Settings) -> StudySpec:
         p=None if settings.params.p == AUTO else int(settings.params.p),
         weights=Weights(objective.w1, objective.w2, objective.w3, cast(BurdenOf, objective.burden)),
         link=settings.core_link(),
+        reference=settings.reference,
+        asks_edge=settings.asks_edge,
         latency=settings.latency,
         rescoring=Rescoring(
             None if rescored.latency is None else Path(rescored.latency).expanduser(),
@@ -60,6 +66,7 @@ def study_spec(settings: Settings) -> StudySpec:
         sharing_gib=settings.sharing_gib,
         seed=settings.seed,
         resume=settings.resume,
+        searches=searches,
         settings=flat(asdict(settings)),
         defaults=flat(asdict(Settings())),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.errors import ECDiffError
+from ecdiff_core.errors import ConfigError, ECDiffError
 from ecdiff_core.io.text import visible
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_files
@@ -28,6 +28,8 @@ PAPER = "paper"
 _LATENCY = ("cloud_call_seconds", "edge_call_seconds", "encode_seconds", "decode_seconds", "transfer_seconds")
 """What tells latency profiles apart."""
 _OBJECTIVE = ("w1", "w2", "w3", "earliest_s")
+_BURDEN = "burden"
+"""What it is, in a file's objective; the paper's goes without saying."""
 CAPTION = "Tuned here, and by the paper (Table 5; its scores are not in it)."
 
 
@@ -86,6 +88,8 @@ def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], say: Callabl
 
 def _row(path: Path, study: str) -> Row:
     config = TunedConfig.load(path)
+    if config.basis:
+        raise ConfigError(f"{path} is an early answer ({config.basis}).")
     params, plan, score = config.params, config.plan(), config.score or {}
     heldout, latency = score.get("heldout") or {}, _section(config, "latency")
     record = {
@@ -139,11 +143,12 @@ def scored_apart(rows: Sequence[Row]) -> list[str]:
                 f"{pair} was scored by {len(profiles)} latency profiles ({told}): efficiency, objective and "
                 "seconds do not compare between them. rerank.latency=FILE scores a study by another's."
             )
-        objectives = _by_section(mine, "objective", _OBJECTIVE)
+        objectives = _by_section(mine, "objective", _OBJECTIVE, _BURDEN)
         if len(objectives) > 1:
             told = "; ".join(
                 f"{', '.join(studies)}: w1={w1:g} w2={w2:g} w3={w3:g} s'={earliest:g}"
-                for (w1, w2, w3, earliest), studies in objectives.items()
+                + (f" burden={burden}" if burden else "")
+                for (w1, w2, w3, earliest, burden), studies in objectives.items()
             )
             lines.append(
                 f"{pair} was scored by {len(objectives)} objectives ({told}), which do not compare. rerank "
@@ -153,12 +158,14 @@ def scored_apart(rows: Sequence[Row]) -> list[str]:
 
 
 def _by_section(
-    rows: Sequence[Row], section: str, names: Sequence[str]
-) -> dict[tuple[float, ...], list[str]]:
-    """The studies by what their section holds under these names."""
-    found: dict[tuple[float, ...], list[str]] = {}
+    rows: Sequence[Row], section: str, names: Sequence[str], *words: str
+) -> dict[tuple[Any, ...], list[str]]:
+    """The studies by the numbers that their section holds under ``names`` and what it says under ``words``,
+    empty for nothing."""
+    found: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
         told = _section(row.config, section)
         if all(isinstance(told.get(name), int | float) for name in names):
-            found.setdefault(tuple(float(told[name]) for name in names), []).append(row.study)
+            key = (*(float(told[name]) for name in names), *(str(told.get(word, "")) for word in words))
+            found.setdefault(key, []).append(row.study)
     return found

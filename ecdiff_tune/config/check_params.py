@@ -33,12 +33,27 @@ def check_params(settings: Settings) -> None:
         raise SettingsError(
             key="both params.k and params.alpha", got={"k": k, "alpha": alpha}, expected=expected
         )
-    if k is not None and k >= settings.num_steps:
-        raise ParamsError(key="params.k", got=k, expected=f"within 0 … {settings.num_steps - 1}")
+    for key, value in (("params.k", k), ("params.edge_k", settings.params.edge_k)):
+        if value is not None and value >= settings.num_steps:
+            raise ParamsError(key=key, got=value, expected=f"within 0 … {settings.num_steps - 1}")
+    if settings.params.edge_schedule is not None:
+        _check_edge_schedule(settings)
     params = settings.params_by_hand(p if isinstance(p, int) else LEAST_P)
     if params is not None:
         sampling = settings.core_sampling()
         plan(params, settings.num_steps, sampling.handoff, get_estimator(sampling.estimator))
+
+
+def _check_edge_schedule(settings: Settings) -> None:
+    """The lists say who does which step: nothing else may say it too."""
+    if settings.params.schedule is None:
+        advice = "Give params.schedule=[0,1,6], the steps with cloud calls."
+        raise SettingsError(key="params.schedule", expected="with params.edge_schedule", advice=advice)
+    if settings.search.s is not None:
+        line = (
+            "search.s has no effect with params.edge_schedule, whose lists say who does what: leave it out."
+        )
+        raise SettingsError(line, key="search.s", got=list(settings.search.s), expected="none")
 
 
 def check_grids(settings: Settings) -> None:
@@ -65,10 +80,12 @@ def check_grids(settings: Settings) -> None:
     ):
         check_distinct(f"search.{name}", values)
     fills = all(get_estimator(one).fills_with_edge for one in settings.estimators)
-    for key, values in (("search.edge_k", search.edge_k), ("search.residual", search.residual)):
-        if fills and 0 not in values and not settings.kind.places:
+    for name, tried in (("edge_k", settings.edge_ks), ("residual", settings.residuals)):
+        if fills and 0 not in tried and not settings.kind.places:
             expected = "to hold 0 with the estimator edge, which has a residual of its own"
-            raise SettingsError(key=key, got=list(values), expected=expected)
+            by_hand = getattr(settings.params, name) is not None
+            key = f"{'params' if by_hand else 'search'}.{name}"
+            raise SettingsError(key=key, got=list(tried), expected=expected)
     earliest = [settings.earliest_s]
     if not all(0 < alpha <= 1 for alpha in search.alpha):  # also where one is nan
         raise ParamsError(key="search.alpha", got=search.alpha, expected="within 0 < alpha <= 1")

@@ -11,6 +11,7 @@ from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.options import check_installed
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
 from ecdiff_tune.search.specs import LIMITS
+from ecdiff_tune.study.spec import PLACED
 
 
 def check_search(settings: Settings) -> None:
@@ -32,6 +33,14 @@ def check_search(settings: Settings) -> None:
             f"not: set latency=profile, or search={' or search='.join(by_clock)}.",
             key="latency",
             got=settings.latency,
+        )
+    if settings.reference == PLACED and (kind.is_optuna or settings.latency == "wallclock"):
+        whom = "search=optuna" if kind.is_optuna else "latency=wallclock"
+        raise SettingsError(
+            key="reference",
+            got=PLACED,
+            expected=f"full or auto with {whom}",
+            advice="Leave it out.",
         )
     if search.extend and not kind.extends:
         raise _not_for("search.extend", name, [one for one in SEARCHES if SEARCHES[one].extends])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -60,9 +61,14 @@ def check(settings: Settings) -> None:
 
 def _check_limits(settings: Settings) -> None:
     try:
-        TypeAdapter(Settings).validate_python(asdict(settings))
+        _adapter().validate_python(asdict(settings))
     except ValidationError as error:
         raise user_error(error, Settings, SettingsError, meanings=meanings()) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Settings]:
+    return TypeAdapter(Settings)
 
 
 def _check_methods(settings: Settings) -> None:
@@ -75,8 +81,7 @@ def _check_methods(settings: Settings) -> None:
             raise SettingsError("method: ecdiff is tuned alone; compare holds it against the others.")
         if name not in METHODS:
             raise SettingsError.unknown("method", name, [ECDIFF, *METHODS])
-    if settings.methods:
-        check_distinct("method", list(settings.methods))
+    check_distinct("method", named)
 
 
 def _check_auto(key: str, value: object, least: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ecdiff_core.validation import AtLeast1, OneOf, Positive, Similarity
+from ecdiff_core.validation import AtLeast1, NotNegative, OneOf, Positive, Similarity
 from ecdiff_tune.config.setting import setting
 from ecdiff_tune.experiments.method_names import METHODS
 from ecdiff_tune.methods.export import FORMS
@@ -97,6 +97,16 @@ class ErrorsSettings:
         [0.005, 0.01, 0.02], "Figure 1: noise after each step, as a share of the latents' root mean square"
     )
     config: str | None = setting(None, "YAML of which errors are shown; null is the study's ecdiff.yaml")
+
+
+@dataclass
+class TransferSettings:
+    """What ``transfer`` moves, and what it refuses."""
+
+    config: str | None = setting(None, "YAML that was tuned at other sampling settings")
+    tolerance: NotNegative = setting(
+        0.01, "by how much of the objective it may be lower than the best that is predicted of the grid"
+    )
 
 
 @dataclass

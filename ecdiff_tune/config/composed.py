@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_tune.config.checks import check
 from ecdiff_tune.config.error import SettingsError
-from ecdiff_tune.config.fitting import fit_grids, keys_of
+from ecdiff_tune.config.fitting import fit_grids, keys_of, unread_column
 from ecdiff_tune.config.names import refuse_unknown
 from ecdiff_tune.config.schema import Settings
 from ecdiff_tune.study.renamed import RENAMED
 
 
+@cache
 def register() -> None:
     """Make ``Settings`` the schema that conf/base.yaml starts from.
 
@@ -72,7 +74,8 @@ def from_config(
     if missing:
         line = f"Missing {', '.join(missing)}: give {' '.join(_as_given(missing))}."
         raise SettingsError(line, key=missing[0])
-    for line in [] if overrides is None else fit_grids(config, overrides):
+    lines = [] if overrides is None else [*fit_grids(config, overrides), *unread_column(config, overrides)]
+    for line in lines:
         say(f"note: {line}")
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, Settings)

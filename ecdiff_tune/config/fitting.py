@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -17,19 +18,32 @@ def keys_of(overrides: Sequence[str]) -> list[str]:
 
 
 def fit_grids(config: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Cut ``search.k`` to k < T where the command line leaves it as conf/search/ has it.
+    """Cut ``search.k`` and ``search.edge_k`` to values below T where the command line leaves them as
+    conf/search/ has them.
 
     Returns:
         Lines that say so.
     """
-    steps = config.sampling.num_inference_steps
-    if "search.k" in keys_of(overrides) or OmegaConf.is_missing(config.sampling, "num_inference_steps"):
+    if OmegaConf.is_missing(config.sampling, "num_inference_steps"):
         return []
-    steps = count_steps(config.sampling.scheduler, steps)
-    grid = list(config.search.k)
-    fitting = [k for k in grid if k < steps]
-    if fitting == grid or not fitting or steps <= 1:
+    steps = count_steps(config.sampling.scheduler, config.sampling.num_inference_steps)
+    given, lines = keys_of(overrides), []
+    for name in ("k", "edge_k"):
+        grid = list(config.search[name])
+        fitting = [value for value in grid if value < steps]
+        if f"search.{name}" in given or fitting == grid or not fitting or steps <= 1:
+            continue
+        config.search[name] = fitting
+        shown = ",".join(map(str, fitting)).join("[]")
+        lines.append(f"search.{name}={shown}: of its usual values those below {steps}, the number of steps")
+    return lines
+
+
+def unread_column(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """A line where the command line names a column of a text file, which has none."""
+    file = config.calibration.file
+    if "calibration.column" not in keys_of(overrides) or not file:
         return []
-    config.search.k = fitting
-    shown = ",".join(map(str, fitting))
-    return [f"search.k={shown.join('[]')}: of its usual values those below {steps}, the number of steps"]
+    from ecdiff_tune.data.prompt_tables import is_text
+
+    return [f"calibration.column: {file} has a prompt a line, and no columns"] if is_text(Path(file)) else []

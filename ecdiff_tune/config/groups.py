@@ -73,6 +73,18 @@ class ParamsSettings:
     schedule: list[int] | None = setting(
         None, "stage2 without a stage 1: steps with real cloud calls, [0,1,2,4,7], in place of p and k"
     )
+    edge_k: AtLeast0 | None = setting(
+        None, "stage2: approximated steps between two real edge calls, in place of search.edge_k"
+    )
+    residual: Annotated[float, Field(ge=0, le=1)] | None = setting(
+        None, "stage2: factor of cloud minus edge added to the edge's noise, in place of search.residual"
+    )
+    edge_first: AtLeast1 = setting(2, "edge steps at the beginning that stay real whatever edge_k is")
+    edge_last: AtLeast0 = setting(2, "edge steps at the end that stay real whatever edge_k is")
+    edge_schedule: list[int] | None = setting(
+        None,
+        "stage2 with params.schedule: steps with real edge calls, [8,12,20], in any order with the cloud's",
+    )
 
 
 @dataclass
@@ -118,9 +130,7 @@ class SearchSettings:
     handoff_adapter: list[Adapter] | None = setting(
         None, "[identity,matched] compares both in stage 2; null is sampling's own"
     )
-    edge_k: list[AtLeast0] = setting(
-        [0], "approximated steps between two real edge calls; 0 is none; two at both ends are always real"
-    )
+    edge_k: list[AtLeast0] = setting([0], "approximated steps between two real edge calls; 0 is none")
     residual: list[Annotated[float, Field(ge=0, le=1)]] = setting(
         [0.0], "factor of cloud minus edge at the last cloud step, added to the edge's noise; 0 is the paper"
     )
@@ -129,11 +139,11 @@ class SearchSettings:
     extend: bool = setting(
         False, "greedy, exhaustive: search on where the winner lies on the boundary of its grid"
     )
-    rungs: list[Rung] = setting([0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned")
+    rungs: list[Rung] = setting([0.05, 0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned")
     error_rate: ErrorRate = setting(
-        0.05, "greatest probability of pruning the best; 0: upper bounds alone decide"
+        0.05, "greatest probability of a wrong decision; 0: upper bounds alone decide, greedy walks whole"
     )
-    margin: NotNegative = setting(0.0, "objective that may be given away at a rung, to end sooner")
+    margin: NotNegative = setting(0.0005, "objective that may be given away at a rung, to end sooner")
     finalists: AtLeast1 = setting(8, "how many of the best predicted configs race")
     sampler: Annotated[str, OneOf(SAMPLERS)] = setting("tpe", "Optuna's sampler")
     trials: AtLeast1 = setting(50, "trials of the Optuna study; more of them go on with it")

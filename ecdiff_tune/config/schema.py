@@ -6,7 +6,7 @@ meaning. ``--help``, the comments of conf/ and README's table are made of it (``
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from ecdiff_core.config import Sampling
 from ecdiff_core.models.devices import DTYPES
 from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
+from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P, MAX_SEED, ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
 from ecdiff_core.validation import NotNegative, OneOf
@@ -27,6 +28,7 @@ from ecdiff_tune.config.command_groups import (
     MetricsSettings,
     ParetoSettings,
     RerankSettings,
+    TransferSettings,
 )
 from ecdiff_tune.config.groups import (
     SAME,
@@ -45,6 +47,8 @@ from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.search import SEARCHES, SearchSpec
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.study.spec import AUTO as AUTO_REFERENCE
+from ecdiff_tune.study.spec import FULL_RUNS, REFERENCES
 from ecdiff_tune.study.trackers import TRACKERS
 
 ECDIFF = "ecdiff"
@@ -56,6 +60,12 @@ class Settings:
     """Everything that a command is told."""
 
     study: str = setting("default", "name of the study; its state lies in outputs/<pair>/<study>/")
+    reference: Annotated[str, OneOf(REFERENCES)] = setting(
+        AUTO_REFERENCE,
+        "images that configs are held against; full: the cloud's own run on every prompt; placed: that on "
+        f"the first {FULL_RUNS} and for what is reported, on the others fewer, placed calls; auto: placed "
+        "where the search predicts who races",
+    )
     latency: str = setting(
         "profile",
         "profile: seconds from call counts and a latency profile, measured once a study; wallclock: time "
@@ -97,7 +107,7 @@ class Settings:
     params: ParamsSettings = group(ParamsSettings, "what is not searched")
     sampling: SamplingSettings = group(SamplingSettings, "of every generation")
     search: SearchSettings = group(
-        SearchSettings, "how (p, k, alpha, s) are searched: one of the searches below"
+        SearchSettings, "how (p, k, alpha, s) are searched; of an older study its own"
     )
     calibration: CalibrationSettings = group(CalibrationSettings, "prompts that configs are scored on")
     heldout: HeldoutSettings = group(HeldoutSettings, "prompts that only the winner is measured on")
@@ -120,6 +130,7 @@ class Settings:
     compare: CompareSettings = group(CompareSettings, "of the command compare")
     ablate: AblateSettings = group(AblateSettings, "of the command ablate")
     errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")
+    transfer: TransferSettings = group(TransferSettings, "of the command transfer")
     metrics: MetricsSettings = group(
         MetricsSettings, "what images are measured by where methods are compared; the search goes by SSIM"
     )
@@ -205,12 +216,36 @@ class Settings:
         Args:
             p: the warm-up where k is given.
         """
-        given = self.params
+        given, residual = self.params, self.residuals[0]
         if given.alpha is None:
             return None
-        if given.schedule is not None:
-            return ECDiffParams.scheduled(given.schedule, given.alpha, self.num_steps)
-        return ECDiffParams(p, given.k, given.alpha, self.num_steps)
+        if given.schedule is not None and given.edge_schedule is not None:
+            found = ECDiffParams.interleaved(given.schedule, given.edge_schedule, given.alpha, residual)
+            return replace(found, edge_k=self.edge_ks[0])
+        schedule = None if given.schedule is None else tuple(given.schedule)
+        return ECDiffParams(
+            p if schedule is None else None,
+            given.k if schedule is None else None,
+            given.alpha,
+            self.num_steps,
+            schedule,
+            edge_k=self.edge_ks[0],
+            edge_first=given.edge_first,
+            edge_last=given.edge_last,
+            residual=residual,
+        )
+
+    @property
+    def edge_ks(self) -> tuple[int, ...]:
+        """The values of edge_k to search: by hand, or as set."""
+        given = self.params.edge_k
+        return tuple(self.search.edge_k) if given is None else (given,)
+
+    @property
+    def residuals(self) -> tuple[float, ...]:
+        """The residual's factors to search: by hand, or as set."""
+        given = self.params.residual
+        return tuple(self.search.residual) if given is None else (given,)
 
     @property
     def num_steps(self) -> int:
@@ -239,19 +274,31 @@ class Settings:
     @property
     def more_columns(self) -> tuple[str, ...]:
         """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
-        prunes = self.kind.prunes
+        prunes = self.kind.prunes or (self.kind.walks and self._decides_early)
         wanted = {
             "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
             "crossings": bool(self.search.edge_calls),
-            "edge_k": self.search.edge_k != [0],
-            "residual": self.search.residual != [0.0],
+            "edge_k": self.edge_ks != (0,),
+            "residual": self.residuals != (0.0,),
             "suggested_s": self.kind.is_optuna,
             "prompts": prunes,
             "pruned": prunes,
         }
         return tuple(name for name, told in wanted.items() if told)
+
+    @property
+    def asks_edge(self) -> bool:
+        """Whether the edge may take part in what is searched."""
+        fills = any(get_estimator(one).fills_with_edge for one in self.estimators)
+        return min(self.s_values) < self.num_steps or bool(self.search.edge_calls) or fills
+
+    @property
+    def _decides_early(self) -> bool:
+        """Whether a walk may decide on fewer than all prompts."""
+        options = self.search_options()
+        return options.error_rate > 0 and bool(options.prompts(self.calibration.num_prompts))
 
     @property
     def cloud_calls(self) -> tuple[int, ...]:

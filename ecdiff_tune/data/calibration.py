@@ -39,6 +39,10 @@ class CalibrationSet:
         """16 hex digits that change with any prompt, seed or the order."""
         return _digest("\n".join(self.keys))
 
+    def first(self, count: int) -> CalibrationSet:
+        """The first so many of the set."""
+        return CalibrationSet(self.prompts[:count], self.seeds[:count])
+
     def without(self, rows: Collection[int]) -> CalibrationSet:
         """The set without the prompts of these indices."""
         kept = [i for i in range(len(self)) if i not in rows]

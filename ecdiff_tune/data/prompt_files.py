@@ -88,6 +88,6 @@ def _prompt(value: Any) -> tuple[str, str | None]:
         missing = pd.api.types.is_scalar(value) and pd.isna(value)
         return "", "missing" if missing else "unreadable"
     prompt = value.strip()
-    if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in prompt):
         return "", "unreadable"
     return prompt, None if prompt else "empty"

@@ -21,6 +21,8 @@ COLUMNS = ("prompt", "caption", "text")
 """Looked for, in this order, where no column is named."""
 KINDS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 """What is read, by the end of a file's name."""
+_TWICE = "twice"
+"""Of a table's attributes: the columns of which the file has more than one, and the first was taken."""
 _END = "end of the file"
 """A last line of one's own: read as another field's text where a quote is never closed."""
 
@@ -85,6 +87,7 @@ def _read_csv(path: Path, columns: Sequence[str], tabs: bool) -> pd.DataFrame:
         wanted = list(columns) if columns and set(columns) <= set(names) else list(dict.fromkeys(names))
         rows = _fields(reader, len(names), [names.index(name) for name in wanted], path)
     table = pd.DataFrame(rows, columns=wanted, dtype=object)
+    table.attrs[_TWICE] = [name for name in wanted if names.count(name) > 1]
     if "source_sha256" in table.columns and "prompt" in table.columns:  # of scripts/prepare_prompts.py
         table["prompt"] = table["prompt"].map(unguarded, na_action="ignore")
     return table
@@ -192,4 +195,6 @@ def column_name(
     if chosen not in names:
         line = f"{path} has no column {chosen!r}: {nearest(chosen, names)}."
         raise PromptFileError(line, key=setting, got=chosen, expected=names)
+    if names.count(chosen) > 1 or chosen in table.attrs.get(_TWICE, ()):
+        raise PromptFileError(f"{path} has two columns {chosen!r}: rename one of them.", key=setting)
     return chosen

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ecdiff_core.models.devices import synchronize
+from ecdiff_core.models.pair_spec import Side
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import Denoiser, advance
-
-Side = Literal["cloud", "edge"]
+from ecdiff_tune.data.calibration import CalibrationSet
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class BaselineTrajectory:
     noises: list[Tensor]
     asked: list[tuple[Tensor, Tensor]]
     seconds: float
+
+
+def prepare(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> Prepared:
+    """Some prompts of a set, ready to run, each one's initial noise from its own seed."""
+    generators = [torch.Generator().manual_seed(prompts.seeds[i]) for i in rows]
+    return pipe.prepare([prompts.prompts[i] for i in rows], generator=generators)
 
 
 def baseline_trajectory(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.estimators import REMEMBERED, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, plan
 
@@ -38,9 +38,10 @@ class ConfigKey:
 
     Candidates with equal keys give equal images. What changes nothing is left out: alpha is 0 where the
     schedule and the estimator do not use it, as is the residual's factor without an edge step that it is
-    added to; without approximated steps there is no estimator, and without calls of the edge model no handoff
-    adapter. ``sampler`` is empty for the study's own scheduler, number of steps and reference; what else is
-    compared with it has a name of its own there.
+    added to; without approximated steps there is no estimator, where its estimates are another's that other
+    one's name stands, and without calls of the edge model there is no handoff adapter. ``sampler`` is empty
+    for the study's own scheduler, number of steps and reference; what else is compared with it has a name of
+    its own there.
     """
 
     schedule: str
@@ -58,11 +59,23 @@ class ConfigKey:
         return cls(
             plan.schedule,
             candidate.params.alpha if plan.uses_alpha(estimator) else 0.0,
-            candidate.estimator if plan.approximated else "",
+            acting_estimator(candidate.estimator, plan),
             candidate.handoff_adapter if plan.edge_calls else "",
             sampler,
             residual=float(factors.residual) if plan.residual_steps else 0.0,
         )
+
+
+def acting_estimator(name: str, plan: Plan) -> str:
+    """The name of the estimator whose estimates a plan has; empty where it has none.
+
+    >>> acting_estimator("newton2", Plan.from_schedule("2C5A1C")), acting_estimator("secant", Plan(()))
+    ('secant', '')
+    """
+    if not plan.approximated:
+        return ""
+    simpler = get_estimator(name).with_two
+    return name if simpler is None or plan.most_real_noises >= REMEMBERED else simpler
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from ecdiff_tune.evaluation.thumbnails import Thumbnails
 from ecdiff_tune.metrics.choice import Metric
 
 Generation = Callable[[], AbstractContextManager[object]]
+Measured = dict[ConfigKey, list[tuple[int, Measurement]]]
+"""Measurements of configs, each with its prompt's index; two of a prompt that has two reference images."""
 
 
 class Evaluator:
@@ -36,7 +38,7 @@ class Evaluator:
     What the ledger holds is not generated again.
 
     Args:
-        reference: whose cloud images count; None is the cloud's own run with this pipeline.
+        reference: whose images count; None is the cloud's own run with this pipeline.
         batches: of prompts; a model gets at most so many samples at a time.
         store, s_values: as for ``Generations``.
         calls: to count model calls and decodes in, by prompt.
@@ -106,27 +108,38 @@ class Evaluator:
             OutOfMemoryError: a single prompt does not fit.
         """
         names = self._prompts.keys[:first]
-        found = {one.key: self._ledger.read(one.key) for one in configs}
+        found = {one.key: self._known(one.key) for one in configs}
         lacking = {one: self._lacking(names, found[one.key]) for one in configs}
         missing = sorted(frozenset().union(*lacking.values()))
         if len(missing) < len(names):
             on_prompts(len(names) - len(missing))
         for rows, (fresh, calls) in self._batches.over(missing, partial(self._generate_lacking, lacking)):
             self.calls.update(calls)
-            measured = {
-                key: {names[i]: one for i, one in zip(rows, some, strict=True)} for key, some in fresh.items()
-            }
-            self._ledger.append_all({key: some.items() for key, some in measured.items()})
-            for key, some in measured.items():
-                found[key] |= {name: added(found[key].get(name), one) for name, one in some.items()}
+            named = {key: [(names[i], one) for i, one in some] for key, some in fresh.items()}
+            self._ledger.append_all(named)
+            for key, some in fresh.items():
+                for i, one in some:
+                    if one.reference == self._plan_of(i):
+                        found[key][names[i]] = added(found[key].get(names[i]), one)
             on_prompts(len(rows))
         return [tuple(found[one.key][name] for name in names) for one in configs]
 
     def missing(self, configs: Iterable[PlannedCandidate], first: int | None = None) -> int:
         """Of how many prompts there is not yet a measurement of every candidate."""
         names = self._prompts.keys[:first]
-        lacking = [self._lacking(names, self._ledger.read(one.key)) for one in configs]
+        lacking = [self._lacking(names, self._known(one.key)) for one in configs]
         return len(frozenset().union(*lacking))
+
+    def _plan_of(self, row: int) -> str:
+        """What made the image that counts of a prompt, as ``Reference.plan_of``."""
+        return "" if self._reference is None else self._reference.plan_of(row)
+
+    def _known(self, key: ConfigKey) -> dict[str, Measurement]:
+        """What the ledger holds of a config against the images that count, by prompt key."""
+        plans = [self._plan_of(row) for row in range(len(self._prompts))]
+        rows = {plan: self._ledger.read(key, plan) for plan in dict.fromkeys(plans)}
+        pairs = zip(self._prompts.keys, plans, strict=True)
+        return {name: rows[plan][name] for name, plan in pairs if name in rows[plan]}
 
     def _lacking(self, names: Sequence[str], known: Mapping[str, Measurement]) -> frozenset[int]:
         """The prompts, by index, that are to be generated: they have no measurement, or not every metric."""
@@ -159,11 +172,11 @@ class Evaluator:
 
     def _generate_lacking(
         self, lacking: Mapping[PlannedCandidate, frozenset[int]], rows: Sequence[int]
-    ) -> tuple[dict[ConfigKey, list[Measurement]], Counter[str]]:
+    ) -> tuple[Measured, Counter[str]]:
         """The measurements of those that lack some of these prompts."""
         wanted = [one for one, lacks in lacking.items() if lacks.intersection(rows)]
         groups = [wanted] if self._generations.shares else [[one] for one in wanted]  # else each for itself
-        found: dict[ConfigKey, list[Measurement]] = {}
+        found: Measured = {}
         calls: Counter[str] = Counter()
         for group in filter(None, groups):
             measured, took = self._generate(group, rows)
@@ -173,7 +186,7 @@ class Evaluator:
 
     def _generate(
         self, configs: Sequence[PlannedCandidate], rows: Sequence[int]
-    ) -> tuple[dict[ConfigKey, list[Measurement]], Counter[str]]:
+    ) -> tuple[Measured, Counter[str]]:
         self._generations.prepared(rows)  # a prompt is encoded once: not part of a generation's seconds
         synchronize(self._pipe.device)
         started = time.perf_counter()
@@ -181,28 +194,40 @@ class Evaluator:
             finals, calls = self._generations.finals(configs, rows)
         synchronize(self._pipe.device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
-        (cloud, of_cloud), prompts = self._cloud(rows), [self._prompts.prompts[i] for i in rows]
-        found = {}
+        images, of_cloud = self._images_that_count(rows)
+        found: Measured = {}
         for key, state in finals.items():
             key = replace(key, sampler=self._sampler)
-            decoded, found[key] = self._measured(state.latents, cloud, prompts, seconds)
+            started = time.perf_counter()
+            decoded = self._pipe.pair.family.decode(state.latents)
+            synchronize(self._pipe.device)
+            spent = seconds + (time.perf_counter() - started) / len(rows)
+            found[key] = self._compared(rows, state.latents, decoded.cpu(), images, spent)
             if self._thumbnails is not None:
-                self._thumbnails.keep(key, rows, decoded)
+                self._thumbnails.keep(key, rows, decoded.cpu())
         return found, calls + of_cloud + Counter(decode=len(rows) * len(finals))
 
-    def _cloud(self, rows: Sequence[int]) -> tuple[Tensor, Counter[str]]:
-        """The images that count."""
-        if self._reference is not None:
-            return torch.stack([self._reference.prompts[i].cloud for i in rows]).float(), Counter()
-        return self._images(self.resolve(Candidate(ECDiffParams.cloud_only(self._pipe.num_steps))), rows)
+    def _images_that_count(self, rows: Sequence[int]) -> tuple[dict[tuple[int, str], Tensor], Counter[str]]:
+        """What images of these prompts are held against, by prompt and the plan that made it."""
+        if self._reference is None:
+            whole = self.resolve(Candidate(ECDiffParams.cloud_only(self._pipe.num_steps)))
+            made, calls = self._images(whole, rows)
+            return {(row, ""): image for row, image in zip(rows, made, strict=True)}, calls
+        plans = [(row, plan) for row in rows for plan in self._reference.plans_of(row)]
+        return {(row, plan): self._reference.image(row, plan).float() for row, plan in plans}, Counter()
 
-    def _measured(
-        self, latents: Tensor, cloud: Tensor, prompts: Sequence[str], seconds: float
-    ) -> tuple[Tensor, list[Measurement]]:
-        """Latents decoded, and held against the cloud's images."""
-        started = time.perf_counter()
-        decoded = self._pipe.pair.family.decode(latents)
-        synchronize(self._pipe.device)
-        seconds += (time.perf_counter() - started) / len(latents)
-        decoded = decoded.cpu()
-        return decoded, compared(latents, decoded, cloud, prompts, seconds, self._extra)
+    def _compared(
+        self,
+        rows: Sequence[int],
+        latents: Tensor,
+        decoded: Tensor,
+        images: Mapping[tuple[int, str], Tensor],
+        seconds: float,
+    ) -> list[tuple[int, Measurement]]:
+        """A config's images held against those that count; more than once where a prompt has two."""
+        at = {row: place for place, row in enumerate(rows)}
+        places, prompts = [at[row] for row, _ in images], [self._prompts.prompts[row] for row, _ in images]
+        against = torch.stack([*images.values()])
+        found = compared(latents[places], decoded[places], against, prompts, seconds, self._extra)
+        pairs = zip(images, found, strict=True)
+        return [(row, replace(one, reference=plan)) for (row, plan), one in pairs]

@@ -1,4 +1,4 @@
-"""Every measurement ever paid for: one row a (config key, prompt), in SQLite, append-only."""
+"""Every measurement ever paid for: one row a (config key, prompt, reference), in SQLite, append-only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Plan
-from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.candidate import ConfigKey, acting_estimator
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _KEY_COLUMNS = """
     schedule  TEXT NOT NULL,     -- actions, run-length encoded: Plan.schedule
     alpha     REAL NOT NULL,     -- 0 where the schedule or the estimator does not use it
@@ -23,21 +23,24 @@ _KEY_COLUMNS = """
     residual  REAL NOT NULL,     -- factor of the residual; 0 where no edge step has one
     prompt    TEXT NOT NULL,     -- CalibrationSet.keys
 """
+_REFERENCE_COLUMN = """
+    reference TEXT NOT NULL,     -- plan of the image compared with; empty for the cloud's own run
+"""
 _PLACE = "schedule, alpha, estimator, handoff_adapter, sampler, residual, prompt"
 _SCHEMA = (
     f"""
-CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}
-    ssim      REAL,              -- to the cloud's image; NULL where the latents were not finite
+CREATE TABLE IF NOT EXISTS measurements ({_KEY_COLUMNS}{_REFERENCE_COLUMN}
+    ssim      REAL,              -- to the reference's image; NULL where the latents were not finite
     psnr      REAL,              -- dB
     seconds   REAL NOT NULL,     -- of the generation, as far as it was not shared
-    PRIMARY KEY ({_PLACE})
+    PRIMARY KEY ({_PLACE}, reference)
 ) WITHOUT ROWID
 """,
     f"""
-CREATE TABLE IF NOT EXISTS further ({_KEY_COLUMNS}
+CREATE TABLE IF NOT EXISTS further ({_KEY_COLUMNS}{_REFERENCE_COLUMN}
     metric    TEXT NOT NULL,     -- an extra one, beside ssim and psnr
     value     REAL NOT NULL,
-    PRIMARY KEY ({_PLACE}, metric)
+    PRIMARY KEY ({_PLACE}, reference, metric)
 ) WITHOUT ROWID
 """,
     f"""
@@ -47,32 +50,49 @@ CREATE TABLE IF NOT EXISTS timings ({_KEY_COLUMNS}
 ) WITHOUT ROWID
 """,
 )
+_OLDER = {
+    "estimator": "CASE WHEN estimator = 'edge' THEN '' ELSE estimator END",
+    "alpha": "CASE WHEN estimator = 'edge' THEN 0 ELSE alpha END",
+    "residual": "CASE WHEN estimator = 'edge' THEN alpha ELSE 0 END",
+}
+"""Of tables without ``residual``: the estimator ``edge``, whose alpha it was, is none any more."""
 
 
-def _migration(tables: Iterable[str], estimator: str, handoff_adapter: str, sampler: str) -> tuple[str, ...]:
-    """From tables without ``residual``; the estimator ``edge``, whose alpha it was, is none any more."""
-    values = {"measurements": "ssim, psnr, seconds", "further": "metric, value", "timings": "seconds"}
-    columns = f"""schedule, CASE WHEN estimator = 'edge' THEN 0 ELSE alpha END,
-        CASE WHEN estimator = 'edge' THEN '' ELSE {estimator} END, {handoff_adapter}, {sampler},
-        CASE WHEN estimator = 'edge' THEN alpha ELSE 0 END, prompt"""
+def _migration(tables: Iterable[str], columns: Mapping[str, str]) -> tuple[str, ...]:
+    """From tables whose rows were all against the cloud's own run.
+
+    Args:
+        columns: what each key column is, where it is not the older column of its name.
+    """
+    values = {
+        "measurements": "'', ssim, psnr, seconds",
+        "further": "'', metric, value",
+        "timings": "seconds",
+    }
+    place = ", ".join(columns.get(name, name) for name in _PLACE.split(", "))
     return (
         *(f"ALTER TABLE {table} RENAME TO older_{table}" for table in tables),
         *_SCHEMA,
-        *(f"INSERT INTO {table} SELECT {columns}, {values[table]} FROM older_{table}" for table in tables),
+        *(f"INSERT INTO {table} SELECT {place}, {values[table]} FROM older_{table}" for table in tables),
         *(f"DROP TABLE older_{table}" for table in tables),
     )
 
 
+_ALL = ("measurements", "further", "timings")
 _STATEMENTS = {
     0: _SCHEMA,
     1: _migration(
         ["measurements"],
-        "CASE WHEN instr(schedule, 'A') THEN estimator ELSE '' END",
-        "CASE WHEN instr(schedule, 'E') THEN :handoff_adapter ELSE '' END",
-        "''",
+        {
+            **_OLDER,
+            "estimator": "CASE WHEN instr(schedule, 'A') AND estimator <> 'edge' THEN estimator ELSE '' END",
+            "handoff_adapter": "CASE WHEN instr(schedule, 'E') THEN :handoff_adapter ELSE '' END",
+            "sampler": "''",
+        },
     ),
-    2: _migration(["measurements"], "estimator", "handoff_adapter", "''"),
-    3: _migration(["measurements", "further", "timings"], "estimator", "handoff_adapter", "sampler"),
+    2: _migration(["measurements"], {**_OLDER, "sampler": "''"}),
+    3: _migration(_ALL, _OLDER),
+    4: _migration(_ALL, {}),
     SCHEMA_VERSION: _SCHEMA,
 }
 """What makes a ledger of each version one of this version; 0 is an empty file."""
@@ -85,15 +105,18 @@ class LedgerError(ECDiffError):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One prompt's image against the cloud's; ssim and psnr are None where it could not be made.
+    """One prompt's image against the reference's; ssim and psnr are None where it could not be made.
 
-    ``extra`` are other metrics by name, where they were asked for.
+    Args:
+        extra: other metrics by name, where they were asked for.
+        reference: the plan that made the reference's image; empty for the cloud's own run.
     """
 
     ssim: float | None
     psnr: float | None
     seconds: float
     extra: Mapping[str, float] = field(default_factory=dict, hash=False)
+    reference: str = ""
 
 
 def added(old: Measurement | None, new: Measurement) -> Measurement:
@@ -133,50 +156,58 @@ class Ledger:
                 for statement in _STATEMENTS[version]:
                     self._database.execute(statement, {"handoff_adapter": handoff_adapter})
                 if 0 < version < SCHEMA_VERSION:
-                    self._drop_unused_alphas()
+                    self._rename_keys()
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(path, error)) from error
 
-    def _drop_unused_alphas(self) -> None:
-        """Give rows of before version 4 the key that they have now where it is without an alpha."""
+    def _rename_keys(self) -> None:
+        """Give older rows the key that they have now, where another estimator's name or no alpha is in it."""
         found = self._database.execute(
-            "SELECT DISTINCT schedule, estimator FROM measurements WHERE alpha > 0 AND estimator <> ''"
+            "SELECT DISTINCT schedule, estimator, alpha FROM measurements WHERE estimator <> ''"
         )
-        for schedule, estimator in found.fetchall():
-            if Plan.from_schedule(schedule).uses_alpha(get_estimator(estimator)):
+        for schedule, estimator, alpha in found.fetchall():
+            plan = Plan.from_schedule(schedule)
+            name = acting_estimator(estimator, plan)
+            now = (name, alpha if plan.uses_alpha(get_estimator(name)) else 0.0)
+            if now == (estimator, alpha):
                 continue
-            which = (schedule, estimator)
-            for table in ("measurements", "further", "timings"):
-                where = f"{table} WHERE schedule = ? AND estimator = ? AND alpha > 0"
+            which = (schedule, estimator, alpha)
+            for table in _ALL:
+                where = "WHERE schedule = ? AND estimator = ? AND alpha = ?"
                 self._database.execute(
-                    f"UPDATE OR IGNORE {where.replace('WHERE', 'SET alpha = 0 WHERE')}", which
+                    f"UPDATE OR IGNORE {table} SET estimator = ?, alpha = ? {where}", (*now, *which)
                 )
-                self._database.execute(f"DELETE FROM {where}", which)
+                self._database.execute(f"DELETE FROM {table} {where}", which)
 
     @classmethod
     def in_memory(cls) -> Ledger:
         """One that no file keeps."""
         return cls(Path(":memory:"))
 
-    def read(self, key: ConfigKey) -> dict[str, Measurement]:
-        """The config's measurements by prompt key."""
+    def read(self, key: ConfigKey, reference: str = "") -> dict[str, Measurement]:
+        """The config's measurements by prompt key.
+
+        Args:
+            reference: the plan of the reference's images that they are against.
+        """
         extra: dict[str, dict[str, float]] = {}
-        for prompt, metric, value in self._rows("SELECT prompt, metric, value FROM further", key):
+        further = f"SELECT prompt, metric, value FROM further WHERE reference = :reference AND {_KEY}"
+        for prompt, metric, value in self._rows(further, key, reference):
             extra.setdefault(prompt, {})[metric] = value
-        rows = self._rows("SELECT prompt, ssim, psnr, seconds FROM measurements", key)
+        own = f"SELECT prompt, ssim, psnr, seconds FROM measurements WHERE reference = :reference AND {_KEY}"
         return {
-            prompt: Measurement(ssim, psnr, seconds, extra.get(prompt, {}))
-            for prompt, ssim, psnr, seconds in rows
+            prompt: Measurement(ssim, psnr, seconds, extra.get(prompt, {}), reference)
+            for prompt, ssim, psnr, seconds in self._rows(own, key, reference)
         }
 
     def read_timings(self, key: ConfigKey) -> dict[str, float]:
         """Seconds of whole generations of one image by prompt key."""
-        return dict(self._rows("SELECT prompt, seconds FROM timings", key))
+        return dict(self._rows(f"SELECT prompt, seconds FROM timings WHERE {_KEY}", key))
 
-    def _rows(self, select: str, key: ConfigKey) -> list[Any]:
+    def _rows(self, select: str, key: ConfigKey, reference: str = "") -> list[Any]:
         try:
-            return self._database.execute(f"{select} WHERE {_KEY}", asdict(key)).fetchall()
+            return self._database.execute(select, {**asdict(key), "reference": reference}).fetchall()
         except sqlite3.DatabaseError as error:
             raise LedgerError(_unusable(self._path, error)) from error
 
@@ -196,7 +227,11 @@ class Ledger:
     def append_all(self, rows: Mapping[ConfigKey, Iterable[tuple[str, Measurement]]]) -> None:
         """The same of several configs, all or nothing: what was generated together is generated together
         again after a stop, and so rounds the same."""
-        placed = [((*astuple(key), prompt), one) for key, some in rows.items() for prompt, one in some]
+        placed = [
+            ((*astuple(key), prompt, one.reference), one)
+            for key, some in rows.items()
+            for prompt, one in some
+        ]
         self._write(
             ("measurements", [(*place, one.ssim, one.psnr, one.seconds) for place, one in placed]),
             ("further", [(*place, *pair) for place, one in placed for pair in one.extra.items()]),

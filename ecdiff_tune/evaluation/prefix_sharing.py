@@ -14,9 +14,9 @@ from ecdiff_core.sampling.plan import Action, effective_s
 from ecdiff_core.sampling.sampler import SamplerState
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import batched_execution
+from ecdiff_tune.evaluation.baseline_trajectory import prepare
 from ecdiff_tune.evaluation.candidate import ConfigKey, PlannedCandidate
 from ecdiff_tune.evaluation.model_calls import Calls
-from ecdiff_tune.evaluation.reference import prepare
 from ecdiff_tune.evaluation.state_store import StateStore
 
 

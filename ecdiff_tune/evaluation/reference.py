@@ -1,7 +1,9 @@
 """What every config is compared with: the cloud's and the edge's images, made once and kept.
 
 A prompt's file holds its two images, how much the cloud's noise changes from step to step (the paper's
-Figure 3), and the Gram matrix of the cloud's noises, from which later searches predict errors.
+Figure 3), and the Gram matrix of the cloud's noises, from which later searches predict errors. The edge's
+image is made only where something reads it. Prompts that only a race reads have an image of a placed plan in
+its place (``placed_images``).
 """
 
 from __future__ import annotations
@@ -22,21 +24,24 @@ from torch import Tensor
 
 from ecdiff_core.io.files import replacing
 from ecdiff_core.models.memory import Batches
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.models.pair_spec import Side
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning
-from ecdiff_core.sampling.params import LEAST_P
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults
-from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory
+from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory, prepare
+from ecdiff_tune.evaluation.placed_images import PlacedImages
 from ecdiff_tune.evaluation.reference_files import (
     SIDES,
     DamagedReferenceError,
+    edge_path,
     faulty_in,
     faulty_rows,
     missing,
     path_of,
     read,
     usable,
+    without_edge,
 )
 
 __all__ = [
@@ -45,7 +50,6 @@ __all__ = [
     "PromptReference",
     "Reference",
     "ReferenceCallback",
-    "auto_p",
     "faulty_rows",
     "load",
     "make",
@@ -53,6 +57,7 @@ __all__ = [
     "prepare",
     "read",
     "usable",
+    "without_edge",
 ]
 
 
@@ -74,8 +79,6 @@ class ReferenceCallback(Protocol):
 
 Faults = dict[int, tuple[str, int]]
 """Whose image has which fault, by the prompt's index."""
-SETTLED_SHARE = 0.75
-"""Of the initial fall of the noise's change, what must be over when the warm-up ends."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class PromptReference:
         path: its file, from which the images are read whenever they are asked for (a video is large).
         noise_change: mean |eps_i - eps_{i-1}| over the elements of the guided noise, shape (T - 1,).
         gram: <eps_i, eps_j> of the guided noises of the cloud's run, float64, shape (T, T).
-        seconds: of the cloud's and the edge's denoising, a prompt's share of its batch, shape (2,).
+        seconds: of the cloud's and the edge's denoising, a prompt's share of its batch, shape (2,); not a
+            number where the edge's was not run.
     """
 
     path: Path
@@ -106,15 +110,45 @@ class PromptReference:
     @property
     def edge(self) -> Tensor:
         """The edge's image, as ``cloud``."""
-        return read(self.path, "edge")["edge"]
+        later = edge_path(self.path)
+        return read(later if later.is_file() else self.path, "edge")["edge"]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The references of a prompt set, in its order."""
+    """The references of a prompt set, in its order.
+
+    Args:
+        prompts: the models' own runs on the first prompts of the set; on all where there is no ``placed``.
+        placed: the images of all prompts by a placed plan, which count where there is no own run.
+    """
 
     prompts: tuple[PromptReference, ...]
     prompt_set: CalibrationSet
+    placed: PlacedImages | None = None
+
+    def plan_of(self, row: int) -> str:
+        """The plan that made the image which configs are compared with; empty for the cloud's own run."""
+        return "" if self.placed is None or row < len(self.prompts) else self.placed.plan.name
+
+    def plans_of(self, row: int) -> tuple[str, ...]:
+        """Of all images that the prompt has: where there are two, they tell what a placed plan is off by."""
+        if self.placed is None:
+            return ("",)
+        return ("", self.placed.plan.name)[row >= len(self.prompts) :]
+
+    def image(self, row: int, plan: str) -> Tensor:
+        """An image which configs are compared with, as ``PromptReference.cloud``.
+
+        Args:
+            plan: that made it, of ``plans_of`` the prompt.
+
+        Raises:
+            DamagedReferenceError: its file is gone or damaged.
+        """
+        if self.placed is None or not plan:
+            return self.prompts[row].cloud
+        return self.placed.image(self.prompt_set.keys[row])
 
     @cached_property
     def noise_change(self) -> NDArray[np.float64]:
@@ -133,39 +167,6 @@ class Reference:
         return cloud, edge
 
 
-def auto_p(noise_change: NDArray[np.float64], at_most: int) -> int:
-    """p off the noise profile: where three quarters of the initial fall are over, 2 … ``at_most``.
-
-    The paper reads p off its Figure 3, where the noise stops changing fast. Here: with d_i the mean change at
-    step i and d_mid its median over the middle half of the steps, the first i with
-    d_i <= d_mid + 0.25 (d_1 - d_mid).
-    """
-    profile = noise_change.mean(axis=0)
-    if not len(profile):
-        return LEAST_P
-    middle = _middle(profile)
-    settled = np.flatnonzero(profile <= middle + (1 - SETTLED_SHARE) * max(0.0, profile[0] - middle))
-    return int(np.clip(settled[0] + 1 if len(settled) else LEAST_P, LEAST_P, max(LEAST_P, at_most)))
-
-
-def falls(noise_change: NDArray[np.float64]) -> bool:
-    """Whether the noise changes faster at the first step than in the middle, as ``auto_p`` goes by."""
-    profile = noise_change.mean(axis=0)
-    return bool(len(profile)) and bool(profile[0] > _middle(profile))
-
-
-def _middle(profile: NDArray[np.float64]) -> float:
-    """d_mid of ``auto_p``."""
-    quarter = len(profile) // 4
-    return float(np.median(profile[quarter : max(quarter + 1, 3 * quarter)]))
-
-
-def prepare(pipe: ECDiffPipeline, prompts: CalibrationSet, rows: Sequence[int]) -> Prepared:
-    """Some prompts of a set, ready to run, each one's initial noise from its own seed."""
-    generators = [torch.Generator().manual_seed(prompts.seeds[i]) for i in rows]
-    return pipe.prepare([prompts.prompts[i] for i in rows], generator=generators)
-
-
 def make(
     pipe: ECDiffPipeline,
     prompts: CalibrationSet,
@@ -176,8 +177,11 @@ def make(
     callback: ReferenceCallback | None = None,
     calls: Counter[str] | None = None,
     at_most: int | None = None,
+    edge: bool = True,
 ) -> Reference:
     """The reference of a prompt set: read from ``folder`` where it is there, else generated and written.
+
+    Without ``edge`` the edge's images are not made.
 
     ``on_prompts`` is called with how many prompts became ready. ``callback`` gets the runs that are made,
     with what the models were asked, and keeps what it makes of them before their references are written.
@@ -193,14 +197,15 @@ def make(
     """
     paths = [path_of(folder, key) for key in prompts.keys]
     wanted = missing(prompts, folder)
+    later = set(without_edge(prompts, folder)) if edge else set()
     most = image_faults.most_left_out(len(prompts)) if at_most is None else at_most
     dtype = pipe.config.sampling.dtype
     faulty = faulty_rows(prompts, folder)
     image_faults.refuse_many(faulty, prompts, most, dtype)
-    on_prompts(len(prompts) - len(wanted))
+    on_prompts(len(prompts) - len(wanted) - len(later))
 
     def generate(rows: Sequence[int]) -> tuple[Faults, int]:
-        found, computed = _generate(pipe, prompts, callback, rows)
+        found, computed = _generate(pipe, prompts, callback, SIDES if edge else SIDES[:1], rows)
         own = {
             row: fault
             for row, tensors in zip(rows, found, strict=True)
@@ -213,14 +218,37 @@ def make(
                 save_file(tensors, part)
         return own, beside
 
-    for rows, (own, beside) in batches.over(wanted, generate):
-        if calls is not None:
-            each = len(rows) * pipe.num_steps
-            calls.update(cloud=each, edge=each + beside, decode=2 * len(rows))
-        faulty |= own
-        image_faults.refuse_many(faulty, prompts, most, dtype)
-        on_prompts(len(rows))
+    def add_edge(rows: Sequence[int]) -> tuple[Faults, int]:
+        return _add_edge(pipe, prompts, paths, rows), 0
+
+    for some, work, sides in ((wanted, generate, 1 + edge), (sorted(later), add_edge, 1)):
+        for rows, (own, beside) in batches.over(some, work):
+            if calls is not None:
+                each = len(rows) * pipe.num_steps
+                runs = {"cloud": each * (some is wanted), "edge": each * edge + beside}
+                calls.update(**runs, decode=sides * len(rows))
+            faulty |= own
+            image_faults.refuse_many(faulty, prompts, most, dtype)
+            on_prompts(len(rows))
     return load(usable(prompts, folder), folder)
+
+
+def _add_edge(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, paths: Sequence[Path], rows: Sequence[int]
+) -> Faults:
+    """Make and write the edge's images of prompts whose files are without them."""
+    run = baseline_trajectory(pipe, prepare(pipe, prompts, rows), "edge")
+    images = pipe.pair.family.decode(run.latents)
+    found: Faults = {}
+    for i, row in enumerate(rows):
+        faults = torch.tensor([0, _fault(run.latents[i], images[i])])
+        seconds = torch.tensor([float("nan"), run.seconds / len(rows)], dtype=torch.float64)
+        with replacing(edge_path(paths[row])) as part:
+            save_file(
+                {"edge": images[i].half().cpu().contiguous(), "seconds": seconds, "faults": faults}, part
+            )
+        found |= faulty_in(row, faults)
+    return found
 
 
 def load(prompts: CalibrationSet, folder: Path) -> Reference:
@@ -230,15 +258,22 @@ def load(prompts: CalibrationSet, folder: Path) -> Reference:
 
 def _open(path: Path) -> PromptReference:
     """A prompt's reference with all but its images read."""
-    return PromptReference(path, **read(path, "noise_change", "gram", "seconds"))
+    found = read(path, "noise_change", "gram", "seconds")
+    if (later := edge_path(path)).is_file():
+        found["seconds"] = torch.stack([found["seconds"][0], read(later, "seconds")["seconds"][1]])
+    return PromptReference(path, **found)
 
 
 def _generate(
-    pipe: ECDiffPipeline, prompts: CalibrationSet, callback: ReferenceCallback | None, rows: Sequence[int]
+    pipe: ECDiffPipeline,
+    prompts: CalibrationSet,
+    callback: ReferenceCallback | None,
+    sides: Sequence[Side],
+    rows: Sequence[int],
 ) -> tuple[list[dict[str, Tensor]], Any]:
     """What the files of these prompts hold, and what the callback made of their runs."""
     batch = prepare(pipe, prompts, rows)
-    runs = {side: baseline_trajectory(pipe, batch, side, keep=callback is not None) for side in SIDES}
+    runs = {side: baseline_trajectory(pipe, batch, side, keep=callback is not None) for side in sides}
     images = {side: pipe.pair.family.decode(run.latents) for side, run in runs.items()}
     computed = None
     if callback is not None:
@@ -247,15 +282,17 @@ def _generate(
     change = flat.diff(dim=1).abs().mean(dim=2).cpu()
     flat = flat.cpu().double()
     gram = flat @ flat.transpose(1, 2)
-    seconds = torch.tensor([runs[side].seconds / len(rows) for side in SIDES], dtype=torch.float64)
+    spent = [runs[side].seconds / len(rows) if side in runs else float("nan") for side in SIDES]
+    seconds = torch.tensor(spent, dtype=torch.float64)
     found = [
         {
-            "cloud": images["cloud"][i].half().cpu().contiguous(),
-            "edge": images["edge"][i].half().cpu().contiguous(),
+            **{side: images[side][i].half().cpu().contiguous() for side in sides},
             "noise_change": change[i].contiguous(),
             "gram": gram[i].contiguous(),
             "seconds": seconds,
-            "faults": torch.tensor([_fault(runs[side].latents[i], images[side][i]) for side in SIDES]),
+            "faults": torch.tensor(
+                [_fault(runs[side].latents[i], images[side][i]) if side in runs else 0 for side in SIDES]
+            ),
         }
         for i in range(len(rows))
     ]

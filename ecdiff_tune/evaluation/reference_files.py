@@ -12,9 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.models.pair_spec import Side
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults
-from ecdiff_tune.evaluation.baseline_trajectory import Side
 
 SIDES: tuple[Side, Side] = ("cloud", "edge")
 
@@ -28,9 +28,27 @@ def missing(prompts: CalibrationSet, folder: Path) -> list[int]:
     return [i for i, key in enumerate(prompts.keys) if not path_of(folder, key).is_file()]
 
 
+def without_edge(prompts: CalibrationSet, folder: Path) -> list[int]:
+    """The prompts, by index, whose reference is there without the edge's image."""
+    paths = [path_of(folder, key) for key in prompts.keys]
+    return [i for i, path in enumerate(paths) if path.is_file() and not _has_edge(path)]
+
+
 def path_of(folder: Path, key: str) -> Path:
     """The file of the prompt of that key."""
     return folder / f"{key}.safetensors"
+
+
+def edge_path(path: Path) -> Path:
+    """Where the edge's own image lies that was made after the prompt's file, which then is without it."""
+    return path.with_suffix(".edge.safetensors")
+
+
+def _has_edge(path: Path) -> bool:
+    if edge_path(path).is_file():
+        return True
+    with _opened(path) as file:
+        return "edge" in file.keys()  # noqa: SIM118 (no mapping)
 
 
 def read(path: Path, *names: str) -> dict[str, Tensor]:
@@ -67,8 +85,10 @@ def faulty_rows(prompts: CalibrationSet, folder: Path) -> dict[int, tuple[str, i
     """
     found: dict[int, tuple[str, int]] = {}
     for row, key in enumerate(prompts.keys):
-        if (path := path_of(folder, key)).is_file():
-            found |= faulty_in(row, _faults_in(path))
+        own = path_of(folder, key)
+        for path in (edge_path(own), own):  # what is wrong with the cloud's goes before
+            if path.is_file():
+                found |= faulty_in(row, faults_in(path))
     return found
 
 
@@ -82,7 +102,7 @@ def faulty_in(row: int, numbers: Tensor) -> dict[int, tuple[str, int]]:
     return {row: found[0]} if found else {}
 
 
-def _faults_in(path: Path) -> Tensor:
+def faults_in(path: Path) -> Tensor:
     """The fault of each side, shape (2,). Files that are older than it hold the images alone."""
     with _opened(path) as file:
         if "faults" in file.keys():  # noqa: SIM118 (no mapping)

@@ -15,8 +15,8 @@ from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Action, Plan, plan
 from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.baseline_trajectory import prepare
 from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
-from ecdiff_tune.evaluation.reference import prepare
 from ecdiff_tune.experiments.baselines import HYBRID_EDGE_STEPS, hybrid_edge_steps
 from ecdiff_tune.experiments.bounds import Check, Coefficients, checks
 from ecdiff_tune.experiments.trace import Nudge, Trace, rms, trace

@@ -57,7 +57,7 @@ def scheduler_response(scheduler: SchedulerMixin, num_steps: int) -> Array:
         UnpredictableError: the scheduler clips, so that it is not linear, or weighs a step without bound.
     """
     name = type(scheduler).__name__
-    advice = "Choose another scheduler, or a search that does not predict."
+    advice = "Choose another scheduler, or a search that does not predict, such as search=greedy."
     for setting in ("clip_sample", "thresholding"):
         if scheduler.config.get(setting):
             raise UnpredictableError(f"{name} with {setting} is not linear in the noise. {advice}")
@@ -77,6 +77,29 @@ def scheduler_response(scheduler: SchedulerMixin, num_steps: int) -> Array:
     return response
 
 
+def signal_and_noise(scheduler: SchedulerMixin, num_steps: int) -> tuple[Array, Array, str]:
+    """a and b of the latents a x_0 + b eps before every step, shape (T,) each, and what a model answers with:
+    ``epsilon``, ``v_prediction``, ``sample`` or ``flow``.
+
+    Args:
+        scheduler: with its timesteps set.
+
+    Raises:
+        UnpredictableError: the scheduler does not tell a and b.
+    """
+    schedule = NoiseSchedule.of(scheduler, 1.0)
+    if schedule is not None:
+        abar = np.array([schedule.abar(float(timestep)) for timestep in scheduler.timesteps])
+        return np.sqrt(abar), np.sqrt(1 - abar), schedule.prediction_type
+    if hasattr(scheduler, "sigmas"):
+        noisy = torch.as_tensor(scheduler.sigmas[:num_steps]).double().cpu().numpy()
+        return 1 - noisy, noisy, "flow"
+    raise UnpredictableError(
+        f"{type(scheduler).__name__} does not tell how much noise latents hold. "
+        "Choose another scheduler, or a search that does not predict, such as search=greedy."
+    )
+
+
 def reaction(scheduler: SchedulerMixin, num_steps: int, spread: float) -> Array:
     """By how much a model's output moves with its latents in directions of that spread, shape (T,).
 
@@ -90,18 +113,7 @@ def reaction(scheduler: SchedulerMixin, num_steps: int, spread: float) -> Array:
     Raises:
         UnpredictableError: the scheduler does not tell a and b.
     """
-    schedule = NoiseSchedule.of(scheduler, 1.0)
-    if schedule is not None:
-        abar = np.array([schedule.abar(float(timestep)) for timestep in scheduler.timesteps])
-        signal, noisy, kind = np.sqrt(abar), np.sqrt(1 - abar), schedule.prediction_type
-    elif hasattr(scheduler, "sigmas"):
-        noisy = torch.as_tensor(scheduler.sigmas[:num_steps]).double().cpu().numpy()
-        signal, kind = 1 - noisy, "flow"
-    else:
-        raise UnpredictableError(
-            f"{type(scheduler).__name__} does not tell how much noise latents hold. "
-            "Choose another scheduler, or a search that does not predict."
-        )
+    signal, noisy, kind = signal_and_noise(scheduler, num_steps)
     signal, noisy = signal[1:], noisy[1:]  # nothing is wrong with the latents before step 0
     if np.isinf(spread):
         clean, eps = 1 / signal, np.zeros_like(signal)

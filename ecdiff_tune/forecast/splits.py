@@ -86,7 +86,7 @@ class SplitPlacer:
             edge_calls: those for the residual included.
             one_way: whether the cloud's calls all come before the edge's.
         """
-        begun = list(dict.fromkeys(self._beginnings(cloud_calls, edge_calls, one_way)))
+        begun = list(dict.fromkeys(self.beginnings(cloud_calls, edge_calls, one_way)))
         some = [Split(letters, alpha) for letters, alpha in itertools.product(begun, self.alphas)]
         ranked = [some[i] for i in np.argsort(self.errors(some), kind="stable")]
         starts = {one.letters: one for one in reversed(ranked)}
@@ -94,7 +94,7 @@ class SplitPlacer:
         improved = list(dict.fromkeys(self._improved(one, one_way) for one in best))
         return [improved[i] for i in np.argsort(self.errors(improved), kind="stable")]
 
-    def _beginnings(self, cloud_calls: int, edge_calls: int, one_way: bool) -> Iterator[str]:
+    def beginnings(self, cloud_calls: int, edge_calls: int, one_way: bool) -> Iterator[str]:
         """Cloud calls spread by a power law up to some step, edge calls spread evenly over what is left."""
         steps, first = self._steps, min(REAL_AT_FIRST, cloud_calls)
         ends = range(cloud_calls, steps - 1, max(1, steps // 12)) if one_way else (steps - 1, steps * 3 // 4)
@@ -125,7 +125,7 @@ class SplitPlacer:
         while True:
             near = [
                 one
-                for one in self._near(split)
+                for one in self.near(split)
                 if self._edge_calls(one.letters) <= most and (one.one_way or not one_way)
             ]
             errors = self.errors(near)
@@ -133,7 +133,7 @@ class SplitPlacer:
                 return split
             split, error = near[int(errors.argmin())], float(errors.min())
 
-    def _near(self, split: Split) -> Iterable[Split]:
+    def near(self, split: Split) -> Iterable[Split]:
         """Another alpha; a call moved to a step without one; two calls of different models exchanged."""
         letters = split.letters
         yield from (Split(letters, other) for other in self.alphas if other != split.alpha)

@@ -31,16 +31,18 @@ class Bar:
 
 
 def bars(data: StudyData) -> list[Bar]:
-    """Cloud alone, edge alone, HybridSD with the winner's s, the paper's row, and the winner."""
+    """Cloud alone, edge alone, HybridSD with the winner's s or calls, the paper's row, and the winner."""
     steps, winner = data.num_steps, data.winner.plan
+    # Where cloud and edge take turns, there is no s to share: as many cloud calls in its place.
+    s = winner.handoff_step if winner.crossings <= 1 else winner.cloud_calls
     plans = {
         "cloud alone": plan(ECDiffParams.cloud_only(steps), steps),
-        f"HybridSD, s = {winner.handoff_step}": plan(ECDiffParams.hybrid(winner.handoff_step), steps),
+        f"HybridSD, s = {s}": plan(ECDiffParams.hybrid(s), steps),
         "the winner": winner,
         "edge alone": plan(ECDiffParams.edge_only(), steps),
     }
-    if not winner.hands_over or winner.handoff_step == steps:
-        plans.pop(f"HybridSD, s = {winner.handoff_step}")
+    if not winner.hands_over or s == steps:
+        plans.pop(f"HybridSD, s = {s}")
     if data.paper is not None:
         plans["the paper's row"] = data.paper.plan()
     latency = data.record.latency

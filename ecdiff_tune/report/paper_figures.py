@@ -126,8 +126,10 @@ def latent_error(
             axes[0].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("latent error (root mean square)")
-        if plan is not None and plan.hands_over:
-            rule(axes[0], plan.handoff_step, f"handoff, s = {plan.handoff_step}", "soft", linestyle=":")
+        for number, step in enumerate(plan.crossings_by_step if plan is not None else ()):
+            many = plan is not None and plan.crossings > 1
+            text = f"handoff, s = {step}" if not many else "the link is crossed" if number == 0 else ""
+            rule(axes[0], step, text, "soft", linestyle=":")
         axes[0].set_title("(a) " * bool(examples) + "mean over prompts, quartiles shaded")
         for axis, example in zip(axes[1:], examples, strict=True):
             assert plan is not None

@@ -41,7 +41,7 @@ def grown(values: Sequence[N], value: N, lowest: N, highest: N, step: N | None =
 def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff) -> GridSpace | None:
     """The space with one more value beyond every boundary that ``best`` lies on; None where there is none.
 
-    Limits: 0 <= k < T, ``LEAST_ALPHA`` <= alpha <= 1, p <= s <= T.
+    Limits: 0 <= k < T, ``LEAST_ALPHA`` <= alpha <= 1, p <= s <= T, 0 <= edge_k < T.
     An aligned handoff moves s to after the next real step.
     """
     larger = space
@@ -52,6 +52,8 @@ def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff
         larger = replace(larger, ks=ks, alphas=alphas)
     if not isinstance(larger, Stage1Space):
         larger = replace(larger, s_values=_more_s(larger.s_values, best.params, num_steps, handoff))
+        if best.resolve(num_steps, handoff).plan.edge_steps:
+            larger = replace(larger, edge_ks=grown(larger.edge_ks, best.params.edge_k, 0, num_steps - 1))
     return None if larger == space else larger
 
 
@@ -91,7 +93,7 @@ def describe_growth(old: GridSpace, new: GridSpace) -> str:
     """
     return ", ".join(
         f"{name.removesuffix('_values').removesuffix('s') or 's'}={value:g}"
-        for name in ("ks", "alphas", "s_values")
+        for name in ("ks", "alphas", "s_values", "edge_ks")
         for value in getattr(new, name, ())
         if value not in getattr(old, name)
     )

@@ -1,24 +1,40 @@
-"""The paper's two-stage greedy search, written as the paper writes it (EC-Diff Algorithms 2 and 3)."""
+"""The paper's two-stage greedy search, written as the paper writes it (EC-Diff Algorithms 2 and 3).
+
+The walks ask one thing only: whether a config is above another one. That is decided on as few prompts as it
+takes, or with ``error_rate=0`` always on all, as in the paper.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.base import Ask, Context, Rounds, Search
+from ecdiff_tune.search.base import Context, Rounds, Search
+from ecdiff_tune.search.paired import significantly_worse
+from ecdiff_tune.search.race import RaceState
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space, nearest_value
 
 N = TypeVar("N", int, float)
 PATIENCE = 3
 """Changes without improvement, in a row, that end a walk."""
 
-Walk = Generator[N, float, tuple[N, float]]
-"""Yields a value to evaluate, is sent its objective, returns the best value and its objective."""
 
-StageWalk = Generator[Candidate, float, tuple[Candidate | None, float]]
-"""Yields a candidate, is sent its objective, returns the winner and its objective."""
+@dataclass(frozen=True)
+class Question:
+    """Whether a candidate's objective is above another's; above 0 where there is no other."""
+
+    candidate: Candidate
+    than: Candidate | None
+
+
+Walk = Generator[Question, bool, N]
+"""Yields questions, is sent the answers, returns the best value."""
+
+StageWalk = Generator[Question, bool, Candidate | None]
+"""The same of a stage; returns its winner."""
 
 
 def next_unvisited(values: Sequence[N], current: N, direction: int, visited: Sequence[N]) -> N | None:
@@ -27,25 +43,23 @@ def next_unvisited(values: Sequence[N], current: N, direction: int, visited: Seq
     return min(beyond, key=lambda v: abs(v - current)) if beyond else None
 
 
-def walk(values: Sequence[N], start: N) -> Walk[N]:
+def walk(values: Sequence[N], start: N, at: Callable[[N], Candidate]) -> Walk[N]:
     """The inner loop of Algorithm 2 and the whole of Algorithm 3.
 
     It goes on from the current value, not from the best one; a direction with nothing left ends it.
     """
-    visited, current, direction, worse = [start], start, 1, 0
-    best, best_value = start, (yield start)
+    visited, current, best, direction, worse = [start], start, start, 1, 0
     while worse < PATIENCE and len(visited) < len(values):
         following = next_unvisited(values, current, direction, visited)
         if following is None:
             break
         current = following
         visited.append(current)
-        value = yield current
-        if value > best_value:
-            best, best_value, worse = current, value, 0
+        if (yield Question(at(current), at(best))):
+            best, worse = current, 0
         else:
             worse, direction = worse + 1, -direction
-    return best, best_value
+    return best
 
 
 def stage1(space: Stage1Space, estimator: str) -> StageWalk:
@@ -53,64 +67,127 @@ def stage1(space: Stage1Space, estimator: str) -> StageWalk:
 
     The paper's best value starts at 0, so that a candidate must score above 0 to win.
     """
-    best, best_value, worse_k = None, 0.0, 0
-    alphas = space.alphas_of(estimator)
+    best: Candidate | None = None
+    worse_k, alphas = 0, space.alphas_of(estimator)
     for k in space.ks:
-        inner = walk(alphas, nearest_value(alphas, 0.5))
-        alpha = next(inner)
-        while True:
-            value = yield space.at(k, alpha, estimator)
-            try:
-                alpha = inner.send(value)
-            except StopIteration as finished:
-                best_alpha, value = finished.value
-                break
-        if value > best_value:
-            best, best_value, worse_k = space.at(k, best_alpha, estimator), value, 0
+
+        def at(alpha: float, k: int = k) -> Candidate:
+            return space.at(k, alpha, estimator)
+
+        found = at((yield from walk(alphas, nearest_value(alphas, 0.5), at)))
+        if (yield Question(found, best)):
+            best, worse_k = found, 0
         else:
             worse_k += 1
         if worse_k >= PATIENCE:
             break
-    return best, best_value
+    return best
 
 
 def stage2(space: Stage2Space, handoff_adapter: HandoffAdapter) -> StageWalk:
     """Algorithm 3: a walk over s."""
-    inner = walk(space.s_values, space.start)
-    s = next(inner)
-    while True:
-        value = yield space.at(s, handoff_adapter)
-        try:
-            s = inner.send(value)
-        except StopIteration as finished:
-            best, best_value = finished.value
-            found = space.at(best, handoff_adapter) if best_value > float("-inf") else None
-            return found, best_value
+
+    def at(s: int) -> Candidate:
+        candidate = space.at(s, handoff_adapter)
+        return space.aliases.get(candidate, candidate)
+
+    return at((yield from walk(space.s_values, space.start, at)))
 
 
 def best_of(stages: Iterable[StageWalk]) -> StageWalk:
     """One stage after the other, for dimensions that the paper does not search; the first of equals wins."""
-    best, best_value = None, float("-inf")
+    best: Candidate | None = None
     for stage in stages:
-        found, value = yield from stage
-        if found is not None and value > best_value:
-            best, best_value = found, value
-    return best, best_value
+        found = yield from stage
+        if found is not None and (best is None or (yield Question(found, best))):
+            best = found
+    return best
 
 
 def greedy(space: Stage1Space | Stage2Space, context: Context) -> Search:
     """``Search`` over one stage's walk."""
+    pruned: dict[Candidate, str] = {}
     if isinstance(space, Stage1Space):
-        return Search(_rounds(best_of(stage1(space, estimator) for estimator in space.estimators)))
-    return Search(_rounds(best_of(stage2(space, adapter) for adapter in space.handoff_adapters)))
+        stages = [stage1(space, estimator) for estimator in space.estimators]
+        walks = len(stages) * (1 + len(space.ks))
+    else:
+        stages = [stage2(space, adapter) for adapter in space.handoff_adapters]
+        walks = len(stages)
+    judge = Judge(context, RaceState(context, pruned), pruned, len(space.grid) + walks)
+    return Search(_rounds(best_of(stages), judge), pruned)
 
 
-def _rounds(stage: StageWalk) -> Rounds[Candidate | None]:
-    candidate = next(stage)
+@dataclass(frozen=True)
+class Judge:
+    """Answers a walk's questions.
+
+    Args:
+        pruned: why candidates were not measured on all prompts, to be filled.
+        most: questions, each of which is tested once a rung, with its share of the error rate.
+    """
+
+    context: Context
+    state: RaceState
+    pruned: dict[Candidate, str]
+    most: int
+
+    def is_above(self, question: Question) -> Rounds[bool]:
+        """On the prompts of the first rung that tells, else on all.
+
+        The answer may be wrong where the two are within ``margin``.
+        """
+        options, everything = self.context.options, self.context.num_prompts
+        level = options.level(everything, self.most + 1)
+        for prompts in options.prompts(everything) if level else ():
+            known = yield from self._measured(question, prompts)
+            if known is not None:
+                return known
+            mine, other = (self._values(one, prompts) for one in (question.candidate, question.than))
+            tests = [(mine, other), (other, mine)]
+            below, above = (significantly_worse(*pair, everything, level, options.margin) for pair in tests)
+            if above or below:
+                answer = sum(mine) > sum(other) if above and below else above
+                self._prune(question.than if answer else question.candidate, prompts)
+                return answer
+        known = yield from self._measured(question, everything)
+        if known is not None:
+            return known
+        return self._value(question.candidate) > self._value(question.than)
+
+    def winner(self, best: Candidate | None) -> Rounds[Candidate | None]:
+        """The end of a walk, measured on all prompts; None where it cannot be used."""
+        if best is not None:
+            yield from self.state.measure([best], self.context.num_prompts)
+        return None if best is None or self._value(best) == float("-inf") else best
+
+    def _measured(self, question: Question, prompts: int) -> Rounds[bool | None]:
+        """See that both are measured so far; the answer where one of them cannot be used."""
+        for one in (question.than, question.candidate):
+            if one is not None:
+                yield from self.state.measure([one], prompts)
+        if self._value(question.candidate) == float("-inf"):
+            return False
+        return True if self._value(question.than) == float("-inf") else None
+
+    def _value(self, one: Candidate | None) -> float:
+        """The objective on the prompts that it was measured on last."""
+        result = None if one is None else self.state.result(one)
+        return 0.0 if result is None else result.value
+
+    def _values(self, one: Candidate | None, prompts: int) -> tuple[float, ...]:
+        result = None if one is None else self.state.result(one)
+        return (0.0,) * prompts if result is None else result.values[:prompts]
+
+    def _prune(self, loser: Candidate | None, prompts: int) -> None:
+        if loser is not None and self.state.seen(loser) < self.context.num_prompts:
+            self.pruned[loser] = f"walk after {prompts} prompts"
+
+
+def _rounds(stage: StageWalk, judge: Judge) -> Rounds[Candidate | None]:
+    answer: bool | None = None
     while True:
-        (result,) = yield Ask((candidate,))
         try:
-            candidate = stage.send(result.value)
+            question = next(stage) if answer is None else stage.send(answer)
         except StopIteration as finished:
-            best, _ = finished.value
-            return best
+            return (yield from judge.winner(finished.value))
+        answer = yield from judge.is_above(question)

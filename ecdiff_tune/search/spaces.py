@@ -61,6 +61,8 @@ class Stage2Space:
     stage1_winner: Candidate
     s_values: tuple[int, ...]
     start: int
+    num_steps: int
+    handoff: Handoff = "aligned"
     handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
     edge_ks: tuple[int, ...] = (0,)
     residuals: tuple[float, ...] = (0.0,)
@@ -85,10 +87,14 @@ class Stage2Space:
         >>> Stage2Space.of(winner, range(30, 41), 50, "aligned").s_values
         (31, 34, 37, 40)
         """
-        candidates = [replace(winner.params, s=s) for s in s_values]
-        values = sorted({effective_s(params, num_steps, handoff) for params in candidates})
+        if winner.params.edge_schedule is None:
+            candidates = [replace(winner.params, s=s) for s in s_values]
+            values = sorted({effective_s(params, num_steps, handoff) for params in candidates})
+        else:
+            values = [winner.params.s]  # its lists say who does which step
         start = nearest_value(values, 0.7 * num_steps)
-        return cls(winner, tuple(values), start, tuple(handoff_adapters), tuple(edge_ks), tuple(residuals))
+        ways = (tuple(handoff_adapters), tuple(edge_ks), tuple(residuals))
+        return cls(winner, tuple(values), start, num_steps, handoff, *ways)
 
     @property
     def p(self) -> int:
@@ -108,17 +114,24 @@ class Stage2Space:
         params = replace(self.stage1_winner.params, s=s, edge_k=edge_k, residual=residual)
         return replace(self.stage1_winner, params=params, handoff_adapter=handoff_adapter)
 
-    @property
+    @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
-        """Every candidate, and the one of the grid that makes the same images: itself."""
-        return {one: one for one in self.grid}
+        """Every candidate, and the one of the grid that makes the same images."""
+        edge_sides = itertools.product(self.handoff_adapters, self.edge_ks, self.residuals)
+        points = ((s, *edge_side) for edge_side in edge_sides for s in self.s_values)
+        candidates = (self.at(*point) for point in points)
+        return same_images(filter(_is_possible, candidates), self.num_steps, self.handoff)
 
     @property
     def grid(self) -> tuple[Candidate, ...]:
-        """Every candidate, adapter by adapter and s upwards."""
-        edge_sides = itertools.product(self.handoff_adapters, self.edge_ks, self.residuals)
-        points = ((s, *edge_side) for edge_side in edge_sides for s in self.s_values)
-        return tuple(found for found in (self.at(*point) for point in points) if _is_possible(found))
+        """One candidate an image, adapter by adapter and s upwards; without an edge step there is but one.
+
+        >>> winner = Candidate(ECDiffParams(2, 0, 1.0, 4))
+        >>> space = Stage2Space.of(winner, (3, 4), 4, "exact", residuals=(0.0, 1.0))
+        >>> [(one.params.s, one.params.residual) for one in space.grid]
+        [(3, 0.0), (4, 0.0), (3, 1.0)]
+        """
+        return tuple(dict.fromkeys(self.aliases.values()))
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,8 @@ class JointSpace:
     handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
     edge_ks: tuple[int, ...] = (0,)
     residuals: tuple[float, ...] = (0.0,)
+    edge_first: int = 2
+    edge_last: int = 2
 
     @property
     def p(self) -> int:
@@ -154,7 +169,8 @@ class JointSpace:
         residual: float = 0.0,
     ) -> Candidate:
         """The candidate at a point, with the s at which it really hands over."""
-        params = ECDiffParams(p, k, alpha, s, edge_k=edge_k, residual=residual)
+        edge_side = (edge_k, self.edge_first, self.edge_last, residual)
+        params = ECDiffParams(p, k, alpha, s, None, *edge_side)
         effective = effective_s(params, self.num_steps, self.handoff)
         return Candidate(replace(params, s=effective), estimator, handoff_adapter)
 

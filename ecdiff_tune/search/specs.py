@@ -18,6 +18,7 @@ class SearchSpec:
     """What is true of a search.
 
     Args:
+        about: what it measures, in a few words.
         make: the search over a space that it takes.
         call_bounds: what it asks for at most, known before it begins.
         in_stages: it searches (k, alpha) and then s, if not ``search.joint``.
@@ -26,12 +27,15 @@ class SearchSpec:
         extends: it goes on beyond its grid with ``search.extend``.
         prunes: it prunes candidates after some prompts.
         predicts: it goes by the forecast from the reference run.
+        needs_forecast: it cannot do without. A reference near to the cloud's own images is enough for it: the
+            forecast chooses who races, and the race decides between near equals.
         walks: it may end without having measured its whole grid, and gives no reason for what is left.
         places: it lists the real steps itself, in place of p and k.
         is_optuna: its trials are those of an Optuna study, which keeps images of them.
         limits: those of ``LIMITS`` that it heeds.
     """
 
+    about: str
     make: Callable[[Any, Context], Search]
     call_bounds: Callable[[Any, Context], list[upper_bound.CallBound]] = upper_bound.whole_grid
     in_stages: bool = True
@@ -40,6 +44,7 @@ class SearchSpec:
     extends: bool = False
     prunes: bool = False
     predicts: bool = False
+    needs_forecast: bool = False
     walks: bool = False
     places: bool = False
     is_optuna: bool = False
@@ -53,21 +58,48 @@ def _optuna(space: Any, context: Context) -> Search:
 
 
 SEARCHES: dict[str, SearchSpec] = {
-    "greedy": SearchSpec(greedy.greedy, at_once=False, by_clock=True, extends=True, walks=True),
-    "exhaustive": SearchSpec(exhaustive.exhaustive, by_clock=True, extends=True),
-    "race": SearchSpec(race.race, prunes=True, predicts=True),
-    "predict": SearchSpec(predict.predict, upper_bound.best_predicted, predicts=True),
-    "joint": SearchSpec(joint.joint, upper_bound.finalists, prunes=True, predicts=True),
+    "greedy": SearchSpec(
+        "the paper's walk over (k, alpha), then over s",
+        greedy.greedy,
+        at_once=False,
+        by_clock=True,
+        extends=True,
+        walks=True,
+    ),
+    "exhaustive": SearchSpec("every config of the grid", exhaustive.exhaustive, by_clock=True, extends=True),
+    "race": SearchSpec("every config that can still win", race.race, prunes=True, predicts=True),
+    "predict": SearchSpec(
+        "the best predicted config alone",
+        predict.predict,
+        upper_bound.best_predicted,
+        predicts=True,
+        needs_forecast=True,
+    ),
+    "joint": SearchSpec(
+        "the whole grid predicted, the best few measured on some prompts, the winner on all",
+        joint.joint,
+        upper_bound.finalists,
+        prunes=True,
+        predicts=True,
+        needs_forecast=True,
+    ),
     "schedule": SearchSpec(
+        "calls placed step by step, the best few measured on some prompts, the winner on all",
         schedule.schedule,
         upper_bound.finalists_in_turn,
         in_stages=False,
         prunes=True,
         predicts=True,
+        needs_forecast=True,
         places=True,
         limits=("min_quality", "cloud_calls", "edge_calls"),
     ),
     "optuna": SearchSpec(
-        _optuna, upper_bound.trials, prunes=True, is_optuna=True, limits=("min_quality", "max_seconds")
+        "what an Optuna study suggests",
+        _optuna,
+        upper_bound.trials,
+        prunes=True,
+        is_optuna=True,
+        limits=("min_quality", "max_seconds"),
     ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,15 +44,20 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [round(value, DIGITS) for value in values]
 
 
-def score_section(trial: Trial, w1: float, seed: int) -> dict[str, Any]:
-    """``score`` of the YAML, without held-out prompts."""
+def score_section(trial: Trial, w1: float, seed: int, basis: str = "") -> dict[str, Any]:
+    """``score`` of the YAML, without held-out prompts.
+
+    Args:
+        basis: of an early answer, which has no intervals.
+    """
     assert trial.score is not None
     plan = trial.plan
     return {
+        **({"basis": basis} if basis else {}),
         **{
             key: None if value is None else round(value, DIGITS) for key, value in asdict(trial.score).items()
         },
-        **_measured(trial.score, trial.measurements, w1, seed),
+        **({} if basis else _measured(trial.score, trial.measurements, w1, seed)),
         "seconds": round(trial.seconds, 6),
         "calls": {"cloud": plan.cloud_calls, "approximated": plan.approximated, "edge": plan.edge_calls},
         "cloud_share": round(plan.cloud_share, DIGITS),
@@ -103,10 +108,15 @@ def latency_section(source: str, profile: LatencyProfile) -> dict[str, Any]:
     }
 
 
-def tied_section(winner: Trial, trials: Iterable[Trial], w1: float, seed: int) -> list[dict[str, Any]]:
+def tied_section(
+    winner: Trial, trials: Iterable[Trial], w1: float, seed: int, reported: Callable[[Trial], Trial]
+) -> list[dict[str, Any]]:
     """``provenance.tied``: the configs whose objective these prompts cannot tell from the winner's.
 
     The cheapest comes first, by seconds an image and then by calls of the cloud model.
+
+    Args:
+        reported: a trial with the scores that are reported.
     """
     assert winner.score is not None
     best = objectives(winner.score, ssims_of(winner.measurements), w1)
@@ -119,7 +129,7 @@ def tied_section(winner: Trial, trials: Iterable[Trial], w1: float, seed: int) -
         and is_tied(best, objectives(one.score, ssims_of(one.measurements), w1), seed)
     ]
     tied.sort(key=lambda one: (one.seconds, one.plan.cloud_calls, -one.value))
-    return [_named(one) for one in tied]
+    return [_named(reported(one)) for one in tied]
 
 
 def _named(trial: Trial) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.study import files
-from ecdiff_tune.study.renamed import present_settings
+from ecdiff_tune.study.renamed import WITHOUT, present_settings
 from ecdiff_tune.study.spec import StudySpec
 
 _FREE_TO_CHANGE = {
@@ -35,6 +35,9 @@ _FREE_TO_CHANGE = {
     "search.extend",
     "search.cloud_calls",
     "params.schedule",
+    "params.edge_k",
+    "params.residual",
+    "params.edge_schedule",
     "rerank.latency",
     "rerank.min_quality",
     "rerank.max_seconds",
@@ -48,6 +51,8 @@ _FREE_TO_CHANGE = {
     "errors.num_prompts",
     "errors.noise",
     "errors.config",
+    "transfer.config",
+    "transfer.tolerance",
     "metrics.names",
     "metrics.lpips_net",
     "metrics.lpips_weights",
@@ -60,9 +65,10 @@ _FREE_TO_CHANGE = {
     "acceleration.min_worst",
     "acceleration.timed_prompts",
 }
-"""Settings that do not change what is measured, but for rounding (params but p are stage2's alone)."""
+"""Settings that do not change what is measured, but for rounding (these of params are stage2's alone)."""
 _PLACES = {
     "weights.lora",
+    *(f"weights.cloud.parts.{part}" for part in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")),
     *(
         f"weights.{side}.{key}"
         for side in ("cloud", "edge")
@@ -70,6 +76,8 @@ _PLACES = {
     ),
 }
 """Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""
+_DECISIONS = {"search.rungs", "search.error_rate", "search.margin"}
+"""Kept, and compared for searches that always went by them: a walk's older studies have others."""
 
 
 class StudyError(ECDiffError):
@@ -131,20 +139,31 @@ class StudyFolder:
 
         A setting that the study does not know yet had its default when the study was made.
 
-        With ``resume=false`` files of an earlier study are moved to a subfolder ``old-<date>`` first.
+        The first command that searches binds it to its search. With ``resume=false`` files of an earlier
+        study are moved to a subfolder ``old-<date>`` first.
         """
         found = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
-        fingerprint = {**self.spec.settings, **flat(found)}
-        fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         state_path = self.path / files.STATE
         if not self.spec.resume:
             self._set_aside()
-        if state_path.is_file():
-            state = read_state(state_path)
-            known = {**self.spec.defaults, **state["settings"]}
-            _refuse_differences(self.path, known, fingerprint)
-            return state["created"]
+        state = read_state(state_path) if state_path.is_file() else None
+        bound_to = {} if state is None or "search.name" not in state["settings"] else state["settings"]
+        self.spec = self.spec.with_reference(bound_to.get("reference"))
+        fingerprint = {**self.spec.settings, **flat(found)}
+        fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
+        if not self.spec.searches:
+            fingerprint = _without_search(fingerprint)
         created = datetime.now(UTC).isoformat(timespec="seconds")
+        if state is not None:
+            created, own = state["created"], state["settings"]
+            known = {**self.spec.defaults, **own}
+            if bound := "search.name" in own and self.spec.searches:
+                free = frozenset() if self.spec.kind.prunes else _DECISIONS
+                _refuse_differences(self.path, known, fingerprint, free)
+            else:
+                _refuse_differences(self.path, _without_search(known), _without_search(fingerprint))
+            if bound or not self.spec.searches:
+                return created
         write_text(state_path, json.dumps({"created": created, "settings": fingerprint}, indent=2) + "\n")
         return created
 
@@ -167,14 +186,25 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return {"created": str(state["created"]), "settings": present_settings(state["settings"])}
+        settings = {**WITHOUT, **present_settings(state["settings"])}
+        return {"created": str(state["created"]), "settings": settings}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(f"{path} is damaged. Set resume=false to start the study anew.") from error
 
 
-def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _without_search(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings but for those of how is searched, and against what."""
+    return {key: value for key, value in settings.items() if not key.startswith(("search.", "reference"))}
+
+
+def _refuse_differences(
+    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str] = frozenset()
+) -> None:
+    if old.get("search.name") != new.get("search.name"):  # whose other settings differ by themselves
+        names = ({"search.name": one.get("search.name")} for one in (old, new))
+        old, new = ({**_without_search(one), **name} for one, name in zip((old, new), names, strict=True))
     ours, theirs = (
-        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES}
+        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES | free}
         for one in (old, new)
     )
     found = differences(ours, theirs)

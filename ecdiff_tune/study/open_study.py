@@ -143,10 +143,11 @@ def _bind(
     progress: Progress,
 ) -> tuple[_Bound, Spending]:
     """Bind the folder, and measure the machine where this was not done before; what that took."""
-    spec, (prompts, heldout) = folder.spec, sets
-    refuse_another_start(spec)
+    prompts, heldout = sets
+    refuse_another_start(folder.spec)
     remove_copies(folder.path)
     created = folder.claim(pipe.pair.spec, prompts.digest, str(pipe.device))
+    spec = folder.spec  # which now says what the folder's state has decided
     progress.say(_opening(spec, pipe, len(prompts), len(heldout)))
     if folder.set_aside is not None:
         progress.say(f"resume=false: the earlier study lies in {folder.set_aside}")

@@ -17,7 +17,7 @@ from ecdiff_tune.search import Space
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences
-from ecdiff_tune.study.renamed import present_settings
+from ecdiff_tune.study.renamed import WITHOUT, present_settings
 from ecdiff_tune.study.spec import StudySpec
 
 SOME_PAIR = "sd14_bksdm_small"
@@ -42,7 +42,11 @@ def search_options(spec: StudySpec, space: Space) -> Options:
     optuna = _study_options(spec)
     if space.stage != "joint":
         optuna = replace(optuna, study_name=f"{optuna.study_name} {stage_name(space.stage)}")
-    return replace(spec.options, optuna=optuna)
+    options = replace(spec.options, optuna=optuna)
+    if spec.kind.walks and (spec.timed or spec.extend):
+        # What is timed has no objective of a prompt alone, and what is walked again must be known whole.
+        return replace(options, error_rate=0.0)
+    return options
 
 
 def _study_options(spec: StudySpec) -> OptunaOptions:
@@ -90,7 +94,7 @@ def agree(spec: StudySpec, bound: Mapping[str, Any], profile: Callable[[], Laten
         study.set_user_attr(COMMON, once(turns, options.worker, common_to_all))  # the same, whoever sets it
     common = study.user_attrs[COMMON]
     # A setting that the study does not know yet had its default when it was made.
-    older = {key: spec.defaults[key] for key in mine if key in spec.defaults}
+    older = {key: spec.defaults[key] for key in mine if key in spec.defaults} | WITHOUT
     if found := differences({**older, **present_settings(common["settings"])}, mine):
         raise SearchError(
             f"The Optuna study {options.study_name} belongs to other settings ({'; '.join(found)}). Choose "

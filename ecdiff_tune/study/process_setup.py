@@ -24,6 +24,7 @@ from ecdiff_core.models.pair_files import ONE_MODEL
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.evaluation.thumbnails import Thumbnails
+from ecdiff_tune.forecast.error_growth import scheduler_response
 from ecdiff_tune.study import files
 from ecdiff_tune.study.spec import StudySpec
 
@@ -47,8 +48,11 @@ def load_pipe(spec: StudySpec) -> ECDiffPipeline:
         raise PairError(ONE_MODEL)
     whole = ECDiffParams.cloud_only(sampling.num_steps)
     pipe = ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
-    for adapter in spec.handoff_adapters:  # before anything is generated
+    # What follows takes nothing, and would else end a command after its reference.
+    for adapter in spec.handoff_adapters:
         pipe.check_adapter(adapter)
+    if spec.searches and spec.kind.needs_forecast:
+        scheduler_response(pipe.scheduler, pipe.num_steps)
     return pipe
 
 

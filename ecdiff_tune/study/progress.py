@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -18,6 +19,7 @@ from ecdiff_tune.search.base import Ask
 
 if TYPE_CHECKING:
     from ecdiff_tune.objective import Trial
+    from ecdiff_tune.study.time_left import TimeLeft
 
 BAR = "{desc} {bar:30} {n_fmt}/{total_fmt} {unit}{postfix}"
 ESTIMATE_COUNTS = 5
@@ -34,7 +36,9 @@ def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str
     """
     params = candidate.params
     alpha = f" alpha={params.alpha:g}" if with_alpha else ""
-    when = f"p={params.p} k={params.k}" if params.schedule is None else f"{len(params.schedule)} listed steps"
+    when = (
+        f"p={params.p} k={params.k}" if params.schedule is None else _listed(params.schedule, "listed steps")
+    )
     words = {
         1: [f"k={params.k} alpha={params.alpha:g}"],
         2: [f"s={params.s}"],
@@ -42,13 +46,25 @@ def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str
     }[stage]
     if stage != 1:
         words += [f"edge_k={params.edge_k}"] * (params.edge_k > 0)
-        words += [f"{len(params.edge_schedule or ())} edge steps"] * (params.edge_schedule is not None)
+        if stage == "joint" and params.edge_schedule is not None:
+            words.append(_listed(params.edge_schedule, "edge steps"))
         words += [f"residual={params.residual:g}"] * (params.residual > 0)
     if stage != 2 and candidate.estimator != "gradient":
         words.append(candidate.estimator)
     if stage != 1 and candidate.handoff_adapter != "identity":
         words.append(candidate.handoff_adapter)
     return " ".join(words)
+
+
+def _listed(steps: Sequence[int], name: str) -> str:
+    """How many, and which.
+
+    >>> _listed([0, 1, 2, 5, 9, 10], "listed steps")
+    '6 listed steps (0-2,5,9-10)'
+    """
+    runs = [[step for _, step in run] for _, run in groupby(enumerate(steps), lambda one: one[1] - one[0])]
+    shown = ",".join(f"{run[0]}-{run[-1]}" if run[1:] else f"{run[0]}" for run in runs)
+    return f"{len(steps)} {name} ({shown})"
 
 
 def duration(seconds: float) -> str:
@@ -65,7 +81,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Progress of one command; a context manager."""
+    """Progress of one command; a context manager.
+
+    ``time_left`` is that of the whole command, where its parts are known; else each part tells its own.
+    """
 
     def __init__(self) -> None:
         self._live = sys.stdout.isatty()
@@ -78,6 +97,7 @@ class Progress:
         self._said = self._begun = 0.0
         self._most_trials = self._prompts_in_all = 1
         self._fresh = self._fresh_seconds = self._asked = self._estimate = 0.0
+        self.time_left: TimeLeft | None = None
 
     def _bar(self, old: tqdm, place: int, total: int, label: str, unit: str) -> tqdm:
         """One in place of an old one; not seen where there is no terminal."""
@@ -106,12 +126,19 @@ class Progress:
         """That many more prompts are done."""
         self._done += count
         now = time.monotonic()
-        left = _left("about", now - self._begun, self._done - self._known, self._total - self._done)
+        left = self._in_all() or _left(
+            "about", now - self._begun, self._done - self._known, self._total - self._done
+        )
         self._prompts.set_postfix_str(left.removeprefix(", "), refresh=False)
         self._prompts.update(count)
         if not self._live and self._done < self._total and now - self._said > LINE_SECONDS:
-            self.say(f"  {self._label}: {self._done} of {self._total} prompts")
+            self.say(f"  {self._label}: {self._done} of {self._total} prompts{left}")
             self._said = now
+
+    def _in_all(self) -> str:
+        """What is left of the whole command; empty where that cannot be told."""
+        seconds = None if self.time_left is None else self.time_left.seconds()
+        return "" if seconds is None else f", about {duration(seconds)} left in all"
 
     def start_stage(
         self,
@@ -148,6 +175,18 @@ class Progress:
         self._asked = several * missing / prompts
         self.start_task(f"trial {number}  {what}", prompts, known=prompts - missing)
 
+    def end_rung(self, trials: Sequence[Trial]) -> None:
+        """One line about trials that were measured on the same first prompts."""
+        usable = [one for one in trials if one.score is not None]
+        if not usable:
+            return
+        best = max(usable, key=lambda one: one.value)
+        self.say(
+            f"  {counted(len(trials), 'config')} on {counted(len(best.measurements), 'prompt')}: best "
+            f"{describe(best.candidate, best.stage)}, quality {shown(best.quality)} with "
+            f"{best.plan.cloud_calls} cloud calls{self._in_all()}"
+        )
+
     def end_trial(self, trial: Trial) -> None:
         """One line about a finished trial, the best so far and the time left at most."""
         wins = trial.score is not None and self._may_win(trial)
@@ -162,7 +201,10 @@ class Progress:
             prior = ESTIMATE_COUNTS if self._estimate else 0
             seconds = self._fresh_seconds + prior * self._estimate
             left = _left("up to about", seconds, self._fresh + prior, remaining)
+        left = self._in_all() or left
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
+        if self._best is trial and self.time_left is not None:  # the line begins with it
+            best = "the best so far"
         self._trials.set_postfix_str(f"{best}{left}", refresh=False)
         self._trials.update()
         self.say(f"{_trial_line(trial)}   {best}{left}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from ecdiff_tune.evaluation.latency import LatencyError, LatencyProfile, check_p
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.objective import Scorer, Trial
-from ecdiff_tune.study import files
+from ecdiff_tune.study import files, reference_plan
 from ecdiff_tune.study import left_out as unusable
 from ecdiff_tune.study.folder import StudyError, read_state
 from ecdiff_tune.study.spec import StudySpec
@@ -37,6 +38,7 @@ class Recorded:
             ones the faster, then the one of higher quality.
         heldout_rows: of the configs that were measured on all held-out prompts.
         notes: lines about how the trials came about.
+        reference: ``provenance.reference`` of their YAMLs.
     """
 
     spec: StudySpec
@@ -49,6 +51,7 @@ class Recorded:
     trials: tuple[Trial, ...]
     heldout_rows: Mapping[PlannedCandidate, tuple[Measurement, ...]]
     notes: tuple[str, ...]
+    reference: Mapping[str, Any] | None = None
 
     @property
     def path(self) -> Path:
@@ -79,7 +82,7 @@ def load(spec: StudySpec) -> Recorded:
     if spec.timed:
         notes.append("note: the study's trials were timed; here all seconds follow from its latency profile.")
     scorer = Scorer.of(latency, spec.weights, spec.earliest_s, None)
-    known = _read_ledger(spec)
+    known, reference = _read_ledger(spec)
     measured = _on_all(known, prompts)
     trials = [scorer.trial("joint", 0, config, rows) for config, rows in measured.items()]
     trials = [one for one in trials if one.score]
@@ -105,6 +108,7 @@ def load(spec: StudySpec) -> Recorded:
         tuple(trials),
         heldout_rows,
         tuple(notes),
+        reference,
     )
 
 
@@ -151,8 +155,14 @@ def own_configs(folder: Path) -> list[TunedConfig]:
     return [TunedConfig.load(path) for path in paths if path.is_file()]
 
 
-def _read_ledger(spec: StudySpec) -> dict[PlannedCandidate, dict[str, Measurement]]:
-    """Every config's rows by prompt key; the study's own winners by the names that their files give them."""
+def _read_ledger(
+    spec: StudySpec,
+) -> tuple[dict[PlannedCandidate, dict[str, Measurement]], Mapping[str, Any] | None]:
+    """Every config's rows by prompt key, the study's own winners by the names that their files give them; and
+    ``provenance.reference``.
+
+    A row against the cloud's own run goes before one against a placed plan's image.
+    """
     path = spec.path / files.LEDGER
     if not path.is_file():
         raise StudyError(f"{path} is not there: the study has measured nothing yet.")
@@ -160,7 +170,14 @@ def _read_ledger(spec: StudySpec) -> dict[PlannedCandidate, dict[str, Measuremen
     ledger = Ledger(path, spec.sampling.handoff_adapter)
     try:
         configs = [own.get(key) or config_of(key, spec.sampling) for key in ledger.configs()]
-        return {one: ledger.read(one.key) for one in configs if one is not None}
+        plan = reference_plan.read(spec.path)
+        plans = [""] if plan is None else [plan.name, ""]
+        known: dict[PlannedCandidate, dict[str, Measurement]] = {
+            one: {} for one in configs if one is not None
+        }
+        for config, plan_name in product(known, plans):
+            known[config] |= ledger.read(config.key, plan_name)
+        return known, reference_plan.section(spec.path, ledger)
     finally:
         ledger.close()
 

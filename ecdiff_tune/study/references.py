@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,21 @@ from ecdiff_tune.evaluation import image_faults, reference
 from ecdiff_tune.evaluation.divided_batches import DividedBatches
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.placed_images import PlacedImages, ReferencePlan
+from ecdiff_tune.evaluation.prefix_sharing import Generations
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
+from ecdiff_tune.evaluation.warm_up import auto_p
 from ecdiff_tune.forecast.predictor import Predictor
-from ecdiff_tune.study import left_out
+from ecdiff_tune.forecast.reference_placement import place_reference
+from ecdiff_tune.search.options import LEAST_PROMPTS
+from ecdiff_tune.study import left_out, reference_plan
 from ecdiff_tune.study.progress import Progress, duration
-from ecdiff_tune.study.spec import StudySpec
-from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
+from ecdiff_tune.study.spec import FULL_RUNS, PLACED, StudySpec
+from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, SAMPLES, Spending
+
+PLACED_SHARE = 0.25
+"""Placed calls of an image as a share of T, until their number is decided."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +72,131 @@ class References:
         progress: Progress,
     ) -> None:
         self._spec, self._pair, self._folder = spec, pair, folder
-        self._drawn, self._drawn_heldout = drawn, drawn_heldout
+        self.drawn, self._drawn_heldout = drawn, drawn_heldout
         self._spending, self._progress = spending, progress
 
     @cached_property
     def calibration(self) -> Reference:
-        """Of the prompts that are tuned on; with an edge pass for a search that predicts."""
-        return self._make(self._drawn, REFERENCE, None, self._edge_pass(self._drawn))
+        """Of the prompts that are tuned on."""
+        if not self._places:
+            return self.own_runs
+        plan = self._decided_plan()
+        if plan is None:
+            self._progress.say("reference: no placed plan is near enough; the cloud runs on every prompt")
+            return self._make(self.drawn, REFERENCE, None, None)
+        return self._placed(PlacedImages(plan, self._folder))
+
+    def _decided_plan(self) -> ReferencePlan | None:
+        """The plan that makes the images of most prompts, on all ranks rank 0's."""
+        ranks, study = self._pair.batches.ranks, self._spec.path
+        predictor = None if ranks.broadcast(reference_plan.is_decided(study)) else self.predictor
+
+        def decide() -> ReferencePlan | None:
+            assert predictor is not None
+            return place_reference(predictor, FULL_RUNS)
+
+        return ranks.broadcast(reference_plan.kept(study, decide) if ranks.first else None)
+
+    def _placed(self, placed: PlacedImages) -> Reference:
+        """The own runs with a placed plan's images of all prompts; without the prompts that are of no use."""
+        prompts, own, pair = self.drawn, self.own_runs, self._pair
+        # Without what it might share with configs: how they round would depend on whether it was made now.
+        generations = Generations(pair.pipe, prompts, pair.batches, None, ())
+        label, plan = "reference, placed calls", placed.plan
+        done, calls = self._progress.prompts_done, self._spending.calls
+        with self._spending.part(REFERENCE), self._turn(label):
+            missing = len(placed.missing(prompts))
+            self._progress.say(
+                f"reference: the cloud's own run on {len(own.prompts)} prompts, on the others "
+                f"{len(plan.steps)} placed cloud calls with a predicted error of "
+                f"{plan.predicted_error:.1g} SSIM"
+            )
+            self._say_calls(label, missing * len(plan.steps), 0)
+            self._plan(REFERENCE, 0, 0, placed=True)
+            self._progress.start_task(label, len(prompts), len(prompts) - missing)
+            placed.make(pair.pipe, prompts, generations, pair.batches, done, calls)
+        known = reference.faulty_rows(prompts.first(FULL_RUNS), self._folder)
+        found = {row: fault for row, fault in placed.faulty_rows(prompts).items() if row not in known}
+        most, dtype = image_faults.most_left_out(len(prompts)), pair.pipe.config.sampling.dtype
+        image_faults.refuse_many(known | found, prompts, most, dtype)
+        self._leave_out(prompts, found)
+        kept = prompts.without(known | found)
+        runs = zip(own.prompt_set.keys, own.prompts, strict=True)
+        return Reference(tuple(one for key, one in runs if key in kept.keys), kept, placed)
+
+    @cached_property
+    def own_runs(self) -> Reference:
+        """The models' own runs on the prompts that are tuned on, or with ``reference=placed`` on the first of
+        them; with an edge pass where something predicts."""
+        prompts = self.drawn.first(FULL_RUNS) if self._places else self.drawn
+        if self._without_edge:
+            return self._make(prompts, REFERENCE, None, None, edge=False)
+        predicts = self._places or self._spec.kind.predicts
+        edge_pass = EdgePass(self._pair.pipe, prompts, self._folder) if predicts else None
+        return self._make(prompts, REFERENCE, None, edge_pass)
+
+    @property
+    def _without_edge(self) -> bool:
+        """Whether the edge is not asked: on fewer prompts than a rung has, what it tells of cloud-only plans
+        is not worth twice the cloud's calls."""
+        spec = self._spec
+        return spec.kind.predicts and not spec.asks_edge and len(self.drawn) < LEAST_PROMPTS
+
+    def shown(self) -> Reference:
+        """That of the calibration prompts, with the edge's images of those that have own runs."""
+        if self._without_edge:
+            self._make(self.own_runs.prompt_set, SAMPLES, None, None)
+        return self.calibration
+
+    @property
+    def _places(self) -> bool:
+        return self._spec.reference == PLACED and len(self.drawn) > FULL_RUNS
 
     @cached_property
     def heldout(self) -> Reference:
-        """Of the prompts that are checked on; all but one may have images of no use."""
+        """Of the prompts that are checked on, without the edge's images; all but one prompt may be of no
+        use."""
+        return self._of_heldout(edge=False)
+
+    @cached_property
+    def heldout_with_edge(self) -> Reference:
+        """The same with the edge's images, for what shows them."""
+        return self._of_heldout(edge=True)
+
+    def _of_heldout(self, edge: bool) -> Reference:
         at_most = max(0, len(self._drawn_heldout) - 1)
-        return self._make(self._drawn_heldout, HELDOUT_REFERENCE, at_most, None)
+        return self._make(self._drawn_heldout, HELDOUT_REFERENCE, at_most, None, edge)
 
     @property
     def heldout_prompts(self) -> CalibrationSet:
         """Those that are checked on, without those that are known to be of no use."""
         return reference.usable(self._drawn_heldout, self._folder)
+
+    def plan_ahead(self) -> None:
+        """Tell the time left what calls these references will take in this run."""
+        own = self.drawn.first(FULL_RUNS) if self._places else self.drawn
+        steps, missing = self._spec.num_steps, len(reference.missing(own, self._folder))
+        self._plan(REFERENCE, missing * steps, 2 * missing * steps, placed=self._places)
+        self._plan(HELDOUT_REFERENCE, len(reference.missing(self._drawn_heldout, self._folder)) * steps, 0)
+
+    def _plan(self, part: str, cloud: float, edge: float, placed: bool = False) -> None:
+        """Tell the time left what a part will take from now on.
+
+        Args:
+            placed: it goes on to the images of placed calls.
+        """
+        left, steps = self._progress.time_left, self._spec.num_steps
+        if left is None:
+            return
+        decodes = (cloud + edge) / steps
+        if placed:
+            plan = reference_plan.read(self._spec.path)
+            others = (
+                len(self.drawn) if plan is None else len(PlacedImages(plan, self._folder).missing(self.drawn))
+            )
+            cloud += others * (PLACED_SHARE * steps if plan is None else len(plan.steps))
+            decodes += others
+        left.plan(part, cloud, edge, decodes)
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -90,7 +205,9 @@ class References:
         Raises:
             UnpredictableError: nothing can be predicted with this scheduler or this pair.
         """
-        made, pipe = self.calibration, self._pair.pipe
+        made, pipe = self.own_runs, self._pair.pipe
+        if self._without_edge:
+            return Predictor.of_cloud_alone(pipe.scheduler, pipe.config.sampling.handoff, made)
         edge_pass, calls = EdgePass(pipe, made.prompt_set, self._folder), self._spending.calls
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
@@ -104,15 +221,15 @@ class References:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""
         if self._spec.p is not None:
             return self._spec.p
-        return reference.auto_p(self.calibration.noise_change, min(self._spec.s_values))
-
-    def _edge_pass(self, prompts: CalibrationSet) -> EdgePass | None:
-        if not self._spec.kind.predicts:
-            return None
-        return EdgePass(self._pair.pipe, prompts, self._folder)
+        return auto_p(self.own_runs.noise_change, min(self._spec.s_values))
 
     def _make(
-        self, prompts: CalibrationSet, part: str, at_most: int | None, edge_pass: EdgePass | None
+        self,
+        prompts: CalibrationSet,
+        part: str,
+        at_most: int | None,
+        edge_pass: EdgePass | None,
+        edge: bool = True,
     ) -> Reference:
         """The reference of a prompt set, with how much there is to do and progress.
 
@@ -120,17 +237,17 @@ class References:
         by side wait for each other here, so that what they share is made once.
         """
         label = {HELDOUT_REFERENCE: "reference of the held-out prompts"}.get(part, part)
-        pipe, latency, where, progress = self._pair.pipe, self._pair.latency, self._folder, self._progress
-        turn = _own_turn(where, label, progress) if self._pair.batches.ranks.first else nullcontext()
-        with self._spending.part(part), turn:
+        pipe, where, progress = self._pair.pipe, self._folder, self._progress
+        with self._spending.part(part), self._turn(label):
             missing = reference.missing(prompts, where)
             passes = set(edge_pass.missing(edge_pass.own_adapter)) & set(missing) if edge_pass else ()
-            cloud, edge = len(missing) * pipe.num_steps, (len(missing) + len(passes)) * pipe.num_steps
-            if missing:
-                seconds = cloud * latency.cloud_call.median + edge * latency.edge_call.median
-                progress.say(f"{label}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
-            title = f"{label} (cloud's and edge's images)"
-            progress.start_task(title, len(prompts), len(prompts) - len(missing))
+            later = reference.without_edge(prompts, where) if edge else ()
+            edge_runs = len(missing) * edge + len(passes) + len(later)
+            self._say_calls(label, len(missing) * pipe.num_steps, edge_runs * pipe.num_steps)
+            placed = prompts is not self.drawn and part == REFERENCE
+            self._plan(part, len(missing) * pipe.num_steps, edge_runs * pipe.num_steps, placed=placed)
+            title = f"{label} ({'cloud' if not edge else 'cloud and edge'} alone)"
+            progress.start_task(title, len(prompts), len(prompts) - len(missing) - len(later))
             made = reference.make(
                 pipe,
                 prompts,
@@ -140,25 +257,41 @@ class References:
                 callback=edge_pass,
                 calls=self._spending.calls,
                 at_most=at_most,
+                edge=edge,
             )
-            for line in image_faults.describe(reference.faulty_rows(prompts, where), prompts):
-                progress.say(f"note: {line}")
-        keep_left_out(self._spec.path, prompts, where)
+        self._leave_out(prompts, reference.faulty_rows(prompts, where))
         return made
 
+    def _turn(self, label: str) -> AbstractContextManager[None]:
+        """For rank 0 the folder to itself."""
+        if self._pair.batches.ranks.first:
+            return _own_turn(self._folder, label, self._progress)
+        return nullcontext()
 
-def keep_left_out(study: Path, prompts: CalibrationSet, references: Path) -> None:
+    def _say_calls(self, label: str, cloud: int, edge: int) -> None:
+        """How much there is to do; nothing is no line."""
+        if cloud or edge:
+            latency = self._pair.latency
+            seconds = cloud * latency.cloud_call.median + edge * latency.edge_call.median
+            self._progress.say(
+                f"{label}: {cloud:,} cloud and {edge:,} edge calls, at most {duration(seconds)}"
+            )
+
+    def _leave_out(self, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, int]]) -> None:
+        for line in image_faults.describe(faulty, prompts):
+            self._progress.say(f"note: {line}")
+        keep_left_out(self._spec.path, prompts, faulty)
+
+
+def keep_left_out(study: Path, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, int]]) -> None:
     """Write which prompts are left out, for what reads the study without its references.
 
     Args:
         study: the study's folder.
         prompts: of which others were written before.
-        references: the folder of the references.
+        faulty: whose image has which fault, by the prompt's index.
     """
-    found = {
-        prompts.keys[row]: image_faults.FAULTS[number]
-        for row, (_, number) in reference.faulty_rows(prompts, references).items()
-    }
+    found = {prompts.keys[row]: image_faults.FAULTS[number] for row, (_, number) in faulty.items()}
     known = left_out.read(study)
     if found.keys() - known.keys():
         left_out.write(study, known | found)

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 RENAMED = {"search.looks": "search.rungs"}
 """The name of now, by the old one."""
+WITHOUT = {"reference": "full"}
+"""What studies did whose settings say nothing of it, where that is not the default."""
 T = TypeVar("T")
 
 

@@ -50,6 +50,7 @@ def _source(record: Recorded) -> ConfigSource:
         old.sampling if old else spec.sampling,
         old.scheduler_config if old else None,
         {key: known[key] for key in ("device", "versions") if key in known},
+        record.reference,
     )
 
 

@@ -21,6 +21,13 @@ LATENCIES = ("profile", "wallclock")
 """What ``latency`` takes beside the path of a latency.json: the study's own profile, or timed trials."""
 
 
+AUTO, FULL, PLACED = REFERENCES = ("auto", "full", "placed")
+"""What ``reference`` takes."""
+
+FULL_RUNS = 12
+"""Prompts with the cloud's own run under ``placed``: so few keep the forecast's ranking (docs/search.md)."""
+
+
 @dataclass(frozen=True)
 class Rescoring:
     """What old measurements are scored by instead, and which of them are left.
@@ -54,6 +61,8 @@ class StudySpec:
         handoff_adapters: that are searched.
         p: the warm-up; None reads it off the noise profile.
         weights, link: of the objective, and of the transfer.
+        reference: one of ``REFERENCES``; ``auto`` is for the study's folder and its search to decide.
+        asks_edge: whether the edge may take part in what is searched.
         latency: where seconds come from: one of ``LATENCIES``, or the path of another study's latency.json.
         rescoring: for commands that read old measurements.
         device: by name, or ``auto``.
@@ -63,6 +72,7 @@ class StudySpec:
         sharing_gib: host memory for that, of all ranks on a machine.
         seed: of the prompts, their noise, and all that a search draws.
         resume: go on with what the folder holds; else set it aside.
+        searches: whether the command searches, which binds the folder to its search.
         settings: all of the command line's, flat, which the folder is bound to.
         defaults: the same as they are if nothing is set, for older studies.
     """
@@ -82,6 +92,8 @@ class StudySpec:
     p: int | None = None
     weights: Weights = field(default_factory=Weights)
     link: Link = field(default_factory=Link)
+    reference: str = FULL
+    asks_edge: bool = True
     latency: str = "profile"
     rescoring: Rescoring = field(default_factory=Rescoring)
     device: str = "auto"
@@ -91,6 +103,7 @@ class StudySpec:
     sharing_gib: float = 4.0
     seed: int = 0
     resume: bool = True
+    searches: bool = False
     home: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -114,6 +127,17 @@ class StudySpec:
     def kind(self) -> SearchSpec:
         """What is true of the search."""
         return SEARCHES[self.search]
+
+    def with_reference(self, kept: str | None) -> StudySpec:
+        """With ``reference`` decided: as set, else as the study was begun, else by the search.
+
+        Args:
+            kept: as the study was begun; None for a new one.
+        """
+        chosen = self.reference
+        if chosen == AUTO:
+            chosen = kept or (PLACED if self.kind.needs_forecast else FULL)
+        return replace(self, reference=chosen, settings={**self.settings, "reference": chosen})
 
     @property
     def has_workers(self) -> bool:

@@ -30,6 +30,7 @@ class ConfigSource:
         latency: where seconds come from, and ``latency_name`` says which profile that is.
         pair, sampling, scheduler_config: of the YAML; estimator and handoff adapter are each trial's own.
         made_with: ``device`` and ``versions``, where they are known.
+        reference: ``provenance.reference``, where not all images were the cloud's own.
     """
 
     spec: StudySpec
@@ -41,6 +42,7 @@ class ConfigSource:
     sampling: Sampling
     scheduler_config: Mapping[str, Any] | None
     made_with: Mapping[str, Any]
+    reference: Mapping[str, Any] | None = None
 
     @classmethod
     def of_pipe(
@@ -50,6 +52,7 @@ class ConfigSource:
         prompts: CalibrationSet,
         latency: LatencyProfile,
         pipe: ECDiffPipeline,
+        reference: Mapping[str, Any] | None,
     ) -> ConfigSource:
         """Of a study that generates in this process."""
         packages = ("ecdiff", "torch", "diffusers", "transformers")
@@ -67,6 +70,7 @@ class ConfigSource:
             pipe.sampling,
             pipe.scheduler_config,
             made_with,
+            reference,
         )
 
 
@@ -85,17 +89,22 @@ def config_of(
     how: Mapping[str, Any],
     scorer: Scorer,
     heldout: Heldout | None = None,
+    basis: str = "",
 ) -> TunedConfig:
     """The YAML of a trial: the one place where it is put together.
 
     Args:
         among: the trials that it was chosen from.
         how: it was chosen, for the provenance.
-        scorer: of the held-out measurements.
+        scorer: of the trials and of the held-out measurements.
+        basis: of the scores of an early answer, which is scored on whatever was measured.
     """
     spec = source.spec
     w1, seed = spec.weights.w1, spec.seed
-    score = config_sections.score_section(trial, w1, seed)
+    reported = trial if basis else scorer.on_own_runs(trial)
+    score = config_sections.score_section(reported, w1, seed, basis)
+    if reported is not trial:
+        score["num_prompts"] = len(reported.measurements)
     if heldout is not None:
         found = scorer.score(trial.plan, heldout.rows, with_burden=True)
         score["heldout"] = config_sections.heldout_section(found, heldout.rows, heldout.prompts, w1, seed)
@@ -105,10 +114,11 @@ def config_of(
         **how,
         "created": source.created,
         "calibration": config_sections.calibration_section(spec.prompts, source.prompts),
+        **({} if source.reference is None else {"reference": dict(source.reference)}),
         "objective": config_sections.objective_section(spec),
         "latency": config_sections.latency_section(source.latency_name, source.latency),
         **source.made_with,
-        "tied": config_sections.tied_section(trial, among, w1, seed),
+        "tied": config_sections.tied_section(trial, among, w1, seed, scorer.on_own_runs),
     }
     candidate = trial.candidate
     sampling = replace(

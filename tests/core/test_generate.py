@@ -6,9 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
-from ecdiff_core.__main__ import _cloud_alone, _free, main
+from ecdiff_core.__main__ import _cloud_alone, _free, _save, main
 from ecdiff_core.models.pair import load_pair
 from ecdiff_core.output import Seconds
 from ecdiff_core.sampling.plan import plan
@@ -179,6 +182,22 @@ def test_a_video_and_its_story_keep_one_name(tmp_path: Path) -> None:
     (tmp_path / "00000-2.json").touch()
     assert _free(tmp_path / "00000.mp4") == tmp_path / "00000-3.mp4"
     assert _free(tmp_path / "00001.mp4") == tmp_path / "00001.mp4"
+
+
+@pytest.mark.parametrize(("colour", "said"), [((0, 0, 0), True), ((127, 127, 127), True), (None, False)])
+def test_a_picture_of_one_colour_is_told(
+    colour: tuple[int, int, int] | None, said: bool, tmp_path: Path, tiny_config: TunedConfig, capsys: Capture
+) -> None:
+    image = Image.new("RGB", (8, 8), colour or (0, 0, 0))
+    if colour is None:
+        image.putpixel((0, 0), (1, 1, 1))
+    pipe: Any = SimpleNamespace(
+        pair=SimpleNamespace(family=SimpleNamespace(media="image")), config=tiny_config
+    )
+    made: Any = SimpleNamespace(images=[image], plan=tiny_config.plan())
+    given = Namespace(mode="ecdiff", negative_prompt=None, out=tmp_path, fps=8)
+    _save(made, pipe, ["a circle"], [3], given)
+    assert ("note: 00003.png is of one colour" in capsys.readouterr().err) == said
 
 
 def test_weights_that_the_config_was_not_tuned_for(
@@ -388,3 +407,16 @@ def test_in_a_process_of_its_own_the_error_is_one_line(
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: The picture is not finite .*\n", done.stderr)
     assert nothing_written(out)
+
+
+@pytest.mark.parametrize("basis", ["", "predicted, not measured"])
+def test_an_early_answer_says_that_it_is_one(
+    tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture, basis: str
+) -> None:
+    score = {"quality": 0.9, **({"basis": basis} if basis else {})}
+    replace(tiny_config, score=score).save(config_path)
+    assert generate(config_path, out, "--prompt", "a red circle") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert told == ["note: the config is an early answer: predicted, not measured"] * bool(basis)
+    if basis:
+        assert f"basis: {basis}  # an early answer" in config_path.read_text("utf-8")

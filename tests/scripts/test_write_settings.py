@@ -1,4 +1,4 @@
-"""conf/ and README say of the settings what the schema says."""
+"""conf/ and docs/settings.md say of the settings what the schema says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import write_settings
 from ecdiff_tune.config.described import meanings, with_comments
 
 
-def test_conf_and_readme_say_what_the_schema_says() -> None:
+def test_conf_and_the_page_say_what_the_schema_says() -> None:
     for path, text in write_settings.written().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python scripts/write_settings.py"
 
@@ -16,7 +16,7 @@ def test_values_and_other_comments_stay() -> None:
     assert with_comments(text).splitlines() == [
         "# me",
         "seed: 9         # " + meanings()["seed"],
-        "search:         # how (p, k, alpha, s) are searched: one of the searches below",
+        "search:         # how (p, k, alpha, s) are searched; of an older study its own",
         "  rungs: [0.2]  # shares of the prompts after which losers are pruned (> 0, < 1)",
         "  k: [1]        # approximated steps between two real calls",
         "hydra:  # theirs",

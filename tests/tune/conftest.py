@@ -23,7 +23,17 @@ from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.reference import Reference
 
+from .composing import compose_once
+from .loading import load_once
 from .studies import Command, Outcome, Study, show_nothing
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_and_loaded_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        compose_once(patch)
+        load_once(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +109,7 @@ def command() -> Command:
     """``ecdiff-tune ARGUMENTS…`` in this process, which saves the seconds that importing torch takes."""
 
     def call(*arguments: str) -> Outcome:
+        assert not any("hydra.mode" in one for one in arguments)
         out, err, argv = io.StringIO(), io.StringIO(), sys.argv
         before = os.environ.get("HYDRA_FULL_ERROR")
         try:
@@ -134,7 +145,7 @@ def tuned(
 ) -> tuple[Study, Outcome]:
     """An undisturbed ``tune``, not to be written to, and what it printed."""
     whole = Study(tmp_path_factory.mktemp("tuned"), tiny_pair, command).with_latency(latency)
-    return whole, whole("tune")
+    return whole, whole("tune", "search=greedy")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ecdiff_core.models import single_file
+from ecdiff_core.models.answers import Answer
 from ecdiff_core.models.families.guidance import Guidance, is_guided
 from ecdiff_core.models.families.parts import empty_parts, load_part, part_class
 from ecdiff_core.models.find import ModelFiles
@@ -57,9 +58,13 @@ class Family(ABC):
     """Name of a property: keys of the denoiser's config, and why another value is refused."""
     may_differ: ClassVar[dict[str, tuple[tuple[str, ...], str]]] = {}
     """Name of a property: keys of the denoiser's config, and what becomes of another value."""
+    answers: ClassVar[Answer] = "noise"
+    """What the denoiser was trained to answer."""
     media: ClassVar[Literal["image", "video"]] = "image"
     offers_dynamic_cfg: ClassVar[bool] = False
     """Whether the pipeline knows ``use_dynamic_cfg``."""
+    timestep_per_sample: ClassVar[bool] = True
+    """Whether the samples of one call may be at different timesteps."""
     noise_dtype: ClassVar[torch.dtype | None] = None
     """In which the pipeline steps its scheduler; None for the latents' own dtype."""
 
@@ -104,6 +109,31 @@ class Family(ABC):
             pipeline = single_file.load_pipeline(cls.pipeline_class, files.checkpoint, folder, dtype, given)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline)
+
+    @classmethod
+    def load_decoder(cls, files: ModelFiles, dtype: torch.dtype, denoiser: nn.Module) -> Family:
+        """The adapter over a pipeline with its autoencoder alone; raises as ``load``.
+
+        Args:
+            files: of a diffusers folder.
+            denoiser: what stands in the cloud's place.
+        """
+        folder = files.folder
+        absent = (*cls.left_out_parts, *cls.absent_parts(folder), *cls.text_encoder_parts, cls.denoiser_part)
+        given: dict[str, Any] = dict.fromkeys(absent)
+        given["vae"] = load_part(folder, "vae", dtype, files.variant)
+        pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **given)
+        pipeline.set_progress_bar_config(disable=True)
+        setattr(pipeline, cls.denoiser_part, denoiser)
+        return cls(pipeline)
+
+    def load_text_encoders(self, files: ModelFiles, dtype: torch.dtype) -> None:
+        """Load what ``load_decoder`` left out, beside the other models; raises as ``load``."""
+        absent = self.absent_parts(files.folder)
+        for part in self.text_encoder_parts:
+            if part not in absent and getattr(self.pipeline, part) is None:
+                encoder = load_part(files.folder, part, dtype, files.variant)
+                setattr(self.pipeline, part, encoder.to(self.device))
 
     @classmethod
     def load_denoiser(cls, files: ModelFiles, dtype: torch.dtype) -> nn.Module:
@@ -193,6 +223,10 @@ class Family(ABC):
         Whether a pair's models need the half without the prompt, ``needs_negatives`` tells.
         """
 
+    @abstractmethod
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What ``encode`` makes of a prompt, by name, without the batch; told from configs alone."""
+
     def read_tokens(self, tokenizer: str) -> int:
         """How many tokens of a prompt ``encode`` reads, the two at the ends included.
 
@@ -208,6 +242,10 @@ class Family(ABC):
         return any(is_guided(model, guidance_scale) for model in models)
 
     @abstractmethod
+    def latents_shape(self, size: Size) -> tuple[int, ...]:
+        """Of what is sampled at that size, without the batch."""
+
+    @abstractmethod
     def initial_latents(
         self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
     ) -> Tensor:
@@ -215,7 +253,10 @@ class Family(ABC):
 
     @abstractmethod
     def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
-        """``model`` as a function of latents and timestep that answers with the guided output."""
+        """``model`` as a function of latents and timestep that answers with the guided output.
+
+        Where ``timestep_per_sample`` says so, a timestep of shape (batch,) has one for every sample.
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:

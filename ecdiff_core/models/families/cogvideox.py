@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.models.families.base import Family, Generators, Prompts, Size, initial_noise
-from ecdiff_core.models.families.guidance import Guidance, guide
+from ecdiff_core.models.families.guidance import Guidance, both_halves, guide
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
 
@@ -111,22 +111,24 @@ class CogVideoX(Family):
         embeds = torch.cat([negative, positive]) if guided else positive
         return Conditioning({"encoder_hidden_states": embeds}, len(prompts))
 
-    def initial_latents(
-        self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
-    ) -> Tensor:
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        width: int = self.pipeline.transformer.config.text_embed_dim
+        return {"encoder_hidden_states": (self.read_tokens("tokenizer"), width)}
+
+    def latents_shape(self, size: Size) -> tuple[int, ...]:
         pipeline = self.pipeline
         config, ratio = pipeline.transformer.config, pipeline.vae_scale_factor_temporal
         # CogVideoX 1.5 joins latent frames two by two. Their number is odd, so one is put in front.
         frames = size.num_frames + (0 if config.patch_size_t is None else ratio)
         factor = pipeline.vae_scale_factor_spatial
-        shape = (
-            prompts,
-            (frames - 1) // ratio + 1,
-            config.in_channels,
-            size.height // factor,
-            size.width // factor,
-        )
-        return initial_noise(shape, pipeline.transformer.dtype, self.device, scheduler, generator)
+        sides = size.height // factor, size.width // factor
+        return ((frames - 1) // ratio + 1, config.in_channels, *sides)
+
+    def initial_latents(
+        self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
+    ) -> Tensor:
+        shape, dtype = (prompts, *self.latents_shape(size)), self.pipeline.transformer.dtype
+        return initial_noise(shape, dtype, self.device, scheduler, generator)
 
     def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
         guided = guidance.scale > 1
@@ -140,7 +142,7 @@ class CogVideoX(Family):
             frames, _, height, width = latents.shape[1:]
             output = model(
                 hidden_states=batch,
-                timestep=timestep.expand(len(batch)),
+                timestep=(both_halves(timestep) if guided else timestep).expand(len(batch)),
                 image_rotary_emb=positions(frames, height, width),
                 return_dict=False,
                 **conditioning.tensors,

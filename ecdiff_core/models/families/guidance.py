@@ -29,17 +29,30 @@ class Guidance:
     scale: float
     dynamic_steps: int | None = None
 
-    def at(self, timestep: Tensor) -> float:
-        """The scale at a timestep."""
+    def at(self, timestep: Tensor) -> float | Tensor:
+        """The scale at a timestep; where it varies and they are one a sample, a tensor of shape (batch,)."""
         if self.dynamic_steps is None:
             return self.scale
+        if timestep.ndim:
+            return torch.tensor([float(self.at(one)) for one in timestep], device=timestep.device)
         left = (self.dynamic_steps - float(timestep)) / self.dynamic_steps
         return 1 + self.scale * (1 - math.cos(math.pi * left**5)) / 2
 
 
-def guide(output: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance over a batch whose first half is without, its second half with the prompt."""
+def both_halves(timestep: Tensor) -> Tensor:
+    """The timesteps of a batch that holds its samples twice; one for all of them stays one."""
+    return torch.cat([timestep, timestep]) if timestep.ndim else timestep
+
+
+def guide(output: Tensor, guidance_scale: float | Tensor) -> Tensor:
+    """Classifier-free guidance over a batch whose first half is without, its second half with the prompt.
+
+    Args:
+        guidance_scale: one, or one a sample, shape (batch / 2,).
+    """
     unconditional, text = output.chunk(2)
+    if isinstance(guidance_scale, Tensor):
+        guidance_scale = guidance_scale.to(output).reshape(-1, *[1] * (output.ndim - 1))
     return unconditional + guidance_scale * (text - unconditional)
 
 

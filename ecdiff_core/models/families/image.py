@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.models.families.base import Family, Generators, Size, initial_noise
-from ecdiff_core.models.families.guidance import Guidance, embed_scale, embedding_width, guide, is_guided
+from ecdiff_core.models.families.guidance import (
+    Guidance,
+    both_halves,
+    embed_scale,
+    embedding_width,
+    guide,
+    is_guided,
+)
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
 
@@ -41,7 +48,7 @@ class ImageFamily(Family):
         """One call of the model: (batch, channels, height, width) to the same shape.
 
         Args:
-            timestep: the scheduler's, one for the whole batch.
+            timestep: the scheduler's: one for the whole batch, or one a sample, shape (batch,).
             tensors: those of a ``Conditioning``, ``batch`` long; of a U-Net that takes the guidance scale
                 (``families/guidance.py``) also its embedding, ``timestep_cond``.
         """
@@ -82,11 +89,14 @@ class ImageFamily(Family):
             expected = f"to be multiples of {multiple} pixels"
             raise ParamsError(key="height and width", got=size.sides, expected=expected, advice=advice)
 
+    def latents_shape(self, size: Size) -> tuple[int, ...]:
+        factor = self.pipeline.vae_scale_factor
+        return (self.denoiser_config.in_channels, size.height // factor, size.width // factor)
+
     def initial_latents(
         self, prompts: int, size: Size, scheduler: SchedulerMixin, generator: Generators
     ) -> Tensor:
-        dtype, factor = getattr(self.pipeline, self.denoiser_part).dtype, self.pipeline.vae_scale_factor
-        shape = prompts, self.denoiser_config.in_channels, size.height // factor, size.width // factor
+        shape, dtype = (prompts, *self.latents_shape(size)), getattr(self.pipeline, self.denoiser_part).dtype
         return initial_noise(shape, dtype, self.device, scheduler, generator)
 
     def bind(self, model: nn.Module, conditioning: Conditioning, guidance: Guidance) -> Denoiser:
@@ -94,7 +104,8 @@ class ImageFamily(Family):
 
         def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
             if guided:
-                both = self.call(model, torch.cat([latents, latents]), timestep, conditioning.tensors)
+                twice = torch.cat([latents, latents])
+                both = self.call(model, twice, both_halves(timestep), conditioning.tensors)
                 return guide(both, guidance.at(timestep))
             tensors = conditioning.with_prompt
             if width is not None:

@@ -51,5 +51,9 @@ class StableDiffusion(ImageFamily):
         embeds = torch.cat([negative, positive]) if guided else positive
         return Conditioning({"encoder_hidden_states": embeds}, len(prompts))
 
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        width = self.denoiser_config.cross_attention_dim
+        return {"encoder_hidden_states": (self.read_tokens("tokenizer"), width)}
+
     def call(self, model: nn.Module, latents: Tensor, timestep: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         return model(latents, timestep, **tensors, return_dict=False)[0]

@@ -29,6 +29,7 @@ class StableDiffusion3(ImageFamily):
     pipeline_class = StableDiffusion3Pipeline
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    answers = "flow"
     unweighted_parts = ("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")
     optional_parts = ("text_encoder_3", "tokenizer_3")
     must_agree: ClassVar = {
@@ -102,6 +103,14 @@ class StableDiffusion3(ImageFamily):
         if guided:
             embeds, pooled = torch.cat([negative, embeds]), torch.cat([negative_pooled, pooled])
         return Conditioning({"encoder_hidden_states": embeds, "pooled_projections": pooled}, len(prompts))
+
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.denoiser_config
+        tokens = self.read_tokens("tokenizer") + _T5_TOKENS
+        return {
+            "encoder_hidden_states": (tokens, config.joint_attention_dim),
+            "pooled_projections": (config.pooled_projection_dim,),
+        }
 
     def call(self, model: nn.Module, latents: Tensor, timestep: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         return model(latents, timestep=timestep.expand(len(latents)), **tensors, return_dict=False)[0]

@@ -71,6 +71,15 @@ class StableDiffusionXL(ImageFamily):
         }
         return Conditioning(tensors, len(prompts))
 
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        config, ids = self.denoiser_config, 6
+        pooled = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
+        return {
+            "encoder_hidden_states": (self.read_tokens("tokenizer"), config.cross_attention_dim),
+            "text_embeds": (pooled,),
+            "time_ids": (ids,),
+        }
+
     def call(self, model: nn.Module, latents: Tensor, timestep: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         added = {name: tensors[name] for name in ("text_embeds", "time_ids")}
         return model(

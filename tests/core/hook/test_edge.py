@@ -74,13 +74,17 @@ def test_guidance_that_varies_equals_our_own_pipeline(
     found = video(pipe, use_dynamic_cfg=True)
     assert_close(found, expected.latents)
     assert torch.equal(video(pipe, use_dynamic_cfg=True), found)
+    with pytest.raises(ParamsError, match=r"use_dynamic_cfg = True, .* got False"):
+        video(pipe)
+    with pytest.raises(ParamsError, match=r"guidance_scale = 3\.0, .* got 1\.0"):
+        video(pipe, use_dynamic_cfg=True, guidance_scale=1.0)
+    pipe.scheduler.set_timesteps(9)  # a loop of one's own
+    text = torch.zeros(1, TEXT_TOKENS, pipe.transformer.config.text_embed_dim)
     with (
-        pytest.warns(UserWarning, match="guidance_scale=1, the config was tuned with"),
-        pytest.raises(
-            ParamsError, match=r"both branches of guidance, got 1: .*Give the call its guidance_scale"
-        ),
+        torch.no_grad(),
+        pytest.raises(ParamsError, match=r"both branches of guidance, got 1: .*Give the call"),
     ):
-        video(pipe, guidance_scale=1.0)
+        pipe.transformer(torch.zeros(1, 3, 4, 4, 4), text, pipe.scheduler.timesteps[:1])
 
 
 def test_matched_tells_the_edge_its_own_timesteps(video_config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:

@@ -27,7 +27,7 @@ def tuned(config: TunedConfig) -> TunedConfig:
 
 def version_1(tuned: TunedConfig) -> TunedConfig:
     spec = tuned.pair
-    bare = {side: replace(getattr(spec, side), tensors=None) for side in ("cloud", "edge")}
+    bare = {side: replace(getattr(spec, side), tensors=None, parts=None) for side in ("cloud", "edge")}
     return replace(tuned, pair=replace(spec, **bare))
 
 
@@ -144,19 +144,56 @@ def test_version_1_compares_the_files_of_the_folder(
 def test_another_precision(
     folder: Path, tuned: TunedConfig, config: TunedConfig, edge: Pipe, pipe: Pipe
 ) -> None:
-    """float32 can be rounded to what was tuned; what is coarser is told by its files."""
+    """float32 can be rounded to what was tuned; what is coarser is compared with its files, rounded alike."""
     half = ECDiffPipeline.from_config(config, device="cpu", dtype="float16").config
     assert half.pair.cloud.tensors != tuned.pair.cloud.tensors
     apply_ecdiff(pipe, half, edge=edge)
     own, pipe.unet = pipe.unet, copied(pipe.unet, str(folder / "cloud")).bfloat16()
     coarse = copied(edge.unet, str(folder / "edge")).bfloat16()
-    in_memory = pytest.warns(UserWarning, match=r"weights in memory were not compared.* Its files are\.$")
-    with in_memory:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         apply_ecdiff(pipe, tuned, edge=coarse)
-    changed = replace(tuned.pair.edge, fingerprint="0123456789abcdef")
-    with in_memory, pytest.raises(PairError, match="The edge model has other weights"):
-        apply_ecdiff(pipe, replace(tuned, pair=replace(tuned.pair, edge=changed)), edge=coarse)
+        changed = replace(tuned.pair.edge, fingerprint="0123456789abcdef")
+        with pytest.raises(PairError, match="The edge model has other weights"):
+            apply_ecdiff(pipe, replace(tuned, pair=replace(tuned.pair, edge=changed)), edge=coarse)
+        for model in (coarse, pipe.unet):
+            model.conv_in.weight.data.mul_(1.01)
+            side = "edge" if model is coarse else "cloud"
+            with pytest.raises(
+                PairError, match=f"The {side} model has other weights in memory than its files"
+            ):
+                apply_ecdiff(pipe, tuned, edge=coarse)
+            model.conv_in.weight.data.copy_((edge.unet if model is coarse else own).conv_in.weight)
     pipe.unet = own
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_other_parts_are_named(part: str, tuned: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+    """Cloud and edge share them, so that another one is the user's to choose."""
+    assert set(tuned.pair.cloud.parts or {}) == {"vae", "text_encoder"}
+    own = getattr(pipe, part)
+    changed = copy.deepcopy(own)
+    next(p for p in changed.parameters() if p.ndim > 1).data.view(-1)[3] *= 1.01
+    setattr(pipe, part, changed)
+    try:
+        with pytest.warns(UserWarning, match=rf"The pipeline's {part} has other weights than the config"):
+            apply_ecdiff(pipe, tuned, edge=edge)
+        setattr(pipe, part, None if part == "text_encoder" else own)  # embeddings are given to the call
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            apply_ecdiff(pipe, tuned, edge=edge)
+    finally:
+        setattr(pipe, part, own)
+
+
+def test_our_own_pipeline_compares_tensors_as_well(tuned: TunedConfig) -> None:
+    """By hand, without a fingerprint; in another dtype they are other ones."""
+    ours = by_hand(tuned).pair
+    bare = replace(ours, edge=replace(ours.edge, tensors="0123456789abcdef"))
+    with pytest.raises(PairError, match=r"The edge model .* has other weights \(tensors \w{16}\) than the"):
+        ECDiffPipeline.from_config(replace(tuned, pair=bare), device="cpu")
+    ECDiffPipeline.from_config(replace(tuned, pair=bare), device="cpu", check_weights=False)
+    ECDiffPipeline.from_config(replace(tuned, pair=bare), device="cpu", dtype="bfloat16")
 
 
 def test_another_size(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:

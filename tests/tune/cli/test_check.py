@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,54 @@ def test_a_hub_id_without_a_network(
     assert outcome.err.startswith("error: Cannot get CompVis/stable-diffusion-v1-4: ")
     assert "`hf download CompVis/stable-diffusion-v1-4 --revision main`" in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("cloud/unet", lambda path: path.write_text(POINTER), "is a git-lfs pointer .* Run `git lfs pull`"),
+        ("edge/unet", lambda path: path.write_text(POINTER), "is a git-lfs pointer"),
+        (
+            "cloud/vae",
+            lambda path: path.write_bytes(path.read_bytes()[:-4]),
+            "is not whole: it has [0-9,]+ of",
+        ),
+        ("edge/unet", lambda path: path.write_bytes(path.read_bytes()[:100]), "header cannot be read"),
+        ("cloud/text_encoder", lambda path: path.write_bytes(b""), "is empty. Fetch it again"),
+    ],
+)
+def test_files_that_are_not_whole(
+    command: Command,
+    own_pair: Path,
+    tmp_path: Path,
+    file: str,
+    damage: Callable[[Path], object],
+    message: str,
+) -> None:
+    damage(next((own_pair / file).glob("*.safetensors")))
+    outcome = check(command, own_pair, tmp_path)
+    assert outcome.status == 2
+    assert re.search(message, outcome.err)
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_tokenizer_that_is_a_pointer(command: Command, own_pair: Path, tmp_path: Path) -> None:
+    (own_pair / "cloud/tokenizer/tokenizer.json").write_text(POINTER)
+    assert "tokenizer.json is a git-lfs pointer" in check(command, own_pair, tmp_path).err
+
+
+@pytest.mark.parametrize(
+    "name", ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "DDIMInverseScheduler"]
+)
+def test_a_folder_s_scheduler_for_other_models(
+    command: Command, own_pair: Path, tmp_path: Path, name: str
+) -> None:
+    for side in ("cloud", "edge"):
+        path = own_pair / side / "scheduler/scheduler_config.json"
+        path.write_text(json.dumps({"_class_name": name}))
+    outcome = check(command, own_pair, tmp_path, f"sampling.scheduler={name}")
+    assert outcome.status == 2
+    assert re.search(f"error: {name} (expects|inverts)", outcome.err)

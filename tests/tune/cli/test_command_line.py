@@ -54,7 +54,7 @@ def test_help_of_a_command(command: Command, name: str) -> None:
     outcome = command(name, "--help")
     assert outcome.status == 0
     assert outcome.out.startswith(f"ecdiff-tune {name}: ")
-    for text in ("search: exhaustive, greedy", "num_prompts: 100", "resume: true", "earliest_s: null"):
+    for text in ("search: exhaustive, greedy", "batch_size: 25", "resume: true", "earliest_s: null"):
         assert text in outcome.out
 
 
@@ -140,6 +140,8 @@ def test_cfg_job(command: Command, tmp_path: Path) -> None:
         (["tune", "sharing=True"], "Unknown sharing 'True': .* \\(did you mean on\\?\\)"),
         (["optimise"], "Unknown command 'optimise': .* \\(did you mean tune\\?\\)"),
         (["generate"], "generate is a command of ecdiff: ecdiff generate --config YAML"),
+        (["tune", "~link"], r"Expected link to be set, not taken out with ~link: .* give link=VALUE"),
+        (["tune", "~link.mbps=3"], r"Expected link\.mbps to be set, not taken out"),
         (["tune", "search.k=3"], r"Expected search\.k to be a list, in brackets such as"),
     ],
 )

@@ -17,7 +17,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.data.conf_folder import config_folder
 
-from ..studies import STEPS, Command, Study, loaded_by, one_line
+from ..studies import STEPS, Command, Study, one_line
 
 FIGURE = ("png", "svg")
 TABLE = ("csv", "md", "tex")
@@ -211,6 +211,7 @@ def test_table5_says_what_was_scored_by_different_profiles(command: Command, tmp
         ("b", busy, WEIGHTS),
         ("c", PROFILE, {**WEIGHTS, "w3": 0.0}),
         ("d", None, None),
+        ("e", PROFILE, {**WEIGHTS, "burden": "cloud_calls"}),
     ):
         path = tmp_path / "mine" / study / "ecdiff.yaml"
         told = {"latency": latency, "objective": objective}
@@ -219,16 +220,19 @@ def test_table5_says_what_was_scored_by_different_profiles(command: Command, tmp
     assert outcome.status == 0, outcome
     notes = [line for line in outcome.out.splitlines() if line.startswith("note: ")]
     assert notes == [
-        "note: mine was scored by 2 latency profiles (a, c: cloud call 27.7 ms, edge call 9.8 ms; b: cloud "
-        "call 64.0 ms, edge call 9.8 ms): efficiency, objective and seconds do not compare between them. "
+        "note: mine was scored by 2 latency profiles (a, c, e: cloud call 27.7 ms, edge call 9.8 ms; b: "
+        "cloud call 64.0 ms, edge call 9.8 ms): efficiency, objective and seconds do not compare between "
+        "them. "
         "rerank.latency=FILE scores a study by another's.",
-        "note: mine was scored by 2 objectives (a, b: w1=0.3 w2=0.3 w3=0.4 s'=30; c: w1=0.3 w2=0.3 w3=0 "
-        "s'=30), which do not compare. rerank scores a study by another one.",
+        "note: mine was scored by 3 objectives (a, b: w1=0.3 w2=0.3 w3=0.4 s'=30; c: w1=0.3 w2=0.3 w3=0 "
+        "s'=30; e: w1=0.3 w2=0.3 w3=0.4 s'=30 burden=cloud_calls), which do not compare. rerank scores a "
+        "study by another one.",
     ]
     seconds = pd.read_csv(tmp_path / "table5.csv").query("pair == 'mine'")["cloud_call_seconds"]
     assert seconds.tolist()[:3] == [0.0277, 0.064, 0.0277]
     (tmp_path / "mine" / "b" / "ecdiff.yaml").unlink()
     (tmp_path / "mine" / "c" / "ecdiff.yaml").unlink()
+    (tmp_path / "mine" / "e" / "ecdiff.yaml").unlink()
     assert "note: " not in command("table5", f"output_dir={tmp_path}").out
 
 
@@ -246,7 +250,3 @@ def test_table5_of_nothing(command: Command, tmp_path: Path) -> None:
     assert "note: no " in outcome.out
     assert "run tune first" in outcome.out
     assert set(pd.read_csv(tmp_path / "new" / "table5.csv")["study"]) == {"paper"}
-
-
-def test_table5_loads_no_model(tmp_path: Path) -> None:
-    assert loaded_by(["table5", f"output_dir={tmp_path}"], {"diffusers", "transformers"}) == []

@@ -35,8 +35,12 @@ def test_the_same_command_again_generates_nothing(
     monkeypatch.setattr(pictures, "samples", lambda *grid: grids.append(grid))
     forbid(monkeypatch)
     before, rows = again.bytes(), again.rows()
-    outcome = again("tune")
+    outcome = again("tune")  # whose own search is another one than the study's
     assert outcome.status == 0, outcome
+    assert (
+        f"note: the study in {again.folder} was begun with search=greedy and goes on with it; "
+        "for search=joint, this command's own, give another study=NAME."
+    ) in outcome.out
     assert again.bytes() == before
     assert again.rows() == rows
     assert "this run: 0 cloud calls, 0 edge calls, 0 decodes" in outcome.out
@@ -72,6 +76,8 @@ def test_stage1_and_stage2_are_tune(done: Study, tmp_path: Path) -> None:
 def test_other_settings_are_refused(done: Study, tmp_path: Path) -> None:
     again = done.copy(tmp_path / "outputs")
     before = again.bytes(*WRITTEN, "study.json", "ledger.sqlite")
+    line = one_line(again("tune", "search=joint"))
+    assert 'has other settings (search.name "greedy" -> "joint").' in line
     line = one_line(again("tune", "objective.w1=0.5", "search.k=[1,2,3]"))
     assert "(objective.w1 0.3 -> 0.5; search.k [1, 2] -> [1, 2, 3])" in line
     assert "study=NAME, or resume=false" in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +89,40 @@ def test_stage2(call: Command, tmp_path: Path, latency: LatencyProfile) -> None:
     assert again.status == 0, again  # … another list is not
 
 
+def test_both_models_calls_listed_by_hand(call: Command, tmp_path: Path) -> None:
+    lists = ("params.schedule=[0,1,6]", "params.edge_schedule=[3,8,9,11]", "params.residual=1")
+    outcome = call("stage2", *lists, "params.alpha=0.5", "heldout.num_prompts=0")
+    assert outcome.status == 0, outcome
+    config = TunedConfig.load(tmp_path / "tiny" / "default" / "ecdiff.yaml")
+    assert config.params == ECDiffParams.interleaved([0, 1, 6], [3, 8, 9, 11], 0.5, 1.0)
+    trials = pd.read_csv(tmp_path / "tiny" / "default" / "trials.csv")
+    assert list(trials["schedule"]) == ["1C1B1A1M2A1B1A2M1A1M"]
+    text = (tmp_path / "tiny" / "default" / "ecdiff.yaml").read_text(encoding="utf-8")
+    assert re.search(r"\bs: 7 +# the step after the last cloud call$", text, re.MULTILINE)
+
+
+def test_the_edge_side_by_hand(call: Command, tmp_path: Path) -> None:
+    """In place of what search.edge_k has; at s = T the edge makes no step, and there is but one config."""
+    edge_side = ("params.edge_k=2", "params.edge_first=1", "params.edge_last=1", "params.residual=0.5")
+    outcome = call(
+        *(
+            "stage2",
+            "search=exhaustive",
+            "params.p=2",
+            "params.k=1",
+            "params.alpha=0.3",
+            "heldout.num_prompts=0",
+        ),
+        *("search.s=[6,12]", "search.edge_k=[0,1]", *edge_side),
+    )
+    assert outcome.status == 0, outcome
+    trials = pd.read_csv(tmp_path / "tiny" / "default" / "trials.csv")
+    assert list(trials["s"]) == [6, 12]
+    assert list(trials["edge_k"]) == [2, 2]
+    params = TunedConfig.load(tmp_path / "tiny" / "default" / "ecdiff.yaml").params
+    assert (params.edge_k, params.edge_first, params.edge_last, params.residual) == (2, 1, 1, 0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -108,8 +143,21 @@ def test_stage2(call: Command, tmp_path: Path, latency: LatencyProfile) -> None:
         (("stage2", "params.schedule=[0,3]", "params.alpha=0.5"), "real steps at [0, 1], got 1C2A1C"),
         (("stage2", SCHEDULE, "params.alpha=2"), "0 < alpha <= 1"),
         (("stage2", "params.schedule=3", "params.alpha=0.5"), "params.schedule"),
-        (("tune", SCHEDULE, "params.alpha=0.5"), "for stage2 alone, and so is params.schedule"),
-        (("reference", SCHEDULE, "params.alpha=0.5"), "for stage2 alone, and so is params.schedule"),
+        (("tune", SCHEDULE, "params.alpha=0.5"), "params.alpha and params.schedule are for stage2 alone"),
+        (("reference", SCHEDULE, "params.alpha=0.5"), "params.schedule are for stage2 alone"),
+        (("tune", "params.residual=1"), "params.residual is for stage2 alone"),
+        (("stage1", "params.edge_k=2"), "params.edge_k is for stage2 alone"),
+        (("stage2", SCHEDULE, "params.alpha=0.5", "params.edge_k=12"), "params.edge_k within 0 … 11, got 12"),
+        (("stage2", SCHEDULE, "params.alpha=0.5", "params.edge_first=0"), "params.edge_first"),
+        (("stage2", "params.edge_schedule=[3]"), "Expected params.schedule with params.edge_schedule"),
+        (
+            ("stage2", SCHEDULE, "params.alpha=0.5", "params.edge_schedule=[3]", "params.edge_k=1"),
+            "edge_k, or an edge_schedule in its place",
+        ),
+        (
+            ("stage2", SCHEDULE, "params.alpha=0.5", "params.edge_schedule=[3]", "search.s=[8]"),
+            "search.s has no effect with params.edge_schedule",
+        ),
     ],
 )
 def test_one_line_for_what_is_wrong(call: Command, arguments: tuple[str, ...], message: str) -> None:
@@ -122,7 +170,7 @@ def test_one_line_for_what_is_wrong(call: Command, arguments: tuple[str, ...], m
 
 def test_told_by_its_number_of_listed_steps(tiny_config: TunedConfig) -> None:
     params = ECDiffParams.scheduled((0, 1, 4), 0.5, 8)
-    assert describe(Candidate(params, "secant"), "joint") == "3 listed steps alpha=0.5 s=8 secant"
+    assert describe(Candidate(params, "secant"), "joint") == "3 listed steps (0-1,4) alpha=0.5 s=8 secant"
     table = tables.table5([tiny_config, TunedConfig(tiny_config.pair, params, tiny_config.sampling)])
     hybrid = TunedConfig(tiny_config.pair, ECDiffParams(3, 0, 0.3, 9), tiny_config.sampling)
     assert tables.table5_cells(hybrid)[1:5] == ["3", "0", "–", "9"]  # its alpha changes no picture

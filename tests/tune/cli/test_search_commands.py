@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+from statistics import fmean
 
 import optuna
+import pandas as pd
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from ecdiff_tune.evaluation import evaluator
-from ecdiff_tune.evaluation.candidate import ConfigKey
+from ecdiff_tune.evaluation.candidate import ConfigKey, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
-from ecdiff_tune.study import files
+from ecdiff_tune.forecast import reference_placement
+from ecdiff_tune.study import files, reference_plan, references
 
 from ..studies import ROUNDED, Command, Study, one_line
 
@@ -38,6 +42,18 @@ def study(referenced: Study, tmp_path: Path) -> Study:
     return referenced.copy(tmp_path / "outputs", "latency.json")
 
 
+def die_after(patch: pytest.MonkeyPatch, batches: int) -> None:
+    """Commands are interrupted once so many batches of measurements were kept."""
+    append, left = Ledger.append_all, iter(range(batches - 1))
+
+    def append_and_die(ledger: Ledger, rows: dict[ConfigKey, list[tuple[str, Measurement]]]) -> None:
+        append(ledger, rows)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    patch.setattr(evaluator.Ledger, "append_all", append_and_die)
+
+
 OF_ITS_OWN = {
     "optuna": ("params.p=3", "search.trials=6"),
     "schedule": ("search.cloud_calls=[4,5]", "search.finalists=4"),
@@ -60,23 +76,90 @@ def test_tune_goes_on_after_a_stop(
     last = complete[complete["stage"] == complete["stage"].iloc[-1]]
     assert config.score["objective"] == pytest.approx(last["objective"].max(), abs=ROUNDED)
 
-    append, left = Ledger.append_all, iter(range(1))
-
-    def append_and_die(ledger: Ledger, rows: dict[ConfigKey, list[tuple[str, Measurement]]]) -> None:
-        append(ledger, rows)
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-
     other = study.copy(tmp_path / "other", "latency.json")
     with monkeypatch.context() as dying:
-        dying.setattr(evaluator.Ledger, "append_all", append_and_die)
+        die_after(dying, 2)
         assert other(*command).status == 130
     assert 0 < other.rows() <= study.rows()
+    if name in ("predict", "joint", "schedule"):  # killed after the forecast, before anything was scored
+        early = other.config()
+        assert early.basis == "predicted, not measured"
+        assert early.score is not None
+        assert {"quality", "seconds", "calls"} < early.score.keys()
+        assert "heldout" not in early.score
+        assert f"early answer ({early.basis})" in one_line(other("compare", *SMALL))
+        assert f"ecdiff.yaml is an early answer ({early.basis})" in other("table5").out
     again = other(*command)
     assert again.status == 0, again
     assert other.rows() == study.rows()
     assert other.config().params == config.params
     assert other.config().score == config.score
+    assert not other.config().basis
+
+
+def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "FULL_RUNS", 2)
+    monkeypatch.setattr(reference_placement, "BOUND", 1.0)  # the models are random
+    command = ("tune", "search=joint", *SMALL, "params.p=3", "search.edge_k=[0]", "search.residual=[0]")
+    outcome = study(*command)
+    assert outcome.status == 0, outcome
+    assert "the cloud's own run on 2 prompts, on the others 3 placed cloud calls" in outcome.out
+    assert "reference: 3 placed cloud calls on all but 2 prompts; against their images" in outcome.out
+    config, plan = study.config(), reference_plan.read(study.folder)
+    assert plan is not None
+    with closing(Ledger(study.folder / files.LEDGER)) as ledger:
+        key = PlannedCandidate.of_config(config).key
+        own, near = ledger.read(key), ledger.read(key, plan.name)
+    assert (len(own), len(near)) == (2, 6)
+    # What is reported is against the cloud's own run alone.
+    score, provenance = config.score or {}, config.provenance or {}
+    assert score["num_prompts"] == 2
+    assert score["quality"] == pytest.approx(fmean(one.ssim or 0.0 for one in own.values()), abs=ROUNDED)
+    bias = fmean((near[name].ssim or 0.0) - (one.ssim or 0.0) for name, one in own.items())
+    assert provenance["reference"]["placed_cloud_calls"] == 3
+    assert provenance["reference"]["bias"]["prompts"] == 2
+    assert abs(bias) > 1e-3
+    assert study("rerank", *command[1:]).status == 0
+    assert study.config("rerank.yaml").score == score
+    assert study("tune", *command[1:], "reference=full").status == 2  # another study
+
+    other = study.copy(tmp_path / "other", "latency.json")
+    for path in other.outputs.rglob("*placed*"):
+        path.unlink()
+    with monkeypatch.context() as dying:
+        die_after(dying, 1)
+        assert other(*command).status == 130
+    assert other(*command).status == 0
+    assert other.rows() == study.rows()
+    assert (other.config().params, other.config().score) == (config.params, score)
+    assert (other.config().provenance or {})["reference"] == provenance["reference"]
+
+
+def test_one_prompt_and_the_cloud_alone(study: Study) -> None:
+    one = ("calibration.num_prompts=1", "heldout.num_prompts=0", "batch_size=3", "search.s=[12]")
+    fresh = study.copy(study.outputs.parent / "fresh", "latency.json")
+    for path in fresh.outputs.rglob("*.safetensors"):
+        path.unlink()
+    outcome = fresh("tune", "search=schedule", *one, "search.cloud_calls=[5]", "search.finalists=2")
+    assert outcome.status == 0, outcome
+    calls = pd.read_csv(fresh.folder / files.CALLS).set_index("part")
+    assert [*calls.loc["reference", ["cloud", "edge"]]] == [12, 0]
+    assert calls.loc["joint search", "cloud"] <= 2 * 5
+    assert calls.loc["joint search", "edge"] == 0
+    params = fresh.config().params
+    assert params.schedule is not None
+    assert len(params.schedule) == 5
+
+
+def test_where_no_placed_plan_is_near_enough(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "FULL_RUNS", 2)
+    monkeypatch.setattr(reference_placement, "BOUND", 0.0)
+    outcome = study("tune", "search=predict", *SMALL, "params.p=3")
+    assert outcome.status == 0, outcome
+    assert "no placed plan is near enough; the cloud runs on every prompt" in outcome.out
+    config = study.config()
+    assert "num_prompts" not in (config.score or {})
+    assert "reference" not in (config.provenance or {})
 
 
 def test_the_study_of_an_optuna_search(study: Study) -> None:
@@ -105,11 +188,14 @@ def test_what_a_search_cannot_heed(study: Study) -> None:
     line = one_line(study("tune", "search=race", "latency=wallclock"))
     assert "search=race must know the seconds of a config before it runs" in line
     assert "search=greedy or search=exhaustive" in line
-    assert "search.min_quality is for search=schedule and search=optuna; not for search=greedy" in one_line(
+    assert "search.min_quality is for search=schedule and search=optuna; not for search=joint" in one_line(
         study("tune", "search.min_quality=0.9")
     )
     assert "search.max_seconds is for search=optuna" in one_line(study("tune", "search.max_seconds=1"))
-    assert "stage by stage" in one_line(study("tune", "search.joint=true"))
+    line = one_line(study("tune", "search=optuna", "reference=placed"))
+    assert "reference" in line
+    assert "full or auto with search=optuna" in line
+    assert "stage by stage" in one_line(study("tune", "search=greedy", "search.joint=true"))
     assert "Unknown search.sampler" in one_line(study("tune", "search=optuna", "search.sampler=bayes"))
     assert "search.extend is for search=greedy" in one_line(
         study("tune", "search=optuna", "search.extend=true")

@@ -111,7 +111,7 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(open_study, "load_pipe", load_and_slow)
     small = ("params.p=3", "search.k=[2]", "search.alpha=[0.3]", "search.s=[9]", "heldout.num_prompts=1")
-    outcome = study("tune", "latency=wallclock", *small)
+    outcome = study("tune", "search=greedy", "latency=wallclock", *small)
     assert outcome.status == 0, outcome
     with closing(sqlite3.connect(study.folder / "ledger.sqlite")) as database, database:
         measured = [seconds for (seconds,) in database.execute("SELECT seconds FROM measurements")]
@@ -212,7 +212,7 @@ def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytes
     monkeypatch.setattr(reference, "_fault", of_the_fourth_prompt)
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
     small = ("search.k=[1]", "search.alpha=[0.3]", "search.s=[2]", "params.p=2", "calibration.num_prompts=10")
-    outcome = study("tune", *small, "sampling.num_inference_steps=4")
+    outcome = study("tune", "search=greedy", *small, "sampling.num_inference_steps=4")
     assert outcome.status == 0, outcome
     notes = [line for line in outcome.out.splitlines() if line.startswith("note: left out, ")]
     assert [line.rpartition(": ")[0] for line in notes] == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,23 +52,36 @@ def fitted(*overrides: str) -> tuple[Settings, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("steps", "k", "s"),
-    [(2, [1], (2,)), (3, [1, 2], (2,)), (4, [1, 2, 3], (2, 3)), (6, [1, 2, 3, 4, 5], (4, 5))],
+    ("steps", "k", "edge_k", "s"),
+    [
+        (2, [1], [0], (2,)),
+        (3, [1, 2], [0, 2], (2,)),
+        (4, [1, 2, 3], [0, 2], (2, 3)),
+        (6, [1, 2, 3, 4, 5], [0, 2, 5], (4, 5)),
+    ],
 )
-def test_grids_that_nobody_set_fit_the_steps(steps: int, k: list[int], s: tuple[int, ...]) -> None:
+def test_grids_that_nobody_set_fit_the_steps(
+    steps: int, k: list[int], edge_k: list[int], s: tuple[int, ...]
+) -> None:
     given, said = fitted(f"sampling.num_inference_steps={steps}")
     assert (given.search.k, given.s_values) == (k, s)
     shown = str(k).replace(" ", "")
-    assert said == (
-        [f"note: search.k={shown}: of its usual values those below {steps}, the number of steps"]
-        * (steps < 6)
-    )
+    cut = [f"search.k={shown}"] * (steps < 6) + [f"search.edge_k={edge_k}".replace(" ", "")] * (steps < 6)
+    assert said == [
+        f"note: {one}: of its usual values those below {steps}, the number of steps" for one in cut
+    ]
+    assert given.search.edge_k == edge_k
 
 
-@pytest.mark.parametrize("steps", range(3, 51))
-def test_placing_fits_any_number_of_steps(steps: int) -> None:
-    given, _ = fitted("search=schedule", f"sampling.num_inference_steps={steps}")
-    assert 3 <= min(given.cloud_calls) <= max(given.cloud_calls) <= max(given.s_values) <= steps
+def test_placing_fits_any_number_of_steps() -> None:
+    name = primary_config("tune")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        usual = compose(config_name=name, overrides=["search=schedule"])
+    for steps in range(3, 51):
+        config = copy.deepcopy(usual)
+        config.sampling.num_inference_steps = steps
+        given = from_config(config, ["search=schedule", f"sampling.num_inference_steps={steps}"])
+        assert 3 <= min(given.cloud_calls) <= max(given.cloud_calls) <= max(given.s_values) <= steps
 
 
 def test_grids_that_somebody_set_are_refused() -> None:
@@ -109,10 +124,13 @@ def test_a_group_that_was_taken_out_is_to_be_chosen(group: str) -> None:
 
 
 def test_the_schema_holds_the_defaults() -> None:
-    found, schema = asdict(composed("pair=custom", "pair.cloud=a", "pair.edge=b")), asdict(Settings())
+    found, schema = (
+        asdict(composed("pair=custom", "pair.cloud=a", "pair.edge=b", command="stage1")),
+        asdict(Settings()),
+    )
     for chosen in ("pair", "link"):  # choices of a group, without which there is none
         del found[chosen], schema[chosen]
-    schema["search"]["name"] = "greedy"
+    schema["search"] |= {"name": "greedy", "rungs": [0.05, 0.1, 0.25, 0.5], "margin": 0.0005}  # its own
     assert found == schema
 
 
@@ -169,11 +187,28 @@ TYPED: dict[str, object] = {
 def test_promised_settings(key: str) -> None:
     value = TYPED[key]
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    before = OmegaConf.select(OmegaConf.structured(composed()), key)
+    before = OmegaConf.select(OmegaConf.structured(composed(command="stage1")), key)
     more = ["search.s=[30]"] if key == "sampling.num_inference_steps" else []
-    found = OmegaConf.select(OmegaConf.structured(composed(f"{key}={text}", *more)), key)
+    found = OmegaConf.select(OmegaConf.structured(composed(f"{key}={text}", *more, command="stage1")), key)
     assert found == value
     assert before != value
+
+
+def test_tune_searches_all_at_once_and_its_stages_go_the_papers_walk() -> None:
+    chosen = {name: composed(command=name).search.name for name in ("tune", "stage1", "stage2", "reference")}
+    assert chosen == {"tune": "joint", "stage1": "greedy", "stage2": "greedy", "reference": "greedy"}
+    assert composed("search=greedy").search.name == "greedy"
+    assert composed("search=joint", command="stage1").search.name == "joint"
+    assert composed("search.k=[2]").search.finalists == 8
+
+
+def test_a_base_yaml_that_chooses_a_search_is_for_all_commands(tmp_path: Path) -> None:
+    shutil.copytree(config_folder(), tmp_path / "conf")
+    base = tmp_path / "conf" / "base.yaml"
+    base.write_text(base.read_text("utf-8").replace("  - pair: shapes", "  - pair: shapes\n  - search: race"))
+    name = primary_config("tune", ["--config-path", str(tmp_path / "conf")])
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        assert from_config(compose(config_name=name)).search.name == "race"
 
 
 def test_overrides_of_several_groups_at_once() -> None:
@@ -343,7 +378,7 @@ def test_a_range_comes_with_what_the_setting_means() -> None:
             "use_dynamic_cfg",
             {},
         ),
-        (["search.p=[3]"], "search.p", {"got": "greedy", "advice": "choose another search"}),
+        (["search=greedy", "search.p=[3]"], "search.p", {"got": "greedy", "advice": "choose another search"}),
         (["search=race", "search.p=[3]"], "search.p", {"advice": "set search.joint=true"}),
         (["search=schedule", "search.p=[3]"], "search.p", {"advice": "choose another search"}),
         (["search=schedule", "params.p=3"], "params.p", {"got": "schedule"}),

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from diffusers import StableDiffusion3Pipeline
+from omegaconf import OmegaConf
 
 from ecdiff_core.models.families.base import Size
 from ecdiff_core.models.families.stable_diffusion_3 import StableDiffusion3
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.shapes.grammar import scenes
 from ecdiff_core.shapes_video.grammar import scenes as moving_scenes
+from ecdiff_tune.config.fitting import unread_column
 from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, PromptSource
 from ecdiff_tune.data.prompt_files import Rows, read_rows
@@ -380,3 +382,26 @@ def test_keys_depend_on_nothing_but_prompt_and_seed() -> None:
     assert CalibrationSet(("b", "a"), (1, 0)).keys == (keys[1], keys[0])
     # Golden: ledgers and reference files on disk are found by these.
     assert keys[0] == "0d3b8411bde7fa84"
+
+
+@pytest.mark.parametrize("column", [None, "prompt"])
+def test_two_columns_of_one_name(tmp_path: Path, column: str | None) -> None:
+    path = written(tmp_path / "a.csv", "prompt,id,prompt,id\na cat,1,a dog,2\n")
+    with pytest.raises(PromptFileError, match=r"has two columns 'prompt': rename one"):
+        read_rows(path, column)
+    other = written(tmp_path / "b.csv", "prompt,id,id\na cat,1,2\n")
+    assert read_rows(other).prompts == ["a cat"]  # the others do not matter
+
+
+def test_prompts_with_nul_bytes_are_left_out(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path / "a.txt", "a cat\na\0dog\na fig\n"))
+    assert rows.prompts == ["a cat", "a fig"]
+    assert rows.left_out() == "1 line left out: 1 not text (2)"
+
+
+def test_a_column_of_a_text_file_is_told() -> None:
+    config = OmegaConf.create({"calibration": {"file": "a.txt", "column": "x"}})
+    (line,) = unread_column(config, ["calibration.column=x"])
+    assert line == "calibration.column: a.txt has a prompt a line, and no columns"
+    assert unread_column(config, []) == []
+    assert unread_column(OmegaConf.create({"calibration": {"file": "a.csv"}}), ["calibration.column=x"]) == []

@@ -14,7 +14,7 @@ from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import advance
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import baseline_trajectory, reference
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.reference import DamagedReferenceError
 
@@ -40,7 +40,7 @@ def with_reference(edge_pass: EdgePass, batch_size: int = 2) -> None:
 @pytest.fixture(scope="module")
 def expected(pipe: ECDiffPipeline, prompts: CalibrationSet) -> Passes:
     """Prompt by prompt."""
-    return [step_by_step(pipe, reference.prepare(pipe, prompts, [i])) for i in range(len(prompts))]
+    return [step_by_step(pipe, baseline_trajectory.prepare(pipe, prompts, [i])) for i in range(len(prompts))]
 
 
 def step_by_step(pipe: ECDiffPipeline, batch: Prepared) -> dict[str, Tensor]:

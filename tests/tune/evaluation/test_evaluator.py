@@ -386,7 +386,7 @@ def test_results_are_returned_and_not_read_back(
     reads: list[ConfigKey] = []
     read = ledger.read
 
-    def counted(key: ConfigKey) -> dict[str, Measurement]:
+    def counted(key: ConfigKey, *_: object) -> dict[str, Measurement]:
         reads.append(key)
         return read(key)
 

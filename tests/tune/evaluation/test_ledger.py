@@ -82,6 +82,32 @@ def test_alpha_is_left_out_where_it_changes_nothing() -> None:
     assert alphas(ECDiffParams(3, 2, 0.3, 9)) == 0.3
 
 
+def test_newton2_with_two_real_noises_is_secant() -> None:
+    """3C3A1C5E has three real noises before its window, 2C3A1C6E but two."""
+    keys = {
+        (p, name): key_of(ECDiffParams(p, 3, 0.3, p + 3), estimator=name)
+        for p in (2, 3)
+        for name in ("secant", "newton2")
+    }
+    assert keys[2, "secant"] == keys[2, "newton2"]
+    assert keys[3, "secant"] != keys[3, "newton2"]
+
+
+def test_rows_of_version_4_get_their_keys_of_now(path: Path) -> None:
+    with closing(Ledger(path)) as ledger:
+        for schedule, ssim in (("2C3A1C4E", 0.5), ("2C1A1C1A3E", 0.6)):
+            old = ConfigKey(schedule, 0.3, "newton2", "identity")
+            ledger.append(old, [("a", Measurement(ssim, 20.0, 1.0, {"lpips": 0.1}))])
+            ledger.append_timing(old, "a", 2.0)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA user_version = 4")
+    with closing(Ledger(path)) as ledger:
+        now = ConfigKey("2C3A1C4E", 0.3, "secant", "identity")
+        assert ledger.read(now) == {"a": Measurement(0.5, 20.0, 1.0, {"lpips": 0.1})}
+        assert ledger.read_timings(now) == {"a": 2.0}
+        assert ledger.configs() == [ConfigKey("2C1A1C1A3E", 0.3, "newton2", "identity"), now]
+
+
 def test_alphas_and_estimators_of_before_version_4_get_their_keys_of_now(path: Path) -> None:
     old = (
         "CREATE TABLE measurements (schedule, alpha, estimator, handoff_adapter, sampler, prompt, ssim, "
@@ -191,6 +217,28 @@ def test_version_2_loads_forever(path: Path) -> None:
     again = Ledger(path)
     assert again.read(whole) == {**ROWS, "a": Measurement(1.0, float("inf"), 1.0)}
     assert again.read(KEY) == ROWS
+
+
+def test_version_4_loads_forever(path: Path) -> None:
+    shutil.copy(DATA / "ledger_v4.sqlite", path)
+    with closing(Ledger(path)) as ledger:
+        found = {
+            "a": Measurement(0.9, 30.0, 0.5, {"lpips_alex": 0.25}),
+            "c": Measurement(None, None, 0.125),
+        }
+        assert ledger.read(KEY) == found
+        assert ledger.read(KEY, "3C1A2C") == {}
+        assert ledger.read_timings(KEY) == {"a": 2.0}
+        other = ConfigKey("2C1B2M1C3E", 0.0, "", "identity", residual=0.5)
+        assert ledger.read(other) == {"a": Measurement(0.5, 20.0, 1.0)}
+
+
+def test_each_reference_has_rows_of_its_own(ledger: Ledger) -> None:
+    near = Measurement(0.8, 25.0, 0.5, {"lpips_alex": 0.5}, reference="3C1A2C")
+    ledger.append(KEY, [("a", near), ("b", replace(near, ssim=0.7)), ("a", ROWS["a"])])
+    assert ledger.read(KEY) == {"a": ROWS["a"]}
+    assert ledger.read(KEY, "3C1A2C") == {"a": near, "b": replace(near, ssim=0.7)}
+    assert ledger.configs() == [KEY]
 
 
 def test_another_sampler_has_rows_of_its_own(ledger: Ledger) -> None:

@@ -18,7 +18,8 @@ from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, describe, fault
-from ecdiff_tune.evaluation.reference import DamagedReferenceError, PromptReference, Reference, auto_p, falls
+from ecdiff_tune.evaluation.reference import DamagedReferenceError, PromptReference, Reference
+from ecdiff_tune.evaluation.warm_up import auto_p, falls
 
 from ..conftest import Calls
 

@@ -94,6 +94,7 @@ def test_a_second_time_nothing_is_generated(
         (ECDiffParams(3, 4, 0.3, 12), "3C4A2C3A"),  # no second pair: the cloud's side goes on to T
         (ECDiffParams.scheduled([0, 1, 4, 7], 0.3, 8), "2C2A2C1A2C3E"),
         (ECDiffParams.hybrid(9), "9C3E"),
+        (ECDiffParams.interleaved([0, 1, 4, 7, 11], [5, 10], 0.3, 1.0), "2C2A1B1M1A1C1B1A1M1C"),
     ],
 )
 def test_correcting_twice(params: ECDiffParams, schedule: str) -> None:

@@ -16,8 +16,9 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.baseline_trajectory import prepare
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.evaluation.reference import Reference, prepare
+from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.experiments.bounds import Coefficients
 from ecdiff_tune.experiments.error_runs import Found, Work, gaussian_nudge, measure, runs_beside
 from ecdiff_tune.experiments.error_tables import (

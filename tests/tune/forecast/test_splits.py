@@ -52,7 +52,7 @@ def test_the_best_comes_first_and_no_single_change_is_better() -> None:
     errors = own.errors(found)
     assert errors.tolist() == sorted(errors)
     most = planned(found[0], 1.0).edge_calls
-    near = [one for one in own._near(found[0]) if planned(one, 1.0).edge_calls <= most]
+    near = [one for one in own.near(found[0]) if planned(one, 1.0).edge_calls <= most]
     assert len(near) > 20
     assert own.errors(near).min() >= 0.999 * errors[0]
 

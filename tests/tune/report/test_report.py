@@ -346,9 +346,14 @@ def test_a_table_that_is_too_long_is_named(recorded: RecordedStudy, command: Com
     assert "Too long for this page: errors/theorems.csv in the study's folder, 1,234 rows." in shown.text
 
 
-def test_it_loads_no_model(recorded: RecordedStudy) -> None:
-    libraries = {"diffusers", "transformers", "matplotlib.pyplot"}
-    assert loaded_by(["report", *recorded.arguments()], libraries) == []
+def test_commands_that_load_no_model(recorded: RecordedStudy, tmp_path: Path) -> None:
+    models = {"diffusers", "transformers"}
+    commands = [
+        (["rerank", *recorded.arguments()], models | {"matplotlib"}),
+        (["table5", f"output_dir={tmp_path / 'new'}"], models),
+        (["report", *recorded.arguments()], models | {"matplotlib.pyplot"}),
+    ]
+    assert loaded_by(commands) == [[], [], []]
 
 
 # What a user can act on.
@@ -376,6 +381,31 @@ def test_damaged_files(done: Study, tmp_path: Path, name: str) -> None:
     line = one_line(again("report"))
     assert str(again.folder / name) in line
     assert (again.folder / PAGE).read_bytes() == before
+
+
+def test_the_plan_of_a_winner_that_takes_turns(
+    tmp_path: Path, latency: LatencyProfile, command: Command
+) -> None:
+    turns = ECDiffParams.interleaved([0, 1, 6], [3, 8, 9, 11], 0.5, 1.0)  # 1C1B1A1M2A1B1A2M1A1M
+    recorded = RecordedStudy(tmp_path, with_payload(latency)).write(
+        [turns, GRID[0]], of=lambda one: one.residual
+    )
+    assert "3 crossings of the link" in written(recorded, command).text
+    page = (recorded.folder / PAGE).read_text(encoding="utf-8")
+    steps = re.findall(r'<i class="([a-z ]+)" title="step \d+: ([^"]+)">', page)
+    crossed = {i: kind for i, (kind, _) in enumerate(steps) if "crossed" in kind}
+    assert crossed == {3: "edge crossed", 6: "cloud beside crossed"}
+    assert steps[6][1] == "cloud call, edge call too, for the residual, the link crossed twice"
+    assert steps[9][1] == "edge call, with the residual"
+    legend = page.partition('<ul class="legend"><li><i class="cloud">')[2].partition("</ul>")[0]
+    assert [one for one in re.sub("<[^>]+>", "|", legend).split("|") if one] == [
+        "C cloud call",
+        "B cloud and edge call, for the residual",
+        "A noise approximated, no call",
+        "M edge call with the residual",
+        "the link is crossed",
+    ]
+    assert "HybridSD, s = 3" in {one.name for one in costs.bars(read(recorded))}
 
 
 def test_the_winner_of_stage_1(done: Study, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ecdiff_core.sampling.plan import Handoff
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Search, Space
 from ecdiff_tune.search.base import Context, Result
-from ecdiff_tune.search.extend import extended, extending, grown
+from ecdiff_tune.search.extend import describe_growth, extended, extending, grown
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
 
 STEPS = 50
@@ -65,6 +65,22 @@ def test_stage_1_grows_where_the_winner_lies() -> None:
     assert grows(49, 1.0, high) is None  # k < T, alpha <= 1
     without = replace(STAGE_1, estimators=("reuse",))
     assert extended(without, at(without, 2, 0.3, "reuse"), STEPS, "aligned") is None  # has no alpha
+
+
+def test_edge_k_grows_where_the_edge_makes_a_step() -> None:
+    winner = Candidate(ECDiffParams(7, 2, 0.3, STEPS))
+    space = Stage2Space.of(winner, [30, STEPS], STEPS, "exact", edge_ks=(1, 3))
+
+    def values(s: int, edge_k: int) -> tuple[int, ...]:
+        found = extended(space, space.at(s, edge_k=edge_k), STEPS, "exact")
+        return space.edge_ks if found is None else found.edge_ks  # type: ignore[union-attr]
+
+    assert values(30, 3) == (1, 3, 5)
+    assert values(30, 1) == (0, 1, 3)
+    assert values(STEPS, 1) == values(STEPS, 3) == (1, 3)
+    larger = extended(space, space.at(30, edge_k=3), STEPS, "exact")
+    assert larger is not None
+    assert "edge_k=5" in describe_growth(space, larger)
 
 
 def test_s_grows_by_whole_cycles_where_the_handoff_is_aligned() -> None:

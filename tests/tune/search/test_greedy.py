@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,17 +16,32 @@ from ecdiff_core.sampling.plan import Handoff
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import Search, Space
 from ecdiff_tune.search.base import Result
+from ecdiff_tune.search.options import Options
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 
-from ..worlds import ALPHAS, NEVER, PAPER_WINNER, SPACES, Objective, World, exact_space, scrambled
+from ..worlds import (
+    ALPHAS,
+    NEVER,
+    OBJECTIVES,
+    PAPER_WINNER,
+    SPACES,
+    Objective,
+    World,
+    evaluations,
+    exact_space,
+    scrambled,
+)
 
 PROMPTS = 40
 PAPER_STAGE_1 = SPACES["stage 1"]
 Trace = list[tuple[Candidate, float]]
 
 
+FULL_WALK = Options(error_rate=0)
+
+
 def make(name: str, space: Space, objective: Objective) -> Search:
-    return World(objective, PROMPTS).search(name, space)
+    return World(objective, PROMPTS, options=FULL_WALK).search(name, space)
 
 
 def drive(search: Search, objective: Objective) -> Trace:
@@ -270,7 +286,7 @@ def test_estimators_and_adapters_have_a_walk_each() -> None:
         while not search.done:
             (asked,) = search.ask().candidates
             trace.append((asked, 2.0 if good in (asked.estimator, asked.handoff_adapter) else 1.0))
-            search.tell([Result(trace[-1][1])])
+            search.tell([Result(trace[-1][1], (trace[-1][1],) * PROMPTS)])
         return trace, search
 
     trace, search = drive_one(Stage1Space(7, (1, 2), (0.5, 0.6), 50, ("gradient", "reuse")), "reuse")
@@ -390,3 +406,53 @@ def test_greedy_is_algorithm_3(values: list[float], others: set[int]) -> None:
     feasible = max(by_s[s] for s in expected) > NEVER
     assert (best.s if best else None) == (winner if feasible else None)
     assert best is None or math.isfinite(by_s[best.s])
+
+
+# Decided on as few prompts as it takes.
+
+EARLY = Options(rungs=(0.05, 0.1, 0.25, 0.5), error_rate=0.05, margin=0.0005)
+
+
+@pytest.mark.parametrize("stage", ["stage 1", "stage 2, exact"])
+@pytest.mark.parametrize("label", ["peak", "scrambled"])
+def test_tests_take_the_same_way_for_less(stage: str, label: str) -> None:
+    early = World(OBJECTIVES[label], 100, noise=0.02, options=EARLY)
+    full = World(OBJECTIVES[label], 100, noise=0.02, options=FULL_WALK)
+    search, walk = early.search("greedy", SPACES[stage]), full.search("greedy", SPACES[stage])
+    trace, paper = early.drive(search), full.drive(walk)
+    assert search.best == walk.best
+    assert len(paper) > 3
+    assert {one for ask, _ in trace for one in ask.candidates} == {ask.candidates[0] for ask, _ in paper}
+    assert evaluations(trace, 100) < 0.4 * evaluations(paper, 100)
+    assert trace[-1][0].prompts is None or any(ask.prompts is None for ask, _ in trace)
+    assert set(search.pruned.values()) <= {f"walk after {n} prompts" for n in (5, 10, 25, 50)}
+    assert walk.pruned == {}
+
+
+def test_a_wrong_decision_is_rare_and_costs_little() -> None:
+    lost = 0
+    for seed in range(40):
+        world = World(OBJECTIVES["peak"], 100, noise=0.3, options=EARLY, seed=seed)
+        full = replace(world, options=FULL_WALK)
+        search, walk = world.search("greedy", SPACES["stage 2, exact"]), None
+        world.drive(search)
+        walk = full.search("greedy", SPACES["stage 2, exact"])
+        full.drive(walk)
+        assert search.best is not None
+        assert walk.best is not None
+        lost += full.mean(walk.best) - full.mean(search.best) > EARLY.margin
+    assert lost <= 0.05 * 40 + 2
+
+
+def test_what_cannot_be_told_apart_needs_all_prompts() -> None:
+    world = World(OBJECTIVES["flat"], 100, noise=1.0, options=EARLY)
+    trace = world.drive(world.search("greedy", exact_space([35, 40])))
+    assert [ask.prompts for ask, _ in trace] == [5, 5, 10, 10, 25, 25, 50, 50, None, None]
+
+
+def test_an_infeasible_one_is_found_early() -> None:
+    world = World(lambda params: NEVER if params.s == 31 else 1.0, 100, options=EARLY)
+    search = world.search("greedy", exact_space([30, 31, 32]))
+    world.drive(search)
+    assert search.best is not None
+    assert search.best.params.s == 32

@@ -24,6 +24,8 @@ from ecdiff_core.errors import NonFiniteLatentsError
 from ecdiff_tune.evaluation import ranks, reference
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Ledger, LedgerError
+from ecdiff_tune.forecast import reference_placement
+from ecdiff_tune.study import references as study_references
 
 from ..studies import Outcome, Study
 
@@ -128,7 +130,7 @@ def killed_at(owner: Any, name: str, number: int) -> Doom:
 def measured(study: Study) -> list[tuple[Any, ...]]:
     """The rows of the ledger but for their seconds."""
     with closing(sqlite3.connect(study.folder / "ledger.sqlite")) as database, database:
-        rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6").fetchall()
+        rows = database.execute("SELECT * FROM measurements ORDER BY 1, 2, 3, 4, 5, 6, 7, 8").fetchall()
     return [row[:-1] for row in rows]
 
 
@@ -180,7 +182,12 @@ def test_two_ranks_do_what_one_does(fresh: Study, done: Study, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("unshown")
-def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize("full_runs", [3, 1])
+def test_a_search_that_predicts(
+    full_runs: int, fresh: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_references, "FULL_RUNS", full_runs)  # with 1, the others are placed
+    monkeypatch.setattr(reference_placement, "BOUND", 1.0)
     (fresh.folder / "study.json").unlink()  # of another search
     alone = fresh.copy(tmp_path / "alone")
     joint = ("tune", "search=joint", "search.s=[7,9]", "heldout.num_prompts=0")
@@ -188,6 +195,7 @@ def test_a_search_that_predicts(fresh: Study, tmp_path: Path) -> None:
     assert [one.status for one in run(fresh, 2, *joint)] == [0, 0]
     assert references(fresh) == references(alone)
     assert any("along" in name for name in references(fresh))
+    assert any("placed" in name for name in references(fresh)) == (full_runs < 3)
     assert measured(fresh) == measured(alone)
 
 

@@ -39,9 +39,49 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-def claim(settings: Settings, spec: PairSpec = SPEC, digest: str = "d", device: str = "cpu") -> str:
-    with StudyFolder(study_spec(settings)) as folder:
+def claim(
+    settings: Settings,
+    spec: PairSpec = SPEC,
+    digest: str = "d",
+    device: str = "cpu",
+    searches: bool = True,
+) -> str:
+    with StudyFolder(study_spec(settings, searches)) as folder:
         return folder.claim(spec, digest, device)
+
+
+def reference_of(settings: Settings) -> str:
+    """How the study's folder has decided."""
+    return read_state(study_spec(settings).path / "study.json")["settings"]["reference"]
+
+
+@pytest.mark.parametrize(("search", "decided"), [("joint", "placed"), ("race", "full"), ("greedy", "full")])
+def test_the_search_decides_about_the_reference(settings: Settings, search: str, decided: str) -> None:
+    mine = replace(settings, search=SearchSettings(search))
+    claim(mine)
+    assert reference_of(mine) == decided
+    claim(mine)
+    claim(replace(mine, reference=decided))
+    other = {"placed": "full", "full": "placed"}[decided]
+    with pytest.raises(StudyError, match=f'other settings .reference "{decided}" -> "{other}"'):
+        claim(replace(mine, reference=other))
+
+
+def test_an_older_study_goes_on_as_it_was(settings: Settings, tmp_path: Path) -> None:
+    mine = replace(settings, search=SearchSettings("joint"))
+    claim(mine)
+    path = tmp_path / "tiny" / "default" / "study.json"
+    state = json.loads(path.read_text())
+    del state["settings"]["reference"]  # which older studies did not know
+    path.write_text(json.dumps(state))
+    with StudyFolder(study_spec(mine, searches=True)) as folder:
+        folder.claim(SPEC, "d", "cpu")
+        assert folder.spec.reference == "full"
+
+
+def test_an_older_walk_goes_on_with_tests(settings: Settings, tmp_path: Path) -> None:
+    created = claim(replace(settings, search=replace(settings.search, rungs=[0.1, 0.25, 0.5], margin=0.0)))
+    assert claim(settings) == created
 
 
 def test_where_it_lies(settings: Settings, tmp_path: Path) -> None:
@@ -84,13 +124,14 @@ def test_an_empty_folder_goes_without_taking_another_s_lock(
 
 
 def test_a_study_with_an_older_name_of_a_setting_goes_on(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(settings, search=SearchSettings("race"))
     created = claim(settings)
     path = tmp_path / "tiny" / "default" / "study.json"
     path.write_text(path.read_text().replace('"search.rungs"', '"search.looks"'))
     assert '"search.looks"' in path.read_text()
     assert claim(settings) == created
     others = replace(settings, search=replace(settings.search, rungs=[0.5]))
-    with pytest.raises(StudyError, match=r"search\.rungs \[0\.1, 0\.25, 0\.5\] -> \[0\.5\]"):
+    with pytest.raises(StudyError, match=r"search\.rungs \[0\.05, 0\.1, 0\.25, 0\.5\] -> \[0\.5\]"):
         claim(others)
 
 
@@ -151,6 +192,17 @@ def test_other_settings_are_refused(settings: Settings, tmp_path: Path, name: st
     assert (tmp_path / "tiny" / "default" / "study.json").read_bytes() == state
 
 
+def test_the_first_command_that_searches_binds_a_study_to_its_search(settings: Settings) -> None:
+    joint = replace(settings, search=SearchSettings("joint", joint=True, k=[1, 2, 3]))
+    created = claim(settings, searches=False)
+    assert claim(joint) == created
+    assert claim(settings, searches=False) == created
+    with pytest.raises(StudyError, match=r'other settings \(search\.name "joint" -> "greedy"\)\.'):
+        claim(settings)
+    with pytest.raises(StudyError, match="seed 0 -> 1"):
+        claim(replace(settings, seed=1), searches=False)
+
+
 def test_another_device_is_refused(settings: Settings) -> None:
     claim(settings)
     with pytest.raises(StudyError, match=r'\(device "cpu" -> "cuda:0"\)'):
@@ -186,6 +238,7 @@ def test_what_may_change(settings: Settings, change: Callable[[Settings], Settin
 
 
 def test_a_study_from_before_a_setting_existed_goes_on(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(settings, search=SearchSettings("race"))
     created = claim(settings)
     path = tmp_path / "tiny" / "default" / "study.json"
     state = json.loads(path.read_text())

@@ -1,0 +1,144 @@
+"""``transfer``: a tuned config at other sampling settings, for a fraction of what tuning anew costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from ecdiff_core.config import TunedConfig
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune.cli.finish import log_end, log_result
+from ecdiff_tune.cli.spaces import joint_space
+from ecdiff_tune.cli.stage import Stages
+from ecdiff_tune.cli.tune import open_stages
+from ecdiff_tune.config import Settings
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.forecast.transferred import log_snr, transferred
+from ecdiff_tune.metrics.intervals import interval95
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Trial
+from ecdiff_tune.study import files, reference_plan
+from ecdiff_tune.study.progress import describe
+from ecdiff_tune.study.references import LoadedPair
+from ecdiff_tune.study.winner import ConfigSource, config_of
+
+
+class TransferError(ECDiffError):
+    """A config does not do at the new settings; nothing is written."""
+
+
+def transfer(settings: Settings) -> None:
+    """Move the config, predict its objective, measure it beside the best predicted of the grid; write it, or
+    refuse.
+
+    Raises:
+        TransferError: the best predicted config scores more than ``transfer.tolerance`` higher.
+        ECDiffError: something else that the user can act on.
+    """
+    path = str(settings.transfer.config)
+    source = TunedConfig.load(path)
+    with open_stages(settings) as (stages, pair):
+        ways = _ways(source, stages, pair)
+        moved, promised = _best_predicted(stages, list(ways))
+        grid = joint_space(settings, stages.references.p()).grid
+        rival, promised_rival = _best_predicted(stages, grid)
+        stages.study.progress.say(
+            f"transferred, real steps {ways[moved]}: predicted objective {shown(promised)}; "
+            f"the best of {len(grid)} configs here: {shown(promised_rival)}"
+        )
+        trial, other = _measured(stages, moved, rival)
+        stages.study.progress.say(_comparison(stages, trial, other))
+        _refuse_worse(trial, other, settings.transfer.tolerance)
+        prompts = stages.references.calibration.prompt_set
+        how = {
+            "search": "transfer",
+            "transferred": ways[moved],
+            "predicted_objective": round(promised, 5),
+            "from": {"config": path, "params": source.params.tree(), "sampling": asdict(source.sampling)},
+        }
+        spec, created = stages.study.spec, stages.study.created
+        reference = reference_plan.section(spec.path, stages.study.ledger)
+        of_pipe = ConfigSource.of_pipe(spec, created, prompts, pair.latency, pair.pipe, reference)
+        config = config_of(trial, [trial], of_pipe, how, stages.scorer)
+        config.save(stages.study.path / files.CONFIG)
+        log_result(stages, config)
+        log_end(stages.study, files.CONFIG)
+
+
+def _ways(source: TunedConfig, stages: Stages, pair: LoadedPair) -> dict[Candidate, str]:
+    """The config at the study's settings, each with how its real steps were moved.
+
+    Raises:
+        TransferError: its weights are others.
+    """
+    pipe, own = pair.pipe, source.pair
+    loaded = pipe.pair.spec
+    for side, wanted, got in (("cloud", own.cloud, loaded.cloud), ("edge", own.edge, loaded.edge)):
+        if wanted.fingerprint not in (None, got.fingerprint):
+            raise TransferError(
+                f"The {side} model has other weights (fingerprint {got.fingerprint}) than the config was "
+                f"tuned for ({wanted.fingerprint}). A config goes to other settings of its own pair.",
+                key=f"pair.{side}",
+                got=got.fingerprint,
+                expected=wanted.fingerprint or "",
+            )
+    before = ECDiffPipeline(pipe.pair, replace(source, pair=loaded))
+    places = [log_snr(one.scheduler, one.num_steps) for one in (before, pipe)]
+    s_values, handoff = stages.study.spec.s_values, pipe.config.sampling.handoff
+    found = transferred(source, places[0], places[1], s_values, handoff)
+    sampling = source.sampling
+    return {
+        Candidate(params, sampling.estimator, sampling.handoff_adapter): way for params, way in found.items()
+    }
+
+
+def _best_predicted(stages: Stages, candidates: Sequence[Candidate]) -> tuple[Candidate, float]:
+    """The one with the highest predicted objective, and that."""
+    qualities = stages.references.predictor.qualities(candidates)
+    objectives = [
+        stages.scorer.if_quality(stages.evaluator.resolve(one).plan, quality, with_burden=True)
+        for one, quality in zip(candidates, qualities, strict=True)
+    ]
+    best = int(np.argmax(objectives))
+    return candidates[best], objectives[best]
+
+
+def _measured(stages: Stages, *candidates: Candidate) -> list[Trial]:
+    """Candidates as trials, on all of the study's prompts."""
+    configs, progress = [stages.evaluator.resolve(one) for one in candidates], stages.study.progress
+    count = len(stages.references.calibration.prompt_set)
+    with stages.study.spending.part("transfer"):
+        progress.start_task("transferred config", count, count - stages.evaluator.missing(configs))
+        measured = stages.evaluator.measure(configs, progress.prompts_done)
+        progress.end_stage()
+    return [
+        stages.scorer.trial("joint", number, config, one)
+        for number, (config, one) in enumerate(zip(configs, measured, strict=True), start=1)
+    ]
+
+
+def _comparison(stages: Stages, trial: Trial, other: Trial) -> str:
+    """Both objectives, and what lies between them with its 95% interval over prompts."""
+    values = [stages.scorer.values(one) for one in (trial, other)]
+    low, high = interval95(np.subtract(values[1], values[0]).tolist(), stages.study.spec.seed)
+    return (
+        f"measured on {len(values[0])} prompts: objective {shown(trial.value)}, the best predicted "
+        f"({describe(other.candidate, 'joint')}) {shown(other.value)}: {shown(other.value - trial.value)} "
+        f"apart (95% {shown(low)} … {shown(high)})"
+    )
+
+
+def _refuse_worse(trial: Trial, other: Trial, tolerance: float) -> None:
+    gap = other.value - trial.value
+    if trial.score is None or gap > tolerance:
+        better = describe(other.candidate, "joint")
+        raise TransferError(
+            f"The transferred config scores {shown(gap)} lower than {better}, more than "
+            f"transfer.tolerance={tolerance:g}: nothing is written. Run tune at these settings.",
+            key="transfer.tolerance",
+            got=gap,
+            expected=f">= {shown(gap)}",
+        )
