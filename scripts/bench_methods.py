@@ -1,4 +1,4 @@
-"""Accelerations of one model, tuned on the embedded pairs: quality against seconds, and what that costs.
+"""Accelerations of one model, tuned on the embedded pairs: quality, seconds, and what finding them costs.
 
 Seconds are measured side by side with the model without a method, so that the load of the machine divides
 out. Calls of the model are counted: those that the search took, and those of an even sweep of 20 values of

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from ecdiff_core.methods import METHODS, get_method
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.config import Settings
 from ecdiff_tune.config.described import flow, meanings, with_comments
@@ -32,6 +33,8 @@ FIRST = (
     *("params.p", "reference", "device", "dtype", "batch_size", "study", "resume"),
 )
 """Settings and groups of the first table."""
+METHODS_BEGIN = "| method | parameter | default | range | also tried | meaning |\n|---|---|---|---|---|---|\n"
+METHODS_END = "\n\n| method | models |"
 BEGIN = "<!-- From here on written by scripts/write_settings.py. -->\n"
 
 
@@ -43,6 +46,10 @@ def written() -> dict[Path, str]:
         text = path.read_text("utf-8")
         if path.parent.name != "tuned":  # configs for inference, not settings
             found[path] = with_comments(text, "" if "@package _global_" in text else path.parent.name)
+    methods = ROOT / "docs" / "methods.md"
+    head, begin, after = methods.read_text("utf-8").partition(METHODS_BEGIN)
+    _, end, rest = after.partition(METHODS_END)
+    found[methods] = head + begin + methods_rows() + end + rest
     before, _, _ = PAGE.read_text("utf-8").partition(BEGIN)
     return found | {PAGE: f"{before}{BEGIN}\n" + "\n".join(_sections())}
 
@@ -93,6 +100,20 @@ def _chosen() -> dict[str, str]:
         if isinstance(group, dict):
             found |= {name: f"`{choice}`" for name, choice in group.items()}
     return found
+
+
+def methods_rows() -> str:
+    """A row a parameter of every acceleration, as the protocol has it."""
+    rows = []
+    for method in map(get_method, METHODS):
+        for one in method.parameters:
+            default = "measured" if one.default is None else f"{one.default:g}"
+            name = f"**`{one.name}`**" if one.name == method.dial else f"`{one.name}`"
+            tried = ", ".join(f"{value:g}" for value in one.grid)
+            label = f"`{method.name}`" if one is method.parameters[0] else ""
+            span = f"{one.low:g} … {one.high:g}"
+            rows.append(f"| {label} | {name} | {default} | {span} | {tried} | {one.about} |")
+    return "\n".join(rows)
 
 
 def _default(name: str) -> object:
