@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.sampling.params import ECDiffParams
     from ecdiff_core.sampling.plan import Action, Plan
+    from ecdiff_core.serving.client import RemoteCloud
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ _HOME = {
     "PairSpec": "models.pair_spec",
     "Sampling": "config",
     "TunedConfig": "config",
+    "RemoteCloud": "serving.client",
 }
 """Where each public name lives; imported when first used, since torch and diffusers take seconds."""
 
@@ -50,6 +52,7 @@ __all__ = [
     "ModelRef",
     "PairSpec",
     "Plan",
+    "RemoteCloud",
     "Sampling",
     "TunedConfig",
     "apply_ecdiff",

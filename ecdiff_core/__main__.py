@@ -1,4 +1,4 @@
-"""``python -m ecdiff_core generate``: pictures or videos from a tuned config."""
+"""``ecdiff generate``, ``serve``, ``link``: images or videos from a tuned config, on one machine or two."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, get_args
 
 from ecdiff_core import __version__
-from ecdiff_core.errors import OutputError, ParamsError
+from ecdiff_core.errors import CloudUnavailableError, OutputError, ParamsError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.files import replacing, write_text
 from ecdiff_core.io.text import visible
@@ -19,6 +19,7 @@ from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Mode, Plan
+from ecdiff_core.serving.commands import add_cloud, add_link, add_serve, fall_back, link, remote_cloud, serve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--vae-slicing", action="store_true", help="decode one picture of a batch at a time")
     add("--vae-tiling", action="store_true", help="decode pictures tile by tile")
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
+    add_cloud(add)
+    add_serve(commands)
+    add_link(commands)
     return parser
 
 
@@ -101,6 +105,10 @@ def _save(
     video = pipe.pair.family.media == "video"
     for image, prompt, seed in zip(output.images, prompts, seeds, strict=True):
         story = {"prompt": prompt, "seed": str(seed), "mode": args.mode, "plan": output.plan.schedule}
+        if args.cloud is not None:
+            story["cloud"] = args.cloud
+            if pipe.cloud is None:
+                story |= {"cloud": "fallback to the edge", "mode": "edge"}
         if args.negative_prompt:
             story["negative_prompt"] = args.negative_prompt
         story["config"] = pipe.config.to_yaml()
@@ -172,6 +180,7 @@ def generate(args: argparse.Namespace) -> None:
         raise ParamsError(key="--seed", got=args.seed, expected=f"within 0 … {MAX_SEED}")
     memory = Memory(args.offload, args.vae_slicing, args.vae_tiling)
     prompts = _prompts(args)
+    cloud = remote_cloud(args)
     config = TunedConfig.load(args.config)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -185,8 +194,10 @@ def generate(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         memory=memory,
         check_weights=not args.any_weights,
+        cloud=cloud,
     )
-    for note in pipe.pair.notes:
+    early = [f"the config is an early answer: {config.basis}"] if config.basis else []
+    for note in (*early, *pipe.pair.notes):
         print(f"note: {note}", file=sys.stderr)
     if pipe.device.type == "cpu":
         keep_freed_memory()
@@ -196,15 +207,24 @@ def generate(args: argparse.Namespace) -> None:
     plan = pipe.plan(args.mode)
     bar = tqdm(unit="step", disable=not sys.stderr.isatty(), leave=False)
 
-    def run(rows: Sequence[int]) -> ECDiffOutput:
+    def generate_rows(rows: Sequence[int]) -> ECDiffOutput:
         bar.reset(total=(len(prompts) - rows[0]) * plan.num_steps)
         return pipe(
             [prompts[row] for row in rows],
             negative_prompt=args.negative_prompt,
             generator=[torch.Generator().manual_seed(args.seed + row) for row in rows],
-            mode=args.mode,
+            mode="edge" if pipe.cloud is None and cloud is not None else args.mode,
             on_step=lambda *_: bar.update(len(rows)),
         )
+
+    def run(rows: Sequence[int]) -> ECDiffOutput:
+        try:
+            return generate_rows(rows)
+        except CloudUnavailableError as error:
+            if args.fallback != "edge":
+                raise
+            fall_back(pipe, error)
+            return generate_rows(rows)
 
     batches = Batches(args.batch_size, say=lambda line: print(f"note: {line}", file=sys.stderr))
     for rows, output in batches.over(range(len(prompts)), run):
@@ -212,8 +232,10 @@ def generate(args: argparse.Namespace) -> None:
         _save(output, pipe, [prompts[row] for row in rows], [args.seed + row for row in rows], args)
         spent.append(output.seconds)
     bar.close()
+    if cloud is not None and pipe.cloud is None:
+        plan = pipe.plan("edge")
     closing = f"{plan} · {sum(one.total for one in spent) / len(prompts):.2f} s"
-    alone = None if args.mode == "cloud" else _cloud_alone(plan, spent)
+    alone = None if args.mode == "cloud" or cloud is not None else _cloud_alone(plan, spent)
     if alone is not None:
         closing += f" (cloud only about {alone / len(prompts):.2f} s)"
     what = "video" if pipe.pair.family.media == "video" else "picture"
@@ -225,7 +247,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     share_cores()
     print_anywhere()
     args = _parser().parse_args(argv)
-    return run_command(lambda: generate(args), "; pictures that are listed above are complete")
+    if args.command == "generate":
+        return run_command(lambda: generate(args), "; pictures that are listed above are complete")
+    return run_command(lambda: {"serve": serve, "link": link}[args.command](args))
 
 
 if __name__ == "__main__":

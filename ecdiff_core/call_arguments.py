@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Action
 from ecdiff_core.sampling.sampler import OnStep, SamplerState
 
@@ -167,6 +169,28 @@ def check_call(
         )
     if output_type not in get_args(OutputType):
         raise ParamsError.unknown("output_type", output_type, get_args(OutputType))
+
+
+def seeds_of(generator: torch.Generator | list[torch.Generator] | None, images: int) -> list[int]:
+    """The seeds that another machine draws the same noise with, one an image.
+
+    Raises:
+        ParamsError: a generator for several images, one that was drawn from, or one of an accelerator.
+    """
+    if generator is None:
+        return [secrets.randbelow(MAX_SEED) for _ in range(images)]
+    generators = generator if isinstance(generator, list) else [generator]
+    fresh = [torch.Generator().manual_seed(one.initial_seed()) for one in generators]
+    drawn = [
+        one.device.type != "cpu" or not torch.equal(one.get_state(), new.get_state())
+        for one, new in zip(generators, fresh, strict=True)
+    ]
+    if len(generators) != images or any(drawn):
+        raise ParamsError(
+            "Expected one torch.Generator().manual_seed(SEED) an image, on the CPU and not yet drawn from: "
+            "the cloud's machine draws the noise, and is told the seeds alone."
+        )
+    return [one.initial_seed() for one in generators]
 
 
 def counted_by(bar: Any, on_step: OnStep | None) -> OnStep:

@@ -71,6 +71,14 @@ class OutputError(ECDiffError):
     """A file cannot be written."""
 
 
+class CloudError(ECDiffError):
+    """The server refuses: another config, a wrong token, a prompt that is too long."""
+
+
+class CloudUnavailableError(ECDiffError):
+    """The server cannot be reached, is overloaded, or what it answers does not arrive whole."""
+
+
 _SHOWN = 60
 """Characters of a wrong value that an error shows."""
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from accelerate.hooks import remove_hook_from_module
@@ -24,6 +24,7 @@ from ecdiff_core.call_arguments import (
     check_call,
     counted_by,
     refuse_others,
+    seeds_of,
 )
 from ecdiff_core.config import PairSpec, Sampling, TunedConfig
 from ecdiff_core.errors import ConfigError, NonFiniteLatentsError, ParamsError
@@ -32,6 +33,7 @@ from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
 from ecdiff_core.models.memory import Memory, Offload, out_of_memory_as_error, place
+from ecdiff_core.models.one_side import load_cloud, load_edge
 from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
@@ -47,10 +49,34 @@ from ecdiff_core.sampling.timesteps import set_steps
 
 @dataclass(frozen=True)
 class Prepared:
-    """Encoded prompts, and the state before step 0."""
+    """What a trajectory goes on from.
+
+    Args:
+        start: the state before step 0; after another machine's part, before the first edge step.
+        conditioning: the encoded prompts.
+        cloud: that machine, for plans that ask for it again; None for the cloud's model here.
+    """
 
     start: SamplerState
     conditioning: Conditioning
+    cloud: Denoiser | None = None
+
+
+class Cloud(Protocol):
+    """Another machine with the cloud's model (``ecdiff_core.serving.client.RemoteCloud``)."""
+
+    def begin(
+        self,
+        pipe: ECDiffPipeline,
+        mode: Mode,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str] | None,
+        seeds: Sequence[int],
+    ) -> Prepared:
+        """The cloud's part up to the first edge step, one picture for each prompt and seed."""
+
+
+_LOADERS = {"both": load_pair, "cloud": load_cloud, "edge": load_edge}
 
 
 class ECDiffPipeline:
@@ -61,7 +87,7 @@ class ECDiffPipeline:
     >>> pipe("a large red circle", generator=torch.Generator().manual_seed(0)).images[0]  # doctest: +SKIP
     """
 
-    def __init__(self, pair: Pair, config: TunedConfig | None = None) -> None:
+    def __init__(self, pair: Pair, config: TunedConfig | None = None, cloud: Cloud | None = None) -> None:
         if not isinstance(pair, Pair) or not isinstance(config, TunedConfig):
             raise ConfigError(
                 f"Expected a loaded pair and a TunedConfig, got {type(pair).__name__} and "
@@ -69,6 +95,7 @@ class ECDiffPipeline:
             )
         self.pair = pair
         self.config = config
+        self.cloud = cloud
         asked = config.sampling
         _check_offered(pair, asked)
         self.size = pair.family.size_of(asked.height, asked.width, asked.num_frames)
@@ -93,6 +120,8 @@ class ECDiffPipeline:
         dtype: str | torch.dtype | None = None,
         memory: Memory | None = None,
         check_weights: bool = True,
+        side: Literal["both", "cloud", "edge"] = "both",
+        cloud: Cloud | None = None,
     ) -> ECDiffPipeline:
         """Load the pair that a config (or the YAML file at a path) names.
 
@@ -101,6 +130,8 @@ class ECDiffPipeline:
             dtype: in place of the config's.
             memory: offload, slicing and tiling where the device's memory is short.
             check_weights: refuse weights whose fingerprint is not the config's.
+            side: load one machine's models alone; of the other's, configs are enough.
+            cloud: the other machine, which does the cloud's part; then ``side`` is ``edge``.
 
         Raises:
             ConfigError, ParamsError, PairError: the config, a setting or a model is not usable.
@@ -113,8 +144,11 @@ class ECDiffPipeline:
             config = replace(config, pair=bare, sampling=replace(config.sampling, dtype=dtype_name(dtype)))
         spec = config.pair if check_weights else _without(config.pair, "fingerprint", "tensors")
         dtype_of_models = get_dtype(config.sampling.dtype)
-        pair = load_pair(spec, device=get_device(device), dtype=dtype_of_models, memory=memory)
-        return cls(pair, replace(config, pair=pair.spec))
+        if side not in _LOADERS:
+            raise ParamsError.unknown("side", side, _LOADERS)
+        load = _LOADERS[side if cloud is None else "edge"]
+        pair = load(spec, device=get_device(device), dtype=dtype_of_models, memory=memory)
+        return cls(pair, replace(config, pair=pair.spec), cloud)
 
     @property
     def device(self) -> torch.device:
@@ -294,17 +328,22 @@ class ECDiffPipeline:
         with bar, turn, on, self._interrupts.call():
             on_step = counted_by(bar, on_step)
             clock = Clock(self.device)
-            begun = self.prepare(
-                prompts,
-                negative_prompts=negatives,
-                generator=generator,
-                num_images_per_prompt=num_images_per_prompt,
-            )
-            encode_seconds = clock.lap()
-            state, spent = begun.start, {True: 0.0, False: 0.0}
-            for on_cloud, some in groupby(range(steps.num_steps), key=steps.on_cloud):
+            if self.cloud is None:
+                begun = self.prepare(
+                    prompts,
+                    negative_prompts=negatives,
+                    generator=generator,
+                    num_images_per_prompt=num_images_per_prompt,
+                )
+            else:
+                begun = self._begin_remotely(mode, prompts, negatives, generator, num_images_per_prompt)
+                bar.update(begun.start.step)
+            lap = clock.lap()
+            encode_seconds, before = (lap, 0.0) if self.cloud is None else (0.0, lap)
+            state, spent = begun.start, {True: before, False: 0.0}
+            for on_cloud, some in groupby(range(state.step, steps.num_steps), key=steps.on_cloud):
                 until = max(some) + 1
-                state = self._advance(state, begun.conditioning, steps, until, on_step, callback)
+                state = self._advance(state, begun, steps, until, on_step, callback)
                 spent[on_cloud] += clock.lap()
             images = self._images(state.latents, output_type, steps)
             seconds = Seconds(encode_seconds, spent[True], spent[False], clock.lap())
@@ -315,19 +354,34 @@ class ECDiffPipeline:
     def _advance(
         self,
         state: SamplerState,
-        conditioning: Conditioning,
+        begun: Prepared,
         steps: Plan,
         until: int,
         on_step: OnStep | None,
         callback: Callback | None,
     ) -> SamplerState:
         """The plan's steps up to ``until``; one by one where a callback may change the latents."""
-        loop = (steps, *self.bind(conditioning), self.estimator, self.config.factors)
+        cloud, edge = self.bind(begun.conditioning)
+        loop = (steps, begun.cloud or cloud, edge, self.estimator, self.config.factors)
         if callback is None:
             return advance(state, *loop, until=until, on_step=on_step)
         while state.step < until and not self._interrupt:
             state = callback.after_step(self, advance(state, *loop, until=state.step + 1, on_step=on_step))
         return state
+
+    def _begin_remotely(
+        self,
+        mode: Mode,
+        prompts: Sequence[str],
+        negatives: Sequence[str] | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        num_images_per_prompt: int,
+    ) -> Prepared:
+        assert self.cloud is not None
+        rows = [row for row in range(len(prompts)) for _ in range(num_images_per_prompt)]
+        seeds = seeds_of(generator, len(rows))
+        some = None if negatives is None else [negatives[row] for row in rows]
+        return self.cloud.begin(self, mode, [prompts[row] for row in rows], some, seeds)
 
     def _images(self, latents: Tensor, output_type: OutputType, steps: Plan) -> Any:
         family = self.pair.family

@@ -21,8 +21,14 @@ from ecdiff_tune.search import SEARCHES
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "settings.md"
 FIRST = (
-    *("search", "search.k", "search.alpha", "search.s", "objective", "link", "calibration.num_prompts"),
-    *("calibration.file", "heldout.num_prompts", "sampling.num_inference_steps", "sampling.guidance_scale"),
+    *("method", "search", "search.k", "search.alpha", "search.s", "objective", "link"),
+    *(
+        "calibration.num_prompts",
+        "calibration.file",
+        "heldout.num_prompts",
+        "sampling.num_inference_steps",
+        "sampling.guidance_scale",
+    ),
     *("params.p", "reference", "device", "dtype", "batch_size", "study", "resume"),
 )
 """Settings and groups of the first table."""

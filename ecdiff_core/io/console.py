@@ -14,6 +14,11 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.text import lookalike, visible
 
 _HANDLER = "ecdiff.lookalike"
+LIBRARIES = (
+    *("accelerate", "diffusers", "huggingface_hub", "matplotlib", "peft", "safetensors", "torch"),
+    *("torchmetrics", "torchvision", "tqdm", "transformers"),
+)
+"""Whose warnings a person who runs a command can do nothing about."""
 
 
 def print_anywhere() -> None:
@@ -51,16 +56,19 @@ def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
 
 
 def quiet_libraries() -> None:
-    """Leave the terminal to our own lines: no loading bars and no notes of the libraries below errors.
+    """Leave the terminal to our own lines: no loading bars, no warnings and no notes of the libraries below
+    errors.
 
-    Set TRANSFORMERS_VERBOSITY and DIFFUSERS_VERBOSITY to see them. Call this before diffusers is imported.
+    Set TRANSFORMERS_VERBOSITY and DIFFUSERS_VERBOSITY to see notes, ``python -W default`` or PYTHONWARNINGS
+    to see warnings. Call this before diffusers is imported.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for name in ("torch", "matplotlib"):
+    for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=rf"({'|'.join(LIBRARIES)})(\.|$)")
 
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import NoneType
 from typing import TypeVar
 
@@ -76,11 +77,10 @@ def load_pair(
     files = find_pair(spec)
     cloud_files, edge_files, family_class = files.cloud, files.edge, files.family
     found = _checked_fingerprints(spec, files)
-    family = _load(lambda: family_class.load(cloud_files, dtype), cloud_files)
-    edge = _load(lambda: family_class.load_denoiser(edge_files, dtype), edge_files)
-    for model, loaded in ((cloud_files, family.models), (edge_files, [edge])):
-        if any(parameter.is_meta for each in loaded for parameter in each.parameters()):
-            raise PairError(f"Cannot load the model in {model.source}: its weights lack tensors.")
+    family = load_or_refuse(lambda: family_class.load(cloud_files, dtype), cloud_files)
+    edge = load_or_refuse(lambda: family_class.load_denoiser(edge_files, dtype), edge_files)
+    check_whole(cloud_files, family.models)
+    check_whole(edge_files, [edge])
     packed = files.quantized()  # then tensors have fewer elements than the model has parameters
     sizes = [0 if packed else sum(p.numel() for p in model.parameters()) for model in (family.denoiser, edge)]
     notes = (*files.notes(spec), *larger_edge(*sizes), *load_lora(family, edge, spec.lora))
@@ -95,7 +95,7 @@ def load_pair(
     with out_of_memory_as_error():
         place([*family.models, edge], family.vae, device, memory or Memory())
     refs = [
-        _loaded(replace(ref, fingerprint=fingerprint, tensors=digest, parts=others), model)
+        loaded_ref(replace(ref, fingerprint=fingerprint, tensors=digest, parts=others), model)
         for ref, model, fingerprint, digest, others in zip(
             (spec.cloud, spec.edge),
             (cloud_files, edge_files),
@@ -105,9 +105,7 @@ def load_pair(
             strict=True,
         )
     ]
-    cloud, edge_folder = cloud_files.folder, edge_files.folder
-    ours = noise_schedule(cloud, cloud)
-    theirs = noise_schedule(edge_folder, cloud) if has_schedule(edge_folder) else ours
+    ours, theirs = schedules(cloud_files.folder, edge_files.folder)
     convertible = tuple(row for row in files.rows if row.verdict is Verdict.CONVERTIBLE)
     whole = PairSpec(spec.name, refs[0], refs[1], spec.lora)
     return Pair(whole, family, edge, ours, theirs, convertible, files, notes)
@@ -116,15 +114,24 @@ def load_pair(
 def _checked_fingerprints(spec: PairSpec, files: PairFiles) -> list[str]:
     """Of cloud and edge, adapters included."""
     sides: tuple[tuple[Side, ModelRef], ...] = (("cloud", spec.cloud), ("edge", spec.edge))
-    found = []
-    for (side, ref), bare in zip(sides, files.fingerprints(), strict=True):
-        got = adapted(bare, spec.lora_on(side))
-        if ref.fingerprint not in (None, got):
-            raise PairError(
-                f"The {side} model {ref.id} has other weights (fingerprint {got}) than the config was tuned "
-                f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
-            )
-        found.append(got)
+    bare = files.fingerprints()
+    return [
+        checked_fingerprint(side, ref, adapted(one, spec.lora_on(side)))
+        for (side, ref), one in zip(sides, bare, strict=True)
+    ]
+
+
+def checked_fingerprint(side: Side, ref: ModelRef, found: str) -> str:
+    """The fingerprint that was found of a model, adapters included.
+
+    Raises:
+        PairError: ``ref`` asks for another one.
+    """
+    if ref.fingerprint not in (None, found):
+        raise PairError(
+            f"The {side} model {ref.id} has other weights (fingerprint {found}) than the config was tuned "
+            f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
+        )
     return found
 
 
@@ -137,13 +144,25 @@ def _check_tensors(side: Side, ref: ModelRef, digest: str | None) -> None:
         )
 
 
-def _loaded(ref: ModelRef, files: ModelFiles) -> ModelRef:
+def check_whole(files: ModelFiles, models: Sequence[nn.Module]) -> None:
+    """Raise PairError where weights that were loaded lack tensors."""
+    if any(parameter.is_meta for model in models for parameter in model.parameters()):
+        raise PairError(f"Cannot load the model in {files.source}: its weights lack tensors.")
+
+
+def schedules(cloud: Path, edge: Path) -> tuple[NoiseSchedule | None, NoiseSchedule | None]:
+    """Of two folders with configs; an edge that has none has the cloud's."""
+    ours = noise_schedule(cloud, cloud)
+    return ours, noise_schedule(edge, cloud) if has_schedule(edge) else ours
+
+
+def loaded_ref(ref: ModelRef, files: ModelFiles) -> ModelRef:
     """What was loaded, named so that the same is loaded again from any working folder."""
     variant = files.variant if files.variant is not None else ref.variant
     return from_anywhere(replace(ref, variant=variant))
 
 
-def _load(load: Callable[[], T], files: ModelFiles) -> T:
+def load_or_refuse(load: Callable[[], T], files: ModelFiles) -> T:
     """``load()``, with what damaged files raise told as one line."""
     folder = files.source
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.errors import ECDiffError, ParamsError, shown
-from ecdiff_core.io.tensor_file import TensorSpec, read_metadata, read_tensors, write_tensors
+from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec, read_metadata, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 Encoding = Literal["computed", "float16", "int8"]
@@ -84,7 +84,7 @@ def read_packet(data: bytes, form: Form, encoding: Encoding) -> tuple[dict[str, 
     """The tensors of a packet in the dtypes of its form, on the CPU, and all its facts.
 
     Raises:
-        PacketError: another format version or encoding, facts that differ, or a byte that was changed.
+        PacketError: another format version or encoding, or facts that differ.
         TensorFileError: the bytes are damaged, or hold other tensors.
     """
     facts = read_metadata(data)
@@ -97,7 +97,7 @@ def read_packet(data: bytes, form: Form, encoding: Encoding) -> tuple[dict[str, 
         specs |= _sent_as(name, spec, encoding)
     read = read_tensors(data, specs)
     if facts.pop(_DIGEST, None) != _digest(read, facts):
-        raise PacketError("The packet was changed on its way: its digest is another one. Send it again.")
+        raise TensorFileError("The packet was changed on its way: its digest is another one. Send it again.")
     return {name: _decoded(name, spec, read) for name, spec in form.tensors.items()}, facts
 
 

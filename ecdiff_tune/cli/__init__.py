@@ -141,6 +141,13 @@ COMMANDS: dict[str, Command] = {
         "output_dir is the only setting that it goes by.",
         heeds=("output_dir",),
     ),
+    "export": Command(
+        "a tuned config for cache-dit or as lines of Python for diffusers; no model call",
+        "cli.export",
+        of_study=True,
+        loads_models=False,
+        note=f"{_OWN}. Writes outputs/<pair>/<study>/export/. Free is export.*.",
+    ),
     "report": Command(
         "one page about a study, with its images; no model call",
         "cli.report",

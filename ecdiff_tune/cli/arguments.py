@@ -14,11 +14,21 @@ _PATHS = {
     *("pair.cloud_config", "pair.edge_config", "pair.cloud_subfolder", "pair.edge_subfolder"),
     *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "latency", "rerank.latency"),
     *("metrics.clip", "metrics.lpips_weights", "search.storage", "search.artifacts"),
-    *("compare.schedule", "errors.config", "transfer.config"),
+    *("compare.schedule", "errors.config", "transfer.config", "export.config"),
 }
 """Settings whose value may hold whatever a path may."""
 _PLAIN = re.compile(r"[\w./:-]*")
 """A path that Hydra's grammar reads as it is."""
+
+
+def export_to(command: str, arguments: Sequence[str]) -> list[str]:
+    """``export to=FORM`` as the setting that it is.
+
+    >>> export_to("export", ["to=diffusers", "study=a"]), export_to("tune", ["to=x"])
+    (['export.to=diffusers', 'study=a'], ['to=x'])
+    """
+    short = command == "export"
+    return [f"export.{one}" if short and one.startswith("to=") else one for one in arguments]
 
 
 def paths_quoted(arguments: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
@@ -14,22 +15,19 @@ from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import page, tables
 from ecdiff_tune.report.figure_files import save_figure
 from ecdiff_tune.report.paper_figures import noise_change
-from ecdiff_tune.report.result import beaten_note, made_by, result_lines
+from ecdiff_tune.report.result import beaten_note, command, made_by, result_lines
 from ecdiff_tune.study import files, recorded, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import LoadedPair, References
-from ecdiff_tune.study.spending import HELDOUT
-from ecdiff_tune.study.winner import ConfigSource, Heldout, config_of, how_searched
+from ecdiff_tune.study.spending import HELDOUT, SAMPLES
+from ecdiff_tune.study.winner import Heldout, config_of, how_searched
 
 
-def config_of_winner(
-    stages: Stages, pair: LoadedPair, found: Found, heldout: Heldout | None = None
-) -> TunedConfig:
+def config_of_winner(stages: Stages, found: Found, heldout: Heldout | None = None) -> TunedConfig:
     """The YAML of a stage's winner."""
-    spec, prompts = stages.study.spec, stages.references.calibration.prompt_set
+    spec = stages.study.spec
     reference = reference_plan.section(spec.path, stages.study.ledger)
-    source = ConfigSource.of_pipe(spec, stages.study.created, prompts, pair.latency, pair.pipe, reference)
-    how = how_searched(spec, found.winner)
+    source, how = replace(stages.early.source, reference=reference), how_searched(spec, found.winner)
     return config_of(found.winner, found.trials, source, how, stages.scorer, heldout)
 
 
@@ -37,15 +35,17 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     """Held-out score, YAML, table, images and page; the last lines that a command prints."""
     study, references = stages.study, stages.references
     heldout = None
+    stages.early.found(config_of_winner(stages, found))
     if len(references.heldout_prompts):
         with study.spending.part(HELDOUT):
             heldout = _measure_heldout(study, pair, references, found.winner)
-    config = config_of_winner(stages, pair, found, heldout)
+    config = config_of_winner(stages, found, heldout)
     config.save(study.path / files.CONFIG)
     write_text(study.path / files.TABLE5, tables.table5([config]))
-    with study.spending.part("samples"):
-        samples.write(study.path, stages.evaluator, references.calibration, found.winner)
-    samples.write_edge_alone(study.path, references.calibration, study.progress)
+    with study.spending.part(SAMPLES):
+        shown = references.shown()
+        samples.write(study.path, stages.evaluator, shown, found.winner)
+    samples.write_edge_alone(study.path, shown, study.progress)
     log_result(stages, config)
     record = recorded.load(study.spec)
     known = next((one for one in record.trials if one.config == found.winner.config), None)
@@ -58,6 +58,8 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
         example(references.calibration.prompt_set.prompts),
     )
     study.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} {prompt}")
+    if heldout is not None:
+        study.progress.say(f"and against fewer steps of the cloud alone: {command('compare', study.spec)}")
     # After all else, which an error of the page must not keep back.
     study.progress.say(f"page: {page.write(record)}")
 
@@ -66,9 +68,10 @@ def _measure_heldout(study: OpenStudy, pair: LoadedPair, references: References,
     """The winner on the held-out set, whose reference is made now if need be."""
     evaluator, progress = study.evaluator(pair, references.heldout, tuning=False), study.progress
     prompts, config = references.heldout.prompt_set, winner.config
-    progress.start_task(
-        "winner on held-out prompts", len(prompts), len(prompts) - evaluator.missing([config])
-    )
+    missing, plan = evaluator.missing([config]), config.plan
+    if progress.time_left is not None:
+        progress.time_left.plan(HELDOUT, plan.cloud_calls * missing, plan.edge_calls * missing, missing)
+    progress.start_task("winner on held-out prompts", len(prompts), len(prompts) - missing)
     (measured,) = evaluator.measure([config], progress.prompts_done)
     progress.end_stage()
     return Heldout(prompts, measured)

@@ -88,9 +88,9 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
 def against_own_winner(record: Recorded, chosen: Trial) -> str:
     """What is another now than in ecdiff.yaml, old and new by the objective of now."""
     path = record.path / files.CONFIG
-    if not path.is_file():
-        return f"{path} is not there: the study's own search has not come to an end"
-    old = TunedConfig.load(path)
+    old = TunedConfig.load(path) if path.is_file() else None
+    if old is None or old.basis:
+        return f"{path} is not there or an early answer: the study's own search has not come to an end"
     own = PlannedCandidate.of_config(old)
     told = f"ecdiff.yaml's config ({describe(own.candidate, 'joint', bool(own.key.alpha))})"
     known = next((one for one in record.trials if one.key == own.key), None)

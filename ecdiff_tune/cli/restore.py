@@ -18,7 +18,7 @@ from ecdiff_tune.study.folder import differences, flat, read_state
 
 GROUPS = ("pair", "search", "calibration", "objective", "link")
 _FREE = (
-    *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors."),
+    *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors.", "export."),
     *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
 )
 """Beginnings of settings that may be others than the study's: no measurement depends on them."""

@@ -60,9 +60,10 @@ def schedule_space(settings: Settings, predictor: Predictor) -> ScheduleSpace:
 
 def stage2_space(settings: Settings, winner: Candidate) -> Stage2Space:
     """s for a stage-1 winner."""
-    ends = {"edge_first": settings.params.edge_first, "edge_last": settings.params.edge_last}
+    given = settings.params
+    params = replace(winner.params, edge_first=given.edge_first, edge_last=given.edge_last)
     return Stage2Space.of(
-        replace(winner, params=replace(winner.params, **ends)),
+        replace(winner, params=params),
         settings.s_values,
         settings.num_steps,
         settings.core_sampling().handoff,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_core.io.text import counted
 from ecdiff_tune.config import SettingsError
@@ -18,7 +20,8 @@ from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.model_calls import Calls
 from ecdiff_tune.evaluation.ranks import ALONE, Ranks
 from ecdiff_tune.evaluation.thumbnails import FIRST
-from ecdiff_tune.objective import Scorer, Trial, stage_name
+from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.objective import Scorer, Stage, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Cost, Records
@@ -27,11 +30,13 @@ from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.upper_bound import CallBound
 from ecdiff_tune.study import files, trackers
+from ecdiff_tune.study.early import EarlyAnswers
 from ecdiff_tune.study.loop import run
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.optuna_setup import search_options
+from ecdiff_tune.study.planned_parts import plan_search
 from ecdiff_tune.study.process_setup import thumbnails
-from ecdiff_tune.study.progress import duration
+from ecdiff_tune.study.progress import describe, duration
 from ecdiff_tune.study.references import References
 
 
@@ -49,6 +54,7 @@ class Stages:
     """Runs the stages of one study, which measure, score and predict candidates alike.
 
     Args:
+        early: where the best config so far goes.
         ranks: that run them together.
         tracking: where trials are tracked too.
         columns: of trials.csv, beyond those of every study.
@@ -58,6 +64,7 @@ class Stages:
     references: References
     evaluator: Evaluator
     scorer: Scorer
+    early: EarlyAnswers
     ranks: Ranks = ALONE
     tracking: str = trackers.NONE
     columns: tuple[str, ...] = ()
@@ -71,6 +78,9 @@ class Stages:
         num_prompts = len(self.references.calibration.prompt_set)
         seconds = self.total_seconds(most)
         progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
+        if progress.time_left is not None:
+            calls = self.total_calls(most)
+            plan_search(progress.time_left, self.study, self.references, stage_name(stage), *calls)
         path = self.study.path / files.TRIALS
         earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
         trials: list[Trial] = []
@@ -81,15 +91,23 @@ class Stages:
             table = tables.trials_table(trials, self.columns)
             write_text(path, (pd.concat([earlier, table]) if len(earlier) else table).to_csv(index=False))
             self.study.spending.save()
+            complete = [one for one in trials if one.state == "complete"]
+            if stage != 1 and trial.state == "complete" and trial.value >= max(one.value for one in complete):
+                self.early.measured([trial], self._keeps)
+
+        def on_rung(part: Sequence[Trial]) -> None:
+            if stage != 1 and not any(one.state == "complete" for one in trials):
+                self.early.measured(part, self._keeps)
 
         spaces = [space]
         search = self._make_search(spaces)
+        self._answer_early(stage, search)
         name = f"{spec.pair.name}/{spec.name}/{stage_name(stage)}"
         with (
             trackers.run(self.tracking, name, self.study.path, spec.settings) as tracked,
             self.study.spending.part(stage_name(stage)),
         ):
-            winner = run(stage, search, self.evaluator, self.scorer, progress, record)
+            winner = run(stage, search, self.evaluator, self.scorer, progress, record, on_rung)
             tracked.winner(winner)
         progress.end_stage()
         space = spaces[-1]
@@ -100,6 +118,23 @@ class Stages:
                 "search=exhaustive tries all"
             )
         return Found(winner, tuple(filter(self._keeps, trials)), space)
+
+    def _answer_early(self, stage: Stage, search: Search) -> None:
+        """Write what is predicted to be the best, before anything is measured."""
+        if stage == 1 or search.done or not self.study.spec.kind.predicts:
+            return
+        first = search.ask().candidates[0]
+        try:
+            (quality,) = self._predict([first])
+        except ECDiffError:  # a search that goes on without a forecast
+            return
+        if answer := self.early.predicted(stage, self.evaluator.resolve(first), quality):
+            plan = answer.plan
+            self.study.progress.say(
+                f"early answer: {describe(first, stage)}, predicted quality {shown(quality)} with "
+                f"{plan.cloud_calls} cloud and {plan.edge_calls} edge calls; {self.early.path} has it, and "
+                "then whatever is measured to be better"
+            )
 
     def _keeps(self, trial: Trial) -> bool:
         """Whether it keeps the limits of the search."""
@@ -119,16 +154,18 @@ class Stages:
         spec, bounds = self.study.spec, [bound for stage in stages for bound in stage]
         trials = sum(stage[0].count for stage in stages)
         cloud, edge = self.total_calls(bounds)
+        seconds = "" if self.study.progress.time_left else f", about {duration(self.total_seconds(bounds))}"
         return (
-            f"{what}: up to {counted(trials, 'trial')}, {cloud:,} cloud and {edge:,} edge calls, "
-            f"about {duration(self.total_seconds(bounds))} if all are needed"
-            + ("" if spec.kind.places else f" (p = {p})")
+            f"{what}: up to {counted(trials, 'trial')}, {cloud:,} cloud and {edge:,} edge calls{seconds} "
+            "if all are needed" + ("" if spec.kind.places else f" (p = {p})")
         )
 
     def total_seconds(self, bounds: Sequence[CallBound]) -> float:
         """Of the calls at the reference's pace, and of decoding what they make."""
         alone, (cloud, edge) = self.references.own_runs.seconds(), self.total_calls(bounds)
         cloud_pace, edge_pace = (seconds / self.study.spec.num_steps for seconds in alone)
+        if math.isnan(edge_pace):  # it was not run
+            edge_pace = self.scorer.latency.edge_call.median
         images = sum(bound.count * bound.prompts for bound in bounds)
         return cloud * cloud_pace + edge * edge_pace + images * self.scorer.latency.decode.median
 

@@ -52,6 +52,7 @@ def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
         weights=Weights(objective.w1, objective.w2, objective.w3, cast(BurdenOf, objective.burden)),
         link=settings.core_link(),
         reference=settings.reference,
+        asks_edge=settings.asks_edge,
         latency=settings.latency,
         rescoring=Rescoring(
             None if rescored.latency is None else Path(rescored.latency).expanduser(),

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.errors import ECDiffError
+from ecdiff_core.errors import ConfigError, ECDiffError
 from ecdiff_core.io.text import visible
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_files
@@ -88,6 +88,8 @@ def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], say: Callabl
 
 def _row(path: Path, study: str) -> Row:
     config = TunedConfig.load(path)
+    if config.basis:
+        raise ConfigError(f"{path} is an early answer ({config.basis}).")
     params, plan, score = config.params, config.plan(), config.score or {}
     heldout, latency = score.get("heldout") or {}, _section(config, "latency")
     record = {

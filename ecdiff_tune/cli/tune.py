@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli.accelerate import accelerate
 from ecdiff_tune.cli.boundary import boundary_note
 from ecdiff_tune.cli.finish import config_of_winner, finish, log_end, log_result, write_noise_profile
 from ecdiff_tune.cli.restore import others
@@ -21,8 +22,11 @@ from ecdiff_tune.objective import Scorer
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 from ecdiff_tune.study import files
+from ecdiff_tune.study.early import EarlyAnswers
 from ecdiff_tune.study.open_study import open_study
+from ecdiff_tune.study.planned_parts import planned_parts
 from ecdiff_tune.study.references import LoadedPair
+from ecdiff_tune.study.winner import ConfigSource
 
 
 def reference(settings: Settings) -> None:
@@ -37,10 +41,10 @@ def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
     _refuse_params_by_hand(settings)
     _refuse_placing(settings)
-    with open_stages(settings) as (stages, pair):
+    with open_stages(settings) as (stages, _):
         write_noise_profile(stages.study, stages.references)
-        found = _run_stage1(settings, stages, pair)
-        log_result(stages, config_of_winner(stages, pair, found))
+        found = _run_stage1(settings, stages)
+        log_result(stages, config_of_winner(stages, found))
         log_end(stages.study, files.STAGE1, files.TRIALS, files.NOISE_TABLE, files.NOISE_FIGURE)
         stages.study.progress.say("next: stage2 with the same settings")
 
@@ -61,31 +65,45 @@ def stage2(settings: Settings) -> None:
 
 def tune(settings: Settings) -> None:
     """The reference, stage 1, stage 2, then the winner on held-out prompts."""
+    if settings.methods:
+        _refuse_ranks()
+        accelerate(settings)
+        return
     _refuse_params_by_hand(settings)
-    with open_stages(settings) as (stages, pair):
+    with open_stages(settings, whole=True) as (stages, pair):
         write_noise_profile(stages.study, stages.references)
         if settings.search.joint:
             found = stages.run(_joint_space(settings, stages))
         else:
             stages.study.progress.say(_effort_of_tune(settings, stages))
-            winner = _run_stage1(settings, stages, pair).winner
+            winner = _run_stage1(settings, stages).winner
             found = _run_stage2(settings, stages, winner.candidate)
         finish(stages, pair, found)
 
 
 @contextmanager
-def open_stages(settings: Settings) -> Iterator[tuple[Stages, LoadedPair]]:
-    """What runs the study's stages, once the reference is made; and the pair."""
+def open_stages(settings: Settings, whole: bool = False) -> Iterator[tuple[Stages, LoadedPair]]:
+    """What runs the study's stages, once the reference is made; and the pair.
+
+    Args:
+        whole: the command goes on to the held-out prompts.
+    """
     with open_study(study_spec(settings, searches=True), current(), settings.has_workers) as (
         study,
         pair,
         references,
     ):
+        if whole and study.spec.kind.needs_forecast:
+            study.progress.time_left = planned_parts(study, references, pair.latency)
+            references.plan_ahead()
+        study.progress.say(f"search {settings.search.name}: {settings.kind.about}")
         spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)
         tracking, columns = settings.tracking, settings.more_columns
-        yield Stages(study, references, evaluator, scorer, current(), tracking, columns), pair
+        source = ConfigSource.of_pipe(spec, study.created, made.prompt_set, pair.latency, pair.pipe, None)
+        early = EarlyAnswers(study.path / files.CONFIG, source, scorer)
+        yield Stages(study, references, evaluator, scorer, early, current(), tracking, columns), pair
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:
@@ -96,6 +114,11 @@ def _refuse_params_by_hand(settings: Settings) -> None:
             f"{' and '.join(given)} {'are' if given[1:] else 'is'} for stage2 alone; here search.k, "
             "search.alpha, search.edge_k and search.residual go, or search=schedule."
         )
+
+
+def _refuse_ranks() -> None:
+    if current().size > 1:
+        raise SettingsError("tune with method= runs as one process: start it without torchrun.")
 
 
 def _refuse_placing(settings: Settings) -> None:
@@ -125,9 +148,9 @@ def _effort_of_tune(settings: Settings, stages: Stages) -> str:
     return stages.effort("tune", p, [stages.call_bounds(stage1_space(settings, p)), most_expensive])
 
 
-def _run_stage1(settings: Settings, stages: Stages, pair: LoadedPair) -> Found:
+def _run_stage1(settings: Settings, stages: Stages) -> Found:
     found = stages.run(stage1_space(settings, stages.references.p()))
-    config_of_winner(stages, pair, found).save(stages.study.path / files.STAGE1)
+    config_of_winner(stages, found).save(stages.study.path / files.STAGE1)
     assert isinstance(found.space, Stage1Space)
     _point_out_boundary(stages, "k", found.space.ks, found)
     _point_out_boundary(stages, "alpha", found.space.alphas, found)

@@ -80,12 +80,12 @@ def check_grids(settings: Settings) -> None:
     ):
         check_distinct(f"search.{name}", values)
     fills = all(get_estimator(one).fills_with_edge for one in settings.estimators)
-    for name, values in (("edge_k", settings.edge_ks), ("residual", settings.residuals)):
-        if fills and 0 not in values and not settings.kind.places:
+    for name, tried in (("edge_k", settings.edge_ks), ("residual", settings.residuals)):
+        if fills and 0 not in tried and not settings.kind.places:
             expected = "to hold 0 with the estimator edge, which has a residual of its own"
             by_hand = getattr(settings.params, name) is not None
             key = f"{'params' if by_hand else 'search'}.{name}"
-            raise SettingsError(key=key, got=list(values), expected=expected)
+            raise SettingsError(key=key, got=list(tried), expected=expected)
     earliest = [settings.earliest_s]
     if not all(0 < alpha <= 1 for alpha in search.alpha):  # also where one is nan
         raise ParamsError(key="search.alpha", got=search.alpha, expected="within 0 < alpha <= 1")

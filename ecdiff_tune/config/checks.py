@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 
 from pydantic import TypeAdapter, ValidationError
 
+from ecdiff_core.methods import METHODS
 from ecdiff_core.validation import user_error
 from ecdiff_tune.config.check_params import check_grids, check_params
 from ecdiff_tune.config.check_search import check_search
@@ -14,7 +16,7 @@ from ecdiff_tune.config.command_groups import MetricsSettings, ParetoSettings
 from ecdiff_tune.config.described import meanings
 from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.schema import ECDIFF, Settings
 from ecdiff_tune.study import files, trackers
 from ecdiff_tune.study.spec import LATENCIES
 
@@ -46,6 +48,7 @@ def check(settings: Settings) -> None:
             expected="> 0",
             advice="With 0 for all every config is alike.",
         )
+    _check_methods(settings)
     check_search(settings)
     check_params(settings)
     check_grids(settings)
@@ -66,6 +69,19 @@ def _check_limits(settings: Settings) -> None:
 @cache
 def _adapter() -> TypeAdapter[Settings]:
     return TypeAdapter(Settings)
+
+
+def _check_methods(settings: Settings) -> None:
+    """Refuse methods that are unknown, or named beside EC-Diff."""
+    named = [settings.method] if isinstance(settings.method, str) else settings.method
+    if not isinstance(named, Sequence) or not named:
+        raise SettingsError(key="method", got=named, expected="to be a name or a list of names")
+    for name in settings.methods:
+        if name == ECDIFF:
+            raise SettingsError("method: ecdiff is tuned alone; compare holds it against the others.")
+        if name not in METHODS:
+            raise SettingsError.unknown("method", name, [ECDIFF, *METHODS])
+    check_distinct("method", named)
 
 
 def _check_auto(key: str, value: object, least: int) -> None:

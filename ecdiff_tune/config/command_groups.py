@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from ecdiff_core.validation import AtLeast1, NotNegative, OneOf, Positive, Similarity
 from ecdiff_tune.config.setting import setting
 from ecdiff_tune.experiments.method_names import METHODS
+from ecdiff_tune.methods.export import FORMS
 from ecdiff_tune.metrics.spec import LPIPS_NETS, METRICS
 
 NoiseShare = Annotated[float, Field(gt=0, le=1)]
@@ -35,6 +36,34 @@ class ParetoSettings:
     )
     quality: Similarity | None = setting(None, "least mean SSIM")
     seconds: Positive | None = setting(None, "most seconds an image, the transfer included")
+
+
+@dataclass
+class AccelerationSettings:
+    """How ``tune`` with another ``method`` than ecdiff goes about it."""
+
+    values: Any = setting(
+        None, "values of the method that are given, {threshold: 0.1}; the one searched is your present one"
+    )
+    min_quality: Similarity | None = setting(
+        None, "least mean SSIM; null is the present setting's, else 0.95"
+    )
+    min_worst: Similarity | None = setting(
+        None, "least SSIM of the worst prompt; null is the present setting's, else 0.8"
+    )
+    timed_prompts: AtLeast1 = setting(3, "images that seconds, side by side, are the median of")
+
+
+@dataclass
+class ExportSettings:
+    """What ``export`` writes."""
+
+    to: Annotated[str, OneOf(FORMS)] = setting(
+        "diffusers", "cache_dit: a YAML that cache-dit and what builds on it load; diffusers: lines of Python"
+    )
+    config: str | None = setting(
+        None, "a tuned YAML; null is the study's accelerated.yaml, else its ecdiff.yaml"
+    )
 
 
 @dataclass

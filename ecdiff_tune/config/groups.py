@@ -139,11 +139,11 @@ class SearchSettings:
     extend: bool = setting(
         False, "greedy, exhaustive: search on where the winner lies on the boundary of its grid"
     )
-    rungs: list[Rung] = setting([0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned")
+    rungs: list[Rung] = setting([0.05, 0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned")
     error_rate: ErrorRate = setting(
         0.05, "greatest probability of a wrong decision; 0: upper bounds alone decide, greedy walks whole"
     )
-    margin: NotNegative = setting(0.0, "objective that may be given away at a rung, to end sooner")
+    margin: NotNegative = setting(0.0005, "objective that may be given away at a rung, to end sooner")
     finalists: AtLeast1 = setting(8, "how many of the best predicted configs race")
     sampler: Annotated[str, OneOf(SAMPLERS)] = setting("tpe", "Optuna's sampler")
     trials: AtLeast1 = setting(50, "trials of the Optuna study; more of them go on with it")

@@ -15,13 +15,16 @@ from ecdiff_core.config import Sampling
 from ecdiff_core.models.devices import DTYPES
 from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
+from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P, MAX_SEED, ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
 from ecdiff_core.validation import NotNegative, OneOf
 from ecdiff_tune.config.command_groups import (
     AblateSettings,
+    AccelerationSettings,
     CompareSettings,
     ErrorsSettings,
+    ExportSettings,
     MetricsSettings,
     ParetoSettings,
     RerankSettings,
@@ -47,6 +50,9 @@ from ecdiff_tune.search.schedule_space import LEAST_CALLS
 from ecdiff_tune.study.spec import AUTO as AUTO_REFERENCE
 from ecdiff_tune.study.spec import FULL_RUNS, REFERENCES
 from ecdiff_tune.study.trackers import TRACKERS
+
+ECDIFF = "ecdiff"
+"""For ``method``: what this tool tunes of itself."""
 
 
 @dataclass
@@ -95,6 +101,9 @@ class Settings:
     )
     output_dir: str = setting("outputs", "everything is written below this folder")
     pair: PairSettings = group(PairSettings, "the two models")
+    method: Any = setting(
+        "ecdiff", "what tune tunes: ecdiff, or accelerations of the cloud model, one or a list that competes"
+    )
     params: ParamsSettings = group(ParamsSettings, "what is not searched")
     sampling: SamplingSettings = group(SamplingSettings, "of every generation")
     search: SearchSettings = group(
@@ -114,6 +123,10 @@ class Settings:
         RerankSettings, "of the commands rerank and pareto, beside objective and link"
     )
     pareto: ParetoSettings = group(ParetoSettings, "which row of its table the command pareto writes as YAML")
+    acceleration: AccelerationSettings = group(
+        AccelerationSettings, "of tune with another method than ecdiff"
+    )
+    export: ExportSettings = group(ExportSettings, "of the command export")
     compare: CompareSettings = group(CompareSettings, "of the command compare")
     ablate: AblateSettings = group(AblateSettings, "of the command ablate")
     errors: ErrorsSettings = group(ErrorsSettings, "of the command errors")
@@ -121,6 +134,12 @@ class Settings:
     metrics: MetricsSettings = group(
         MetricsSettings, "what images are measured by where methods are compared; the search goes by SSIM"
     )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The accelerations to tune; none where it is EC-Diff."""
+        named = [self.method] if isinstance(self.method, str) else list(self.method)
+        return () if named == [ECDIFF] else tuple(named)
 
     def pair_spec(self) -> PairSpec:
         """The two models by name."""
@@ -204,9 +223,17 @@ class Settings:
             found = ECDiffParams.interleaved(given.schedule, given.edge_schedule, given.alpha, residual)
             return replace(found, edge_k=self.edge_ks[0])
         schedule = None if given.schedule is None else tuple(given.schedule)
-        p_and_k = (p, given.k) if schedule is None else (None, None)
-        edge_side = (self.edge_ks[0], given.edge_first, given.edge_last, residual)
-        return ECDiffParams(*p_and_k, given.alpha, self.num_steps, schedule, *edge_side)
+        return ECDiffParams(
+            p if schedule is None else None,
+            given.k if schedule is None else None,
+            given.alpha,
+            self.num_steps,
+            schedule,
+            edge_k=self.edge_ks[0],
+            edge_first=given.edge_first,
+            edge_last=given.edge_last,
+            residual=residual,
+        )
 
     @property
     def edge_ks(self) -> tuple[int, ...]:
@@ -260,6 +287,12 @@ class Settings:
             "pruned": prunes,
         }
         return tuple(name for name, told in wanted.items() if told)
+
+    @property
+    def asks_edge(self) -> bool:
+        """Whether the edge may take part in what is searched."""
+        fills = any(get_estimator(one).fills_with_edge for one in self.estimators)
+        return min(self.s_values) < self.num_steps or bool(self.search.edge_calls) or fills
 
     @property
     def _decides_early(self) -> bool:

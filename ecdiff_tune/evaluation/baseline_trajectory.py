@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ecdiff_core.models.devices import synchronize
+from ecdiff_core.models.pair_spec import Side
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan import plan
 from ecdiff_core.sampling.sampler import Denoiser, advance
 from ecdiff_tune.data.calibration import CalibrationSet
-
-Side = Literal["cloud", "edge"]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ecdiff_core.io.files import replacing
 from ecdiff_core.models.memory import Batches
-from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults
@@ -27,6 +26,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.reference_files import faults_in, read
 
 if TYPE_CHECKING:
+    from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_tune.evaluation.prefix_sharing import Generations
 
 

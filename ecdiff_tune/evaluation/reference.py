@@ -24,11 +24,12 @@ from torch import Tensor
 
 from ecdiff_core.io.files import replacing
 from ecdiff_core.models.memory import Batches
+from ecdiff_core.models.pair_spec import Side
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults
-from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, Side, baseline_trajectory, prepare
+from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory, prepare
 from ecdiff_tune.evaluation.placed_images import PlacedImages
 from ecdiff_tune.evaluation.reference_files import (
     SIDES,

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.models.pair_spec import Side
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults
-from ecdiff_tune.evaluation.baseline_trajectory import Side
 
 SIDES: tuple[Side, Side] = ("cloud", "edge")
 

@@ -10,7 +10,7 @@ import torch
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.models.memory import Batches
-from ecdiff_tune.evaluation.baseline_trajectory import Side
+from ecdiff_core.models.pair_spec import Side
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Measurement, added

@@ -18,12 +18,15 @@ def config_of_study(folder: Path, heldout: int) -> TunedConfig:
     path = folder / files.CONFIG
     if not path.is_file():
         raise StudyError(f"{path} is not there: run tune or stage2 with the same pair= and study= first.")
+    config = TunedConfig.load(path)
+    if config.basis:
+        raise StudyError(f"{path} is an early answer ({config.basis}): run tune to its end first.")
     if heldout < 1:
         raise StudyError(
             f"The study in {folder} has no held-out prompts to measure on (heldout.num_prompts=0): "
             "tune another study=NAME with some."
         )
-    return TunedConfig.load(path)
+    return config
 
 
 def schedule_config(name: str | None, folder: Path, tuned: TunedConfig) -> TunedConfig | None:

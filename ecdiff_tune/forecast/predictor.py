@@ -186,6 +186,28 @@ class Predictor:
             along_grams,
         )
 
+    @classmethod
+    def of_cloud_alone(cls, scheduler: SchedulerMixin, handoff: Handoff, reference: Reference) -> Predictor:
+        """What the cloud's own runs tell, without an edge call, of plans in which the edge takes no part.
+
+        That models undo errors, as those do that lead out of their data, and that an error as large as the
+        noise halves the quality, is assumed: on the shapes pair the order of 44 placements from one prompt
+        had a rank correlation of at least 0.95 with that from 25 prompts and the edge's reaction.
+
+        Raises:
+            UnpredictableError: nothing can be predicted with this scheduler.
+        """
+        grams = np.stack([one.gram.numpy() for one in reference.prompts])
+        steps = grams.shape[1]
+        response = scheduler_response(scheduler, steps)
+
+        def along_grams(_: HandoffAdapter) -> Array:
+            raise UnpredictableError("Where the edge takes no part nothing is known of it.")
+
+        undone = (Directions(1.0, reaction(scheduler, steps, SPREADS[0])),)
+        noise = float(np.einsum("pii->pi", grams).mean())
+        return cls(handoff, response, undone, noise, grams, along_grams)
+
     def qualities(self, candidates: Sequence[Candidate]) -> list[float]:
         """The mean SSIM of every candidate, predicted.
 

@@ -22,7 +22,7 @@ NAMED = 5
 
 
 def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) -> list[str]:
-    """A Table 5 row, quality and objective with their intervals, ties, calls and seconds.
+    """A sentence, a Table 5 row, quality and objective with their intervals, ties, calls and seconds.
 
     Args:
         num_prompts: in the calibration set, where the score does not tell how many it is of.
@@ -32,6 +32,7 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
     made, count = made_by(config.sampling), score.get("num_prompts", num_prompts)
     seconds = f"{score['seconds']:.2f} s {made} (cloud only {cloud_seconds:.2f} s)"
     return [
+        repeatable(config, cloud_seconds),
         *tables.table5([config]).splitlines(),
         f"quality {_with_interval(score, 'quality')} on {counted(count, 'prompt')}"
         f"{_heldout(score, 'quality')}",
@@ -40,6 +41,20 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
         *tied_line((config.provenance or {}).get("tied", ()), score["seconds"], made),
         " · ".join([str(config.plan()), *_ways(config.sampling), seconds]),
     ]
+
+
+def repeatable(config: TunedConfig, cloud_seconds: float) -> str:
+    """What was won, in one sentence that can be repeated elsewhere."""
+    score, plan = config.score or {}, config.plan()
+    held = (score.get("heldout") or {}).get("quality")
+    quality = score["quality"] if held is None else held
+    where = "the prompts it was tuned on" if held is None else "prompts it was not tuned on"
+    edge = f" and {counted(plan.edge_calls, 'edge call')}" if plan.edge_calls else ""
+    return (
+        f"{counted(plan.cloud_calls, 'cloud call')}{edge} in place of {plan.num_steps} cloud calls, "
+        f"{cloud_seconds / score['seconds']:.1f} times as fast, SSIM {shown(quality, 3)} to the cloud's own "
+        f"{thing(config.sampling)}s on {where}."
+    )
 
 
 def _ways(sampling: Sampling) -> list[str]:

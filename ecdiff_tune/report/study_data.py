@@ -124,6 +124,8 @@ def _winner(record: Recorded, note: Callable[[str], None]) -> tuple[Trial, str, 
         if not (record.path / name).is_file():
             continue
         config = TunedConfig.load(record.path / name)
+        if config.basis:
+            continue
         own = PlannedCandidate.of_config(config)
         found = next((one for one in record.trials if one.config == own), None)
         if found is not None:

@@ -44,15 +44,20 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [round(value, DIGITS) for value in values]
 
 
-def score_section(trial: Trial, w1: float, seed: int) -> dict[str, Any]:
-    """``score`` of the YAML, without held-out prompts."""
+def score_section(trial: Trial, w1: float, seed: int, basis: str = "") -> dict[str, Any]:
+    """``score`` of the YAML, without held-out prompts.
+
+    Args:
+        basis: of an early answer, which has no intervals.
+    """
     assert trial.score is not None
     plan = trial.plan
     return {
+        **({"basis": basis} if basis else {}),
         **{
             key: None if value is None else round(value, DIGITS) for key, value in asdict(trial.score).items()
         },
-        **_measured(trial.score, trial.measurements, w1, seed),
+        **({} if basis else _measured(trial.score, trial.measurements, w1, seed)),
         "seconds": round(trial.seconds, 6),
         "calls": {"cloud": plan.cloud_calls, "approximated": plan.approximated, "edge": plan.edge_calls},
         "cloud_share": round(plan.cloud_share, DIGITS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,9 +34,6 @@ _FREE_TO_CHANGE = {
     "search.artifacts",
     "search.extend",
     "search.cloud_calls",
-    "search.rungs",
-    "search.error_rate",
-    "search.margin",
     "params.schedule",
     "params.edge_k",
     "params.residual",
@@ -60,6 +57,13 @@ _FREE_TO_CHANGE = {
     "metrics.lpips_net",
     "metrics.lpips_weights",
     "metrics.clip",
+    "method",
+    "acceleration.values",
+    "export.to",
+    "export.config",
+    "acceleration.min_quality",
+    "acceleration.min_worst",
+    "acceleration.timed_prompts",
 }
 """Settings that do not change what is measured, but for rounding (these of params are stage2's alone)."""
 _PLACES = {
@@ -72,6 +76,8 @@ _PLACES = {
     ),
 }
 """Kept, not compared: the fingerprints tell the weights, and older studies hold relative folders."""
+_DECISIONS = {"search.rungs", "search.error_rate", "search.margin"}
+"""Kept, and compared for searches that always went by them: a walk's older studies have others."""
 
 
 class StudyError(ECDiffError):
@@ -141,7 +147,8 @@ class StudyFolder:
         if not self.spec.resume:
             self._set_aside()
         state = read_state(state_path) if state_path.is_file() else None
-        self.spec = self.spec.with_reference(None if state is None else state["settings"]["reference"])
+        bound_to = {} if state is None or "search.name" not in state["settings"] else state["settings"]
+        self.spec = self.spec.with_reference(bound_to.get("reference"))
         fingerprint = {**self.spec.settings, **flat(found)}
         fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
         if not self.spec.searches:
@@ -151,7 +158,8 @@ class StudyFolder:
             created, own = state["created"], state["settings"]
             known = {**self.spec.defaults, **own}
             if bound := "search.name" in own and self.spec.searches:
-                _refuse_differences(self.path, known, fingerprint)
+                free = frozenset() if self.spec.kind.prunes else _DECISIONS
+                _refuse_differences(self.path, known, fingerprint, free)
             else:
                 _refuse_differences(self.path, _without_search(known), _without_search(fingerprint))
             if bound or not self.spec.searches:
@@ -185,16 +193,18 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _without_search(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat settings but for those of how is searched."""
-    return {key: value for key, value in settings.items() if not key.startswith("search.")}
+    """Flat settings but for those of how is searched, and against what."""
+    return {key: value for key, value in settings.items() if not key.startswith(("search.", "reference"))}
 
 
-def _refuse_differences(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _refuse_differences(
+    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str] = frozenset()
+) -> None:
     if old.get("search.name") != new.get("search.name"):  # whose other settings differ by themselves
         names = ({"search.name": one.get("search.name")} for one in (old, new))
         old, new = ({**_without_search(one), **name} for one, name in zip((old, new), names, strict=True))
     ours, theirs = (
-        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES}
+        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES | free}
         for one in (old, new)
     )
     found = differences(ours, theirs)

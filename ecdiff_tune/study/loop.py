@@ -31,11 +31,16 @@ def run(
     scorer: Scorer,
     progress: Progress,
     on_trial: Callable[[Trial], None],
+    on_rung: Callable[[Sequence[Trial]], None] = lambda _: None,
 ) -> Trial:
     """Evaluate what the search asks for until it is done; the winning trial.
 
     Stage 1 has no s, so its burden is a constant and is left out. A search that is run again over the same
     ledger replays its trials without generating anything.
+
+    Args:
+        on_trial: called with every trial that was measured on all prompts or pruned.
+        on_rung: called with those that were measured on some prompts together.
 
     Raises:
         NoWinnerError: no config won.
@@ -56,7 +61,7 @@ def run(
         missing = evaluator.missing(configs, ask.prompts)
         progress.start_trials(stage, number_of(ask.candidates[0]), ask, missing)
         found = evaluator.measure(configs, progress.prompts_done, ask.prompts)
-        results = []
+        results, part = [], list[Trial]()
         for config, measured in zip(configs, found, strict=True):
             candidate = config.candidate
             number = numbers.setdefault(candidate, number_of(candidate))
@@ -66,6 +71,7 @@ def run(
             results.append(Result(trial.value, scorer.values(trial), trial.score, measured))
             if ask.prompts is not None:
                 unfinished[candidate] = trial
+                part.append(trial)
                 continue
             unfinished.pop(candidate, None)
             trials[candidate] = trial
@@ -74,6 +80,9 @@ def run(
             loser, best = (trial, best) if best and trial.value <= best.value else (best, trial)
             if stage == 1 and loser is not None:
                 evaluator.forget(loser.config)
+        if part:
+            progress.end_rung(part)
+            on_rung(part)
         search.tell(results)
         for candidate in [one for one in unfinished if one in search.pruned]:
             trial = replace(unfinished.pop(candidate), pruned=search.pruned[candidate])

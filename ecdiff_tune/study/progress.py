@@ -19,6 +19,7 @@ from ecdiff_tune.search.base import Ask
 
 if TYPE_CHECKING:
     from ecdiff_tune.objective import Trial
+    from ecdiff_tune.study.time_left import TimeLeft
 
 BAR = "{desc} {bar:30} {n_fmt}/{total_fmt} {unit}{postfix}"
 ESTIMATE_COUNTS = 5
@@ -80,7 +81,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Progress of one command; a context manager."""
+    """Progress of one command; a context manager.
+
+    ``time_left`` is that of the whole command, where its parts are known; else each part tells its own.
+    """
 
     def __init__(self) -> None:
         self._live = sys.stdout.isatty()
@@ -93,6 +97,7 @@ class Progress:
         self._said = self._begun = 0.0
         self._most_trials = self._prompts_in_all = 1
         self._fresh = self._fresh_seconds = self._asked = self._estimate = 0.0
+        self.time_left: TimeLeft | None = None
 
     def _bar(self, old: tqdm, place: int, total: int, label: str, unit: str) -> tqdm:
         """One in place of an old one; not seen where there is no terminal."""
@@ -121,12 +126,19 @@ class Progress:
         """That many more prompts are done."""
         self._done += count
         now = time.monotonic()
-        left = _left("about", now - self._begun, self._done - self._known, self._total - self._done)
+        left = self._in_all() or _left(
+            "about", now - self._begun, self._done - self._known, self._total - self._done
+        )
         self._prompts.set_postfix_str(left.removeprefix(", "), refresh=False)
         self._prompts.update(count)
         if not self._live and self._done < self._total and now - self._said > LINE_SECONDS:
-            self.say(f"  {self._label}: {self._done} of {self._total} prompts")
+            self.say(f"  {self._label}: {self._done} of {self._total} prompts{left}")
             self._said = now
+
+    def _in_all(self) -> str:
+        """What is left of the whole command; empty where that cannot be told."""
+        seconds = None if self.time_left is None else self.time_left.seconds()
+        return "" if seconds is None else f", about {duration(seconds)} left in all"
 
     def start_stage(
         self,
@@ -163,6 +175,18 @@ class Progress:
         self._asked = several * missing / prompts
         self.start_task(f"trial {number}  {what}", prompts, known=prompts - missing)
 
+    def end_rung(self, trials: Sequence[Trial]) -> None:
+        """One line about trials that were measured on the same first prompts."""
+        usable = [one for one in trials if one.score is not None]
+        if not usable:
+            return
+        best = max(usable, key=lambda one: one.value)
+        self.say(
+            f"  {counted(len(trials), 'config')} on {counted(len(best.measurements), 'prompt')}: best "
+            f"{describe(best.candidate, best.stage)}, quality {shown(best.quality)} with "
+            f"{best.plan.cloud_calls} cloud calls{self._in_all()}"
+        )
+
     def end_trial(self, trial: Trial) -> None:
         """One line about a finished trial, the best so far and the time left at most."""
         wins = trial.score is not None and self._may_win(trial)
@@ -177,7 +201,10 @@ class Progress:
             prior = ESTIMATE_COUNTS if self._estimate else 0
             seconds = self._fresh_seconds + prior * self._estimate
             left = _left("up to about", seconds, self._fresh + prior, remaining)
+        left = self._in_all() or left
         best = f"best {describe(self._best.candidate, trial.stage)}" if self._best else "no winner yet"
+        if self._best is trial and self.time_left is not None:  # the line begins with it
+            best = "the best so far"
         self._trials.set_postfix_str(f"{best}{left}", refresh=False)
         self._trials.update()
         self.say(f"{_trial_line(trial)}   {best}{left}")

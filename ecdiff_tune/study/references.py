@@ -26,10 +26,14 @@ from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.evaluation.warm_up import auto_p
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.reference_placement import place_reference
+from ecdiff_tune.search.options import LEAST_PROMPTS
 from ecdiff_tune.study import left_out, reference_plan
 from ecdiff_tune.study.progress import Progress, duration
 from ecdiff_tune.study.spec import FULL_RUNS, PLACED, StudySpec
-from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, Spending
+from ecdiff_tune.study.spending import HELDOUT_REFERENCE, REFERENCE, SAMPLES, Spending
+
+PLACED_SHARE = 0.25
+"""Placed calls of an image as a share of T, until their number is decided."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class References:
         progress: Progress,
     ) -> None:
         self._spec, self._pair, self._folder = spec, pair, folder
-        self._drawn, self._drawn_heldout = drawn, drawn_heldout
+        self.drawn, self._drawn_heldout = drawn, drawn_heldout
         self._spending, self._progress = spending, progress
 
     @cached_property
@@ -79,7 +83,7 @@ class References:
         plan = self._decided_plan()
         if plan is None:
             self._progress.say("reference: no placed plan is near enough; the cloud runs on every prompt")
-            return self._make(self._drawn, REFERENCE, None, None)
+            return self._make(self.drawn, REFERENCE, None, None)
         return self._placed(PlacedImages(plan, self._folder))
 
     def _decided_plan(self) -> ReferencePlan | None:
@@ -95,7 +99,7 @@ class References:
 
     def _placed(self, placed: PlacedImages) -> Reference:
         """The own runs with a placed plan's images of all prompts; without the prompts that are of no use."""
-        prompts, own, pair = self._drawn, self.own_runs, self._pair
+        prompts, own, pair = self.drawn, self.own_runs, self._pair
         # Without what it might share with configs: how they round would depend on whether it was made now.
         generations = Generations(pair.pipe, prompts, pair.batches, None, ())
         label, plan = "reference, placed calls", placed.plan
@@ -108,6 +112,7 @@ class References:
                 f"{plan.predicted_error:.1g} SSIM"
             )
             self._say_calls(label, missing * len(plan.steps), 0)
+            self._plan(REFERENCE, 0, 0, placed=True)
             self._progress.start_task(label, len(prompts), len(prompts) - missing)
             placed.make(pair.pipe, prompts, generations, pair.batches, done, calls)
         known = reference.faulty_rows(prompts.first(FULL_RUNS), self._folder)
@@ -123,14 +128,29 @@ class References:
     def own_runs(self) -> Reference:
         """The models' own runs on the prompts that are tuned on, or with ``reference=placed`` on the first of
         them; with an edge pass where something predicts."""
-        prompts = self._drawn.first(FULL_RUNS) if self._places else self._drawn
+        prompts = self.drawn.first(FULL_RUNS) if self._places else self.drawn
+        if self._without_edge:
+            return self._make(prompts, REFERENCE, None, None, edge=False)
         predicts = self._places or self._spec.kind.predicts
         edge_pass = EdgePass(self._pair.pipe, prompts, self._folder) if predicts else None
         return self._make(prompts, REFERENCE, None, edge_pass)
 
     @property
+    def _without_edge(self) -> bool:
+        """Whether the edge is not asked: on fewer prompts than a rung has, what it tells of cloud-only plans
+        is not worth twice the cloud's calls."""
+        spec = self._spec
+        return spec.kind.predicts and not spec.asks_edge and len(self.drawn) < LEAST_PROMPTS
+
+    def shown(self) -> Reference:
+        """That of the calibration prompts, with the edge's images of those that have own runs."""
+        if self._without_edge:
+            self._make(self.own_runs.prompt_set, SAMPLES, None, None)
+        return self.calibration
+
+    @property
     def _places(self) -> bool:
-        return self._spec.reference == PLACED and len(self._drawn) > FULL_RUNS
+        return self._spec.reference == PLACED and len(self.drawn) > FULL_RUNS
 
     @cached_property
     def heldout(self) -> Reference:
@@ -152,6 +172,32 @@ class References:
         """Those that are checked on, without those that are known to be of no use."""
         return reference.usable(self._drawn_heldout, self._folder)
 
+    def plan_ahead(self) -> None:
+        """Tell the time left what calls these references will take in this run."""
+        own = self.drawn.first(FULL_RUNS) if self._places else self.drawn
+        steps, missing = self._spec.num_steps, len(reference.missing(own, self._folder))
+        self._plan(REFERENCE, missing * steps, 2 * missing * steps, placed=self._places)
+        self._plan(HELDOUT_REFERENCE, len(reference.missing(self._drawn_heldout, self._folder)) * steps, 0)
+
+    def _plan(self, part: str, cloud: float, edge: float, placed: bool = False) -> None:
+        """Tell the time left what a part will take from now on.
+
+        Args:
+            placed: it goes on to the images of placed calls.
+        """
+        left, steps = self._progress.time_left, self._spec.num_steps
+        if left is None:
+            return
+        decodes = (cloud + edge) / steps
+        if placed:
+            plan = reference_plan.read(self._spec.path)
+            others = (
+                len(self.drawn) if plan is None else len(PlacedImages(plan, self._folder).missing(self.drawn))
+            )
+            cloud += others * (PLACED_SHARE * steps if plan is None else len(plan.steps))
+            decodes += others
+        left.plan(part, cloud, edge, decodes)
+
     @cached_property
     def predictor(self) -> Predictor:
         """What predicts errors and qualities, from the reference and an edge pass, which is made if need be.
@@ -160,6 +206,8 @@ class References:
             UnpredictableError: nothing can be predicted with this scheduler or this pair.
         """
         made, pipe = self.own_runs, self._pair.pipe
+        if self._without_edge:
+            return Predictor.of_cloud_alone(pipe.scheduler, pipe.config.sampling.handoff, made)
         edge_pass, calls = EdgePass(pipe, made.prompt_set, self._folder), self._spending.calls
 
         def passes(adapter: HandoffAdapter) -> list[dict[str, Tensor]]:
@@ -196,6 +244,8 @@ class References:
             later = reference.without_edge(prompts, where) if edge else ()
             edge_runs = len(missing) * edge + len(passes) + len(later)
             self._say_calls(label, len(missing) * pipe.num_steps, edge_runs * pipe.num_steps)
+            placed = prompts is not self.drawn and part == REFERENCE
+            self._plan(part, len(missing) * pipe.num_steps, edge_runs * pipe.num_steps, placed=placed)
             title = f"{label} ({'cloud' if not edge else 'cloud and edge'} alone)"
             progress.start_task(title, len(prompts), len(prompts) - len(missing) - len(later))
             made = reference.make(
@@ -223,7 +273,9 @@ class References:
         if cloud or edge:
             latency = self._pair.latency
             seconds = cloud * latency.cloud_call.median + edge * latency.edge_call.median
-            self._progress.say(f"{label}: {cloud:,} cloud and {edge:,} edge calls, about {duration(seconds)}")
+            self._progress.say(
+                f"{label}: {cloud:,} cloud and {edge:,} edge calls, at most {duration(seconds)}"
+            )
 
     def _leave_out(self, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, int]]) -> None:
         for line in image_faults.describe(faulty, prompts):

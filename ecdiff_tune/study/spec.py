@@ -62,6 +62,7 @@ class StudySpec:
         p: the warm-up; None reads it off the noise profile.
         weights, link: of the objective, and of the transfer.
         reference: one of ``REFERENCES``; ``auto`` is for the study's folder and its search to decide.
+        asks_edge: whether the edge may take part in what is searched.
         latency: where seconds come from: one of ``LATENCIES``, or the path of another study's latency.json.
         rescoring: for commands that read old measurements.
         device: by name, or ``auto``.
@@ -92,6 +93,7 @@ class StudySpec:
     weights: Weights = field(default_factory=Weights)
     link: Link = field(default_factory=Link)
     reference: str = FULL
+    asks_edge: bool = True
     latency: str = "profile"
     rescoring: Rescoring = field(default_factory=Rescoring)
     device: str = "auto"

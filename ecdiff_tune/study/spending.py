@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +20,14 @@ from ecdiff_tune.evaluation.model_calls import KINDS
 
 LATENCY = "latency"
 REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
+SAMPLES = "samples"
 """Parts that are no search; those that are have the names of ``search.spaces.SEARCHING``."""
 
 
 class Spending:
     """The spending of one run; ``calls`` is what everything that calls a model counts in.
+
+    ``ended`` are the parts that are over.
 
     Args:
         path: of the table, which keeps the rows of earlier runs; one that cannot be read is begun anew.
@@ -37,6 +40,7 @@ class Spending:
         self._parts: dict[str, Counter[str]] = {}
         self._seconds: dict[str, float] = {}
         self._inside: list[str] = []
+        self.ended: set[str] = set()
         self._settled, self._since = Counter(self.calls), time.perf_counter()
 
     @contextmanager
@@ -44,11 +48,18 @@ class Spending:
         """What is spent inside belongs to this part, and not to the one around it."""
         self._settle()
         self._inside.append(name)
+        self.ended.discard(name)
         try:
             yield
         finally:
             self.save()
             self._inside.pop()
+            self.ended.add(name)
+
+    def of(self, name: str) -> tuple[Mapping[str, int], float]:
+        """Calls and seconds of a part in this run, up to now."""
+        self._settle()
+        return self._parts.get(name, Counter(dict.fromkeys(KINDS, 0))), self._seconds.get(name, 0.0)
 
     def save(self) -> None:
         """Write what was spent so far."""

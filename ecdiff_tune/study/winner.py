@@ -89,6 +89,7 @@ def config_of(
     how: Mapping[str, Any],
     scorer: Scorer,
     heldout: Heldout | None = None,
+    basis: str = "",
 ) -> TunedConfig:
     """The YAML of a trial: the one place where it is put together.
 
@@ -96,11 +97,12 @@ def config_of(
         among: the trials that it was chosen from.
         how: it was chosen, for the provenance.
         scorer: of the trials and of the held-out measurements.
+        basis: of the scores of an early answer, which is scored on whatever was measured.
     """
     spec = source.spec
     w1, seed = spec.weights.w1, spec.seed
-    reported = scorer.on_own_runs(trial)
-    score = config_sections.score_section(reported, w1, seed)
+    reported = trial if basis else scorer.on_own_runs(trial)
+    score = config_sections.score_section(reported, w1, seed, basis)
     if reported is not trial:
         score["num_prompts"] = len(reported.measurements)
     if heldout is not None:

@@ -23,16 +23,24 @@ from ecdiff_tune.study import files
 PICTURES = "pictures"
 """The study that makes the reference and the latency profile for all."""
 STUDIES: Mapping[str, tuple[str, ...]] = {
-    "greedy-off": ("search=greedy", "sharing=off"),
-    "greedy": ("search=greedy",),
+    "greedy-off": ("search=greedy", "sharing=off", "search.error_rate=0"),
+    "greedy": ("search=greedy", "search.error_rate=0"),
+    "greedy-tests": ("search=greedy",),
     "race": ("search=race", "search.joint=true"),
-    "predict": ("search=predict",),
-    "joint": ("search=joint",),
+    "predict": ("search=predict", "reference=full"),
+    "joint": ("search=joint", "reference=full"),
+    "joint-placed": ("search=joint", "reference=placed"),
     "optuna-tpe": ("search=optuna", "search.sampler=tpe"),
     "exact": ("search=race", "search.joint=true", "search.error_rate=0"),
     "exhaustive": ("search=exhaustive", "search.joint=true"),
+    "schedule": ("search=schedule", "reference=placed"),
+    "schedule-one": ("search=schedule", "calibration.num_prompts=1", "search.finalists=4"),
 }
 """Studies by name and the settings that make them; ``exact`` is a race without a test that could err."""
+OWN_REFERENCE = ("joint-placed", "schedule", "schedule-one")
+"""Studies that make less than a full reference of every prompt, and are charged with what they make."""
+CLOUD_ALONE = ("schedule", "schedule-one")
+"""They place the calls of the cloud alone (s = T), which is another space than the grid of the others."""
 PAPER_GRID = ("search.edge_k=[0]", "search.residual=[0.0]")
 """What all of them search: (k, alpha, s) alone."""
 WHOLE_GRID = ("exhaustive", "exact")
@@ -73,10 +81,22 @@ class Setup:
             *self.settings,
         ]
 
+    def output_dir(self, name: str) -> Path:
+        """Where a study and its references lie."""
+        return self.outputs / "own" / name if name in OWN_REFERENCE else self.outputs
+
     def folder(self, name: str) -> Path:
         """Of a study."""
         given = dict(one.split("=", 1) for one in self.settings)
-        return self.outputs / given.get("pair.name", given.get("pair", "shapes")) / name
+        return self.output_dir(name) / given.get("pair.name", given.get("pair", "shapes")) / name
+
+    def of_study(self, name: str) -> list[str]:
+        """The settings of one study, after those of all."""
+        trials = [f"search.trials={self.trials}"] if "search=optuna" in STUDIES[name] else []
+        cloud_alone = [f"search.s=[{self.steps}]"] if name in CLOUD_ALONE else []
+        own = [f"output_dir={self.output_dir(name)}", *STUDIES[name], *trials, *cloud_alone]
+        given = {one.partition("=")[0] for one in own} | ({"params.p"} if cloud_alone else set())
+        return [one for one in self.overrides if one.partition("=")[0] not in given] + own
 
 
 @dataclass(frozen=True)
@@ -149,15 +169,14 @@ def run(setup: Setup, name: str) -> None:
         LatencyProfile.load(setup.latency).save(pictures / files.LATENCY)
     if not (pictures / files.NOISE_TABLE).is_file():
         # joint predicts, so that the edge passes along the cloud's trajectories are made too.
-        _tuner("reference", f"study={PICTURES}", "search=joint", *setup.overrides)
+        _tuner("reference", f"study={PICTURES}", "search=joint", "reference=full", *setup.overrides)
     if (folder / files.CONFIG).is_file():
         return
     if not (folder / files.LATENCY).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(pictures / files.LATENCY, folder / files.LATENCY)
-    trials = [f"search.trials={setup.trials}"] if "search=optuna" in STUDIES[name] else []
     print(f"--- {name}", flush=True)
-    _tuner("tune", f"study={name}", *STUDIES[name], *PAPER_GRID, *trials, *setup.overrides)
+    _tuner("tune", f"study={name}", *PAPER_GRID, *setup.of_study(name))
 
 
 def _tuner(*arguments: str) -> None:
@@ -194,7 +213,7 @@ def _read(setup: Setup, name: str) -> Finished:
     return Finished(
         name,
         TunedConfig.load(folder / files.CONFIG),
-        _reference(pd.read_csv(pictures / files.CALLS), STUDIES[name], setup),
+        _reference(pd.read_csv(pictures / files.CALLS), calls, name, setup),
         _sum(calls[calls["part"].isin(SEARCHING)]),
         profile.edge_call.median / profile.cloud_call.median,
         calls["run"].nunique(),
@@ -203,12 +222,20 @@ def _read(setup: Setup, name: str) -> Finished:
     )
 
 
-def _reference(calls: pd.DataFrame, overrides: Sequence[str], setup: Setup) -> Spent:
-    """Of the pictures' study what a search needs: without the edge passes where it does not predict."""
+def _reference(calls: pd.DataFrame, own: pd.DataFrame, name: str, setup: Setup) -> Spent:
+    """Of the pictures' study what a search needs: without the edge passes where it does not predict. Of the
+    reference that a study made itself what it took.
+
+    Args:
+        calls: of the pictures' study.
+        own: of the search's.
+    """
     made = _sum(calls[calls["part"].isin(("latency", "reference"))])
-    if SEARCHES[overrides[0].removeprefix("search=")].predicts:
-        return made
     latency = _sum(calls[calls["part"] == "latency"])
+    if name in OWN_REFERENCE:
+        return latency + _sum(own[own["part"] == "reference"])
+    if SEARCHES[STUDIES[name][0].removeprefix("search=")].predicts:
+        return made
     each = setup.num_prompts * setup.steps
     return Spent(latency.cloud + each, latency.edge + each, made.decode, made.seconds)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.report.result import falls_short, heldout_verdict
 from ecdiff_tune.report.table_files import write_table
-from search_bench.runs import SAME_SSIM, WHOLE_GRID, Finished, Spent, most_apart
+from search_bench.runs import CLOUD_ALONE, SAME_SSIM, WHOLE_GRID, Finished, Spent, most_apart
 
 BASELINE = "greedy-off"
 """Wanted of ``joint``: its regret, and that its calls are at most one in so many of the baseline's."""
@@ -18,8 +20,26 @@ BASELINE = "greedy-off"
 
 def optimum(found: Sequence[Finished]) -> Finished:
     """The search whose winner regret is measured against: one over the whole grid, if there is one."""
-    whole = [one for one in found if one.name in WHOLE_GRID]
-    return max(whole or found, key=lambda one: one.objective)
+    grid = [one for one in found if one.name not in CLOUD_ALONE]
+    whole = [one for one in grid if one.name in WHOLE_GRID]
+    return max(whole or grid or found, key=lambda one: one.objective)
+
+
+def regret(one: Finished, best: Finished) -> float | None:
+    """What the search's winner is below the best, by the best's images where that search made them of every
+    prompt; None for a winner of another space."""
+    if one.name in CLOUD_ALONE:
+        return None
+    key = PlannedCandidate.of_config(one.config).key
+    if key == PlannedCandidate.of_config(best.config).key:
+        return 0.0
+    provenance = best.config.provenance or {}
+    ssims = [row.ssim for row in best.rows.get(key, {}).values() if row.ssim is not None]
+    moved = 0.0
+    if len(ssims) == provenance["calibration"]["num_prompts"]:
+        quality = float((one.config.score or {})["quality"])
+        moved = float(provenance["objective"]["w1"]) * (fmean(ssims) - quality)
+    return best.objective - (one.objective + moved)
 
 
 def factor(one: Finished, found: Sequence[Finished]) -> float | None:
@@ -48,7 +68,7 @@ def _row(one: Finished, best: Finished, times: float | None) -> dict[str, Any]:
         "search": one.name,
         **{name: getattr(params, name) for name in ("p", "k", "alpha", "s")},
         "objective": one.objective,
-        "regret": best.objective - one.objective,
+        "regret": regret(one, best),
         "heldout_objective": (score.get("heldout") or {}).get("objective"),
         "interval_low": score["objective_ci95"][0],
         "whole": one.trials[0],
@@ -94,9 +114,9 @@ def _cells(row: dict[Any, Any]) -> list[str]:
     heldout, times = row["heldout_objective"], row["fewer_by"]
     return [
         row["search"] + (f" ({row['runs']} runs)" if row["runs"] > 1 else ""),
-        f"{row['p']:g}, {row['k']:g}, {row['alpha']:g}, {row['s']:g}",
+        ", ".join("–" if pd.isna(row[name]) else f"{row[name]:g}" for name in ("p", "k", "alpha", "s")),
         f"{row['objective']:.4f}",
-        f"{row['regret']:.4f}",
+        "–" if pd.isna(row["regret"]) else f"{row['regret']:.4f}",
         "–" if pd.isna(heldout) else f"{heldout:.4f}",
         f"{row['whole']} + {row['in_part']}",
         f"{row['cloud_calls']:,}",
@@ -119,8 +139,11 @@ def told(found: Sequence[Finished], num_prompts: int) -> list[str]:
     if "greedy" in by_name and BASELINE in by_name:
         apart = most_apart(by_name["greedy"], by_name[BASELINE])
         lines.append(f"greedy with and without sharing: SSIM within {apart:.1g} (at most {SAME_SSIM:g})")
-    if "joint" in by_name:
-        lines.append(_joint_told(by_name["joint"], best, by_name.get(BASELINE), num_prompts))
+    for name in ("joint", "joint-placed", "greedy-tests"):
+        if name in by_name:
+            lines.append(_told_of(by_name[name], best, by_name.get(BASELINE), num_prompts))
+    if "schedule-one" in by_name:
+        lines.append(_one_prompt_told(by_name["schedule-one"], by_name.get("schedule")))
     for one in found:
         score = one.config.score or {}
         if falls_short(score):
@@ -128,12 +151,23 @@ def told(found: Sequence[Finished], num_prompts: int) -> list[str]:
     return lines
 
 
-def _joint_told(joint: Finished, best: Finished, baseline: Finished | None, num_prompts: int) -> str:
-    line = f"joint: regret {best.objective - joint.objective:.4f}"
+def _told_of(one: Finished, best: Finished, baseline: Finished | None, num_prompts: int) -> str:
+    line = f"{one.name}: regret {regret(one, best) or 0.0:.4f}"
     if baseline is None:
         return line
-    least = baseline.equivalents / floor(joint, num_prompts)
+    least = baseline.equivalents / floor(one, num_prompts)
     return (
-        f"{line}, 1/{baseline.equivalents / joint.equivalents:.1f} of the calls of {BASELINE} "
+        f"{line}, 1/{baseline.equivalents / one.equivalents:.1f} of the calls of {BASELINE} "
         f"(reference and winner alone would be 1/{least:.1f})"
     )
+
+
+def _one_prompt_told(one: Finished, many: Finished | None) -> str:
+    both = one.reference + one.search
+    line = f"{one.name}: {both.cloud + both.edge} model calls in all"
+    held, other = (
+        (found.config.score or {}).get("heldout", {}).get("quality") for found in (one, many or one)
+    )
+    if many is None or held is None or other is None:
+        return line
+    return f"{line}; quality {held:.4f} on held-out prompts, tuned on all prompts {other:.4f}"

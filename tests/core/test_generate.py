@@ -407,3 +407,16 @@ def test_in_a_process_of_its_own_the_error_is_one_line(
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: The picture is not finite .*\n", done.stderr)
     assert nothing_written(out)
+
+
+@pytest.mark.parametrize("basis", ["", "predicted, not measured"])
+def test_an_early_answer_says_that_it_is_one(
+    tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture, basis: str
+) -> None:
+    score = {"quality": 0.9, **({"basis": basis} if basis else {})}
+    replace(tiny_config, score=score).save(config_path)
+    assert generate(config_path, out, "--prompt", "a red circle") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert told == ["note: the config is an early answer: predicted, not measured"] * bool(basis)
+    if basis:
+        assert f"basis: {basis}  # an early answer" in config_path.read_text("utf-8")

@@ -28,6 +28,8 @@ ALLOWED = {
     "yaml",
 }
 """Beside the standard library. Not hydra, omegaconf, optuna, pandas, matplotlib or ecdiff_tune."""
+SERVE = {"fastapi", "httpx2", "prometheus_client", "starlette", "uvicorn"}
+"""Of the extra ``serve``, in its room alone."""
 OPTIONAL = {"methods/deepcache.py": {"DeepCache"}, "methods/tome.py": {"tomesd"}}
 """Accelerations that are packages of their own, imported when they are switched on."""
 
@@ -52,6 +54,7 @@ def test_imported_sees_every_form() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_core_imports_nothing_of_tuning(path: Path) -> None:
     allowed = ALLOWED | OPTIONAL.get(str(path.relative_to(PACKAGE)), set())
+    allowed |= SERVE if path.parent.name == "serving" else set()
     assert imported(path.read_text(encoding="utf-8")) - set(sys.stdlib_module_names) <= allowed
 
 

@@ -70,7 +70,8 @@ def test_the_optimum_is_that_of_the_whole_grid(found: list[runs.Finished]) -> No
     assert exhaustive.trials == (7, 0)
     assert 1 <= sum(exact.trials) <= 7  # some are pruned without a picture
     written = table.rows(found)
-    assert (written["regret"] > -2e-5).all()
+    assert (written["regret"].dropna() > -2e-5).all()
+    assert written.set_index("search")["regret"].isna().sum() == len(runs.CLOUD_ALONE)
     assert written.set_index("search")["regret"]["exhaustive"] == pytest.approx(0, abs=2e-5)
 
 

@@ -24,13 +24,15 @@ from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.reference import Reference
 
 from .composing import compose_once
+from .loading import load_once
 from .studies import Command, Outcome, Study, show_nothing
 
 
 @pytest.fixture(scope="session", autouse=True)
-def composing() -> Iterator[None]:
+def composed_and_loaded_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         compose_once(patch)
+        load_once(patch)
         yield
 
 

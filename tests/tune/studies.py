@@ -138,12 +138,12 @@ def best_row(trials: pd.DataFrame, stage: int) -> pd.Series:
     return part.loc[part["objective"].idxmax()]
 
 
-def loaded_by(arguments: Sequence[str], libraries: set[str]) -> list[str]:
-    """Which of these a command imports, in a process of its own."""
-    script = (
-        "import sys\nfrom ecdiff_tune.__main__ import main\n"
-        f"assert main({list(arguments)!r}) == 0\n"
-        f"print(*sorted({libraries!r} & set(sys.modules)), file=sys.stderr)"
-    )
+def loaded_by(commands: Sequence[tuple[Sequence[str], set[str]]]) -> list[list[str]]:
+    """Which of the libraries named beside each command it or one before it imports, in one new process."""
+    lines = ["import sys", "from ecdiff_tune.__main__ import main"]
+    for arguments, libraries in commands:
+        lines.append(f"assert main({list(arguments)!r}) == 0")
+        lines.append(f"print(*sorted({libraries!r} & set(sys.modules)), file=sys.stderr)")
+    script = "\n".join(lines)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return done.stderr.split()
+    return [line.split() for line in done.stderr.splitlines()]

@@ -111,6 +111,31 @@ class Family(ABC):
         return cls(pipeline)
 
     @classmethod
+    def load_decoder(cls, files: ModelFiles, dtype: torch.dtype, denoiser: nn.Module) -> Family:
+        """The adapter over a pipeline with its autoencoder alone; raises as ``load``.
+
+        Args:
+            files: of a diffusers folder.
+            denoiser: what stands in the cloud's place.
+        """
+        folder = files.folder
+        absent = (*cls.left_out_parts, *cls.absent_parts(folder), *cls.text_encoder_parts, cls.denoiser_part)
+        given: dict[str, Any] = dict.fromkeys(absent)
+        given["vae"] = load_part(folder, "vae", dtype, files.variant)
+        pipeline = cls.pipeline_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **given)
+        pipeline.set_progress_bar_config(disable=True)
+        setattr(pipeline, cls.denoiser_part, denoiser)
+        return cls(pipeline)
+
+    def load_text_encoders(self, files: ModelFiles, dtype: torch.dtype) -> None:
+        """Load what ``load_decoder`` left out, beside the other models; raises as ``load``."""
+        absent = self.absent_parts(files.folder)
+        for part in self.text_encoder_parts:
+            if part not in absent and getattr(self.pipeline, part) is None:
+                encoder = load_part(files.folder, part, dtype, files.variant)
+                setattr(self.pipeline, part, encoder.to(self.device))
+
+    @classmethod
     def load_denoiser(cls, files: ModelFiles, dtype: torch.dtype) -> nn.Module:
         """The denoiser alone; raises as ``load``."""
         folder, part = files.folder, cls.denoiser_part

@@ -26,7 +26,7 @@ def least_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",),
         mid_block_type=None,
-        up_block_types=("CrossAttnUpBlock2D",),
+        up_block_types=("UpBlock2D",),
     )
     folder = tmp_path_factory.mktemp("least")
     small_unets.save_sd_models(folder, {"cloud": make, "edge": make})
@@ -45,7 +45,7 @@ def forget_graphs() -> None:
     torch._dynamo.reset()
 
 
-WAYS = ["compiled, applied", "applied, compiled", "in place", "fullgraph", "after other hooks", "twice"]
+WAYS = ["compiled, applied", "applied, compiled", "in place", "after other hooks", "twice"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -63,7 +63,7 @@ def test_compiled_without_recompilation(way: str, least_config: TunedConfig, lea
     if way == "in place":
         pipe.unet.compile(backend=counter)
     else:
-        pipe.unet = torch.compile(pipe.unet, backend=counter, fullgraph=way == "fullgraph")
+        pipe.unet = torch.compile(pipe.unet, backend=counter, fullgraph=way == "compiled, applied")
     if way != "applied, compiled":
         apply_ecdiff(pipe, least_config, edge=edge)
     with torch._dynamo.config.patch(error_on_recompile=True):

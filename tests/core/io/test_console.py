@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 
@@ -129,3 +130,23 @@ def test_nearest_names_all_choices_and_the_likely_one() -> None:
 )
 def test_nearest_proposes_nothing_where_nothing_is_near(typed: str, known: list[str]) -> None:
     assert "did you mean" not in nearest(typed, known)
+
+
+def test_libraries_do_not_write_into_a_users_terminal() -> None:
+    """Neither what they say while they are imported (torchvision is missing here), nor what they warn of."""
+    script = (
+        "from ecdiff_core.io.console import quiet_libraries\n"
+        "quiet_libraries()\n"
+        "import warnings\n"
+        "from transformers import CLIPImageProcessor\n"
+        "for name, said in (('diffusers.models', 'theirs'), ('torch', 'theirs'), ('mine', 'own')):\n"
+        "    exec('warnings.warn(said)', {'__name__': name, 'warnings': warnings, 'said': said})\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHONWARN")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
+    assert "theirs" not in done.stderr
+    assert "torchvision" not in done.stderr
+    assert done.stdout == ""
+    assert "UserWarning: own" in done.stderr

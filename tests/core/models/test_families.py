@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,17 @@ def config_of(folder: Path, scheduler: str, **sampling: Any) -> TunedConfig:
     )
 
 
+@cache  # calls change nothing of a pipeline
 def load(folder: Path, scheduler: str, **sampling: Any) -> ECDiffPipeline:
     return ECDiffPipeline.from_config(config_of(folder, scheduler, **sampling), device="cpu")
 
 
-def own_pipeline(case: Case, folder: Path, denoiser: Path | None = None, **parts: Any) -> Any:
+@cache
+def own_pipeline(case: Case, folder: Path, denoiser: Path | None = None) -> Any:
     """diffusers' own pipeline in a folder, with another folder's denoiser if one is given."""
+    parts = {}
     if case.fixture == "sd3_pair_without_t5":
-        parts |= {"text_encoder_3": None, "tokenizer_3": None}
+        parts = {"text_encoder_3": None, "tokenizer_3": None}
     own = case.pipeline_class.from_pretrained(folder, **parts)
     own.scheduler = build_scheduler(case.scheduler, own.scheduler)
     own.set_progress_bar_config(disable=True)
@@ -252,7 +256,7 @@ def test_the_autoencoders_own_mean_and_deviation(sdxl_pair: Path, tmp_path: Path
 
 @pytest.mark.parametrize("force_upcast", [True, False])
 def test_the_autoencoder_decodes_half_precision_in_float32(sdxl_pair: Path, force_upcast: bool) -> None:
-    family = load(sdxl_pair, EULER).pair.family
+    family = load.__wrapped__(sdxl_pair, EULER).pair.family
     vae = family.pipeline.vae
     vae.register_to_config(force_upcast=force_upcast)
     latents = torch.randn(1, 4, 8, 8, generator=seeded(0)[0])

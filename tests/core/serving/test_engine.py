@@ -159,6 +159,6 @@ def test_alone_it_is_the_same_to_the_bit(pipe: ECDiffPipeline) -> None:
     begun = pipe.prepare(PROMPTS[:1], generator=torch.Generator().manual_seed(0))
     engine = Engine(lambda x, t, prompts: pipe.bind_cloud(prompts)(x, t), 8)
     loop = (pipe.plan(), *pipe.bind(begun.conditioning), pipe.estimator, pipe.config.factors)
-    engine.add(0, trajectory(begun.start, loop[0], *loop[3:], until=5), begun.conditioning)
+    engine.add(0, trajectory(begun.start, loop[0], *loop[3:], until=4), begun.conditioning)
     ended = finish(engine)
-    assert torch.equal(ended[0].latents, advance(begun.start, *loop, until=5).latents)  # type: ignore[attr-defined]
+    assert torch.equal(ended[0].latents, advance(begun.start, *loop, until=4).latents)  # type: ignore[attr-defined]

@@ -88,7 +88,7 @@ def test_another_version_or_encoding_is_refused() -> None:
 def test_a_changed_value_is_noticed() -> None:
     data = bytearray(packet("computed"))
     data[-1] ^= 1
-    with pytest.raises(PacketError, match="changed on its way"):
+    with pytest.raises(TensorFileError, match="changed on its way"):
         read_packet(bytes(data), FORM, "computed")
 
 

@@ -17,7 +17,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.data.conf_folder import config_folder
 
-from ..studies import STEPS, Command, Study, loaded_by, one_line
+from ..studies import STEPS, Command, Study, one_line
 
 FIGURE = ("png", "svg")
 TABLE = ("csv", "md", "tex")
@@ -250,7 +250,3 @@ def test_table5_of_nothing(command: Command, tmp_path: Path) -> None:
     assert "note: no " in outcome.out
     assert "run tune first" in outcome.out
     assert set(pd.read_csv(tmp_path / "new" / "table5.csv")["study"]) == {"paper"}
-
-
-def test_table5_loads_no_model(tmp_path: Path) -> None:
-    assert loaded_by(["table5", f"output_dir={tmp_path}"], {"diffusers", "transformers"}) == []

@@ -19,7 +19,7 @@ from ecdiff_tune.objective import burden, efficiency
 from ecdiff_tune.study.config_sections import DIGITS
 
 from ..recorded_study import GRID, SPEC, STEPS, RecordedStudy, quality, with_payload
-from ..studies import Command, Study, loaded_by, one_line
+from ..studies import Command, Study, one_line
 
 
 @pytest.fixture
@@ -184,10 +184,6 @@ def test_a_real_study_reranked(done: Study, tmp_path: Path, command: Command) ->
     assert [float(one) for one in told.groups()] == pytest.approx(
         [own.score["quality"], found.score["quality"]], abs=5e-5
     )
-
-
-def test_it_loads_no_model(recorded: RecordedStudy) -> None:
-    assert loaded_by(["rerank", *recorded.arguments()], {"diffusers", "transformers", "matplotlib"}) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 import optuna
+import pandas as pd
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -80,11 +81,20 @@ def test_tune_goes_on_after_a_stop(
         die_after(dying, 2)
         assert other(*command).status == 130
     assert 0 < other.rows() <= study.rows()
+    if name in ("predict", "joint", "schedule"):  # killed after the forecast, before anything was scored
+        early = other.config()
+        assert early.basis == "predicted, not measured"
+        assert early.score is not None
+        assert {"quality", "seconds", "calls"} < early.score.keys()
+        assert "heldout" not in early.score
+        assert f"early answer ({early.basis})" in one_line(other("compare", *SMALL))
+        assert f"ecdiff.yaml is an early answer ({early.basis})" in other("table5").out
     again = other(*command)
     assert again.status == 0, again
     assert other.rows() == study.rows()
     assert other.config().params == config.params
     assert other.config().score == config.score
+    assert not other.config().basis
 
 
 def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +133,22 @@ def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.Mo
     assert other.rows() == study.rows()
     assert (other.config().params, other.config().score) == (config.params, score)
     assert (other.config().provenance or {})["reference"] == provenance["reference"]
+
+
+def test_one_prompt_and_the_cloud_alone(study: Study) -> None:
+    one = ("calibration.num_prompts=1", "heldout.num_prompts=0", "batch_size=3", "search.s=[12]")
+    fresh = study.copy(study.outputs.parent / "fresh", "latency.json")
+    for path in fresh.outputs.rglob("*.safetensors"):
+        path.unlink()
+    outcome = fresh("tune", "search=schedule", *one, "search.cloud_calls=[5]", "search.finalists=2")
+    assert outcome.status == 0, outcome
+    calls = pd.read_csv(fresh.folder / files.CALLS).set_index("part")
+    assert [*calls.loc["reference", ["cloud", "edge"]]] == [12, 0]
+    assert calls.loc["joint search", "cloud"] <= 2 * 5
+    assert calls.loc["joint search", "edge"] == 0
+    params = fresh.config().params
+    assert params.schedule is not None
+    assert len(params.schedule) == 5
 
 
 def test_where_no_placed_plan_is_near_enough(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

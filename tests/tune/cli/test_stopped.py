@@ -86,11 +86,21 @@ def wait_for(happened: Callable[[], bool], seconds: float = 600) -> None:
         time.sleep(0.01)
 
 
+WATCHED = """
+import atexit, sys
+from ecdiff_tune.__main__ import main
+trackers = {"mlflow", "tensorboard", "torch.utils.tensorboard", "wandb"}
+atexit.register(lambda: print("imported", *trackers & set(sys.modules)))
+sys.exit(main())
+"""
+"""The command, and which trackers it imports: none of them is chosen."""
+
+
 def test_interrupted(done: Study, tmp_path: Path) -> None:
     study = done.copy(tmp_path / "outputs", "latency.json")
     more = "search.k=[1,2,3,4,5]"  # so that it is not done where this process is kept from looking
     process = subprocess.Popen(
-        [sys.executable, "-m", "ecdiff_tune", "tune", *study.settings, more],
+        [sys.executable, "-c", WATCHED, "tune", *study.settings, more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -105,3 +115,4 @@ def test_interrupted(done: Study, tmp_path: Path) -> None:
     assert study.rows() > 0
     assert not (study.folder / "ecdiff.yaml").exists()
     assert "stage 1" in out
+    assert out.splitlines()[-1] == "imported"

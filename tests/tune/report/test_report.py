@@ -346,9 +346,14 @@ def test_a_table_that_is_too_long_is_named(recorded: RecordedStudy, command: Com
     assert "Too long for this page: errors/theorems.csv in the study's folder, 1,234 rows." in shown.text
 
 
-def test_it_loads_no_model(recorded: RecordedStudy) -> None:
-    libraries = {"diffusers", "transformers", "matplotlib.pyplot"}
-    assert loaded_by(["report", *recorded.arguments()], libraries) == []
+def test_commands_that_load_no_model(recorded: RecordedStudy, tmp_path: Path) -> None:
+    models = {"diffusers", "transformers"}
+    commands = [
+        (["rerank", *recorded.arguments()], models | {"matplotlib"}),
+        (["table5", f"output_dir={tmp_path / 'new'}"], models),
+        (["report", *recorded.arguments()], models | {"matplotlib.pyplot"}),
+    ]
+    assert loaded_by(commands) == [[], [], []]
 
 
 # What a user can act on.

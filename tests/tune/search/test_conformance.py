@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from ecdiff_core.sampling.plan import plan
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
-from ecdiff_tune.search import SEARCHES, Space
+from ecdiff_tune.search import SEARCHES, Search, Space
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.spaces import Stage1Space
 
-from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SCHEDULES, SPACES, World, whole
+from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SCHEDULES, SPACES, Trace, World, whole
 
 CANNOT = {("greedy", "joint"), ("greedy", "aliases"), ("greedy", "schedules"), ("optuna", "schedules")}
 """Greedy takes one stage at a time, and walks over every alpha: equal plans are one to the ledger alone.
@@ -31,19 +31,34 @@ WORLDS = {
 }
 
 
-@pytest.mark.parametrize(("name", "space"), CASES)
-class TestConformance:
-    def test_is_deterministic(self, name: str, space: Space) -> None:
-        for world in WORLDS.values():
-            first, second = world.search(name, space), world.search(name, space)
-            assert world.drive(first) == world.drive(second)
-            assert first.best == second.best
-            assert first.pruned == second.pruned
+@dataclass(frozen=True)
+class Run:
+    """A search that ended, and what it asked and was told."""
 
-    def test_asks_for_what_the_space_holds_and_never_twice(self, name: str, space: Space) -> None:
-        for world in WORLDS.values():
+    search: Search
+    trace: Trace
+
+
+@pytest.fixture(scope="class")
+def runs(name: str, space: Space) -> dict[str, Run]:
+    """By the world's label; not to be gone on with."""
+    searches = {label: world.search(name, space) for label, world in WORLDS.items()}
+    return {label: Run(search, WORLDS[label].drive(search)) for label, search in searches.items()}
+
+
+@pytest.mark.parametrize(("name", "space"), CASES, scope="class")
+class TestConformance:
+    def test_is_deterministic(self, name: str, space: Space, runs: dict[str, Run]) -> None:
+        for label, world in WORLDS.items():
+            first, second = runs[label], world.search(name, space)
+            assert first.trace == world.drive(second)
+            assert first.search.best == second.best
+            assert first.search.pruned == second.pruned
+
+    def test_asks_for_what_the_space_holds_and_never_twice(self, space: Space, runs: dict[str, Run]) -> None:
+        for label, world in WORLDS.items():
             known: dict[Candidate, int] = {}
-            for ask, _ in world.drive(world.search(name, space)):
+            for ask, _ in runs[label].trace:
                 assert ask.candidates
                 assert set(ask.candidates) <= set(space.grid)
                 assert len(set(ask.candidates)) == len(ask.candidates)
@@ -53,20 +68,20 @@ class TestConformance:
                     known[one] = prompts
             assert known
 
-    def test_never_asks_for_a_plan_under_two_names(self, name: str, space: Space) -> None:
+    def test_never_asks_for_a_plan_under_two_names(self, space: Space, runs: dict[str, Run]) -> None:
         steps = 20 if space is SPACES["stage 1, odd grids"] else 50
-        for world in WORLDS.values():
-            trace = world.drive(world.search(name, space))
-            asked = {one for ask, _ in trace for one in ask.candidates}
+        for run in runs.values():
+            asked = {one for ask, _ in run.trace for one in ask.candidates}
             handoff = "exact" if space is SPACES["stage 2, exact"] else "aligned"
             assert len({ConfigKey.of(one, plan(one.params, steps, handoff)) for one in asked}) == len(asked)
 
-    def test_the_best_is_the_best_of_those_measured_whole(self, name: str, space: Space) -> None:
+    def test_the_best_is_the_best_of_those_measured_whole(
+        self, name: str, space: Space, runs: dict[str, Run]
+    ) -> None:
         # Algorithm 2 starts from V_best = 0, so there a config must score above 0.
         floor = 0.0 if name == "greedy" and isinstance(space, Stage1Space) else NEVER
-        for label, world in WORLDS.items():
-            search = world.search(name, space)
-            measured = whole(world.drive(search))
+        for label, run in runs.items():
+            search, measured = run.search, whole(run.trace)
             value = max(measured.values(), default=NEVER)
             if value > floor:
                 assert search.best is not None, label
@@ -74,10 +89,11 @@ class TestConformance:
             else:
                 assert search.best is None, label
 
-    def test_discards_only_what_was_not_measured_whole(self, name: str, space: Space) -> None:
-        for label, world in WORLDS.items():
-            search = world.search(name, space)
-            measured = whole(world.drive(search))
+    def test_discards_only_what_was_not_measured_whole(
+        self, name: str, space: Space, runs: dict[str, Run]
+    ) -> None:
+        for label, run in runs.items():
+            search, measured = run.search, whole(run.trace)
             feasible = {one for one, value in measured.items() if value > NEVER}
             assert feasible.isdisjoint(search.pruned), label
             if name not in ("greedy", "optuna") and search.best is not None:
@@ -95,9 +111,6 @@ class TestConformance:
             assert world.drive(again) == trace[cut:]
             assert again.best == search.best
 
-    def test_nothing_is_asked_once_done(self, name: str, space: Space) -> None:
-        world = WORLDS["scrambled"]
-        search = world.search(name, space)
-        world.drive(search)
+    def test_nothing_is_asked_once_done(self, runs: dict[str, Run]) -> None:
         with pytest.raises(RuntimeError, match="done"):
-            search.ask()
+            runs["scrambled"].search.ask()

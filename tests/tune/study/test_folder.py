@@ -74,9 +74,14 @@ def test_an_older_study_goes_on_as_it_was(settings: Settings, tmp_path: Path) ->
     state = json.loads(path.read_text())
     del state["settings"]["reference"]  # which older studies did not know
     path.write_text(json.dumps(state))
-    with StudyFolder(study_spec(mine)) as folder:
+    with StudyFolder(study_spec(mine, searches=True)) as folder:
         folder.claim(SPEC, "d", "cpu")
         assert folder.spec.reference == "full"
+
+
+def test_an_older_walk_goes_on_with_tests(settings: Settings, tmp_path: Path) -> None:
+    created = claim(replace(settings, search=replace(settings.search, rungs=[0.1, 0.25, 0.5], margin=0.0)))
+    assert claim(settings) == created
 
 
 def test_where_it_lies(settings: Settings, tmp_path: Path) -> None:
@@ -119,13 +124,14 @@ def test_an_empty_folder_goes_without_taking_another_s_lock(
 
 
 def test_a_study_with_an_older_name_of_a_setting_goes_on(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(settings, search=SearchSettings("race"))
     created = claim(settings)
     path = tmp_path / "tiny" / "default" / "study.json"
     path.write_text(path.read_text().replace('"search.rungs"', '"search.looks"'))
     assert '"search.looks"' in path.read_text()
     assert claim(settings) == created
     others = replace(settings, search=replace(settings.search, rungs=[0.5]))
-    with pytest.raises(StudyError, match=r"search\.rungs \[0\.1, 0\.25, 0\.5\] -> \[0\.5\]"):
+    with pytest.raises(StudyError, match=r"search\.rungs \[0\.05, 0\.1, 0\.25, 0\.5\] -> \[0\.5\]"):
         claim(others)
 
 
@@ -232,6 +238,7 @@ def test_what_may_change(settings: Settings, change: Callable[[Settings], Settin
 
 
 def test_a_study_from_before_a_setting_existed_goes_on(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(settings, search=SearchSettings("race"))
     created = claim(settings)
     path = tmp_path / "tiny" / "default" / "study.json"
     state = json.loads(path.read_text())

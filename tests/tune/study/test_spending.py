@@ -22,7 +22,7 @@ from ecdiff_tune.study.spending import LATENCY, Spending
 
 from ..studies import STEPS, Study
 
-SMALL = ("params.p=3", "search.s=[6,9]")
+SMALL = ("params.p=3", "search.k=[1]", "search.alpha=[0.3,0.7]", "search.s=[6,9]")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -178,12 +177,3 @@ def test_what_is_refused(study: Study) -> None:
     assert "did you mean wandb" in one_line(study("tune", "tracking=wandbb"))
     if importlib.util.find_spec("wandb") is None:
         assert one_line(study("tune", "tracking=wandb")).endswith("needs wandb: pip install wandb.")
-
-
-def test_none_is_imported_unless_chosen() -> None:
-    script = (
-        "import sys, ecdiff_tune.cli.tune\n"
-        "print(sorted({'tensorboard', 'wandb', 'mlflow', 'torch.utils.tensorboard'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"

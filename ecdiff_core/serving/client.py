@@ -1,0 +1,260 @@
+"""The edge's machine: asks a server for the cloud's part (``ecdiff_core.pipeline.Cloud``)."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import httpx2
+import torch
+from torch import Tensor
+
+from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
+from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
+from ecdiff_core.models.devices import get_dtype
+from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
+from ecdiff_core.sampling.plan import Action, Mode
+from ecdiff_core.sampling.sampler import Denoiser, SamplerState
+from ecdiff_core.serving.handoff import HandoffForm, facts_of
+from ecdiff_core.serving.link import LinkMeter, Spread
+from ecdiff_core.serving.packet import Encoding, Form, PacketError, check_encoding, read_packet, write_packet
+
+T = TypeVar("T")
+_SESSION = "Ecdiff-Session"
+_AT_A_TIME = 16
+"""Requests under way at once: the server batches them."""
+_AGAIN = (429, 503)
+"""Answers after which it is worth trying again."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How long to go on trying.
+
+    Args:
+        attempts: in all, the first one included.
+        seconds: before the second; each later pause is twice as long, and all are drawn at random up to that.
+        timeout: seconds without a byte, after which a connection counts as lost.
+        connect_timeout: the same of making one.
+    """
+
+    attempts: int = 4
+    seconds: float = 0.25
+    timeout: float = 60.0
+    connect_timeout: float = 5.0
+
+
+@dataclass(frozen=True)
+class _Answer:
+    content: bytes
+    headers: httpx2.Headers
+
+
+class RemoteCloud:
+    """The cloud's part of a generation, by a server (``ecdiff serve``).
+
+    Args:
+        url: such as ``https://gpu.example:8000``.
+        token: the server's; None where it has none.
+        packet: how numbers travel: ``computed`` (bit for bit), ``float16`` or ``int8``.
+        deadline_seconds: for the cloud's part of a picture; a server that cannot meet it says so at once.
+        retry: on 429, 503 and lost connections, on nothing else.
+        verify: False accepts any certificate; a path is that of a certificate to trust.
+
+    >>> pipe = ECDiffPipeline.from_config(
+    ...     "ecdiff.yaml", cloud=RemoteCloud("https://gpu.example:8000", token="…")
+    ... )  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        packet: Encoding = "computed",
+        deadline_seconds: float | None = None,
+        retry: Retry | None = None,
+        verify: bool | str = True,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ParamsError(key="the cloud's URL", got=url, expected="to begin with http:// or https://")
+        self._encoding, self._deadline = check_encoding(packet), deadline_seconds
+        self._retry = retry or Retry()
+        timeout = httpx2.Timeout(self._retry.timeout, connect=self._retry.connect_timeout)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self.url = url.rstrip("/")
+        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout, verify=verify)
+        self._form = lru_cache(HandoffForm)
+        self._close = weakref.finalize(self, self._http.close)
+        self.link = LinkMeter()
+
+    def close(self) -> None:
+        """Close the connections; without it they are closed when nothing refers to this any more."""
+        self._close()
+
+    def begin(
+        self,
+        pipe: ECDiffPipeline,
+        mode: Mode,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str] | None,
+        seeds: Sequence[int],
+    ) -> Prepared:
+        """The cloud's part of each picture, side by side.
+
+        Raises:
+            CloudError: the server refuses.
+            CloudUnavailableError: it cannot be had.
+        """
+
+        def one(row: int) -> tuple[SamplerState, Conditioning, str | None]:
+            negative = None if negative_prompts is None else negative_prompts[row]
+            return self._hand_over(pipe, mode, prompts[row], negative, seeds[row])
+
+        parts = _side_by_side(one, range(len(prompts)))
+        state = join([state for state, _, _ in parts])
+        conditioning = join_prompts([prompt for _, prompt, _ in parts])
+        sessions = [session for _, _, session in parts if session is not None]
+        denoise = self._denoiser(pipe, mode, sessions) if sessions else None
+        return Prepared(state, conditioning, denoise)
+
+    def config(self) -> dict[str, Any]:
+        """What the server tells of itself: ``facts``, ``seconds_per_call``, versions; a round trip."""
+        began = time.perf_counter()
+        answer = self._ask("GET", "/v1/config")
+        self.link.trip(time.perf_counter() - began)
+        told: dict[str, Any] = json.loads(answer.content)
+        return told
+
+    def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
+        """Round trip in seconds, and megabits a second downwards; a first request of each is not counted."""
+        self._ask("GET", "/health/live")
+        trips, rates = [], []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            self._ask("GET", "/health/live")
+            trips.append(time.perf_counter() - began)
+        trip = Spread.of(trips)
+        for number in range(repeats + 1):
+            began = time.perf_counter()
+            got = len(self._ask("GET", "/v1/bytes", params={"count": size_bytes}).content)
+            took = time.perf_counter() - began - trip.median
+            if number:
+                rates.append(8e-6 * got / max(took, 1e-6))
+        return trip, Spread.of(rates)
+
+    def _hand_over(
+        self, pipe: ECDiffPipeline, mode: Mode, prompt: str, negative: str | None, seed: int
+    ) -> tuple[SamplerState, Conditioning, str | None]:
+        form = self._form(pipe, mode)
+        asked = {
+            "prompt": prompt,
+            "negative_prompt": negative,
+            "seed": seed,
+            "mode": mode,
+            "packet": self._encoding,
+            "deadline_seconds": self._deadline,
+            "config": facts_of(pipe),
+        }
+
+        def read(answer: _Answer) -> tuple[SamplerState, Conditioning, str | None]:
+            state, conditioning, _ = form.read(answer.content, self._encoding, {"seed": str(seed)})
+            return state, conditioning, answer.headers.get(_SESSION)
+
+        return self._ask_and_read("/v1/handoff", read, json=asked)
+
+    def _denoiser(self, pipe: ECDiffPipeline, mode: Mode, sessions: Sequence[str]) -> Denoiser:
+        """The cloud's model for the rows of a batch, each with its session."""
+        plan, timesteps = self._form(pipe, mode).plan, pipe.scheduler.timesteps
+        later = [i for i in range(plan.first_edge_step, plan.num_steps) if plan.steps[i] is Action.CLOUD]
+        numbers = {float(timesteps[step]): step for step in later}
+        noise_dtype = pipe.pair.family.noise_dtype or get_dtype(pipe.config.sampling.dtype)
+
+        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+            step = numbers[float(timestep)]
+
+            def one(row: int) -> Tensor:
+                return self._noise(sessions[row], step, latents[row : row + 1], noise_dtype)
+
+            return torch.cat(_side_by_side(one, range(len(sessions)))).to(latents.device)
+
+        return denoise
+
+    def _noise(self, session: str, step: int, latents: Tensor, dtype: torch.dtype) -> Tensor:
+        facts = {"step": str(step)}
+        body = write_packet({"latents": latents}, facts, self._encoding)
+        form = Form({"noise": TensorSpec(dtype, tuple(latents.shape))}, facts)
+
+        def read(answer: _Answer) -> Tensor:
+            return read_packet(answer.content, form, self._encoding)[0]["noise"]
+
+        where = {"step": step, "packet": self._encoding}
+        return self._ask_and_read("/v1/noise", read, headers={_SESSION: session}, params=where, content=body)
+
+    def _ask_and_read(self, path: str, read: Callable[[_Answer], T], **given: Any) -> T:
+        """Ask, and read the answer; one that is damaged is asked for once more."""
+        for again in (True, False):
+            try:
+                return read(self._ask("POST", path, **given))
+            except (PacketError, TensorFileError) as error:
+                if again:
+                    continue
+                kind = CloudError if isinstance(error, PacketError) else CloudUnavailableError
+                raise kind(f"The answer of {self.url} is of no use: {error}") from error
+        raise AssertionError
+
+    def _ask(self, method: str, path: str, **given: Any) -> _Answer:
+        """One request, tried again where that may help; a POST that was worked for is not paid twice."""
+        given["headers"] = {**given.get("headers", {}), "Idempotency-Key": secrets.token_hex(16)}
+        wait, why = self._retry.seconds, ""
+        for attempt in range(self._retry.attempts):
+            if attempt:
+                time.sleep(wait * (0.5 + secrets.randbelow(1000) / 2000))
+                wait = 2 * self._retry.seconds * 2**attempt
+            try:
+                with self._http.stream(method, path, **given) as response:
+                    began = time.perf_counter()
+                    content = response.read()
+                    took = time.perf_counter() - began
+            except httpx2.TransportError as error:
+                why = f"{type(error).__name__}: {error}".rstrip(": ")
+                continue
+            if response.is_success:
+                self.link.transfer(len(content), took)
+                return _Answer(content, response.headers)
+            why = _detail(response)
+            if response.status_code not in _AGAIN:
+                raise CloudError(f"The cloud at {self.url} refuses ({response.status_code}): {why}")
+            wait = max(wait, _retry_after(response))
+        raise CloudUnavailableError(
+            f"The cloud at {self.url} cannot be had after {self._retry.attempts} attempts: {why}"
+        )
+
+
+def _side_by_side(work: Callable[[int], T], rows: Sequence[int]) -> list[T]:
+    if len(rows) == 1:
+        return [work(rows[0])]
+    with ThreadPoolExecutor(min(len(rows), _AT_A_TIME)) as pool:
+        return list(pool.map(work, rows))
+
+
+def _retry_after(response: httpx2.Response) -> float:
+    text = response.headers.get("retry-after", "")
+    return min(float(text), 30.0) if text.isdigit() else 0.0
+
+
+def _detail(response: httpx2.Response) -> str:
+    """What a problem says, on one line."""
+    try:
+        text = str(json.loads(response.content)["detail"])
+    except (ValueError, KeyError, TypeError):
+        text = response.reason_phrase
+    return " ".join(text.split())[:500]

@@ -1,0 +1,140 @@
+"""The cloud's part of a generation as jobs for the worker."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ecdiff_core.errors import NonFiniteLatentsError
+from ecdiff_core.io.tensor_file import TensorSpec
+from ecdiff_core.models.devices import get_dtype
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.sampling.batching import Conditioning
+from ecdiff_core.sampling.plan import Action, Mode
+from ecdiff_core.sampling.sampler import Call, SamplerState, trajectory
+from ecdiff_core.serving.engine import Engine, Steps
+from ecdiff_core.serving.handoff import HandoffForm
+from ecdiff_core.serving.packet import Encoding, Form, write_packet
+from ecdiff_core.serving.worker import Job
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture that is asked for."""
+
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    mode: Mode
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """The cloud's part of a picture."""
+
+    state: SamplerState
+    conditioning: Conditioning
+    packet: bytes
+
+
+class CloudSide:
+    """Jobs for one pipeline, whose edge may be elsewhere."""
+
+    def __init__(self, pipe: ECDiffPipeline) -> None:
+        self.pipe = pipe
+        self.form = lru_cache(lambda mode: HandoffForm(pipe, mode))
+        """Of handoffs in a mode."""
+
+    def engine(self, most: int, on_batch: Any) -> Engine:
+        """What does the jobs' model calls."""
+        pipe = self.pipe
+
+        def answer(latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+            return pipe.bind_cloud(conditioning)(latents, timestep)
+
+        per_sample = pipe.pair.family.timestep_per_sample
+        return Engine(answer, most, timestep_per_sample=per_sample, on_batch=on_batch)
+
+    def handoff(self, asked: Asked, encoding: Encoding, seconds: float | None) -> Job:
+        """The steps before the first edge step; results in a ``HandedOver``."""
+        form, began = self.form(asked.mode), time.monotonic()
+        conditionings: list[Conditioning] = []
+
+        def begin() -> tuple[Steps, Conditioning]:
+            steps, conditioning = self._begin(asked, form.step)
+            conditionings.append(conditioning)
+            return steps, conditioning
+
+        def finish(state: SamplerState) -> HandedOver:
+            _check_finite(state.latents, asked.mode)
+            facts = {"seed": str(asked.seed), "seconds": f"{time.monotonic() - began:.6f}"}
+            packet = form.write(state, conditionings[0], encoding, facts)
+            return HandedOver(state, conditionings[0], packet)
+
+        return Job(begin, finish, form.plan.until(form.step).cloud_calls, seconds)
+
+    def image(self, asked: Asked, seconds: float | None) -> Job:
+        """All steps by the cloud; results in a PNG."""
+        plan, family = self.pipe.plan("cloud"), self.pipe.pair.family
+
+        def finish(state: SamplerState) -> bytes:
+            pictures = family.decode(state.latents)
+            _check_finite(pictures, "cloud")
+            out = io.BytesIO()
+            family.to_pil(pictures)[0].save(out, format="PNG")
+            return out.getvalue()
+
+        return Job(lambda: self._begin(asked, plan.num_steps), finish, plan.cloud_calls, seconds)
+
+    def noise_form(self, step: int) -> Form:
+        """What the packet of a step's latents is to hold."""
+        family, dtype = self.pipe.pair.family, get_dtype(self.pipe.config.sampling.dtype)
+        shape = (1, *family.latents_shape(self.pipe.size))
+        return Form({"latents": TensorSpec(dtype, shape)}, {"step": str(step)})
+
+    def noise(self, conditioning: Conditioning, step: int, latents: Tensor, encoding: Encoding) -> Job:
+        """One call at a step; results in the packet of the guided noise."""
+        timestep = self.pipe.scheduler.timesteps[step]
+        call = Call(step, Action.CLOUD, latents.to(self.pipe.device), timestep)
+
+        def ask() -> Generator[Call, Tensor, Tensor]:
+            return (yield call)
+
+        def finish(noise: Tensor) -> bytes:
+            return write_packet({"noise": noise}, {"step": str(step)}, encoding)
+
+        return Job(lambda: (ask(), conditioning), finish, 1)
+
+    def warm_up(self) -> None:
+        """One picture's encoding and one call, so that the first request waits for neither."""
+        job = self.handoff(Asked("", None, 0, "cloud"), "computed", None)
+        steps, conditioning = job.begin()
+        call = next(steps)
+        with torch.no_grad():
+            self.pipe.bind_cloud(conditioning)(call.latents, call.timestep)
+        _ = self.form("ecdiff").form
+
+    def _begin(self, asked: Asked, until: int) -> tuple[Steps, Conditioning]:
+        pipe, negative = self.pipe, asked.negative_prompt
+        begun = pipe.prepare(
+            [asked.prompt],
+            negative_prompts=None if negative is None else [negative],
+            generator=torch.Generator().manual_seed(asked.seed),
+        )
+        plan = self.form(asked.mode).plan
+        steps = trajectory(begun.start, plan, pipe.estimator, pipe.config.factors, until)
+        return steps, begun.conditioning
+
+
+def _check_finite(tensor: Tensor, mode: str) -> None:
+    if not tensor.isfinite().all():
+        raise NonFiniteLatentsError(
+            f"The {mode} generation is not finite. Try dtype float32, or a smaller alpha."
+        )

@@ -1,0 +1,190 @@
+"""``ecdiff serve``, ``ecdiff link``, and what ``--cloud`` adds to ``generate``.
+
+Torch and the extra's packages are imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecdiff_core.errors import ECDiffError, ParamsError
+from ecdiff_core.io.console import quiet_libraries
+
+if TYPE_CHECKING:
+    from ecdiff_core.pipeline import ECDiffPipeline
+    from ecdiff_core.serving.client import RemoteCloud
+
+FALLBACKS = ("none", "edge")
+_LIMITS = {
+    "batch_size": "samples in one call of the model; halved where memory runs out",
+    "queue": "requests that wait; more are answered with 429",
+    "sessions": "pictures of plans that go back and forth, at a time",
+    "prompt_chars": "of a prompt",
+    "drain_seconds": "for requests under way after SIGTERM",
+}
+"""That are options, by their names in ``Limits``; with their defaults there."""
+
+
+class MissingExtraError(ECDiffError):
+    """A package of the extra ``serve`` is not installed."""
+
+
+@contextmanager
+def with_extra() -> Iterator[None]:
+    """Around imports of the extra's packages.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "httpx2", "prometheus_client", "starlette", "uvicorn"):
+            raise
+        raise MissingExtraError(
+            f'The package {error.name} is missing: install the extra, pip install "ecdiff[serve]".'
+        ) from error
+
+
+def add_serve(commands: Any) -> None:
+    """The options of ``serve``."""
+    parser = commands.add_parser(
+        "serve",
+        help="do the cloud's part for other machines",
+        description="Load the cloud's model, and do its part of generations for edges that ask over HTTP. "
+        "SIGTERM and Ctrl-C end it when what is under way is done.",
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="YAML", help="tuned config; the edges' is to be the same")
+    add("--host", default="127.0.0.1", help="address to listen on; others than this machine's need a token")
+    add("--port", type=int, default=8000, help="default 8000; 0 is any that is free")
+    _add_token(add)
+    add("--ssl-certfile", type=Path, metavar="PEM", help="certificate, for https")
+    add("--ssl-keyfile", type=Path, metavar="PEM", help="its key")
+    add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
+    add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
+    add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
+    for name, meaning in _LIMITS.items():
+        add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=meaning)
+
+
+def add_link(commands: Any) -> None:
+    """The options of ``link``."""
+    parser = commands.add_parser(
+        "link",
+        help="measure the link to a server",
+        description="Print round trip and bandwidth to a server of ecdiff serve, each with its quartiles.",
+    )
+    add = parser.add_argument
+    add("url", metavar="URL", help="of the server")
+    _add_token(add)
+    add("--repeats", type=int, default=10, metavar="N", help="measurements (default 10)")
+    add("--size-mib", type=float, default=1.0, metavar="N", help="of a download (default 1, at most 8)")
+
+
+def add_cloud(add: Any) -> None:
+    """What ``generate`` has for another machine."""
+    add(
+        "--cloud",
+        metavar="URL",
+        help="of ecdiff serve: only the edge's model and the decoder are loaded here",
+    )
+    _add_token(add)
+    add(
+        "--packet",
+        default="computed",
+        help="how numbers travel: computed, float16 or int8 (default computed)",
+    )
+    add("--deadline", type=float, metavar="SECONDS", help="for the cloud's part of a picture")
+    add(
+        "--fallback",
+        choices=FALLBACKS,
+        default="none",
+        help="what does the steps where the cloud cannot be had: nothing (default), or the edge's model",
+    )
+
+
+def _add_token(add: Any) -> None:
+    add(
+        "--token-file", type=Path, metavar="FILE", help="the server's token (default: ECDIFF_TOKEN's, if any)"
+    )
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Run a server until it is told to end."""
+    quiet_libraries()
+    with with_extra():
+        from ecdiff_core.serving.limits import Limits
+        from ecdiff_core.serving.server import Listen, make_server
+    from ecdiff_core.models.memory import keep_freed_memory
+    from ecdiff_core.pipeline import ECDiffPipeline
+    from ecdiff_core.serving.token_file import find_token
+
+    token = find_token(args.token_file)
+    listen = Listen(args.host, args.port, token, args.ssl_certfile, args.ssl_keyfile)
+    asked = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    limits = Limits(**asked)
+    pipe = ECDiffPipeline.from_config(
+        args.config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
+    )
+    if pipe.device.type == "cpu":
+        keep_freed_memory()
+
+    def say(url: str) -> None:
+        whom = "for who has the token" if token else "for this machine"
+        print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
+
+    server = make_server(pipe, listen, limits, say)
+    server.run()
+    if not server.started:
+        raise ECDiffError(f"Cannot listen on {args.host}:{args.port}; the line above says why.")
+    print("stopped; what was under way is done", file=sys.stderr)
+
+
+def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
+    """The server that ``generate`` is to ask; None without ``--cloud``."""
+    if args.cloud is None:
+        for name in ("token_file", "deadline"):
+            if getattr(args, name) is not None:
+                raise ParamsError(f"--{name.replace('_', '-')} goes with --cloud URL.")
+        return None
+    with with_extra():
+        from ecdiff_core.serving.client import RemoteCloud
+    from ecdiff_core.serving.packet import check_encoding
+    from ecdiff_core.serving.token_file import find_token
+
+    if args.deadline is not None and not args.deadline > 0:
+        raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
+    token, packet = find_token(args.token_file), check_encoding(args.packet)
+    return RemoteCloud(args.cloud, token, packet=packet, deadline_seconds=args.deadline)
+
+
+def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:
+    """Let the edge's model do all steps from now on, with text encoders of its own."""
+    from ecdiff_core.models.devices import get_dtype
+    from ecdiff_core.models.one_side import load_text_encoders
+
+    print(f"note: {error} The edge's model does all steps.", file=sys.stderr)
+    load_text_encoders(pipe.pair, get_dtype(pipe.config.sampling.dtype))
+    pipe.cloud = None
+
+
+def link(args: argparse.Namespace) -> None:
+    """Print what the link is."""
+    with with_extra():
+        from ecdiff_core.serving.client import RemoteCloud
+    from ecdiff_core.serving.token_file import find_token
+
+    if args.repeats < 1:
+        raise ParamsError(key="--repeats", got=args.repeats, expected=">= 1")
+    if not 0 < args.size_mib <= 8:
+        raise ParamsError(key="--size-mib", got=args.size_mib, expected="> 0 and <= 8")
+    cloud = RemoteCloud(args.url, find_token(args.token_file))
+    trip, rate = cloud.measure(args.repeats, round(args.size_mib * 2**20))
+    print(f"round trip {1000 * trip.median:.2f} ms ({1000 * trip.low:.2f} … {1000 * trip.high:.2f})")
+    print(f"bandwidth {rate.median:.2f} Mbps ({rate.low:.2f} … {rate.high:.2f})")

@@ -1,0 +1,147 @@
+"""``tune method=NAME``: the values of an acceleration, or of several that compete."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from ecdiff_core.errors import ConfigError
+from ecdiff_core.io.files import write_text
+from ecdiff_core.methods import get_method
+from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.methods.in_pair import why_not
+from ecdiff_core.methods.method import Values
+from ecdiff_tune.cli.finish import example
+from ecdiff_tune.cli.study_spec import study_spec
+from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.methods import verdict
+from ecdiff_tune.methods.calibrate import ratios
+from ecdiff_tune.methods.dial import Floor, Result, judge
+from ecdiff_tune.methods.measure import MethodMeasurer, Runs
+from ecdiff_tune.methods.tuned import Tuned, Winner, config_of, time_side_by_side, tune
+from ecdiff_tune.study import files
+from ecdiff_tune.study.open_study import OpenStudy, open_study
+from ecdiff_tune.study.references import LoadedPair, References
+
+LEAST_MEAN, LEAST_WORST = 0.95, 0.8
+"""What a setting must keep where neither a floor nor a present setting is given: SSIM."""
+
+
+def accelerate(settings: Settings) -> None:
+    """Tune the methods of ``method``; the fastest becomes accelerated.yaml.
+
+    Raises:
+        ECDiffError: something that the user can act on.
+    """
+    names = settings.methods
+    fixed = dict(settings.acceleration.values or {})
+    if fixed and len(names) > 1:
+        raise SettingsError("acceleration.values belong to one method: name it, method=NAME.")
+    for name in names:
+        get_method(name).complete(fixed)
+    with open_study(study_spec(settings)) as (study, pair, references):
+        runs = Runs(study.path / files.METHODS / files.RUNS)
+        found: dict[str, Tuned] = {}
+        for name in names:
+            if reason := why_not(MethodChoice(name), pair.pipe.pair, pair.pipe.num_steps):
+                study.progress.say(f"left out: {name} ({reason})")
+                continue
+            with study.spending.part(name):
+                found[name] = _tune(settings, name, fixed, (study, pair, references), runs)
+        if not found:
+            raise ConfigError(f"No method of {', '.join(names)} can be used with this pair.")
+        _finish(settings, found, (study, pair, references), runs)
+
+
+Opened = tuple[OpenStudy, LoadedPair, References]
+
+
+def _measurer(opened: Opened, reference: Reference, runs: Runs) -> MethodMeasurer:
+    study, pair, _ = opened
+    return MethodMeasurer(pair.pipe, reference, study.ledger, runs, pair.batches, study.spending.calls)
+
+
+def _tune(settings: Settings, name: str, fixed: Values, opened: Opened, runs: Runs) -> Tuned:
+    study, pair, references = opened
+    method, calibration, given = get_method(name), references.calibration, settings.acceleration
+    prompts, where = calibration.prompt_set, study.path / files.METHODS / f"{name}.json"
+    known = {**ratios(method, pair.pipe, prompts, where, study.spending.calls), **fixed}
+
+    def floor(present: Result | None) -> Floor:
+        mean, worst = (LEAST_MEAN, LEAST_WORST) if present is None else (present.quality, present.worst)
+        return Floor(
+            mean if given.min_quality is None else given.min_quality,
+            worst if given.min_worst is None else given.min_worst,
+        )
+
+    study.progress.say(f"{method.label} ({method.source}), searching {method.dial}")
+    return tune(method, known, _measurer(opened, calibration, runs), len(prompts), floor, study.progress.say)
+
+
+def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: Runs) -> None:
+    """Seconds side by side, held-out scores, a YAML a method, the table, and which is fastest."""
+    study, pair, references = opened
+    say, folder = study.progress.say, study.path / files.METHODS
+    table = pd.concat([one.table() for one in found.values()])
+    write_text(folder / files.METHODS_TABLE, table.to_csv(index=False))
+    winners = {name: one.winner for name, one in found.items() if one.winner is not None}
+    for name in found.keys() - winners.keys():
+        say(f"{get_method(name).label}: no setting keeps the floor")
+    prompts, count = references.calibration.prompt_set, settings.acceleration.timed_prompts
+    with study.spending.part("seconds"):
+        off, seconds = time_side_by_side(
+            pair.pipe, [one.choice for one in winners.values()], prompts, count, study.ledger
+        )
+    saved = []
+    for name, winner in winners.items():
+        heldout = _heldout(opened, winner, runs)
+        how = {
+            "study": study.spec.name,
+            "search": f"dial {winner.choice.method.dial}",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "calibration": {"num_prompts": len(prompts), "digest": prompts.digest},
+        }
+        base = replace(pair.pipe.config, sampling=pair.pipe.sampling)
+        base = replace(base, scheduler_config=pair.pipe.scheduler_config)
+        config = config_of(base, winner, seconds[name], off, heldout, how, settings.seed)
+        config.save(folder / f"{name}.yaml")
+        saved.append(folder / f"{name}.yaml")
+        say(verdict.about(winner.choice, winner.result))
+        if heldout is not None and config.score is not None:
+            low, high = config.score["heldout"]["quality_ci95"] or (float("nan"), float("nan"))
+            say(
+                f"  held out: mean SSIM {heldout.quality:.4f} ({low:.4f} … {high:.4f}), "
+                f"worst {heldout.worst:.4f} on {len(heldout.seen)} prompts"
+            )
+        say(f"  {verdict.speed(winner.choice.method.label, seconds[name], off)}")
+    faster = [name for name in winners if seconds[name] < off]
+    if faster:
+        best = min(faster, key=seconds.__getitem__)
+        target = study.path / files.ACCELERATED
+        write_text(target, (folder / f"{best}.yaml").read_text(encoding="utf-8"))
+        saved.insert(0, target)
+    else:
+        say("no setting that keeps the floor is faster than off")
+    say(study.spending.describe())
+    say("wrote " + ", ".join(map(str, [*saved, folder / files.METHODS_TABLE])))
+    if faster:
+        say(
+            f"next: python -m ecdiff_core generate --config {shlex.quote(str(saved[0]))} "
+            f"{example(prompts.prompts)}"
+        )
+
+
+def _heldout(opened: Opened, winner: Winner, runs: Runs) -> Result | None:
+    study, _, references = opened
+    if not len(references.heldout_prompts):
+        return None
+    with study.spending.part("held-out"):
+        measurer = _measurer(opened, references.heldout, runs)
+        count, value = len(references.heldout.prompt_set), winner.choice.values[winner.choice.method.dial]
+        return judge(
+            value, lambda _, first: measurer.measure(winner.choice, first), count, Floor(-1, -1), True
+        )

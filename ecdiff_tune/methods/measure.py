@@ -1,0 +1,185 @@
+"""A method on prompts: images held against those without it, paid for once a pattern of what is skipped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ecdiff_core.errors import NonFiniteLatentsError
+from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.methods.enable import Enabled
+from ecdiff_core.methods.in_pair import accelerated
+from ecdiff_core.models.memory import Batches
+from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
+from ecdiff_tune.evaluation.compared import compared
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.methods.dial import Seen
+
+
+def content(choice: MethodChoice) -> str:
+    """Name and those values whose effect no pattern tells: with them, a pattern decides the image."""
+    shown = [
+        f"{one.name}={choice.values[one.name]:g}"
+        for one in choice.method.parameters
+        if not one.shows and one.name in choice.values
+    ]
+    return " ".join([choice.method.label, *shown])
+
+
+def frame(choice: MethodChoice) -> str:
+    """All values but the dial, which runs that differ in the dial alone have in common."""
+    others = {name: value for name, value in choice.values.items() if name != choice.method.dial}
+    return json.dumps([choice.name, others], sort_keys=True)
+
+
+class Runs:
+    """What was skipped in every run, one JSON object a line: by prompt, values, and the interval of the dial
+    that does the same. Only ever added to.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self._break = "\n" if text and not text.endswith("\n") else ""  # a line that a kill cut off
+        for line in text.splitlines():
+            try:
+                row = json.loads(line)
+                self._known.setdefault((row["frame"], row["prompt"]), []).append(row)
+            except (ValueError, KeyError):
+                continue
+
+    def find(self, choice: MethodChoice, prompt: str) -> dict[str, Any] | None:
+        """The run of that prompt with that value of the dial, or with one that does the same."""
+        value = choice.values[choice.method.dial]
+        for row in self._known.get((frame(choice), prompt), ()):
+            low, high = _interval(row)
+            if row["value"] == value or low <= value < high:
+                return row
+        return None
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add runs, written at once."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(self._break + "".join(json.dumps(row) + "\n" for row in rows))
+        self._break = ""
+        for row in rows:
+            self._known.setdefault((row["frame"], row["prompt"]), []).append(row)
+
+
+class MethodMeasurer:
+    """Measures methods on the prompts of a reference.
+
+    Args:
+        pipe: the pair, its cloud model alone.
+        batches: of prompts; a method that decides for a whole batch gets one prompt at a time.
+        calls: to count model calls and decodes in.
+    """
+
+    def __init__(
+        self,
+        pipe: ECDiffPipeline,
+        reference: Reference,
+        ledger: Ledger,
+        runs: Runs,
+        batches: Batches,
+        calls: Counter[str],
+    ) -> None:
+        self._pipe, self._reference, self._ledger = pipe, reference, ledger
+        self._runs, self._batches, self._calls = runs, batches, calls
+        sampling = pipe.config.sampling
+        whole = Candidate(ECDiffParams.cloud_only(pipe.num_steps), sampling.estimator)
+        self._whole = whole.resolve(pipe.num_steps, sampling.handoff).key
+
+    def key(self, choice: MethodChoice, pattern: str) -> ConfigKey:
+        """In the ledger: values that skip the same calls have one."""
+        return ConfigKey(
+            **{**vars(self._whole), "sampler": f"{content(choice)} skipping {pattern}"},
+        )
+
+    def measure(self, choice: MethodChoice, first: int | None = None) -> list[Seen]:
+        """A method on the first so many prompts; None is all. What is known is not generated again."""
+        names = self._reference.prompt_set.keys[:first]
+        lacking = [row for row, name in enumerate(names) if self._known(choice, name) is None]
+        size = 1 if choice.method.batch_wide else self._batches.size
+        for start in range(0, len(lacking), size):
+            self._generate(choice, lacking[start : start + size])
+        found = [self._known(choice, name) for name in names]
+        return [one for one in found if one is not None]
+
+    def _known(self, choice: MethodChoice, name: str) -> Seen | None:
+        row = self._runs.find(choice, name)
+        measured = row and self._ledger.read(self.key(choice, row["pattern"])).get(name)
+        if not row or not measured:
+            return None
+        place = row["work"], row["calls"], row["reused"], row["pattern"]
+        return Seen(measured.ssim, *place, *_interval(row))
+
+    def _generate(self, choice: MethodChoice, rows: Sequence[int]) -> None:
+        pipe, prompts = self._pipe, self._reference.prompt_set
+        sampling = pipe.config.sampling
+        switched = accelerated(
+            pipe.pair, choice, pipe.num_steps, sampling.guidance_scale, pipe.scheduler, counts=True
+        )
+        with switched as on:
+            assert on is not None
+            measured = self._compared(rows)
+            told = _told(choice, on)
+        self._calls.update(cloud=len(rows) * pipe.num_steps, decode=len(rows))
+        names = [prompts.keys[row] for row in rows]
+        # The ledger first: a run without its measurement would be looked for in vain.
+        self._ledger.append(self.key(choice, told["pattern"]), zip(names, measured, strict=True))
+        self._runs.add([{**told, "prompt": name} for name in names])
+
+    def _compared(self, rows: Sequence[int]) -> list[Measurement]:
+        prompts = self._reference.prompt_set
+        texts = [prompts.prompts[row] for row in rows]
+        generators = [torch.Generator().manual_seed(prompts.seeds[row]) for row in rows]
+        try:
+            output = self._pipe(texts, generator=generators, output_type="pt")
+        except NonFiniteLatentsError:
+            return [Measurement(None, None, 0.0)] * len(rows)
+        cloud = torch.stack([self._reference.prompts[row].cloud for row in rows]).float()
+        seconds = (output.seconds.total - output.seconds.encode) / len(rows)
+        return compared(output.latents, output.images.cpu(), cloud, texts, seconds)
+
+
+def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = row["low"], row["high"]
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _told(choice: MethodChoice, on: Enabled) -> dict[str, Any]:
+    """What a run skipped."""
+    value, hits = choice.values[choice.method.dial], on.hits
+    low, high = on.interval or (value, value)
+    return {
+        "frame": frame(choice),
+        "value": value,
+        "pattern": hits.pattern,
+        "text": str(hits),
+        "work": round(hits.work, 6),
+        "calls": len(hits.calls),
+        "reused": hits.reused,
+        "low": low if math.isfinite(low) else None,  # JSON has no infinity that every reader knows
+        "high": high if math.isfinite(high) else None,
+    }
+
+
+def with_value(choice: MethodChoice, value: float) -> MethodChoice:
+    """The method with another value of its dial."""
+    values: Mapping[str, Any] = {**choice.values, choice.method.dial: value}
+    return MethodChoice(choice.name, values)

@@ -1,0 +1,61 @@
+"""What was found of a method, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_tune.methods.dial import Found, Result
+
+CLIFF = 0.05
+"""Mean SSIM lost from one pattern to the next that is called a cliff."""
+
+
+def about(choice: MethodChoice, result: Result) -> str:
+    """One setting: what it skips, and what that costs.
+
+    Args:
+        choice: with the value of the result.
+    """
+    line = (
+        f"{choice.method.label} {choice.method.dial}={result.value:.6g}: mean SSIM {result.quality:.4f}, "
+        f"worst {result.worst:.4f} on {len(result.seen)} prompts, {result.reused:.0%} of the calls reuse, "
+        f"{result.work:.0%} of the work"
+    )
+    return f"{line}{'' if result.kept else f' ({result.reason})'}"
+
+
+def notes(choice: MethodChoice, result: Result) -> Iterator[str]:
+    """What a person would not expect of a setting."""
+    dial = f"{choice.method.dial}={result.value:.6g}"
+    if all(one.reused == 0 for one in result.seen):
+        if result.quality >= 1:
+            yield f"{dial}: no step was skipped: this setting does nothing"
+        else:
+            yield f"{dial}: no call was skipped; the method makes the calls themselves cheaper"
+    elif all(one.reused >= one.calls - 1 for one in result.seen):
+        yield f"{dial}: all steps skipped, but the first"
+
+
+def limit(choice: MethodChoice, found: Found) -> str:
+    """Where the quality is lost; empty where that was not reached."""
+    best, beyond, dial = found.best, found.beyond, choice.method.dial
+    if best is None:
+        return f"no value of {dial} keeps the floor" if beyond is not None else ""
+    if beyond is None:
+        return f"the floor is kept up to {dial}={best.value:.6g}, beyond which nothing more was tried"
+    between = f"between {dial} {found.good:.4g} and {found.bad:.4g}"
+    lost = best.quality - beyond.quality
+    if lost > CLIFF:
+        return f"cliff {between}: mean SSIM {best.quality:.4f} to {beyond.quality:.4f}"
+    return f"limit {between}: {beyond.reason}"
+
+
+def speed(label: str, seconds: float, off: float) -> str:
+    """Measured side by side.
+
+    >>> speed("PAB", 2.0, 1.6)
+    'PAB: 2.00 s an image, 1.60 s without it: slower than off'
+    """
+    line = f"{label}: {seconds:.2f} s an image, {off:.2f} s without it"
+    return f"{line}: {'slower than off' if seconds >= off else f'{off / seconds:.2f} times as fast'}"

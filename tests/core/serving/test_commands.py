@@ -1,0 +1,113 @@
+"""``generate --cloud``, ``serve`` and ``link`` as a user calls them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ecdiff_core.__main__ import main
+
+from .conftest import FAMILIES, TOKEN, config_of
+
+Capture = pytest.CaptureFixture[str]
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def config(tiny_pair: Path, tmp_path: Path) -> str:
+    path = tmp_path / "ecdiff.yaml"
+    config_of(tiny_pair, FAMILIES["tiny_pair"]).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> str:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    return str(tmp_path / "token")
+
+
+def generate(config: str, out: Path, *arguments: str) -> int:
+    given = ("--prompt", "a small red ring", "--seed", "3", "--device", "cpu")
+    return main(["generate", "--config", config, "--out", str(out), *given, *arguments])
+
+
+def image(folder: Path) -> Image.Image:
+    with Image.open(folder / "00003.png") as found:
+        found.load()
+        return found
+
+
+def test_generate_asks_the_cloud_and_says_so_in_the_image(
+    config: str, token_file: str, url: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert generate(config, tmp_path / "here") == 0
+    assert generate(config, tmp_path / "there", "--cloud", url, "--token-file", token_file) == 0
+    here, there = image(tmp_path / "here"), image(tmp_path / "there")
+    assert there.tobytes() == here.tobytes()
+    assert there.text["ecdiff:cloud"] == url
+    assert "ecdiff:cloud" not in here.text
+    assert re.search(r"9 steps = 4 cloud \+ .* · \d+\.\d\d s\n$", capsys.readouterr().out)
+
+
+def test_without_the_cloud_the_edge_goes_on_alone_where_that_is_asked_for(
+    config: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecdiff_core.serving.client.time.sleep", lambda _: None)
+    assert generate(config, tmp_path / "none", "--cloud", NOWHERE) == 2
+    assert f"error: The cloud at {NOWHERE} cannot be had after 4 attempts" in capsys.readouterr().err
+    assert generate(config, tmp_path / "edge", "--mode", "edge") == 0
+    assert generate(config, tmp_path / "fallback", "--cloud", NOWHERE, "--fallback", "edge") == 0
+    out, err = capsys.readouterr()
+    assert "The edge's model does all steps." in err
+    assert "9 steps = 0 cloud + 0 approximated + 9 edge" in out.splitlines()[-1]
+    alone = image(tmp_path / "fallback")
+    assert alone.tobytes() == image(tmp_path / "edge").tobytes()
+    assert (alone.text["ecdiff:cloud"], alone.text["ecdiff:mode"]) == ("fallback to the edge", "edge")
+
+
+def test_link_prints_both_with_their_spread(url: str, token_file: str, capsys: Capture) -> None:
+    assert main(["link", url, "--token-file", token_file, "--repeats", "2", "--size-mib", "0.1"]) == 0
+    spread = r"\d+\.\d\d \w+ \(\d+\.\d\d … \d+\.\d\d\)\n"
+    assert re.fullmatch(f"round trip {spread}bandwidth {spread}", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "--config", "CONFIG", "--host", "0.0.0.0"], "Expected a token to listen on 0.0.0.0"),
+        (["serve", "--config", "CONFIG", "--queue", "0"], "Expected queue >= 1, got 0"),
+        (["serve", "--config", "CONFIG", "--port", "99999"], "Expected --port within 0 … 65535"),
+        (["link", "http://127.0.0.1:9", "--repeats", "0"], "Expected --repeats >= 1"),
+        (
+            ["generate", "--config", "CONFIG", "--prompt", "a", "--deadline", "1"],
+            "--deadline goes with --cloud",
+        ),
+        (["generate", "--config", "CONFIG", "--prompt", "a", "--cloud", "gpu:1"], "begin with http:// or"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    config: str, arguments: list[str], message: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ECDIFF_TOKEN", raising=False)
+    assert main([config if one == "CONFIG" else one for one in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_package_names_the_extra(
+    config: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ecdiff_core.serving.server", "ecdiff_core.serving.client"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for package in ("uvicorn", "httpx2"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for arguments, package in (
+        (["serve", "--config", config], "uvicorn"),
+        (["generate", "--config", config, "--prompt", "a", "--cloud", NOWHERE], "httpx2"),
+    ):
+        assert main(arguments) == 2
+        line = f'error: The package {package} is missing: install the extra, pip install "ecdiff[serve]".'
+        assert line in capsys.readouterr().err

@@ -1,0 +1,331 @@
+"""What a client sees of a server that is asked wrongly, too much, or not long enough; and that it goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import torch
+from PIL import Image
+
+from ecdiff_core import ECDiffPipeline, RemoteCloud
+from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
+from ecdiff_core.sampling.batching import Conditioning
+from ecdiff_core.sampling.sampler import Denoiser
+from ecdiff_core.serving.client import Retry
+from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.token_file import find_token
+
+from .conftest import FAMILIES, TOKEN, config_of, serving
+
+BODY = {"prompt": "a small red ring", "seed": 3}
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+ONCE = Retry(attempts=1, timeout=5)
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=url, headers=AUTHORIZED, timeout=20) as client:
+        yield client
+
+
+def problem(response: httpx2.Response, status: int) -> str:
+    """What it says; it is one, and holds no traceback."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    tree = response.json()
+    assert tree["status"] == status
+    assert "Traceback" not in response.text
+    return str(tree["detail"])
+
+
+def test_handoff_has_the_headers_of_diffusers_remote_utils(http: httpx2.Client) -> None:
+    told = http.post("/v1/handoff", json=BODY)
+    assert told.headers["content-type"] == "application/x-safetensors"
+    raw = http.post("/v1/handoff", json=BODY, headers={"Accept": "tensor/binary"})
+    shape, dtype = json.loads(raw.headers["shape"]), getattr(torch, raw.headers["dtype"])
+    latents = torch.frombuffer(bytearray(raw.content), dtype=dtype).reshape(shape)
+    assert (shape, dtype) == ([1, 4, 8, 8], torch.float32)
+    assert latents.isfinite().all()
+
+
+def test_the_clouds_own_image(http: httpx2.Client, tiny_pipe: ECDiffPipeline) -> None:
+    response = http.post("/v1/images", json=BODY)
+    image = Image.open(io.BytesIO(response.content))
+    own = tiny_pipe(BODY["prompt"], generator=torch.Generator().manual_seed(3), mode="cloud").images[0]
+    assert image.tobytes() == own.tobytes()
+
+
+def test_metrics_count_and_name_no_prompt(http: httpx2.Client) -> None:
+    http.post("/v1/handoff", json=BODY)
+    http.get("/v1/nowhere")
+    text = http.get("/metrics").text
+    assert 'ecdiff_requests_total{route="/v1/handoff",status="200"}' in text
+    assert 'ecdiff_requests_total{route="other",status="404"}' in text
+    assert "ecdiff_batch_size_count" in text
+    assert "red ring" not in text
+
+
+@pytest.mark.parametrize("token", [None, "Bearer wrong", "Bearer", TOKEN, f"Basic {TOKEN}"])
+def test_without_the_token_nothing_but_health_answers(url: str, token: str | None) -> None:
+    headers = {} if token is None else {"Authorization": token}
+    with httpx2.Client(base_url=url, headers=headers, timeout=20) as client:
+        for path in ("/v1/config", "/metrics", "/v1/bytes", "/openapi.json", "/v1/nowhere"):
+            response = client.get(path)
+            assert "Authorization: Bearer TOKEN" in problem(response, 401)
+            assert response.headers["www-authenticate"] == "Bearer"
+        assert problem(client.post("/v1/handoff", json=BODY), 401)
+        assert client.get("/health/live").text == "alive\n"
+        assert client.get("/health/ready").text == "ready\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": None}, "prompt: Input should be a valid string"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
+        ({"seed": 2**70}, "seed: Input should be less than or equal to"),
+        ({"mode": "fast"}, "mode: Input should be"),
+        ({"packet": "pickle"}, "packet: Input should be"),
+        ({"deadline_seconds": 0}, "deadline_seconds: Input should be greater than 0"),
+        ({"more": 1}, "more: Extra inputs are not permitted"),
+        ({"prompt": "x" * 2001}, "a prompt of at most 2000 characters, got 2001"),
+        ({"config": {str(i): "" for i in range(50)}}, "at most 40 items"),
+    ],
+)
+def test_requests_that_are_not_as_expected(
+    http: httpx2.Client, change: dict[str, object], message: str
+) -> None:
+    assert message in problem(http.post("/v1/handoff", json={**BODY, **change}), 422)
+
+
+def test_bodies_that_are_no_json_or_too_large_are_refused_before_they_are_read(http: httpx2.Client) -> None:
+    asked = {"content-type": "application/json"}
+    for body, status in ((b"{", 422), (b"[" * 60_000, 400), (b"\xff", 400), (b'{"prompt": NaN}', 422)):
+        assert problem(http.post("/v1/handoff", content=body, headers=asked), status)
+    assert "at most" in problem(http.post("/v1/handoff", content=b" " * 2**20, headers=asked), 413)
+    assert "Content-Length" in problem(http.post("/v1/handoff", content=iter([b"{}"]), headers=asked), 411)
+
+
+def test_another_config_is_409_with_the_differences(http: httpx2.Client) -> None:
+    response = http.post("/v1/handoff", json={**BODY, "config": {"alpha": "0.9", "dtype": "float32"}})
+    assert "alpha '0.9' | '0.3'" in problem(response, 409)
+    assert response.json()["differences"] == {"alpha": {"yours": "0.9", "ours": "0.3"}}
+
+
+def test_noise_needs_a_session_a_step_of_the_plan_and_a_sound_packet(http: httpx2.Client) -> None:
+    def noise(session: str, step: int, body: bytes = b"") -> httpx2.Response:
+        headers = {"Ecdiff-Session": session}
+        return http.post("/v1/noise", params={"step": step}, content=body, headers=headers)
+
+    session = http.post("/v1/handoff", json=BODY).headers["ecdiff-session"]
+    assert "No such session" in problem(noise("guessed", 6), 404)
+    assert "Expected a step of [6]" in problem(noise(session, 5), 422)
+    assert "no safetensors file" in problem(noise(session, 6, b"PICKLE"), 422)
+
+
+def test_a_deadline_that_cannot_be_met_is_told_at_once(http: httpx2.Client) -> None:
+    http.post("/v1/handoff", json=BODY)
+    response = http.post("/v1/handoff", json={**BODY, "deadline_seconds": 1e-6})
+    assert "the deadline is 0.00 s" in problem(response, 503)
+    assert response.json()["estimate_seconds"] > 0
+
+
+def test_a_retried_request_is_not_worked_for_twice(http: httpx2.Client) -> None:
+    def calls() -> int:
+        text = http.get("/metrics").text
+        return int(float(text.split("ecdiff_batch_size_count ")[1].split()[0]))
+
+    key = {"Idempotency-Key": "once"}
+    first = http.post("/v1/handoff", json=BODY, headers=key)
+    before = calls()
+    assert http.post("/v1/handoff", json=BODY, headers=key).content == first.content
+    assert calls() == before
+    assert "another request" in problem(http.post("/v1/handoff", json={**BODY, "seed": 4}, headers=key), 422)
+
+
+def test_full_slow_and_gone(tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, one that waits: the next is 429; who goes away frees the place; a slow body is 408."""
+    slow, bind = threading.Event(), tiny_pipe.bind_cloud
+    slow.set()
+
+    def delayed(conditioning: Conditioning) -> Denoiser:
+        if slow.is_set():
+            time.sleep(0.25)
+        return bind(conditioning)
+
+    monkeypatch.setattr(tiny_pipe, "bind_cloud", delayed)
+    limits = {"batch_size": 1, "queue": 1, "body_seconds": 0.3, "sessions": 1}
+    with (
+        serving(tiny_pipe, **limits) as url,
+        httpx2.Client(base_url=url, headers=AUTHORIZED, timeout=20) as http,
+    ):
+
+        def leave_early() -> None:
+            with pytest.raises(httpx2.ReadTimeout):
+                http.post("/v1/images", json=BODY, timeout=1.5)
+
+        leaving = [threading.Thread(target=leave_early) for _ in range(2)]
+        for thread, expected in zip(leaving, ("ecdiff_running 1.0", "ecdiff_queue 1.0"), strict=True):
+            thread.start()
+            while expected not in http.get("/metrics").text:
+                time.sleep(0.02)
+        response = http.post("/v1/images", json=BODY)
+        assert "The queue is full" in problem(response, 429)
+        assert int(response.headers["retry-after"]) >= 1
+        for thread in leaving:
+            thread.join()
+        slow.clear()
+        began = time.monotonic()
+        assert http.post("/v1/images", json=BODY).status_code == 200
+        assert time.monotonic() - began < 5
+        assert 'ecdiff_job_seconds_count{route="/v1/images"} 1.0' in http.get("/metrics").text
+
+        assert http.post("/v1/handoff", json=BODY).status_code == 200
+        assert "All 1 sessions are in use" in problem(http.post("/v1/handoff", json=BODY), 429)
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as stalled:
+            head = f"POST /v1/handoff HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+            stalled.sendall(f"{head}Content-Length: 99\r\n\r\nabc".encode())
+            assert b" 408 " in stalled.recv(4096)
+
+
+def test_what_is_under_way_is_done_before_the_server_ends(
+    tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind = tiny_pipe.bind_cloud
+
+    def delayed(conditioning: Conditioning) -> Denoiser:
+        time.sleep(0.05)
+        return bind(conditioning)
+
+    monkeypatch.setattr(tiny_pipe, "bind_cloud", delayed)
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(
+            httpx2.post(f"{url}/v1/images", json=BODY, headers=AUTHORIZED, timeout=20).status_code
+        )
+
+    with serving(tiny_pipe, drain_seconds=20) as url:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while "ecdiff_running 1.0" not in httpx2.get(f"{url}/metrics", headers=AUTHORIZED).text:
+            time.sleep(0.02)
+        assert statuses == []
+    asking.join()
+    assert statuses == [200]
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{url}/health/live")
+
+
+def whole_request(client: socket.socket) -> bytes:
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += client.recv(2**16)
+    head, _, body = got.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    while length and len(body) < int(length[1]):
+        body += client.recv(2**16)
+    return head + b"\r\n\r\n" + body
+
+
+class Faulty(threading.Thread):
+    """A proxy of bytes, which spoils answers."""
+
+    def __init__(self, url: str, spoil: list[str]) -> None:
+        super().__init__(daemon=True)
+        host, port = url.removeprefix("http://").split(":")
+        self.target, self.spoil = (host, int(port)), spoil
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            with client, socket.create_connection(self.target) as server:
+                client.settimeout(5)
+                how = self.spoil.pop(0) if self.spoil else ""
+                if how == "lost":
+                    continue
+                request = whole_request(client)
+                server.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                answer = b""
+                while part := server.recv(2**16):
+                    answer += part
+                if how == "cut":
+                    answer = answer[: len(answer) // 2]
+                if how == "changed":
+                    answer = answer[:-9] + bytes([answer[-9] ^ 1]) + answer[-8:]
+                client.sendall(answer)
+
+
+@pytest.mark.parametrize("how", ["lost", "cut", "changed"])
+def test_an_answer_that_is_spoilt_once_is_asked_for_again_and_else_told(
+    how: str, tiny_pair: Path, tiny_pipe: ECDiffPipeline, url: str
+) -> None:
+    config = config_of(tiny_pair, FAMILIES["tiny_pair"])
+    expected = tiny_pipe("a ring", generator=torch.Generator().manual_seed(3), mode="hybrid").latents
+    for spoilt, fails in ((1, False), (99, True)):
+        proxy = Faulty(url, [how] * spoilt)
+        proxy.start()
+        cloud = RemoteCloud(proxy.url, TOKEN, retry=Retry(attempts=2, seconds=0.01, timeout=5))
+        edge = ECDiffPipeline.from_config(config, device="cpu", cloud=cloud)
+        if fails:
+            with pytest.raises(CloudUnavailableError):
+                edge("a ring", generator=torch.Generator().manual_seed(3), mode="hybrid")
+        else:
+            found = edge("a ring", generator=torch.Generator().manual_seed(3), mode="hybrid")
+            assert torch.equal(found.latents, expected)
+        cloud.close()
+        proxy.listener.close()
+
+
+def test_a_server_that_is_not_there_or_does_not_know_us(tiny_pair: Path, url: str) -> None:
+    with pytest.raises(CloudUnavailableError, match=r"cannot be had after 2 attempts: ConnectError"):
+        RemoteCloud("http://127.0.0.1:9", retry=Retry(2, 0.01)).config()
+    with pytest.raises(CloudError, match=r"refuses \(401\): Expected the server's token"):
+        RemoteCloud(url, "another-token-altogether", retry=ONCE).config()
+    with pytest.raises(ParamsError, match="begin with http:// or https://"):
+        RemoteCloud("gpu.example:8000")
+
+
+def test_does_not_listen_to_strangers_without_a_token() -> None:
+    assert Listen("localhost").port == 8000
+    assert Listen("::1").host == "::1"
+    for host in ("0.0.0.0", "::", "192.168.1.4", "gpu.example"):
+        with pytest.raises(ParamsError, match=f"a token to listen on {host}"):
+            Listen(host)
+        assert Listen(host, token=TOKEN).token == TOKEN
+    with pytest.raises(ParamsError, match=r"No file at nowhere\.pem"):
+        Listen(certfile=Path("nowhere.pem"))
+
+
+def test_tokens_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECDIFF_TOKEN", raising=False)
+    assert find_token(None) is None
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    assert find_token(path) == TOKEN
+    monkeypatch.setenv("ECDIFF_TOKEN", "short")
+    with pytest.raises(ParamsError, match="ECDIFF_TOKEN to hold a token of at least 16"):
+        find_token(None)
+    with pytest.raises(ParamsError, match="Cannot read the token file"):
+        find_token(tmp_path / "none")
+
+
+def test_the_link_is_measured(url: str) -> None:
+    trip, rate = RemoteCloud(url, TOKEN).measure(repeats=3, size_bytes=2**18)
+    assert 0 < trip.low <= trip.median <= trip.high < 5
+    assert 1 < rate.low <= rate.median <= rate.high

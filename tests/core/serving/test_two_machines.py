@@ -1,0 +1,118 @@
+"""A server and an edge make the same image as one process, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ecdiff_core import ECDiffPipeline, RemoteCloud
+from ecdiff_core.errors import CloudError, ParamsError
+from ecdiff_core.serving.client import Retry
+
+from .conftest import FAMILIES, TOKEN, config_of, serving
+
+PROMPT = "a small red ring"
+
+
+def made(pipe: ECDiffPipeline, *prompts: str, seed: int = 3, **others: object) -> torch.Tensor:
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+    return pipe(list(prompts), generator=generators, output_type="pt", **others).images  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_images_equal_those_of_one_process(name: str, request: pytest.FixtureRequest) -> None:
+    config = config_of(request.getfixturevalue(name), FAMILIES[name])
+    whole = ECDiffPipeline.from_config(config, device="cpu")
+    with serving(whole) as url:
+        edge = ECDiffPipeline.from_config(config, device="cpu", cloud=RemoteCloud(url, TOKEN))
+        for mode in ("ecdiff", "hybrid"):  # back and forth; one way
+            assert torch.equal(made(edge, PROMPT, mode=mode), made(whole, PROMPT, mode=mode))
+
+
+def test_every_mode_and_a_negative_prompt(tiny_pair: Path, tiny_pipe: ECDiffPipeline, url: str) -> None:
+    cloud = RemoteCloud(url, TOKEN)
+    config = config_of(tiny_pair, FAMILIES["tiny_pair"])
+    edge = ECDiffPipeline.from_config(config, device="cpu", cloud=cloud)
+    for mode in ("cloud", "edge"):
+        assert torch.equal(made(edge, PROMPT, mode=mode), made(tiny_pipe, PROMPT, mode=mode))
+    given = {"negative_prompt": "a star"}
+    assert torch.equal(made(edge, PROMPT, **given), made(tiny_pipe, PROMPT, **given))
+    assert not torch.equal(made(edge, PROMPT, **given), made(edge, PROMPT))
+    assert cloud.config()["facts"]["schedule"] == "2C1A1B1M1A1B2M"
+    cloud.close()
+
+
+def test_several_images_go_side_by_side(tiny_pair: Path, tiny_pipe: ECDiffPipeline, url: str) -> None:
+    config = config_of(tiny_pair, FAMILIES["tiny_pair"])
+    edge = ECDiffPipeline.from_config(config, device="cpu", cloud=RemoteCloud(url, TOKEN))
+    prompts = (PROMPT, "a blue star", "two green squares")
+    torch.testing.assert_close(made(edge, *prompts), made(tiny_pipe, *prompts), atol=1e-5, rtol=0)
+    output = edge(PROMPT, num_images_per_prompt=2, output_type="np")
+    assert output.images.shape[0] == 2
+    assert np.abs(output.images[0] - output.images[1]).max() > 0.01
+    assert output.seconds.cloud > 0
+
+
+def test_needs_neither_the_clouds_model_nor_its_text_encoder(
+    tiny_pair: Path, tiny_pipe: ECDiffPipeline, url: str, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_pair, tmp_path / "pair")
+    for part in ("unet", "text_encoder"):
+        for weights in (tmp_path / "pair" / "cloud" / part).glob("*.safetensors"):
+            weights.unlink()
+    config = config_of(tmp_path / "pair", FAMILIES["tiny_pair"])
+    edge = ECDiffPipeline.from_config(config, device="cpu", cloud=RemoteCloud(url, TOKEN))
+    assert torch.equal(made(edge, PROMPT), made(tiny_pipe, PROMPT))
+    loaded = sum(p.numel() for model in edge._models for p in model.parameters())
+    own = sum(
+        p.numel() for model in (tiny_pipe.pair.edge, tiny_pipe.pair.family.vae) for p in model.parameters()
+    )
+    assert loaded == own
+
+
+def test_the_server_needs_no_weights_of_the_edge(
+    tiny_pair: Path, tiny_pipe: ECDiffPipeline, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_pair, tmp_path / "pair")
+    for weights in (tmp_path / "pair" / "edge").rglob("*.safetensors"):
+        weights.unlink()
+    config = config_of(tmp_path / "pair", FAMILIES["tiny_pair"])
+    cloud = ECDiffPipeline.from_config(config, device="cpu", side="cloud")
+    assert torch.equal(made(cloud, PROMPT, mode="cloud"), made(tiny_pipe, PROMPT, mode="cloud"))
+    with pytest.raises(Exception, match="The edge's model is on another machine"):
+        made(cloud, PROMPT)
+
+
+@pytest.mark.parametrize(("packet", "bound"), [("float16", 0.01), ("int8", 0.1)])
+def test_smaller_packets_cost_little(
+    packet: str, bound: float, tiny_pair: Path, tiny_pipe: ECDiffPipeline, url: str
+) -> None:
+    config = config_of(tiny_pair, FAMILIES["tiny_pair"])
+    cloud = RemoteCloud(url, TOKEN, packet=packet)  # type: ignore[arg-type]
+    edge = ECDiffPipeline.from_config(config, device="cpu", cloud=cloud)
+    off = (made(edge, PROMPT) - made(tiny_pipe, PROMPT)).abs().mean()
+    assert 0 < off < bound
+
+
+def test_another_config_is_refused_with_the_difference(tiny_pair: Path, url: str) -> None:
+    sampling = FAMILIES["tiny_pair"]
+    other = config_of(tiny_pair, type(sampling)(9, guidance_scale=2.0))
+    edge = ECDiffPipeline.from_config(other, device="cpu", cloud=RemoteCloud(url, TOKEN, retry=Retry(1)))
+    with pytest.raises(
+        CloudError, match=r"409\): .*guidance_scale '2.0' \| '3.0'. Give both machines one YAML"
+    ):
+        made(edge, PROMPT)
+
+
+def test_a_generator_that_was_drawn_from_is_refused(tiny_pair: Path, url: str) -> None:
+    config = config_of(tiny_pair, FAMILIES["tiny_pair"])
+    edge = ECDiffPipeline.from_config(config, device="cpu", cloud=RemoteCloud(url, TOKEN))
+    used = torch.Generator().manual_seed(0)
+    torch.rand(1, generator=used)
+    for generator, prompts in ((used, PROMPT), (torch.Generator().manual_seed(0), [PROMPT, PROMPT])):
+        with pytest.raises(ParamsError, match="not yet drawn from"):
+            edge(prompts, generator=generator)

@@ -1,0 +1,149 @@
+"""The search along a dial in worlds whose answers are known."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from ecdiff_core.methods import get_method
+from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.methods.method import Parameter
+from ecdiff_tune.methods import verdict
+from ecdiff_tune.methods.dial import Floor, Found, Result, Seen, judge, missed, search
+
+THRESHOLD = get_method("first_block_cache").parameter("threshold")
+INTERVAL = get_method("taylorseer").parameter("cache_interval")
+
+
+class World:
+    """Prompts on which a threshold skips a call more at each of these values, and loses so much there.
+
+    Counts the generations that it is asked for; what skips the same calls is not generated again.
+    """
+
+    def __init__(self, changes: Sequence[float], losses: Sequence[float], shifts: Sequence[float]) -> None:
+        self._changes, self._losses, self._shifts = changes, losses, shifts
+        self.generated: dict[tuple[int, int], int] = {}
+
+    def measure(self, value: float, count: int) -> list[Seen]:
+        found = []
+        for prompt, shift in enumerate(self._shifts[:count]):
+            changes = [one * shift for one in self._changes]
+            level = bisect.bisect_right(changes, value)
+            self.generated[prompt, level] = 1
+            ends = [-math.inf, *changes, math.inf][level : level + 2]
+            quality = 1 - sum(self._losses[:level])
+            found.append(Seen(quality, 1 - level / 20, 20, level, str(level), *ends))
+        return found
+
+
+CLIFF = World([0.05, 0.12, 0.173, 0.3], [0.01, 0.01, 0.4, 0.1], [1.0, 1.001, 0.999, 1.0002])
+
+
+def test_a_cliff_is_found_between_two_patterns() -> None:
+    found = search(THRESHOLD, 0.05, CLIFF.measure, 4, Floor(0.9, 0.8))
+    assert found.best is not None
+    assert found.beyond is not None
+    assert 0.12 < found.best.value < 0.173 < found.beyond.value
+    assert 0.172 < found.good < found.bad < 0.174
+    assert found.best.quality == pytest.approx(0.98)
+    choice = MethodChoice("first_block_cache")
+    line = verdict.limit(choice, found)
+    assert line == "cliff between threshold 0.1728 and 0.1732: mean SSIM 0.9800 to 0.5800"
+    assert len(found.results) <= 12
+
+
+def test_what_skips_the_same_calls_is_paid_for_once() -> None:
+    world = World([0.05, 0.12, 0.173, 0.3], [0.01, 0.01, 0.4, 0.1], [1.0] * 10)
+    found = search(THRESHOLD, 0.05, world.measure, 10, Floor(0.9, 0.8))
+    assert found.exact  # all prompts change together: nothing lies between the two
+    assert sum(world.generated.values()) < 10 * 4
+    swept = [judge(0.4 * (1 + i) / 20, world.measure, 10, Floor(0.9, 0.8)) for i in range(20)]
+    best = max((one for one in swept if one.kept), key=lambda one: one.value)
+    assert found.best is not None
+    assert found.best.work == best.work
+
+
+def test_nothing_and_everything_is_skipped() -> None:
+    nothing = World([5.0, 6.0], [0.5, 0.1], [1.0, 1.0])
+    found = search(THRESHOLD, 0.05, nothing.measure, 2, Floor(0.9, 0.8))
+    assert found.best is not None
+    assert found.best.work == 1
+    assert found.exact
+    choice = MethodChoice("first_block_cache")
+    (first,) = verdict.notes(choice, found.results[0])
+    assert first == "threshold=0.05: no step was skipped: this setting does nothing"
+    everything = World([i / 100 for i in range(1, 20)], [0.0] * 19, [1.0, 1.0])
+    found = search(THRESHOLD, 0.05, everything.measure, 2, Floor(0.9, 0.8))
+    assert found.beyond is None
+    assert found.best is not None
+    assert list(verdict.notes(choice, found.best)) == [
+        f"threshold={found.best.value:.6g}: all steps skipped, but the first"
+    ]
+    assert "the floor is kept up to" in verdict.limit(choice, found)
+
+
+def test_no_value_keeps_the_floor() -> None:
+    world = World([0.0], [0.5], [1.0, 1.0])
+    found = search(THRESHOLD, 0.05, world.measure, 2, Floor(0.9, 0.8))
+    assert found.best is None
+    assert verdict.limit(MethodChoice("first_block_cache"), found) == "no value of threshold keeps the floor"
+
+
+@pytest.mark.parametrize("most", range(1, 21))
+@pytest.mark.parametrize("start", [1, 5, 20])
+def test_whole_numbers_are_searched_exactly(most: int, start: int) -> None:
+    asked: list[float] = []
+
+    def measure(value: float, count: int) -> list[Seen]:
+        asked.append(value)
+        quality = 1.0 if value <= most else 0.5
+        return [Seen(quality, 1 / value, 20, 1, str(value), value, value)] * count
+
+    found = search(INTERVAL, start, measure, 1, Floor(0.9, 0.8))
+    assert found.best is not None
+    assert found.best.value == most
+    assert len(asked) == len(set(asked)) <= 10
+    assert found.exact == (most < 20)
+
+
+def test_a_value_is_given_up_as_soon_as_it_cannot_keep_the_floor() -> None:
+    counts: list[int] = []
+
+    def measure(value: float, count: int) -> list[Seen]:
+        counts.append(count)
+        return [Seen(0.7, 0.5, 20, 10, "x", value, value)] * count
+
+    result = judge(0.1, measure, 100, Floor(0.95, 0.8))
+    assert (counts, result.kept) == ([10], False)
+    assert result.reason == "worst SSIM 0.7000 is below 0.8"
+    counts.clear()
+    result = judge(0.1, measure, 100, Floor(0.95, 0.5))
+    assert (counts, result.reason) == ([10], "mean SSIM 0.7000 is below 0.95")
+    counts.clear()
+    assert judge(0.1, measure, 100, Floor(0.95, 0.5), whole=True).reason
+    assert counts == [100]
+
+
+def test_the_mean_is_given_up_by_its_upper_bound_or_by_a_test() -> None:
+    assert missed([0.95, 0.85], 4, Floor(0.97, 0.5)) == "mean SSIM 0.9000 is below 0.97"  # at most 0.95
+    assert missed([0.95, 0.85], 4, Floor(0.94, 0.5)) == ""
+    assert missed([0.90, 0.91, 0.89, 0.90], 100, Floor(0.95, 0.5)) != ""  # significantly
+    assert missed([1.0, 0.8, 1.0, 0.9], 100, Floor(0.95, 0.5)) == ""
+
+
+def test_a_dial_that_hits_the_ends_of_its_range() -> None:
+    narrow = Parameter("ratio", "float", 0.0, 0.75, 0.5, "")
+
+    def measure(value: float, count: int) -> list[Seen]:
+        return [Seen(1 - value / 10, 1.0, 20, 0, "x", value, value)] * count
+
+    found: Found = search(narrow, 0.5, measure, 2, Floor(0.9, 0.8))
+    assert isinstance(found.best, Result)
+    assert found.best.value == 0.75
+    assert found.beyond is None
+    (line,) = verdict.notes(MethodChoice("tome"), found.best)
+    assert line.endswith("no call was skipped; the method makes the calls themselves cheaper")

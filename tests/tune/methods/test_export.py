@@ -1,0 +1,131 @@
+"""What is handed on, loaded by the real packages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import CogVideoXPipeline
+
+from ecdiff_core import ECDiffParams, MethodChoice, TunedConfig
+from ecdiff_core.errors import ConfigError
+from ecdiff_core.methods.enable import enable
+from ecdiff_tune.methods.export import to_cache_dit, to_diffusers
+
+from ...hooking import run
+from ..studies import Command, one_line
+
+STEPS = 9
+CHOICES = [
+    MethodChoice("first_block_cache", {"threshold": 3.0}),
+    MethodChoice("taylorseer", {"cache_interval": 3}),
+    MethodChoice("mag_cache", {"threshold": 0.3, "mag_ratios": [1.0, *[0.97] * (STEPS - 1)]}),
+    MethodChoice("pab", {"spatial_attention_block_skip_range": 3}),
+]
+
+
+@pytest.fixture
+def cloud(video_config: TunedConfig) -> TunedConfig:
+    return replace(video_config, params=ECDiffParams.cloud_only(STEPS))
+
+
+@pytest.fixture
+def video(tiny_videos: Path) -> Any:
+    pipe = CogVideoXPipeline.from_pretrained(tiny_videos / "cloud")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
+def test_lines_for_diffusers_do_what_the_config_does(
+    video: Any, cloud: TunedConfig, choice: MethodChoice
+) -> None:
+    text = to_diffusers(replace(cloud, method=choice, score={"quality": 0.9137}))
+    assert f"# videos, {choice.told}: mean SSIM 0.9137 to the images without it\n" in text
+    on = enable(
+        choice.method,
+        video.transformer,
+        choice.values,
+        num_steps=STEPS,
+        guided=True,
+        video=True,
+        scheduler=lambda: video.scheduler,
+        counts=True,
+    )
+    with on:
+        ours = run(video, num_inference_steps=STEPS)
+        assert on.hits.reused > 0
+    exec(text, {"pipe": video})
+    assert torch.equal(run(video, num_inference_steps=STEPS), ours)
+
+
+def test_what_diffusers_cannot_be_told(cloud: TunedConfig) -> None:
+    for method in (None, MethodChoice("tome")):
+        with pytest.raises(ConfigError, match=r"alone, got (EC-Diff|tome): use apply_tuned"):
+            to_diffusers(replace(cloud, method=method))
+
+
+@pytest.mark.skipif(find_spec("cache_dit") is None, reason="needs cache-dit")
+@pytest.mark.filterwarnings("ignore")
+def test_a_mask_is_obeyed_by_cache_dit(video: Any, cloud: TunedConfig, tmp_path: Path) -> None:
+    import cache_dit
+
+    masked = replace(cloud, params=ECDiffParams(p=3, k=2, alpha=0.3, s=STEPS))
+    path = tmp_path / "cache_dit.yaml"
+    path.write_text(to_cache_dit(masked))
+    loaded = cache_dit.load_configs(str(path))
+    mask = [1, 1, 1, 0, 0, 1, 0, 0, 1]
+    assert loaded["cache_config"].steps_computation_mask == mask
+    ran: list[int] = []
+    last = video.transformer.transformer_blocks[-1].attn1.to_q
+    handle = last.register_forward_hook(lambda *_: ran.append(1))
+    try:
+        plain = run(video, num_inference_steps=STEPS)
+        ran.clear()
+        cache_dit.enable_cache(video, **loaded)
+        cached = run(video, num_inference_steps=STEPS)
+    finally:
+        handle.remove()
+        cache_dit.disable_cache(video)
+    assert len(ran) == sum(mask)
+    assert torch.isfinite(cached).all()
+    assert (cached - plain).abs().max() > 1e-4
+
+
+@pytest.mark.skipif(find_spec("cache_dit") is None, reason="needs cache-dit")
+@pytest.mark.filterwarnings("ignore")
+def test_a_threshold_reaches_cache_dit(cloud: TunedConfig, tmp_path: Path) -> None:
+    import cache_dit
+
+    path = tmp_path / "cache_dit.yaml"
+    path.write_text(to_cache_dit(replace(cloud, method=CHOICES[0])))
+    config = cache_dit.load_configs(str(path))["cache_config"]
+    assert (config.residual_diff_threshold, config.Fn_compute_blocks, config.max_warmup_steps) == (3.0, 1, 0)
+
+
+def test_what_cache_dit_cannot_be_told(cloud: TunedConfig, video_config: TunedConfig) -> None:
+    with pytest.raises(ConfigError, match="cache-dit runs one model, and the plan has edge steps"):
+        to_cache_dit(video_config)
+    with pytest.raises(ConfigError, match="cache-dit has nothing that does what taylorseer does"):
+        to_cache_dit(replace(cloud, method=CHOICES[1]))
+    with pytest.raises(ConfigError, match="Every step is computed"):
+        to_cache_dit(cloud)
+
+
+def test_the_command(cloud: TunedConfig, tmp_path: Path, command: Command) -> None:
+    here = [f"output_dir={tmp_path}", "pair=custom", "pair.name=videos"]
+    folder = tmp_path / "videos" / "default"
+    folder.mkdir(parents=True)
+    own = {"pair.name": "videos", "pair.cloud": "x", "pair.edge": "y"}
+    (folder / "study.json").write_text(json.dumps({"settings": own, "created": "2026-01-01"}))
+    assert "Nothing was tuned in" in one_line(command("export", *here))
+    replace(cloud, method=CHOICES[0]).save(folder / "accelerated.yaml")
+    outcome = command("export", "to=cache_dit", *here)
+    assert outcome.status == 0, outcome
+    assert "residual_diff_threshold: 3.0" in (folder / "export" / "cache_dit.yaml").read_text()
+    assert "Unknown export.to 'sglng'" in one_line(command("export", "to=sglng", *here))

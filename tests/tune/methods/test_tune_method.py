@@ -1,0 +1,113 @@
+"""``tune method=…`` on very small pairs, from its first line to the YAML that generate loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ecdiff_core import MethodChoice, TunedConfig
+from ecdiff_core.pipeline import ECDiffPipeline as Pipeline
+
+from ..studies import Command, Study, one_line
+
+TABLE = "methods/methods.csv"
+
+
+@pytest.fixture
+def made(study: Study, unshown: None) -> Study:
+    return study
+
+
+def table(study: Study) -> pd.DataFrame:
+    return pd.read_csv(study.folder / TABLE)
+
+
+def test_an_undisturbed_study_and_one_that_was_killed(
+    made: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = "acceleration.values={cache_interval: 2, max_order: 1}"
+    ask = ["method=taylorseer", "acceleration.timed_prompts=1", values]
+    outcome = made("tune", *ask)
+    assert outcome.status == 0, outcome
+    (line,) = [one for one in outcome.out.splitlines() if "your present setting: " in one]
+    assert "TaylorSeer cache_interval=2: mean SSIM" in line
+    whole = table(made)
+    present, kept = whole.iloc[0], whole[whole["kept"]]
+    assert (present["cache_interval"], present["prompts"]) == (2, 3)
+    assert (kept["quality"] >= present["quality"] - 1e-5).all()  # as good as it is now
+    assert (kept["worst"] >= present["worst"] - 1e-5).all()
+    config = TunedConfig.load(made.folder / "methods/taylorseer.yaml")
+    assert config.method is not None
+    assert config.method.values["max_order"] == 1
+    assert config.score is not None
+    assert config.score["work"] == pytest.approx(kept["work"].min(), abs=1e-4)
+    assert config.score["heldout"]["num_prompts"] == 2
+    assert config.plan().schedule == "12C"
+    again = made("tune", *ask)  # all is known: no call of the cloud
+    assert again.status == 0, again
+    assert "this run: 0 cloud calls" in again.out
+    assert table(made).equals(whole)
+
+    killed = made.copy(tmp_path / "killed", "latency.json")
+    calls, real = [0], Pipeline.__call__
+
+    def interrupt(self: Pipeline, *args: object, **kwargs: object) -> object:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "__call__", interrupt)
+        assert killed("tune", *ask).status != 0
+    runs = killed.folder / "methods/runs.jsonl"
+    complete = (made.folder / "methods/runs.jsonl").read_text()
+    assert 0 < len(runs.read_text()) < len(complete)
+    with runs.open("a") as file:
+        file.write('{"frame": "cut o')
+    assert killed("tune", *ask).status == 0
+    assert table(killed).equals(whole)
+    assert len(runs.read_text().splitlines()) == len(complete.splitlines()) + 1
+
+
+def test_mag_cache_is_measured_on_the_model(tiny_videos: Path, tmp_path: Path, command: Command) -> None:
+    outcome = command(
+        "tune",
+        "method=[mag_cache,deepcache]",
+        "pair.name=videos",
+        f"pair.cloud={tiny_videos / 'cloud'}",
+        f"pair.edge={tiny_videos / 'edge'}",
+        f"output_dir={tmp_path}",
+        "sampling.num_inference_steps=8",
+        "sampling.scheduler=CogVideoXDDIMScheduler",
+        "sampling.guidance_scale=3.0",
+        "calibration.num_prompts=2",
+        "heldout.num_prompts=0",
+        "acceleration.min_quality=0.5",
+        "acceleration.min_worst=0.5",
+        "acceleration.timed_prompts=1",
+        "device=cpu",
+    )
+    assert outcome.status == 0, outcome
+    assert "left out: deepcache (it is for U-Nets, not for CogVideoXTransformer3DModel)" in outcome.out
+    assert "[MagCache] Calibration Complete" not in outcome.out
+    folder = tmp_path / "videos/default/methods"
+    ratios = json.loads((folder / "mag_cache.json").read_text())
+    assert len(ratios) == 8
+    assert ratios[0] == 1.0
+    assert all(0.1 < one < 10 for one in ratios)
+    config = TunedConfig.load(folder / "mag_cache.yaml")
+    assert config.method == MethodChoice("mag_cache", {**config.method.values, "mag_ratios": ratios})  # type: ignore[union-attr]
+
+
+def test_refusals(study: Study) -> None:
+    assert "Unknown method 'taylorser'" in one_line(study("tune", "method=taylorser"))
+    assert "ecdiff is tuned alone" in one_line(study("tune", "method=[ecdiff,pab]"))
+    line = one_line(study("tune", "method=[pab,tome]", "acceleration.values={ratio: 0.1}"))
+    assert "acceleration.values belong to one method" in line
+    zero = "{cache_interval: 0}"
+    assert "within 1 … 20" in one_line(study("tune", "method=taylorseer", f"acceleration.values={zero}"))
+    assert "No method of mag_cache" in one_line(study("tune", "method=mag_cache"))

@@ -1,0 +1,42 @@
+"""The time left of a command, by the calls that are left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.study import spending as spending_module
+from ecdiff_tune.study.spending import HELDOUT, REFERENCE, Spending
+from ecdiff_tune.study.time_left import TimeLeft
+
+
+@pytest.mark.parametrize("known", [0, 60])
+def test_it_is_right_after_the_first_tenth(
+    tmp_path: Path, latency: LatencyProfile, monkeypatch: pytest.MonkeyPatch, known: int
+) -> None:
+    """Batches take a third of what single calls would; what an earlier run did takes no time."""
+    now = [0.0]
+    monkeypatch.setattr(spending_module.time, "perf_counter", lambda: now[0])
+    spending = Spending(tmp_path / "calls.csv")
+    left = TimeLeft(spending, latency)
+    left.plan(REFERENCE, 100 - known, 100 - known)
+    left.plan("joint search", 200, 50)
+    assert left.seconds() is None
+    assert left.at_most() == pytest.approx((300 - known) * 0.020 + (150 - known) * 0.008)
+
+    def work(cloud: int, edge: int) -> None:
+        spending.calls.update(cloud=cloud, edge=edge)
+        now[0] += (cloud * 0.020 + edge * 0.008) / 3
+
+    with spending.part(REFERENCE):
+        work(20, 20)
+        assert left.seconds() == pytest.approx((280 - known) * 0.020 / 3 + (130 - known) * 0.008 / 3)
+        work(80 - known, 80 - known)
+    with spending.part("joint search"):
+        work(100, 25)
+        assert left.seconds() == pytest.approx((100 * 0.020 + 25 * 0.008) / 3)
+    assert left.seconds() == 0  # what was planned too much for a part that is over does not come
+    left.plan(HELDOUT, 30, 0)
+    assert left.seconds() == pytest.approx(0.2)
