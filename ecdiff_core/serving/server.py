@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().shutdown(sockets)  # type: ignore[arg-type]
-        self._captured_signals.clear()  # else uvicorn raises them once more: a drained server ends with status 0
+        self._captured_signals.clear()  # else uvicorn raises them again, and the status is not 0
 
 
 def make_server(
