@@ -115,14 +115,18 @@ def _qualities(seen: Sequence[Seen]) -> list[float]:
     return [-1.0 if one.quality is None else one.quality for one in seen]
 
 
-def judge(value: float, measure: Measure, prompts: int, floor: Floor, whole: bool = False) -> Result:
+def judge(
+    value: float, measure: Measure, prompts: int, floor: Floor, whole: bool = False, glance: bool = False
+) -> Result:
     """Measure a value on more and more prompts, until it cannot keep the floor any more or all are measured.
 
     Args:
         whole: measure all prompts whatever comes of it.
+        glance: stop after the first rung.
     """
     rungs = [] if whole else sorted({max(2, math.ceil(share * prompts)) for share in RUNGS})
-    for count in [*(one for one in rungs if one < prompts), prompts]:
+    counts = [*(one for one in rungs if one < prompts), prompts]
+    for count in counts[: 1 if glance else None]:
         seen = tuple(measure(value, count))
         if reason := missed(_qualities(seen), prompts, floor):
             return Result(value, seen, False, reason)
@@ -149,30 +153,43 @@ def search(
 ) -> Found:
     """The greatest value of a dial that keeps the floor; a greater value skips no less.
 
-    Below the best value and above the first that fails, values that skip the same calls are not measured
-    again. What lies between is halved until nothing does, or the bracket is narrow.
+    Upwards a look at a part of the prompts is enough to go on; the value that this ends at is measured on
+    all. What lies between the best value and the first that fails is halved until nothing does, or the
+    bracket is narrow. Values that skip the same calls are not measured again.
 
     Args:
         start: where it begins.
         first: what is known of ``start``.
     """
-    results: list[Result] = []
+    results: dict[float, Result] = {}
     best: Result | None = None
     beyond: Result | None = None
     value: float | None = start
-    while value is not None and len(results) < MOST:
+    for _ in range(MOST):
+        if value is None and (best is None or len(best.seen) == prompts):
+            break
         known = first if first is not None and first.value == value else None
-        result = known or judge(value, measure, prompts, floor)
-        results.append(result)
+        going_up = value is not None and beyond is None
+        value = value if value is not None or best is None else best.value
+        assert value is not None
+        result = known or judge(value, measure, prompts, floor, glance=going_up)
+        results[value] = result
         if result.kept:
             best = result
         else:
             beyond = result
+            lower = [one for one in results.values() if one.kept and one.value < result.value]
+            best = max(lower, key=lambda one: one.value, default=None)
         value = _next(dial, best, beyond)
+    if best is not None and len(best.seen) < prompts:
+        whole = [one for one in results.values() if one.kept and len(one.seen) == prompts]
+        best = max(whole, key=lambda one: one.value, default=None)
     end = -math.inf if best is None else _end(dial, best)
     begin = math.inf if beyond is None else _begin(beyond)
     good = best.value if best is not None and dial.kind == "int" else end
-    return Found(tuple(results), best, beyond, good, begin, exact=math.isfinite(begin) and end >= begin)
+    return Found(
+        tuple(results.values()), best, beyond, good, begin, exact=math.isfinite(begin) and end >= begin
+    )
 
 
 def _end(dial: Parameter, result: Result) -> float:

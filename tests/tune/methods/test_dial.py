@@ -67,6 +67,36 @@ def test_what_skips_the_same_calls_is_paid_for_once() -> None:
     assert found.best.work == best.work
 
 
+@pytest.mark.parametrize("start", [0.02, 0.1, 0.8])
+def test_the_price_is_a_fifth_of_an_even_sweep(start: float) -> None:
+    prompts, changes = 50, [0.05 * 1.12**i for i in range(18)]
+    losses = [0.004 * (1 + i) for i in range(18)]
+    world = World(changes, losses, [1 + 0.03 * math.sin(prompt) for prompt in range(prompts)])
+    floor = Floor(0.95, 0.8)
+    found = search(THRESHOLD, start, world.measure, prompts, floor)
+    assert found.best is not None
+    assert len(found.best.seen) == prompts
+    assert sum(world.generated.values()) <= 20 * prompts / 5
+    swept = [judge(0.4 * (1 + i) / 20, world.measure, prompts, floor, whole=True) for i in range(20)]
+    assert found.best.work <= min(one.work for one in swept if one.kept) + 0.01
+    assert found.best.quality >= 0.95
+
+
+def test_a_glance_that_was_too_kind_is_corrected() -> None:
+    """The first prompts keep the floor where the others do not."""
+
+    def measure(value: float, count: int) -> list[Seen]:
+        kind = [Seen(1 - value / 100, 1 - value / 20, 20, 1, str(value), value, value)] * 2
+        late = Seen(1.0 if value <= 3 else 0.5, 1 - value / 20, 20, 1, str(value), value, value)
+        return [*kind, *[late] * 18][:count]
+
+    found = search(INTERVAL, 2, measure, 20, Floor(0.9, 0.8))
+    assert found.best is not None
+    assert found.beyond is not None
+    assert (found.best.value, found.beyond.value, found.exact) == (3, 4, True)
+    assert len(found.best.seen) == 20
+
+
 def test_nothing_and_everything_is_skipped() -> None:
     nothing = World([5.0, 6.0], [0.5, 0.1], [1.0, 1.0])
     found = search(THRESHOLD, 0.05, nothing.measure, 2, Floor(0.9, 0.8))
