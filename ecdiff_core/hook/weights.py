@@ -50,15 +50,13 @@ def check_weights(pipe: Any, edge: Any, config: TunedConfig) -> None:
         if tuned.tensors and digest:
             _check_same(side, model, "tensors", digest, tuned)
             continue
-        got = None
+        got, lora = None, config.pair.lora_on("cloud" if side == "cloud" else "edge")
         if tuned.fingerprint:
             found = _fingerprint(side, model, None if tuned.variant == AUTO else tuned.variant)
-            lora = config.pair.lora_on("cloud" if side == "cloud" else "edge")
             got = None if found is None else adapted(found, lora)
         if got is not None:
             _check_same(side, model, "fingerprint", got, tuned)
-        lora_there = config.pair.lora_on("cloud" if side == "cloud" else "edge")
-        if got is not None and not lora_there and _is_as_in_files(side, model):
+        if got is not None and not lora and _is_as_in_files(side, model):
             continue
         if tuned.tensors or (tuned.fingerprint and got is None):
             warnings.warn(_uncompared(side, tuned, config, got), stacklevel=2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from ecdiff_core.errors import nearest
 from ecdiff_tune.cli.arguments import quoting_hint
+from ecdiff_tune.config.groups import LoraSettings
 from ecdiff_tune.config.names import unknown_setting
 
 
@@ -22,6 +25,10 @@ def one_line(error: Exception) -> str:
     for one in (error, cause):
         key = str(getattr(one, "full_key", None) or getattr(one, "key", None) or "")
         if isinstance(one, ConfigAttributeError | ConfigKeyError) and key:
+            if getattr(one, "object_type", None) is LoraSettings:
+                return (
+                    f"Unknown key {key} of pair.lora: {nearest(key, [f.name for f in fields(LoraSettings)])}."
+                )
             return unknown_setting(key)
     key = str(getattr(error, "full_key", None) or getattr(cause, "full_key", None) or "")
     if "ListConfig" in f"{error}{cause}" and key:

@@ -117,6 +117,7 @@ def test_cfg_job(command: Command, tmp_path: Path) -> None:
             "Unknown pair 'shapse': .* \\(did you mean shapes\\?\\)",
         ),
         (["stage1", "search=greddy"], "Unknown search 'greddy': .* \\(did you mean greedy\\?\\)"),
+        (["tune", "pair.lora=[{path: x, wieght: 1}]"], "Unknown key wieght of pair.lora: .*mean weight"),
         (["tune", "seeed=1"], "Unknown setting seeed: .* \\(did you mean seed\\?\\)"),
         (
             ["tune", "calibration.num_promts=3"],
