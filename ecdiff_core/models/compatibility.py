@@ -213,7 +213,9 @@ def _schedule_text(folder: Path) -> str:
         return (
             f"EDM, sigma {config.get('sigma_min')} … {config.get('sigma_max')}, data {config['sigma_data']}"
         )
-    words = f"{config['beta_schedule']} {config['beta_start']} … {config['beta_end']}"
+    words = str(config["beta_schedule"])
+    if "beta_start" in config:  # UnCLIP's have no choice of them
+        words += f" {config['beta_start']} … {config['beta_end']}"
     if config["num_train_timesteps"] != 1000:
         words += f", {config['num_train_timesteps']} timesteps"
     if config.get("trained_betas") is not None:

@@ -17,8 +17,8 @@ def check_header(path: Path) -> None:
     """Refuse a file of weights that is not what its name says, or ends too early.
 
     Raises:
-        PairError: it is git-lfs's pointer, empty, or a .safetensors file whose header is damaged or tells of
-            more or fewer bytes than there are.
+        PairError: it cannot be read, is git-lfs's pointer, empty, or a .safetensors file whose header is
+            damaged or tells of more or fewer bytes than there are.
     """
     refuse_pointer(path)
     size = path.stat().st_size
@@ -43,10 +43,13 @@ def refuse_pointer(path: Path) -> None:
     """Refuse what git leaves in the place of a file that git-lfs is to fetch.
 
     Raises:
-        PairError: it is that.
+        PairError: it is that, or cannot be read: a folder, a link to nothing (a hub's cache that was moved).
     """
-    with path.open("rb") as file:
-        begin = file.read(len(_POINTER))
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(_POINTER))
+    except OSError as error:
+        raise PairError(f"Cannot read {path}: {error.strerror}. Fetch it again.") from error
     if begin == _POINTER:
         raise PairError(
             f"{path} is a git-lfs pointer of some 130 bytes, not the file itself. Run `git lfs pull` in its "

@@ -70,6 +70,10 @@ class Server(uvicorn.Server):
             scheme = "https" if self.config.is_ssl else "http"
             self._on_start(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
 
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().shutdown(sockets)  # type: ignore[arg-type]
+        self._captured_signals.clear()  # else uvicorn raises them again, and the status is not 0
+
 
 def make_server(
     pipe: ECDiffPipeline, listen: Listen, limits: Limits, on_start: Callable[[str], None] = lambda _: None

@@ -66,7 +66,7 @@ _FREE_TO_CHANGE = {
     "acceleration.timed_prompts",
 }
 """Settings that do not change what is measured, but for rounding (these of params are stage2's alone)."""
-_PLACES = {
+PLACES = {
     "weights.lora",
     *(f"weights.cloud.parts.{part}" for part in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")),
     *(
@@ -204,7 +204,7 @@ def _refuse_differences(
         names = ({"search.name": one.get("search.name")} for one in (old, new))
         old, new = ({**_without_search(one), **name} for one, name in zip((old, new), names, strict=True))
     ours, theirs = (
-        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | _PLACES | free}
+        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | PLACES | free}
         for one in (old, new)
     )
     found = differences(ours, theirs)

@@ -16,7 +16,7 @@ from ecdiff_tune.objective import stage_name
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.options import Options, OptunaOptions, SearchError
 from ecdiff_tune.study import files
-from ecdiff_tune.study.folder import differences
+from ecdiff_tune.study.folder import PLACES, differences
 from ecdiff_tune.study.renamed import WITHOUT, present_settings
 from ecdiff_tune.study.spec import StudySpec
 
@@ -24,16 +24,11 @@ SOME_PAIR = "sd14_bksdm_small"
 """Whose row stands for pairs that are not the paper's."""
 COMMON = "common"
 """The study's user attribute that says what all workers go by."""
-_EACH_ITS_OWN = (
-    *("device", "pair.cloud", "pair.edge", "calibration.file", "weights.cloud.id", "weights.edge.id"),
-    *("pair.lora", "weights.lora", "pair.cloud_config", "pair.edge_config"),
-    *(
-        f"weights.{side}.{key}"
-        for side in ("cloud", "edge")
-        for key in ("variant", "subfolder", "config", "tensors")
-    ),
-    *("search.sampler", "search.storage", "search.study_name"),
-)
+_EACH_ITS_OWN = {
+    *("device", "pair.cloud", "pair.edge", "pair.cloud_config", "pair.edge_config", "pair.lora"),
+    *("calibration.file", "search.sampler", "search.storage", "search.study_name"),
+    *PLACES,
+}
 """Settings that workers need not share: the weights' fingerprints and the prompts' digest are what counts."""
 
 

@@ -155,6 +155,13 @@ def test_edm_is_no_flow_matching(own_pair: Path, edge: str) -> None:
     assert any(rows[name].verdict is Verdict.REFUSED for name in ("noise schedule", "prediction type"))
 
 
+def test_betas_that_have_no_beginning_in_the_config(own_pair: Path) -> None:
+    for side in ("cloud", "edge"):
+        path = own_pair / side / "scheduler/scheduler_config.json"
+        path.write_text(json.dumps({"_class_name": "UnCLIPScheduler"}))
+    assert rows_of(own_pair)["noise schedule"].cloud == "squaredcos_cap_v2"
+
+
 def test_flow_matching_by_another_solver_is_flow_matching(own_pair: Path) -> None:
     flow = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"}
     for side, tree in (("cloud", flow), ("edge", {"_class_name": "FlowMatchEulerDiscreteScheduler"})):

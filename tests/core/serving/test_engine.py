@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffPipeline
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.models.families.guidance import Guidance, guide
 from ecdiff_core.models.memory import OutOfMemoryError
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Action
@@ -162,3 +163,14 @@ def test_alone_it_is_the_same_to_the_bit(pipe: ECDiffPipeline) -> None:
     engine.add(0, trajectory(begun.start, loop[0], *loop[3:], until=4), begun.conditioning)
     ended = finish(engine)
     assert torch.equal(ended[0].latents, advance(begun.start, *loop, until=4).latents)  # type: ignore[attr-defined]
+
+
+def test_a_guidance_scale_that_varies_is_each_samples_own() -> None:
+    guidance = Guidance(6.0, dynamic_steps=50)
+    timesteps = torch.tensor([999, 499, 19])
+    output = torch.arange(12.0).reshape(6, 2)
+    together = guide(output, guidance.at(timesteps))
+    for row, timestep in enumerate(timesteps):
+        alone = guide(output[[row, row + 3]], guidance.at(timestep))
+        torch.testing.assert_close(together[row], alone[0])
+    assert guidance.at(timesteps[0]) != guidance.at(timesteps[2])

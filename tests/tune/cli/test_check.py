@@ -193,6 +193,16 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 343816
         ),
         ("edge/unet", lambda path: path.write_bytes(path.read_bytes()[:100]), "header cannot be read"),
         ("cloud/text_encoder", lambda path: path.write_bytes(b""), "is empty. Fetch it again"),
+        (
+            "edge/unet",
+            lambda path: (path.unlink(), path.symlink_to("../../blobs/0")),
+            "Cannot read .*safetensors: No such file",
+        ),
+        (
+            "cloud/unet",
+            lambda path: (path.unlink(), path.mkdir()),
+            "Cannot read .*safetensors: Is a directory",
+        ),
     ],
 )
 def test_files_that_are_not_whole(
