@@ -195,7 +195,7 @@ def test_a_picture_of_one_colour_is_told(
         pair=SimpleNamespace(family=SimpleNamespace(media="image")), config=tiny_config
     )
     made: Any = SimpleNamespace(images=[image], plan=tiny_config.plan())
-    given = Namespace(mode="ecdiff", negative_prompt=None, out=tmp_path, fps=8)
+    given = Namespace(mode="ecdiff", negative_prompt=None, out=tmp_path, fps=8, cloud=None)
     _save(made, pipe, ["a circle"], [3], given)
     assert ("note: 00003.png is of one colour" in capsys.readouterr().err) == said
 
@@ -303,7 +303,7 @@ def test_a_yaml_of_a_newer_version_or_with_unknown_keys(
 ) -> None:
     text = config_path.read_text(encoding="utf-8")
     for wrong, message in (
-        (text.replace("format_version: 1", "format_version: 3"), "needs a newer ecdiff"),
+        (text.replace("format_version: 1", "format_version: 99"), "needs a newer ecdiff"),
         (text.replace("alpha:", "aplha:"), "Unknown key params.aplha"),
     ):
         config_path.write_text(wrong, encoding="utf-8")
