@@ -74,7 +74,7 @@ class RecordedStudy:
 
     @property
     def spec(self) -> StudySpec:
-        return study_spec(self.settings)
+        return study_spec(self.settings, searches=True)
 
     def write(
         self,
