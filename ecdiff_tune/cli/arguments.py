@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
-from ecdiff_tune.config.error import SettingsError
+from ecdiff_core.errors import ECDiffError
 
 _PATHS = {
     *("pair.cloud_config", "pair.edge_config", "pair.cloud_subfolder", "pair.edge_subfolder"),
@@ -69,12 +69,12 @@ def refuse_deletions(arguments: Sequence[str]) -> None:
     """Refuse Hydra's ``~KEY``: every setting is needed.
 
     Raises:
-        SettingsError: there is one.
+        ECDiffError: there is one.
     """
     for one in arguments:
         key = one.removeprefix("~").partition("=")[0]
         if one.startswith("~") and key.partition(".")[0].partition("/")[0] != "hydra":
-            raise SettingsError(
+            raise ECDiffError(
                 f"Expected {key} to be set, not taken out with ~{key}: leave it out for its default, or give "
                 f"{key}=VALUE.",
                 key=key,

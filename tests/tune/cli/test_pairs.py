@@ -123,6 +123,7 @@ def settings_of(case: Case, models: Path) -> tuple[str, ...]:
         "sampling.width=32",
         f"sampling.num_inference_steps={STEPS}",
         f"params.p={P}",
+        "search=greedy",
         "search.k=[1]",
         "search.alpha=[0.3,0.5,0.7]",
         "search.s=[4,6]",
