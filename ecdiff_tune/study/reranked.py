@@ -92,10 +92,13 @@ def pair_of(state: Mapping[str, Any], name: str) -> PairSpec:
     ]
     if missing:
         raise StudyError(f"study.json does not say {missing[0]!r}: it is damaged.")
-    cloud, edge = (
-        ModelRef(
-            **{f.name: state[key] for f in fields(ModelRef) if (key := f"weights.{side}.{f.name}") in state}
-        )
-        for side in ("cloud", "edge")
-    )
+    cloud, edge = (_ref_of(state, f"weights.{side}.") for side in ("cloud", "edge"))
     return PairSpec(name, cloud, edge, [Lora(**one) for one in state.get("weights.lora", [])])
+
+
+def _ref_of(state: Mapping[str, Any], prefix: str) -> ModelRef:
+    """Of the settings whose names begin so."""
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    parts = {key.partition(".")[2]: value for key, value in own.items() if key.startswith("parts.")}
+    known = {field.name: own[field.name] for field in fields(ModelRef) if field.name in own}
+    return ModelRef(**{**known, "parts": parts or None})

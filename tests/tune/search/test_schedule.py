@@ -200,5 +200,5 @@ def test_how_many_calls_by_default() -> None:
     assert composed("search=schedule", "search.min_quality=0.99").cloud_calls == tuple(range(8, 26))
     assert composed("search=schedule").s_values == (30, 35, 40)
     assert composed("search=schedule", "sampling.num_inference_steps=6").cloud_calls == (3,)
-    with refused(SettingsError, key="search.cloud_calls", got="greedy", expected=["schedule"]):
+    with refused(SettingsError, key="search.cloud_calls", got="joint", expected=["schedule"]):
         composed("search.cloud_calls=[14]")

@@ -241,7 +241,8 @@ def test_a_batch_size_that_was_found(fresh: Study, done: Study) -> None:
 
 def test_a_refusal_is_told_once(done: Study) -> None:
     for setting, told in (("seed=1", "has other settings"), ("latency=wallclock", "which 2 ranks do not do")):
-        first, second = run(done, 2, "tune", setting, f"study={'default' if 'seed' in setting else 'timed'}")
+        study = f"study={'default' if 'seed' in setting else 'timed'}"
+        first, second = run(done, 2, "tune", "search=greedy", setting, study)
         (line,) = first.err.splitlines()
         assert told in line
         assert (first.status, second) == (2, Outcome(2, "", ""))
