@@ -89,7 +89,8 @@ def agree(spec: StudySpec, bound: Mapping[str, Any], profile: Callable[[], Laten
         study.set_user_attr(COMMON, once(turns, options.worker, common_to_all))  # the same, whoever sets it
     common = study.user_attrs[COMMON]
     # A setting that the study does not know yet had its default when it was made.
-    older = {key: spec.defaults[key] for key in mine if key in spec.defaults} | WITHOUT
+    defaults = {**spec.defaults, **WITHOUT}
+    older = {key: defaults[key] for key in mine if key in defaults}
     if found := differences({**older, **present_settings(common["settings"])}, mine):
         raise SearchError(
             f"The Optuna study {options.study_name} belongs to other settings ({'; '.join(found)}). Choose "

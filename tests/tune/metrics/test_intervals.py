@@ -92,7 +92,7 @@ def test_tied_configs_the_cheapest_first(latency: LatencyProfile) -> None:
         even = (winner.value - same.value) / WEIGHTS.w1
         others.append(trial(latency, s, [even + 0.3, even - 0.3], number))
     worse = trial(latency, 8, [0.1, 0.0])
-    found = config_sections.tied_section(winner, [winner, *others, worse], WEIGHTS.w1, seed=0)
+    found = config_sections.tied_section(winner, [winner, *others, worse], WEIGHTS.w1, 0, lambda one: one)
     assert [(one["s"], one["seconds"]) for one in found] == [(12, 0.128), (6, 0.146)]
     assert found[0]["objective"] == pytest.approx(winner.value, abs=ROUNDED)
     (line,) = tied_line(found, winner.seconds)
