@@ -35,12 +35,20 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
 
     Raises:
         ParamsError: diffusers has no such class for the model, or it draws fresh noise while sampling, which
-            makes two trajectories incomparable.
+            makes two trajectories incomparable, or it is the model's own with a Runge-Kutta start (PNDM).
     """
     if name not in _classes(like):
         found = offered(like)
         choices = nearest(name, found) if found else f"none of its own goes with {type(like).__name__}"
         raise ParamsError(f"diffusers has no scheduler {name!r} for this model: {choices}.")
+    if name == type(like).__name__ == "PNDMScheduler" and not like.config.skip_prk_steps:
+        raise ParamsError(
+            "PNDMScheduler as this model has it begins with Runge-Kutta steps of four model calls each "
+            "(skip_prk_steps: false), which plans do not count. Choose another scheduler, or set "
+            "skip_prk_steps to true in scheduler_config.json.",
+            key="scheduler",
+            got=name,
+        )
     scheduler = _from_config(name, like)
     if not _same_noise(scheduler, like):
         raise ParamsError(

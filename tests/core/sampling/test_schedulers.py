@@ -25,6 +25,8 @@ from ecdiff_core.sampling.scheduler_trial import refuse_stochastic, rehearse
 from ecdiff_core.sampling.schedulers import build_scheduler, offered
 from shapes_pair import models
 
+from ...refusals import refused
+
 EVERY_NAME = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
 USUAL = [
     "DDIMScheduler",
@@ -167,6 +169,14 @@ def test_latents_are_clipped_only_where_the_models_own_scheduler_clips() -> None
 def test_other_steps_are_refused_of_a_pipelines_own_scheduler_too(name: str, message: str) -> None:
     with pytest.raises(ParamsError, match=f"{name} {message}"):
         refuse_stochastic(getattr(diffusers, name)())
+
+
+def test_a_runge_kutta_start_of_the_models_own_is_refused_and_other_schedulers_go() -> None:
+    own = diffusers.PNDMScheduler()  # skip_prk_steps is false unless it is set
+    with refused(ParamsError, key="scheduler", got="PNDMScheduler", line="skip_prk_steps"):
+        build_scheduler("PNDMScheduler", own)
+    assert type(build_scheduler("DDIMScheduler", own)) is diffusers.DDIMScheduler
+    assert build_scheduler("PNDMScheduler", diffusers.DDIMScheduler()).config.skip_prk_steps
 
 
 def test_nothing_is_offered_that_does_not_go_with_the_model() -> None:
