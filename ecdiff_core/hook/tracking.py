@@ -54,6 +54,8 @@ class StepTracker:
         self._check_caller()
         timesteps, mine = self._pipe.scheduler.timesteps, self._thread in (None, threading.get_ident())
         if timesteps is self._spoilt is not None or (not mine and self._is_under_way()):
+            # Neither goes on: calls that begin together may have read each other's settings of the tokenizer.
+            self._spoilt = timesteps
             raise ParamsError(BUSY)
         begins = timesteps is not self._timesteps  # every call of a pipeline makes new ones
         left = self.step if mine else -1

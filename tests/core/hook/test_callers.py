@@ -50,6 +50,43 @@ def test_two_threads_that_start_together(
     assert torch.equal(run(pipe, seed=2), alone[1])
 
 
+def test_the_first_of_two_that_start_together_ends_at_its_next_step(
+    config: TunedConfig, pipe: Pipe, edge: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its prompt may have been tokenized by the other's settings: a tokenizer holds those of one call."""
+    apply_ecdiff(pipe, config, edge=edge)
+    alone, prepare = run(pipe), pipe.prepare_latents
+    both_ready, has_begun, is_refused = threading.Barrier(2), threading.Event(), threading.Event()
+    waits = threading.local()
+
+    def prepared(*args: Any, **kwargs: Any) -> Tensor:
+        latents: Tensor = prepare(*args, **kwargs)
+        both_ready.wait(timeout=600)
+        if getattr(waits, "too", False):
+            has_begun.wait(timeout=600)
+        return latents
+
+    def after_step(_pipe: Pipe, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        has_begun.set()
+        if step == 1:
+            is_refused.wait(timeout=600)
+        return values
+
+    def second() -> Tensor | str:
+        waits.too = True
+        found = outcome(lambda: run(pipe))
+        is_refused.set()
+        return found
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as pool:
+        patched.setattr(pipe, "prepare_latents", prepared)
+        other = pool.submit(second)
+        first = outcome(lambda: run(pipe, callback_on_step_end=after_step))
+        found = [first, other.result()]
+    assert all(isinstance(one, str) and BUSY in one for one in found), found
+    assert torch.equal(run(pipe), alone)
+
+
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
 def test_a_call_in_the_middle_of_another(scheduler: str, config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
     """It resets the scheduler that both have, so the first cannot go on; afterwards all is as before."""
