@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
@@ -23,11 +24,17 @@ from ecdiff_tune.study.spending import HELDOUT, SAMPLES
 from ecdiff_tune.study.winner import Heldout, config_of, how_searched
 
 
-def config_of_winner(stages: Stages, found: Found, heldout: Heldout | None = None) -> TunedConfig:
-    """The YAML of a stage's winner."""
+def config_of_winner(
+    stages: Stages, found: Found, heldout: Heldout | None = None, how: Mapping[str, Any] | None = None
+) -> TunedConfig:
+    """The YAML of a stage's winner.
+
+    Args:
+        how: it was found, for the provenance; None is by the study's own search.
+    """
     spec = stages.study.spec
     reference = reference_plan.section(spec.path, stages.study.ledger)
-    source, how = replace(stages.early.source, reference=reference), how_searched(spec, found.winner)
+    source, how = replace(stages.early.source, reference=reference), how or how_searched(spec, found.winner)
     return config_of(found.winner, found.trials, source, how, stages.scorer, heldout)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.models.pair import checked_fingerprint
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.cli.finish import log_end, log_result
+from ecdiff_tune.cli.finish import config_of_winner, log_end, log_result
 from ecdiff_tune.cli.spaces import joint_space
-from ecdiff_tune.cli.stage import Stages
+from ecdiff_tune.cli.stage import Found, Stages
 from ecdiff_tune.cli.tune import open_stages
 from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -20,10 +20,10 @@ from ecdiff_tune.forecast.transferred import log_snr, transferred
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.study import files, reference_plan
+from ecdiff_tune.search.predict import by_forecast
+from ecdiff_tune.study import files
 from ecdiff_tune.study.progress import describe
 from ecdiff_tune.study.references import LoadedPair
-from ecdiff_tune.study.winner import ConfigSource, config_of
 
 
 class TransferError(ECDiffError):
@@ -42,27 +42,24 @@ def transfer(settings: Settings) -> None:
     source = TunedConfig.load(path)
     with open_stages(settings) as (stages, pair):
         ways = _ways(source, stages, pair)
-        moved, promised = _best_predicted(stages, list(ways))
-        grid = joint_space(settings, stages.references.p()).grid
-        rival, promised_rival = _best_predicted(stages, grid)
+        space = joint_space(settings, stages.references.p())
+        context = stages.context(space)
+        moved, rival = (by_forecast(some, context)[0] for some in (tuple(ways), space.grid))
+        promised, promised_rival = (context.objective(one, *context.predict([one])) for one in (moved, rival))
         stages.study.progress.say(
             f"transferred, real steps {ways[moved]}: predicted objective {shown(promised)}; "
-            f"the best of {len(grid)} configs here: {shown(promised_rival)}"
+            f"the best of {len(space.grid)} configs here: {shown(promised_rival)}"
         )
         trial, other = _measured(stages, moved, rival)
         stages.study.progress.say(_comparison(stages, trial, other))
         _refuse_worse(trial, other, settings.transfer.tolerance)
-        prompts = stages.references.calibration.prompt_set
         how = {
             "search": "transfer",
             "transferred": ways[moved],
             "predicted_objective": round(promised, 5),
             "from": {"config": path, "params": source.params.tree(), "sampling": asdict(source.sampling)},
         }
-        spec, created = stages.study.spec, stages.study.created
-        reference = reference_plan.section(spec.path, stages.study.ledger)
-        of_pipe = ConfigSource.of_pipe(spec, created, prompts, pair.latency, pair.pipe, reference)
-        config = config_of(trial, [trial], of_pipe, how, stages.scorer)
+        config = config_of_winner(stages, Found(trial, (trial,), space), how=how)
         config.save(stages.study.path / files.CONFIG)
         log_result(stages, config)
         log_end(stages.study, files.CONFIG)
@@ -72,19 +69,12 @@ def _ways(source: TunedConfig, stages: Stages, pair: LoadedPair) -> dict[Candida
     """The config at the study's settings, each with how its real steps were moved.
 
     Raises:
-        TransferError: its weights are others.
+        PairError: its weights are others.
     """
     pipe, own = pair.pipe, source.pair
     loaded = pipe.pair.spec
-    for side, wanted, got in (("cloud", own.cloud, loaded.cloud), ("edge", own.edge, loaded.edge)):
-        if wanted.fingerprint not in (None, got.fingerprint):
-            raise TransferError(
-                f"The {side} model has other weights (fingerprint {got.fingerprint}) than the config was "
-                f"tuned for ({wanted.fingerprint}). A config goes to other settings of its own pair.",
-                key=f"pair.{side}",
-                got=got.fingerprint,
-                expected=wanted.fingerprint or "",
-            )
+    checked_fingerprint("cloud", own.cloud, str(loaded.cloud.fingerprint))
+    checked_fingerprint("edge", own.edge, str(loaded.edge.fingerprint))
     before = ECDiffPipeline(pipe.pair, replace(source, pair=loaded))
     places = [log_snr(one.scheduler, one.num_steps) for one in (before, pipe)]
     s_values, handoff = stages.study.spec.s_values, pipe.config.sampling.handoff
@@ -93,17 +83,6 @@ def _ways(source: TunedConfig, stages: Stages, pair: LoadedPair) -> dict[Candida
     return {
         Candidate(params, sampling.estimator, sampling.handoff_adapter): way for params, way in found.items()
     }
-
-
-def _best_predicted(stages: Stages, candidates: Sequence[Candidate]) -> tuple[Candidate, float]:
-    """The one with the highest predicted objective, and that."""
-    qualities = stages.references.predictor.qualities(candidates)
-    objectives = [
-        stages.scorer.if_quality(stages.evaluator.resolve(one).plan, quality, with_burden=True)
-        for one, quality in zip(candidates, qualities, strict=True)
-    ]
-    best = int(np.argmax(objectives))
-    return candidates[best], objectives[best]
 
 
 def _measured(stages: Stages, *candidates: Candidate) -> list[Trial]:

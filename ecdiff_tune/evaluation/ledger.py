@@ -180,11 +180,6 @@ class Ledger:
                 )
                 self._database.execute(f"DELETE FROM {table} {where}", which)
 
-    @classmethod
-    def in_memory(cls) -> Ledger:
-        """One that no file keeps."""
-        return cls(Path(":memory:"))
-
     def read(self, key: ConfigKey, reference: str = "") -> dict[str, Measurement]:
         """The config's measurements by prompt key.
 

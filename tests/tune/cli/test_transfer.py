@@ -64,9 +64,9 @@ def test_other_weights_are_refused(source: TunedConfig, command: Command, tmp_pa
     edge = replace(source.pair.edge, fingerprint="0" * 16)
     other = replace(source, pair=replace(source.pair, edge=edge))
     outcome, _ = moved(command, other, tmp_path)
-    assert f"The edge model has other weights (fingerprint {source.pair.edge.fingerprint})" in one_line(
-        outcome
-    )
+    line = one_line(outcome)
+    assert line.startswith(f"error: The edge model {source.pair.edge.id} has other weights")
+    assert f"(fingerprint {source.pair.edge.fingerprint})" in line
 
 
 def test_a_config_is_needed(command: Command) -> None:
