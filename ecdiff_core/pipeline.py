@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import torch
-from accelerate.hooks import remove_hook_from_module
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ecdiff_core.call_arguments import (
@@ -32,10 +31,11 @@ from ecdiff_core.methods.in_pair import accelerated
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
-from ecdiff_core.models.memory import Memory, Offload, out_of_memory_as_error, place
+from ecdiff_core.models.memory import Memory
 from ecdiff_core.models.one_side import load_cloud, load_edge
 from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
+from ecdiff_core.placement import Placed
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import Estimator, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
@@ -79,7 +79,7 @@ class Cloud(Protocol):
 _LOADERS = {"both": load_pair, "cloud": load_cloud, "edge": load_edge}
 
 
-class ECDiffPipeline:
+class ECDiffPipeline(Placed):
     """Cloud and edge model sharing one generation as a ``TunedConfig`` says.
 
     >>> from ecdiff_core import ECDiffPipeline
@@ -151,11 +151,6 @@ class ECDiffPipeline:
         return cls(pair, replace(config, pair=pair.spec), cloud)
 
     @property
-    def device(self) -> torch.device:
-        """Where the models are."""
-        return self.pair.family.device
-
-    @property
     def _interrupt(self) -> bool:
         """Whether this thread's call is to end; set in a thread without one, all calls are to."""
         return self._interrupts.asked()
@@ -204,7 +199,7 @@ class ECDiffPipeline:
     ) -> Prepared:
         """Encode the prompts and draw their initial noise: all that a trajectory starts from."""
         family, steps = self.pair.family, self.config.sampling.num_inference_steps
-        rows = [row for row in range(len(prompts)) for _ in range(num_images_per_prompt)]
+        rows = _rows(prompts, num_images_per_prompt)
         conditioning = self.encode(prompts, negative_prompts)
         if num_images_per_prompt > 1:
             conditioning = take_prompts(conditioning, rows)
@@ -321,23 +316,15 @@ class ECDiffPipeline:
         callback = callback_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         steps = self.plan(mode)
         bar = tqdm(total=steps.num_steps, **self._bar_settings)
-        turn = self.pair.family.alone if self._is_offloaded() else nullcontext()
+        turn = self.pair.family.alone if self.is_offloaded else nullcontext()
         method = self.config.method if mode == "ecdiff" else None  # a baseline has none
         guidance = self.config.sampling.guidance_scale
         on = accelerated(self.pair, method, steps.num_steps, guidance, self.scheduler)
         with bar, turn, on, self._interrupts.call():
             on_step = counted_by(bar, on_step)
             clock = Clock(self.device)
-            if self.cloud is None:
-                begun = self.prepare(
-                    prompts,
-                    negative_prompts=negatives,
-                    generator=generator,
-                    num_images_per_prompt=num_images_per_prompt,
-                )
-            else:
-                begun = self._begin_remotely(mode, prompts, negatives, generator, num_images_per_prompt)
-                bar.update(begun.start.step)
+            begun = self._begin(mode, prompts, negatives, generator, num_images_per_prompt)
+            bar.update(begun.start.step)
             lap = clock.lap()
             encode_seconds, before = (lap, 0.0) if self.cloud is None else (0.0, lap)
             state, spent = begun.start, {True: before, False: 0.0}
@@ -369,7 +356,7 @@ class ECDiffPipeline:
             state = callback.after_step(self, advance(state, *loop, until=state.step + 1, on_step=on_step))
         return state
 
-    def _begin_remotely(
+    def _begin(
         self,
         mode: Mode,
         prompts: Sequence[str],
@@ -377,11 +364,19 @@ class ECDiffPipeline:
         generator: torch.Generator | list[torch.Generator] | None,
         num_images_per_prompt: int,
     ) -> Prepared:
-        assert self.cloud is not None
-        rows = [row for row in range(len(prompts)) for _ in range(num_images_per_prompt)]
-        seeds = seeds_of(generator, len(rows))
+        """What this machine goes on from: the first step, or what the other machine hands over."""
+        if self.cloud is None:
+            return self.prepare(
+                prompts,
+                negative_prompts=negatives,
+                generator=generator,
+                num_images_per_prompt=num_images_per_prompt,
+            )
+        rows = _rows(prompts, num_images_per_prompt)
         some = None if negatives is None else [negatives[row] for row in rows]
-        return self.cloud.begin(self, mode, [prompts[row] for row in rows], some, seeds)
+        return self.cloud.begin(
+            self, mode, [prompts[row] for row in rows], some, seeds_of(generator, len(rows))
+        )
 
     def _images(self, latents: Tensor, output_type: OutputType, steps: Plan) -> Any:
         family = self.pair.family
@@ -396,66 +391,9 @@ class ECDiffPipeline:
             return family.to_pil(pictures)
         return as_numpy(pictures) if output_type == "np" else pictures
 
-    def to(
-        self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None
-    ) -> ECDiffPipeline:
-        """Move all models to a device; returns the pipeline itself, as diffusers does.
-
-        Raises:
-            ParamsError: another dtype than the models', models that offload moves, or no such device.
-            OutOfMemoryError: the models do not fit.
-        """
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
-        own = self.config.sampling.dtype
-        if dtype is not None and dtype_name(dtype) != own:
-            raise ParamsError(
-                f"The models were loaded in {own}: load them with "
-                f"ECDiffPipeline.from_config(config, dtype={dtype_name(dtype)!r}), not .to({dtype})."
-            )
-        if device is not None:
-            if self._is_offloaded():
-                raise ParamsError("Offload moves the models: load them without it, or leave .to() out.")
-            self._place(get_device(device), Memory())
-        return self
-
-    def enable_model_cpu_offload(
-        self, gpu_id: int | None = None, device: str | torch.device | None = None
-    ) -> None:
-        """Keep one model at a time on the device, as diffusers does; ``memory=Memory("model")`` from then on.
-
-        Raises:
-            ParamsError: there is no accelerator, or no such device.
-        """
-        self._offload("model", gpu_id, device)
-
-    def enable_sequential_cpu_offload(
-        self, gpu_id: int | None = None, device: str | torch.device | None = None
-    ) -> None:
-        """Keep one layer at a time on the device (slow); raises as ``enable_model_cpu_offload``."""
-        self._offload("sequential", gpu_id, device)
-
     def set_progress_bar_config(self, **settings: Any) -> None:
         """Show a bar of a generation's steps, with tqdm's settings; without this call there is none."""
         self._bar_settings = {"disable": False, **settings}
-
-    def _offload(self, kind: Offload, gpu_id: int | None, device: str | torch.device | None) -> None:
-        there = get_device(f"cuda:{gpu_id}" if device is None and gpu_id is not None else device)
-        if self._is_offloaded():
-            for model in self._models:
-                remove_hook_from_module(model, recurse=True)
-        self._place(there, Memory(kind))
-
-    def _place(self, device: torch.device, memory: Memory) -> None:
-        with out_of_memory_as_error():
-            place(self._models, self.pair.family.vae, device, memory)
-
-    @property
-    def _models(self) -> list[nn.Module]:
-        return [*self.pair.family.models, self.pair.edge]
-
-    def _is_offloaded(self) -> bool:
-        return any(hasattr(model, "_hf_hook") for model in self._models)
 
     def __repr__(self) -> str:
         sampling = self.sampling
@@ -465,6 +403,11 @@ class ECDiffPipeline:
             f"{self.plan()}, {sampling.scheduler}, guidance_scale {sampling.guidance_scale:g}, "
             f"{sampling.height}x{sampling.width}{frames}, {sampling.dtype} on {self.device})"
         )
+
+
+def _rows(prompts: Sequence[str], num_images_per_prompt: int) -> list[int]:
+    """Of each picture the index of its prompt."""
+    return [row for row in range(len(prompts)) for _ in range(num_images_per_prompt)]
 
 
 def _check_offered(pair: Pair, asked: Sampling) -> None:
