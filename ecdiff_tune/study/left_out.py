@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.data.calibration import CalibrationSet
+from ecdiff_tune.evaluation.image_faults import FAULTS
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError
 
@@ -29,9 +30,17 @@ def read(study: Path) -> dict[str, str]:
         ) from error
 
 
-def write(study: Path, why: Mapping[str, str]) -> None:
-    """Keep why each prompt is left out, by key."""
-    write_text(study / files.LEFT_OUT, json.dumps(dict(why), indent=2) + "\n")
+def add(study: Path, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, int]]) -> None:
+    """Keep which prompts are left out, beside those that were before.
+
+    Args:
+        study: the study's folder.
+        faulty: whose image has which fault, by the prompt's index.
+    """
+    found = {prompts.keys[row]: FAULTS[number] for row, (_, number) in faulty.items()}
+    known = read(study)
+    if found.keys() - known.keys():
+        write_text(study / files.LEFT_OUT, json.dumps(known | found, indent=2) + "\n")
 
 
 def comparable(prompts: CalibrationSet, why: Mapping[str, str]) -> CalibrationSet:

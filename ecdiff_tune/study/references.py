@@ -280,21 +280,7 @@ class References:
     def _leave_out(self, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, int]]) -> None:
         for line in image_faults.describe(faulty, prompts):
             self._progress.say(f"note: {line}")
-        keep_left_out(self._spec.path, prompts, faulty)
-
-
-def keep_left_out(study: Path, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, int]]) -> None:
-    """Write which prompts are left out, for what reads the study without its references.
-
-    Args:
-        study: the study's folder.
-        prompts: of which others were written before.
-        faulty: whose image has which fault, by the prompt's index.
-    """
-    found = {prompts.keys[row]: image_faults.FAULTS[number] for row, (_, number) in faulty.items()}
-    known = left_out.read(study)
-    if found.keys() - known.keys():
-        left_out.write(study, known | found)
+        left_out.add(self._spec.path, prompts, faulty)
 
 
 @contextmanager
