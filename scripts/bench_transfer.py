@@ -38,7 +38,7 @@ from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.study import files
-from ecdiff_tune.study.spending import LATENCY
+from ecdiff_tune.study.spending import LATENCY, SAMPLES
 
 SETTINGS = (
     "sampling.num_inference_steps=28",
@@ -91,7 +91,7 @@ def calls(folder: Path) -> float:
     """Cloud-call equivalents of a study, its latency profile and sample images left out."""
     profile = LatencyProfile.load(folder / files.LATENCY)
     table = pd.read_csv(folder / files.CALLS)
-    table = table[~table["part"].isin([LATENCY, "samples"])]
+    table = table[~table["part"].isin([LATENCY, SAMPLES])]
     weight = profile.edge_call.median / profile.cloud_call.median
     return float((table["cloud"] + weight * table["edge"]).sum())
 

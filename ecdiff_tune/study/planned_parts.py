@@ -7,12 +7,12 @@ from ecdiff_tune.objective import stage_name
 from ecdiff_tune.study import files, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import References
-from ecdiff_tune.study.spending import HELDOUT
+from ecdiff_tune.study.spending import HELDOUT, SAMPLES
 from ecdiff_tune.study.time_left import TimeLeft
 
 CLOUD_SHARE, EDGE_SHARE = 0.18, 0.14
 """Calls of a generation as shares of T, until the forecast says which configs are measured."""
-SAMPLES = 8
+SHOWN = 8
 """Prompts of samples.png, each by two further ways, which take about T cloud and T edge calls together."""
 
 
@@ -23,7 +23,7 @@ def planned_parts(study: OpenStudy, references: References, latency: LatencyProf
     if not (study.path / files.SAMPLES_GRID).is_file():
         steps, heldout = study.spec.num_steps, len(references.heldout_prompts)
         left.plan(HELDOUT, *_calls(study, heldout), heldout)
-        left.plan("samples", 0.6 * SAMPLES * steps, 0.5 * SAMPLES * steps, 2 * SAMPLES)
+        left.plan(SAMPLES, 0.6 * SHOWN * steps, 0.5 * SHOWN * steps, 2 * SHOWN)
     return left
 
 
