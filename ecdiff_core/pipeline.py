@@ -39,7 +39,8 @@ from ecdiff_core.placement import Placed
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import Estimator, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, Mode, Plan, plan
+from ecdiff_core.sampling.plan import HandoffAdapter, Mode, Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import Denoiser, OnStep, SamplerState, advance, start
 from ecdiff_core.sampling.scheduler_settings import check_settings, settings_of
 from ecdiff_core.sampling.scheduler_trial import rehearse

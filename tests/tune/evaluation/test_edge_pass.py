@@ -11,7 +11,7 @@ from torch import Tensor
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline, Prepared
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import advance
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import baseline_trajectory, reference
