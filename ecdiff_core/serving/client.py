@@ -19,13 +19,14 @@ from torch import Tensor
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
 from ecdiff_core.models.devices import get_dtype
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
 from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
 from ecdiff_core.serving.handoff import HandoffForm, facts_of
 from ecdiff_core.serving.link import LinkMeter, Spread
 from ecdiff_core.serving.packet import Encoding, Form, PacketError, check_encoding, read_packet, write_packet
+from ecdiff_core.tuned_pair import Prepared
 
 T = TypeVar("T")
 _SESSION = "Ecdiff-Session"
