@@ -6,8 +6,8 @@
 
 The server is a process of its own, with the embedded pair unless --config names another one. Each client
 asks for handoffs (the cloud's part of an image) one after the other. The bound is what model calls at the
-best of a few batch sizes would allow if nothing else took time. --memory N lets 16 clients ask for N handoffs of
-few cloud calls, and tells the server's resident memory on the way (Linux). Run it where nothing else runs.
+best of a few batch sizes would allow if nothing else took time. --memory N lets 16 clients ask for N handoffs
+of few cloud calls, and tells the server's resident memory on the way (Linux). Run it where nothing else runs.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_rates_memory_and_the_file(
     monkeypatch.setattr(bench_serve, "server_process", in_a_thread)
     path = tmp_path / "serve.json"
     given = ["--config", config, "--device", "cpu", "--clients", "2", "--seconds", "0.2", "--batch-size", "4"]
-    assert bench_serve.main([*given, "--memory", "40", "--json", str(path)]) == 0
+    assert bench_serve.main([*given, "--memory", "20", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     rates, memory = found["rates"], found["memory"]
     assert [*rates["seconds_per_sample"]] == ["1", "2", "4"]
@@ -47,8 +47,8 @@ def test_rates_memory_and_the_file(
     assert row["images"] == pytest.approx(row["images_per_second"] * row["seconds"])
     assert row["images"] >= 2 <= row["clients"]
     assert row["p50_seconds"] <= row["p95_seconds"] <= row["p99_seconds"]
-    assert (memory["images"], memory["failed"]) == (40, [])
-    assert [*memory["resident_bytes"]] == [str(count) for count in range(0, 41, 2)]
+    assert (memory["images"], memory["failed"]) == (20, [])
+    assert [*memory["resident_bytes"]] == [str(count) for count in range(21)]
     assert "MiB from the first tenth of the requests to the last" in capsys.readouterr().out
 
 
