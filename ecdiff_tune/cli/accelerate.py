@@ -78,8 +78,10 @@ def _tune(settings: Settings, name: str, fixed: Values, opened: Opened, runs: Ru
             worst if given.min_worst is None else given.min_worst,
         )
 
-    study.progress.say(f"{method.label} ({method.source}), searching {method.dial}")
-    return tune(method, known, _measurer(opened, calibration, runs), len(prompts), floor, study.progress.say)
+    say = study.progress.say
+    say(f"{method.label} ({method.source}), searching {method.dial}")
+    presets = method.presets(pair.pipe.num_steps)
+    return tune(method, known, _measurer(opened, calibration, runs), len(prompts), floor, say, presets)
 
 
 def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: Runs) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,14 +14,14 @@ import torch
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.in_pair import accelerated
-from ecdiff_core.methods.method import Method, Values
+from ecdiff_core.methods.method import Method, Values, shown
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.dial import Floor, Found, Measure, Result, does_nothing, judge, search
-from ecdiff_tune.methods.measure import MethodMeasurer, content, with_value
+from ecdiff_tune.methods.measure import MethodMeasurer, with_value
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
 
@@ -50,7 +51,7 @@ class Tuned:
         return pd.DataFrame(
             {
                 "method": one.choice.name,
-                **{k: v for k, v in one.choice.values.items() if not isinstance(v, tuple)},
+                **{k: _cell(v) for k, v in one.choice.values.items() if _cell(v) != ""},
                 "prompts": len(one.result.seen),
                 "quality": round(one.result.quality, KEPT_DIGITS),
                 "worst": round(one.result.worst, KEPT_DIGITS),
@@ -61,6 +62,10 @@ class Tuned:
             }
             for one in self.settings
         )
+
+
+def _cell(value: Any) -> Any:
+    return shown(value) if isinstance(value, tuple) else value
 
 
 def combinations(method: Method, fixed: Values) -> Iterator[MethodChoice]:
@@ -82,38 +87,59 @@ def tune(
     prompts: int,
     floor: Callable[[Result | None], Floor],
     say: Callable[[str], None],
+    presets: Mapping[str, Values] | None = None,
 ) -> Tuned:
     """Search a method's settings.
 
     Args:
-        fixed: values that are given; with the dial among them that setting is measured first, on all prompts.
+        fixed: values that are given; with the dial among them, or what says everything in its place, that
+            setting is measured first, on all prompts.
         floor: what is to be kept, of what that one gives.
         say: gets a line a setting.
+        presets: settings of the method's authors that are measured too, by name.
     """
-    settings: list[Winner] = []
-    present: Result | None = None
     dial = method.parameter(method.dial)
-    if method.dial in fixed:
-        choice = MethodChoice(method.name, fixed)
-        present = judge(choice.values[method.dial], _measure(measurer, choice), prompts, Floor(-1, -1), True)
-        settings.append(Winner(choice, present))
-        say(f"your present setting: {verdict.about(choice, present)}")
-        for line in verdict.notes(choice, present):
-            say(line)
-        if does_nothing(dial, present):
-            present = None  # what nothing keeps is no floor for anything
-    keep = floor(present)
-    for choice in combinations(method, fixed):
+    present = _present(method, fixed, measurer, prompts, say)
+    # What nothing keeps is no floor for anything.
+    keep = floor(None if present is None or does_nothing(dial, present.result) else present.result)
+    settings = [] if present is None else [present]
+    others = {name: value for name, value in fixed.items() if name != method.whole}
+    for choice in combinations(method, others):
         start = choice.values[method.dial]
         found = search(dial, start, _measure(measurer, choice), prompts, keep)
         settings += [Winner(with_value(choice, one.value), one) for one in found.results]
         _report(choice, found, say)
+    for name, values in (presets or {}).items():
+        choice = MethodChoice(method.name, {**others, **values})
+        whole = present is not None
+        result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, keep, whole)
+        settings.append(Winner(choice, result))
+        say(f"  {name}, a preset: {verdict.about(choice, result)}")
+        if present is not None and (line := verdict.beaten(name, present.result, result)):
+            say(f"  {line}")
     kept = [one for one in settings if one.result.kept and len(one.result.seen) == prompts]
     kept = [one for one in kept if one.result.quality >= keep.mean and one.result.worst >= keep.worst]
     kept = [one for one in kept if not does_nothing(dial, one.result)]
+
     # What makes calls cheaper applies all weights whatever its dial is.
-    best = min(kept, key=lambda one: one.result.work if dial.shows else -one.result.value, default=None)
-    return Tuned(tuple(settings), best)
+    def rank(one: Winner) -> tuple[float, ...]:
+        return (one.result.work, -one.result.quality) if dial.shows else (-one.result.value,)
+
+    return Tuned(tuple(settings), min(kept, key=rank, default=None))
+
+
+def _present(
+    method: Method, fixed: Values, measurer: MethodMeasurer, prompts: int, say: Callable[[str], None]
+) -> Winner | None:
+    """The setting that is given whole, on all prompts; None where none is."""
+    if method.dial not in fixed and not fixed.get(method.whole):
+        return None
+    choice = MethodChoice(method.name, fixed)
+    result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, Floor(-1, -1), True)
+    say(f"your present setting: {verdict.about(choice, result)}")
+    for line in verdict.notes(choice, result):
+        say(line)
+    return Winner(choice, result)
 
 
 def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
@@ -121,9 +147,9 @@ def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
 
 
 def _report(choice: MethodChoice, found: Found, say: Callable[[str], None]) -> None:
-    others = content(choice)
-    if others != choice.method.label:
-        say(f"{others}:")
+    tried = [one.name for one in choice.method.parameters if one.grid and one.name != choice.method.dial]
+    if tried:
+        say(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
     for result in found.results:
         say(f"  {verdict.about(choice, result)}")
         for line in verdict.notes(choice, result):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
+
+import pytest
 
 from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.methods.method import Values
+from ecdiff_core.methods.step_mask import mask_of
 from ecdiff_tune.methods.dial import Floor, Result, Seen
 from ecdiff_tune.methods.measure import MethodMeasurer
 from ecdiff_tune.methods.tuned import Tuned, tune
@@ -24,7 +28,9 @@ class Made:
         return [Seen(quality, work, 20, reused, f"{value}", value, value)] * (first or 3)
 
 
-def tuned(name: str, made: Made, **fixed: Any) -> tuple[Tuned, list[str], list[Result | None]]:
+def tuned(
+    name: str, made: Made, presets: Mapping[str, Values] | None = None, /, **fixed: Any
+) -> tuple[Tuned, list[str], list[Result | None]]:
     lines: list[str] = []
     presents: list[Result | None] = []
 
@@ -32,7 +38,7 @@ def tuned(name: str, made: Made, **fixed: Any) -> tuple[Tuned, list[str], list[R
         presents.append(present)
         return Floor(0.9, 0.8) if present is None else Floor(present.quality, present.worst)
 
-    found = tune(get_method(name), fixed, cast(MethodMeasurer, made), 3, floor, lines.append)
+    found = tune(get_method(name), fixed, cast(MethodMeasurer, made), 3, floor, lines.append, presets)
     return found, lines, presents
 
 
@@ -78,3 +84,26 @@ def test_of_what_makes_calls_cheaper_the_greatest_value_wins() -> None:
     found, _, _ = tuned("tome", Made(give))
     assert found.winner is not None
     assert found.winner.choice.values == {"ratio": 0.75, "max_downsample": 2}
+
+
+def masked(choice: MethodChoice) -> tuple[float, float, int]:
+    """The more is computed at the end, the better; the more is computed, the more work."""
+    mask = mask_of(choice.values, 6)
+    quality = 1 - sum((1 - one) * (1 + place) for place, one in enumerate(mask)) / 100
+    return quality, sum(mask) / 6, 6 - sum(mask)
+
+
+def test_a_present_mask_is_held_against_the_presets() -> None:
+    presets = {"slow": {"mask": [1, 1, 1, 0, 1, 1]}, "fast": {"mask": [1, 0, 0, 1, 1, 1]}}
+    mine = [1, 1, 1, 1, 0, 0]  # computes as much as fast, where it matters less
+    found, lines, (present,) = tuned("step_mask", Made(masked), presets, mask=mine)
+    assert lines[0].startswith("your present setting: Step mask mask=111100: mean SSIM 0.8900")
+    assert present is not None
+    assert present.quality == pytest.approx(0.89)
+    assert [line.strip() for line in lines if "does worse" in line] == [
+        "your present setting does worse than fast, which computes no more: mean SSIM 0.8900 against 0.9500"
+    ]
+    assert found.winner is not None
+    assert found.winner.choice.values["mask"] == (1, 0, 0, 1, 1, 1)  # of equal work the best
+    assert list(found.table()["mask"].dropna()) == ["111100", "111011", "100111"]
+    assert lines.count("Step mask warmup=3:") == 1
