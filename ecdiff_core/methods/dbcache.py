@@ -6,25 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
 from ecdiff_core.methods.cache_dit_blocks import SOURCE, cached_blocks, obstacle
-from ecdiff_core.methods.diffusers_caches import blocks_of
 from ecdiff_core.methods.method import Method, Parameter, Reset, Target, Values
 
 CALIBRATORS = ("none", "taylorseer", "foca", "dmd")
 
 
-def _calibrator(values: Values, model: nn.Module) -> Any:
+def _calibrator(values: Values) -> Any:
     from cache_dit import DMDCalibratorConfig, FoCaCalibratorConfig, TaylorSeerCalibratorConfig
 
-    # SD3's last block returns no stream of the prompt, without which cache-dit's calibrator of it fails.
-    both = not any(getattr(one, "context_pre_only", False) for one in blocks_of(model))
+    # Of the images' stream alone, as where cache-dit reads a YAML: SD3's last block returns no other.
     if values["calibrator"] == "taylorseer":
-        return TaylorSeerCalibratorConfig(True, both, taylorseer_order=values["taylorseer_order"])
+        return TaylorSeerCalibratorConfig(True, False, taylorseer_order=values["taylorseer_order"])
     kinds = {"foca": FoCaCalibratorConfig, "dmd": DMDCalibratorConfig}
     kind = kinds.get(values["calibrator"])
-    return None if kind is None else kind(True, both)
+    return None if kind is None else kind(True, False)
 
 
 @contextmanager
@@ -33,7 +29,7 @@ def _switch(target: Target, values: Values) -> Iterator[Reset]:
 
     own = {name: value for name, value in values.items() if name not in ("calibrator", "taylorseer_order")}
     config = DBCacheConfig(**own, num_inference_steps=target.num_steps)
-    with cached_blocks(target, config, _calibrator(values, target.model)) as reset:
+    with cached_blocks(target, config, _calibrator(values)) as reset:
         yield reset
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.methods.cache_dit_blocks import SOURCE, cached_blocks, obstacle
@@ -36,7 +37,9 @@ def mask_of(values: Values, num_steps: int) -> tuple[int, ...]:
 
 
 def presets(num_steps: int) -> Mapping[str, Values]:
-    """cache-dit's own masks of so many steps, by their names there; none where it has none."""
+    """cache-dit's own masks of so many steps, by their names there; none where it has none, or is missing."""
+    if find_spec("cache_dit") is None:
+        return {}
     from cache_dit import steps_mask
 
     try:

@@ -163,29 +163,33 @@ def time_side_by_side(
 ) -> tuple[float, dict[str, float]]:
     """Median seconds of an image without a method and with each, at batch 1, taking turns prompt by prompt.
 
-    Timings that the ledger holds are not taken again.
+    Turns that the ledger holds of these same choices are not taken again.
 
     Returns:
         Seconds without; seconds by the names of the methods.
     """
+    # Seconds beside other choices were taken under another load.
+    beside = " | ".join(one.told for one in choices)
     keys: dict[MethodChoice | None, ConfigKey] = {
-        one: ConfigKey("", 0.0, "", "", "side by side " + ("off" if one is None else one.told))
+        one: ConfigKey("", 0.0, "", "", f"{'off' if one is None else one.told} beside {beside}")
         for one in (None, *choices)
     }
     names = prompts.keys[:count]
     known = {one: ledger.read_timings(key) for one, key in keys.items()}
-    lacking = [one for one in keys if not set(names) <= known[one].keys()]
-    if lacking:
-        lacking = list(keys)  # side by side: with what is known they would meet another load
-    for turn in range(-1 if lacking else 0, len(names)):
-        for one in lacking:
-            generator = torch.Generator().manual_seed(prompts.seeds[max(0, turn)])
+    lacking = [turn for turn, name in enumerate(names) if any(name not in one for one in known.values())]
+    for turn in (lacking[:1] and [-1]) + lacking:  # once before, to warm up
+        row = max(0, turn)
+        seconds: dict[MethodChoice | None, float] = {}
+        for one in keys:
+            generator = torch.Generator().manual_seed(prompts.seeds[row])
             sampling = pipe.config.sampling
             with accelerated(pipe.pair, one, pipe.num_steps, sampling.guidance_scale, pipe.scheduler):
-                output = pipe(prompts.prompts[max(0, turn)], generator=generator, output_type="pt")
-            if turn >= 0:
-                ledger.append_timing(keys[one], names[turn], output.seconds.total)
-                known[one].setdefault(names[turn], output.seconds.total)
+                output = pipe(prompts.prompts[row], generator=generator, output_type="pt")
+            seconds[one] = output.seconds.total
+        if turn >= 0:
+            ledger.append_timings((keys[one], names[turn], taken) for one, taken in seconds.items())
+            for one, taken in seconds.items():
+                known[one][names[turn]] = taken
     median = {one: statistics.median(known[one][name] for name in names) for one in keys}
     return median[None], {one.name: seconds for one, seconds in median.items() if one is not None}
 

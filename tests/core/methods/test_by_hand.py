@@ -133,8 +133,7 @@ def by_hand(pipe: Pipe, name: str) -> Callable[[], None]:
         import cache_dit
 
         config = cache_dit.DBCacheConfig(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=2.0)
-        is_video = isinstance(pipe, CogVideoXPipeline)  # SD3's last block returns no stream of the prompt
-        calibrator = cache_dit.TaylorSeerCalibratorConfig(True, is_video, taylorseer_order=2)
+        calibrator = cache_dit.TaylorSeerCalibratorConfig(True, False, taylorseer_order=2)
         if name == "step_mask":
             mask = [1, 1, 1, 0, 0, 1, 0, 0]
             config.update(steps_computation_mask=mask, steps_computation_policy="static")
@@ -385,7 +384,7 @@ def test_calibrators_of_cache_dit_by_hand(pipes: dict[str, Pipe], calibrator: st
     with enabled(pipe, "dbcache", counts=False, calibrator=calibrator):
         ours = run(pipe)
     given = cache_dit.DBCacheConfig(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=2.0)
-    cache_dit.enable_cache(pipe, given, getattr(cache_dit, config)())
+    cache_dit.enable_cache(pipe, given, getattr(cache_dit, config)(True, False))
     try:
         theirs = run(pipe)
         reason = "cache-dit is on in it already: call cache_dit.disable_cache() first"

@@ -71,6 +71,9 @@ def test_an_undisturbed_study_and_one_that_was_killed(
     assert killed("tune", *ask).status == 0
     assert table(killed).equals(whole)
     assert len(runs.read_text().splitlines()) == len(complete.splitlines()) + 1
+    other = made("tune", *ask[:2], "acceleration.values={cache_interval: 3, max_order: 1}")
+    assert other.status == 0, other  # another present setting in the same study
+    assert "your present setting: TaylorSeer cache_interval=3: " in other.out
 
 
 def test_mag_cache_is_measured_on_the_model(tiny_videos: Path, tmp_path: Path, command: Command) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,9 +15,11 @@ from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.method import Values
 from ecdiff_core.methods.step_mask import mask_of
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.methods import tuned as tuned_module
 from ecdiff_tune.methods.dial import Floor, Result, Seen
 from ecdiff_tune.methods.measure import MethodMeasurer
-from ecdiff_tune.methods.tuned import Tuned, tune
+from ecdiff_tune.methods.tuned import Tuned, time_side_by_side, tune
 
 
 class Made:
@@ -107,3 +113,28 @@ def test_a_present_mask_is_held_against_the_presets() -> None:
     assert found.winner.choice.values["mask"] == (1, 0, 0, 1, 1, 1)  # of equal work the best
     assert list(found.table()["mask"].dropna()) == ["111100", "111011", "100111"]
     assert lines.count("Step mask warmup=3:") == 1
+
+
+def test_seconds_beside_other_choices_are_other_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load of the machine changes: what was taken beside one choice says nothing of another."""
+    load = iter([1.0] * 6 + [3.0] * 6)
+    asked: list[str] = []
+
+    def pipe(prompt: str, **_: object) -> SimpleNamespace:
+        asked.append(prompt)
+        return SimpleNamespace(seconds=SimpleNamespace(total=next(load)))
+
+    monkeypatch.setattr(tuned_module, "accelerated", lambda *_, **__: nullcontext())
+    fake: Any = pipe
+    fake.pair, fake.num_steps, fake.scheduler = None, 20, None
+    fake.config = SimpleNamespace(sampling=SimpleNamespace(guidance_scale=1.0))
+    prompts: Any = SimpleNamespace(prompts=["p", "q"], keys=["a", "b"], seeds=[0, 1])
+    first, second = MethodChoice("taylorseer", {"cache_interval": 2}), MethodChoice("tome")
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        measure = partial(time_side_by_side, fake, prompts=prompts, count=2, ledger=ledger)
+        assert measure(choices=[first]) == (1.0, {"taylorseer": 1.0})
+        assert measure(choices=[second]) == (3.0, {"tome": 3.0})
+        assert asked == ["p", "p", "p", "p", "q", "q"] * 2
+        assert measure(choices=[first]) == (1.0, {"taylorseer": 1.0})  # nothing is timed again
