@@ -26,8 +26,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench_schedules import FIRST, PLACED_ALPHAS, Bench, decibels, measure, opened, placed
 from bench_split import numbers
+from cloud_call_bench.bench import FIRST, PLACED_ALPHAS, Bench, decibels, measure, opened, placed
 from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
@@ -103,7 +103,7 @@ class RivalBench(Bench):
         first = min(FIRST, prompts)
         spent = prompts * steps + calls * (first * len(finalists) + (prompts - first) * 2)
         # The edge's own runs and the edge asked along the cloud's tell the forecast how models react.
-        return Choice(self._best(finalists, prompts), spent, edge_calls=2 * prompts * steps)
+        return Choice(self.best(finalists, prompts), spent, edge_calls=2 * prompts * steps)
 
     def _dpcache(self, calls: int, skipped: str) -> Choice:
         gram = self.predictor.cloud_grams.mean(axis=0)
