@@ -132,7 +132,10 @@ class RemoteCloud:
         began = time.perf_counter()
         answer = self._ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
-        told: dict[str, Any] = json.loads(answer.content)
+        try:
+            told: dict[str, Any] = dict(json.loads(answer.content))
+        except (ValueError, TypeError) as error:
+            raise CloudError(f"{self.url} does not answer as a server of ecdiff serve does.") from error
         return told
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
