@@ -33,8 +33,7 @@ from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import SamplerState, advance
-from ecdiff_tune.evaluation import reference
-from ecdiff_tune.evaluation.baseline_trajectory import baseline_trajectory
+from ecdiff_tune.evaluation.baseline_trajectory import baseline_trajectory, prepare
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.state_store import StateStore
@@ -162,7 +161,7 @@ def _latent_error(bench: RivalBench, skipped: str) -> Callable[[Schedule], float
     Lists that begin alike share their beginning here; what a search of its own would spend is counted whole.
     """
     pipe, steps, estimator = bench.pipe, bench.pipe.num_steps, get_estimator(skipped)
-    batch = reference.prepare(pipe, bench.tuning.prompts, [0])
+    batch = prepare(pipe, bench.tuning.prompts, [0])
     wanted = baseline_trajectory(pipe, batch, "cloud").latents
     cloud, edge = pipe.bind(batch.conditioning)
     states: dict[str, SamplerState] = {"": batch.start}

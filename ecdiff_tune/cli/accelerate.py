@@ -25,7 +25,8 @@ from ecdiff_tune.methods.measure import MethodMeasurer, Runs
 from ecdiff_tune.methods.tuned import Tuned, Winner, config_of, time_side_by_side, tune
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import OpenStudy, open_study
-from ecdiff_tune.study.references import LoadedPair, References
+from ecdiff_tune.study.process_setup import LoadedPair
+from ecdiff_tune.study.references import References
 
 LEAST_MEAN, LEAST_WORST = 0.95, 0.8
 """What a setting must keep where neither a floor nor a present setting is given: SSIM."""

@@ -23,8 +23,8 @@ from ecdiff_tune.report.paper_figures import figure1, latent_error
 from ecdiff_tune.report.table_files import write_table, wrote
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import open_study
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.progress import Progress
-from ecdiff_tune.study.references import LoadedPair
 from ecdiff_tune.study.spec import StudySpec
 
 

@@ -19,7 +19,8 @@ from ecdiff_tune.report.paper_figures import noise_change
 from ecdiff_tune.report.result import beaten_note, command, made_by, result_lines
 from ecdiff_tune.study import files, recorded, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
-from ecdiff_tune.study.references import LoadedPair, References
+from ecdiff_tune.study.process_setup import LoadedPair
+from ecdiff_tune.study.references import References
 from ecdiff_tune.study.spending import HELDOUT, SAMPLES
 from ecdiff_tune.study.winner import Heldout, config_of, how_searched
 

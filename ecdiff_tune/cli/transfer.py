@@ -22,8 +22,8 @@ from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.study import files
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.progress import describe
-from ecdiff_tune.study.references import LoadedPair
 
 
 class TransferError(ECDiffError):

@@ -25,7 +25,7 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.early import EarlyAnswers
 from ecdiff_tune.study.open_study import open_study
 from ecdiff_tune.study.planned_parts import planned_parts
-from ecdiff_tune.study.references import LoadedPair
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.winner import ConfigSource
 
 

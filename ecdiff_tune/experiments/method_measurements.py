@@ -14,15 +14,17 @@ from ecdiff_core.models.pair_spec import Side
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Measurement, added
-from ecdiff_tune.evaluation.reference import SIDES, Reference
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.evaluation.reference_files import SIDES
 from ecdiff_tune.experiments import method_runs
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, describe, distinct
 from ecdiff_tune.metrics.choice import Metric, load_metrics
 from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.report.comparison import ALONE
 from ecdiff_tune.study.open_study import OpenStudy
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.progress import duration
-from ecdiff_tune.study.references import LoadedPair, References
+from ecdiff_tune.study.references import References
 
 Measured = dict[str, tuple[Measurement, ...]]
 """By the names of methods, prompt by prompt."""

@@ -24,6 +24,7 @@ from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.machine_profile import batch_size_of, given_profile, latency_profile
 from ecdiff_tune.study.optuna_setup import refuse_another_start
 from ecdiff_tune.study.process_setup import (
+    LoadedPair,
     load_pipe,
     own_copy,
     reference_folder,
@@ -33,7 +34,7 @@ from ecdiff_tune.study.process_setup import (
     thumbnails,
 )
 from ecdiff_tune.study.progress import Progress
-from ecdiff_tune.study.references import LoadedPair, References
+from ecdiff_tune.study.references import References
 from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import LATENCY, Spending
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,10 +23,29 @@ from ecdiff_core.models.pair import load_pair
 from ecdiff_core.models.pair_files import ONE_MODEL
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.evaluation.divided_batches import DividedBatches
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.evaluation.thumbnails import Thumbnails
 from ecdiff_tune.forecast.error_growth import scheduler_response
 from ecdiff_tune.study import files
 from ecdiff_tune.study.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """A study's pair on this machine.
+
+    Args:
+        latency: what its calls cost.
+        batches: how many prompts it generates at a time, on which ranks.
+        store: for points of trajectories that candidates share; None where they share none.
+    """
+
+    pipe: ECDiffPipeline
+    latency: LatencyProfile
+    batches: DividedBatches
+    store: StateStore | None
 
 
 class DeviceError(ECDiffError):

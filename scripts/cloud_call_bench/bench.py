@@ -22,7 +22,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet, PromptSource
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.evaluator import Evaluator
@@ -97,7 +97,7 @@ class Bench:
     def _prompts(
         self, prompts: CalibrationSet, store: StateStore | None, edge_pass: EdgePass | None
     ) -> Prompts:
-        made = reference.make(
+        made = reference_runs.make(
             self.pipe,
             prompts,
             self.folder,

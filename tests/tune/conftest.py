@@ -19,7 +19,7 @@ from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.__main__ import main
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.reference import Reference
 
@@ -57,7 +57,7 @@ def reference_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def made(pipe: ECDiffPipeline, prompts: CalibrationSet, reference_folder: Path) -> Reference:
     """The reference of ``prompts``."""
-    return reference.make(pipe, prompts, reference_folder, batches=Batches(2), on_prompts=lambda _: None)
+    return reference_runs.make(pipe, prompts, reference_folder, batches=Batches(2), on_prompts=lambda _: None)
 
 
 @pytest.fixture(scope="session")

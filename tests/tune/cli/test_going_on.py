@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 from torch import Tensor
 
-from ecdiff_tune.evaluation import evaluator, reference
+from ecdiff_tune.evaluation import evaluator, reference_runs
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.report import pictures
 
@@ -23,7 +23,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("generated again")
 
     monkeypatch.setattr(evaluator.Evaluator, "_generate", generated)
-    monkeypatch.setattr(reference, "_generate", generated)
+    monkeypatch.setattr(reference_runs, "_generate", generated)
     monkeypatch.setattr(latency_module, "measure", generated)
 
 

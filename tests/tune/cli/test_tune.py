@@ -21,7 +21,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import Alpha, NoiseState
 from ecdiff_tune.evaluation import latency as latency_module
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.machine_conditions import Conditions
 from ecdiff_tune.report import pictures
@@ -203,13 +203,13 @@ def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.Mon
 
 
 def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    fault, seen = reference._fault, itertools.count()
+    fault, seen = reference_runs._fault, itertools.count()
 
     def of_the_fourth_prompt(latents: Tensor, picture: Tensor) -> int:
         """Each prompt has two pictures, the cloud's first; the held-out ones come last."""
         return 2 if next(seen) in (6, 20) else fault(latents, picture)
 
-    monkeypatch.setattr(reference, "_fault", of_the_fourth_prompt)
+    monkeypatch.setattr(reference_runs, "_fault", of_the_fourth_prompt)
     monkeypatch.setattr(pictures, "samples", lambda *_: None)
     small = ("search.k=[1]", "search.alpha=[0.3]", "search.s=[2]", "params.p=2", "calibration.num_prompts=10")
     outcome = study("tune", "search=greedy", *small, "sampling.num_inference_steps=4")

@@ -15,9 +15,9 @@ from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import latency as latency_module
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.link import Link
-from ecdiff_tune.evaluation.reference import DamagedReferenceError
+from ecdiff_tune.evaluation.reference_files import DamagedReferenceError
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.report import pictures
 
@@ -76,7 +76,7 @@ def test_latency_of_videos(video_pipe: ECDiffPipeline, monkeypatch: pytest.Monke
 
 def test_references_are_read_when_asked_for(video_pipe: ECDiffPipeline, tmp_path: Path) -> None:
     prompts = CalibrationSet(("a red circle",), (5,))
-    made = reference.make(video_pipe, prompts, tmp_path, batches=Batches(1), on_prompts=lambda _: None)
+    made = reference_runs.make(video_pipe, prompts, tmp_path, batches=Batches(1), on_prompts=lambda _: None)
     one = made.prompts[0]
     assert one.gram.shape == (9, 9)
     output = video_pipe("a red circle", generator=torch.Generator().manual_seed(5), mode="cloud")

@@ -15,9 +15,9 @@ from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import advance
 from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation import baseline_trajectory, reference
+from ecdiff_tune.evaluation import baseline_trajectory, reference_runs
 from ecdiff_tune.evaluation.edge_pass import EdgePass
-from ecdiff_tune.evaluation.reference import DamagedReferenceError
+from ecdiff_tune.evaluation.reference_files import DamagedReferenceError
 
 from ..conftest import Calls
 from ..studies import STEPS, Study
@@ -33,7 +33,7 @@ def make(edge_pass: EdgePass, batch_size: int = 2) -> tuple[Passes, list[int]]:
 
 def with_reference(edge_pass: EdgePass, batch_size: int = 2) -> None:
     batches, pipe, folder = Batches(batch_size), edge_pass.pipe, edge_pass.folder
-    reference.make(
+    reference_runs.make(
         pipe, edge_pass.prompts, folder, batches=batches, on_prompts=lambda _: None, callback=edge_pass
     )
 

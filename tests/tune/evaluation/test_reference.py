@@ -15,10 +15,11 @@ from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import reference_files, reference_runs
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, describe, fault
-from ecdiff_tune.evaluation.reference import DamagedReferenceError, PromptReference, Reference
+from ecdiff_tune.evaluation.reference import PromptReference, Reference
+from ecdiff_tune.evaluation.reference_files import DamagedReferenceError
 from ecdiff_tune.evaluation.warm_up import auto_p, falls
 
 from ..conftest import Calls
@@ -32,7 +33,7 @@ def make(
 ) -> tuple[Reference, list[int]]:
     """The reference, and the numbers of prompts that were reported ready."""
     ready: list[int] = []
-    made = reference.make(pipe, prompts, folder, batches=Batches(batch_size), on_prompts=ready.append)
+    made = reference_runs.make(pipe, prompts, folder, batches=Batches(batch_size), on_prompts=ready.append)
     return made, ready
 
 
@@ -133,7 +134,7 @@ def test_only_what_is_missing_is_made(
     lost = tmp_path / f"{prompts.keys[1]}.safetensors"
     lost.unlink()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert reference.missing(prompts, tmp_path) == [1]
+    assert reference_files.missing(prompts, tmp_path) == [1]
 
     calls.reset()
     again, _ = make(pipe, prompts, tmp_path, batch_size=1)
@@ -238,22 +239,22 @@ def test_a_prompt_with_a_black_picture_is_left_out(
 ) -> None:
     blacken({3})  # of a batch of two: cloud, cloud, edge, edge
     again = {"batches": Batches(2), "on_prompts": lambda _: None, "at_most": 1}
-    found = reference.make(pipe, prompts, tmp_path, **again)  # type: ignore[arg-type]
-    kept = reference.usable(prompts, tmp_path)
+    found = reference_runs.make(pipe, prompts, tmp_path, **again)  # type: ignore[arg-type]
+    kept = reference_files.usable(prompts, tmp_path)
     assert kept == CalibrationSet((prompts.prompts[0], prompts.prompts[2]), (5, 7))
     assert len(found.prompts) == 2
     for one, other in zip(found.prompts, made.prompts[::2], strict=True):
         torch.testing.assert_close(one.cloud, other.cloud)
-    faulty = reference.faulty_rows(prompts, tmp_path)
+    faulty = reference_files.faulty_rows(prompts, tmp_path)
     assert describe(faulty, prompts) == [
         "left out, for the edge model's own image is all black: two blue stars"
     ]
 
     calls.reset()  # what is of no use is known, not made again
-    assert len(reference.make(pipe, prompts, tmp_path, **again).prompts) == 2  # type: ignore[arg-type]
+    assert len(reference_runs.make(pipe, prompts, tmp_path, **again).prompts) == 2  # type: ignore[arg-type]
     assert calls.both == (0, 0)
     with pytest.raises(UnusableReferenceError, match="The edge model's own image of 'two blue stars'"):
-        reference.make(pipe, prompts, tmp_path, **again | {"at_most": 0})  # type: ignore[arg-type]
+        reference_runs.make(pipe, prompts, tmp_path, **again | {"at_most": 0})  # type: ignore[arg-type]
     assert len(make(pipe, prompts, tmp_path)[0].prompts) == 2  # a tenth, at least one
 
 
@@ -266,7 +267,7 @@ def test_black_pictures_of_older_files_are_seen(
         if i == 2:
             tensors["cloud"] = torch.zeros_like(tensors["cloud"])
         save_file(tensors, tmp_path / f"{key}.safetensors")
-    assert reference.faulty_rows(prompts, tmp_path) == {2: ("cloud", 2)}
+    assert reference_files.faulty_rows(prompts, tmp_path) == {2: ("cloud", 2)}
 
 
 PATTERN = torch.linspace(0.2, 0.8, 192).reshape(3, 8, 8)
