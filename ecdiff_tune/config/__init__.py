@@ -15,7 +15,7 @@ from ecdiff_tune.config.groups import (
     SearchSettings,
 )
 from ecdiff_tune.config.names import refuse_unknown
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.settings import Settings
 
 __all__ = [
     "AUTO",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.options import check_installed
 from ecdiff_tune.search.schedule_space import LEAST_CALLS

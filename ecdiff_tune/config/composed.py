@@ -12,7 +12,7 @@ from ecdiff_tune.config.checks import check
 from ecdiff_tune.config.error import SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of, unread_column
 from ecdiff_tune.config.names import refuse_unknown
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.study.renamed import RENAMED
 
 
