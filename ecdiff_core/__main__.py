@@ -33,7 +33,7 @@ _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ecdiff", description="Pictures or videos from a tuned EC-Diff config."
+        prog="ecdiff", description="Images or videos from a tuned EC-Diff config."
     )
     parser.add_argument("--version", action="version", version=f"ecdiff {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
     add("--offload", default="none", help="none, model or sequential: less memory, more time (default none)")
-    add("--vae-slicing", action="store_true", help="decode one picture of a batch at a time")
-    add("--vae-tiling", action="store_true", help="decode pictures tile by tile")
+    add("--vae-slicing", action="store_true", help="decode one image of a batch at a time")
+    add("--vae-tiling", action="store_true", help="decode images tile by tile")
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
     add_cloud(add)
     add_serve(commands)
@@ -162,7 +162,7 @@ def _cloud_alone(plan: Plan, spent: Sequence[Seconds]) -> float | None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Run the command; prints a line a picture and a closing line with calls and seconds."""
+    """Run the command; prints a line an image and a closing line with calls and seconds."""
     # Torch and diffusers take seconds to import: --help and a mistyped option should not wait for them.
     quiet_libraries()
     import torch
@@ -226,7 +226,7 @@ def generate(args: argparse.Namespace) -> None:
             fall_back(pipe, error)
             return generate_rows(rows)
 
-    batches = Batches(args.batch_size, say=lambda line: print(f"note: {line}", file=sys.stderr))
+    batches = Batches(args.batch_size, log=lambda line: print(f"note: {line}", file=sys.stderr))
     for rows, output in batches.over(range(len(prompts)), run):
         bar.clear()
         _save(output, pipe, [prompts[row] for row in rows], [args.seed + row for row in rows], args)
@@ -238,8 +238,8 @@ def generate(args: argparse.Namespace) -> None:
     alone = None if args.mode == "cloud" or cloud is not None else _cloud_alone(plan, spent)
     if alone is not None:
         closing += f" (cloud only about {alone / len(prompts):.2f} s)"
-    what = "video" if pipe.pair.family.media == "video" else "picture"
-    print(closing + (f" a {what}" if len(prompts) > 1 else ""))
+    what = "video" if pipe.pair.family.media == "video" else "image"
+    print(closing + (f" per {what}" if len(prompts) > 1 else ""))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_anywhere()
     args = _parser().parse_args(argv)
     if args.command == "generate":
-        return run_command(lambda: generate(args), "; pictures that are listed above are complete")
+        return run_command(lambda: generate(args), "; images that are listed above are complete")
     return run_command(lambda: {"serve": serve, "link": link}[args.command](args))
 
 

@@ -204,6 +204,6 @@ def counted_by(bar: Any, on_step: OnStep | None) -> OnStep:
     return count
 
 
-def as_numpy(pictures: Tensor) -> Any:
-    """Pictures (…, 3, height, width) as a float32 array (…, height, width, 3)."""
-    return pictures.movedim(-3, -1).cpu().to(torch.float32).numpy()
+def as_numpy(images: Tensor) -> Any:
+    """Images (…, 3, height, width) as a float32 array (…, height, width, 3)."""
+    return images.movedim(-3, -1).cpu().to(torch.float32).numpy()

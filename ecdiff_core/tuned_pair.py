@@ -179,7 +179,7 @@ class TunedPair(Placed):
 
 
 def rows_of_prompts(prompts: Sequence[str], num_images_per_prompt: int) -> list[int]:
-    """Of each picture the index of its prompt."""
+    """Of each image the index of its prompt."""
     return [row for row in range(len(prompts)) for _ in range(num_images_per_prompt)]
 
 

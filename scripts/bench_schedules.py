@@ -3,7 +3,7 @@ alpha), fewer DDIM steps, fewer DPM++ 2M steps.
 
     python scripts/bench_schedules.py [--budgets 8 9 … 25] [--calibration 12] [--heldout 30] [--out FOLDER]
 
-PSNR and SSIM are to the cloud's 50-step DDIM pictures. Every method chooses its config for a number of calls
+PSNR and SSIM are to the cloud's 50-step DDIM images. Every method chooses its config for a number of calls
 on the calibration prompts and is measured on held-out ones: ours and the paper's by the predicted error, then
 by real generations of the few best, the solvers by their timestep spacing. Stopped at any moment it goes on.
 Processes with different budgets may share a folder; a run over all of them afterwards writes the whole table.

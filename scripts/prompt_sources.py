@@ -1,6 +1,6 @@
 """Prompts out of public data sets, drawn by a seed, with where each came from.
 
-The paper tunes on 100 prompts of MS-COCO 2014 (pictures) and of WebVid (videos), its A.5.
+The paper tunes on 100 prompts of MS-COCO 2014 (images) and of WebVid (videos), its A.5.
 """
 
 from __future__ import annotations

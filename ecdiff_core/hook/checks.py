@@ -134,7 +134,7 @@ def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
     """Refuse latents of another size than a config's, where it names one and the latents show theirs.
 
     Args:
-        sample: what the denoiser is given, (batch, …, height, width); packed latents (Flux) are not told.
+        sample: what the denoiser is given, (batch, …, height, width); packed latents (Flux) have no size.
 
     Raises:
         ParamsError: they are.

@@ -80,7 +80,7 @@ class EdgeModel:
 
         Raises:
             PairError: the edge model is on another device, in another dtype, or hooked by now, or the
-                pipeline gives what it cannot take, or too large a picture.
+                pipeline gives what it cannot take, or too large an image.
         """
         check_not_hooked(self.module)
         check_place(cloud, self.module)

@@ -97,7 +97,7 @@ def check_residuals(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any])
         given: what the pipeline calls the cloud model with, by name.
 
     Raises:
-        PairError: there is such a thing.
+        PairError: there is such a part.
     """
     added = [name for name in _RESIDUALS if given.get(name) is not None]
     ours, theirs = getattr(cloud, "config", {}), getattr(edge, "config", {})

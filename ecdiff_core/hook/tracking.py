@@ -1,4 +1,4 @@
-"""Which step of a generation a call of the denoiser belongs to, told by its timestep.
+"""Which step of a generation a call of the denoiser belongs to, by its timestep.
 
 A hook sees neither the pipeline's loop nor where a generation begins, and a generation may end half-way (an
 exception in a callback). So nothing is counted across calls that the scheduler's timesteps do not confirm;
@@ -166,6 +166,6 @@ def _scaled(config: TunedConfig, num_steps: int) -> str:
     """The params of ``TunedConfig.scaled`` in words."""
     params = config.params.scaled(config.sampling.num_steps, num_steps)
     names = ("p", "k", "schedule", "edge_schedule", "s")
-    said = {name: value for name in names if (value := getattr(params, name)) is not None}
-    lists = {name: list(value) for name, value in said.items() if isinstance(value, tuple)}
-    return ", ".join(f"{name}={value}" for name, value in (said | lists).items())
+    given = {name: value for name in names if (value := getattr(params, name)) is not None}
+    lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
+    return ", ".join(f"{name}={value}" for name, value in (given | lists).items())

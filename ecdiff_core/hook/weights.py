@@ -176,7 +176,7 @@ def _folder(model: nn.Module) -> Path | None:
 
 
 def _fingerprint(side: str, model: nn.Module, variant: str | None) -> str | None:
-    """That of the files in a model's folder; None where they cannot be told."""
+    """That of the files in a model's folder; None where it cannot be known."""
     folder = _folder(model)
     try:
         if folder is None:

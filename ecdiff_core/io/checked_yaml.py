@@ -42,13 +42,13 @@ def write(tree: Mapping[str, Any], comments: Mapping[str, str], bare: Sequence[s
     # One line a value, however long: a comment inside a folded one would break it.
     text = yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
     lines = text.splitlines()
-    told = min((lines.index(f"{key}:") for key in bare if f"{key}:" in lines), default=len(lines))
+    first_bare = min((lines.index(f"{key}:") for key in bare if f"{key}:" in lines), default=len(lines))
 
     def with_comment(line: str) -> str:
         key = line.strip().partition(":")[0]
         return f"{line}  # {comments[key]}" if key in comments else line
 
-    return "\n".join([*map(with_comment, lines[:told]), *lines[told:]]) + "\n"
+    return "\n".join([*map(with_comment, lines[:first_bare]), *lines[first_bare:]]) + "\n"
 
 
 class _Loader(yaml.SafeLoader):

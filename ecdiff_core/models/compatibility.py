@@ -1,4 +1,4 @@
-"""Whether two models can work together, told from their config files before any weights are read."""
+"""Whether two models can work together, by their config files before any weights are read."""
 
 from __future__ import annotations
 

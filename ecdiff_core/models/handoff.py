@@ -1,4 +1,4 @@
-"""What the edge model must be told so that it understands the cloud's latents.
+"""What the edge model must be given so that it understands the cloud's latents.
 
 ``identity`` is the paper: the edge model gets latents and timestep as they are. ``matched`` is for models
 that scale or noise their latents differently (CogVideoX 5B and 2B): the edge model is called at the timestep
@@ -177,7 +177,7 @@ def check_adapter(
     if adapter == "matched" and (cloud_schedule is None or edge_schedule is None):
         raise ParamsError(
             "handoff_adapter=matched needs noise schedules with alphas_cumprod, which flow-matching "
-            "models have not. Use handoff_adapter=identity."
+            "models lack. Use handoff_adapter=identity."
         )
 
 

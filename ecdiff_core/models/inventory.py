@@ -69,7 +69,7 @@ def fetched(model: ModelFiles, part: str) -> list[Path]:
 
 
 def count_parameters(folder: Path, part: str) -> int:
-    """How many parameters a part has, told from its config.
+    """How many parameters a part has, by its config.
 
     Raises:
         PairError: the config cannot be used.

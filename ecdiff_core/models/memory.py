@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Memory:
-    """What to give up for memory.
+    """What to do without for memory.
 
     Args:
         offload: where models wait while they are not in use.
-        vae_slicing: decode one picture of a batch at a time.
-        vae_tiling: decode a picture tile by tile, which changes it a little where tiles meet.
+        vae_slicing: decode one image of a batch at a time.
+        vae_tiling: decode an image tile by tile, which changes it a little where tiles meet.
 
     Raises:
         ParamsError: the offload is unknown.
@@ -146,12 +146,12 @@ class Batches:
 
     Args:
         size: of a batch, at least 1; ``size`` tells it afterwards.
-        say: is called with a line when the size changes.
+        log: called with a line when the size changes.
     """
 
-    def __init__(self, size: int, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, size: int, log: Callable[[str], None] = lambda _: None) -> None:
         self.size = size
-        self._say = say
+        self._log = log
 
     def over(
         self, rows: Sequence[int], work: Callable[[Sequence[int]], T]
@@ -181,7 +181,7 @@ class Batches:
         # Here, not above: the exception holds every tensor of the failed batch.
         free()
         self.size = max(1, len(batch) // 2)
-        self._say(f"out of memory with {counted(len(batch), 'prompt')} at a time: going on with {self.size}")
+        self._log(f"out of memory with {counted(len(batch), 'prompt')} at a time: going on with {self.size}")
         return None
 
 

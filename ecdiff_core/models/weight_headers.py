@@ -1,4 +1,4 @@
-"""Whether a file of weights is whole, told from its first bytes and its size: no tensor is read."""
+"""Whether a file of weights is whole, by its first bytes and its size: no tensor is read."""
 
 from __future__ import annotations
 

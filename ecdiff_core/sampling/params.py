@@ -36,7 +36,7 @@ class Factors:
 class ECDiffParams:
     """(p, k, alpha, s) of EC-Diff, in the paper's letters; steps count upwards from 0.
 
-    Which steps of the cloud side are real is said by p and k, or by a schedule in their place. What follows
+    Which steps of the cloud side are real follows from p and k, or by a schedule in their place. What follows
     ``schedule`` is ours; its defaults are the paper's scheme.
 
     Args:
@@ -139,9 +139,9 @@ class ECDiffParams:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.edge_k:  # nothing is approximated at the edge
             values["edge_first"] = values["edge_last"] = None
-        said = {name: value for name, value in values.items() if value is not None}
-        silent = {name for name in ("edge_k", "residual") if not said[name]}
-        return {name: value for name, value in said.items() if name not in silent}
+        given = {name: value for name, value in values.items() if value is not None}
+        silent = {name for name in ("edge_k", "residual") if not given[name]}
+        return {name: value for name, value in given.items() if name not in silent}
 
     @property
     def extends_paper(self) -> bool:

@@ -31,7 +31,7 @@ Handoff = Literal["aligned", "exact"]
 
 
 HandoffAdapter = Literal["identity", "matched"]
-"""What the edge model is told of the cloud's latents (``ecdiff_core.models.handoff``)."""
+"""How the edge model is given the cloud's latents (``ecdiff_core.models.handoff``)."""
 
 Mode = Literal["ecdiff", "hybrid", "cloud", "edge"]
 """As tuned, or one of the baselines."""

@@ -23,7 +23,7 @@ def set_steps(
     """
     if scheduler.config.get("use_dynamic_shifting"):
         raise ParamsError(
-            f"{type(scheduler).__name__} with use_dynamic_shifting shifts by the picture's size, which "
+            f"{type(scheduler).__name__} with use_dynamic_shifting shifts by the image's size, which "
             "this model's family does not support. Set it to false, and a shift, in scheduler_config.json."
         )
     trained = scheduler.config.num_train_timesteps
@@ -45,7 +45,7 @@ def check_own_timesteps(scheduler: SchedulerMixin, like: SchedulerMixin, num_inf
     """Refuse timesteps that are not those that ``like`` makes of a number of steps.
 
     Args:
-        like: of the same class and settings; of flow matching also with the shift of the picture's size.
+        like: of the same class and settings; of flow matching also with the shift of the image's size.
 
     Raises:
         ParamsError: a call brought its own (``timesteps=``, ``sigmas=``).

@@ -66,7 +66,7 @@ class RemoteCloud:
         url: such as ``https://gpu.example:8000``.
         token: the server's; None where it has none.
         packet: how numbers travel: ``computed`` (bit for bit), ``float16`` or ``int8``.
-        deadline_seconds: for the cloud's part of a picture; a server that cannot meet it says so at once.
+        deadline_seconds: for the cloud's part of an image; a server that cannot meet it says so at once.
         retry: on 429, 503 and lost connections, on nothing else.
         verify: False accepts any certificate; a path is that of a certificate to trust.
 
@@ -109,7 +109,7 @@ class RemoteCloud:
         negative_prompts: Sequence[str] | None,
         seeds: Sequence[int],
     ) -> Prepared:
-        """The cloud's part of each picture, side by side.
+        """The cloud's part of each image, side by side.
 
         Raises:
             CloudError: the server refuses.
@@ -133,10 +133,10 @@ class RemoteCloud:
         answer = self._ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
         try:
-            told: dict[str, Any] = dict(json.loads(answer.content))
+            facts: dict[str, Any] = dict(json.loads(answer.content))
         except (ValueError, TypeError) as error:
             raise CloudError(f"{self.url} does not answer as a server of ecdiff serve does.") from error
-        return told
+        return facts
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
         """Round trip in seconds, and megabits a second downwards; a first request of each is not counted."""

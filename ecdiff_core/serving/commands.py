@@ -23,7 +23,7 @@ FALLBACKS = ("none", "edge")
 _LIMITS = {
     "batch_size": "samples in one call of the model; halved where memory runs out",
     "queue": "requests that wait; more are answered with 429",
-    "sessions": "pictures of plans that go back and forth, at a time",
+    "sessions": "images of plans that go back and forth, at a time",
     "prompt_chars": "of a prompt",
     "drain_seconds": "for requests under way after SIGTERM",
 }
@@ -100,7 +100,7 @@ def add_cloud(add: Any) -> None:
         default="computed",
         help="how numbers travel: computed, float16 or int8 (default computed)",
     )
-    add("--deadline", type=float, metavar="SECONDS", help="for the cloud's part of a picture")
+    add("--deadline", type=float, metavar="SECONDS", help="for the cloud's part of an image")
     add(
         "--fallback",
         choices=FALLBACKS,
@@ -135,11 +135,11 @@ def serve(args: argparse.Namespace) -> None:
     if pipe.device.type == "cpu":
         keep_freed_memory()
 
-    def say(url: str) -> None:
+    def log(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
         print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
 
-    server = make_server(pipe, listen, limits, say)
+    server = make_server(pipe, listen, limits, log)
     server.run()
     if not server.started:
         raise ECDiffError(f"Cannot listen on {args.host}:{args.port}; the line above says why.")

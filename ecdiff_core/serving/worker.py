@@ -133,7 +133,7 @@ class Worker:
                 raise StoppedError("The server is going down. Ask another one.")
             if len(self._waiting) >= self._queue:
                 raise BusyError(max(0.1, needed))
-            # One call of a picture that is half done; nobody would wait longer for it than for a call.
+            # One call of an image that is half done; nobody would wait longer for it than for a call.
             self._waiting.appendleft(job) if job.calls == 1 else self._waiting.append(job)
             self._changed.notify()
 

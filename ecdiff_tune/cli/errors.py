@@ -45,14 +45,14 @@ def errors(settings: Settings) -> None:
         coefficients = Coefficients.of(pair.pipe.scheduler, steps)
         work = Work(tuple(settings.errors.noise), runs_beside(config), coefficients)
         kind = "held-out" if len(heldout) else "calibration"
-        study.progress.say(
+        study.progress.log(
             f"errors of {config.plan()}, {count} {kind} prompt{'s' * (count != 1)}: about "
             f"{(1 + len(work.ratios)) * steps * count:,} cloud calls, most of them with noise after each step"
         )
         found, stills = _measure_all(pair, prompts, count, work, study.progress)
         paths = _write(study.spec, found, stills, [prompts.prompts[i] for i in range(count)])
         for line in (*tables.lines(found, settings.seed), wrote(paths)):
-            study.progress.say(line)
+            study.progress.log(line)
 
 
 def _config(settings: Settings) -> TunedConfig:

@@ -17,4 +17,4 @@ def report(settings: Settings) -> None:
         ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
-        progress.say(f"wrote {page.write(recorded.load(folder.spec))}")
+        progress.log(f"wrote {page.write(recorded.load(folder.spec))}")

@@ -46,7 +46,7 @@ def stage1(settings: Settings) -> None:
         found = _run_stage1(settings, stages)
         log_result(stages, config_of_winner(stages, found))
         log_end(stages.study, files.STAGE1, files.TRIALS, files.NOISE_TABLE, files.NOISE_FIGURE)
-        stages.study.progress.say("next: stage2 with the same settings")
+        stages.study.progress.log("next: stage2 with the same settings")
 
 
 def stage2(settings: Settings) -> None:
@@ -75,7 +75,7 @@ def tune(settings: Settings) -> None:
         if settings.search.joint:
             found = stages.run(_joint_space(settings, stages))
         else:
-            stages.study.progress.say(_effort_of_tune(settings, stages))
+            stages.study.progress.log(_effort_of_tune(settings, stages))
             winner = _run_stage1(settings, stages).winner
             found = _run_stage2(settings, stages, winner.candidate)
         finish(stages, pair, found)
@@ -96,7 +96,7 @@ def open_stages(settings: Settings, whole: bool = False) -> Iterator[tuple[Stage
         if whole and study.spec.kind.needs_forecast:
             study.progress.time_left = planned_parts(study, references, pair.latency)
             references.plan_ahead()
-        study.progress.say(f"search {settings.search.name}: {settings.kind.about}")
+        study.progress.log(f"search {settings.search.name}: {settings.kind.about}")
         spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)
@@ -132,7 +132,7 @@ def _joint_space(settings: Settings, stages: Stages) -> Space:
     if not settings.kind.places:
         return joint_space(settings, stages.references.p())
     numbers = ", ".join(map(str, settings.cloud_calls))
-    stages.study.progress.say(f"placing {numbers} cloud calls by the forecast")
+    stages.study.progress.log(f"placing {numbers} cloud calls by the forecast")
     return schedule_space(settings, stages.references.predictor)
 
 
@@ -166,7 +166,7 @@ def _run_stage2(settings: Settings, stages: Stages, stage1_winner: Candidate) ->
 
 def _point_out_boundary(stages: Stages, name: str, grid: tuple[float, ...], found: Found) -> None:
     for line in boundary_note(stages.study.spec, stages.references.p(), name, grid, found):
-        stages.study.progress.say(line)
+        stages.study.progress.log(line)
 
 
 def _stage1_winner(path: Path) -> Candidate:

@@ -63,7 +63,7 @@ class Settings(Schema):
         return Sampling(**asdict(self.sampling), dtype=self.dtype)
 
     def core_memory(self) -> Memory:
-        """What to give up for memory."""
+        """What to do without for memory."""
         return Memory(cast(Offload, self.offload), self.vae_slicing, self.vae_tiling)
 
     def metric_choice(self) -> MetricChoice:
@@ -77,7 +77,7 @@ class Settings(Schema):
         return Link(given.mbps, given.round_trip_seconds, given.url, token_file)
 
     def search_options(self) -> Options:
-        """How candidates race, and what Optuna is told."""
+        """How candidates race, and what Optuna gets."""
         search = self.search
         optuna = OptunaOptions(
             search.trials,
@@ -171,7 +171,7 @@ class Settings(Schema):
 
     @property
     def more_columns(self) -> tuple[str, ...]:
-        """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
+        """What trials.csv has beyond (p, k, alpha, s) and the scores, where it has any."""
         prunes = self.kind.prunes or (self.kind.walks and self._decides_early)
         wanted = {
             "schedule": self.params.schedule is not None or self.kind.places,
@@ -184,7 +184,7 @@ class Settings(Schema):
             "prompts": prunes,
             "pruned": prunes,
         }
-        return tuple(name for name, told in wanted.items() if told)
+        return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
     @property
     def asks_edge(self) -> bool:

@@ -48,7 +48,7 @@ def most_left_out(count: int) -> int:
 def fault(image: Tensor) -> int:
     """The number in ``FAULTS`` of what is wrong with an image; 0 where nothing is.
 
-    A picture in black and white has values of 0 and 1 alone; only in colours is that saturated.
+    An image in black and white has values of 0 and 1 alone; only in colours is that saturated.
 
     Args:
         image: RGB in 0 … 1, shape (3, height, width), of a video (frames, 3, height, width). A video is of

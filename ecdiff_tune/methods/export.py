@@ -120,7 +120,7 @@ def to_diffusers(config: TunedConfig) -> str:
 def _what(config: TunedConfig) -> str:
     quality = (config.score or {}).get("quality")
     measured = "" if quality is None else f": mean SSIM {quality:.4f} to the images without it"
-    what = str(config.plan()) if config.method is None else config.method.told
+    what = str(config.plan()) if config.method is None else config.method.text
     return f"{config.pair.name}, {what}{measured}"
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ecdiff_tune.metrics.images import MetricError, check_shapes, frame_means
 
 SHORTEST_SIDE = 32
-"""Pixels: smaller pictures vanish in the networks' pooling."""
+"""Pixels: smaller images vanish in the networks' pooling."""
 _URL = "https://download.pytorch.org/models/"
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """Of the input within -1 … 1: ImageNet's mean and deviation as LPIPS was trained with."""
@@ -80,7 +80,7 @@ NETS = {
 
 
 class LPIPS:
-    """LPIPS of one network, loaded once; call it with pictures.
+    """LPIPS of one network, loaded once; call it with images.
 
     Args:
         name: of ``NETS``.
@@ -101,33 +101,33 @@ class LPIPS:
         self._device = device
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor, reference: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
         """Distance, 0 is equal; of videos the mean of the frames'.
 
         Args:
-            pictures, reference: RGB in 0 … 1, shape (n, 3, height, width), of videos
+            images, reference: RGB in 0 … 1, shape (n, 3, height, width), of videos
                 (n, frames, 3, height, width); at least 32 pixels a side.
 
         Returns:
-            One value a picture or video, shape (n,), float32, on the CPU.
+            One value an image or video, shape (n,), float32, on the CPU.
 
         Raises:
-            MetricError: the pictures are too small.
+            MetricError: the images are too small.
         """
-        check_shapes(pictures, reference)
-        if min(pictures.shape[-2:]) < SHORTEST_SIDE:
+        check_shapes(images, reference)
+        if min(images.shape[-2:]) < SHORTEST_SIDE:
             raise MetricError(
-                f"LPIPS needs pictures of at least {SHORTEST_SIDE} pixels a side, got "
-                f"{pictures.shape[-1]}x{pictures.shape[-2]}. Leave lpips out of metrics.names."
+                f"LPIPS needs images of at least {SHORTEST_SIDE} pixels a side, got "
+                f"{images.shape[-1]}x{images.shape[-2]}. Leave lpips out of metrics.names."
             )
-        if pictures.ndim == 5:
-            return frame_means(self, pictures, reference)
-        # One pair at a time: the first features of a picture take up to twenty times its own memory.
-        return torch.stack([self._distance(*pair) for pair in zip(pictures, reference, strict=True)])
+        if images.ndim == 5:
+            return frame_means(self, images, reference)
+        # One pair at a time: the first features of an image take up to twenty times its own memory.
+        return torch.stack([self._distance(*pair) for pair in zip(images, reference, strict=True)])
 
-    def _distance(self, picture: Tensor, reference: Tensor) -> Tensor:
+    def _distance(self, image: Tensor, reference: Tensor) -> Tensor:
         """Eq. 31: weighted squared differences of unit features, a mean over places, summed over blocks."""
-        features = 2 * torch.stack([picture, reference]).to(self._device, torch.float32) - 1
+        features = 2 * torch.stack([image, reference]).to(self._device, torch.float32) - 1
         shift, scale = (features.new_tensor(values)[:, None, None] for values in (_SHIFT, _SCALE))
         features = (features - shift) / scale
         total = torch.zeros((), device=self._device)

@@ -34,7 +34,7 @@ class StudyData:
         provenance: what the winner's own file says of where it came from.
         trials: trials.csv, in the order of the search; empty where there is none.
         noise: noise_profile.csv, or None.
-        edge_alone: edge_alone.csv, the edge's own pictures against the cloud's, or None.
+        edge_alone: edge_alone.csv, the edge's own images against the cloud's, or None.
         paper: the paper's row for a pair of this name, or None.
         notes: what a reader must know of how the numbers came about.
     """
@@ -76,9 +76,9 @@ class StudyData:
         return self.record.heldout_rows.get(self.winner.config, ())
 
     @property
-    def thing(self) -> str:
+    def medium(self) -> str:
         """What is generated."""
-        return result.thing(self.config.sampling)
+        return result.medium(self.config.sampling)
 
     def measured(self, config: TunedConfig) -> Trial | None:
         """The config among those that were measured."""

@@ -90,7 +90,7 @@ def run(
             if stage == 1:
                 evaluator.forget(trial.config)
     if reasons := [why for one, why in search.pruned.items() if one not in trials]:
-        progress.say(_describe_pruned(reasons, len(trials)))
+        progress.log(_describe_pruned(reasons, len(trials)))
     if search.best is None:
         raise NoWinnerError(f"The {stage_name(stage)} has no winner: {_why_none_won(list(trials.values()))}")
     return trials[search.best]

@@ -119,12 +119,12 @@ def open_study(
             spec = stack.enter_context(own_copy(spec))
         ranks.gather(None)  # all have their copy, before anything is written
         if ranks.size > 1:
-            progress.say(division(ranks, len(prompts), size))
+            progress.log(division(ranks, len(prompts), size))
         spending = spending or Spending(spec.path / files.CALLS)
         ledger = Ledger(spec.path / files.LEDGER, spec.sampling.handoff_adapter)
         stack.enter_context(closing(ledger))
         store = stack.enter_context(StateStore(state_folder(spec), states_bytes(spec)))
-        batches = DividedBatches(ranks, size, progress.say)
+        batches = DividedBatches(ranks, size, progress.log)
         pair = LoadedPair(pipe, profile, batches, store if spec.shares and not spec.timed else None)
         where = reference_folder(spec, pipe)
         references = References(spec, pair, prompts, heldout, where, spending, progress)
@@ -149,13 +149,13 @@ def _bind(
     remove_copies(folder.path)
     created = folder.claim(pipe.pair.spec, prompts.digest, str(pipe.device))
     spec = folder.spec  # which now says what the folder's state has decided
-    progress.say(_opening(spec, pipe, len(prompts), len(heldout)))
+    progress.log(_opening(spec, pipe, len(prompts), len(heldout)))
     if folder.set_aside is not None:
-        progress.say(f"resume=false: the earlier study lies in {folder.set_aside}")
+        progress.log(f"resume=false: the earlier study lies in {folder.set_aside}")
     if (folder.path / files.LEDGER).is_file():
-        progress.say(f"going on with the study of {created}: what it measured is not generated again")
+        progress.log(f"going on with the study of {created}: what it measured is not generated again")
     for note in notes:
-        progress.say(f"note: {note}")
+        progress.log(f"note: {note}")
     spending = Spending(folder.path / files.CALLS)
     with spending.part(LATENCY):
         profile = latency_profile(folder, pipe, given, progress, spending.calls)

@@ -111,14 +111,14 @@ def reference_folder(spec: StudySpec, pipe: ECDiffPipeline) -> Path:
     for unused in ("handoff", "estimator"):
         sampling.pop(unused)
     pair = pipe.pair.spec
-    told = {
+    facts = {
         "weights": [pair.cloud.fingerprint, pair.edge.fingerprint],
         "sampling": sampling,
         "device": pipe.device.type,
         "timed": [spec.memory.offload, device_name(pipe.device)] if spec.timed else False,
         "vae_tiling": spec.memory.vae_tiling,
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return spec.references / digest
 
 

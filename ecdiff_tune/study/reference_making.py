@@ -85,13 +85,13 @@ class ReferenceMaking:
         if cloud or edge:
             latency = self._pair.latency
             seconds = cloud * latency.cloud_call.median + edge * latency.edge_call.median
-            self._progress.say(
+            self._progress.log(
                 f"{label}: {cloud:,} cloud and {edge:,} edge calls, at most {duration(seconds)}"
             )
 
     def _leave_out(self, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, int]]) -> None:
         for line in image_faults.describe(faulty, prompts):
-            self._progress.say(f"note: {line}")
+            self._progress.log(f"note: {line}")
         left_out.add(self._spec.path, prompts, faulty)
 
     def place(self, plan: ReferencePlan, prompts: CalibrationSet, own: Reference) -> Reference:
@@ -103,7 +103,7 @@ class ReferenceMaking:
         done, calls = self._progress.prompts_done, self._spending.calls
         with self._spending.part(REFERENCE), self._turn(label):
             missing = len(placed.missing(prompts))
-            self._progress.say(
+            self._progress.log(
                 f"reference: the cloud's own run on {len(own.prompts)} prompts, on the others "
                 f"{len(plan.steps)} placed cloud calls with a predicted error of "
                 f"{plan.predicted_error:.1g} SSIM"
@@ -128,7 +128,7 @@ class ReferenceMaking:
             missing = edge_pass.missing(adapter)
             if missing:
                 cloud, edge = edge_pass.missing_calls(adapter)
-                progress.say(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
+                progress.log(f"edge along the cloud's trajectory: {cloud:,} cloud and {edge:,} edge calls")
                 whole = len(edge_pass.prompts.keys[: edge_pass.first])
                 progress.start_task("edge along the cloud's trajectory", whole, whole - len(missing))
             on_prompts = progress.prompts_done if missing else lambda _: None
@@ -164,7 +164,7 @@ def _own_turn(where: Path, what: str, progress: Progress) -> Iterator[None]:
     with suppress(Timeout):
         turn.acquire(timeout=0)
     if not turn.is_locked:
-        progress.say(f"{what}: another process is making it; waiting")
+        progress.log(f"{what}: another process is making it; waiting")
         turn.acquire()
     try:
         yield

@@ -56,7 +56,7 @@ class References:
             return self.own_runs
         plan = self._decided_plan()
         if plan is None:
-            self._progress.say("reference: no placed plan is near enough; the cloud runs on every prompt")
+            self._progress.log("reference: no placed plan is near enough; the cloud runs on every prompt")
             return self._making.make(self.drawn, REFERENCE)
         return self._making.place(plan, self.drawn, self.own_runs)
 

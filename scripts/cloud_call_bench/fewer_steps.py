@@ -54,7 +54,7 @@ def solved(bench: Bench, name: str, calls: int) -> tuple[str, Sequence[Measureme
 def _solve(
     bench: Bench, scheduler: str, spacing: str, calls: int, prompts: CalibrationSet, made: Reference
 ) -> list[Measurement]:
-    """Pictures of a scheduler with so many steps, kept in the ledger under its name and spacing."""
+    """Images of a scheduler with so many steps, kept in the ledger under its name and spacing."""
     key = ConfigKey(f"{calls}C", 0.0, f"{scheduler} {spacing}", "")
     known = bench.ledger.read(key)
     missing = [i for i, name in enumerate(prompts.keys) if name not in known]
@@ -69,9 +69,9 @@ def _solve(
         return baseline_trajectory(pipe, batch, "cloud")
 
     for rows, done in bench.batches.over(missing, run):
-        pictures = bench.pipe.pair.family.decode(done.latents).cpu()
+        images = bench.pipe.pair.family.decode(done.latents).cpu()
         cloud = torch.stack([made.prompts[i].cloud for i in rows]).float()
-        values = zip(ssim(pictures, cloud).tolist(), psnr(pictures, cloud).tolist(), strict=True)
+        values = zip(ssim(images, cloud).tolist(), psnr(images, cloud).tolist(), strict=True)
         fresh = [Measurement(*pair, done.seconds / len(rows)) for pair in values]
         bench.ledger.append(key, [(prompts.keys[i], one) for i, one in zip(rows, fresh, strict=True)])
     known = bench.ledger.read(key)

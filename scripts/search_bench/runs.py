@@ -20,7 +20,7 @@ from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.spaces import SEARCHING
 from ecdiff_tune.study import files
 
-PICTURES = "pictures"
+IMAGES = "pictures"
 """The study that makes the reference and the latency profile for all."""
 STUDIES: Mapping[str, tuple[str, ...]] = {
     "greedy-off": ("search=greedy", "sharing=off", "search.error_rate=0"),
@@ -101,7 +101,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Spent:
-    """What something cost: calls of one prompt with guidance, decoded pictures, wall-clock seconds."""
+    """What something cost: calls of one prompt with guidance, decoded images, wall-clock seconds."""
 
     cloud: int = 0
     edge: int = 0
@@ -164,17 +164,17 @@ def choose(names: Sequence[str] | None) -> list[str]:
 
 def run(setup: Setup, name: str) -> None:
     """Run a search to its end, or go on with it; nothing if it is done."""
-    folder, pictures = setup.folder(name), setup.folder(PICTURES)
-    if setup.latency is not None and not (pictures / files.LATENCY).is_file():
-        LatencyProfile.load(setup.latency).save(pictures / files.LATENCY)
-    if not (pictures / files.NOISE_TABLE).is_file():
+    folder, images = setup.folder(name), setup.folder(IMAGES)
+    if setup.latency is not None and not (images / files.LATENCY).is_file():
+        LatencyProfile.load(setup.latency).save(images / files.LATENCY)
+    if not (images / files.NOISE_TABLE).is_file():
         # joint predicts, so that the edge passes along the cloud's trajectories are made too.
-        _tuner("reference", f"study={PICTURES}", "search=joint", "reference=full", *setup.overrides)
+        _tuner("reference", f"study={IMAGES}", "search=joint", "reference=full", *setup.overrides)
     if (folder / files.CONFIG).is_file():
         return
     if not (folder / files.LATENCY).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(pictures / files.LATENCY, folder / files.LATENCY)
+        shutil.copy(images / files.LATENCY, folder / files.LATENCY)
     print(f"--- {name}", flush=True)
     _tuner("tune", f"study={name}", *PAPER_GRID, *setup.of_study(name))
 
@@ -200,7 +200,7 @@ def finished(setup: Setup, names: Sequence[str]) -> list[Finished]:
 
 
 def _read(setup: Setup, name: str) -> Finished:
-    folder, pictures = setup.folder(name), setup.folder(PICTURES)
+    folder, images = setup.folder(name), setup.folder(IMAGES)
     profile = LatencyProfile.load(folder / files.LATENCY)
     calls = pd.read_csv(folder / files.CALLS)
     trials = pd.read_csv(folder / files.TRIALS)
@@ -213,7 +213,7 @@ def _read(setup: Setup, name: str) -> Finished:
     return Finished(
         name,
         TunedConfig.load(folder / files.CONFIG),
-        _reference(pd.read_csv(pictures / files.CALLS), calls, name, setup),
+        _reference(pd.read_csv(images / files.CALLS), calls, name, setup),
         _sum(calls[calls["part"].isin(SEARCHING)]),
         profile.edge_call.median / profile.cloud_call.median,
         calls["run"].nunique(),
@@ -223,11 +223,11 @@ def _read(setup: Setup, name: str) -> Finished:
 
 
 def _reference(calls: pd.DataFrame, own: pd.DataFrame, name: str, setup: Setup) -> Spent:
-    """Of the pictures' study what a search needs: without the edge passes where it does not predict. Of the
+    """Of the images' study what a search needs: without the edge passes where it does not predict. Of the
     reference that a study made itself what it took.
 
     Args:
-        calls: of the pictures' study.
+        calls: of the images' study.
         own: of the search's.
     """
     made = _sum(calls[calls["part"].isin(("latency", "reference"))])

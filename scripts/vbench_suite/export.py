@@ -111,14 +111,14 @@ def _seed(seed: int, prompt: str, index: int) -> int:
     return int(hashlib.sha256(f"{seed}\n{prompt}\n{index}".encode()).hexdigest()[:8], 16)
 
 
-def export(request: Request, say: Callable[[str], None] = print) -> None:
+def export(request: Request, log: Callable[[str], None] = print) -> None:
     """Make the videos that are not there yet; the same request goes on where it was stopped.
 
     Args:
-        say: hears a line a video.
+        log: called with a line a video.
 
     Raises:
-        VBenchError: the pair makes pictures, or ``out`` holds videos of other settings.
+        VBenchError: the pair makes images, or ``out`` holds videos of other settings.
         ECDiffError: the config, the models or the folder cannot be used.
     """
     wanted = request.videos()
@@ -132,15 +132,15 @@ def export(request: Request, say: Callable[[str], None] = print) -> None:
     if missing:
         pipe = ECDiffPipeline.from_config(config, device=request.device, check_weights=request.check_weights)
         if pipe.pair.family.media != "video":
-            raise VBenchError(f"VBench measures videos, and the pair {config.pair.name} makes pictures.")
+            raise VBenchError(f"VBench measures videos, and the pair {config.pair.name} makes images.")
         write_text(request.out / STATE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
         _list(request.out / LIST, wanted)
-        _make(pipe, missing, request, say)
-    say(f"{counted(len(wanted), 'video')} in {request.out / VIDEOS}, {len(missing)} of them made now")
+        _make(pipe, missing, request, log)
+    log(f"{counted(len(wanted), 'video')} in {request.out / VIDEOS}, {len(missing)} of them made now")
 
 
 def _make(
-    pipe: ECDiffPipeline, missing: Sequence[Video], request: Request, say: Callable[[str], None]
+    pipe: ECDiffPipeline, missing: Sequence[Video], request: Request, log: Callable[[str], None]
 ) -> None:
     def run(rows: Sequence[int]) -> ECDiffOutput:
         return pipe(
@@ -149,11 +149,11 @@ def _make(
             mode=request.mode,
         )
 
-    for rows, output in Batches(request.batch_size, say).over(range(len(missing)), run):
+    for rows, output in Batches(request.batch_size, log).over(range(len(missing)), run):
         for row, frames in zip(rows, output.images, strict=True):
             path = request.out / VIDEOS / missing[row].file
             save_mp4(path, frames, request.fps)
-            say(str(path))
+            log(str(path))
 
 
 def _state(request: Request, config: TunedConfig) -> dict[str, Any]:

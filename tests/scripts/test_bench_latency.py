@@ -171,7 +171,7 @@ def test_the_generation_is_table_5s_at_that_size(name: str, size: str) -> None:
     found = Size(asked.height or 0, asked.width or 0, asked.num_frames or 1)
     full = {"sd14": Size(512, 512), "sdxl": Size(1024, 1024), "cogvideox": Size(480, 720, 49)}
     scale = SCALES[size]
-    wanted = scale.video if name.startswith("cog") else scale.picture
+    wanted = scale.video if name.startswith("cog") else scale.image
     assert found == (wanted or full[name.partition("_")[0]])
 
 

@@ -69,7 +69,7 @@ def test_the_optimum_is_that_of_the_whole_grid(found: list[runs.Finished]) -> No
     assert exact.objective == pytest.approx(exhaustive.objective, abs=2e-5)
     assert exact.config.params == exhaustive.config.params
     assert exhaustive.trials == (7, 0)
-    assert 1 <= sum(exact.trials) <= 7  # some are pruned without a picture
+    assert 1 <= sum(exact.trials) <= 7  # some are pruned without an image
     written = table.rows(found)
     assert (written["regret"].dropna() > -2e-5).all()
     assert written.set_index("search")["regret"].isna().sum() == len(runs.CLOUD_ALONE)
@@ -115,12 +115,12 @@ def test_what_is_done_is_not_done_again(
 
 
 def test_what_is_said(found: list[runs.Finished]) -> None:
-    lines = table.told(found, PROMPTS)
+    lines = table.describe(found, PROMPTS)
     assert "the optimum of the whole grid; an edge call counts as 0.400 cloud calls" in lines[0]
     assert lines[1].startswith("greedy with and without sharing: SSIM within")
     assert lines[2].startswith("joint: regret ")
     assert "(reference and winner alone would be 1/" in lines[2]
-    assert "the best found, by no whole grid" in table.told([found[0]], PROMPTS)[0]
+    assert "the best found, by no whole grid" in table.describe([found[0]], PROMPTS)[0]
 
 
 def test_greedy_must_agree_with_itself(found: list[runs.Finished]) -> None:

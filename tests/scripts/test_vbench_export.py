@@ -93,13 +93,13 @@ def test_videos_of_other_settings_are_not_mixed(given: Path, tmp_path: Path, cap
     assert files(tmp_path) == before
 
 
-def test_a_pair_that_makes_pictures(
+def test_a_pair_that_makes_images(
     given: Path, tiny_config: TunedConfig, tmp_path: Path, capsys: Capture
 ) -> None:
     tiny_config.save(tmp_path / "ecdiff.yaml")
     (tmp_path / "full_info.json").write_text((given / "full_info.json").read_text())
     assert run(tmp_path, tmp_path / "out") == 2
-    assert "VBench measures videos, and the pair tiny makes pictures." in capsys.readouterr().err
+    assert "VBench measures videos, and the pair tiny makes images." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -28,7 +28,7 @@ WRITTEN = ("stage1.yaml", "ecdiff.yaml", "trials.csv", "table5.md")
 
 
 def told(path: Path) -> bytes:
-    """What a file says. Pictures that were made in other batches round apart in the last digits, which
+    """What a file says. Images that were made in other batches round apart in the last digits, which
     trials.csv has and the YAML files have not."""
     if path.name == "trials.csv":
         return pd.read_csv(path).round(5).to_csv(index=False).encode()

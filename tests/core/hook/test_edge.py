@@ -161,7 +161,7 @@ def test_matched_needs_two_noise_schedules(video_config: TunedConfig, pipe: Pipe
         UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
     ):
         holder = SimpleNamespace(transformer=edge.transformer, vae=edge.vae, scheduler=flow)
-        with pytest.raises(ParamsError, match="flow-matching models have not"):
+        with pytest.raises(ParamsError, match="flow-matching models lack"):
             apply_ecdiff(pipe, matched, edge=holder)
     assert not hasattr(pipe, "ecdiff")
     apply_ecdiff(pipe, replace(matched, params=ECDiffParams.cloud_only(9)))
@@ -182,7 +182,7 @@ def test_identity_needs_an_edge_that_answers_in_the_cloud_s_terms(
 
 
 def test_matched_refuses_inputs_that_hold_more_than_latents(pipe: Pipe, edge: Pipe) -> None:
-    """Image to video and inpainting hand over a picture's latents too."""
+    """Image to video and inpainting hand over an image's latents too."""
     for own in (pipe, edge):
         own.transformer.register_to_config(in_channels=8)
     try:

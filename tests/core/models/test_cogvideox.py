@@ -143,8 +143,8 @@ def test_frames_are_the_pipelines(tiny_videos: Path, video_config: TunedConfig, 
     assert videos.max() <= 1
     torch.testing.assert_close(videos, expected, atol=1e-5, rtol=0)
     assert len(output.images) == 1
-    for frame, picture in zip(output.images[0], expected[0], strict=True):
-        rounded = (255 * picture).round().permute(1, 2, 0).numpy()
+    for frame, image in zip(output.images[0], expected[0], strict=True):
+        rounded = (255 * image).round().permute(1, 2, 0).numpy()
         assert np.abs(np.asarray(frame).astype(int) - rounded).max() <= 1
 
 
@@ -393,9 +393,9 @@ def test_generate_writes_videos_with_their_story(
         frames = [np.asarray(frame).astype(float) for frame in reader]
     expected = pipe(PROMPT, generator=seeded(7)).images[0]
     assert len(frames) == len(expected) == 9
-    for frame, picture in zip(frames, expected, strict=True):
+    for frame, image in zip(frames, expected, strict=True):
         assert frame.shape == (32, 32, 3)
-        assert abs(frame.mean() - np.asarray(picture).mean()) < 8  # compressed
+        assert abs(frame.mean() - np.asarray(image).mean()) < 8  # compressed
 
     story = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert (story["prompt"], story["seed"], story["plan"]) == (PROMPT, "7", "3C2A1C3E")

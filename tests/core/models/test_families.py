@@ -132,8 +132,8 @@ def test_cloud_only_equals_diffusers(case: Case, folder: Path, guidance: float) 
 
     theirs = run_own(own, PROMPTS, guidance, output_type="np", callback_on_step_end=keep)
     assert_same_latents(ours.latents, latents[-1])
-    for picture, expected in zip(ours.images, theirs, strict=True):
-        assert np.abs(np.asarray(picture) / 255 - expected).max() <= 0.5 / 255 + 1e-5
+    for image, expected in zip(ours.images, theirs, strict=True):
+        assert np.abs(np.asarray(image) / 255 - expected).max() <= 0.5 / 255 + 1e-5
 
 
 def test_negative_prompts_and_another_size_equal_diffusers(case: Case, folder: Path) -> None:
@@ -264,12 +264,12 @@ def test_the_autoencoder_decodes_half_precision_in_float32(sdxl_pair: Path, forc
     vae.half()
     seen: list[torch.dtype] = []
     hook = vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
-    pictures = family.decode(latents.half())
+    images = family.decode(latents.half())
     hook.remove()
     assert seen == [torch.float32 if force_upcast else torch.float16]
     assert vae.dtype is torch.float16
-    assert pictures.dtype is torch.float32
-    assert difference(pictures, exact) < 0.02
+    assert images.dtype is torch.float32
+    assert difference(images, exact) < 0.02
 
 
 # Stable Diffusion 3
@@ -304,12 +304,12 @@ def test_flow_matching_that_cannot_be_tuned() -> None:
         build_scheduler(FLOW, FlowMatchEulerDiscreteScheduler(stochastic_sampling=True))
     with pytest.raises(ParamsError, match=f"no scheduler 'DDIMScheduler' for this model: choose from {FLOW}"):
         build_scheduler("DDIMScheduler", FlowMatchEulerDiscreteScheduler())
-    with pytest.raises(ParamsError, match="use_dynamic_shifting shifts by the picture's size"):
+    with pytest.raises(ParamsError, match="use_dynamic_shifting shifts by the image's size"):
         set_steps(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), STEPS)
 
 
 def test_a_matched_handoff_is_refused(sd3_pair: Path) -> None:
-    with pytest.raises(ParamsError, match="flow-matching models have not"):
+    with pytest.raises(ParamsError, match="flow-matching models lack"):
         load(sd3_pair, FLOW, handoff_adapter="matched")
 
 

@@ -150,10 +150,10 @@ def test_an_image_does_not_depend_on_its_company(pipe: ECDiffPipeline) -> None:
         alone = advance(one.start, *loop, until=until)
         assert (ended[i].latents - alone.latents).abs().max() < BOUND * alone.latents.abs().max()
         again = advance(ended[i], *loop).latents
-        pictures = [
+        images = [
             np.asarray(pipe.pair.family.decode(latents)) for latents in (again, advance(alone, *loop).latents)
         ]
-        assert np.abs(pictures[0] - pictures[1]).max() < BOUND
+        assert np.abs(images[0] - images[1]).max() < BOUND
 
 
 def test_alone_it_is_the_same_to_the_bit(pipe: ECDiffPipeline) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ecdiff_tune.evaluation import evaluator, reference_runs
 from ecdiff_tune.evaluation import latency as latency_module
-from ecdiff_tune.report import pictures
+from ecdiff_tune.report import image_grid
 
 from ..studies import WRITTEN, Study, one_line, told
 
@@ -32,7 +32,7 @@ def test_the_same_command_again_generates_nothing(
 ) -> None:
     again = done.copy(tmp_path / "outputs")
     grids: list[tuple[Path, Sequence[tuple[str, Tensor]], Sequence[str]]] = []
-    monkeypatch.setattr(pictures, "samples", lambda *grid: grids.append(grid))
+    monkeypatch.setattr(image_grid, "samples", lambda *grid: grids.append(grid))
     forbid(monkeypatch)
     before, rows = again.bytes(), again.rows()
     outcome = again("tune")  # whose own search is another one than the study's

@@ -64,9 +64,9 @@ def test_tune_writes_everything(tuned: tuple[Study, Outcome]) -> None:
     assert {*WRITTEN, "samples.png", "study.json", "latency.json", "ledger.sqlite"} <= names
     assert {"noise_profile.csv", "noise_profile.png"} <= names
     assert not list(done.outputs.rglob("*.part"))
-    with Image.open(done.folder / "samples.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 300
+    with Image.open(done.folder / "samples.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
 
 
 def test_trials_has_the_promised_columns(done: Study) -> None:
@@ -326,8 +326,8 @@ def test_the_command_that_is_printed_works(
     arguments = shlex.split(last.removeprefix("next: python -m ecdiff_core "))
     assert ecdiff([*arguments, "--out", str(tmp_path / "new"), "--device", "cpu"]) == 0
     (written,) = (tmp_path / "new").glob("*.png")
-    with Image.open(written) as picture:
-        assert picture.size == (32, 32)
-        schedule = picture.text["ecdiff:plan"]  # type: ignore[attr-defined]
+    with Image.open(written) as image:
+        assert image.size == (32, 32)
+        schedule = image.text["ecdiff:plan"]  # type: ignore[attr-defined]
     assert schedule == done.config().plan().schedule
     assert f"{STEPS} steps = " in capsys.readouterr().out.splitlines()[-1]

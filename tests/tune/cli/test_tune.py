@@ -24,7 +24,7 @@ from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.machine_conditions import Conditions
-from ecdiff_tune.report import pictures
+from ecdiff_tune.report import image_grid
 from ecdiff_tune.study import open_study
 from ecdiff_tune.study.spec import StudySpec
 
@@ -202,15 +202,15 @@ def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.Mon
     assert "infeasible: latents not finite" in outcome.out
 
 
-def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_without_an_image_is_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     fault, seen = reference_runs._fault, itertools.count()
 
-    def of_the_fourth_prompt(latents: Tensor, picture: Tensor) -> int:
-        """Each prompt has two pictures, the cloud's first; the held-out ones come last."""
-        return 2 if next(seen) in (6, 20) else fault(latents, picture)
+    def of_the_fourth_prompt(latents: Tensor, image: Tensor) -> int:
+        """Each prompt has two images, the cloud's first; the held-out ones come last."""
+        return 2 if next(seen) in (6, 20) else fault(latents, image)
 
     monkeypatch.setattr(reference_runs, "_fault", of_the_fourth_prompt)
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+    monkeypatch.setattr(image_grid, "samples", lambda *_: None)
     small = ("search.k=[1]", "search.alpha=[0.3]", "search.s=[2]", "params.p=2", "calibration.num_prompts=10")
     outcome = study("tune", "search=greedy", *small, "sampling.num_inference_steps=4")
     assert outcome.status == 0, outcome

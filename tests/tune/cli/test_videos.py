@@ -19,7 +19,7 @@ from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.evaluation.reference_files import DamagedReferenceError
 from ecdiff_tune.metrics.images import psnr, ssim
-from ecdiff_tune.report import pictures
+from ecdiff_tune.report import image_grid
 
 from ..studies import Command
 
@@ -59,8 +59,8 @@ def test_psnr_of_a_video_by_hand() -> None:
 def test_samples_show_the_middle_frame(tmp_path: Path) -> None:
     video = torch.zeros(1, 9, 3, 32, 32)
     video[:, 4, 0] = 1  # red
-    pictures.samples(tmp_path / "video.png", [("cloud", video)], ["a"])
-    pictures.samples(tmp_path / "still.png", [("cloud", video[:, 4])], ["a"])
+    image_grid.samples(tmp_path / "video.png", [("cloud", video)], ["a"])
+    image_grid.samples(tmp_path / "still.png", [("cloud", video[:, 4])], ["a"])
     one, other = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("video", "still"))
     assert np.array_equal(one, other)
 

@@ -64,7 +64,7 @@ def test_what_is_there_stays(ledger: Ledger) -> None:
     assert ledger.read(KEY) == {**ROWS, "d": Measurement(0.2, 2.0, 2.0)}
 
 
-def test_equal_pictures_have_equal_keys() -> None:
+def test_equal_images_have_equal_keys() -> None:
     base = key_of(ECDiffParams(3, 2, 0.3, 9))
     assert base == KEY
     assert base != key_of(ECDiffParams(3, 2, 0.4, 9))

@@ -1,4 +1,4 @@
-"""The reference run: pictures, noise profile, Gram matrix, p off the profile, and the files that keep it."""
+"""The reference run: images, noise profile, Gram matrix, p off the profile, and the files that keep it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def same(one: PromptReference, other: PromptReference) -> bool:
 
 
 def alone(pipe: ECDiffPipeline, prompt: str, seed: int, mode: str) -> tuple[Tensor, Tensor]:
-    """Picture and guided noises, shape (T, elements), of an ordinary call of the pipeline."""
+    """Image and guided noises, shape (T, elements), of an ordinary call of the pipeline."""
     noises: list[Tensor] = []
     output = pipe(
         prompt,
@@ -53,7 +53,7 @@ def alone(pipe: ECDiffPipeline, prompt: str, seed: int, mode: str) -> tuple[Tens
     return pipe.pair.family.decode(output.latents)[0], torch.stack(noises).double()
 
 
-def test_pictures_are_those_of_the_pipeline(
+def test_images_are_those_of_the_pipeline(
     pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference
 ) -> None:
     assert len(made.prompts) == len(prompts)
@@ -194,7 +194,7 @@ def test_a_model_that_leaves_the_finite_numbers(
 
 
 class Blackened:
-    """A decoder whose pictures of some turns are black: in the order of decoded rows, from 0."""
+    """A decoder whose images of some turns are black: in the order of decoded rows, from 0."""
 
     def __init__(self, turns: set[int] | None = None) -> None:
         self.turns, self.seen = turns, 0
@@ -216,7 +216,7 @@ def blacken(pipe: ECDiffPipeline) -> Iterator[Callable[[set[int] | None], None]]
         hook.remove()
 
 
-def test_black_pictures_are_refused(
+def test_black_images_are_refused(
     pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path, blacken: Callable[[set[int] | None], None]
 ) -> None:
     blacken(None)
@@ -229,7 +229,7 @@ def test_black_pictures_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_prompt_with_a_black_picture_is_left_out(
+def test_a_prompt_with_a_black_image_is_left_out(
     pipe: ECDiffPipeline,
     prompts: CalibrationSet,
     made: Reference,
@@ -258,7 +258,7 @@ def test_a_prompt_with_a_black_picture_is_left_out(
     assert len(make(pipe, prompts, tmp_path)[0].prompts) == 2  # a tenth, at least one
 
 
-def test_black_pictures_of_older_files_are_seen(
+def test_black_images_of_older_files_are_seen(
     prompts: CalibrationSet, made: Reference, reference_folder: Path, tmp_path: Path
 ) -> None:
     for i, key in enumerate(prompts.keys):
@@ -276,9 +276,9 @@ DOT[:, 4, 5] = 1.0
 
 
 @pytest.mark.parametrize(
-    ("picture", "name"),
+    ("image", "name"),
     [
-        pytest.param(PATTERN, "", id="a picture"),
+        pytest.param(PATTERN, "", id="an image"),
         pytest.param(torch.where(PATTERN > 0.25, PATTERN, float("inf")), "not finite", id="inf"),
         pytest.param(torch.full((3, 8, 8), 1 / 255), "all black", id="black but for rounding"),
         pytest.param(
@@ -301,12 +301,12 @@ DOT[:, 4, 5] = 1.0
         ),
     ],
 )
-def test_faults_of_pictures(picture: Tensor, name: str) -> None:
-    assert FAULTS[fault(picture)] == name
-    assert FAULTS[fault(picture.half())] == name
+def test_faults_of_images(image: Tensor, name: str) -> None:
+    assert FAULTS[fault(image)] == name
+    assert FAULTS[fault(image.half())] == name
 
 
-def test_nothing_is_compared_with_a_black_picture() -> None:
+def test_nothing_is_compared_with_a_black_image() -> None:
     same = torch.zeros(1, 3, 16, 16)
     (found,) = compared(torch.ones(1, 4, 2, 2), same, same, ["a"], 0.1)
     assert (found.ssim, found.psnr) == (None, None)  # not 1.0 and infinity

@@ -46,7 +46,7 @@ def test_lines_for_diffusers_do_what_the_config_does(
     video: Any, cloud: TunedConfig, choice: MethodChoice
 ) -> None:
     text = to_diffusers(replace(cloud, method=choice, score={"quality": 0.9137}))
-    assert f"# videos, {choice.told}: mean SSIM 0.9137 to the images without it\n" in text
+    assert f"# videos, {choice.text}: mean SSIM 0.9137 to the images without it\n" in text
     on = enable(
         choice.method,
         video.transformer,

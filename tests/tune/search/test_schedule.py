@@ -1,4 +1,4 @@
-"""``search=schedule``: its rounds on made-up pairs, and from the command line to pictures."""
+"""``search=schedule``: its rounds on made-up pairs, and from the command line to images."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_kinds_take_turns() -> None:
     assert in_turn([]) == []
 
 
-def test_the_space_lists_one_candidate_a_picture() -> None:
+def test_the_space_lists_one_candidate_a_image() -> None:
     assert len(SCHEDULES.grid) < len(SCHEDULES.proposed)
     assert set(SCHEDULES.aliases) == set(SCHEDULES.proposed)
     assert SCHEDULES.p == 50
@@ -127,7 +127,7 @@ SMALL = ("search=schedule", "search.finalists=3", "search.alpha=[0.5,1.0]", "hel
 
 
 @pytest.mark.usefixtures("unshown")
-def test_from_a_number_of_calls_to_pictures(study: Study, tmp_path: Path) -> None:
+def test_from_a_number_of_calls_to_images(study: Study, tmp_path: Path) -> None:
     outcome = study("tune", *SMALL, "search.cloud_calls=[5]", f"search.s=[{STEPS}]", "search.k=[8]")
     assert outcome.status == 0, outcome
     assert "placing 5 cloud calls by the forecast" in outcome.out

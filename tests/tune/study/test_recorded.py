@@ -47,7 +47,7 @@ def configs(draw: st.DrawFn) -> tuple[ECDiffParams, Handoff]:
 
 
 @given(config=configs(), estimator=st.sampled_from(sorted(ESTIMATORS)))
-def test_a_key_gives_back_a_config_with_the_same_pictures(
+def test_a_key_gives_back_a_config_with_the_same_images(
     config: tuple[ECDiffParams, Handoff], estimator: str
 ) -> None:
     params, handoff = config
@@ -141,7 +141,7 @@ def test_limits_of_the_studys_search(tmp_path: Path, latency: LatencyProfile) ->
     assert any("note: none keeps search.max_seconds=1e-09" in line for line in said)
 
 
-def test_pictures_that_are_not_finite(tmp_path: Path, latency: LatencyProfile) -> None:
+def test_images_that_are_not_finite(tmp_path: Path, latency: LatencyProfile) -> None:
     study = RecordedStudy(tmp_path, latency).write(GRID[1:])
     ledger = Ledger(study.folder / "ledger.sqlite")
     prompts, _ = recorded.calibration.load(study.spec.prompts)
