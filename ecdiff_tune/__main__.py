@@ -122,7 +122,7 @@ def _run(command: str) -> None:
 
 def _print_settings(command: str) -> None:
     """A command's own help."""
-    from ecdiff_tune.cli.help_text import explained
+    from ecdiff_tune.cli.hydra_configs import explained
 
     text = io.StringIO()
     try:

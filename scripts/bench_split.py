@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-import split_figure
+from cloud_call_bench import split_figure
 from cloud_call_bench.bench import ALPHAS, PLACED_ALPHAS, SAMPLING, Bench, decibels, opened
 from cloud_call_bench.fewer_steps import SOLVERS, solved
 from ecdiff_core.io.files import write_text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
+from ecdiff_tune.config.setting import SettingsError, check_distinct
 from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.options import check_installed

@@ -14,8 +14,8 @@ from ecdiff_tune.config.check_params import check_grids, check_params
 from ecdiff_tune.config.check_search import check_search
 from ecdiff_tune.config.command_groups import MetricsSettings, ParetoSettings
 from ecdiff_tune.config.described import meanings
-from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
+from ecdiff_tune.config.setting import SettingsError, check_distinct
 from ecdiff_tune.config.settings import ECDIFF, Settings
 from ecdiff_tune.study import files, trackers
 from ecdiff_tune.study.spec import LATENCIES, PROFILE

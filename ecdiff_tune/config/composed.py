@@ -9,9 +9,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_tune.config.checks import check
-from ecdiff_tune.config.error import SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of, unread_column
 from ecdiff_tune.config.names import refuse_unknown
+from ecdiff_tune.config.setting import SettingsError
 from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.study.renamed import RENAMED
 

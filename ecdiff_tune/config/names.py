@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_core.errors import nearest
 from ecdiff_core.spelling import meant
-from ecdiff_tune.config.error import SettingsError
+from ecdiff_tune.config.setting import SettingsError
 from ecdiff_tune.config.settings import Settings
 
 
