@@ -62,15 +62,15 @@ def test_writes_an_image_with_its_story(
     assert generate(config_path, out, "--prompt", prompt, "--seed", "7") == 0
     assert names(out) == ["00007.png"]
 
-    image = opened(out / "00007.png")
+    written = opened(out / "00007.png")
     alone = ECDiffPipeline.from_config(tiny_config, device="cpu")
     image = alone(prompt, generator=torch.Generator().manual_seed(7)).images[0]
-    assert np.array_equal(np.asarray(image), np.asarray(image))
-    assert image.text["ecdiff:prompt"] == prompt
-    assert image.text["ecdiff:seed"] == "7"
-    assert image.text["ecdiff:plan"] == "3C2A1C2A1C3E"
-    assert image.text["ecdiff:mode"] == "ecdiff"
-    told = TunedConfig.from_yaml(image.text["ecdiff:config"])
+    assert np.array_equal(np.asarray(written), np.asarray(image))
+    assert written.text["ecdiff:prompt"] == prompt
+    assert written.text["ecdiff:seed"] == "7"
+    assert written.text["ecdiff:plan"] == "3C2A1C2A1C3E"
+    assert written.text["ecdiff:mode"] == "ecdiff"
+    told = TunedConfig.from_yaml(written.text["ecdiff:config"])
     assert told == alone.config
     assert (told.params, told.sampling) == (tiny_config.params, tiny_config.sampling)
     assert told.pair.cloud.fingerprint is not None
