@@ -91,7 +91,11 @@ class ECDiffPipeline(Placed):
         if not isinstance(pair, Pair) or not isinstance(config, TunedConfig):
             raise ConfigError(
                 f"Expected a loaded pair and a TunedConfig, got {type(pair).__name__} and "
-                f"{type(config).__name__}. ECDiffPipeline.from_config(PATH) loads both."
+                f"{type(config).__name__}.",
+                key="pair and config",
+                got=(type(pair).__name__, type(config).__name__),
+                expected=["Pair", "TunedConfig"],
+                advice="ECDiffPipeline.from_config(PATH) loads both.",
             )
         self.pair = pair
         self.config = config
@@ -383,9 +387,12 @@ class ECDiffPipeline(Placed):
         pictures = latents if output_type == "latent" else family.decode(latents)
         # A half-precision decoder can overflow on finite latents.
         if not (torch.isfinite(latents).all() and torch.isfinite(pictures).all()):
+            dtype = self.config.sampling.dtype
             raise NonFiniteLatentsError(
-                f"The picture is not finite after {steps} in {self.config.sampling.dtype}. "
-                "Try dtype float32, a smaller alpha or a smaller k."
+                f"The picture is not finite after {steps} in {dtype}.",
+                key="dtype",
+                got=dtype,
+                advice="Try dtype float32, a smaller alpha or a smaller k.",
             )
         if output_type == "pil":
             return family.to_pil(pictures)
@@ -418,7 +425,8 @@ def _check_offered(pair: Pair, asked: Sampling) -> None:
             key="num_frames", got=asked.num_frames, expected="to be null", advice=f"{name} makes images."
         )
     if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
-        raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
+        line = f"{name} has no use_dynamic_cfg: set it to false."
+        raise ParamsError(line, key="use_dynamic_cfg", got=True, expected="false")
     check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)
 
 

@@ -75,7 +75,8 @@ def measure_apart(policy: str, count: int) -> Cell:
             command, env=environment(policy, os.environ), stdout=subprocess.PIPE, text=True, check=False
         )
     if done.returncode:
-        raise BusyError(f"The process of {policy} beside {count} others ended with {done.returncode}.")
+        line = f"The process of {policy} beside {count} others ended with {done.returncode}."
+        raise BusyError(line, key=policy, got=done.returncode)
     return {"policy": policy, "busy": count, **json.loads(done.stdout)}
 
 

@@ -112,23 +112,32 @@ def apply_ecdiff(
     50 steps = 16 cloud + 18 approximated + 16 edge (16 cloud calls, 16 edge calls)
     """
     if isinstance(pipe, nn.Module):
-        raise PairError(f"Expected a diffusers pipeline, got its {type(pipe).__name__}: give pipe itself.")
+        name = type(pipe).__name__
+        line = f"Expected a diffusers pipeline, got its {name}: give pipe itself."
+        raise PairError(line, key="pipe", got=name, expected="a diffusers pipeline")
     if isinstance(config, Path | str):
         config = TunedConfig.load(config)
     if not isinstance(config, TunedConfig):
         raise ConfigError(
-            f"Expected a tuned config or the path of its YAML file, got {type(config).__name__}."
+            f"Expected a tuned config or the path of its YAML file, got {type(config).__name__}.",
+            key="config",
+            got=config,
+            expected="a TunedConfig or the path of its YAML file",
         )
     if config.method is not None:
         raise ConfigError(
             f"The config has method {config.method.name} beside EC-Diff's params: give it to apply_tuned, "
-            "which switches both on."
+            "which switches both on.",
+            key="method",
+            got=config.method.name,
         )
     hook = ECDiffHook(pipe, config, edge, check_scheduler, check_weights)
     there = hook_on(denoiser_of(pipe))
     if there is not None and there is not getattr(pipe, "ecdiff", None):
         raise PairError(
-            "ECDiff is applied to this model by way of another pipeline: call remove_ecdiff first."
+            "ECDiff is applied to this model by way of another pipeline: call remove_ecdiff first.",
+            key="pipe",
+            got="hooked",
         )
     remove_ecdiff(pipe)
     with without_offload(pipe):
@@ -177,7 +186,8 @@ class ECDiffHook(ModelHook):
         self._signature = forward_signature(pipe)
         self._check_scheduler()
         if edge is None and self.plan.edge_calls:
-            raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
+            line = f"The plan calls the edge model ({self.plan}): give apply_ecdiff one."
+            raise PairError(line, key="edge", expected="an edge model")
         adapter, scale = config.sampling.handoff_adapter, config.sampling.guidance_scale
         self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale)
         if check_weights:
@@ -222,8 +232,11 @@ class ECDiffHook(ModelHook):
         """Refuse to be called for a copy of the model: its ``forward`` would still be the original's."""
         if module is not self.module:
             raise PairError(
-                "This model is a copy of one that apply_ecdiff was applied to, and still tied to it. Call "
-                "remove_ecdiff before copying a pipeline, or on the copy; then apply_ecdiff to both."
+                "This model is a copy of one that apply_ecdiff was applied to, and still tied to it.",
+                key="pipe",
+                got="copy",
+                advice="Call remove_ecdiff before copying a pipeline, or on the copy; then apply_ecdiff to "
+                "both.",
             )
         return args, kwargs
 

@@ -29,7 +29,8 @@ def write(results: Sequence[str], folder: Path | None) -> list[str]:
         name, given, path = one.rpartition("=")
         name = name if given else Path(path).name.removesuffix(".json").removesuffix("_eval_results")
         if name in paths:
-            raise VBenchError(f"Two results are named {name!r}. Name them: {name}=PATH other={path}.")
+            advice = f"Name them: {name}=PATH other={path}."
+            raise VBenchError(f"Two results are named {name!r}.", key=name, advice=advice)
         paths[name] = Path(path)
     table = pd.DataFrame([{"method": name, **load_score(path).row()} for name, path in paths.items()])
     shown = table.map(lambda value: value if isinstance(value, str) else f"{value:.2f}")
