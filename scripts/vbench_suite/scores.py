@@ -72,9 +72,7 @@ class Score:
     dimensions: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.dimensions if name not in DIMENSIONS]
-        if unknown:
-            raise VBenchError.unknown("VBench dimension", unknown[0], DIMENSIONS)
+        in_order(self.dimensions)
         missing = [name for name in DIMENSIONS if name not in self.dimensions]
         if missing:
             raise VBenchError(
@@ -84,9 +82,6 @@ class Score:
                 expected=missing,
                 advice="Let VBench evaluate those too.",
             )
-        for name, value in self.dimensions.items():
-            if not 0 <= value <= 1:  # also where it is nan
-                raise VBenchError(key=name, got=value, expected="as a fraction within 0 … 1")
 
     @property
     def quality(self) -> float:
@@ -119,6 +114,21 @@ class Score:
         return math.fsum(parts) / sum(one.weight for one in chosen.values())
 
 
+def in_order(dimensions: Mapping[str, float]) -> list[str]:
+    """Names of dimensions in the paper's order.
+
+    Raises:
+        VBenchError: one is unknown, or no fraction.
+    """
+    unknown = [name for name in dimensions if name not in DIMENSIONS]
+    if unknown:
+        raise VBenchError.unknown("VBench dimension", unknown[0], DIMENSIONS)
+    for name, value in dimensions.items():
+        if not 0 <= value <= 1:  # also where it is nan
+            raise VBenchError(key=name, got=value, expected="as a fraction within 0 … 1")
+    return [name for name in DIMENSIONS if name in dimensions]
+
+
 def load_score(path: Path) -> Score:
     """The score of VBench's result files; ``path`` as of ``read_results``.
 
@@ -129,7 +139,7 @@ def load_score(path: Path) -> Score:
     try:
         return Score(found)
     except VBenchError as error:
-        raise error.of(str(path)) from error
+        raise error.of(str(path)) from None
 
 
 def read_results(path: Path) -> dict[str, float]:

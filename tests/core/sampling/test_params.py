@@ -9,7 +9,7 @@ import pytest
 
 from ecdiff_core.errors import ECDiffError, ParamsError
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 
 from ...refusals import refused
 

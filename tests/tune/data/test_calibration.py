@@ -156,7 +156,7 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
 def test_an_empty_file(tmp_path: Path, name: str) -> None:
-    with refused(PromptFileError, key=tmp_path / name):
+    with refused(PromptFileError, line=name):
         read_prompts(written(tmp_path / name, ""))
 
 

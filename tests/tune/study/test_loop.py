@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -117,7 +117,7 @@ def test_by_the_profile(latency: LatencyProfile) -> None:
 
 def test_a_cloud_that_is_not_slower(latency: LatencyProfile) -> None:
     scorer = Scorer.of(latency, WEIGHTS, 7, timed_reference((1.0, 1.0)))
-    with refused(ObjectiveError, key="efficiency", got={"cloud": 1.0, "edge": 1.0}):
+    with refused(ObjectiveError, key="efficiency"):
         scorer.score(plan(TUNED, 12), of(0.9), True)
 
 
