@@ -41,7 +41,8 @@ def accelerate(settings: Settings) -> None:
     names = settings.methods
     fixed = dict(settings.acceleration.values or {})
     if fixed and len(names) > 1:
-        raise SettingsError("acceleration.values belong to one method: name it, method=NAME.")
+        line = "acceleration.values belong to one method: name it, method=NAME."
+        raise SettingsError(line, key="acceleration.values", got=names)
     for name in names:
         get_method(name).complete(fixed)
     with open_study(study_spec(settings)) as (study, pair, references):
@@ -54,7 +55,8 @@ def accelerate(settings: Settings) -> None:
             with study.spending.part(name):
                 found[name] = _tune(settings, name, fixed, (study, pair, references), runs)
         if not found:
-            raise ConfigError(f"No method of {', '.join(names)} can be used with this pair.")
+            line = f"No method of {', '.join(names)} can be used with this pair."
+            raise ConfigError(line, key="method", got=names)
         _finish(settings, found, (study, pair, references), runs)
 
 

@@ -112,20 +112,24 @@ def _refuse_params_by_hand(settings: Settings) -> None:
     if given:
         raise SettingsError(
             f"{' and '.join(given)} {'are' if given[1:] else 'is'} for stage2 alone; here search.k, "
-            "search.alpha, search.edge_k and search.residual go, or search=schedule."
+            "search.alpha, search.edge_k and search.residual go, or search=schedule.",
+            key=given[0],
+            got=given,
+            expected="none",
         )
 
 
 def _refuse_ranks() -> None:
     if current().size > 1:
-        raise SettingsError("tune with method= runs as one process: start it without torchrun.")
+        line = "tune with method= runs as one process: start it without torchrun."
+        raise SettingsError(line, key="WORLD_SIZE", got=current().size, expected="1")
 
 
 def _refuse_placing(settings: Settings) -> None:
     if settings.kind.places:
-        raise SettingsError(
-            f"search={settings.search.name} places the real steps for every s at once: run tune with it."
-        )
+        name = settings.search.name
+        line = f"search={name} places the real steps for every s at once: run tune with it."
+        raise SettingsError(line, key="search", got=name)
 
 
 def _joint_space(settings: Settings, stages: Stages) -> Space:
@@ -179,6 +183,8 @@ def _check_stage1_is_done(path: Path) -> None:
         known = "" if (path / files.STATE).is_file() else others(path.parent, path.name)
         raise SettingsError(
             f"No stage 1 in {path}: run stage1 with the same settings first, "
-            "or give params.k and params.alpha, or params.schedule and params.alpha."
-            + (f" If another study was meant: {known}." if known else "")
+            "or give params.k and params.alpha, or params.schedule and params.alpha.",
+            key="params.k and params.alpha",
+            got=str(path),
+            advice=f"If another study was meant: {known}." if known else "",
         )

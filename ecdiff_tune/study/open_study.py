@@ -93,7 +93,10 @@ def open_study(
     if ranks.size > 1 and spec.timed:
         raise RankError(
             f"latency=wallclock times trials one at a time, which {ranks.size} ranks do not do: "
-            "start it as one process, or set latency=profile."
+            "start it as one process, or set latency=profile.",
+            key="latency",
+            got="wallclock",
+            expected="profile",
         )
     left_out: list[str] = []
     prompts, heldout = calibration.load(spec.prompts, left_out.append)
@@ -106,7 +109,9 @@ def open_study(
         pipe = load_pipe(spec)
         for rank, found in enumerate(ranks.gather(pipe.pair.spec)):
             if found != pipe.pair.spec:
-                raise RankError(f"Rank {rank} has other weights: expected {pipe.pair.spec}, got {found}.")
+                own = pipe.pair.spec
+                line = f"Rank {rank} has other weights: expected {own}, got {found}."
+                raise RankError(line, key="rank", got=rank, expected=str(own))
         bound: _Bound | None = None
         spending: Spending | None = None
         if ranks.first:

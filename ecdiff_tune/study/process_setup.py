@@ -64,7 +64,7 @@ def load_pipe(spec: StudySpec) -> ECDiffPipeline:
     pair = load_pair(spec.pair, device=device, dtype=get_dtype(sampling.dtype), memory=spec.memory)
     loaded = pair.spec
     if pair.files and loaded.lora_on("cloud") == loaded.lora_on("edge") and pair.files.same_denoiser():
-        raise PairError(ONE_MODEL)
+        raise PairError(ONE_MODEL, key="pair.edge")
     whole = ECDiffParams.cloud_only(sampling.num_steps)
     pipe = ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
     # What follows takes nothing, and would else end a command after its reference.
@@ -135,8 +135,10 @@ def own_device(name: str) -> torch.device:
     local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.accelerator.device_count()
     if local >= there:
         raise DeviceError(
-            f"Expected an accelerator for each rank of a machine, got {there} for local rank {local}. "
-            "Start fewer ranks, or set LOCAL_RANK=0 where each rank sees its own accelerator alone."
+            f"Expected an accelerator for each rank of a machine, got {there} for local rank {local}.",
+            key="LOCAL_RANK",
+            got={"LOCAL_RANK": local, "accelerators": there},
+            advice="Start fewer ranks, or set LOCAL_RANK=0 where each rank sees its own accelerator alone.",
         )
     torch.accelerator.set_device_index(local)
     return device
