@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ecdiff_tune.cli import COMMANDS, restore, unheeded
+from ecdiff_tune.cli.arguments import written_out
 from ecdiff_tune.cli.hydra_configs import primary_config
 from ecdiff_tune.cli.hydra_messages import one_line
 from ecdiff_tune.config import Settings, SettingsError, composed, fitting
@@ -63,10 +64,10 @@ def compose_settings(command: str, overrides: Sequence[str], say: Callable[[str]
     """
     try:
         with _ALONE, _hydra_left_alone():
-            config_name = primary_config(command)
+            given, config_name = written_out(command, overrides), primary_config(command)
             with initialize_config_dir(str(config_folder()), job_name="ecdiff", version_base="1.3"):
-                config = compose(config_name, list(overrides))
-            return settings_of(command, config, overrides, say)
+                config = compose(config_name, given)
+            return settings_of(command, config, given, say)
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingsError(one_line(error)) from error
 

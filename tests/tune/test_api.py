@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra import version
 from hydra.core.config_store import ConfigStore
@@ -15,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import ecdiff_tune
+from ecdiff_core import MethodChoice
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError, PairError
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -144,11 +147,20 @@ def test_another_study_in_the_folder(done: Study, tmp_path: Path) -> None:
 def test_a_pipeline_and_a_list_of_prompts_in_another_thread(pipe: ECDiffPipeline, tmp_path: Path) -> None:
     found: list[ecdiff_tune.Study] = []
     errors: list[BaseException] = []
+    lines: list[str] = []
 
     def work() -> None:
         try:
             found.append(
-                tune(pipe, [*PROMPTS, PROMPTS[0]], tmp_path, search="exhaustive", search_joint=True, **SMALL)
+                tune(
+                    pipe,
+                    [*PROMPTS, PROMPTS[0]],
+                    tmp_path,
+                    search="exhaustive",
+                    search_joint=True,
+                    progress=lines.append,
+                    **SMALL,
+                )
             )
         except BaseException as error:
             errors.append(error)
@@ -157,6 +169,7 @@ def test_a_pipeline_and_a_list_of_prompts_in_another_thread(pipe: ECDiffPipeline
     thread.start()
     thread.join()
     assert not errors
+    assert [one for one in lines if one.endswith("1 row left out: 1 repeated (4)")]
     (study,) = found
     config = study.config
     assert config.pair == pipe.pair.spec
@@ -231,11 +244,13 @@ def test_keywords_are_settings(tmp_path: Path, chosen: list[tuple[Settings, Call
         vae_slicing=True,
         search_s=None,
     )
-    ((settings, _),) = chosen
+    settings = chosen[0][0]
     assert (settings.search.name, settings.search.k, settings.params.p) == ("race", [1, 2], 3)
     assert settings.output_dir == str(tmp_path / "it's a folder")
     assert (settings.objective.w3, settings.link.mbps) == (0.0, None)
     assert settings.acceleration.values == {"threshold": 0.1}
+    tune("shapes", None, tmp_path, link="http://gpu:8000")
+    assert chosen[1][0].link.url == "http://gpu:8000"
     assert (settings.study, settings.seed, settings.vae_slicing, settings.search.s) == ("mine", 7, True, None)
 
 
@@ -330,6 +345,19 @@ def _sd_pipelines() -> Iterator[str]:
     return (f"StableDiffusion{version}Pipeline" for version in ("", "3", "XL"))
 
 
+def test_what_a_study_of_methods_leaves(tiny_config: TunedConfig, tmp_path: Path) -> None:
+    method = MethodChoice("taylorseer", {"cache_interval": 3, "max_order": 1})
+    replace(tiny_config, method=method).save(tmp_path / "accelerated.yaml")
+    rows = [("taylorseer", 2, 1, 0.99), ("taylorseer", 3, 1, 0.96), ("taylorseer", 3, 0, 0.95)]
+    columns = ["method", "cache_interval", "max_order", "quality"]
+    (tmp_path / "methods").mkdir()
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "methods" / "methods.csv", index=False)
+    study = ecdiff_tune.Study(tmp_path, accelerated=True)
+    assert study.config.method is not None
+    assert study.config.method.values["cache_interval"] == 3
+    assert (len(study.trials), study.best["quality"]) == (3, 0.96)
+
+
 def test_nothing_was_found_yet(tmp_path: Path) -> None:
     study = ecdiff_tune.Study(tmp_path)
     for read in (lambda: study.config, lambda: study.trials, lambda: study.best):
@@ -345,14 +373,14 @@ def hydra_of_ones_own() -> Iterator[None]:
     marker: Any = object()
     application.hydra = marker
     ConfigStore.instance().store("settings", {"mine": 1})
-    kept = ConfigStore.instance().repo["settings.yaml"]
+    kept, stored = ConfigStore.instance().repo["settings.yaml"], set(ConfigStore.instance().repo)
     base, resolvers = version.getbase(), OmegaConf.has_resolver("now")
     try:
         yield
         assert GlobalHydra.instance() is application
         assert application.hydra is marker
         assert ConfigStore.instance().repo["settings.yaml"] is kept
-        assert not [name for name in ConfigStore.instance().repo if name.startswith("ecdiff")]
+        assert set(ConfigStore.instance().repo) == stored
         assert (version.getbase(), OmegaConf.has_resolver("now")) == (base, resolvers)
     finally:
         application.hydra = before
