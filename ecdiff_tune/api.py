@@ -17,6 +17,7 @@ from ecdiff_tune.cli.keywords import overrides_of, settings_by_name
 from ecdiff_tune.cli.report import report
 from ecdiff_tune.cli.study_spec import study_path
 from ecdiff_tune.cli.tune import tune as run_study
+from ecdiff_tune.config import SettingsError
 from ecdiff_tune.report import tables
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError
@@ -148,6 +149,8 @@ def tune(
     >>> study.config.save("ecdiff.yaml")  # doctest: +SKIP
     """
     say = _say(progress)
+    if not isinstance(folder, str | Path):
+        raise SettingsError(key="folder", got=folder, expected="to be the path of a folder")
     given, named = given_pair(pair), settings_by_name(settings)
     own = {"search": search, "output_dir": folder}
     composed = compose_settings("tune", overrides_of({**given.with_keywords(named), **own}), say)

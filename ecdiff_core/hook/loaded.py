@@ -14,6 +14,7 @@ from ecdiff_core.hook.fit import check_edge, check_place
 from ecdiff_core.models.families import FAMILIES
 from ecdiff_core.models.find import from_anywhere
 from ecdiff_core.models.pair import Pair
+from ecdiff_core.models.pair_files import ONE_MODEL
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec
 from ecdiff_core.models.tensor_digest import parts_digests, tensor_digest
 
@@ -47,6 +48,8 @@ def pair_of(name: str, cloud: Any, edge: Any) -> Pair:
                 f"The weights of the {side} model cannot be told apart from others: they are offloaded layer "
                 "by layer, or quantised. Give folders or hub ids in place of pipelines."
             )
+    if digests["cloud"] == digests["edge"]:
+        raise PairError(ONE_MODEL)
     schedule, parts = schedule_of(cloud), parts_digests(cloud.components, ours.dtype)
     return Pair(
         PairSpec(

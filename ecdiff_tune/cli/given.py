@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def given_pair(pair: Any) -> GivenPair:
         if pair.cloud is not None or any(
             isinstance(one, Elsewhere) for one in (pair.pair.cloud, pair.pair.edge)
         ):
-            raise SettingsError(key="pair", got=pair, expected="with both models on this machine")
+            raise SettingsError(key="pair", got=pair, expected="to have both models on this machine")
         return _loaded(pair.pair, settings_of_config(replace(pair.config, pair=pair.pair.spec)))
     if isinstance(pair, TunedConfig):
         return GivenPair(_custom(settings_of_config(pair)))
@@ -165,10 +165,9 @@ def _file(settings: Settings, prompts: Any) -> Path:
         if not (path := Path(prompts).expanduser()).is_file():
             raise SettingsError(key="prompts", got=str(prompts), expected=expected)
         return path
-    try:
-        texts = list(prompts)
-    except TypeError:
-        texts = [None]
+    if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | Mapping | Set):  # sets have no order
+        raise SettingsError(key="prompts", got=prompts, expected=expected)
+    texts = list(prompts)
     if wrong := [one for one in texts if not isinstance(one, str)]:
         raise SettingsError(key="prompts", got=wrong[0], expected=expected)
     if not any(one.strip() for one in texts):

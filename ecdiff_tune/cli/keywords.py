@@ -70,7 +70,7 @@ def _literal(key: str, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str | os.PathLike):
-        return in_quotes(os.fspath(value))
+        return in_quotes(os.fspath(value).replace("${", "\\${"))  # else what OmegaConf looks up
     if isinstance(value, Integral):
         return str(int(value))
     if isinstance(value, Real):

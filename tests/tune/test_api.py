@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -232,7 +233,7 @@ def test_keywords_are_settings(tmp_path: Path, chosen: list[tuple[Settings, Call
     tune(
         "shapes",
         None,
-        tmp_path / "it's a folder",
+        tmp_path / "it's a ${folder}",
         search="race",
         search_k=range(1, 3),
         params_p=3,
@@ -246,7 +247,7 @@ def test_keywords_are_settings(tmp_path: Path, chosen: list[tuple[Settings, Call
     )
     settings = chosen[0][0]
     assert (settings.search.name, settings.search.k, settings.params.p) == ("race", [1, 2], 3)
-    assert settings.output_dir == str(tmp_path / "it's a folder")
+    assert settings.output_dir == str(tmp_path / "it's a ${folder}")
     assert (settings.objective.w3, settings.link.mbps) == (0.0, None)
     assert settings.acceleration.values == {"threshold": 0.1}
     tune("shapes", None, tmp_path, link="http://gpu:8000")
@@ -288,6 +289,9 @@ def test_how_many_prompts_are_held_out(
         ({"prompts": ["a", 3]}, SettingsError, {"key": "prompts", "got": 3}),
         ({"prompts": "a red circle"}, SettingsError, {"key": "prompts", "got": "a red circle"}),
         ({"prompts": 3}, SettingsError, {"key": "prompts"}),
+        ({"prompts": {"a": 1}}, SettingsError, {"key": "prompts", "got": {"a": 1}}),
+        ({"prompts": {"a"}}, SettingsError, {"key": "prompts", "got": {"a"}}),
+        ({"folder": None}, SettingsError, {"key": "folder"}),
         (
             {"calibration_file": "a.txt"},
             SettingsError,
@@ -303,9 +307,9 @@ def test_how_many_prompts_are_held_out(
 def test_wrong_arguments(
     tmp_path: Path, arguments: dict[str, Any], error: type[ECDiffError], told: dict[str, Any]
 ) -> None:
-    given = {"pair": "shapes", "prompts": PROMPTS, **arguments}
+    given = {"pair": "shapes", "prompts": PROMPTS, "folder": tmp_path, **arguments}
     with refused(error, **told):
-        tune(given.pop("pair"), given.pop("prompts"), tmp_path, **given)
+        tune(given.pop("pair"), given.pop("prompts"), given.pop("folder"), **given)
 
 
 def test_a_file_without_prompts(tmp_path: Path) -> None:
@@ -334,6 +338,10 @@ def test_pipelines_that_are_no_pair(tiny_pair: Path, tmp_path: Path) -> None:
     cloud, edge = (hooking.load(tiny_pair / side) for side in ("cloud", "edge"))
     with refused(PairError, line="own denoiser"):
         tune((cloud, cloud), PROMPTS, tmp_path)
+    with refused(PairError, line="one and the same model"):
+        tune((cloud, copy.deepcopy(cloud)), PROMPTS, tmp_path)
+    with refused(SettingsError, key="pair", got=(cloud, "a")):
+        tune((cloud, "a"), PROMPTS, tmp_path)
     edge.unet.to(device="meta")
     with refused(PairError, line="The edge model is on meta, the cloud on cpu"):
         tune((cloud, edge), PROMPTS, tmp_path)
