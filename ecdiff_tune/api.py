@@ -160,7 +160,7 @@ def tune(
     except KeyboardInterrupt:
         say("stopped; the same call goes on from here")
         raise
-    return Study(study_path(composed), bool(composed.methods))
+    return Study(study_path(composed).absolute(), bool(composed.methods))
 
 
 def _say(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
@@ -170,4 +170,4 @@ def _say(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _quiet(line: str) -> None:
-    """Nobody is told."""
+    """Drop a line."""

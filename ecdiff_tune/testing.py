@@ -100,7 +100,7 @@ class World:
         trace: Trace = []
         while not search.done:
             ask = search.ask()
-            assert search.ask() == ask, "ask() must say the same until its results are told"
+            assert search.ask() == ask, "ask() must give the same until tell() has the results"
             trace.append((ask, self.answer(ask)))
             search.tell(trace[-1][1])
             assert len(trace) <= most, "the search does not end"
@@ -121,7 +121,10 @@ def _draws(seed: int, candidate: Any, num_prompts: int) -> tuple[tuple[float, ..
 def whole(trace: Trace) -> dict[Any, float]:
     """The objective of those that were measured on all prompts, in the order of asking."""
     asked = [
-        pair for ask, told in trace if ask.prompts is None for pair in zip(ask.candidates, told, strict=True)
+        pair
+        for ask, results in trace
+        if ask.prompts is None
+        for pair in zip(ask.candidates, results, strict=True)
     ]
     return {candidate: result.value for candidate, result in asked}
 
@@ -258,9 +261,9 @@ class SearchTests:
             trace = case.world.drive(search)
             for cut in range(0, len(trace), 1 + len(trace) // 5):
                 again = self._search(case)
-                for ask, told in trace[:cut]:
+                for ask, results in trace[:cut]:
                     assert again.ask() == ask, f"{label}: it asks otherwise after the same results"
-                    again.tell(told)
+                    again.tell(results)
                 assert case.world.drive(again) == trace[cut:], f"{label}: it goes on otherwise after {cut}"
                 assert again.best == search.best, (
                     f"{label}: {again.best} wins after {cut}, {search.best} before"

@@ -22,8 +22,8 @@ from ecdiff_core.models.tensor_digest import parts_digests, tensor_digest
 def pair_of(name: str, cloud: Any, edge: Any) -> Pair:
     """The pair of two diffusers pipelines as they are: nothing is loaded, moved or changed.
 
-    Its weights are told apart by their digests in memory, since what was loaded or fused after the files were
-    read shows in no file.
+    Its weights are known by their digests in memory, since what was loaded or fused after the files were read
+    is in no file.
 
     Args:
         name: of the pair.
@@ -31,7 +31,7 @@ def pair_of(name: str, cloud: Any, edge: Any) -> Pair:
         edge: a pipeline, of which the denoiser is used, or a denoiser.
 
     Raises:
-        PairError: the two cannot be a pair, are on different devices, or their weights cannot be told.
+        PairError: the two cannot be a pair, are on different devices, or their weights have no digest.
     """
     if type(cloud).__name__ not in FAMILIES:
         raise PairError.unknown("pipeline of the cloud", type(cloud).__name__, FAMILIES)
@@ -45,7 +45,7 @@ def pair_of(name: str, cloud: Any, edge: Any) -> Pair:
     for side, digest in digests.items():
         if digest is None:
             raise PairError(
-                f"The weights of the {side} model cannot be told apart from others: they are offloaded layer "
+                f"The weights of the {side} model cannot be compared with others: they are offloaded layer "
                 "by layer, or quantised. Give folders or hub ids in place of pipelines."
             )
     if digests["cloud"] == digests["edge"]:

@@ -28,7 +28,7 @@ def test_a_pair_is_tuned(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     cloud, edge = (hooking.load(tiny_pair / side) for side in ("cloud", "edge"))
     study: Study = run(TUNED, pipe=cloud, edge_pipe=edge)["study"]
-    assert study.path == Path("outputs/mine/default")
+    assert study.path == tmp_path / "outputs" / "mine" / "default"
     assert TunedConfig.load("mine.yaml") == study.config
     assert study.config.sampling.num_inference_steps == 20
 
