@@ -105,7 +105,7 @@ def shown(value: object) -> str:
     if isinstance(value, Mapping) and value:
         text = ", ".join(f"{name}={one!r}" for name, one in value.items())
     else:
-        text = repr(value)
+        text = " ".join(repr(value).splitlines())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

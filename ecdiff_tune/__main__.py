@@ -14,7 +14,7 @@ from ecdiff_core import __version__
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.threads import share_cores
-from ecdiff_tune.cli import ARGUMENTS, COMMANDS, unheeded
+from ecdiff_tune.cli import ARGUMENTS, COMMANDS
 from ecdiff_tune.cli.arguments import (
     command_first,
     flags_first,
@@ -66,8 +66,8 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune.cli import hydra_configs, hydra_messages, restore
-    from ecdiff_tune.config import composed, fitting, names
+    from ecdiff_tune.cli import composing, hydra_configs, hydra_messages
+    from ecdiff_tune.config import names
 
     kind = COMMANDS[command]
     begun: list[str] = []
@@ -81,16 +81,7 @@ def _run(command: str) -> None:
         try:
             hydras, overrides = cast(DictConfig, HydraConfig.get()), HydraConfig.get().overrides.task
             names.refuse_unknown(hydras, "hydra.")
-            composed.present_names(config, overrides, print)
-            if kind.of_study:
-                config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
-            elif kind.of_config:
-                config = restore.of_config(config, overrides)
-            elif kind.divides:
-                config = restore.with_own_search(config, overrides, print)
-            chosen = composed.from_config(config, overrides)
-            if idle := unheeded(command, fitting.keys_of(overrides)):
-                print(f"note: {command} does not go by {', '.join(idle)}.")
+            chosen = composing.settings_of(command, config, overrides)
             if kind.loads_models:
                 quiet_libraries()
             if kind.divides:

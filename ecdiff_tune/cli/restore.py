@@ -101,14 +101,14 @@ def of_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     defaults = flat(asdict(Settings()))
     given = set(_given(overrides, defaults))
     config = config.copy()
-    for key, value in _settings_of(source).items():
+    for key, value in settings_of_config(source).items():
         if key not in given:
             OmegaConf.update(config, key, value)
     fit_grids(config, overrides)
     return config
 
 
-def _settings_of(source: TunedConfig) -> dict[str, Any]:
+def settings_of_config(source: TunedConfig) -> dict[str, Any]:
     """A YAML's pair and sampling as settings, flat."""
     pair, sampling = source.pair, asdict(source.sampling)
     sides = {

@@ -145,7 +145,9 @@ class StudyFolder:
         The first command that searches binds it to its search. With ``resume=false`` files of an earlier
         study are moved to a subfolder ``old-<date>`` first.
         """
-        found = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
+        found: dict[str, Any] = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
+        sides = {"cloud": pair.cloud, "edge": pair.edge}
+        found["in_memory"] = {side: ref.identity for side, ref in sides.items() if ref.fingerprint is None}
         state_path = self.path / files.STATE
         if not self.spec.resume:
             self._set_aside()

@@ -24,9 +24,10 @@ from ecdiff_tune.search.options import SAMPLERS, Options, OptunaOptions, SearchE
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space
 from ecdiff_tune.search.suggest import Dimension, Dimensions
 from ecdiff_tune.study.optuna_setup import SOME_PAIR, papers_params, search_options
+from ecdiff_tune.testing import NEVER, whole
 
 from ...refusals import refused
-from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SPACES, World, evaluations, whole
+from ..worlds import ALIASES, JOINT, OBJECTIVES, SPACES, World, evaluations
 
 PEAK = World(OBJECTIVES["peak"], noise=0.02)
 

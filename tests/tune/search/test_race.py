@@ -22,9 +22,10 @@ from ecdiff_tune.search.base import Result
 from ecdiff_tune.search.options import Options, SearchError
 from ecdiff_tune.search.paired import significantly_worse, student_tail
 from ecdiff_tune.search.spaces import Stage1Space
+from ecdiff_tune.testing import NEVER, whole
 
 from ...refusals import refused
-from ..worlds import ALPHAS, JOINT, NEVER, OBJECTIVES, World, evaluations, whole
+from ..worlds import ALPHAS, JOINT, OBJECTIVES, World, evaluations
 
 PROMPTS = 100
 Draw = Callable[[random.Random], float]

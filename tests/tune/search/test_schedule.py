@@ -15,11 +15,12 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.search.schedule import in_turn
 from ecdiff_tune.search.schedule_space import ScheduleSpace
+from ecdiff_tune.testing import whole
 
 from ...refusals import refused
 from ..config.test_settings import composed
 from ..studies import STEPS, Study, refuses
-from ..worlds import SCHEDULES, World, whole
+from ..worlds import SCHEDULES, World
 
 CALLS = range(4, 20)
 
