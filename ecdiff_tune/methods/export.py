@@ -16,6 +16,9 @@ from ecdiff_core.methods.method import shown
 from ecdiff_core.methods.step_mask import POLICIES, mask_of, presets
 from ecdiff_core.sampling.plan import Action
 
+CACHE_DIT = ("first_block_cache", "dbcache", "step_mask")
+"""Methods that cache-dit has."""
+
 
 def mask_in(config: TunedConfig) -> tuple[int, ...]:
     """Which steps a config has computed (1) and reused (0); empty where it says nothing of steps.
@@ -26,7 +29,8 @@ def mask_in(config: TunedConfig) -> tuple[int, ...]:
     plan, method = config.plan(), config.method
     masked = method is not None and method.name == "step_mask"
     if masked and plan.approximated:
-        raise ConfigError("The config has EC-Diff's steps and a mask of steps: give one of them.")
+        line = "The config has EC-Diff's steps and a mask of steps: give one of them."
+        raise ConfigError(line, key="method", got="step_mask")
     if masked and method is not None:
         return mask_of(method.values, config.sampling.num_steps)
     return tuple(int(action is Action.CLOUD) for action in plan.steps) if plan.approximated else ()
@@ -42,7 +46,10 @@ def _cache_config(config: TunedConfig) -> dict[str, Any]:
     if plan.edge_calls:
         raise ConfigError(
             f"cache-dit runs one model, and the plan has edge steps ({plan}): export a config of the cloud "
-            "alone, of tune with search.s=[T] or method=NAME."
+            "alone, of tune with search.s=[T] or method=NAME.",
+            key="s",
+            got=plan.edge_calls,
+            expected="0",
         )
     found: dict[str, Any] = {
         "Fn_compute_blocks": 1,
@@ -50,10 +57,13 @@ def _cache_config(config: TunedConfig) -> dict[str, Any]:
         "max_warmup_steps": 0,
         "num_inference_steps": config.sampling.num_steps,
     }
-    if method is not None and method.name not in ("first_block_cache", "dbcache", "step_mask"):
+    if method is not None and method.name not in CACHE_DIT:
         raise ConfigError(
             f"cache-dit has nothing that does what {method.name} does: export to=diffusers, or use "
-            "apply_tuned."
+            "apply_tuned.",
+            key="method",
+            got=method.name,
+            expected=list(CACHE_DIT),
         )
     if method is not None and method.name == "first_block_cache":
         found["residual_diff_threshold"] = method.values["threshold"]
@@ -68,7 +78,8 @@ def _cache_config(config: TunedConfig) -> dict[str, Any]:
     if mask:
         found |= {"steps_computation_mask": list(mask), "steps_computation_policy": "static"}
     elif method is None:
-        raise ConfigError("Every step is computed: there is nothing to export.")
+        line = "Every step is computed: there is nothing to export."
+        raise ConfigError(line, key="k", got=0)
     return found
 
 
@@ -91,7 +102,12 @@ def _without_calibrators(found: Mapping[str, Any], tool: str) -> None:
     """Refuse what only cache-dit itself can be told."""
     for calibrator in ("foca", "dmd"):
         if found.get(f"enable_{calibrator}"):
-            raise ConfigError(f"{tool} has no calibrator {calibrator}: export to=cache_dit.")
+            raise ConfigError(
+                f"{tool} has no calibrator {calibrator}: export to=cache_dit.",
+                key="method.values.calibrator",
+                got=calibrator,
+                expected=["none", "taylorseer"],
+            )
 
 
 def to_sglang(config: TunedConfig) -> str:
@@ -105,7 +121,9 @@ def to_sglang(config: TunedConfig) -> str:
     if found.get("max_cached_steps", -1) != -1 or found.get("taylorseer_order", 1) > 2:
         raise ConfigError(
             "SGLang has no variable for max_cached_steps, and orders 1 and 2 of taylorseer_order: export "
-            "to=cache_dit for its diffusers backend."
+            "to=cache_dit for its diffusers backend.",
+            key="method.values",
+            got={name: found.get(name) for name in ("max_cached_steps", "taylorseer_order")},
         )
     lines = {
         "ENABLED": "true",
@@ -142,7 +160,10 @@ def to_vllm_omni(config: TunedConfig) -> str:
     if mask and not names:
         raise ConfigError(
             f"vLLM-Omni takes cache-dit's own masks alone ({', '.join(POLICIES)}), and {shown(mask)} is none "
-            f"of them at {steps} steps: tune method=dbcache, or export to=cache_dit or sglang."
+            f"of them at {steps} steps: tune method=dbcache, or export to=cache_dit or sglang.",
+            key="mask",
+            got=shown(mask),
+            expected=list(own),
         )
     text = {
         # its own defaults skip three calls in a row at most
@@ -208,7 +229,10 @@ def to_diffusers(config: TunedConfig) -> str:
         got = "EC-Diff" if choice is None else choice.name
         raise ConfigError(
             f"Expected a method of {', '.join(_CONFIGS)} alone, got {got}: use apply_tuned(pipe, YAML), "
-            "which runs every config in a diffusers pipeline."
+            "which runs every config in a diffusers pipeline.",
+            key="method",
+            got=got,
+            expected=list(_CONFIGS),
         )
     made = _CONFIGS[choice.name](choice.values)
     name = made.partition("(")[0]
@@ -225,7 +249,7 @@ def to_diffusers(config: TunedConfig) -> str:
 def _what(config: TunedConfig) -> str:
     quality = (config.score or {}).get("quality")
     measured = "" if quality is None else f": mean SSIM {quality:.4f} to the images without it"
-    what = str(config.plan()) if config.method is None else config.method.told
+    what = str(config.plan()) if config.method is None else config.method.text
     return f"{config.pair.name}, {what}{measured}"
 
 

@@ -41,10 +41,12 @@ class Tuned:
     Args:
         settings: every one that was measured.
         winner: None where none that does something keeps the floor.
+        present: the setting that was given whole; None where none was.
     """
 
     settings: tuple[Winner, ...]
     winner: Winner | None
+    present: Winner | None = None
 
     def table(self) -> pd.DataFrame:
         """A row a setting, in the order in which they were measured."""
@@ -86,7 +88,7 @@ def tune(
     measurer: MethodMeasurer,
     prompts: int,
     floor: Callable[[Result | None], Floor],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     presets: Mapping[str, Values] | None = None,
 ) -> Tuned:
     """Search a method's settings.
@@ -95,11 +97,11 @@ def tune(
         fixed: values that are given; with the dial among them, or what says everything in its place, that
             setting is measured first, on all prompts.
         floor: what is to be kept, of what that one gives.
-        say: gets a line a setting.
+        log: called with a line a setting.
         presets: settings of the method's authors that are measured too, by name.
     """
     dial = method.parameter(method.dial)
-    present = _present(method, fixed, measurer, prompts, say)
+    present = _present(method, fixed, measurer, prompts, log)
     # What nothing keeps is no floor for anything.
     keep = floor(None if present is None or does_nothing(dial, present.result) else present.result)
     settings = [] if present is None else [present]
@@ -108,15 +110,15 @@ def tune(
         start = choice.values[method.dial]
         found = search(dial, start, _measure(measurer, choice), prompts, keep)
         settings += [Winner(with_value(choice, one.value), one) for one in found.results]
-        _report(choice, found, say)
+        _report(choice, found, log)
     for name, values in (presets or {}).items():
         choice = MethodChoice(method.name, {**others, **values})
         whole = present is not None
         result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, keep, whole)
         settings.append(Winner(choice, result))
-        say(f"  {name}, a preset: {verdict.about(choice, result)}")
+        log(f"  {name}, a preset: {verdict.about(choice, result)}")
         if present is not None and (line := verdict.beaten(name, present.result, result)):
-            say(f"  {line}")
+            log(f"  {line}")
     kept = [one for one in settings if one.result.kept and len(one.result.seen) == prompts]
     kept = [one for one in kept if one.result.quality >= keep.mean and one.result.worst >= keep.worst]
     kept = [one for one in kept if not does_nothing(dial, one.result)]
@@ -125,20 +127,20 @@ def tune(
     def rank(one: Winner) -> tuple[float, ...]:
         return (one.result.work, -one.result.quality) if dial.shows else (-one.result.value,)
 
-    return Tuned(tuple(settings), min(kept, key=rank, default=None))
+    return Tuned(tuple(settings), min(kept, key=rank, default=None), present)
 
 
 def _present(
-    method: Method, fixed: Values, measurer: MethodMeasurer, prompts: int, say: Callable[[str], None]
+    method: Method, fixed: Values, measurer: MethodMeasurer, prompts: int, log: Callable[[str], None]
 ) -> Winner | None:
     """The setting that is given whole, on all prompts; None where none is."""
     if method.dial not in fixed and not fixed.get(method.whole):
         return None
     choice = MethodChoice(method.name, fixed)
     result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, Floor(-1, -1), True)
-    say(f"your present setting: {verdict.about(choice, result)}")
+    log(f"your present setting: {verdict.about(choice, result)}")
     for line in verdict.notes(choice, result):
-        say(line)
+        log(line)
     return Winner(choice, result)
 
 
@@ -146,32 +148,32 @@ def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
     return lambda value, count: measurer.measure(with_value(choice, value), count)
 
 
-def _report(choice: MethodChoice, found: Found, say: Callable[[str], None]) -> None:
+def _report(choice: MethodChoice, found: Found, log: Callable[[str], None]) -> None:
     tried = [one.name for one in choice.method.parameters if one.grid and one.name != choice.method.dial]
     if tried:
-        say(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
+        log(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
     for result in found.results:
-        say(f"  {verdict.about(choice, result)}")
+        log(f"  {verdict.about(choice, result)}")
         for line in verdict.notes(choice, result):
-            say(f"  {line}")
+            log(f"  {line}")
     if line := verdict.limit(choice, found):
-        say(f"  {line}")
+        log(f"  {line}")
 
 
 def time_side_by_side(
     pipe: ECDiffPipeline, choices: Sequence[MethodChoice], prompts: CalibrationSet, count: int, ledger: Ledger
-) -> tuple[float, dict[str, float]]:
+) -> tuple[float, dict[MethodChoice, float]]:
     """Median seconds of an image without a method and with each, at batch 1, taking turns prompt by prompt.
 
     Turns that the ledger holds of these same choices are not taken again.
 
     Returns:
-        Seconds without; seconds by the names of the methods.
+        Seconds without; seconds by choice.
     """
     # Seconds beside other choices were taken under another load.
-    beside = " | ".join(one.told for one in choices)
+    beside = " | ".join(one.text for one in choices)
     keys: dict[MethodChoice | None, ConfigKey] = {
-        one: ConfigKey("", 0.0, "", "", f"{'off' if one is None else one.told} beside {beside}")
+        one: ConfigKey("", 0.0, "", "", f"{'off' if one is None else one.text} beside {beside}")
         for one in (None, *choices)
     }
     names = prompts.keys[:count]
@@ -191,7 +193,7 @@ def time_side_by_side(
             for one, taken in seconds.items():
                 known[one][names[turn]] = taken
     median = {one: statistics.median(known[one][name] for name in names) for one in keys}
-    return median[None], {one.name: seconds for one, seconds in median.items() if one is not None}
+    return median[None], {one: seconds for one, seconds in median.items() if one is not None}
 
 
 def config_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.method import shown
@@ -67,6 +67,30 @@ def limit(choice: MethodChoice, found: Found) -> str:
     if lost > CLIFF:
         return f"cliff {between}: mean SSIM {best.quality:.4f} to {beyond.quality:.4f}"
     return f"limit {between}: {beyond.reason}"
+
+
+def answer(
+    present: MethodChoice,
+    result: Result,
+    seconds: Mapping[MethodChoice, float],
+    off: float,
+    best: MethodChoice | None,
+) -> str:
+    """What a person's present setting is worth, and what would be better.
+
+    Args:
+        result: of the present setting.
+        seconds, off: of an image with each choice, and without a method.
+        best: the fastest that keeps as much; None where there is none.
+    """
+    mine = seconds[present]
+    line = f"{about(present, result)}, {mine:.2f} s an image, {off:.2f} s without it"
+    if best is None or best == present or seconds[best] >= mine:
+        better = "no other setting that keeps as much is faster"
+    else:
+        better = f"the best at equal quality: {best.text}, {seconds[best]:.2f} s"
+    slower = ": slower than off" * (mine >= off)
+    return f"your present setting: {line}{slower}; {better}"
 
 
 def speed(label: str, seconds: float, off: float) -> str:
