@@ -90,7 +90,12 @@ def _tune(settings: Settings, name: str, fixed: Values, opened: Opened, runs: Ru
 def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: Runs) -> None:
     """Seconds side by side, held-out scores, a YAML a method, the table, and which is fastest."""
     study, pair, references = opened
-    log, folder = study.progress.log, study.path / files.METHODS
+    folder, lines = study.path / files.METHODS, [line for one in found.values() for line in one.findings]
+
+    def log(line: str) -> None:
+        study.progress.log(line)
+        lines.append(line)
+
     table = pd.concat([one.table() for one in found.values()])
     write_text(folder / files.METHODS_TABLE, table.to_csv(index=False))
     winners = {name: one.winner for name, one in found.items() if one.winner is not None}
@@ -134,6 +139,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         saved.insert(0, target)
     else:
         log("no setting that keeps the floor is faster than off")
+    write_text(folder / files.METHODS_FINDINGS, "".join(f"{line.strip()}\n" for line in lines))
     log(study.spending.describe())
     log("wrote " + ", ".join(map(str, [*saved, folder / files.METHODS_TABLE])))
     if faster:

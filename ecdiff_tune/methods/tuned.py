@@ -42,11 +42,13 @@ class Tuned:
         settings: every one that was measured.
         winner: None where none that does something keeps the floor.
         present: the setting that was given whole; None where none was.
+        findings: what was found of them, a line each.
     """
 
     settings: tuple[Winner, ...]
     winner: Winner | None
     present: Winner | None = None
+    findings: tuple[str, ...] = ()
 
     def table(self) -> pd.DataFrame:
         """A row a setting, in the order in which they were measured."""
@@ -101,7 +103,13 @@ def tune(
         presets: settings of the method's authors that are measured too, by name.
     """
     dial = method.parameter(method.dial)
-    present = _present(method, fixed, measurer, prompts, log)
+    findings: list[str] = []
+
+    def note(line: str) -> None:
+        log(line)
+        findings.append(line)
+
+    present = _present(method, fixed, measurer, prompts, note)
     # What nothing keeps is no floor for anything.
     keep = floor(None if present is None or does_nothing(dial, present.result) else present.result)
     settings = [] if present is None else [present]
@@ -110,15 +118,15 @@ def tune(
         start = choice.values[method.dial]
         found = search(dial, start, _measure(measurer, choice), prompts, keep)
         settings += [Winner(with_value(choice, one.value), one) for one in found.results]
-        _report(choice, found, log)
+        _report(choice, found, note)
     for name, values in (presets or {}).items():
         choice = MethodChoice(method.name, {**others, **values})
         whole = present is not None
         result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, keep, whole)
         settings.append(Winner(choice, result))
-        log(f"  {name}, a preset: {verdict.about(choice, result)}")
+        note(f"  {name}, a preset: {verdict.about(choice, result)}")
         if present is not None and (line := verdict.beaten(name, present.result, result)):
-            log(f"  {line}")
+            note(f"  {line}")
     kept = [one for one in settings if one.result.kept and len(one.result.seen) == prompts]
     kept = [one for one in kept if one.result.quality >= keep.mean and one.result.worst >= keep.worst]
     kept = [one for one in kept if not does_nothing(dial, one.result)]
@@ -127,7 +135,7 @@ def tune(
     def rank(one: Winner) -> tuple[float, ...]:
         return (one.result.work, -one.result.quality) if dial.shows else (-one.result.value,)
 
-    return Tuned(tuple(settings), min(kept, key=rank, default=None), present)
+    return Tuned(tuple(settings), min(kept, key=rank, default=None), present, tuple(findings))
 
 
 def _present(
