@@ -7,14 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ..studies import Command
+from ..studies import Command, draw_nothing
 
 STEPS = 16
 """Enough for every cache to have left out something."""
 IN_TRANSFORMERS = ["first_block_cache", "taylorseer", "sea_cache", "pab", "faster_cache"]
 
 
-def test_compare_tells_accelerations_apart(tiny_videos: Path, tmp_path: Path, command: Command) -> None:
+def test_compare_tells_accelerations_apart(
+    tiny_videos: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_nothing(monkeypatch)
     where = [
         "pair.name=videos",
         f"pair.cloud={tiny_videos / 'cloud'}",
