@@ -80,21 +80,26 @@ def _parser() -> argparse.ArgumentParser:
 def _prompts(args: argparse.Namespace) -> list[str]:
     prompts = list(args.prompt)
     if not all(prompt.strip() for prompt in prompts):
-        raise ParamsError("A --prompt is empty. Give it words, or leave it out.")
+        raise ParamsError("A --prompt is empty.", key="--prompt", advice="Give it words, or leave it out.")
     if args.prompts_file is not None:
         if args.prompts_file.suffix.lower() in _TABLES:
-            raise ParamsError(f"Expected {args.prompts_file} to be text with one prompt a line, not a table.")
+            expected = "to be text with one prompt a line, not a table"
+            line = f"Expected {args.prompts_file} {expected}."
+            raise ParamsError(line, key="--prompts-file", got=str(args.prompts_file), expected=expected)
         try:
             lines = args.prompts_file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
+            line = f"Cannot read the prompts file {args.prompts_file}: {reason}."
+            raise ParamsError(line, key="--prompts-file", got=str(args.prompts_file)) from error
         prompts += [line.strip() for line in lines if line.strip()]
     for prompt in prompts:
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in prompt):
-            raise ParamsError(f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'.")
+            line = f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'."
+            raise ParamsError(line, key="--prompt", got=visible(prompt), expected="UTF-8 text")
     if not prompts:
-        raise ParamsError("No prompt: give --prompt TEXT or a --prompts-file with at least one line.")
+        line = "No prompt: give --prompt TEXT or a --prompts-file with at least one line."
+        raise ParamsError(line, key="--prompt")
     return prompts
 
 
@@ -187,7 +192,8 @@ def generate(args: argparse.Namespace) -> None:
         with TemporaryFile(dir=args.out):
             pass
     except OSError as error:
-        raise OutputError(f"Cannot write to --out {args.out}: {error.strerror}.") from error
+        line = f"Cannot write to --out {args.out}: {error.strerror}."
+        raise OutputError(line, key="--out", got=str(args.out)) from error
     pipe = ECDiffPipeline.from_config(
         config,
         device=args.device,

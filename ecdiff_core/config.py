@@ -162,7 +162,8 @@ class TunedConfig:
             check_type(name, getattr(self, name), kind, f"of type {kind.__name__}")
         check_type("scheduler_config", self.scheduler_config, (Mapping, NoneType), "a mapping or None")
         if not all(isinstance(name, str) for name in self.scheduler_config or {}):
-            raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
+            line = "Expected scheduler_config to map a scheduler's settings, by name."
+            raise ConfigError(line, key="scheduler_config", got=list(self.scheduler_config or {}))
         extended = self.pair.has_optional_keys or self.params.extends_paper
         newer = self.scheduler_config is not None or extended
         version = 3 if self.method is not None else 2 if newer else 1
@@ -256,7 +257,7 @@ class TunedConfig:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
-            raise ConfigError(f"Cannot read the config {path}: {reason}.") from error
+            raise ConfigError(f"Cannot read the config {path}: {reason}.", key=str(path)) from error
         return cls.from_yaml(text, str(path))
 
 

@@ -233,9 +233,12 @@ class ECDiffPipeline(TunedPair):
         images = latents if output_type == "latent" else family.decode(latents)
         # A half-precision decoder can overflow on finite latents.
         if not (torch.isfinite(latents).all() and torch.isfinite(images).all()):
+            dtype = self.config.sampling.dtype
             raise NonFiniteLatentsError(
-                f"The image is not finite after {steps} in {self.config.sampling.dtype}. "
-                "Try dtype float32, a smaller alpha or a smaller k."
+                f"The image is not finite after {steps} in {dtype}.",
+                key="dtype",
+                got=dtype,
+                advice="Try dtype float32, a smaller alpha or a smaller k.",
             )
         if output_type == "pil":
             return family.to_pil(images)

@@ -24,11 +24,14 @@ def read(text: str, source: str) -> Mapping[str, Any]:
     try:
         tree = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:  # PyYAML lets ValueError of impossible dates through
-        raise ConfigError(f"{source} is not valid YAML{_place(error)}") from error
+        raise ConfigError(f"{source} is not valid YAML{_place(error)}", key=source) from error
     if tree is None:
-        raise ConfigError(f"{source} is empty: expected pair, params and sampling, as tune writes them.")
+        raise ConfigError(
+            f"{source} is empty: expected pair, params and sampling, as tune writes them.", key=source
+        )
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: expected a mapping with pair, params and sampling, got {shown(tree)}.")
+        line = f"{source}: expected a mapping with pair, params and sampling, got {shown(tree)}."
+        raise ConfigError(line, key=source, got=tree, expected="a mapping")
     return tree
 
 

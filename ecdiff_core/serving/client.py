@@ -135,7 +135,8 @@ class RemoteCloud:
         try:
             facts: dict[str, Any] = dict(json.loads(answer.content))
         except (ValueError, TypeError) as error:
-            raise CloudError(f"{self.url} does not answer as a server of ecdiff serve does.") from error
+            line = f"{self.url} does not answer as a server of ecdiff serve does."
+            raise CloudError(line, key=self.url) from error
         return facts
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
@@ -212,7 +213,8 @@ class RemoteCloud:
                 if again:
                     continue
                 kind = CloudError if isinstance(error, PacketError) else CloudUnavailableError
-                raise kind(f"The answer of {self.url} is of no use: {error}") from error
+                line = f"The answer of {self.url} is of no use: {error}"
+                raise kind(line, key=self.url, got=error.got, expected=error.expected) from error
         raise AssertionError
 
     def _ask(self, method: str, path: str, **given: Any) -> _Answer:
@@ -236,11 +238,12 @@ class RemoteCloud:
                 return _Answer(content, response.headers)
             why = _detail(response)
             if response.status_code not in _AGAIN:
-                raise CloudError(f"The cloud at {self.url} refuses ({response.status_code}): {why}")
+                line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
+                raise CloudError(line, key=self.url, got=response.status_code)
             wait = max(wait, _retry_after(response))
-        raise CloudUnavailableError(
-            f"The cloud at {self.url} cannot be had after {self._retry.attempts} attempts: {why}"
-        )
+        attempts = self._retry.attempts
+        line = f"The cloud at {self.url} cannot be had after {attempts} attempts: {why}"
+        raise CloudUnavailableError(line, key=self.url, got=why)
 
 
 def _side_by_side(work: Callable[[int], T], rows: Sequence[int]) -> list[T]:

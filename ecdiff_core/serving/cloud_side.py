@@ -132,6 +132,5 @@ class CloudSide:
 
 def _check_finite(tensor: Tensor, mode: str) -> None:
     if not tensor.isfinite().all():
-        raise NonFiniteLatentsError(
-            f"The {mode} generation is not finite. Try dtype float32, or a smaller alpha."
-        )
+        line, advice = f"The {mode} generation is not finite.", "Try dtype float32, or a smaller alpha."
+        raise NonFiniteLatentsError(line, key="mode", got=mode, advice=advice)

@@ -47,7 +47,9 @@ def with_extra() -> Iterator[None]:
         if error.name not in ("fastapi", "httpx2", "prometheus_client", "starlette", "uvicorn"):
             raise
         raise MissingExtraError(
-            f'The package {error.name} is missing: install the extra, pip install "ecdiff[serve]".'
+            f'The package {error.name} is missing: install the extra, pip install "ecdiff[serve]".',
+            key=error.name,
+            expected=["serve"],
         ) from error
 
 
@@ -142,7 +144,8 @@ def serve(args: argparse.Namespace) -> None:
     server = make_server(pipe, listen, limits, log)
     server.run()
     if not server.started:
-        raise ECDiffError(f"Cannot listen on {args.host}:{args.port}; the line above says why.")
+        line = f"Cannot listen on {args.host}:{args.port}; the line above says why."
+        raise ECDiffError(line, key="--port", got=args.port)
     print("stopped; what was under way is done", file=sys.stderr)
 
 
@@ -151,7 +154,8 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     if args.cloud is None:
         for name in ("token_file", "deadline"):
             if getattr(args, name) is not None:
-                raise ParamsError(f"--{name.replace('_', '-')} goes with --cloud URL.")
+                line = f"--{name.replace('_', '-')} goes with --cloud URL."
+                raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
         return None
     with with_extra():
         from ecdiff_core.serving.client import RemoteCloud

@@ -91,13 +91,15 @@ def read_packet(data: bytes, form: Form, encoding: Encoding) -> tuple[dict[str, 
     wanted = {"format_version": str(FORMAT_VERSION), "packet": encoding, **form.facts}
     found = differences(facts, wanted, required=("format_version", "packet"))
     if found:
-        raise PacketError(f"The packet is not of this config (sender's | ours): {listed(found)}.")
+        line = f"The packet is not of this config (sender's | ours): {listed(found)}."
+        raise PacketError(line, key="packet", got=found)
     specs: dict[str, TensorSpec] = {}
     for name, spec in form.tensors.items():
         specs |= _sent_as(name, spec, encoding)
     read = read_tensors(data, specs)
     if facts.pop(_DIGEST, None) != _digest(read, facts):
-        raise TensorFileError("The packet was changed on its way: its digest is another one. Send it again.")
+        line = "The packet was changed on its way: its digest is another one."
+        raise TensorFileError(line, key="digest", advice="Send it again.")
     return {name: _decoded(name, spec, read) for name, spec in form.tensors.items()}, facts
 
 

@@ -24,7 +24,7 @@ from ecdiff_tune.methods.dial import Floor, Result, judge
 from ecdiff_tune.methods.measure import MethodMeasurer, Runs
 from ecdiff_tune.methods.tuned import Tuned, Winner, config_of, time_side_by_side, tune
 from ecdiff_tune.study import files
-from ecdiff_tune.study.open_study import OpenStudy, open_study
+from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, OpenStudy, open_study
 from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.references import References
 
@@ -32,7 +32,7 @@ LEAST_MEAN, LEAST_WORST = 0.95, 0.8
 """What a setting must keep where neither a floor nor a present setting is given: SSIM."""
 
 
-def accelerate(settings: Settings) -> None:
+def accelerate(settings: Settings, caller: Caller = COMMAND_LINE) -> None:
     """Tune the methods of ``method``; the fastest becomes accelerated.yaml.
 
     Raises:
@@ -41,10 +41,11 @@ def accelerate(settings: Settings) -> None:
     names = settings.methods
     fixed = dict(settings.acceleration.values or {})
     if fixed and len(names) > 1:
-        raise SettingsError("acceleration.values belong to one method: name it, method=NAME.")
+        line = "acceleration.values belong to one method: name it, method=NAME."
+        raise SettingsError(line, key="acceleration.values", got=names)
     for name in names:
         get_method(name).complete(fixed)
-    with open_study(study_spec(settings)) as (study, pair, references):
+    with open_study(study_spec(settings), caller=caller) as (study, pair, references):
         runs = Runs(study.path / files.METHODS / files.RUNS)
         found: dict[str, Tuned] = {}
         for name in names:
@@ -54,7 +55,8 @@ def accelerate(settings: Settings) -> None:
             with study.spending.part(name):
                 found[name] = _tune(settings, name, fixed, (study, pair, references), runs)
         if not found:
-            raise ConfigError(f"No method of {', '.join(names)} can be used with this pair.")
+            line = f"No method of {', '.join(names)} can be used with this pair."
+            raise ConfigError(line, key="method", got=names)
         _finish(settings, found, (study, pair, references), runs)
 
 

@@ -65,13 +65,17 @@ def _config(settings: Settings) -> TunedConfig:
     if settings.errors.config is not None:
         path = Path(settings.errors.config).expanduser()
     elif not path.is_file():
-        raise SettingsError(f"No {path}: run tune first, or give errors.config=FILE.yaml.")
+        line = f"No {path}: run tune first, or give errors.config=FILE.yaml."
+        raise SettingsError(line, key="errors.config", got=str(path))
     config = TunedConfig.load(path)
     theirs, ours = config.sampling, settings.sampling
     if (theirs.num_steps, theirs.scheduler) != (settings.num_steps, ours.scheduler):
         raise SettingsError(
             f"{path} is for {theirs.num_steps} {theirs.scheduler} steps, the study for {settings.num_steps} "
-            f"{ours.scheduler} steps. Give another errors.config, or another study."
+            f"{ours.scheduler} steps.",
+            key="errors.config",
+            got=(theirs.num_steps, theirs.scheduler),
+            advice="Give another errors.config, or another study.",
         )
     return config
 

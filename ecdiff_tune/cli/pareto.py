@@ -63,18 +63,16 @@ def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
         good = [one for one in found if one.quality >= wanted.quality]
         if not good:
             best = max(one.quality for one in found)
-            raise SettingsError(
-                f"No config has pareto.quality={wanted.quality:g}: the best has {shown(best)}."
-            )
+            line = f"No config has pareto.quality={wanted.quality:g}: the best has {shown(best)}."
+            raise SettingsError(line, key="pareto.quality", got=wanted.quality, expected=f"<= {shown(best)}")
         return min(good, key=lambda one: one.seconds)
     if wanted.pick == "best_below":
         assert wanted.seconds is not None
         fast = [one for one in found if one.seconds <= wanted.seconds]
         if not fast:
             least = found[0].seconds
-            raise SettingsError(
-                f"No config keeps pareto.seconds={wanted.seconds:g}: the fastest takes {least:.4g} s."
-            )
+            line = f"No config keeps pareto.seconds={wanted.seconds:g}: the fastest takes {least:.4g} s."
+            raise SettingsError(line, key="pareto.seconds", got=wanted.seconds, expected=f">= {least:.4g}")
         return max(fast, key=lambda one: one.quality)
     row = int(wanted.pick or 0)
     if not 1 <= row <= len(found):

@@ -69,10 +69,9 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
         best = max(one.quality for one in left)
         left = [one for one in left if one.keeps(limits.min_quality, None)]
         if not left:
-            raise SettingsError(
-                f"No config has rerank.min_quality={limits.min_quality:g}: the highest quality is "
-                f"{shown(best)}."
-            )
+            wanted = limits.min_quality
+            line = f"No config has rerank.min_quality={wanted:g}: the highest quality is {shown(best)}."
+            raise SettingsError(line, key="rerank.min_quality", got=wanted, expected=f"<= {shown(best)}")
     if limits.max_seconds is not None:
         least = min(one.seconds for one in left)
         left = [one for one in left if one.keeps(None, limits.max_seconds)]
@@ -80,7 +79,10 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
             enough = "" if limits.min_quality is None else " of enough quality"
             raise SettingsError(
                 f"No config{enough} keeps rerank.max_seconds={limits.max_seconds:g}: "
-                f"the fastest takes {least:.4g} s."
+                f"the fastest takes {least:.4g} s.",
+                key="rerank.max_seconds",
+                got=limits.max_seconds,
+                expected=f">= {least:.4g}",
             )
     return left
 

@@ -239,4 +239,5 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
         table = tables.whole_numbers(tables.present_names(pd.read_csv(path)))
         return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
-        raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
+        advice = "Delete it; stage1 writes it again."
+        raise SettingsError(f"{path} is damaged.", key=str(path), advice=advice) from error

@@ -89,7 +89,7 @@ def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], log: Callabl
 def _row(path: Path, study: str) -> Row:
     config = TunedConfig.load(path)
     if config.basis:
-        raise ConfigError(f"{path} is an early answer ({config.basis}).")
+        raise ConfigError(f"{path} is an early answer ({config.basis}).", key=str(path), got=config.basis)
     params, plan, score = config.params, config.plan(), config.score or {}
     heldout, latency = score.get("heldout") or {}, _section(config, "latency")
     record = {

@@ -52,8 +52,8 @@ def check_search(settings: Settings) -> None:
         ("search.storage", search.storage is not None and not kind.is_optuna, "choose search=optuna"),
     ):
         if idle:
-            line = f"{setting} has no effect with search={name}: leave it out, or {instead}."
-            raise SettingsError(line, key=setting, got=name, advice=instead)
+            line = f"{setting} has no effect with search={name}."
+            raise SettingsError(line, key=setting, got=name, advice=f"Leave it out, or {instead}.")
     if kind.places:
         _check_cloud_calls(settings)
         _check_edge_calls(settings)

@@ -84,7 +84,8 @@ def _check_methods(settings: Settings) -> None:
         raise SettingsError(key="method", got=named, expected="to be a name or a list of names")
     for name in settings.methods:
         if name == ECDIFF:
-            raise SettingsError("method: ecdiff is tuned alone; compare holds it against the others.")
+            line = "method: ecdiff is tuned alone; compare holds it against the others."
+            raise SettingsError(line, key="method", got=settings.methods, expected="alone")
         if name not in METHODS:
             raise SettingsError.unknown("method", name, [ECDIFF, *METHODS])
     check_distinct("method", named)

@@ -16,17 +16,19 @@ from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.study.renamed import RENAMED
 
 
-@cache
 def register() -> None:
-    """Make ``Settings`` the schema that conf/base.yaml starts from.
+    """Make ``Settings`` the schema that conf/base.yaml starts from."""
+    ConfigStore.instance().store(name="settings", node=_schema())
 
-    Groups take unknown keys, which ``present_names`` and ``refuse_unknown`` see to: folders of a person's own
-    may hold older names.
-    """
+
+@cache
+def _schema() -> DictConfig:
+    """Its groups take unknown keys, which ``present_names`` and ``refuse_unknown`` see to: folders of a
+    person's own may hold older names."""
     node = OmegaConf.structured(Settings)
     for old in RENAMED:
         OmegaConf.set_struct(node[old.partition(".")[0]], False)
-    ConfigStore.instance().store(name="settings", node=node)
+    return node
 
 
 def present_names(config: DictConfig, overrides: Sequence[str], log: Callable[[str], None]) -> None:

@@ -35,11 +35,12 @@ class CLIPScore:
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             self._processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise MetricError(f"Cannot load the CLIP model in {folder}: {first_line(error)}.") from error
+            line = f"Cannot load the CLIP model in {folder}: {first_line(error)}."
+            raise MetricError(line, key="metrics.clip", got=str(folder)) from error
         if loading["missing_keys"]:  # transformers would fill them with random numbers
-            raise MetricError(
-                f"The CLIP model in {folder} is not whole: its weights lack {min(loading['missing_keys'])}."
-            )
+            missing = min(loading["missing_keys"])
+            line = f"The CLIP model in {folder} is not whole: its weights lack {missing}."
+            raise MetricError(line, key="metrics.clip", got=str(folder), expected=missing)
         self._model = model.to(device).eval()
         self._device = device
 
@@ -79,7 +80,11 @@ def _check_folder(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MetricError(
             f"Expected a CLIP model as transformers saves it in metrics.clip={folder}, found no config.json "
-            "that names one."
+            "that names one.",
+            key="metrics.clip",
+            got=str(folder),
+            expected=["config.json"],
         ) from error
     if kind != "clip":
-        raise MetricError(f"Expected a CLIP model in metrics.clip={folder}, got one of the type {kind!r}.")
+        line = f"Expected a CLIP model in metrics.clip={folder}, got one of the type {kind!r}."
+        raise MetricError(line, key="metrics.clip", got=kind, expected="clip")

@@ -116,9 +116,13 @@ class LPIPS:
         """
         check_shapes(images, reference)
         if min(images.shape[-2:]) < SHORTEST_SIDE:
+            width, height = images.shape[-1], images.shape[-2]
             raise MetricError(
-                f"LPIPS needs images of at least {SHORTEST_SIDE} pixels a side, got "
-                f"{images.shape[-1]}x{images.shape[-2]}. Leave lpips out of metrics.names."
+                f"LPIPS needs images of at least {SHORTEST_SIDE} pixels a side, got {width}x{height}.",
+                key="metrics.names",
+                got=(width, height),
+                expected=f">= {SHORTEST_SIDE}",
+                advice="Leave lpips out of metrics.names.",
             )
         if images.ndim == 5:
             return frame_means(self, images, reference)
@@ -149,8 +153,11 @@ def _loaded(net: Net, path: Path) -> nn.Sequential:
     """The network's convolutions with the weights of a file."""
     if not path.is_file():
         raise MetricError(
-            f"LPIPS needs torchvision's weights of {net.title}, but there is no file {path}. Fetch them with "
-            f"`curl --create-dirs -o {net.cached} {_URL}{net.file}`, or name them with metrics.lpips_weights."
+            f"LPIPS needs torchvision's weights of {net.title}, but there is no file {path}.",
+            key="metrics.lpips_weights",
+            got=str(path),
+            advice=f"Fetch them with `curl --create-dirs -o {net.cached} {_URL}{net.file}`, or name them "
+            "with metrics.lpips_weights.",
         )
     layers, prefix = net.layers(), "features."
     try:
@@ -160,11 +167,15 @@ def _loaded(net: Net, path: Path) -> nn.Sequential:
             key: one.shape for key, one in layers.state_dict().items()
         }
     except (OSError, EOFError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-        raise MetricError(f"Cannot read weights from {path}. Delete it and fetch it again.") from error
+        line, advice = f"Cannot read weights from {path}.", "Delete it and fetch it again."
+        raise MetricError(line, key="metrics.lpips_weights", got=str(path), advice=advice) from error
     if not fits:
         raise MetricError(
-            f"Expected torchvision's weights of {net.title} ({net.file}) in {path}, got others. "
-            "Check metrics.lpips_net and metrics.lpips_weights."
+            f"Expected torchvision's weights of {net.title} ({net.file}) in {path}, got others.",
+            key="metrics.lpips_weights",
+            got=str(path),
+            expected=net.file,
+            advice="Check metrics.lpips_net and metrics.lpips_weights.",
         )
     layers.load_state_dict(own)
     return layers

@@ -100,9 +100,8 @@ def _open(path: Path) -> Frames:
                 for _ in range(_repeats(frame))
             ]
     except (OSError, ValueError) as error:
-        raise StudyError(
-            f"Cannot read the image {path}. Delete the folder {path.parent.name} and run tune again."
-        ) from error
+        advice = f"Delete the folder {path.parent.name} and run tune again."
+        raise StudyError(f"Cannot read the image {path}.", key=str(path), advice=advice) from error
 
 
 def _repeats(frame: Image.Image) -> int:

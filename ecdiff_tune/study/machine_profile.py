@@ -90,8 +90,10 @@ def _check_order(profile: LatencyProfile, num_steps: int) -> None:
         cloud, edge = profile.cloud_call.median, profile.edge_call.median
         raise ObjectiveError(
             f"The server's cloud model is no slower than this machine's edge model ({cloud:.3g} s and "
-            f"{edge:.3g} s a call): a split saves no time here, and efficiency has no meaning. Let the "
-            "server do all steps, or tune with link=none on one machine."
+            f"{edge:.3g} s a call): a split saves no time here, and efficiency has no meaning.",
+            key="efficiency",
+            got={"cloud": cloud, "edge": edge},
+            advice="Let the server do all steps, or tune with link=none on one machine.",
         ) from error
 
 

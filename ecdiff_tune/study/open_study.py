@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ecdiff_core.io.text import counted
-from ecdiff_core.models.pair import EMBEDDED
+from ecdiff_core.models.pair import EMBEDDED, Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationSet
@@ -37,6 +37,22 @@ from ecdiff_tune.study.progress import Progress
 from ecdiff_tune.study.references import References
 from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import LATENCY, Spending
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What a program that tunes gives beside settings.
+
+    Args:
+        pair: loaded already; None loads it.
+        log: called with every line of progress; None prints them.
+    """
+
+    pair: Pair | None = None
+    log: Callable[[str], None] | None = None
+
+
+COMMAND_LINE = Caller()
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ class OpenStudy:
 
 @contextmanager
 def open_study(
-    spec: StudySpec, ranks: Ranks = ALONE, as_worker: bool = False
+    spec: StudySpec, ranks: Ranks = ALONE, as_worker: bool = False, caller: Caller = COMMAND_LINE
 ) -> Iterator[tuple[OpenStudy, LoadedPair, References]]:
     """Open a study, from the cheapest check to the most expensive step; the folder is locked meanwhile.
 
@@ -93,7 +109,10 @@ def open_study(
     if ranks.size > 1 and spec.timed:
         raise RankError(
             f"latency=wallclock times trials one at a time, which {ranks.size} ranks do not do: "
-            "start it as one process, or set latency=profile."
+            "start it as one process, or set latency=profile.",
+            key="latency",
+            got="wallclock",
+            expected="profile",
         )
     left_out: list[str] = []
     prompts, heldout = calibration.load(spec.prompts, left_out.append)
@@ -102,11 +121,13 @@ def open_study(
             locked = StudyFolder.of_worker(spec) if as_worker else StudyFolder(spec)
             folder = stack.enter_context(locked)
             spec, given = folder.spec, given_profile(folder)
-        progress = stack.enter_context(Progress())
-        pipe = load_pipe(spec)
+        progress = stack.enter_context(Progress(caller.log))
+        pipe = load_pipe(spec, caller.pair)
         for rank, found in enumerate(ranks.gather(pipe.pair.spec)):
             if found != pipe.pair.spec:
-                raise RankError(f"Rank {rank} has other weights: expected {pipe.pair.spec}, got {found}.")
+                own = pipe.pair.spec
+                line = f"Rank {rank} has other weights: expected {own}, got {found}."
+                raise RankError(line, key="rank", got=rank, expected=str(own))
         bound: _Bound | None = None
         spending: Spending | None = None
         if ranks.first:

@@ -84,10 +84,13 @@ class Progress:
     """Progress of one command; a context manager.
 
     ``time_left`` is that of the whole command, where its parts are known; else each part tells its own.
+
+    Args:
+        log: called with every line; None prints them, with bars where stdout is a terminal.
     """
 
-    def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
+    def __init__(self, log: Callable[[str], None] | None = None) -> None:
+        self._log, self._live = log, log is None and sys.stdout.isatty()
         self._prompts = self._trials = tqdm(disable=True)
         self._best: Trial | None = None
         self._may_win: Callable[[Trial], bool] = lambda _: True
@@ -113,6 +116,9 @@ class Progress:
 
     def log(self, line: str) -> None:
         """One line that stays; what a terminal would obey in it is written as escapes."""
+        if self._log is not None:
+            self._log(visible(line, "\n"))
+            return
         with tqdm.external_write_mode(sys.stdout) if self._live else nullcontext():
             print(visible(line, "\n"), flush=True)
 

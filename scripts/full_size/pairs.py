@@ -169,8 +169,11 @@ def _check_memory(needed: int, device: torch.device) -> None:
         return
     if needed > there:
         raise BenchmarkError(
-            f"its weights take {needed / GIB:.1f} GiB, {device} has {there / GIB:.1f} GiB. "
-            "Use a larger device, half precision or --size reduced."
+            f"its weights take {needed / GIB:.1f} GiB, {device} has {there / GIB:.1f} GiB.",
+            key="--size",
+            got=needed,
+            expected=f"<= {there}",
+            advice="Use a larger device, half precision or --size reduced.",
         )
 
 

@@ -184,7 +184,8 @@ def _tuner(*arguments: str) -> None:
     if status == 130:
         raise KeyboardInterrupt
     if status:
-        raise BenchmarkError(f"ecdiff_tune {' '.join(arguments)} ended with status {status}; see above.")
+        line = f"ecdiff_tune {' '.join(arguments)} ended with status {status}; see above."
+        raise BenchmarkError(line, key=arguments[0], got=status)
 
 
 def finished(setup: Setup, names: Sequence[str]) -> list[Finished]:
@@ -195,7 +196,7 @@ def finished(setup: Setup, names: Sequence[str]) -> list[Finished]:
     """
     done = [name for name in STUDIES if name in names and (setup.folder(name) / files.CONFIG).is_file()]
     if not done:
-        raise BenchmarkError(f"No search in {setup.outputs} is done.")
+        raise BenchmarkError(f"No search in {setup.outputs} is done.", key=str(setup.outputs))
     return [_read(setup, name) for name in done]
 
 
@@ -252,7 +253,8 @@ def most_apart(one: Finished, other: Finished) -> float:
         BenchmarkError: they have not, or differ by more than ``SAME_SSIM``.
     """
     if {key: set(rows) for key, rows in one.rows.items()} != {k: set(rows) for k, rows in other.rows.items()}:
-        raise BenchmarkError(f"{one.name} and {other.name} measured other configs or prompts.")
+        line = f"{one.name} and {other.name} measured other configs or prompts."
+        raise BenchmarkError(line, key=other.name, expected=one.name)
     apart = 0.0
     for key, rows in one.rows.items():
         for prompt, ours in rows.items():
@@ -262,5 +264,6 @@ def most_apart(one: Finished, other: Finished) -> float:
             else:
                 apart = max(apart, abs(ours.ssim - theirs.ssim))
     if apart > SAME_SSIM:
-        raise BenchmarkError(f"{one.name} and {other.name} differ by {apart:.2g} SSIM, over {SAME_SSIM:g}.")
+        line = f"{one.name} and {other.name} differ by {apart:.2g} SSIM, over {SAME_SSIM:g}."
+        raise BenchmarkError(line, key="ssim", got=apart, expected=f"<= {SAME_SSIM:g}")
     return apart

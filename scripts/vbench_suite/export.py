@@ -102,7 +102,10 @@ class Request:
             if size > _LONGEST or not video.prompt.isprintable() or "/" in video.prompt:
                 raise VBenchError(
                     f"VBench names a video by its prompt, but {video.prompt[:40]!r}… of {self.suite} is no "
-                    f"file's name: at most {_LONGEST} bytes (this: {size}), printable, no slash."
+                    f"file's name: at most {_LONGEST} bytes (this: {size}), printable, no slash.",
+                    key=str(self.suite),
+                    got=video.prompt,
+                    expected=f"at most {_LONGEST} bytes",
                 )
         return wanted
 
@@ -132,7 +135,8 @@ def export(request: Request, log: Callable[[str], None] = print) -> None:
     if missing:
         pipe = ECDiffPipeline.from_config(config, device=request.device, check_weights=request.check_weights)
         if pipe.pair.family.media != "video":
-            raise VBenchError(f"VBench measures videos, and the pair {config.pair.name} makes images.")
+            line = f"VBench measures videos, and the pair {config.pair.name} makes images."
+            raise VBenchError(line, key="pair", got=config.pair.name, expected="video")
         write_text(request.out / STATE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
         _list(request.out / LIST, wanted)
         _make(pipe, missing, request, log)
@@ -169,10 +173,11 @@ def _refuse_others(out: Path, state: Mapping[str, Any]) -> None:
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise VBenchError(f"{path} is damaged. Choose another --out.") from error
+        raise VBenchError(f"{path} is damaged.", key=str(path), advice="Choose another --out.") from error
     others = [name for name, value in state.items() if found.get(name) != value]
     if others:
-        raise VBenchError(f"{out} holds videos of another {' and '.join(others)}. Choose another --out.")
+        line = f"{out} holds videos of another {' and '.join(others)}."
+        raise VBenchError(line, key="--out", got=others, advice="Choose another --out.")
 
 
 def _list(path: Path, wanted: Sequence[Video]) -> None:

@@ -284,7 +284,7 @@ def test_images_that_are_not_finite(tiny_config: TunedConfig, part: str) -> None
     broken = load(tiny_config)
     module = broken.pair.family.pipeline.vae.decoder if part == "decoder" else getattr(broken.pair, part)
     next(module.parameters()).data.fill_(float("nan"))
-    with pytest.raises(NonFiniteLatentsError, match=r"not finite after 12 steps = 5 cloud .* in float32"):
+    with refused(NonFiniteLatentsError, key="dtype", got="float32"):
         broken(PROMPT, generator=seeded())
 
 
@@ -307,7 +307,7 @@ def test_other_weights_than_tuned_for(
     weights[-1] ^= 1
     path.write_bytes(weights)
     tuned_for = getattr(spec, side).fingerprint
-    with pytest.raises(PairError, match=rf"The {side} model .* \(fingerprint [0-9a-f]{{16}}\).*{tuned_for}"):
+    with refused(PairError, key=f"{side}.fingerprint", expected=tuned_for):
         load(config)
     unchecked = ECDiffPipeline.from_config(config, device="cpu", check_weights=False)
     assert getattr(unchecked.pair.spec, side).fingerprint != tuned_for

@@ -124,7 +124,8 @@ def test_seeds_depend_on_nothing_else(given: Path) -> None:
     "change", [{"samples": 0}, {"first": 0}, {"batch_size": 0}, {"fps": 0}, {"seed": -1}]
 )
 def test_values_out_of_range(given: Path, change: dict[str, int]) -> None:
-    with pytest.raises(ParamsError, match=r"^Expected --[a-z-]+ (>=|within)"):
+    (name,) = change
+    with refused(ParamsError, key=f"--{name.replace('_', '-')}", got=change[name]):
         Request(given / "ecdiff.yaml", given / "full_info.json", given / "out", **change)
     with refused(ParamsError, key="mode", got="clod", nearest="cloud"):
         Request(given, given, given, mode="clod")  # type: ignore[arg-type]

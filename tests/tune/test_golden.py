@@ -20,7 +20,7 @@ from ecdiff_tune.study import process_setup
 from ecdiff_tune.study.recorded import Recorded
 
 from . import golden
-from .studies import Command, Outcome, one_line
+from .studies import Command, Outcome, refuses
 
 Tune = Callable[..., Outcome]
 ANEW = ("versions", "device")
@@ -126,4 +126,4 @@ def test_are_shown_as_they_were_tuned(
 
 
 def test_other_settings_are_still_refused(tune: Tune) -> None:
-    assert "(objective.w1 0.3 -> 0.5)" in one_line(tune("greedy", "objective.w1=0.5"))
+    refuses(tune("greedy", "objective.w1=0.5"), got=["objective.w1 0.3 -> 0.5"])

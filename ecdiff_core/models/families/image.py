@@ -74,7 +74,9 @@ class ImageFamily(Family):
         if sides is None:
             raise ParamsError(
                 f"The config.json of the cloud's {self.denoiser_part} has no sample_size to take the "
-                "size from. Set sampling.height and sampling.width."
+                "size from.",
+                key="height and width",
+                advice="Set sampling.height and sampling.width.",
             )
         height, width = (sides, sides) if isinstance(sides, int) else sides
         return Size(height * factor, width * factor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -290,10 +291,7 @@ def test_other_temporal_patches_are_refused(family: CogVideoX) -> None:
 
 
 def test_the_stochastic_scheduler_is_refused(video_config: TunedConfig) -> None:
-    with pytest.raises(
-        ParamsError,
-        match="CogVideoXDPMScheduler asks for old_pred_original_sample, timestep_back at every",
-    ):
+    with refused(ParamsError, key="scheduler", got="CogVideoXDPMScheduler", line="timestep_back"):
         load(with_sampling(video_config, scheduler="CogVideoXDPMScheduler"))
 
 
@@ -306,8 +304,8 @@ def test_a_model_that_came_with_it_runs_on_its_deterministic_kin() -> None:
 
 
 def test_schedulers_that_do_not_know_the_snr_shift_are_refused() -> None:
-    message = "DDIMScheduler cannot make the noise schedule .* Use CogVideoXDDIMScheduler"
-    with pytest.raises(ParamsError, match=message):
+    advice = re.compile("CogVideoXDDIMScheduler")
+    with refused(ParamsError, key="scheduler", got="DDIMScheduler", advice=advice):
         build_scheduler("DDIMScheduler", small_videos.scheduler(3.0))
     for name in ("DDIMScheduler", "DPMSolverMultistepScheduler"):
         assert build_scheduler(name, small_videos.scheduler(1.0)).config.prediction_type == "v_prediction"
@@ -426,6 +424,6 @@ def test_a_video_that_cannot_be_written_leaves_nothing(
         raise RuntimeError("No ffmpeg exe could be found.\nInstall it.")
 
     monkeypatch.setattr("diffusers.utils.export_to_video", no_ffmpeg)
-    with pytest.raises(video.OutputError, match=r"Cannot write .*a\.mp4: No ffmpeg exe could be found\.$"):
+    with refused(video.OutputError, key=tmp_path / "a.mp4", line=r"No ffmpeg exe could be found\.$"):
         video.save_mp4(tmp_path / "a.mp4", [])
     assert list(tmp_path.iterdir()) == []

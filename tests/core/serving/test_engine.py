@@ -99,7 +99,7 @@ def test_one_that_is_dropped_is_asked_no_more_and_one_without_calls_has_ended() 
 def test_one_that_fails_leaves_the_others_alone() -> None:
     def failing() -> Steps:
         yield from asking([9])
-        raise ECDiffError("Not finite.")
+        raise ECDiffError("Not finite.", key="dtype")
 
     engine = Engine(Model(), most=8)
     engine.add("a", failing(), NOBODY)

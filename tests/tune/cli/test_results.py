@@ -31,6 +31,7 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError
 
 from ...hooking import load
+from ...refusals import refused
 from ..studies import ROUNDED, STEPS, WRITTEN, Outcome, Study, best_row, one_line
 
 COLUMNS = [
@@ -191,10 +192,10 @@ def test_the_hook_knows_what_was_tuned(done: Study) -> None:
     cloud, edge = load(Path(config.pair.cloud.id)), load(Path(config.pair.edge.id))
     assert apply_ecdiff(cloud, done.folder / files.CONFIG, edge=edge) is cloud
     remove_ecdiff(cloud)
-    with pytest.raises(PairError, match="cloud and edge are swapped"):
+    with refused(PairError, key="cloud", got=config.pair.edge.id, expected=config.pair.cloud.id):
         apply_ecdiff(edge, config, edge=cloud.unet)
     cloud.scheduler = DDIMScheduler.from_config(cloud.scheduler.config, timestep_spacing="trailing")
-    with pytest.raises(ParamsError, match="timestep_spacing is 'trailing', tuned with 'leading'"):
+    with refused(ParamsError, key="scheduler_config", got={"timestep_spacing": "trailing"}):
         apply_ecdiff(cloud, config, edge=edge)
 
 
@@ -278,7 +279,7 @@ def test_a_page_that_cannot_be_written_keeps_nothing_back(
     tuned: tuple[Study, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise StudyError("no page")
+        raise StudyError("no page", key="report")
 
     study = tuned[0].copy(tmp_path / "outputs")
     monkeypatch.setattr(page, "write", fail)

@@ -19,6 +19,7 @@ from ecdiff_tune.evaluation import baseline_trajectory, reference_runs
 from ecdiff_tune.evaluation.edge_pass import EdgePass
 from ecdiff_tune.evaluation.reference_files import DamagedReferenceError
 
+from ...refusals import refused
 from ..conftest import Calls
 from ..studies import STEPS, Study
 
@@ -152,8 +153,9 @@ def test_another_adapter_has_its_own_files(
 
 def test_a_damaged_file_is_named(pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path) -> None:
     edge_pass = EdgePass(pipe, prompts, tmp_path, first=1)
-    (tmp_path / f"{prompts.keys[0]}.along-identity.safetensors").write_bytes(b"no")
-    with pytest.raises(DamagedReferenceError, match=r"along-identity.* Delete it; it is made again"):
+    path = tmp_path / f"{prompts.keys[0]}.along-identity.safetensors"
+    path.write_bytes(b"no")
+    with refused(DamagedReferenceError, key=path):
         make(edge_pass)
 
 

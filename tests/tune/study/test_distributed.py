@@ -253,7 +253,7 @@ def test_a_refusal_is_told_once(done: Study) -> None:
 
 def test_an_error_of_a_worker(fresh: Study) -> None:
     def not_finite(_: Sequence[int]) -> None:
-        raise NonFiniteLatentsError("not finite")
+        raise NonFiniteLatentsError("not finite", key="dtype")
 
     first, second = run(fresh, 2, "reference", doom={1: before(reference_runs, "_generate", not_finite)})
     assert (first.status, first.err) == (2, "error: not finite\n")
@@ -271,7 +271,7 @@ def test_an_error_of_a_worker(fresh: Study) -> None:
 
 def test_an_error_of_rank_0_while_another_works(fresh: Study) -> None:
     def full(_: object) -> None:
-        raise LedgerError("no space left")
+        raise LedgerError("no space left", key="ledger")
 
     def hasty() -> None:
         ranks.GOODBYE_SECONDS = 0.1
