@@ -150,22 +150,22 @@ def tune(
     >>> study = tune("shapes", ["a large red circle", "two small blue stars"])  # doctest: +SKIP
     >>> study.config.save("ecdiff.yaml")  # doctest: +SKIP
     """
-    say = _say(progress)
+    log = _log(progress)
     if not isinstance(folder, str | Path):
         raise SettingsError(key="folder", got=folder, expected="to be the path of a folder")
     given, named = given_pair(pair), settings_by_name(settings)
     own = {"search": search, "output_dir": folder}
-    composed = compose_settings("tune", overrides_of({**given.with_keywords(named), **own}), say)
+    composed = compose_settings("tune", overrides_of({**given.with_keywords(named), **own}), log)
     composed = with_prompts(composed, prompts, named)
     try:
-        run_study(composed, Caller(given.pair, None if progress is True else say))
+        run_study(composed, Caller(given.pair, None if progress is True else log))
     except KeyboardInterrupt:
-        say("stopped; the same call goes on from here")
+        log("stopped; the same call goes on from here")
         raise
     return Study(study_path(composed).absolute(), bool(composed.methods))
 
 
-def _say(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
+def _log(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
     if callable(progress):
         return progress
     return print if progress else _quiet
