@@ -99,21 +99,21 @@ def _run(command: str) -> None:
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        raise CommandLineError(hydra_messages.one_line(error)) from error
+        raise CommandLineError(hydra_messages.one_line(error), key="arguments", got=sys.argv[1:]) from error
     except OSError as error:
         if begun or isinstance(error, BrokenPipeError):
             raise
         # Hydra makes the folder that hydra.run.dir or hydra.sweep.dir names before the command begins.
-        raise CommandLineError(
-            f"Cannot write to {error.filename}: {error.strerror}. Give Hydra a writable folder."
-        ) from error
+        line = f"Cannot write to {error.filename}: {error.strerror}."
+        advice = "Give Hydra a writable folder."
+        raise CommandLineError(line, key=str(error.filename), advice=advice) from error
     if failures:
         raise failures[0]
 
 
 def _print_settings(command: str) -> None:
     """A command's own help."""
-    from ecdiff_tune.cli.help_text import explained
+    from ecdiff_tune.cli.hydra_configs import explained
 
     text = io.StringIO()
     try:
@@ -158,9 +158,8 @@ def _command(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         if command == "generate":
-            raise CommandLineError(
-                "generate is a command of ecdiff: ecdiff generate --config YAML --prompt TEXT."
-            )
+            line = "generate is a command of ecdiff: ecdiff generate --config YAML --prompt TEXT."
+            raise CommandLineError(line, key="command", got=command)
         if command not in COMMANDS:
             raise CommandLineError.unknown("command", command, COMMANDS)
         refuse_deletions(rest)

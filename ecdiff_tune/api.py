@@ -87,7 +87,8 @@ class Study:
             if name in found and isinstance(value, str | int | float):
                 found = found[found[name] == value]
         if found.empty:
-            raise StudyError(f"No trial of the config in {self.path}: it was predicted, not measured.")
+            line = f"No trial of the config in {self.path}: it was predicted, not measured."
+            raise StudyError(line, key=str(self.path), got=wanted)
         return found.iloc[-1]
 
     def report(self) -> Path:
@@ -106,7 +107,8 @@ class Study:
     def _there(self, name: str) -> Path:
         path = self.path / name
         if not path.is_file():
-            raise StudyError(f"No {path}: nothing was found yet. Tune again to go on.")
+            line = f"No {path}: nothing was found yet."
+            raise StudyError(line, key=str(path), advice="Tune again to go on.")
         return path
 
 

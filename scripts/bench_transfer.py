@@ -92,7 +92,8 @@ def tuned(args: argparse.Namespace, study: str, settings: list[str]) -> list[str
     if not (folder / args.pair / study / files.TABLE5).is_file():
         status, text = run(["tune", *arguments])
         if status:
-            raise BenchmarkError(f"tune {' '.join(arguments)} ended with status {status}: {text}")
+            line = f"tune {' '.join(arguments)} ended with status {status}: {text}"
+            raise BenchmarkError(line, key="tune", got=status)
     return arguments
 
 
@@ -126,7 +127,8 @@ def transferred(args: argparse.Namespace, config: Path, study: str, settings: li
     if refused:
         status, text = run(["transfer", *arguments, "transfer.tolerance=100"])
     if status:
-        raise BenchmarkError(f"transfer {' '.join(arguments)} ended with status {status}: {text}")
+        line = f"transfer {' '.join(arguments)} ended with status {status}: {text}"
+        raise BenchmarkError(line, key="transfer", got=status)
     return not refused, folder
 
 

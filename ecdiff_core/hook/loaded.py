@@ -38,7 +38,11 @@ def pair_of(name: str, cloud: Any, edge: Any) -> Pair:
     ours: Any = denoiser_of(cloud)
     theirs: Any = denoiser_of(edge)
     if hook_on(ours) is not None:
-        raise PairError("ECDiff is applied to the cloud's pipeline: call remove_ecdiff on it first.")
+        raise PairError(
+            "ECDiff is applied to the cloud's pipeline.",
+            key="cloud",
+            advice="Call remove_ecdiff on it first.",
+        )
     check_edge(ours, theirs)
     check_place(ours, theirs)
     digests = {side: tensor_digest(one, one.dtype) for side, one in (("cloud", ours), ("edge", theirs))}
@@ -46,10 +50,13 @@ def pair_of(name: str, cloud: Any, edge: Any) -> Pair:
         if digest is None:
             raise PairError(
                 f"The weights of the {side} model cannot be compared with others: they are offloaded layer "
-                "by layer, or quantised. Give folders or hub ids in place of pipelines."
+                "by layer, or quantised.",
+                key=side,
+                expected="pipelines whose weights are all in memory",
+                advice="Give folders or hub ids in place of pipelines.",
             )
     if digests["cloud"] == digests["edge"]:
-        raise PairError(ONE_MODEL)
+        raise PairError(ONE_MODEL, key="edge")
     schedule, parts = schedule_of(cloud), parts_digests(cloud.components, ours.dtype)
     return Pair(
         PairSpec(

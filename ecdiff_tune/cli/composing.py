@@ -69,7 +69,7 @@ def compose_settings(command: str, overrides: Sequence[str], say: Callable[[str]
                 config = compose(config_name, given)
             return settings_of(command, config, given, say)
     except (HydraException, OmegaConfBaseException) as error:
-        raise SettingsError(one_line(error)) from error
+        raise SettingsError(one_line(error), key=", ".join(overrides)) from error
 
 
 @contextmanager

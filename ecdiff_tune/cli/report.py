@@ -27,5 +27,5 @@ def report(settings: Settings, log: Callable[[str], None] | None = None) -> Path
     """
     with StudyFolder(study_spec(settings)) as folder, Progress(log) as progress:
         path = page.write(recorded.load(folder.spec))
-        progress.say(f"wrote {path}")
+        progress.log(f"wrote {path}")
     return path

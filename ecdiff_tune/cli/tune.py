@@ -25,7 +25,7 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.early import EarlyAnswers
 from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, open_study
 from ecdiff_tune.study.planned_parts import planned_parts
-from ecdiff_tune.study.references import LoadedPair
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.winner import ConfigSource
 
 
@@ -46,7 +46,7 @@ def stage1(settings: Settings) -> None:
         found = _run_stage1(settings, stages)
         log_result(stages, config_of_winner(stages, found))
         log_end(stages.study, files.STAGE1, files.TRIALS, files.NOISE_TABLE, files.NOISE_FIGURE)
-        stages.study.progress.say("next: stage2 with the same settings")
+        stages.study.progress.log("next: stage2 with the same settings")
 
 
 def stage2(settings: Settings) -> None:
@@ -79,7 +79,7 @@ def tune(settings: Settings, caller: Caller = COMMAND_LINE) -> Trial | None:
         if settings.search.joint:
             found = stages.run(_joint_space(settings, stages))
         else:
-            stages.study.progress.say(_effort_of_tune(settings, stages))
+            stages.study.progress.log(_effort_of_tune(settings, stages))
             winner = _run_stage1(settings, stages).winner
             found = _run_stage2(settings, stages, winner.candidate)
         finish(stages, pair, found)
@@ -100,7 +100,7 @@ def open_stages(
         if whole and study.spec.kind.needs_forecast:
             study.progress.time_left = planned_parts(study, references, pair.latency)
             references.plan_ahead()
-        study.progress.say(f"search {settings.search.name}: {settings.kind.about}")
+        study.progress.log(f"search {settings.search.name}: {settings.kind.about}")
         spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)
@@ -118,26 +118,29 @@ def _refuse_params_by_hand(settings: Settings) -> None:
             f"{' and '.join(given)} {'are' if given[1:] else 'is'} for stage2 alone; here search.k, "
             "search.alpha, search.edge_k and search.residual go, or search=schedule.",
             key=given[0],
+            got=given,
+            expected="none",
         )
 
 
 def _refuse_ranks() -> None:
     if current().size > 1:
-        raise SettingsError("tune with method= runs as one process: start it without torchrun.")
+        line = "tune with method= runs as one process: start it without torchrun."
+        raise SettingsError(line, key="WORLD_SIZE", got=current().size, expected="1")
 
 
 def _refuse_placing(settings: Settings) -> None:
     if settings.kind.places:
-        raise SettingsError(
-            f"search={settings.search.name} places the real steps for every s at once: run tune with it."
-        )
+        name = settings.search.name
+        line = f"search={name} places the real steps for every s at once: run tune with it."
+        raise SettingsError(line, key="search", got=name)
 
 
 def _joint_space(settings: Settings, stages: Stages) -> Space:
     if not settings.kind.places:
         return joint_space(settings, stages.references.p())
     numbers = ", ".join(map(str, settings.cloud_calls))
-    stages.study.progress.say(f"placing {numbers} cloud calls by the forecast")
+    stages.study.progress.log(f"placing {numbers} cloud calls by the forecast")
     return schedule_space(settings, stages.references.predictor)
 
 
@@ -171,7 +174,7 @@ def _run_stage2(settings: Settings, stages: Stages, stage1_winner: Candidate) ->
 
 def _point_out_boundary(stages: Stages, name: str, grid: tuple[float, ...], found: Found) -> None:
     for line in boundary_note(stages.study.spec, stages.references.p(), name, grid, found):
-        stages.study.progress.say(line)
+        stages.study.progress.log(line)
 
 
 def _stage1_winner(path: Path) -> Candidate:
@@ -184,6 +187,8 @@ def _check_stage1_is_done(path: Path) -> None:
         known = "" if (path / files.STATE).is_file() else others(path.parent, path.name)
         raise SettingsError(
             f"No stage 1 in {path}: run stage1 with the same settings first, "
-            "or give params.k and params.alpha, or params.schedule and params.alpha."
-            + (f" If another study was meant: {known}." if known else "")
+            "or give params.k and params.alpha, or params.schedule and params.alpha.",
+            key="params.k and params.alpha",
+            got=str(path),
+            advice=f"If another study was meant: {known}." if known else "",
         )

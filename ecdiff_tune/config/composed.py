@@ -9,10 +9,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_tune.config.checks import check
-from ecdiff_tune.config.error import SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of, unread_column
 from ecdiff_tune.config.names import refuse_unknown
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.setting import SettingsError
+from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.study.renamed import RENAMED
 
 
@@ -59,14 +59,14 @@ def _as_given(missing: Sequence[str]) -> list[str]:
 
 
 def from_config(
-    config: DictConfig, overrides: Sequence[str] | None = None, say: Callable[[str], None] = print
+    config: DictConfig, overrides: Sequence[str] | None = None, log: Callable[[str], None] = print
 ) -> Settings:
     """The checked settings of a composed config.
 
     Args:
         overrides: of the command line: what they leave as conf/ has it is cut to what the number of steps
             allows. None cuts nothing.
-        say: hears what is cut.
+        log: called with a line for what is cut.
 
     Raises:
         SettingsError, ParamsError, ConfigError: a key is unknown, or a value is out of range.
@@ -78,7 +78,7 @@ def from_config(
         raise SettingsError(line, key=missing[0])
     lines = [] if overrides is None else [*fit_grids(config, overrides), *unread_column(config, overrides)]
     for line in lines:
-        say(f"note: {line}")
+        log(f"note: {line}")
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, Settings)
     check(settings)

@@ -47,7 +47,8 @@ def search(space: GridSpace | points.Space, context: Context) -> Search:
         SearchError: the sampler lacks a package, the storage cannot be used, or the objectives do not fit.
     """
     if space.stage == 1 and "burden" in context.options.optuna.objectives:
-        raise SearchError("search.objectives=burden has no meaning in stage 1, which has no s: leave it out.")
+        line = "search.objectives=burden has no meaning in stage 1, which has no s: leave it out."
+        raise SearchError(line, key="search.objectives", got="burden")
     pruned: dict[Candidate, str] = {}
     trials = _Trials(space, context, pruned)
     return Search(trials.rounds(), pruned, trials.origins)
