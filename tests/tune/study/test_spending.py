@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -37,8 +38,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, latency: LatencyProfile) -> Counter
 
     monkeypatch.setattr(latency_module, "measure", measure_in_vain)
 
-    def load_and_count(spec: StudySpec) -> ECDiffPipeline:
-        pipe = load(spec)
+    def load_and_count(spec: StudySpec, pair: Pair | None) -> ECDiffPipeline:
+        pipe = load(spec, pair)
         family = pipe.pair.family
         decode = family.decode
         for name in ("cloud", "edge"):
