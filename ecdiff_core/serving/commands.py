@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecdiff_core.errors import ECDiffError, ParamsError
+from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
 from ecdiff_core.io.console import quiet_libraries
 
 if TYPE_CHECKING:
@@ -100,7 +100,13 @@ def add_cloud(add: Any) -> None:
         default="computed",
         help="how numbers travel: computed, float16 or int8 (default computed)",
     )
-    add("--deadline", type=float, metavar="SECONDS", help="for the cloud's part of a picture")
+    add(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="of a picture: the best config of the YAML's front that keeps it is taken; the server refuses a "
+        "cloud's part that takes longer",
+    )
     add(
         "--fallback",
         choices=FALLBACKS,
@@ -162,6 +168,24 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
         raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
     token, packet = find_token(args.token_file), check_encoding(args.packet)
     return RemoteCloud(args.cloud, token, packet=packet, deadline_seconds=args.deadline)
+
+
+def within_deadline(pipe: ECDiffPipeline, args: argparse.Namespace) -> ECDiffPipeline:
+    """The pipeline with the config of its front that ``--deadline`` allows.
+
+    Without a front, and for baselines, it stays as it is: the deadline is the cloud's alone.
+    """
+    if args.deadline is None or pipe.config.front is None or args.mode != "ecdiff":
+        return pipe
+    try:
+        pipe = pipe.within(args.deadline)
+    except CloudUnavailableError as error:
+        if args.fallback != "edge":
+            raise
+        fall_back(pipe, error)
+        return pipe
+    print(f"note: {pipe.choice}", file=sys.stderr)
+    return pipe
 
 
 def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ecdiff_core.models.devices import synchronize
+from ecdiff_core.errors import CloudError
+from ecdiff_core.models.devices import get_dtype, synchronize
+from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.serving.link import Spread
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ CALLS = 5
 """That are timed of each operation, after one that warms up."""
 PROMPT = ""
 """Only its length could matter, and tokenizers pad."""
+SERVED = ("cloud_call", "encode")
+"""What the server does of an image."""
 Timings = Mapping[str, Spread]
 """Seconds by operation: ``cloud_call``, ``encode``, ``edge_call``, ``decode``."""
 
@@ -30,6 +34,34 @@ def cloud_timings(pipe: ECDiffPipeline) -> Timings:
     return _timed(
         pipe, {"encode": lambda: pipe.encode([PROMPT]), "cloud_call": lambda: cloud(latents, timestep)}
     )
+
+
+def edge_timings(pipe: ECDiffPipeline) -> Timings:
+    """Of the edge's machine, which has no text encoder: ``edge_call``, with guidance, and ``decode``."""
+    family, dtype = pipe.pair.family, get_dtype(pipe.config.sampling.dtype)
+    rows = 2 if pipe.is_guided else 1
+    shapes = family.conditioning_shapes().items()
+    empty = {name: torch.zeros((rows, *shape), dtype=dtype, device=pipe.device) for name, shape in shapes}
+    _, edge = pipe.bind(Conditioning(empty, 1))
+    latents = torch.randn((1, *family.latents_shape(pipe.size))).to(pipe.device, dtype)
+    timestep = pipe.scheduler.timesteps[0].to(pipe.device)
+    return _timed(
+        pipe, {"edge_call": lambda: edge(latents, timestep), "decode": lambda: family.decode(latents)}
+    )
+
+
+def timings_of(config: Mapping[str, Any], url: str) -> Timings:
+    """What a server tells of itself in ``GET /v1/config``: ``cloud_call`` and ``encode``.
+
+    Raises:
+        CloudError: it tells nothing of the kind.
+    """
+    try:
+        return {name: Spread(**config["seconds"][name]) for name in SERVED}
+    except (KeyError, TypeError) as error:
+        raise CloudError(
+            f"{url} does not tell its seconds: it is an older server or none of ours."
+        ) from error
 
 
 @torch.no_grad()
