@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any
 
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
-from ecdiff_core.front import FrontRow
+from ecdiff_core.front import FrontRow, whole_params
 from ecdiff_core.io import checked_yaml
 from ecdiff_core.io.files import write_text
 from ecdiff_core.methods.choice import MethodChoice
@@ -17,7 +17,8 @@ from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
+from ecdiff_core.sampling.plan_of_params import count_steps, plan
 from ecdiff_core.validation import AtLeast1, NotNegative, check_fields, check_type
 
 FORMAT_VERSION = 4
@@ -261,11 +262,7 @@ class TunedConfig:
                 advice="A newer file needs a newer ecdiff.",
             ).of(source)
         try:
-            if isinstance(params := tree.get("params"), Mapping):  # p and k, or a schedule
-                tree = {**tree, "params": _whole_params(params)}
-            if isinstance(rows := tree.get("front"), list):
-                tree = {**tree, "front": [_whole_row(row) for row in rows]}
-            config = checked_yaml.build(cls, tree, source)
+            config = checked_yaml.build(cls, whole_params(tree), source)
             config.plan()
         except ECDiffError as error:
             raise error.of(source) from error
@@ -286,16 +283,6 @@ class TunedConfig:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise ConfigError(f"Cannot read the config {path}: {reason}.") from error
         return cls.from_yaml(text, str(path))
-
-
-def _whole_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"p": None, "k": None, **params}
-
-
-def _whole_row(row: Any) -> Any:
-    if isinstance(row, Mapping) and isinstance(params := row.get("params"), Mapping):
-        return {**row, "params": _whole_params(params)}
-    return row
 
 
 def _shipped() -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,3 +43,13 @@ class FrontRow:
         others = {"estimator": self.estimator, "handoff_adapter": self.handoff_adapter}
         given = {name: value for name, value in others.items() if value is not None}
         return {"quality": self.quality, "seconds": self.seconds, "params": self.params.tree(), **given}
+
+
+def whole_params(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's tree with p and k, or a schedule, in all its params, those of its front included."""
+    whole = dict(tree)
+    if isinstance(params := whole.get("params"), Mapping):
+        whole["params"] = {"p": None, "k": None, **params}
+    if isinstance(rows := whole.get("front"), list):
+        whole["front"] = [whole_params(row) if isinstance(row, Mapping) else row for row in rows]
+    return whole

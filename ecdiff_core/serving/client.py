@@ -19,7 +19,7 @@ from torch import Tensor
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
 from ecdiff_core.models.devices import get_dtype
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
 from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
@@ -36,6 +36,7 @@ from ecdiff_core.serving.packet import (
     write_packet,
 )
 from ecdiff_core.serving.seconds import edge_timings, timings_of
+from ecdiff_core.tuned_pair import Prepared
 
 T = TypeVar("T")
 _SESSION = "Ecdiff-Session"

@@ -18,7 +18,8 @@ from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P, MAX_SEED, ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_core.sampling.plan_of_params import count_steps
 from ecdiff_core.validation import NotNegative, OneOf
 from ecdiff_tune.config.command_groups import (
     AblateSettings,
