@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
@@ -19,9 +22,11 @@ if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.serving.client import RemoteCloud
 
+AUTO = "auto"
+LARGEST_BATCH = 64
+"""That ``--batch-size auto`` tries."""
 FALLBACKS = ("none", "edge")
 _LIMITS = {
-    "batch_size": "samples in one call of the model; halved where memory runs out",
     "queue": "requests that wait; more are answered with 429",
     "sessions": "pictures of plans that go back and forth, at a time",
     "prompt_chars": "of a prompt",
@@ -69,6 +74,13 @@ def add_serve(commands: Any) -> None:
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
+    add(
+        "--batch-size",
+        type=_size,
+        metavar="N",
+        help="samples in one call of the model, halved where memory runs out; auto tries out how many are "
+        "fastest, once for a config file and a device",
+    )
     for name, meaning in _LIMITS.items():
         add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=meaning)
 
@@ -134,12 +146,17 @@ def serve(args: argparse.Namespace) -> None:
     token = find_token(args.token_file)
     listen = Listen(args.host, args.port, token, args.ssl_certfile, args.ssl_keyfile)
     asked = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    finds_size = args.batch_size == AUTO
+    if args.batch_size is not None and not finds_size:
+        asked["batch_size"] = args.batch_size
     limits = Limits(**asked)
     pipe = ECDiffPipeline.from_config(
         args.config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
     )
     if pipe.device.type == "cpu":
         keep_freed_memory()
+    if finds_size:
+        limits = replace(limits, batch_size=_fastest_size(pipe, Path(args.config)))
 
     def say(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
@@ -150,6 +167,28 @@ def serve(args: argparse.Namespace) -> None:
     if not server.started:
         raise ECDiffError(f"Cannot listen on {args.host}:{args.port}; the line above says why.")
     print("stopped; what was under way is done", file=sys.stderr)
+
+
+def _size(text: str) -> int | str:
+    """``auto``, or a number."""
+    return AUTO if text == AUTO else int(text)
+
+
+def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
+    """The batch size that is fastest on this device, kept beside the config's file where there is one."""
+    from ecdiff_core.batch_size import kept, throughputs
+    from ecdiff_core.models.devices import device_name
+
+    def find() -> dict[int, float]:
+        return throughputs(pipe, LARGEST_BATCH, Counter())
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    with ExitStack() as stack:
+        if not config.is_file():  # one that comes with the package: nothing is written there
+            config = Path(stack.enter_context(TemporaryDirectory(prefix="ecdiff-"))) / config
+        return kept(config.with_suffix(".batch_size.json"), find, say, device_name(pipe.device))
 
 
 def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
