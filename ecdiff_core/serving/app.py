@@ -25,6 +25,7 @@ from ecdiff_core.serving import packet, problems
 from ecdiff_core.serving.cloud_side import Asked, CloudSide, HandedOver, Sides
 from ecdiff_core.serving.kept import Answers, Sessions
 from ecdiff_core.serving.limits import Limits
+from ecdiff_core.serving.link import Spread
 from ecdiff_core.serving.metrics import Metrics
 from ecdiff_core.serving.packet import Encoding
 from ecdiff_core.serving.problems import Problem
@@ -69,19 +70,23 @@ class Service:
         self.worker = Worker(engine, limits.queue, self.metrics)
         self.sessions = Sessions(limits.sessions, limits.session_seconds)
         self.answers = Answers(limits.answers, limits.answer_seconds, limits.grace_seconds)
-        self.timings: Timings = {}
         self.ready = False
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """From the first call of the model to the last."""
         self.worker.start()
-        self.timings = await asyncio.to_thread(self.cloud.warm_up)
-        self.worker.idle_seconds = self.timings["cloud_call"].median
+        taken = await asyncio.to_thread(self.cloud.warm_up)
+        self.worker.alone.extend(taken["cloud_call"])
+        self.encode = Spread.of(taken["encode"])
         self.ready = True
         yield
         self.ready = False
         await asyncio.to_thread(self.worker.stop)
+
+    def timings(self) -> Timings:
+        """Seconds of one image alone, as measured when it began and as they are since."""
+        return {"cloud_call": Spread.of(list(self.worker.alone.copy())), "encode": self.encode}
 
     @property
     def most_bytes(self) -> int:
@@ -192,7 +197,7 @@ def create_app(service: Service) -> FastAPI:
             "format_version": packet.FORMAT_VERSION,
             "facts": service.cloud.facts,
             "device": device_name(service.cloud.pipe.device),
-            "seconds": {name: asdict(spread) for name, spread in service.timings.items()},
+            "seconds": {name: asdict(spread) for name, spread in service.timings().items()},
             "seconds_per_call": service.worker.seconds_per_step,
         }
         return JSONResponse(told)

@@ -22,7 +22,7 @@ from ecdiff_core.sampling.sampler import Call, SamplerState, trajectory
 from ecdiff_core.serving.engine import Engine, Steps
 from ecdiff_core.serving.handoff import HandoffForm, facts_of, plan_facts
 from ecdiff_core.serving.packet import Encoding, Form, write_packet
-from ecdiff_core.serving.seconds import Timings, cloud_timings
+from ecdiff_core.serving.seconds import cloud_seconds
 from ecdiff_core.serving.worker import Job
 
 
@@ -113,10 +113,10 @@ class CloudSide:
 
         return Job(lambda: (ask(), conditioning), finish, 1)
 
-    def warm_up(self) -> Timings:
+    def warm_up(self) -> dict[str, list[float]]:
         """A few encodings and calls, so that the first request waits for none; what they took."""
         _ = self.form("ecdiff").form
-        return cloud_timings(self.pipe)
+        return cloud_seconds(self.pipe)
 
     def _begin(self, asked: Asked, until: int) -> tuple[Steps, Conditioning]:
         pipe, negative = self.pipe, asked.negative_prompt

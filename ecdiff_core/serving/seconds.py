@@ -26,7 +26,7 @@ Timings = Mapping[str, Spread]
 """Seconds by operation: ``cloud_call``, ``encode``, ``edge_call``, ``decode``."""
 
 
-def cloud_timings(pipe: ECDiffPipeline) -> Timings:
+def cloud_seconds(pipe: ECDiffPipeline) -> dict[str, list[float]]:
     """Of the cloud's machine: ``encode`` and ``cloud_call``, both with guidance."""
     begun = pipe.prepare([PROMPT], generator=torch.Generator().manual_seed(0))
     cloud, latents = pipe.bind_cloud(begun.conditioning), begun.start.latents
@@ -45,9 +45,8 @@ def edge_timings(pipe: ECDiffPipeline) -> Timings:
     _, edge = pipe.bind(Conditioning(empty, 1))
     latents = torch.randn((1, *family.latents_shape(pipe.size))).to(pipe.device, dtype)
     timestep = pipe.scheduler.timesteps[0].to(pipe.device)
-    return _timed(
-        pipe, {"edge_call": lambda: edge(latents, timestep), "decode": lambda: family.decode(latents)}
-    )
+    operations = {"edge_call": lambda: edge(latents, timestep), "decode": lambda: family.decode(latents)}
+    return {name: Spread.of(seconds) for name, seconds in _timed(pipe, operations).items()}
 
 
 def timings_of(config: Mapping[str, Any], url: str) -> Timings:
@@ -65,7 +64,7 @@ def timings_of(config: Mapping[str, Any], url: str) -> Timings:
 
 
 @torch.no_grad()
-def _timed(pipe: ECDiffPipeline, operations: Mapping[str, Callable[[], object]]) -> Timings:
+def _timed(pipe: ECDiffPipeline, operations: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
     found = {}
     for name, operation in operations.items():
         seconds = []
@@ -75,5 +74,5 @@ def _timed(pipe: ECDiffPipeline, operations: Mapping[str, Callable[[], object]])
             operation()
             synchronize(pipe.device)
             seconds.append(time.perf_counter() - began)
-        found[name] = Spread.of(seconds[1:])
+        found[name] = seconds[1:]
     return found
