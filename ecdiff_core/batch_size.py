@@ -48,7 +48,8 @@ def kept(
             tree = json.loads(path.read_text(encoding="utf-8"))
             size, there = int(tree["batch_size"]), tree.get("device", "")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BatchSizeError(f"{path} is damaged. Delete it; the batch size is found again.") from error
+            advice = "Delete it; the batch size is found again."
+            raise BatchSizeError(f"{path} is damaged.", key=str(path), advice=advice) from error
         if there == device:
             log(f"batch_size=auto: {size}, as found before")
             return size

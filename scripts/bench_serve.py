@@ -121,7 +121,8 @@ def server_process(config: str, device: str | None, batch_size: int, queue: int)
         assert process.stdout is not None
         line = process.stdout.readline()
         if "http://" not in line:
-            raise BenchError(f"ecdiff serve ended with status {process.wait()} before it listened.")
+            why = f"ecdiff serve ended with status {process.wait()} before it listened."
+            raise BenchError(why, key="serve", got=process.returncode)
         yield line.split("http://")[1].split()[0], process.pid
     finally:
         process.terminate()
@@ -266,7 +267,8 @@ def bench(args: argparse.Namespace) -> None:
         if args.json is not None:  # at once: the next part may be stopped
             write_text(args.json, json.dumps(measured, indent=2) + "\n")
     if failed:
-        raise BenchError("The server lost requests; their statuses are in the column failed and in --json.")
+        line = "The server lost requests; their statuses are in the column failed and in --json."
+        raise BenchError(line, key="failed", got=failed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

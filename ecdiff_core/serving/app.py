@@ -41,7 +41,7 @@ _MOST_BYTES = 2**23
 
 
 class ImageRequest(BaseModel):
-    """A picture by the cloud alone."""
+    """An image by the cloud alone."""
 
     model_config = ConfigDict(extra="forbid")
     prompt: str
@@ -55,7 +55,7 @@ class ImageRequest(BaseModel):
 
 
 class HandoffRequest(ImageRequest):
-    """The cloud's part of a picture; ``config`` holds the edge's facts, to be compared with the server's."""
+    """The cloud's part of an image; ``config`` holds the edge's facts, to be compared with the server's."""
 
     mode: Mode = "ecdiff"
     packet: Encoding = "computed"
@@ -105,7 +105,7 @@ class Service:
         found = packet.differences(asked.config, side.facts)
         if found:
             more = {name: {"yours": theirs, "ours": ours} for name, (theirs, ours) in found.items()}
-            line = f"Not the same config (yours | ours): {packet.told(found)}. Give both machines one YAML."
+            line = f"Not the same config (yours | ours): {packet.listed(found)}. Give both machines one YAML."
             raise Problem(409, line, differences=more)
         return side
 
@@ -192,7 +192,7 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/v1/config")
     async def config() -> Response:
-        told = {
+        known = {
             "version": __version__,
             "format_version": packet.FORMAT_VERSION,
             "facts": service.cloud.facts,
@@ -200,7 +200,7 @@ def create_app(service: Service) -> FastAPI:
             "seconds": {name: asdict(spread) for name, spread in service.timings().items()},
             "seconds_per_call": service.worker.seconds_per_step,
         }
-        return JSONResponse(told)
+        return JSONResponse(known)
 
     @app.get("/v1/bytes")
     async def some_bytes(count: Annotated[int, Query(ge=0, le=_MOST_BYTES)]) -> Response:

@@ -80,7 +80,7 @@ class RemoteCloud:
         url: such as ``https://gpu.example:8000``.
         token: the server's; None where it has none.
         packet: how numbers travel: ``computed`` (bit for bit), ``float16`` or ``int8``.
-        deadline_seconds: for the cloud's part of a picture; a server that cannot meet it says so at once.
+        deadline_seconds: for the cloud's part of an image; a server that cannot meet it says so at once.
         retry: on 429, 503 and lost connections, on nothing else.
         verify: False accepts any certificate; a path is that of a certificate to trust.
 
@@ -123,7 +123,7 @@ class RemoteCloud:
         negative_prompts: Sequence[str] | None,
         seeds: Sequence[int],
     ) -> Prepared:
-        """The cloud's part of each picture, side by side.
+        """The cloud's part of each image, side by side.
 
         Raises:
             CloudError: the server refuses.
@@ -147,10 +147,11 @@ class RemoteCloud:
         answer = self._ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
         try:
-            told: dict[str, Any] = dict(json.loads(answer.content))
+            facts: dict[str, Any] = dict(json.loads(answer.content))
         except (ValueError, TypeError) as error:
-            raise CloudError(f"{self.url} does not answer as a server of ecdiff serve does.") from error
-        return told
+            line = f"{self.url} does not answer as a server of ecdiff serve does."
+            raise CloudError(line, key=self.url) from error
+        return facts
 
     def within(self, pipe: ECDiffPipeline, deadline: float) -> ECDiffPipeline:
         """The best config of the pipeline's front with which an image takes at most ``deadline`` seconds.
@@ -244,7 +245,8 @@ class RemoteCloud:
                 if again:
                     continue
                 kind = CloudError if isinstance(error, PacketError) else CloudUnavailableError
-                raise kind(f"The answer of {self.url} is of no use: {error}") from error
+                line = f"The answer of {self.url} is of no use: {error}"
+                raise kind(line, key=self.url, got=error.got, expected=error.expected) from error
         raise AssertionError
 
     def _ask(self, method: str, path: str, **given: Any) -> _Answer:
@@ -268,11 +270,12 @@ class RemoteCloud:
                 return _Answer(content, response.headers)
             why = _detail(response)
             if response.status_code not in _AGAIN:
-                raise CloudError(f"The cloud at {self.url} refuses ({response.status_code}): {why}")
+                line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
+                raise CloudError(line, key=self.url, got=response.status_code)
             wait = max(wait, _retry_after(response))
-        raise CloudUnavailableError(
-            f"The cloud at {self.url} cannot be had after {self._retry.attempts} attempts: {why}"
-        )
+        attempts = self._retry.attempts
+        line = f"The cloud at {self.url} cannot be had after {attempts} attempts: {why}"
+        raise CloudUnavailableError(line, key=self.url, got=why)
 
 
 def _side_by_side(work: Callable[[int], T], rows: Sequence[int]) -> list[T]:

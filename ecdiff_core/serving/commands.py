@@ -28,7 +28,7 @@ LARGEST_BATCH = 64
 FALLBACKS = ("none", "edge")
 _LIMITS = {
     "queue": "requests that wait; more are answered with 429",
-    "sessions": "pictures of plans that go back and forth, at a time",
+    "sessions": "images of plans that go back and forth, at a time",
     "prompt_chars": "of a prompt",
     "drain_seconds": "for requests under way after SIGTERM",
 }
@@ -52,7 +52,9 @@ def with_extra() -> Iterator[None]:
         if error.name not in ("fastapi", "httpx2", "prometheus_client", "starlette", "uvicorn"):
             raise
         raise MissingExtraError(
-            f'The package {error.name} is missing: install the extra, pip install "ecdiff[serve]".'
+            f'The package {error.name} is missing: install the extra, pip install "ecdiff[serve]".',
+            key=error.name,
+            expected=["serve"],
         ) from error
 
 
@@ -116,7 +118,7 @@ def add_cloud(add: Any) -> None:
         "--deadline",
         type=float,
         metavar="SECONDS",
-        help="of a picture: the best config of the YAML's front that keeps it is taken; the server refuses a "
+        help="of an image: the best config of the YAML's front that keeps it is taken; the server refuses a "
         "cloud's part that takes longer",
     )
     add(
@@ -158,14 +160,15 @@ def serve(args: argparse.Namespace) -> None:
     if finds_size:
         limits = replace(limits, batch_size=_fastest_size(pipe, Path(args.config)))
 
-    def say(url: str) -> None:
+    def log(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
         print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
 
-    server = make_server(pipe, listen, limits, say)
+    server = make_server(pipe, listen, limits, log)
     server.run()
     if not server.started:
-        raise ECDiffError(f"Cannot listen on {args.host}:{args.port}; the line above says why.")
+        line = f"Cannot listen on {args.host}:{args.port}; the line above says why."
+        raise ECDiffError(line, key="--port", got=args.port)
     print("stopped; what was under way is done", file=sys.stderr)
 
 
@@ -182,13 +185,13 @@ def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
     def find() -> dict[int, float]:
         return throughputs(pipe, LARGEST_BATCH, Counter())
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     with ExitStack() as stack:
         if not config.is_file():  # one that comes with the package: nothing is written there
             config = Path(stack.enter_context(TemporaryDirectory(prefix="ecdiff-"))) / config
-        return kept(config.with_suffix(".batch_size.json"), find, say, device_name(pipe.device))
+        return kept(config.with_suffix(".batch_size.json"), find, log, device_name(pipe.device))
 
 
 def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
@@ -196,7 +199,8 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     if args.cloud is None:
         for name in ("token_file", "deadline"):
             if getattr(args, name) is not None:
-                raise ParamsError(f"--{name.replace('_', '-')} goes with --cloud URL.")
+                line = f"--{name.replace('_', '-')} goes with --cloud URL."
+                raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
         return None
     with with_extra():
         from ecdiff_core.serving.client import RemoteCloud

@@ -58,9 +58,8 @@ def timings_of(config: Mapping[str, Any], url: str) -> Timings:
     try:
         return {name: Spread(**config["seconds"][name]) for name in SERVED}
     except (KeyError, TypeError) as error:
-        raise CloudError(
-            f"{url} does not tell its seconds: it is an older server or none of ours."
-        ) from error
+        line = f"{url} does not tell its seconds: it is an older server or none of ours."
+        raise CloudError(line, key=url, expected=list(SERVED)) from error
 
 
 @torch.no_grad()

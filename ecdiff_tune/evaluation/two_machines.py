@@ -70,7 +70,10 @@ def _served(config: Mapping[str, Any], pipe: ECDiffPipeline, url: str) -> dict[s
         found["guidance_scale"] = (theirs["guidance_scale"], str(pipe.config.sampling.guidance_scale))
     if found:
         raise LatencyError(
-            f"The server at {url} serves something else (the server's | this study's): {packet.told(found)}. "
-            "Serve a config of this pair, or give another link."
+            f"The server at {url} serves something else (the server's | this study's): "
+            f"{packet.listed(found)}.",
+            key=url,
+            got=found,
+            advice="Serve a config of this pair, or give another link.",
         )
     return seconds

@@ -66,6 +66,11 @@ def changed(path: str, value: object) -> str:
     return yaml.safe_dump(tree)
 
 
+def without_comments(text: str) -> list[str]:
+    """The lines of a YAML, whose comments are free to change."""
+    return [line.partition("  # ")[0] for line in text.splitlines()]
+
+
 @pytest.mark.parametrize("config", [FULL, replace(FULL, score=None, provenance=None)], ids=["full", "bare"])
 def test_reads_back_what_it_wrote(config: TunedConfig, tmp_path: Path) -> None:
     assert TunedConfig.from_yaml(config.to_yaml()) == config
@@ -175,7 +180,7 @@ def test_golden_v3_loads_forever() -> None:
     values = {"threshold": 0.08, "max_skip_steps": 3, "retention_ratio": 0.2}
     assert config.method == MethodChoice("mag_cache", {**values, "mag_ratios": (1.0, 0.97, 0.98, 1.02)})
     assert config.plan().schedule == "4C"
-    assert config.to_yaml().splitlines() == GOLDEN_3.read_text("utf-8").splitlines()[1:]
+    assert without_comments(config.to_yaml()) == without_comments(GOLDEN_3.read_text("utf-8"))[1:]
 
 
 def test_golden_v4_loads_forever() -> None:
@@ -184,7 +189,7 @@ def test_golden_v4_loads_forever() -> None:
         FrontRow(ECDiffParams(p=2, k=1, alpha=0.3, s=4), 0.81, 0.4, handoff_adapter="matched"),
         FrontRow(ECDiffParams.scheduled([0, 1, 4], 0.5, 6), 0.93, 0.7, estimator="secant"),
     )
-    assert config.to_yaml().splitlines() == GOLDEN_4.read_text("utf-8").splitlines()[1:]
+    assert without_comments(config.to_yaml()) == without_comments(GOLDEN_4.read_text("utf-8"))[1:]
 
 
 def test_a_row_of_the_front_is_a_config_of_its_own() -> None:
@@ -223,7 +228,10 @@ def test_the_version_follows_from_what_a_config_holds() -> None:
 def test_golden_is_what_is_written_today_and_optional_keys() -> None:
     """Should a key go or change: raise FORMAT_VERSION, keep these files, and add a golden of the new one."""
     assert FORMAT_VERSION == 4
-    assert TunedConfig.load(GOLDEN_2).to_yaml().splitlines() == GOLDEN_2.read_text("utf-8").splitlines()[1:]
+    assert (
+        without_comments(TunedConfig.load(GOLDEN_2).to_yaml())
+        == without_comments(GOLDEN_2.read_text("utf-8"))[1:]
+    )
     written = yaml.safe_load(TunedConfig.load(GOLDEN).to_yaml())
     assert written["sampling"].pop("use_dynamic_cfg") is False
     assert written == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
@@ -293,23 +301,21 @@ def test_refuses_types(path: str, value: object, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "error", "message"),
+    ("path", "value", "error", "about"),
     [
-        ("params.alpha", 0, ParamsError, r"0 < alpha <= 1, got alpha=0"),
-        ("params.alpha", float("nan"), ParamsError, r"alpha to be a number"),
-        ("params.p", 40, ParamsError, r"p <= s, got p=40, s=34"),
-        ("params.p", 1, ParamsError, r"p >= 2 when k >= 1"),
-        ("params.k", -1, ParamsError, r"k to be a whole number >= 0, got -1"),
-        ("params.s", 51, ParamsError, r"s <= T, the number of steps, got s=51 with 50 steps"),
-        ("sampling.dtype", "float61", ParamsError, r"Unknown dtype 'float61'.*did you mean float16\?"),
-        ("sampling.estimator", "resue", ConfigError, r"Unknown estimator 'resue'.*did you mean reuse\?"),
+        ("params.alpha", 0, ParamsError, {"expected": "0 < alpha <= 1"}),
+        ("params.alpha", float("nan"), ParamsError, {"expected": "to be a number, 0 < alpha <= 1"}),
+        ("params.p", 40, ParamsError, {"got": {"p": 40, "s": 34}, "expected": "<= s"}),
+        ("params.p", 1, ParamsError, {"expected": ">= 2 when k >= 1"}),
+        ("params.k", -1, ParamsError, {"got": -1, "expected": "to be a whole number >= 0"}),
+        ("params.s", 51, ParamsError, {"got": {"s": 51, "num_inference_steps": 50}}),
+        ("sampling.dtype", "float61", ParamsError, {"nearest": "float16"}),
+        ("sampling.estimator", "resue", ConfigError, {"nearest": "reuse"}),
     ],
 )
-def test_refuses_values(path: str, value: object, error: type[ECDiffError], message: str) -> None:
-    with pytest.raises(error, match=message) as caught:
+def test_refuses_values(path: str, value: object, error: type[ECDiffError], about: dict[str, Any]) -> None:
+    with refused(error, key=path.partition(".")[2], source="my.yaml: ", **about):
         TunedConfig.from_yaml(changed(path, value), "my.yaml")
-    assert str(caught.value).startswith("my.yaml: ")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -347,32 +353,27 @@ def test_refuses_sampling_settings(name: str, value: Any, expected: object) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "about"),
     [
-        ("", r"^my\.yaml is empty: expected pair, params"),
-        ("# nothing\n", r"^my\.yaml is empty: expected pair, params"),
-        ("just words", r"expected a mapping .* got 'just words'"),
-        ("- a\n- b\n", r"expected a mapping .* got \['a', 'b'\]"),
-        ("a: [1,\nb: }", r"is not valid YAML"),
-        ("format_version: !!python/object:os.system {}", r"is not valid YAML"),
-        ("a: \x00", r"is not valid YAML"),
-        ("a: [1\n", r"^my\.yaml is not valid YAML, line 2, column 1: expected ',' or '\]', but got"),
-        ("stage,p,k\n" * 99, r"sampling, got 'stage,p,k (stage,p,k ){4}stage,p,k…\.$"),
-        ("? [a, b]\n: 1", r"is not valid YAML"),
-        ("format_version: 1\n7: x", r"Unknown key 7"),
-        (
-            "params:\n  p: 3\n  alpha: 0.3\n  alpha: 0.9\n",
-            r"is not valid YAML: the key alpha is given twice, in line 3 and in line 4\.",
-        ),
-        ("pair: {name: a, name: b}", r"the key name is given twice, in line 1 and in line 1\."),
-        ("format_version: 1\nformat_version: 1", r"the key format_version is given twice"),
+        ("", {"got": None}),
+        ("# nothing\n", {"got": None}),
+        ("just words", {"got": "just words", "expected": "a mapping"}),
+        ("- a\n- b\n", {"got": ["a", "b"], "expected": "a mapping"}),
+        ("a: [1,\nb: }", {}),
+        ("format_version: !!python/object:os.system {}", {}),
+        ("a: \x00", {}),
+        ("a: [1\n", {"line": r"line 2, column 1: expected ',' or '\]', but got"}),
+        ("stage,p,k\n" * 99, {"expected": "a mapping", "line": r"'stage,p,k (stage,p,k ){4}stage,p,k…\.$"}),
+        ("? [a, b]\n: 1", {}),
+        ("format_version: 1\n7: x", {"key": "7", "got": "x"}),
+        ("params:\n  p: 3\n  alpha: 0.3\n  alpha: 0.9\n", {"line": "alpha .* line 3 and in line 4"}),
+        ("pair: {name: a, name: b}", {"line": "name .* line 1 and in line 1"}),
+        ("format_version: 1\nformat_version: 1", {"line": "format_version .* line 1 and in line 2"}),
     ],
 )
-def test_refuses_what_is_no_config(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+def test_refuses_what_is_no_config(text: str, about: dict[str, Any]) -> None:
+    with refused(ConfigError, **{"key": "my.yaml", **about}, source="my.yaml"):
         TunedConfig.from_yaml(text, "my.yaml")
-    assert str(caught.value).startswith("my.yaml")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -387,9 +388,8 @@ def test_refuses_what_is_no_config(text: str, message: str) -> None:
 def test_refuses_what_cannot_be_read(tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
     path = tmp_path / "ecdiff.yaml"
     make(path)
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, key=path, line=reason):
         TunedConfig.load(path)
-    assert str(caught.value) == f"Cannot read the config {path}: {reason}."
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +405,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     for step in ("write_text", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, step, full_disk)
-            with pytest.raises(OutputError, match=r"Cannot write .*No space left"):
+            with refused(OutputError, key=path, line="No space left"):
                 replace(FULL, params=ECDiffParams.edge_only()).save(path)
     assert TunedConfig.load(path) == FULL
     assert [file.name for file in tmp_path.iterdir()] == ["ecdiff.yaml"]
@@ -461,5 +461,5 @@ def test_configs_that_come_with_the_package_are_found_by_name(
     assert TunedConfig.load("shapes") == config
     (tmp_path / "shapes").rmdir()
     (tmp_path / "shapes").write_text("mine")  # a file of that name comes first
-    with pytest.raises(ConfigError, match="shapes: expected a mapping"):
+    with refused(ConfigError, key="shapes", got="mine", expected="a mapping"):
         TunedConfig.load("shapes")
