@@ -192,15 +192,16 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/v1/config")
     async def config() -> Response:
-        known = {
-            "version": __version__,
-            "format_version": packet.FORMAT_VERSION,
-            "facts": service.cloud.facts,
-            "device": device_name(service.cloud.pipe.device),
-            "seconds": {name: asdict(spread) for name, spread in service.timings().items()},
-            "seconds_per_call": service.worker.seconds_per_step,
-        }
-        return JSONResponse(known)
+        return JSONResponse(
+            {
+                "version": __version__,
+                "format_version": packet.FORMAT_VERSION,
+                "facts": service.cloud.facts,
+                "device": device_name(service.cloud.pipe.device),
+                "seconds": {name: asdict(spread) for name, spread in service.timings().items()},
+                "seconds_per_call": service.worker.seconds_per_step,
+            }
+        )
 
     @app.get("/v1/bytes")
     async def some_bytes(count: Annotated[int, Query(ge=0, le=_MOST_BYTES)]) -> Response:
