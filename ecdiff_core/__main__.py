@@ -20,16 +20,8 @@ from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Mode, Plan
-from ecdiff_core.serving.commands import (
-    add_cloud,
-    add_link,
-    add_serve,
-    fall_back,
-    link,
-    remote_cloud,
-    serve,
-    within_deadline,
-)
+from ecdiff_core.serving.cloud_option import add_cloud, fall_back, remote_cloud, within_deadline
+from ecdiff_core.serving.commands import add_link, add_serve, link, serve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
