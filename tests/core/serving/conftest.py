@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,23 @@ def pipe(request: pytest.FixtureRequest) -> ECDiffPipeline:
 
 
 @contextmanager
-def serving(pipe: ECDiffPipeline, token: str | None = TOKEN, **limits: Any) -> Iterator[str]:
-    """The URL of a server in a thread."""
+def serving(
+    pipe: ECDiffPipeline,
+    token: str | None = TOKEN,
+    listen: Listen | None = None,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+    **limits: Any,
+) -> Iterator[str]:
+    """The URL of a server in a thread, which runs within ``around``."""
     urls: queue.Queue[str] = queue.Queue()
     limits = {"drain_seconds": 2, **limits}
-    server = make_server(pipe, Listen(port=0, token=token), Limits(**limits), urls.put)
-    thread = threading.Thread(target=server.run)
+    server = make_server(pipe, listen or Listen(port=0, token=token), Limits(**limits), urls.put)
+
+    def run() -> None:
+        with around():
+            server.run()
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         yield urls.get(timeout=60)
