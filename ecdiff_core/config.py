@@ -16,7 +16,8 @@ from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
+from ecdiff_core.sampling.plan_of_params import count_steps, plan
 from ecdiff_core.validation import AtLeast1, NotNegative, check_fields, check_type
 
 FORMAT_VERSION = 3

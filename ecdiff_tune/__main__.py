@@ -17,11 +17,11 @@ from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.cli import ARGUMENTS, COMMANDS, unheeded
 from ecdiff_tune.cli.arguments import (
     command_first,
-    export_to,
     flags_first,
     paths_quoted,
     refuse_deletions,
     swept_to_scratch,
+    written_out,
 )
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.study.renamed import present_arguments
@@ -163,7 +163,7 @@ def _command(arguments: Sequence[str]) -> int:
         print(f"ecdiff {__version__}")
         return 0
     command, rest = command_first(arguments)
-    rest = flags_first(paths_quoted(present_arguments(export_to(command, rest), print)))
+    rest = flags_first(paths_quoted(present_arguments(written_out(command, rest), print)))
 
     def work() -> None:
         if command == "generate":

@@ -39,8 +39,9 @@ from two_namespaces import CLOUD_ADDRESS, two_namespaces
 
 if TYPE_CHECKING:
     from ecdiff_core.config import TunedConfig
-    from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+    from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.serving.client import RemoteCloud
+    from ecdiff_core.tuned_pair import Prepared
     from ecdiff_tune.evaluation.latency import LatencyProfile
 
 PROMPT = "a large red square left of a small blue star"

@@ -31,7 +31,7 @@ from bench_split import numbers
 from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import SamplerState, advance
 from ecdiff_tune.evaluation import reference
 from ecdiff_tune.evaluation.baseline_trajectory import baseline_trajectory

@@ -2,6 +2,7 @@
 
     python scripts/bench_search.py                                    # the shapes pair, 100 prompts: hours
     python scripts/bench_search.py --num-prompts 20 --searches joint predict exact
+    python scripts/bench_search.py --num-prompts 40 --json found.json device=cuda batch_size=40   # minutes
     python scripts/bench_search.py --num-prompts 4 --steps 12 search.k=[1,2]   # shows that it works
 
 Every search has a study of its own in --outputs; the reference pictures and the latency profile are made
@@ -13,7 +14,8 @@ every config, or of `exact`, which leaves out those that could not reach the bes
 that they were not generated on had an SSIM of 1. Where neither was run, the best found stands in its place.
 
 Edge calls count by their time (edge call / cloud call of the latency profile): *cloud-call equivalents*.
-Settings (KEY=VALUE) go to every search.
+Settings (KEY=VALUE) go to every search. FILE is a list of rows, one a search that is done, in the columns of
+bench_search.csv; it grows with every search.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="a latency.json of this pair to go by (default: measured)",
     )
+    add("--json", type=Path, metavar="FILE", help="write the table's rows to this file, search by search")
     add("--table-only", action="store_true", help="run nothing: the table of what is there")
     args, settings = parser.parse_known_args(arguments)
     names: list[str] = args.searches or []  # argparse takes what follows them for names too
@@ -63,10 +66,13 @@ def bench(args: argparse.Namespace) -> None:
     setup = runs.Setup(
         args.outputs, args.num_prompts, args.heldout, args.steps, args.trials, args.latency, args.settings
     )
-    if not args.table_only:
-        for name in chosen:
-            runs.run(setup, name)
+    for name in chosen if not args.table_only else ():
+        runs.run(setup, name)
+        if args.json is not None:
+            table.write_json(args.json, runs.finished(setup, chosen))
     found = runs.finished(setup, chosen)
+    if args.json is not None:
+        table.write_json(args.json, found)
     for path in table.write(args.outputs, found):
         print(f"wrote {path}")
     for line in table.told(found, args.num_prompts):

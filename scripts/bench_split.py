@@ -28,7 +28,8 @@ import split_figure
 from bench_schedules import ALPHAS, PLACED_ALPHAS, SAMPLING, SOLVERS, Bench, decibels, opened
 from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile, measure
 from ecdiff_tune.evaluation.ledger import Measurement

@@ -1,7 +1,7 @@
 """What a transferred config scores beside one that is tuned anew at the same settings, and what both cost.
 
     python scripts/bench_transfer.py [--pair shapes] [--config YAML] [--num-prompts 100] [--json FILE]
-        [--outputs DIR] [SETTINGS ...]
+        [--outputs DIR] [--latency JSON] [--batch 25] [SETTINGS ...]
 
 The config (default: what `tune` finds on that many prompts at the pair's own settings) goes by `transfer` to
 each of SETTINGS, comma-separated overrides; then `tune` searches there from nothing. The transferred config
@@ -62,6 +62,10 @@ def parse_args() -> argparse.Namespace:
     add("--pair", default="shapes", help="of conf/pair/ (default shapes)")
     add("--config", type=Path, metavar="YAML", help="what is transferred (default: tuned first)")
     add("--num-prompts", type=int, default=100, metavar="N", help="that searches tune on (default 100)")
+    add(
+        "--latency", type=Path, metavar="JSON", help="of the pair, that all go by (default: measured by each)"
+    )
+    add("--batch", type=int, default=25, metavar="N", help="prompts at a time (default 25)")
     add("--outputs", type=Path, default=Path("outputs/bench_transfer"), metavar="DIR", help="of all studies")
     add("--json", type=Path, metavar="FILE", help="where the rows go")
     return parser.parse_args()
@@ -75,11 +79,18 @@ def run(arguments: list[str]) -> tuple[int, str]:
     return status, out.getvalue() + err.getvalue()
 
 
+def of_machine(args: argparse.Namespace) -> list[str]:
+    """Settings of every command that have to do with the machine alone."""
+    profile = [] if args.latency is None else [f"latency={args.latency}"]
+    return [f"batch_size={args.batch}", *profile]
+
+
 def tuned(args: argparse.Namespace, study: str, settings: list[str]) -> list[str]:
     """Go through a study of `tune` at these settings; the arguments that make it."""
     folder = args.outputs / "tuned"
     prompts = [f"calibration.num_prompts={args.num_prompts}", "heldout.num_prompts=0", "search=joint"]
-    arguments = [f"pair={args.pair}", f"output_dir={folder}", f"study={study}", *prompts, *settings]
+    arguments = [f"pair={args.pair}", f"output_dir={folder}", f"study={study}", *prompts]
+    arguments += [*of_machine(args), *settings]
     if not (folder / args.pair / study / files.TABLE5).is_file():
         status, text = run(["tune", *arguments])
         if status:
@@ -113,7 +124,8 @@ def measured(arguments: list[str], config: TunedConfig) -> Trial:
 def transferred(args: argparse.Namespace, config: Path, study: str, settings: list[str]) -> tuple[bool, Path]:
     """Whether a config is taken at these settings, and the folder of its study, which holds it either way."""
     outputs = args.outputs / "transferred"
-    arguments = [f"transfer.config={config}", f"output_dir={outputs}", f"study={study}", *settings]
+    arguments = [f"transfer.config={config}", f"output_dir={outputs}", f"study={study}"]
+    arguments += [*of_machine(args), *settings]
     folder: Path = outputs / args.pair / study
     status, text = run(["transfer", *arguments])
     refused = status == 2 and "nothing is written" in text

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from ecdiff_core.__main__ import _parser
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.cli import COMMANDS
-from ecdiff_tune.cli.arguments import export_to, paths_quoted
+from ecdiff_tune.cli.arguments import paths_quoted, written_out
 from ecdiff_tune.cli.hydra_configs import primary_config
 from ecdiff_tune.config import from_config
 from ecdiff_tune.data.conf_folder import config_folder
@@ -86,7 +86,7 @@ def check_tune(arguments: list[str]) -> None:
         models = {"pair.name": "mine", "pair.cloud": "a", "pair.edge": "b"}
         given += [f"{key}={value}" for key, value in models.items() if key not in named]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose(config_name=primary_config(name), overrides=paths_quoted(export_to(name, given)))
+        config = compose(config_name=primary_config(name), overrides=paths_quoted(written_out(name, given)))
     from_config(config, given, lambda _: None)
 
 

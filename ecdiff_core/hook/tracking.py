@@ -16,7 +16,7 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.hook.arguments import BUSY
 from ecdiff_core.hook.callers import current_call, is_inside_pipeline
-from ecdiff_core.sampling.plan import count_steps
+from ecdiff_core.sampling.plan_of_params import count_steps
 
 
 class StepTracker:

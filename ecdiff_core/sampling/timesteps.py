@@ -9,7 +9,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.sampling.plan import count_steps
+from ecdiff_core.sampling.plan_of_params import count_steps
 
 
 def set_steps(

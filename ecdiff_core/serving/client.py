@@ -19,13 +19,14 @@ from torch import Tensor
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
 from ecdiff_core.models.devices import get_dtype
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
 from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
 from ecdiff_core.serving.handoff import HandoffForm, facts_of
 from ecdiff_core.serving.link import LinkMeter, Spread
 from ecdiff_core.serving.packet import Encoding, Form, PacketError, check_encoding, read_packet, write_packet
+from ecdiff_core.tuned_pair import Prepared
 
 T = TypeVar("T")
 _SESSION = "Ecdiff-Session"
@@ -131,7 +132,10 @@ class RemoteCloud:
         began = time.perf_counter()
         answer = self._ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
-        told: dict[str, Any] = json.loads(answer.content)
+        try:
+            told: dict[str, Any] = dict(json.loads(answer.content))
+        except (ValueError, TypeError) as error:
+            raise CloudError(f"{self.url} does not answer as a server of ecdiff serve does.") from error
         return told
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:

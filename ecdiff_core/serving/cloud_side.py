@@ -22,6 +22,7 @@ from ecdiff_core.sampling.sampler import Call, SamplerState, trajectory
 from ecdiff_core.serving.engine import Engine, Steps
 from ecdiff_core.serving.handoff import HandoffForm
 from ecdiff_core.serving.packet import Encoding, Form, write_packet
+from ecdiff_core.serving.seconds import Timings, cloud_timings
 from ecdiff_core.serving.worker import Job
 
 
@@ -112,14 +113,10 @@ class CloudSide:
 
         return Job(lambda: (ask(), conditioning), finish, 1)
 
-    def warm_up(self) -> None:
-        """One picture's encoding and one call, so that the first request waits for neither."""
-        job = self.handoff(Asked("", None, 0, "cloud"), "computed", None)
-        steps, conditioning = job.begin()
-        call = next(steps)
-        with torch.no_grad():
-            self.pipe.bind_cloud(conditioning)(call.latents, call.timestep)
+    def warm_up(self) -> Timings:
+        """A few encodings and calls, so that the first request waits for none; what they took."""
         _ = self.form("ecdiff").form
+        return cloud_timings(self.pipe)
 
     def _begin(self, asked: Asked, until: int) -> tuple[Steps, Conditioning]:
         pipe, negative = self.pipe, asked.negative_prompt

@@ -94,6 +94,7 @@ class Worker:
         self._running: dict[Job, Job] = {}
         self._changed = threading.Condition()
         self._stopping = False
+        self.idle_seconds = 0.0  # of a call for one sample, set before the first job
         self.seconds_per_step = 0.0
         self._thread = threading.Thread(target=self._work, name="ecdiff-device", daemon=True)
 
@@ -112,7 +113,10 @@ class Worker:
         """Seconds that a job of that many calls would take from now on, with those before it."""
         with self._changed:
             before = sum(job.calls for job in self._waiting) / self._engine.most
-        return (before + calls) * self.seconds_per_step
+            idle = not (self._waiting or self._running)
+        # A step of a full batch says nothing of one alone, and nobody would ever find out.
+        step = self.idle_seconds if idle or not self.seconds_per_step else self.seconds_per_step
+        return (before + calls) * step
 
     def submit(self, job: Job) -> None:
         """Queue a job.

@@ -90,7 +90,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
     write_text(folder / files.METHODS_TABLE, table.to_csv(index=False))
     winners = {name: one.winner for name, one in found.items() if one.winner is not None}
     for name in found.keys() - winners.keys():
-        say(f"{get_method(name).label}: no setting keeps the floor")
+        say(f"{get_method(name).label}: no setting that does something keeps the floor")
     prompts, count = references.calibration.prompt_set, settings.acceleration.timed_prompts
     with study.spending.part("seconds"):
         off, seconds = time_side_by_side(

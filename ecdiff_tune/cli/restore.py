@@ -20,6 +20,7 @@ GROUPS = ("pair", "search", "calibration", "objective", "link")
 _FREE = (
     *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors.", "export."),
     *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
+    "link.token_file",
 )
 """Beginnings of settings that may be others than the study's: no measurement depends on them."""
 _SCORING = ("objective.", "link.")

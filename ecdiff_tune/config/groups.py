@@ -210,3 +210,7 @@ class LinkSettings:
     round_trip_seconds: NotNegative = setting(
         0.0, "seconds there and back, for the handoff and for each later cloud call"
     )
+    url: str | None = setting(
+        None, "server of ecdiff serve, http://gpu:8000: link and cloud's seconds are measured there"
+    )
+    token_file: str | None = setting(None, "file with its token; null is ECDIFF_TOKEN's, if any")

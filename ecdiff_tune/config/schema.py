@@ -7,6 +7,7 @@ meaning. ``--help``, the comments of conf/ and README's table are made of it (``
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field
@@ -17,7 +18,8 @@ from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P, MAX_SEED, ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_core.sampling.plan_of_params import count_steps
 from ecdiff_core.validation import NotNegative, OneOf
 from ecdiff_tune.config.command_groups import (
     AblateSettings,
@@ -117,7 +119,8 @@ class Settings:
         "offload has no time",
     )
     link: LinkSettings = group(
-        LinkSettings, "between cloud and edge: the paper's 18.88 Mbps, or none for one machine"
+        LinkSettings,
+        "between cloud and edge: the paper's 18.88 Mbps, none for one machine, or the URL of a server",
     )
     rerank: RerankSettings = group(
         RerankSettings, "of the commands rerank and pareto, beside objective and link"
@@ -176,7 +179,9 @@ class Settings:
 
     def core_link(self) -> Link:
         """The link between cloud and edge."""
-        return Link(**asdict(self.link))
+        given = self.link
+        token_file = None if given.token_file is None else Path(given.token_file).expanduser()
+        return Link(given.mbps, given.round_trip_seconds, given.url, token_file)
 
     def search_options(self) -> Options:
         """How candidates race, and what Optuna is told."""

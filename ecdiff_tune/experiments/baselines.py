@@ -12,7 +12,8 @@ from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, Plan, count_steps
+from ecdiff_core.sampling.plan import HandoffAdapter, Plan
+from ecdiff_core.sampling.plan_of_params import count_steps
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler

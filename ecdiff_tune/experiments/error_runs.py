@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Action, Plan, plan
+from ecdiff_core.sampling.plan import Action, Plan
+from ecdiff_core.sampling.plan_of_params import plan
+from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.baseline_trajectory import prepare
 from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate

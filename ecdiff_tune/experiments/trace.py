@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.errors import NonFiniteLatentsError
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_core.sampling.sampler import SamplerState, advance
 from ecdiff_core.sampling.timesteps import scale_model_input
+from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.evaluation.candidate import Candidate
 
 Nudge = Callable[[int, Tensor], Tensor]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.latency import LatencyProfile

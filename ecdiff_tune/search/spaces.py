@@ -10,7 +10,8 @@ from typing import ClassVar, TypeVar, get_args
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
+from ecdiff_core.sampling.plan_of_params import effective_s
 from ecdiff_tune.evaluation.candidate import Candidate, same_images
 from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.schedule_space import ScheduleSpace

@@ -30,6 +30,7 @@ _FREE_TO_CHANGE = {
     "tracking",
     "params.k",
     "params.alpha",
+    "link.token_file",
     "search.trials",
     "search.artifacts",
     "search.extend",

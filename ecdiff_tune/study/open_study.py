@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ecdiff_core.io.text import counted
@@ -160,6 +160,8 @@ def _bind(
         profile = latency_profile(folder, pipe, given, progress, spending.calls)
     with spending.part("batch size"):
         size = 1 if spec.timed else batch_size_of(folder, pipe, len(prompts), progress, spending)
+    if profile.link is not None:
+        spec = replace(spec, link=profile.link.link)
     return (spec, created, profile, size), spending
 
 

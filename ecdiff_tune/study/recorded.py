@@ -79,6 +79,8 @@ def load(spec: StudySpec) -> Recorded:
     why = unusable.read(path)
     prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
     latency = latency_profile(spec, study)
+    if latency.link is not None:
+        spec = replace(spec, link=latency.link.link)
     if spec.timed:
         notes.append("note: the study's trials were timed; here all seconds follow from its latency profile.")
     scorer = Scorer.of(latency, spec.weights, spec.earliest_s, None)
@@ -256,7 +258,9 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
     """
     path = spec.path / files.LATENCY
     own = LatencyProfile.load(path)
-    old_link = Link(study.get("link.mbps"), study.get("link.round_trip_seconds") or 0.0)
+    old_link = Link(
+        study.get("link.mbps"), study.get("link.round_trip_seconds") or 0.0, study.get("link.url")
+    )
     payload = own.payload_values or old_link.values_sent(own.transfer_seconds)
     other = None
     if spec.rescoring.latency is not None:
@@ -265,12 +269,19 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
         payload = payload or other.payload_values
     link = spec.link
     profile = replace(other or own, payload_values=payload, tensor_values=own.tensor_values)
-    if link == old_link:  # what the study itself was scored with
+    own_links = (old_link, None if own.link is None else own.link.link)
+    if link not in own_links and link.url is not None:
+        raise LatencyError(
+            f"This command measures nothing, and {path} is of another link than {link.url}. Leave link.url "
+            "as it was, or tune another study=NAME with it."
+        )
+    if link in own_links:  # what the study itself was scored with
         return replace(
             profile,
             transfer_seconds=own.transfer_seconds,
             tensor_seconds=own.tensor_seconds,
             crossing_seconds=own.crossing_seconds,
+            link=own.link,
         )
     if link.mbps is not None and payload is None:
         raise LatencyError(

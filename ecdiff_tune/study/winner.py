@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.config import PairSpec, Sampling, TunedConfig
@@ -58,7 +58,7 @@ class ConfigSource:
         packages = ("ecdiff", "torch", "diffusers", "transformers")
         made_with = {
             "device": device_name(pipe.device),
-            "versions": {name: version(name) for name in packages},
+            "versions": {name: _installed(name) for name in packages},
         }
         return cls(
             spec,
@@ -72,6 +72,18 @@ class ConfigSource:
             made_with,
             reference,
         )
+
+
+def _installed(package: str) -> str:
+    """Its version; a checkout that runs without being installed has none.
+
+    >>> _installed("no-such-package")
+    'not installed'
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 @dataclass(frozen=True)

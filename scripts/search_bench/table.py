@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ecdiff_core.io.files import write_text
 from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.report.result import falls_short, heldout_verdict
 from ecdiff_tune.report.table_files import write_table
@@ -62,7 +63,7 @@ def rows(found: Sequence[Finished]) -> pd.DataFrame:
 
 
 def _row(one: Finished, best: Finished, times: float | None) -> dict[str, Any]:
-    params, score = one.config.params, one.config.score or {}
+    params, score, provenance = one.config.params, one.config.score or {}, one.config.provenance or {}
     both = one.reference + one.search
     return {
         "search": one.name,
@@ -84,6 +85,9 @@ def _row(one: Finished, best: Finished, times: float | None) -> dict[str, Any]:
         "reference_edge": one.reference.edge,
         "reference_seconds": one.reference.seconds,
         "edge_weight": one.edge_weight,
+        "num_prompts": provenance["calibration"]["num_prompts"],
+        "num_steps": one.config.sampling.num_inference_steps,
+        "device": provenance["device"],
     }
 
 
@@ -108,6 +112,11 @@ def write(folder: Path, found: Sequence[Finished]) -> list[Path]:
     table = rows(found)
     shown = pd.DataFrame([_cells(one) for one in table.to_dict("records")], columns=list(HEADINGS))
     return write_table(folder, "bench_search", table, shown)
+
+
+def write_json(path: Path, found: Sequence[Finished]) -> None:
+    """The rows of ``bench_search.csv`` as a list of objects; what is not known is null."""
+    write_text(path, rows(found).to_json(orient="records", indent=1, double_precision=10) + "\n")
 
 
 def _cells(row: dict[Any, Any]) -> list[str]:

@@ -72,18 +72,13 @@ class Score:
     dimensions: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.dimensions if name not in DIMENSIONS]
-        if unknown:
-            raise VBenchError.unknown("VBench dimension", unknown[0], DIMENSIONS)
+        in_order(self.dimensions)
         missing = [name for name in DIMENSIONS if name not in self.dimensions]
         if missing:
             raise VBenchError(
                 f"The total needs all {len(DIMENSIONS)} VBench dimensions, missing: {', '.join(missing)}. "
                 "Let VBench evaluate those too."
             )
-        for name, value in self.dimensions.items():
-            if not 0 <= value <= 1:  # also where it is nan
-                raise VBenchError(key=name, got=value, expected="as a fraction within 0 … 1")
 
     @property
     def quality(self) -> float:
@@ -114,6 +109,21 @@ class Score:
             for name, one in chosen.items()
         ]
         return math.fsum(parts) / sum(one.weight for one in chosen.values())
+
+
+def in_order(dimensions: Mapping[str, float]) -> list[str]:
+    """Names of dimensions in the paper's order.
+
+    Raises:
+        VBenchError: one is unknown, or no fraction.
+    """
+    unknown = [name for name in dimensions if name not in DIMENSIONS]
+    if unknown:
+        raise VBenchError.unknown("VBench dimension", unknown[0], DIMENSIONS)
+    for name, value in dimensions.items():
+        if not 0 <= value <= 1:  # also where it is nan
+            raise VBenchError(key=name, got=value, expected="as a fraction within 0 … 1")
+    return [name for name in DIMENSIONS if name in dimensions]
 
 
 def load_score(path: Path) -> Score:

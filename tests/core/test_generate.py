@@ -23,7 +23,7 @@ from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
 from ecdiff_core.__main__ import _cloud_alone, _free, _save, main
 from ecdiff_core.models.pair import load_pair
 from ecdiff_core.output import Seconds
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 
 Capture = pytest.CaptureFixture[str]
 

@@ -16,7 +16,7 @@ from torch import nn
 import bench_latency
 from ecdiff_core import ECDiffParams, TunedConfig
 from ecdiff_core.models.families.base import Size
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.data.paper import paper_files
 from full_size import measure, models, pairs, run, table
 from full_size.measure import Generations, Measured
@@ -219,7 +219,8 @@ def test_a_pair_is_measured(
 ) -> None:
     path = tmp_path / "out" / "figures.json"
     arguments = ["--pair", pair, "--markdown", "--json", str(path)]
-    assert bench(*arguments, *(["--compiled"] if "compiled" in modes else [])) == 0
+    some = ["--compiled"] if "compiled" in modes else ["--variants", "cloud only,EC-Diff"]
+    assert bench(*arguments, *some) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].endswith("size tiny, 1 round")
     expected = {
@@ -229,8 +230,9 @@ def test_a_pair_is_measured(
         "HybridSD k=25": "2 + 25",
         "EC-Diff": "4 + 19",
     }
+    names = expected if "compiled" in modes else ("cloud only", "EC-Diff")
     assert seen_columns(printed, pair) == {
-        f"{mode} {name}": calls for mode in modes for name, calls in expected.items()
+        f"{mode} {name}": expected[name] for mode in modes for name in names
     }
     assert len(traced) == 2 * (len(modes) - 1)
 
@@ -238,7 +240,7 @@ def test_a_pair_is_measured(
     assert found["parameters"]["cloud"] > found["parameters"]["edge"] > 10_000
     for mode in modes:
         counts = {name: len(seconds) for name, seconds in found[mode]["calls"].items()}
-        assert counts == {"cloud": 5, "edge": 5, "decode": 1}
+        assert counts == {"cloud": len(names), "edge": len(names), "decode": 1}
         generations = found[mode]["generations"]
         assert generations["EC-Diff"]["plan"] == "2C2A1C2A1C19E"
         assert all(seconds > 0 for way in generations.values() for seconds in way["seconds"])
@@ -276,6 +278,8 @@ def one_line(capsys: Capture) -> str:
         (["--pair", "sdxl_vegas"], "Unknown pair 'sdxl_vegas': choose from .* (did you mean sdxl_vega?)"),
         (["--size", "small"], "Unknown size 'small': choose from full, reduced, tiny"),
         (["--repeats", "0"], "Expected --repeats >= 1, got 0."),
+        (["--variants", "EC-Dif"], "Unknown variant 'EC-Dif': choose from .* (did you mean EC-Diff?)"),
+        (["--variants", "EC-Diff"], "Expected --variants with cloud only, got"),
         (["--dtype", "half"], "Unknown dtype 'half': choose from bfloat16, float16, float32"),
         (["--device", "moon"], "Cannot use the device 'moon' here"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,9 +104,14 @@ def test_what_is_done_is_not_done_again(
         raise AssertionError("nothing is left to run")
 
     monkeypatch.setattr(runs, "_tuner", never)
-    for more in ([], ["--table-only"]):
+    for more in ([], ["--table-only"], ["--table-only", "--json", str(setup.outputs / "rows.json")]):
         assert bench_search.main([*arguments, *more]) == 0
         assert (setup.outputs / "bench_search.csv").read_bytes() == before
+    rows = json.loads((setup.outputs / "rows.json").read_text(encoding="utf-8"))
+    assert [row["search"] for row in rows] == list(runs.STUDIES)
+    assert [row["equivalents"] for row in rows] == pytest.approx([one.equivalents for one in found])
+    assert {(row["num_prompts"], row["num_steps"]) for row in rows} == {(PROMPTS, STEPS), (1, STEPS)}
+    assert [row["regret"] for row in rows if row["search"] in runs.CLOUD_ALONE] == [None, None]
 
 
 def test_what_is_said(found: list[runs.Finished]) -> None:

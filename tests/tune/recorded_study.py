@@ -9,7 +9,7 @@ from pathlib import Path
 from ecdiff_core.config import PairSpec
 from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import (
     CalibrationSettings,

@@ -18,7 +18,8 @@ from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
 from ecdiff_core.hook.tracking import StepTracker
 from ecdiff_core.sampling.estimators import ESTIMATORS, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Action, Handoff, effective_s, plan
+from ecdiff_core.sampling.plan import Action, Handoff
+from ecdiff_core.sampling.plan_of_params import effective_s, plan
 
 from ...hooking import PROMPT, assert_close, load, run, seeded, with_sampling
 

@@ -8,7 +8,7 @@ import pytest
 
 from ecdiff_core.errors import ECDiffError, ParamsError
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 
 TABLE_5_ROW = {"p": 7, "k": 2, "alpha": 0.3, "s": 34}
 

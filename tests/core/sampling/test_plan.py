@@ -15,7 +15,8 @@ from torch import Tensor
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling import estimators, sampler
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Action, Handoff, Plan, plan
+from ecdiff_core.sampling.plan import Action, Handoff, Plan
+from ecdiff_core.sampling.plan_of_params import plan
 
 HANDOFFS: tuple[Handoff, ...] = ("aligned", "exact")
 

@@ -25,7 +25,8 @@ from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.batching import take
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Action, Handoff, Plan, plan
+from ecdiff_core.sampling.plan import Action, Handoff, Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import CloudCall, Denoiser, SamplerState, advance, start
 from ecdiff_core.sampling.schedulers import build_scheduler
 from shapes_pair import models

@@ -20,7 +20,7 @@ from torch import Tensor
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling import estimators, sampler, schedulers
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.scheduler_trial import refuse_stochastic, rehearse
 from ecdiff_core.sampling.schedulers import build_scheduler, offered
 from shapes_pair import models

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.cli.pareto import front, picked
 from ecdiff_tune.config import ParetoSettings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate

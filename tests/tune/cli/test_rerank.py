@@ -12,7 +12,7 @@ import yaml
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.objective import burden, efficiency

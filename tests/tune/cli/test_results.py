@@ -19,7 +19,7 @@ from ecdiff_core.__main__ import main as ecdiff
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.report import page

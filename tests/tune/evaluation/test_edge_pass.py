@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.models.memory import Batches
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import advance
+from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import baseline_trajectory, reference
 from ecdiff_tune.evaluation.edge_pass import EdgePass

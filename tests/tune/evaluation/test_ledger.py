@@ -17,7 +17,7 @@ import pytest
 
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.ledger import SCHEMA_VERSION, Ledger, LedgerError, Measurement
 

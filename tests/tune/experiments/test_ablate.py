@@ -12,7 +12,7 @@ import torch
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.cli.ablate import ablations, correcting_twice
 from ecdiff_tune.data import calibration
 from ecdiff_tune.experiments.method_runs import obstacle

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Handoff, plan
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import Denoiser, advance, start
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import (

@@ -23,7 +23,7 @@ from PIL import Image, ImageSequence
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.cli import samples
 from ecdiff_tune.data.spreadsheets import csv_text
 from ecdiff_tune.evaluation.candidate import Candidate

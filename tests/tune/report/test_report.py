@@ -14,7 +14,7 @@ import pytest
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import pareto_front
 from ecdiff_tune.report import costs, quality_seconds, sensitivity, study_data

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.search import SEARCHES, Search, Space
 from ecdiff_tune.search.options import Options, OptunaOptions

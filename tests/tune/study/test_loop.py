@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
