@@ -88,7 +88,7 @@ def test_measured(pipe: ECDiffPipeline) -> None:
     assert linked.tensor_seconds == pytest.approx(256 * 16 / 1e6)
     assert linked.transfer(Plan.from_schedule("6C6E")) == pytest.approx(linked.transfer_seconds)
     turns = Plan.from_schedule("2C1B2M1A1B5M")  # a handoff with one noise more, then up and down once
-    assert linked.transfer(turns) == pytest.approx(linked.transfer_seconds + 3 * linked.tensor_seconds + 0.04)
+    assert linked.transfer(turns) == pytest.approx(linked.transfer_seconds + 3 * linked.tensor_seconds + 0.02)
 
 
 def test_it_says_what_it_was_measured_under(
