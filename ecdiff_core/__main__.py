@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from ecdiff_core import __version__
 from ecdiff_core.errors import CloudUnavailableError, OutputError, ParamsError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
-from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.io.files import replacing
 from ecdiff_core.io.text import visible
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
@@ -114,8 +114,9 @@ def _save(
         story["config"] = pipe.config.to_yaml()
         path = _free(args.out / f"{seed:05d}.{'mp4' if video else 'png'}")
         if video:
-            write_text(path.with_suffix(".json"), json.dumps(story, indent=2, ensure_ascii=False) + "\n")
-            save_mp4(path, image, args.fps)
+            with replacing(path.with_suffix(".json")) as part:  # neither file is there without the other
+                part.write_text(json.dumps(story, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                save_mp4(path, image, args.fps)
         else:
             _save_png(path, image, story)
         print(f"{path}  {visible(prompt)}", flush=True)

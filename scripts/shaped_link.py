@@ -60,6 +60,11 @@ class _Direction:
         return arrival
 
 
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
 class ShapedLink:
     """The proxy, in a thread, from ``with`` to its end.
 
@@ -71,8 +76,7 @@ class ShapedLink:
 
     def __init__(self, url: str, shape: Shape | None = None, spoil: Spoil = lambda *_: _[2]) -> None:
         self._scheme, _, address = url.partition("://")
-        host, _, port = address.rpartition(":")
-        self._target, self._shape, self._spoil = (host, int(port)), shape or Shape(), spoil
+        self._target, self._shape, self._spoil = _host_and_port(address), shape or Shape(), spoil
         self._ways = [_Direction(self._shape, number) for number in range(2)]
         self._ports: queue.Queue[int] = queue.Queue()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -105,6 +109,11 @@ class ShapedLink:
     def hold(self) -> None:
         """Let nothing arrive any more, without a word of it: a cable that is pulled."""
         self._flows.clear()
+
+    def lead_to(self, url: str) -> None:
+        """Break all connections; new ones go to another server."""
+        self._target = _host_and_port(url.partition("://")[2])
+        self._loop.call_soon_threadsafe(self._break_all)
 
     async def _run(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()

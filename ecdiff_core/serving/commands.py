@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import ECDiffError, ParamsError
-from ecdiff_core.io.console import quiet_libraries
+from ecdiff_core.io.console import leave_stdout, quiet_libraries
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
@@ -83,6 +83,7 @@ def add_link(commands: Any) -> None:
     add = parser.add_argument
     add("url", metavar="URL", help="of the server")
     _add_token(add)
+    _add_cacert(add)
     add("--repeats", type=int, default=10, metavar="N", help="measurements (default 10)")
     add("--size-mib", type=float, default=1.0, metavar="N", help="of a download (default 1, at most 8)")
 
@@ -95,6 +96,7 @@ def add_cloud(add: Any) -> None:
         help="of ecdiff serve: only the edge's model and the decoder are loaded here",
     )
     _add_token(add)
+    _add_cacert(add)
     add(
         "--packet",
         default="computed",
@@ -113,6 +115,10 @@ def _add_token(add: Any) -> None:
     add(
         "--token-file", type=Path, metavar="FILE", help="the server's token (default: ECDIFF_TOKEN's, if any)"
     )
+
+
+def _add_cacert(add: Any) -> None:
+    add("--cacert", type=Path, metavar="PEM", help="certificate to trust, such as the server's own")
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -137,7 +143,11 @@ def serve(args: argparse.Namespace) -> None:
 
     def say(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
-        print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
+        try:
+            print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
+        except OSError as error:  # a full disk: no reason not to serve
+            print(f"note: serving at {url}; stdout: {error.strerror}", file=sys.stderr)
+            leave_stdout()
 
     server = make_server(pipe, listen, limits, say)
     server.run()
@@ -149,7 +159,7 @@ def serve(args: argparse.Namespace) -> None:
 def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     """The server that ``generate`` is to ask; None without ``--cloud``."""
     if args.cloud is None:
-        for name in ("token_file", "deadline"):
+        for name in ("token_file", "cacert", "deadline"):
             if getattr(args, name) is not None:
                 raise ParamsError(f"--{name.replace('_', '-')} goes with --cloud URL.")
         return None
@@ -161,7 +171,9 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     if args.deadline is not None and not args.deadline > 0:
         raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
     token, packet = find_token(args.token_file), check_encoding(args.packet)
-    return RemoteCloud(args.cloud, token, packet=packet, deadline_seconds=args.deadline)
+    return RemoteCloud(
+        args.cloud, token, packet=packet, deadline_seconds=args.deadline, verify=args.cacert or True
+    )
 
 
 def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:
@@ -184,7 +196,7 @@ def link(args: argparse.Namespace) -> None:
         raise ParamsError(key="--repeats", got=args.repeats, expected=">= 1")
     if not 0 < args.size_mib <= 8:
         raise ParamsError(key="--size-mib", got=args.size_mib, expected="> 0 and <= 8")
-    cloud = RemoteCloud(args.url, find_token(args.token_file))
+    cloud = RemoteCloud(args.url, find_token(args.token_file), verify=args.cacert or True)
     trip, rate = cloud.measure(args.repeats, round(args.size_mib * 2**20))
     print(f"round trip {1000 * trip.median:.2f} ms ({1000 * trip.low:.2f} … {1000 * trip.high:.2f})")
     print(f"bandwidth {rate.median:.2f} Mbps ({rate.low:.2f} … {rate.high:.2f})")

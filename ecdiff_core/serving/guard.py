@@ -15,6 +15,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_MOST_DIGITS = 18
 _OPEN = ("/health/live", "/health/ready")
 """That a balancer asks, which has no token."""
 
@@ -93,7 +94,10 @@ class Guard:
     def _length(self, headers: dict[bytes, bytes]) -> int:
         if b"transfer-encoding" in headers:
             raise Problem(411, "Expected a body of a Content-Length that is told beforehand.")
-        length = int(headers.get(b"content-length", b"0"))
+        text = headers.get(b"content-length", b"0")
+        if not text.isdigit() or len(text) > _MOST_DIGITS:
+            raise Problem(400, "Expected Content-Length to be a number of bytes.", {"Connection": "close"})
+        length = int(text)
         if length > self._most:
             most = f"Expected a body of at most {self._most} bytes, got {length}."
             raise Problem(413, most, {"Connection": "close"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from ecdiff_core.errors import ParamsError
+from ecdiff_core.errors import ParamsError, first_line
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.serving.app import Service, create_app
 from ecdiff_core.serving.cloud_side import CloudSide
@@ -44,9 +46,24 @@ class Listen:
                 f"Expected a token to listen on {self.host}, which other machines can reach. Give "
                 "--token-file FILE or set ECDIFF_TOKEN, or listen on 127.0.0.1."
             )
-        for path in (self.certfile, self.keyfile):
-            if path is not None and not path.is_file():
-                raise ParamsError(f"No file at {path}. --ssl-certfile and --ssl-keyfile name PEM files.")
+        if self.keyfile is not None and self.certfile is None:
+            raise ParamsError("--ssl-keyfile goes with --ssl-certfile PEM.")
+        if self.certfile is not None:
+            _check_certificate(self.certfile, self.keyfile)
+
+
+def _check_certificate(certfile: Path, keyfile: Path | None) -> None:
+    for path in (certfile, keyfile):
+        if path is not None and not path.is_file():
+            raise ParamsError(f"No file at {path}. --ssl-certfile and --ssl-keyfile name PEM files.")
+    try:
+        # With an empty password, or it would be asked for.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password=lambda: "")
+    except OSError as error:  # ssl's own are among them
+        raise ParamsError(
+            f"Cannot use the certificate {certfile} and its key ({first_line(error)}). Expected PEM files "
+            "that belong together, the key in --ssl-keyfile or after the certificate, without a password."
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -57,18 +74,31 @@ def _is_loopback(host: str) -> bool:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which says where it listens once it does."""
+    """uvicorn's, which says where it listens once it does, and gives up on who does not read.
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None]) -> None:
+    Args:
+        seconds: in which what was sent has to be taken (Linux).
+    """
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None], seconds: float) -> None:
         super().__init__(config)
-        self._on_start = on_start
+        self._on_start, self._seconds = on_start, seconds
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
+            self._limit_readers()
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             scheme = "https" if self.config.is_ssl else "http"
             self._on_start(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+
+    def _limit_readers(self) -> None:
+        """Connections take the option from the sockets that they come from."""
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if option is None:
+            return
+        for listening in [one for server in self.servers for one in server.sockets]:
+            listening.setsockopt(socket.IPPROTO_TCP, option, round(1000 * self._seconds))
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().shutdown(sockets)  # type: ignore[arg-type]
@@ -99,4 +129,4 @@ def make_server(
         lifespan="on",
         timeout_graceful_shutdown=limits.drain_seconds,
     )
-    return Server(config, on_start)
+    return Server(config, on_start, limits.reader_seconds)

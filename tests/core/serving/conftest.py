@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core import (
+    ECDiffParams,
+    ECDiffPipeline,
+    ModelRef,
+    PairSpec,
+    RemoteCloud,
+    Sampling,
+    TunedConfig,
+)
 from ecdiff_core.serving.limits import Limits
 from ecdiff_core.serving.server import Listen, make_server
 
@@ -78,3 +86,10 @@ def url(tiny_pipe: ECDiffPipeline) -> Iterator[str]:
     """Of a server of the tiny pair."""
     with serving(tiny_pipe) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def edge(tiny_pair: Path, url: str) -> ECDiffPipeline:
+    """The tiny pair's edge alone; tests give it clouds of their own."""
+    config = config_of(tiny_pair, FAMILIES["tiny_pair"])
+    return ECDiffPipeline.from_config(config, device="cpu", cloud=RemoteCloud(url, TOKEN))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import socket
 import threading
 import time
@@ -20,11 +19,11 @@ from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
-from ecdiff_core.serving.client import Retry
 from ecdiff_core.serving.server import Listen
 from ecdiff_core.serving.token_file import find_token
+from ecdiff_core.serving.transport import Retry
 
-from .conftest import FAMILIES, TOKEN, config_of, serving
+from .conftest import TOKEN, serving
 
 BODY = {"prompt": "a small red ring", "seed": 3}
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -225,71 +224,6 @@ def test_what_is_under_way_is_done_before_the_server_ends(
     assert statuses == [200]
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/health/live")
-
-
-def whole_request(client: socket.socket) -> bytes:
-    got = b""
-    while b"\r\n\r\n" not in got:
-        got += client.recv(2**16)
-    head, _, body = got.partition(b"\r\n\r\n")
-    length = re.search(rb"content-length: (\d+)", head.lower())
-    while length and len(body) < int(length[1]):
-        body += client.recv(2**16)
-    return head + b"\r\n\r\n" + body
-
-
-class Faulty(threading.Thread):
-    """A proxy of bytes, which spoils answers."""
-
-    def __init__(self, url: str, spoil: list[str]) -> None:
-        super().__init__(daemon=True)
-        host, port = url.removeprefix("http://").split(":")
-        self.target, self.spoil = (host, int(port)), spoil
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def run(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            with client, socket.create_connection(self.target) as server:
-                client.settimeout(5)
-                how = self.spoil.pop(0) if self.spoil else ""
-                if how == "lost":
-                    continue
-                request = whole_request(client)
-                server.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
-                answer = b""
-                while part := server.recv(2**16):
-                    answer += part
-                if how == "cut":
-                    answer = answer[: len(answer) // 2]
-                if how == "changed":
-                    answer = answer[:-9] + bytes([answer[-9] ^ 1]) + answer[-8:]
-                client.sendall(answer)
-
-
-@pytest.mark.parametrize("how", ["lost", "cut", "changed"])
-def test_an_answer_that_is_spoilt_once_is_asked_for_again_and_else_told(
-    how: str, tiny_pair: Path, tiny_pipe: ECDiffPipeline, url: str
-) -> None:
-    config = config_of(tiny_pair, FAMILIES["tiny_pair"])
-    expected = tiny_pipe("a ring", generator=torch.Generator().manual_seed(3), mode="hybrid").latents
-    for spoilt, fails in ((1, False), (99, True)):
-        proxy = Faulty(url, [how] * spoilt)
-        proxy.start()
-        cloud = RemoteCloud(proxy.url, TOKEN, retry=Retry(attempts=2, seconds=0.01, timeout=5))
-        edge = ECDiffPipeline.from_config(config, device="cpu", cloud=cloud)
-        if fails:
-            with pytest.raises(CloudUnavailableError):
-                edge("a ring", generator=torch.Generator().manual_seed(3), mode="hybrid")
-        else:
-            found = edge("a ring", generator=torch.Generator().manual_seed(3), mode="hybrid")
-            assert torch.equal(found.latents, expected)
-        cloud.close()
-        proxy.listener.close()
 
 
 def test_a_server_that_is_not_there_or_does_not_know_us(tiny_pair: Path, url: str) -> None:

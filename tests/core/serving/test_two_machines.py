@@ -13,8 +13,8 @@ import torch
 
 from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, ParamsError
-from ecdiff_core.serving.client import Retry
 from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.transport import Retry
 from shaped_link import Shape, ShapedLink
 from two_namespaces import CLOUD_ADDRESS, NamespaceError, two_namespaces
 
