@@ -14,7 +14,7 @@ from ecdiff_core import __version__
 from ecdiff_core.errors import CloudUnavailableError, OutputError, ParamsError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.files import replacing
-from ecdiff_core.io.text import visible
+from ecdiff_core.io.text import is_unicode, visible
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.sampling.params import MAX_SEED
@@ -91,7 +91,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
             raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
         prompts += [line.strip() for line in lines if line.strip()]
     for prompt in prompts:
-        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in prompt):
+        if "\0" in prompt or not is_unicode(prompt):
             raise ParamsError(f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'.")
     if not prompts:
         raise ParamsError("No prompt: give --prompt TEXT or a --prompts-file with at least one line.")

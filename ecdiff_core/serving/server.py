@@ -6,7 +6,6 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
@@ -15,7 +14,7 @@ from ecdiff_core.errors import ParamsError, first_line
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.serving.app import Service, create_app
 from ecdiff_core.serving.cloud_side import CloudSide
-from ecdiff_core.serving.guard import Guard
+from ecdiff_core.serving.guard import Guard, is_loopback
 from ecdiff_core.serving.limits import Limits
 
 
@@ -41,7 +40,7 @@ class Listen:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise ParamsError(key="--port", got=self.port, expected=f"within 0 … {2**16 - 1}")
-        if self.token is None and not _is_loopback(self.host):
+        if self.token is None and not is_loopback(self.host):
             raise ParamsError(
                 f"Expected a token to listen on {self.host}, which other machines can reach. Give "
                 "--token-file FILE or set ECDIFF_TOKEN, or listen on 127.0.0.1."
@@ -64,13 +63,6 @@ def _check_certificate(certfile: Path, keyfile: Path | None) -> None:
             f"Cannot use the certificate {certfile} and its key ({first_line(error)}). Expected PEM files "
             "that belong together, the key in --ssl-keyfile or after the certificate, without a password."
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Server(uvicorn.Server):
@@ -105,6 +97,13 @@ class Server(uvicorn.Server):
         self._captured_signals.clear()  # else uvicorn raises them again, and the status is not 0
 
 
+def make_app(pipe: ECDiffPipeline, token: str | None, limits: Limits) -> Guard:
+    """The server as an ASGI app, which others than uvicorn can run too (``scripts/ray_serve.py``)."""
+    service = Service(CloudSide(pipe), limits)
+    most, answered = service.most_bytes, service.metrics.answered
+    return Guard(create_app(service), token, most, limits.body_seconds, answered)
+
+
 def make_server(
     pipe: ECDiffPipeline, listen: Listen, limits: Limits, on_start: Callable[[str], None] = lambda _: None
 ) -> Server:
@@ -113,17 +112,17 @@ def make_server(
     Args:
         on_start: is called with the server's URL once it listens.
     """
-    service = Service(CloudSide(pipe), limits)
-    app = Guard(
-        create_app(service), listen.token, service.most_bytes, limits.body_seconds, service.metrics.answered
-    )
     config = uvicorn.Config(
-        app,
+        make_app(pipe, listen.token, limits),
         host=listen.host,
         port=listen.port,
         ssl_certfile=listen.certfile,
         ssl_keyfile=listen.keyfile,
-        log_level="warning",
+        log_level="error",  # a warning of each broken request lets strangers fill the disk
+        # What is tested, whatever else is installed.
+        http="h11",
+        loop="asyncio",
+        ws="none",
         access_log=False,
         server_header=False,
         lifespan="on",

@@ -16,7 +16,8 @@ from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.serving.link import LinkMeter
 
 _AGAIN = (429, 503)
-"""Answers after which it is worth trying again."""
+"""Answers of a server after which it is worth trying again."""
+_PROBLEM = "application/problem+json"
 _MOST_BYTES = 2**20
 """Of an answer whose length nothing else bounds."""
 
@@ -104,7 +105,7 @@ class Transport:
             if response.is_success:
                 return answer
             why = _detail(answer.content) or response.reason_phrase
-            if response.status_code not in _AGAIN:
+            if not _may_change(response):
                 line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
                 raise RefusedError(line, response.status_code)
             wait = max(wait, _retry_after(response))
@@ -157,6 +158,12 @@ def _trusting(path: Path) -> ssl.SSLContext:
     except OSError as error:  # ssl's own are among them
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise ParamsError(f"Cannot use the certificate {path}: {reason}. Expected a PEM file.") from error
+
+
+def _may_change(response: httpx2.Response) -> bool:
+    """Whether another attempt may help; what a balancer says of a dead server is a lost connection."""
+    ours = response.headers.get("content-type", "").startswith(_PROBLEM)
+    return response.status_code in _AGAIN or (response.status_code >= 500 and not ours)
 
 
 def _retry_after(response: httpx2.Response) -> float:

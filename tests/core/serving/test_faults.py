@@ -267,6 +267,12 @@ def answering(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, l
             *("longer than the 1048576 bytes", 1),
         ),
         (200, b"not gzip", {"Content_Encoding": "gzip"}, CloudUnavailableError, "DecodingError", 2),
+        (500, b"Internal Server Error", {}, CloudUnavailableError, "attempts: Internal", 2),  # a balancer's
+        (502, b"<html>", {}, CloudUnavailableError, "attempts: Bad Gateway", 2),
+        (
+            *(500, b'{"detail": "It\\nfailed."}', {"Content_Type": "application/problem+json"}),
+            *(RefusedError, r"refuses \(500\): It failed\.", 1),
+        ),
         (404, b"[" * 50_000, {}, RefusedError, r"refuses \(404\): Not Found", 1),
         (429, b'{"detail": 1}', {"Retry_After": "\xb2"}, CloudUnavailableError, "attempts: 1", 2),
         (302, b"", {"Location": "http://127.0.0.1:9"}, RefusedError, r"refuses \(302\)", 1),

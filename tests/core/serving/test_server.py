@@ -90,6 +90,10 @@ def test_without_the_token_nothing_but_health_answers(url: str, token: str | Non
     ("change", "message"),
     [
         ({"prompt": None}, "prompt: Input should be a valid string"),
+        ({"seed": "3"}, "seed: Input should be a valid integer"),
+        ({"seed": True}, "seed: Input should be a valid integer"),
+        ({"prompt": "\ud800"}, "prompt: Value error, not UTF-8 text"),
+        ({"negative_prompt": "a\ud800"}, "negative_prompt: Value error, not UTF-8 text"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"seed": 2**70}, "seed: Input should be less than or equal to"),
         ({"mode": "fast"}, "mode: Input should be"),
@@ -103,21 +107,41 @@ def test_without_the_token_nothing_but_health_answers(url: str, token: str | Non
 def test_requests_that_are_not_as_expected(
     http: httpx2.Client, change: dict[str, object], message: str
 ) -> None:
-    assert message in problem(http.post("/v1/handoff", json={**BODY, **change}), 422)
+    body, asked = json.dumps({**BODY, **change}), {"content-type": "application/json"}
+    assert message in problem(http.post("/v1/handoff", content=body, headers=asked), 422)
 
 
 def test_bodies_that_are_no_json_or_too_large_are_refused_before_they_are_read(http: httpx2.Client) -> None:
     asked = {"content-type": "application/json"}
-    for body, status in ((b"{", 422), (b"[" * 60_000, 400), (b"\xff", 400), (b'{"prompt": NaN}', 422)):
-        assert problem(http.post("/v1/handoff", content=body, headers=asked), status)
+    bodies = (b"{", b"", b"[" * 60_000, b"\xff", b'{"prompt": NaN}', b"1" * 5000, b'{"seed": 1, "seed": 2}')
+    for body in (*bodies, json.dumps({str(i): i for i in range(5000)}).encode()):
+        assert "JSON, with each name once" in problem(
+            http.post("/v1/handoff", content=body, headers=asked), 400
+        )
+    assert problem(http.post("/v1/handoff", content=b"[]", headers=asked), 422)
     assert "at most" in problem(http.post("/v1/handoff", content=b" " * 2**20, headers=asked), 413)
     assert "Content-Length" in problem(http.post("/v1/handoff", content=iter([b"{}"]), headers=asked), 411)
 
 
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_what_a_web_page_sends_without_asking_is_refused(http: httpx2.Client, media_type: str) -> None:
+    response = http.post("/v1/images", content=json.dumps(BODY), headers={"content-type": media_type})
+    assert "application/json" in problem(response, 415)
+
+
+def test_without_a_token_a_server_answers_to_this_machine_s_names_alone(tiny_pipe: ECDiffPipeline) -> None:
+    with serving(tiny_pipe, token=None) as url, httpx2.Client(base_url=url) as client:
+        for host in ("127.0.0.1", "localhost:8000", "[::1]:8000", "127.0.0.9"):
+            assert client.get("/health/live", headers={"Host": host}).status_code == 200
+        for host in ("attacker.example", "127.0.0.1.attacker.example:8000", "[::2]", "10.0.0.1"):
+            assert "127.0.0.1 or localhost" in problem(client.get("/v1/config", headers={"Host": host}), 421)
+
+
 def test_another_config_is_409_with_the_differences(http: httpx2.Client) -> None:
-    response = http.post("/v1/handoff", json={**BODY, "config": {"alpha": "0.9", "dtype": "float32"}})
-    assert "alpha '0.9' | '0.3'" in problem(response, 409)
-    assert response.json()["differences"] == {"alpha": {"yours": "0.9", "ours": "0.3"}}
+    for name, yours in (("alpha", "0.9"), ("cloud", "another fingerprint")):
+        response = http.post("/v1/handoff", json={**BODY, "config": {name: yours, "dtype": "float32"}})
+        assert f"{name} '{yours}' | '" in problem(response, 409)
+        assert [*response.json()["differences"]] == [name]
 
 
 def test_noise_needs_a_session_a_step_of_the_plan_and_a_sound_packet(http: httpx2.Client) -> None:
