@@ -49,7 +49,7 @@ class Cloud(Protocol):
         negative_prompts: Sequence[str] | None,
         seeds: Sequence[int],
     ) -> Prepared:
-        """The cloud's part up to the first edge step, one picture for each prompt and seed."""
+        """The cloud's part up to the first edge step, one image for each prompt and seed."""
 
 
 _LOADERS = {"both": load_pair, "cloud": load_cloud, "edge": load_edge}
@@ -132,13 +132,13 @@ class ECDiffPipeline(TunedPair):
         return_dict: bool = True,
         **others: Any,
     ) -> ECDiffOutput:
-        """Generate pictures, by default one a prompt. Several threads may call at once.
+        """Generate images, by default one a prompt. Several threads may call at once.
 
         Args:
             prompt: one or several.
             negative_prompt: one for all, or one a prompt.
-            num_images_per_prompt: pictures of a prompt, which follow each other.
-            generator: one, or one a picture (then a picture does not depend on its batch).
+            num_images_per_prompt: images of a prompt, which follow each other.
+            generator: one, or one an image (then an image does not depend on its batch).
             output_type: of ``images``: ``pil``, ``np``, ``pt``, or ``latent`` (nothing is decoded).
             callback_on_step_end: called as diffusers does after every step, with pipeline, step, timestep and
                 the latents, which it may replace; ``pipe._interrupt = True`` ends the generation there.
@@ -150,7 +150,7 @@ class ECDiffPipeline(TunedPair):
                 ``num_inference_steps``, ``height``, …); refused unless they are the config's.
 
         Raises:
-            ParamsError: no prompt, another number of generators than of pictures, an argument that the config
+            ParamsError: no prompt, another number of generators than of images, an argument that the config
                 fixes otherwise, or an unknown mode, output type or argument.
             NonFiniteLatentsError: the result is not finite.
         """
@@ -230,16 +230,19 @@ class ECDiffPipeline(TunedPair):
 
     def _images(self, latents: Tensor, output_type: OutputType, steps: Plan) -> Any:
         family = self.pair.family
-        pictures = latents if output_type == "latent" else family.decode(latents)
+        images = latents if output_type == "latent" else family.decode(latents)
         # A half-precision decoder can overflow on finite latents.
-        if not (torch.isfinite(latents).all() and torch.isfinite(pictures).all()):
+        if not (torch.isfinite(latents).all() and torch.isfinite(images).all()):
+            dtype = self.config.sampling.dtype
             raise NonFiniteLatentsError(
-                f"The picture is not finite after {steps} in {self.config.sampling.dtype}. "
-                "Try dtype float32, a smaller alpha or a smaller k."
+                f"The image is not finite after {steps} in {dtype}.",
+                key="dtype",
+                got=dtype,
+                advice="Try dtype float32, a smaller alpha or a smaller k.",
             )
         if output_type == "pil":
-            return family.to_pil(pictures)
-        return as_numpy(pictures) if output_type == "np" else pictures
+            return family.to_pil(images)
+        return as_numpy(images) if output_type == "np" else images
 
     def set_progress_bar_config(self, **settings: Any) -> None:
         """Show a bar of a generation's steps, with tqdm's settings; without this call there is none."""

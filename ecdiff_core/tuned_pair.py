@@ -52,7 +52,11 @@ class TunedPair(Placed):
         if not isinstance(pair, Pair) or not isinstance(config, TunedConfig):
             raise ConfigError(
                 f"Expected a loaded pair and a TunedConfig, got {type(pair).__name__} and "
-                f"{type(config).__name__}. ECDiffPipeline.from_config(PATH) loads both."
+                f"{type(config).__name__}.",
+                key="pair and config",
+                got=(type(pair).__name__, type(config).__name__),
+                expected=["Pair", "TunedConfig"],
+                advice="ECDiffPipeline.from_config(PATH) loads both.",
             )
         self.pair = pair
         self.config = config
@@ -179,7 +183,7 @@ class TunedPair(Placed):
 
 
 def rows_of_prompts(prompts: Sequence[str], num_images_per_prompt: int) -> list[int]:
-    """Of each picture the index of its prompt."""
+    """Of each image the index of its prompt."""
     return [row for row in range(len(prompts)) for _ in range(num_images_per_prompt)]
 
 
@@ -191,5 +195,6 @@ def _check_offered(pair: Pair, asked: Sampling) -> None:
             key="num_frames", got=asked.num_frames, expected="to be null", advice=f"{name} makes images."
         )
     if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
-        raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
+        line = f"{name} has no use_dynamic_cfg: set it to false."
+        raise ParamsError(line, key="use_dynamic_cfg", got=True, expected="false")
     check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)

@@ -64,7 +64,8 @@ def bench(args: argparse.Namespace) -> None:
         print(f"\n{draw(table.CALLS_HEADER, table.calls_rows(benchmark.measurements))}")
         print(f"\n{draw(table.GENERATIONS_HEADER, table.generations_rows(benchmark.measurements))}")
     if benchmark.missing:
-        raise BenchmarkError("; ".join(f"{name}: {why}" for name, why in benchmark.missing.items()))
+        line = "; ".join(f"{name}: {why}" for name, why in benchmark.missing.items())
+        raise BenchmarkError(line, key="--pair", got=list(benchmark.missing))
 
 
 def main(arguments: list[str] | None = None) -> int:

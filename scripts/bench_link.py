@@ -180,7 +180,7 @@ def bench_plan(name: str, config: TunedConfig, args: argparse.Namespace) -> dict
             exact = RemoteCloud(url, find_token(None))
             edge = ECDiffPipeline.from_config(config, device=args.device, cloud=exact)
             if one(edge, 0).images[0].tobytes() != one(whole, 0).images[0].tobytes():
-                raise LinkError(f"The {name} image over the link differs from that of one process.")
+                raise LinkError(f"The {name} image over the link differs from one process's.", key=name)
             cloud = TimedCloud(RemoteCloud(url, find_token(None), packet="float16"))
             edge.cloud = cloud
             before = measure(whole, Link())

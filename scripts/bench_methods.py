@@ -87,7 +87,7 @@ def row(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     score, heldout = config.score, config.score["heldout"]
     return {
         **price,
-        "setting": config.method.told,
+        "setting": config.method.text,
         "tuned_quality": score["quality"],
         "quality": heldout["quality"],
         "quality_ci95": heldout["quality_ci95"],

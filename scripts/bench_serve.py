@@ -131,7 +131,8 @@ def server_process(
         line = process.stdout.readline()
         if "http://" not in line:
             errors = (process.communicate()[1] or "no word").strip().splitlines()
-            raise BenchError(f"ecdiff serve ended with status {process.wait()}: {errors[-1]}")
+            why = f"ecdiff serve ended with status {process.returncode}: {errors[-1]}"
+            raise BenchError(why, key="serve", got=process.returncode)
         yield line.split("http://")[1].split()[0], process.pid
     finally:
         process.terminate()
@@ -278,7 +279,8 @@ def bench(args: argparse.Namespace) -> None:
         if args.json is not None:  # at once: the next part may be stopped
             write_text(args.json, json.dumps(measured, indent=2) + "\n")
     if failed:
-        raise BenchError("The server lost requests; their statuses are in the column failed and in --json.")
+        line = "The server lost requests; their statuses are in the column failed and in --json."
+        raise BenchError(line, key="failed", got=failed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

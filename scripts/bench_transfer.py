@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError
@@ -30,14 +29,13 @@ from ecdiff_core.io.console import quiet_libraries, run_command
 from ecdiff_core.io.files import write_text
 from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.__main__ import main as tuner
-from ecdiff_tune.cli.hydra_configs import primary_config
+from ecdiff_tune.cli.composing import compose_settings
 from ecdiff_tune.cli.tune import open_stages
-from ecdiff_tune.config.composed import from_config
-from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.study import files
+from ecdiff_tune.study.open_study import Caller
 from ecdiff_tune.study.spending import LATENCY, SAMPLES
 
 SETTINGS = (
@@ -94,7 +92,8 @@ def tuned(args: argparse.Namespace, study: str, settings: list[str]) -> list[str
     if not (folder / args.pair / study / files.TABLE5).is_file():
         status, text = run(["tune", *arguments])
         if status:
-            raise BenchmarkError(f"tune {' '.join(arguments)} ended with status {status}: {text}")
+            line = f"tune {' '.join(arguments)} ended with status {status}: {text}"
+            raise BenchmarkError(line, key="tune", got=status)
     return arguments
 
 
@@ -109,13 +108,9 @@ def calls(folder: Path) -> float:
 
 def measured(arguments: list[str], config: TunedConfig) -> Trial:
     """A config on the prompts of a study, by its latency profile."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        composed = compose(primary_config("tune"), arguments)
+    settings, quiet = compose_settings("tune", arguments, lambda _: None), Caller(log=lambda _: None)
     candidate = PlannedCandidate.of_config(config).candidate
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        open_stages(from_config(composed, arguments)) as (stages, _),
-    ):
+    with open_stages(settings, caller=quiet) as (stages, _):
         planned = stages.evaluator.resolve(candidate)
         (found,) = stages.evaluator.measure([planned], lambda _: None)
         return stages.scorer.trial("joint", 1, planned, found)
@@ -132,7 +127,8 @@ def transferred(args: argparse.Namespace, config: Path, study: str, settings: li
     if refused:
         status, text = run(["transfer", *arguments, "transfer.tolerance=100"])
     if status:
-        raise BenchmarkError(f"transfer {' '.join(arguments)} ended with status {status}: {text}")
+        line = f"transfer {' '.join(arguments)} ended with status {status}: {text}"
+        raise BenchmarkError(line, key="transfer", got=status)
     return not refused, folder
 
 

@@ -124,7 +124,8 @@ def print_table(figures: dict[str, Any]) -> None:
 
 def write_sheet(generated: dict[str, Tensor], path: Path) -> None:
     """Frames of the first clips from left to right, by cloud, edge and HybridSD below each other."""
-    rows = [clips[i] for i in range(SHEET_CLIPS) for clips in list(generated.values())[:3]]
+    first = [clips[:SHEET_CLIPS] for clips in list(generated.values())[:3]]
+    rows = [clip for by_origin in zip(*first, strict=True) for clip in by_origin]
     sheet = torch.cat([torch.cat(list(pad(row, (1, 1, 1, 1))), dim=2) for row in rows], dim=1)
     image = Image.fromarray((sheet.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy())
     with replacing(path) as part:

@@ -318,7 +318,8 @@ def fuzz(pipe: ECDiffPipeline, count: int, seed: int) -> Found:
         found.grown_bytes = fuzz_packets._height() - before
         last = send(address, sound().raw)
     if first[0] != 200 or last[0] != 200 or len(last[1]) != len(first[1]):
-        raise ECDiffError(f"A sound request got {first[0]} at the beginning and {last[0]} at the end.")
+        line = f"A sound request got {first[0]} at the beginning and {last[0]} at the end."
+        raise ECDiffError(line, got=last[0], expected=str(first[0]))
     return found
 
 

@@ -147,8 +147,8 @@ def kill_search(folder: Path, search: str, kills: int, settings: Sequence[str], 
     Args:
         folder: for all runs; a differing one is kept beside the undisturbed one.
     """
-    told = (*settings, f"search={search}", *MORE.get(search, []))
-    undisturbed, killed = Run(folder / "undisturbed", told), Run(folder / "killed", told)
+    given = (*settings, f"search={search}", *MORE.get(search, []))
+    undisturbed, killed = Run(folder / "undisturbed", given), Run(folder / "killed", given)
     outcome, random_moments = Outcome(search, undisturbed.to_the_end()), random.Random(f"{seed} {search}")
     killed.begin_like(undisturbed)
     while outcome.kills < kills:

@@ -33,7 +33,8 @@ def app(settings: Mapping[str, Any]) -> Application:
     """
     limits, token = Limits(), find_token(None)
     if token is None:
-        raise ParamsError(f"Expected a token in {VARIABLE}: Ray listens for other machines too.")
+        line = f"Expected a token in {VARIABLE}: Ray listens for other machines too."
+        raise ParamsError(line, key=VARIABLE)
 
     def build() -> Guard:
         return make_app(ECDiffPipeline.from_config(settings["config"], side="cloud"), token, limits)

@@ -55,7 +55,8 @@ class Namespaces:
 def _enter(descriptor: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, _CLONE_NEWNET):
-        raise NamespaceError(f"Cannot enter a network namespace: {os.strerror(ctypes.get_errno())}.")
+        why = os.strerror(ctypes.get_errno())
+        raise NamespaceError(f"Cannot enter a network namespace: {why}.", key="setns", got=why)
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def _slow(name: str, end: str, shape: Shape) -> Shape:
     try:
         _run(*add, "netem", "rate", rate, "delay", delay, "loss", f"{100 * shape.loss}%")
     except NamespaceError as error:
-        if "unknown" not in str(error):
+        if "unknown" not in str(error.got):
             raise
         _run(*add, "tbf", "rate", rate, "burst", "8kb", "latency", "500ms")
         return replace(shape, round_trip_seconds=0.0, loss=0.0)
@@ -120,7 +121,9 @@ def _run(*command: str) -> None:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
     except OSError as error:
-        raise NamespaceError(f"Cannot run {command[0]}: {error.strerror}. It comes with iproute2.") from error
+        line = f"Cannot run {command[0]}: {error.strerror}. It comes with iproute2."
+        raise NamespaceError(line, key=command[0]) from error
     if done.returncode:
-        line = " ".join(done.stdout.split())
-        raise NamespaceError(f"This machine does not allow `{' '.join(command)}`: {line}")
+        said = " ".join(done.stdout.split())
+        line = f"This machine does not allow `{' '.join(command)}`: {said}"
+        raise NamespaceError(line, key=command[0], got=said)

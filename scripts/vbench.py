@@ -65,7 +65,7 @@ def export(args: argparse.Namespace) -> None:
             dtype=args.dtype,
             check_weights=not args.any_weights,
         ),
-        say=lambda line: print(line, flush=True),
+        log=lambda line: print(line, flush=True),
     )
 
 

@@ -40,6 +40,8 @@ ELSEWHERE = (
     "export ",
 )
 """How commands of other programs begin."""
+TUNERS = "python.md"
+"""The page whose snippets tests/tune/test_python_page.py runs."""
 NEEDS_CUDA = 'device="cuda"'
 """In snippets that are compiled, not run."""
 
@@ -47,9 +49,14 @@ NEEDS_CUDA = 'device="cuda"'
 def blocks(*languages: str) -> Iterator[tuple[str, str]]:
     """The pages' fenced blocks, with the page's name."""
     for page in PAGES:
-        for language, text in BLOCK.findall(page.read_text("utf-8")):
-            if language in languages:
-                yield page.name, text
+        yield from blocks_of(page, *languages)
+
+
+def blocks_of(page: Path, *languages: str) -> Iterator[tuple[str, str]]:
+    """Those of one page."""
+    for language, text in BLOCK.findall(page.read_text("utf-8")):
+        if language in languages:
+            yield page.name, text
 
 
 @cache
@@ -124,7 +131,7 @@ def test_no_page_has_lost_its_commands() -> None:
     assert {"README.md", "guide.md", "commands.md", "search.md"} <= {page for page, _ in commands()}
 
 
-@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
+@pytest.mark.parametrize(("page", "text"), [one for one in blocks("python") if one[0] != TUNERS])
 def test_a_snippet_runs(
     page: str,
     text: str,

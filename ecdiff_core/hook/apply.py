@@ -78,23 +78,32 @@ def apply_ecdiff(
     50 steps = 16 cloud + 18 approximated + 16 edge (16 cloud calls, 16 edge calls)
     """
     if isinstance(pipe, nn.Module):
-        raise PairError(f"Expected a diffusers pipeline, got its {type(pipe).__name__}: give pipe itself.")
+        name = type(pipe).__name__
+        line = f"Expected a diffusers pipeline, got its {name}: give pipe itself."
+        raise PairError(line, key="pipe", got=name, expected="a diffusers pipeline")
     if isinstance(config, Path | str):
         config = TunedConfig.load(config)
     if not isinstance(config, TunedConfig):
         raise ConfigError(
-            f"Expected a tuned config or the path of its YAML file, got {type(config).__name__}."
+            f"Expected a tuned config or the path of its YAML file, got {type(config).__name__}.",
+            key="config",
+            got=config,
+            expected="a TunedConfig or the path of its YAML file",
         )
     if config.method is not None:
         raise ConfigError(
             f"The config has method {config.method.name} beside EC-Diff's params: give it to apply_tuned, "
-            "which switches both on."
+            "which switches both on.",
+            key="method",
+            got=config.method.name,
         )
     hook = ECDiffHook(pipe, config, edge, check_scheduler, check_weights)
     there = hook_on(denoiser_of(pipe))
     if there is not None and there is not getattr(pipe, "ecdiff", None):
         raise PairError(
-            "ECDiff is applied to this model by way of another pipeline: call remove_ecdiff first."
+            "ECDiff is applied to this model by way of another pipeline: call remove_ecdiff first.",
+            key="pipe",
+            got="hooked",
         )
     remove_ecdiff(pipe)
     with without_offload(pipe):

@@ -69,7 +69,8 @@ class ECDiffHook(ModelHook):
         self._signature = forward_signature(pipe)
         self._check_scheduler()
         if edge is None and self.plan.edge_calls:
-            raise PairError(f"The plan calls the edge model ({self.plan}): give apply_ecdiff one.")
+            line = f"The plan calls the edge model ({self.plan}): give apply_ecdiff one."
+            raise PairError(line, key="edge", expected="an edge model")
         adapter, scale = config.sampling.handoff_adapter, config.sampling.guidance_scale
         self._edge = None if edge is None else EdgeModel(pipe, edge, adapter, scale)
         if check_weights:
@@ -114,8 +115,11 @@ class ECDiffHook(ModelHook):
         """Refuse to be called for a copy of the model: its ``forward`` would still be the original's."""
         if module is not self.module:
             raise PairError(
-                "This model is a copy of one that apply_ecdiff was applied to, and still tied to it. Call "
-                "remove_ecdiff before copying a pipeline, or on the copy; then apply_ecdiff to both."
+                "This model is a copy of one that apply_ecdiff was applied to, and still tied to it.",
+                key="pipe",
+                got="copy",
+                advice="Call remove_ecdiff before copying a pipeline, or on the copy; then apply_ecdiff to "
+                "both.",
             )
         return args, kwargs
 

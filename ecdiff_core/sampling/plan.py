@@ -31,7 +31,7 @@ Handoff = Literal["aligned", "exact"]
 
 
 HandoffAdapter = Literal["identity", "matched"]
-"""What the edge model is told of the cloud's latents (``ecdiff_core.models.handoff``)."""
+"""How the edge model is given the cloud's latents (``ecdiff_core.models.handoff``)."""
 
 Mode = Literal["ecdiff", "hybrid", "cloud", "edge"]
 """As tuned, or one of the baselines."""
@@ -242,7 +242,9 @@ class Plan:
             ParamsError: that is no run-length encoded schedule.
         """
         if not re.fullmatch(r"([1-9]\d*[CABME])*", schedule):
-            raise ParamsError(f"Expected runs of the letters C, A, B, M, E such as 4C2A1C, got {schedule!r}.")
+            raise ParamsError(
+                key="a schedule", got=schedule, expected="of runs of the letters C, A, B, M, E such as 4C2A1C"
+            )
         letters = "".join(letter * int(count) for count, letter in re.findall(r"(\d+)(\w)", schedule))
         residual = frozenset(step for step, letter in enumerate(letters) if letter == "M")
         return cls(tuple(_LETTERS[letter] for letter in letters), residual)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Action, Handoff, Plan
 
@@ -94,45 +94,63 @@ def _edge_side(params: ECDiffParams, count: int) -> list[Action]:
 def _check(params: ECDiffParams, num_steps: int, handoff: Handoff, estimator: Estimator | None) -> None:
     """Refuse what cannot be planned."""
     if handoff not in get_args(Handoff):
-        raise ParamsError(f"Unknown handoff {handoff!r}: {nearest(str(handoff), get_args(Handoff))}.")
+        raise ParamsError.unknown("handoff", handoff, get_args(Handoff))
     if num_steps < 1:
-        raise ParamsError(f"Expected at least one step, got {num_steps}.")
+        raise ParamsError(key="num_inference_steps", got=num_steps, expected=">= 1")
     if params.s > num_steps:
         raise ParamsError(
-            f"Expected s <= T, the number of steps, got s={params.s} with {num_steps} steps. "
-            "Lower s or raise num_inference_steps."
+            key="s",
+            got={"s": params.s, "num_inference_steps": num_steps},
+            expected="<= T, the number of steps",
+            advice="Lower s or raise num_inference_steps.",
         )
     for name in ("schedule", "edge_schedule"):
         last = max(getattr(params, name) or (0,))
         if last >= num_steps:
             raise ParamsError(
-                f"Expected the {name} within 0 … {num_steps - 1}, got step {last} with {num_steps} steps. "
-                "Shorten it or raise num_inference_steps."
+                f"Expected the {name} within 0 … {num_steps - 1}, got step {last} with {num_steps} steps.",
+                key=name,
+                got=last,
+                expected=f"within 0 … {num_steps - 1}",
+                advice="Shorten it or raise num_inference_steps.",
             )
     if estimator is None or not estimator.fills_with_edge:
         return
     if params.edge_k or params.edge_schedule is not None:
+        given = "edge_k" if params.edge_k else "edge_schedule"
         raise ParamsError(
             "The estimator edge cannot approximate a step by itself: expected neither edge_k nor "
-            "edge_schedule with it. Choose another estimator."
+            "edge_schedule with it.",
+            key=given,
+            got=getattr(params, given),
+            advice="Choose another estimator.",
         )
     if params.residual not in (0, params.alpha):
         raise ParamsError(
             f"With the estimator edge alpha is the residual's factor: expected residual=0 or "
-            f"residual={params.alpha}, got {params.residual}."
+            f"residual={params.alpha}, got {params.residual}.",
+            key="residual",
+            got=params.residual,
+            expected=["0", str(params.alpha)],
         )
 
 
 def _check_order(made: Plan, needed: int) -> None:
     """Refuse steps that lack what they are to be made of."""
     if Action.APPROX in made.steps[:needed]:
+        real = list(range(needed))
         raise ParamsError(
-            f"Expected real steps at {list(range(needed))}, got {made.schedule}: the estimator needs "
-            f"{needed} real noises before its first estimate."
+            f"Expected real steps at {real}, got {made.schedule}: the estimator needs "
+            f"{needed} real noises before its first estimate.",
+            key="steps",
+            got=made.schedule,
+            expected=f"real at {real}",
         )
     first = min(made.residual_steps, default=made.num_steps)
     if Action.CLOUD not in made.steps[:first] and made.residual_steps:
         raise ParamsError(
-            f"Expected a cloud call before the first edge step with the residual, got {made.schedule}. "
-            "Raise s, or set residual=0."
+            key="a cloud call",
+            got=made.schedule,
+            expected="before the first edge step with the residual",
+            advice="Raise s, or set residual=0.",
         )

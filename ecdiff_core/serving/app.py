@@ -78,7 +78,7 @@ class Service:
         found = packet.differences(asked.config, self.facts)
         if found:
             more = {name: {"yours": theirs, "ours": ours} for name, (theirs, ours) in found.items()}
-            line = f"Not the same config (yours | ours): {packet.told(found)}. Give both machines one YAML."
+            line = f"Not the same config (yours | ours): {packet.listed(found)}. Give both machines one YAML."
             raise Problem(409, line, differences=more)
 
     async def do(self, path: str, job: Job) -> object:
@@ -179,9 +179,9 @@ def create_app(service: Service) -> FastAPI:
     async def config() -> Response:
         step = service.worker.seconds_per_step
         alone = {name: asdict(spread) for name, spread in service.timings.items()}
-        told = {"version": __version__, "facts": service.facts, "seconds_per_call": step, "seconds": alone}
+        known = {"version": __version__, "facts": service.facts, "seconds_per_call": step, "seconds": alone}
         here = {"device": device_name(service.cloud.pipe.device), "format_version": packet.FORMAT_VERSION}
-        return JSONResponse({**told, **here})
+        return JSONResponse({**known, **here})
 
     @app.get("/v1/bytes")
     async def some_bytes(count: Annotated[int, Query(ge=0, le=_MOST_BYTES)]) -> Response:

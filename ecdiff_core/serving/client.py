@@ -43,7 +43,7 @@ class RemoteCloud:
         url: such as ``https://gpu.example:8000``.
         token: the server's; None where it has none.
         packet: how numbers travel: ``computed`` (bit for bit), ``float16`` or ``int8``.
-        deadline_seconds: for the cloud's part of a picture; a server that cannot meet it says so at once.
+        deadline_seconds: for the cloud's part of an image; a server that cannot meet it says so at once.
         retry: on 429, 503 and lost connections, on nothing else.
         verify: False accepts any certificate; a path is that of a PEM file with a certificate to trust.
 
@@ -83,7 +83,7 @@ class RemoteCloud:
         negative_prompts: Sequence[str] | None,
         seeds: Sequence[int],
     ) -> Prepared:
-        """The cloud's part of each picture, side by side.
+        """The cloud's part of each image, side by side.
 
         Raises:
             CloudError: the server refuses.
@@ -107,10 +107,11 @@ class RemoteCloud:
         answer = self._http.ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
         try:
-            told: dict[str, Any] = dict(json.loads(answer.content))
+            facts: dict[str, Any] = dict(json.loads(answer.content))
         except (ValueError, TypeError, RecursionError) as error:
-            raise CloudError(f"{self.url} does not answer as a server of ecdiff serve does.") from error
-        return told
+            line = f"{self.url} does not answer as a server of ecdiff serve does."
+            raise CloudError(line, key=self.url) from error
+        return facts
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
         """Round trip in seconds, and megabits a second downwards; a first request of each is not counted."""
@@ -175,7 +176,7 @@ class RemoteCloud:
                     return ask(sessions[row])
                 except RefusedError as error:
                     # The server was started anew, or it is another one behind the same address.
-                    session = begin_again(row) if error.status == 404 else None
+                    session = begin_again(row) if error.got == 404 else None
                     if session is None:
                         raise
                     sessions[row] = session
@@ -207,7 +208,8 @@ class RemoteCloud:
                 if again:
                     continue
                 kind = CloudError if isinstance(error, PacketError) else CloudUnavailableError
-                raise kind(f"The answer of {self.url} is of no use: {error}") from error
+                line = f"The answer of {self.url} is of no use: {error}"
+                raise kind(line, key=self.url, got=error.got, expected=error.expected) from error
         raise AssertionError
 
 

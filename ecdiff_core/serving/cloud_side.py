@@ -28,7 +28,7 @@ from ecdiff_core.serving.worker import Job
 
 @dataclass(frozen=True)
 class Asked:
-    """A picture that is asked for."""
+    """An image that is asked for."""
 
     prompt: str
     negative_prompt: str | None
@@ -38,7 +38,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class HandedOver:
-    """The cloud's part of a picture."""
+    """The cloud's part of an image."""
 
     state: SamplerState
     conditioning: Conditioning
@@ -86,10 +86,10 @@ class CloudSide:
         plan, family = self.pipe.plan("cloud"), self.pipe.pair.family
 
         def finish(state: SamplerState) -> bytes:
-            pictures = family.decode(state.latents)
-            _check_finite(pictures, "cloud")
+            images = family.decode(state.latents)
+            _check_finite(images, "cloud")
             out = io.BytesIO()
-            family.to_pil(pictures)[0].save(out, format="PNG")
+            family.to_pil(images)[0].save(out, format="PNG")
             return out.getvalue()
 
         return Job(lambda: self._begin(asked, plan.num_steps), finish, plan.cloud_calls, seconds)
@@ -132,6 +132,5 @@ class CloudSide:
 
 def _check_finite(tensor: Tensor, mode: str) -> None:
     if not tensor.isfinite().all():
-        raise NonFiniteLatentsError(
-            f"The {mode} generation is not finite. Try dtype float32, or a smaller alpha."
-        )
+        line, advice = f"The {mode} generation is not finite.", "Try dtype float32, or a smaller alpha."
+        raise NonFiniteLatentsError(line, key="mode", got=mode, advice=advice)

@@ -23,7 +23,7 @@ _HEADERS = ("accept", "ecdiff-session")
 
 @dataclass
 class Session:
-    """A picture under way at the edge, whose plan asks for the cloud again ``left`` times."""
+    """An image under way at the edge, whose plan asks for the cloud again ``left`` times."""
 
     conditioning: Conditioning
     plan: Plan

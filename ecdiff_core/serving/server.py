@@ -42,26 +42,31 @@ class Listen:
             raise ParamsError(key="--port", got=self.port, expected=f"within 0 … {2**16 - 1}")
         if self.token is None and not is_loopback(self.host):
             raise ParamsError(
-                f"Expected a token to listen on {self.host}, which other machines can reach. Give "
-                "--token-file FILE or set ECDIFF_TOKEN, or listen on 127.0.0.1."
+                f"Expected a token to listen on {self.host}, which other machines can reach.",
+                key="--token-file",
+                got={"host": self.host},
+                advice="Give --token-file FILE or set ECDIFF_TOKEN, or listen on 127.0.0.1.",
             )
         if self.keyfile is not None and self.certfile is None:
-            raise ParamsError("--ssl-keyfile goes with --ssl-certfile PEM.")
+            line = "--ssl-keyfile goes with --ssl-certfile PEM."
+            raise ParamsError(line, key="--ssl-keyfile", got=str(self.keyfile))
+        for key, path in (("--ssl-certfile", self.certfile), ("--ssl-keyfile", self.keyfile)):
+            if path is not None and not path.is_file():
+                raise ParamsError(f"No file at {path}.", key=key, got=str(path), advice="Give a PEM file.")
         if self.certfile is not None:
             _check_certificate(self.certfile, self.keyfile)
 
 
 def _check_certificate(certfile: Path, keyfile: Path | None) -> None:
-    for path in (certfile, keyfile):
-        if path is not None and not path.is_file():
-            raise ParamsError(f"No file at {path}. --ssl-certfile and --ssl-keyfile name PEM files.")
     try:
         # With an empty password, or it would be asked for.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password=lambda: "")
     except OSError as error:  # ssl's own are among them
         raise ParamsError(
-            f"Cannot use the certificate {certfile} and its key ({first_line(error)}). Expected PEM files "
-            "that belong together, the key in --ssl-keyfile or after the certificate, without a password."
+            f"Cannot use the certificate {certfile} and its key: {first_line(error)}.",
+            key="--ssl-certfile",
+            got={"certificate": str(certfile), "key": str(keyfile or certfile)},
+            advice="Give PEM files that belong together, the key without a password.",
         ) from error
 
 

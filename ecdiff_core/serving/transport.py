@@ -42,11 +42,7 @@ class Retry:
 
 
 class RefusedError(CloudError):
-    """An answer that is an error, and would be one again; ``status`` is HTTP's."""
-
-    def __init__(self, line: str, status: int) -> None:
-        super().__init__(line)
-        self.status = status
+    """An answer that is an error, and would be one again; ``got`` is its status."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +103,10 @@ class Transport:
             why = _detail(answer.content) or response.reason_phrase
             if not _may_change(response):
                 line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
-                raise RefusedError(line, response.status_code)
+                raise RefusedError(line, key=self.url, got=response.status_code)
             wait = max(wait, _retry_after(response))
-        raise CloudUnavailableError(
-            f"The cloud at {self.url} cannot be had after {self._retry.attempts} attempts: {why}"
-        )
+        line = f"The cloud at {self.url} cannot be had after {self._retry.attempts} attempts: {why}"
+        raise CloudUnavailableError(line, key=self.url, got=why)
 
     def _content(self, response: httpx2.Response, most_bytes: int) -> bytes:
         """All of an answer's body."""
@@ -119,10 +114,11 @@ class Transport:
         for part in response.iter_bytes():
             content += part
             if len(content) > most_bytes:
-                raise CloudError(
+                line = (
                     f"The answer of {self.url} is longer than the {most_bytes} bytes that it may have: it is "
                     "no server of ecdiff serve, or one of another version."
                 )
+                raise CloudError(line, key=self.url, expected=f"at most {most_bytes} bytes")
             if time.perf_counter() - began > self._retry.answer_timeout:
                 raise httpx2.ReadTimeout(f"no whole answer within {self._retry.answer_timeout:g} s")
         if response.is_success:
@@ -136,7 +132,9 @@ class Transport:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise CloudError(
                     f"The certificate of {self.url} is not trusted: {cause.verify_message}. Check the URL "
-                    "and this machine's clock; --cacert PEM (verify=PEM) trusts a certificate of your own."
+                    "and this machine's clock; --cacert PEM (verify=PEM) trusts a certificate of your own.",
+                    key=self.url,
+                    got=cause.verify_message,
                 ) from error
             cause = cause.__cause__ or cause.__context__
 
@@ -157,7 +155,8 @@ def _trusting(path: Path) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=path)
     except OSError as error:  # ssl's own are among them
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ParamsError(f"Cannot use the certificate {path}: {reason}. Expected a PEM file.") from error
+        line = f"Cannot use the certificate {path}: {reason}. Expected a PEM file."
+        raise ParamsError(line, key="--cacert", got=str(path)) from error
 
 
 def _may_change(response: httpx2.Response) -> bool:

@@ -53,12 +53,13 @@ def paths_quoted(arguments: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         as_it_is = _PLAIN.fullmatch(value) or value[0] in "'\"" or "${" in value or (sweep and "," in value)
         if key in _PATHS and not as_it_is:
-            argument = f"{key}={_quoted(os.path.expanduser(value))}"
+            argument = f"{key}={in_quotes(os.path.expanduser(value))}"
         quoted.append(argument)
     return quoted
 
 
-def _quoted(value: str) -> str:
+def in_quotes(value: str) -> str:
+    """A text in Hydra's quotes."""
     # In Hydra's quotes a backslash is one of itself, but before a quote.
     return "'" + re.sub(r"(\\*)('|$)", _escaped, value) + "'"
 
@@ -141,4 +142,4 @@ def swept_to_scratch(arguments: Sequence[str]) -> Iterator[list[str]]:
         yield []
         return
     with TemporaryDirectory(prefix="ecdiff-") as folder:
-        yield [f"hydra.sweep.dir={_quoted(folder)}"]
+        yield [f"hydra.sweep.dir={in_quotes(folder)}"]

@@ -163,11 +163,13 @@ class LatencyProfile:
         try:
             return cls.of(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise LatencyError(f"Cannot read the latency profile {path}: {error.strerror}.") from error
+            line = f"Cannot read the latency profile {path}: {error.strerror}."
+            raise LatencyError(line, key=str(path)) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LatencyError(
-                f"{path} is damaged, or no latency profile. One in a study's own folder may be deleted: it "
-                "is measured again."
+                f"{path} is damaged, or no latency profile.",
+                key=str(path),
+                advice="One in a study's own folder may be deleted: it is measured again.",
             ) from error
 
 
@@ -253,7 +255,10 @@ def check_payload(profile: LatencyProfile, payload: int | None, source: str) -> 
     if payload and profile.payload_values and payload != profile.payload_values:
         raise LatencyError(
             f"{source} is of another pair or size: its handoff carries {profile.payload_values:,} values, "
-            f"this study's {payload:,}."
+            f"this study's {payload:,}.",
+            key=source,
+            got=profile.payload_values,
+            expected=str(payload),
         )
 
 

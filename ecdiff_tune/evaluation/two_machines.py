@@ -65,9 +65,8 @@ def _served(config: Mapping[str, Any], pipe: ECDiffPipeline, url: str) -> dict[s
         scale = float(theirs["guidance_scale"])
         seconds = {name: Timing(**config["seconds"][name]) for name in SERVED}
     except (KeyError, TypeError, ValueError) as error:
-        raise CloudError(
-            f"{url} does not tell its seconds: it is an older server or none of ours."
-        ) from error
+        line = f"{url} does not tell its seconds: it is an older server or none of ours."
+        raise CloudError(line, key=url, expected=list(SERVED)) from error
     ours = {name: value for name, value in facts_of(pipe).items() if name in _AS_HERE}
     found = packet.differences(theirs, ours)
     guided = pipe.config.sampling.guidance_scale > 1
@@ -75,7 +74,10 @@ def _served(config: Mapping[str, Any], pipe: ECDiffPipeline, url: str) -> dict[s
         found["guidance_scale"] = (theirs["guidance_scale"], str(pipe.config.sampling.guidance_scale))
     if found:
         raise LatencyError(
-            f"The server at {url} serves something else (the server's | this study's): {packet.told(found)}. "
-            "Serve a config of this pair, or give another link."
+            f"The server at {url} serves something else (the server's | this study's): "
+            f"{packet.listed(found)}.",
+            key=url,
+            got=found,
+            advice="Serve a config of this pair, or give another link.",
         )
     return seconds

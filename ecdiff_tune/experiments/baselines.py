@@ -39,7 +39,7 @@ class Known:
         paper: the paper's config for the pair, if it has one.
         schedule: another study's winner, if one is given.
         latency: the study's profile.
-        reference_adapter: the handoff adapter that the reference's edge pictures were made with.
+        reference_adapter: the handoff adapter that the reference's edge images were made with.
         accelerations: that the study tuned, by name.
     """
 

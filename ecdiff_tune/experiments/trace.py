@@ -97,9 +97,9 @@ def trace(
         if nudge is not None:
             state = replace(state, latents=nudge(step, state.latents))
     if not torch.isfinite(state.latents).all():
-        raise NonFiniteLatentsError(
-            f"The latents are not finite after {plan} in {pipe.config.sampling.dtype}. Try dtype=float32."
-        )
+        dtype = pipe.config.sampling.dtype
+        line = f"The latents are not finite after {plan} in {dtype}."
+        raise NonFiniteLatentsError(line, key="dtype", got=dtype, advice="Try dtype=float32.")
     return Trace((*latents, state.latents.float().cpu()), tuple(noises), kept, state)
 
 

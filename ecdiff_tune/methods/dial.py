@@ -14,7 +14,7 @@ from ecdiff_core.methods.method import Parameter
 from ecdiff_tune.search.paired import TIE, significantly_worse
 
 RUNGS = (0.1, 0.25, 0.5)
-"""Shares of the prompts after which a value that misses a floor is given up."""
+"""Shares of the prompts after which a value that misses a floor is pruned."""
 ERROR_RATE = 0.01
 """Of giving up one that keeps the floor, at each rung."""
 NARROW = 0.02

@@ -36,6 +36,11 @@ class Stage1Space:
         """The candidate at a point; the adapter matters to an estimator that calls the edge model."""
         return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator, self.handoff_adapter)
 
+    @property
+    def dimensions(self) -> Mapping[str, Sequence[Value]]:
+        """The values of every dimension."""
+        return {"k": self.ks, "alpha": self.alphas, "estimator": self.estimators}
+
     def alphas_of(self, estimator: str) -> tuple[float, ...]:
         """The alphas that make a difference: one for an estimator without alpha."""
         return self.alphas if get_estimator(estimator).uses_alpha else self.alphas[:1]
@@ -102,6 +107,12 @@ class Stage2Space:
         """Warm-up steps."""
         return self.stage1_winner.params.warm_up
 
+    @property
+    def dimensions(self) -> Mapping[str, Sequence[Value]]:
+        """The values of every dimension."""
+        edge_side = {"edge_k": self.edge_ks, "residual": self.residuals}
+        return {"s": self.s_values, "handoff_adapter": self.handoff_adapters, **edge_side}
+
     def at(
         self,
         s: int,
@@ -158,6 +169,20 @@ class JointSpace:
         """The longest warm-up."""
         return max(self.ps)
 
+    @property
+    def dimensions(self) -> Mapping[str, Sequence[Value]]:
+        """The values of every dimension."""
+        return {
+            "p": self.ps,
+            "k": self.ks,
+            "alpha": self.alphas,
+            "s": self.s_values,
+            "estimator": self.estimators,
+            "handoff_adapter": self.handoff_adapters,
+            "edge_k": self.edge_ks,
+            "residual": self.residuals,
+        }
+
     def at(
         self,
         p: int,
@@ -207,6 +232,8 @@ def _is_possible(candidate: Candidate) -> bool:
 
 
 N = TypeVar("N", int, float)
+Value = int | float | str
+"""Of a dimension."""
 
 GridSpace = Stage1Space | Stage2Space | JointSpace
 """Those that a search may go through dimension by dimension."""

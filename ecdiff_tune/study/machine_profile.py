@@ -73,10 +73,10 @@ def latency_profile(
     _check_order(profile, spec.num_steps)
     if profile != known:
         profile.save(path)
-    for line in _told(profile, spec.latency, Conditions.of(pipe)):
-        progress.say(line)
+    for line in _describe(profile, spec.latency, Conditions.of(pipe)):
+        progress.log(line)
     if profile != known and (varies := profile.spread_note(path)):
-        progress.say(f"note: {varies}")
+        progress.log(f"note: {varies}")
     return profile
 
 
@@ -90,12 +90,14 @@ def _check_order(profile: LatencyProfile, num_steps: int) -> None:
         cloud, edge = profile.cloud_call.median, profile.edge_call.median
         raise ObjectiveError(
             f"The server's cloud model is no slower than this machine's edge model ({cloud:.3g} s and "
-            f"{edge:.3g} s a call): a split saves no time here, and efficiency has no meaning. Let the "
-            "server do all steps, or tune with link=none on one machine."
+            f"{edge:.3g} s a call): a split saves no time here, and efficiency has no meaning.",
+            key="efficiency",
+            got={"cloud": cloud, "edge": edge},
+            advice="Let the server do all steps, or tune with link=none on one machine.",
         ) from error
 
 
-def _told(profile: LatencyProfile, source: str, here: Conditions) -> Iterator[str]:
+def _describe(profile: LatencyProfile, source: str, here: Conditions) -> Iterator[str]:
     """Its seconds, and what to know of how they were measured."""
     cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
     given = "" if source in LATENCIES else f" of {source}"
@@ -121,4 +123,4 @@ def batch_size_of(
     def find() -> dict[int, float]:
         return batch_size.throughputs(pipe, prompts, spending.calls)
 
-    return batch_size.kept(folder.path / files.BATCH_SIZE, find, progress.say)
+    return batch_size.kept(folder.path / files.BATCH_SIZE, find, progress.log)

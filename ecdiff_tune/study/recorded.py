@@ -75,7 +75,10 @@ def load(spec: StudySpec) -> Recorded:
     study = state["settings"]
     prompts, heldout = calibration.load(spec.prompts)
     if prompts.digest != study.get("prompts_digest"):
-        raise StudyError(f"The calibration prompts are no longer those that {path} was measured on.")
+        line = f"The calibration prompts are no longer those that {path} was measured on."
+        raise StudyError(
+            line, key="calibration", got=prompts.digest, expected=str(study.get("prompts_digest"))
+        )
     why = unusable.read(path)
     prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
     latency = latency_profile(spec, study)
@@ -89,7 +92,8 @@ def load(spec: StudySpec) -> Recorded:
     trials = [scorer.trial("joint", 0, config, rows) for config, rows in measured.items()]
     trials = [one for one in trials if one.score]
     if not trials:
-        raise StudyError(f"{path} has no config with images of all {len(prompts)} prompts yet.")
+        line = f"{path} has no config with images of all {len(prompts)} prompts yet."
+        raise StudyError(line, key=str(path), got=0, expected=str(len(prompts)))
     left_out = sum(not rows.keys().isdisjoint(prompts.keys) for rows in known.values()) - len(trials)
     notes.append(
         f"configs measured on all of {counted(len(prompts), 'prompt')}: {len(trials)}"
@@ -167,7 +171,7 @@ def _read_ledger(
     """
     path = spec.path / files.LEDGER
     if not path.is_file():
-        raise StudyError(f"{path} is not there: the study has measured nothing yet.")
+        raise StudyError(f"{path} is not there: the study has measured nothing yet.", key=str(path))
     own = {one.key: one for one in map(PlannedCandidate.of_config, own_configs(spec.path))}
     ledger = Ledger(path, spec.sampling.handoff_adapter)
     try:
@@ -272,8 +276,10 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
     own_links = (old_link, None if own.link is None else own.link.link)
     if link not in own_links and link.url is not None:
         raise LatencyError(
-            f"This command measures nothing, and {path} is of another link than {link.url}. Leave link.url "
-            "as it was, or tune another study=NAME with it."
+            f"This command measures nothing, and {path} is of another link than {link.url}.",
+            key="link.url",
+            got=link.url,
+            advice="Leave link.url as it was, or tune another study=NAME with it.",
         )
     if link in own_links:  # what the study itself was scored with
         return replace(
@@ -286,6 +292,8 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
     if link.mbps is not None and payload is None:
         raise LatencyError(
             f"{path} does not say how many values a handoff carries (it is older than that), so another "
-            "link cannot be reckoned with. Delete it and run reference: it is measured again."
+            "link cannot be reckoned with.",
+            key=str(path),
+            advice="Delete it and run reference: it is measured again.",
         )
     return profile.over(link)

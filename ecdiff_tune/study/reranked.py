@@ -93,7 +93,8 @@ def pair_of(state: Mapping[str, Any], name: str) -> PairSpec:
         key for side in ("cloud", "edge") for one in _ALWAYS if (key := f"weights.{side}.{one}") not in state
     ]
     if missing:
-        raise StudyError(f"study.json does not say {missing[0]!r}: it is damaged.")
+        line = f"study.json does not say {missing[0]!r}: it is damaged."
+        raise StudyError(line, key="study.json", expected=missing)
     cloud, edge = (_ref_of(state, f"weights.{side}.") for side in ("cloud", "edge"))
     return PairSpec(name, cloud, edge, [Lora(**one) for one in state.get("weights.lora", [])])
 

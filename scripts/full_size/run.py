@@ -58,8 +58,10 @@ class Settings:
         on_cpu = get_device(self.device).type == "cpu"
         if on_cpu and self.size == "full" and self.device != "cpu":
             raise BenchmarkError(
-                "No accelerator here, and on a CPU full size takes hours. Use --size reduced, "
-                "or --device cpu if you mean it."
+                "No accelerator here, and on a CPU full size takes hours.",
+                key="--size",
+                got=self.size,
+                advice="Use --size reduced, or --device cpu if you mean it.",
             )
 
     def dtype_on(self, device: torch.device) -> str | None:

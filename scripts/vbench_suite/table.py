@@ -30,7 +30,8 @@ def write(results: Sequence[str], folder: Path | None, partial: bool = False) ->
         name, given, path = one.rpartition("=")
         name = name if given else Path(path).name.removesuffix(".json").removesuffix("_eval_results")
         if name in paths:
-            raise VBenchError(f"Two results are named {name!r}. Name them: {name}=PATH other={path}.")
+            advice = f"Name them: {name}=PATH other={path}."
+            raise VBenchError(f"Two results are named {name!r}.", key=name, advice=advice)
         paths[name] = Path(path)
     rows = {name: _part(path) if partial else load_score(path).row() for name, path in paths.items()}
     table = pd.DataFrame([{"method": name, **row} for name, row in rows.items()]).dropna(axis="columns")
@@ -47,4 +48,4 @@ def _part(path: Path) -> dict[str, float]:
     try:
         return {name: 100 * found[name] for name in in_order(found)}
     except VBenchError as error:
-        raise VBenchError(f"{path}: {error}") from error
+        raise error.of(str(path)) from None

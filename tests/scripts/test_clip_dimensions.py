@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 import vbench
 from ecdiff_core.shapes_video.grammar import MovingObject, MovingScene
+from eval_shapes_video import write_sheet
 from shapes_video.dimensions import judge, write
 from shapes_video.draw import draw
 
@@ -70,3 +73,10 @@ def test_results_are_read_as_vbenchs(tmp_path: Path, capsys: pytest.CaptureFixtu
         "|---|---|---|---|---|---|---|---|",
         "| ours | 100.00 | 0.00 | 100.00 | 0.00 | 100.00 | 0.00 | 50.00 |",
     ]
+
+
+def test_a_sheet_of_fewer_clips_than_it_has_room_for(tmp_path: Path) -> None:
+    clips = {name: torch.full((2, 9, 3, 64, 64), 0.5) for name in ("cloud", "edge", "hybrid_10")}
+    write_sheet(clips, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (2 * 9 * 66, 2 * 6 * 66)

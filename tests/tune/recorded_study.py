@@ -37,7 +37,7 @@ GRID = tuple(
     for alpha in (0.3, 0.5)
     for s in ((7, 9, 12) if k == 1 else (9, 12))
 )
-"""Schedules 3C1A1C1A1C5E and so on; every alpha makes another picture."""
+"""Schedules 3C1A1C1A1C5E and so on; every alpha makes another image."""
 
 
 def quality(params: ECDiffParams) -> float:

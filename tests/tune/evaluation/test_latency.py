@@ -147,7 +147,7 @@ def test_every_operation_is_called_as_often(pipe: ECDiffPipeline, monkeypatch: p
     for hook in hooks:
         hook.remove()
     assert counts == {"cloud": 3, "edge": 3}
-    assert set(batches) == {2}  # one picture, with and without its prompt
+    assert set(batches) == {2}  # one image, with and without its prompt
 
 
 def test_the_link_carries_latents_and_embeddings(

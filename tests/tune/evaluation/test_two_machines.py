@@ -22,7 +22,7 @@ from ecdiff_tune.evaluation.link import Link, MeasuredLink
 
 from ...core.serving.conftest import TOKEN, serving
 from ...refusals import refused
-from ..studies import Study, one_line
+from ..studies import Study, refuses
 
 URL = "http://gpu:8000"
 MEASURED = MeasuredLink(URL, Spread(16.0, 15.0, 18.0), Spread(0.02, 0.01, 0.03))
@@ -59,8 +59,8 @@ def test_a_study_of_a_server_and_this_machine(
     again = study("reference", *arguments[:1], "heldout.num_prompts=0")  # the server is gone
     assert again.status == 0, again
     assert json.loads(path.read_text()) == tree
-    other = one_line(study("reference", f"link={URL}", "heldout.num_prompts=0"))
-    assert f'link.url "{url}" -> "{URL}"' in other
+    other = study("reference", f"link={URL}", "heldout.num_prompts=0")
+    refuses(other, key=study.folder, got=[f'link.url "{url}" -> "{URL}"'])
 
 
 def test_a_profile_with_a_measured_link_is_kept(latency: LatencyProfile, tmp_path: Path) -> None:
@@ -112,18 +112,18 @@ def test_a_server_of_something_else_is_refused(
     seconds = {name: asdict(Spread(0.1, 0.1, 0.1)) for name in two_machines.SERVED}
     own = facts_of(pipe)
     config = {"facts": {**own, **facts}, "seconds": seconds}
-    with refused(LatencyError, line=differs.replace("|", r"\|")):
+    with refused(LatencyError, key=URL, line=differs.replace("|", r"\|")):
         two_machines._served(config, pipe, URL)
     another_plan = {"facts": {**own, "schedule": "12C", "guidance_scale": "7.5"}, "seconds": seconds}
     assert two_machines._served(another_plan, pipe, URL)["encode"].median == 0.1
-    with refused(CloudError):
+    with refused(CloudError, key=URL, expected=list(two_machines.SERVED)):
         two_machines._served({"facts": own}, pipe, URL)
 
 
 def test_the_link_of_a_study_that_is_read(done: Study, tmp_path: Path) -> None:
     """Another server cannot be measured without models; a faster edge than cloud has no efficiency."""
     read = done.copy(tmp_path / "outputs")
-    assert "measures nothing" in one_line(read("rerank", f"link={URL}"))
+    refuses(read("rerank", f"link={URL}"), key="link.url", got=URL)
     path = read.folder / "latency.json"
     replace(LatencyProfile.load(path), link=MEASURED).save(path)
     state = json.loads((read.folder / "study.json").read_text())
@@ -136,14 +136,13 @@ def test_the_link_of_a_study_that_is_read(done: Study, tmp_path: Path) -> None:
     assert config.provenance is not None
     assert config.provenance["latency"]["link"] == str(MEASURED)
     assert read("rerank", "link=none").status == 0
-    assert "link.url" in one_line(read("rerank", "link.mbps=3"))
+    refuses(read("rerank", "link.mbps=3"), key="link.url")
 
 
 def test_a_server_that_is_faster_than_the_edge_is_told(study: Study, latency: LatencyProfile) -> None:
     fast = replace(latency, cloud_call=Timing(0.004, 0.004, 0.004), link=MEASURED, tensor_values=256)
     fast.save(study.folder / "latency.json")
-    line = one_line(study("reference", f"link={URL}"))
-    assert "no slower than this machine's edge model (0.004 s and 0.008 s a call)" in line
+    refuses(study("reference", f"link={URL}"), key="efficiency", got={"cloud": 0.004, "edge": 0.008})
 
 
 @pytest.mark.parametrize(
