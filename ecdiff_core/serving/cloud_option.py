@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
-from ecdiff_core.serving.commands import add_token, with_extra
+from ecdiff_core.serving.commands import add_cacert, add_token, with_extra
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
@@ -27,6 +27,7 @@ def add_cloud(add: Any) -> None:
         help="of ecdiff serve: only the edge's model and the decoder are loaded here",
     )
     add_token(add)
+    add_cacert(add)
     add(
         "--packet",
         default="computed",
@@ -50,7 +51,7 @@ def add_cloud(add: Any) -> None:
 def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     """The server that ``generate`` is to ask; None without ``--cloud``."""
     if args.cloud is None:
-        for name in ("token_file", "deadline"):
+        for name in ("token_file", "cacert", "deadline"):
             if getattr(args, name) is not None:
                 line = f"--{name.replace('_', '-')} goes with --cloud URL."
                 raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
@@ -63,7 +64,9 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     if args.deadline is not None and not args.deadline > 0:
         raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
     token, packet = find_token(args.token_file), check_encoding(args.packet)
-    return RemoteCloud(args.cloud, token, packet=packet, deadline_seconds=args.deadline)
+    return RemoteCloud(
+        args.cloud, token, packet=packet, deadline_seconds=args.deadline, verify=args.cacert or True
+    )
 
 
 def within_deadline(pipe: ECDiffPipeline, args: argparse.Namespace) -> ECDiffPipeline:

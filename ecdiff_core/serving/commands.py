@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import ECDiffError, ParamsError
-from ecdiff_core.io.console import quiet_libraries
+from ecdiff_core.io.console import leave_stdout, quiet_libraries
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
@@ -95,6 +95,7 @@ def add_link(commands: Any) -> None:
     add = parser.add_argument
     add("url", metavar="URL", help="of the server")
     add_token(add)
+    add_cacert(add)
     add("--repeats", type=int, default=10, metavar="N", help="measurements (default 10)")
     add("--size-mib", type=float, default=1.0, metavar="N", help="of a download (default 1, at most 8)")
 
@@ -103,6 +104,10 @@ def add_token(add: Any) -> None:
     add(
         "--token-file", type=Path, metavar="FILE", help="the server's token (default: ECDIFF_TOKEN's, if any)"
     )
+
+
+def add_cacert(add: Any) -> None:
+    add("--cacert", type=Path, metavar="PEM", help="certificate to trust, such as the server's own")
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -132,7 +137,11 @@ def serve(args: argparse.Namespace) -> None:
 
     def log(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
-        print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
+        try:
+            print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
+        except OSError as error:  # a full disk: no reason not to serve
+            print(f"note: serving at {url}; stdout: {error.strerror}", file=sys.stderr)
+            leave_stdout()
 
     server = make_server(pipe, listen, limits, log)
     server.run()
@@ -174,7 +183,7 @@ def link(args: argparse.Namespace) -> None:
         raise ParamsError(key="--repeats", got=args.repeats, expected=">= 1")
     if not 0 < args.size_mib <= 8:
         raise ParamsError(key="--size-mib", got=args.size_mib, expected="> 0 and <= 8")
-    cloud = RemoteCloud(args.url, find_token(args.token_file))
+    cloud = RemoteCloud(args.url, find_token(args.token_file), verify=args.cacert or True)
     trip, rate = cloud.measure(args.repeats, round(args.size_mib * 2**20))
     print(f"round trip {1000 * trip.median:.2f} ms ({1000 * trip.low:.2f} … {1000 * trip.high:.2f})")
     print(f"bandwidth {rate.median:.2f} Mbps ({rate.low:.2f} … {rate.high:.2f})")
