@@ -34,7 +34,9 @@ def config_of_winner(
     """
     spec = stages.study.spec
     reference = reference_plan.section(spec.path, stages.study.ledger)
-    source, how = replace(stages.early.source, reference=reference), how or how_searched(spec, found.winner)
+    references, how = stages.references, how or how_searched(spec, found.winner)
+    prompts, ended = references.calibration.prompt_set, not references.has_all
+    source = replace(stages.early.source, reference=reference, prompts=prompts, ended_early=ended)
     return config_of(found.winner, found.trials, source, how, stages.scorer, heldout)
 
 

@@ -24,12 +24,12 @@ from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Scorer, Stage, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
-from ecdiff_tune.search.base import Cost, Records
+from ecdiff_tune.search.base import Ask, Cost, Records
 from ecdiff_tune.search.in_step import Predict, in_step
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.upper_bound import CallBound
-from ecdiff_tune.study import files, trackers
+from ecdiff_tune.study import files, left_out, trackers
 from ecdiff_tune.study.early import EarlyAnswers
 from ecdiff_tune.study.loop import run
 from ecdiff_tune.study.open_study import OpenStudy
@@ -75,7 +75,7 @@ class Stages:
         most = self.call_bounds(space)
         alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
         progress.say(self.effort(stage_name(stage), space.p, [most]) + alone)
-        num_prompts = len(self.references.calibration.prompt_set)
+        num_prompts = len(self.references.most_prompts)
         seconds = self.total_seconds(most)
         progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
         if progress.time_left is not None:
@@ -107,9 +107,10 @@ class Stages:
             trackers.run(self.tracking, name, self.study.path, spec.settings) as tracked,
             self.study.spending.part(stage_name(stage)),
         ):
-            winner = run(stage, search, self.evaluator, self.scorer, progress, record, on_rung)
+            winner = run(stage, search, self.evaluator, self.scorer, progress, record, on_rung, self._on_ask)
             tracked.winner(winner)
         progress.end_stage()
+        self._end_race(len(winner.measurements))
         space = spaces[-1]
         if spec.kind.walks and len(trials) < len(space.grid):
             left = len(space.grid) - len(trials)
@@ -134,6 +135,21 @@ class Stages:
                 f"early answer: {describe(first, stage)}, predicted quality {shown(quality)} with "
                 f"{plan.cloud_calls} cloud and {plan.edge_calls} edge calls; {self.early.path} has it, and "
                 "then whatever is measured to be better"
+            )
+
+    def _on_ask(self, ask: Ask) -> None:
+        """Make the references of the prompts that a race comes to."""
+        if self.study.spec.options.until is not None:
+            self.evaluator.grow(self.references.grow(ask.prompts))
+
+    def _end_race(self, prompts: int) -> None:
+        """Say and keep on how many prompts a race has ended that may end before all."""
+        until, references = self.study.spec.options.until, self.references
+        if until is not None and not references.has_all:
+            left_out.end_race(self.study.path, prompts)
+            self.study.progress.say(
+                f"the race ended after {prompts} of {counted(len(references.drawn), 'prompt')}: no other "
+                f"config can be better by {until:g} of the objective (calibration.until)"
             )
 
     def _keeps(self, trial: Trial) -> bool:
@@ -210,7 +226,7 @@ class Stages:
         def cost(candidate: Candidate) -> Cost:
             return Cost.of(evaluator.resolve(candidate).plan, scorer.latency)
 
-        num_prompts = len(self.references.calibration.prompt_set)
+        num_prompts = len(self.references.most_prompts)
         options = search_options(spec, space)
         return Context(num_prompts, objective, self._predict, spec.seed, cost, options, self._records())
 

@@ -178,6 +178,11 @@ class CalibrationSettings:
         "txt (one a line), csv, tsv, json, jsonl or parquet; null draws from the embedded pair's grammar",
     )
     column: str | None = setting(None, 'column of a table; null takes "prompt", "caption" or "text"')
+    until: Positive | None = setting(
+        None,
+        "tune with search=joint, schedule: end after a rung (search.rungs) where no other config can be "
+        "better by so much of the objective, 0.001; null measures the winner on all prompts",
+    )
 
 
 @dataclass

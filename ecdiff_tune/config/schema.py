@@ -197,6 +197,7 @@ class Settings:
             search.margin,
             search.finalists,
             search.min_quality,
+            self.calibration.until,
             optuna,
         )
 

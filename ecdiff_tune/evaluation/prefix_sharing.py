@@ -44,6 +44,10 @@ class Generations:
         self._store, self._s_values = store, s_values
         self._prepared: dict[int, Prepared] = {}
 
+    def grow(self, prompts: CalibrationSet) -> None:
+        """Go on with more prompts, the first of which are the present ones."""
+        self._prompts = prompts
+
     @property
     def shares(self) -> bool:
         """Whether candidates that are asked for together cost less than one by one."""

@@ -50,11 +50,19 @@ def repeatable(config: TunedConfig, cloud_seconds: float) -> str:
     quality = score["quality"] if held is None else held
     where = "the prompts it was tuned on" if held is None else "prompts it was not tuned on"
     edge = f" and {counted(plan.edge_calls, 'edge call')}" if plan.edge_calls else ""
+    ended = race_end(config)
     return (
         f"{counted(plan.cloud_calls, 'cloud call')}{edge} in place of {plan.num_steps} cloud calls, "
         f"{cloud_seconds / score['seconds']:.1f} times as fast, SSIM {shown(quality, 3)} to the cloud's own "
-        f"{thing(config.sampling)}s on {where}."
+        f"{thing(config.sampling)}s on {where}{f'; {ended}' if ended else ''}."
     )
+
+
+def race_end(config: TunedConfig) -> str:
+    """On how many prompts the race ended; empty where it was to come to all, or had to."""
+    calibration = (config.provenance or {}).get("calibration") or {}
+    used, drawn = calibration.get("num_prompts", 0), calibration.get("drawn", 0)
+    return f"the race ended after {used} of {counted(drawn, 'prompt')}" if used < drawn else ""
 
 
 def _ways(sampling: Sampling) -> list[str]:

@@ -47,7 +47,7 @@ def _generations(study: OpenStudy, references: References) -> int:
     if not spec.kind.prunes:
         return everything
     seen = (spec.options.prompts(everything) or (everything,))[-1]
-    return spec.options.finalists * seen + everything - seen
+    return spec.options.finalists * seen + (everything - seen) * (spec.options.until is None)
 
 
 def _calls(study: OpenStudy, generations: int) -> tuple[float, float]:

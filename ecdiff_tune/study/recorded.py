@@ -78,6 +78,7 @@ def load(spec: StudySpec) -> Recorded:
         raise StudyError(f"The calibration prompts are no longer those that {path} was measured on.")
     why = unusable.read(path)
     prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
+    prompts = prompts.first(unusable.raced(path) or len(prompts))
     latency = latency_profile(spec, study)
     if spec.timed:
         notes.append("note: the study's trials were timed; here all seconds follow from its latency profile.")

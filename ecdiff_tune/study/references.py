@@ -17,7 +17,7 @@ from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults, reference
 from ecdiff_tune.evaluation.divided_batches import DividedBatches
-from ecdiff_tune.evaluation.edge_pass import EdgePass
+from ecdiff_tune.evaluation.edge_pass import FIRST_PROMPTS, EdgePass
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.placed_images import PlacedImages, ReferencePlan
 from ecdiff_tune.evaluation.prefix_sharing import Generations
@@ -74,17 +74,56 @@ class References:
         self._spec, self._pair, self._folder = spec, pair, folder
         self.drawn, self._drawn_heldout = drawn, drawn_heldout
         self._spending, self._progress = spending, progress
+        rungs = () if spec.options.until is None else spec.options.prompts(len(drawn))
+        # The race begins on the first, and goes beyond the last where it is not settled by then.
+        self._raced, self._usual = min((*rungs, len(drawn))), max(rungs, default=len(drawn))
+        self._calibrations: dict[int, Reference] = {}
 
-    @cached_property
+    @property
     def calibration(self) -> Reference:
-        """Of the prompts that are tuned on."""
+        """Of the prompts that are tuned on; where a race may end before, of those that it has come to."""
+        if self._raced not in self._calibrations:
+            self._calibrations = {self._raced: self._of_first(self._raced)}
+        return self._calibrations[self._raced]
+
+    def grow(self, count: int | None) -> Reference:
+        """``calibration`` with so many prompts at least; None is all."""
+        self._raced = max(self._raced, len(self.drawn) if count is None else count)
+        return self.calibration
+
+    @property
+    def has_all(self) -> bool:
+        """Whether ``calibration`` is of all prompts."""
+        return self._raced >= len(self.drawn)
+
+    @property
+    def most_prompts(self) -> CalibrationSet:
+        """Those that may be tuned on: all that are drawn, without those that are known to be of no use."""
+        return self.drawn if self._spec.options.until is not None else self.calibration.prompt_set
+
+    def _of_first(self, count: int) -> Reference:
+        """Of so many prompts that are of use, as far as there are."""
+        drawn = count
+        while True:
+            made = self._of_drawn(self.drawn.first(drawn))
+            lacking = count - len(made.prompt_set)
+            if lacking <= 0 or drawn >= len(self.drawn):
+                return made
+            drawn += lacking
+
+    def _of_drawn(self, prompts: CalibrationSet) -> Reference:
         if not self._places:
-            return self.own_runs
+            own = self.own_runs  # which are made with the edge pass
+            return own if len(prompts) == len(self._own) else self._make_own(prompts)
         plan = self._decided_plan()
         if plan is None:
             self._progress.say("reference: no placed plan is near enough; the cloud runs on every prompt")
-            return self._make(self.drawn, REFERENCE, None, None)
-        return self._placed(PlacedImages(plan, self._folder))
+            return self._make_own(prompts)
+        return self._placed(PlacedImages(plan, self._folder), prompts)
+
+    def _make_own(self, prompts: CalibrationSet) -> Reference:
+        most = image_faults.most_left_out(len(self.drawn))
+        return self._make(prompts, REFERENCE, most, None)
 
     def _decided_plan(self) -> ReferencePlan | None:
         """The plan that makes the images of most prompts, on all ranks rank 0's."""
@@ -97,27 +136,28 @@ class References:
 
         return ranks.broadcast(reference_plan.kept(study, decide) if ranks.first else None)
 
-    def _placed(self, placed: PlacedImages) -> Reference:
-        """The own runs with a placed plan's images of all prompts; without the prompts that are of no use."""
-        prompts, own, pair = self.drawn, self.own_runs, self._pair
+    def _placed(self, placed: PlacedImages, prompts: CalibrationSet) -> Reference:
+        """The own runs with a placed plan's images of some prompts; without those that are of no use."""
+        own, pair = self.own_runs, self._pair
         # Without what it might share with configs: how they round would depend on whether it was made now.
         generations = Generations(pair.pipe, prompts, pair.batches, None, ())
         label, plan = "reference, placed calls", placed.plan
         done, calls = self._progress.prompts_done, self._spending.calls
         with self._spending.part(REFERENCE), self._turn(label):
             missing = len(placed.missing(prompts))
-            self._progress.say(
-                f"reference: the cloud's own run on {len(own.prompts)} prompts, on the others "
-                f"{len(plan.steps)} placed cloud calls with a predicted error of "
-                f"{plan.predicted_error:.1g} SSIM"
-            )
+            if not self._calibrations:
+                self._progress.say(
+                    f"reference: the cloud's own run on {len(own.prompts)} prompts, on the others "
+                    f"{len(plan.steps)} placed cloud calls with a predicted error of "
+                    f"{plan.predicted_error:.1g} SSIM"
+                )
             self._say_calls(label, missing * len(plan.steps), 0)
-            self._plan(REFERENCE, 0, 0, placed=True)
+            self._plan(REFERENCE, 0, 0, max(self._usual, len(prompts)))
             self._progress.start_task(label, len(prompts), len(prompts) - missing)
             placed.make(pair.pipe, prompts, generations, pair.batches, done, calls)
         known = reference.faulty_rows(prompts.first(FULL_RUNS), self._folder)
         found = {row: fault for row, fault in placed.faulty_rows(prompts).items() if row not in known}
-        most, dtype = image_faults.most_left_out(len(prompts)), pair.pipe.config.sampling.dtype
+        most, dtype = image_faults.most_left_out(len(self.drawn)), pair.pipe.config.sampling.dtype
         image_faults.refuse_many(known | found, prompts, most, dtype)
         self._leave_out(prompts, found)
         kept = prompts.without(known | found)
@@ -126,9 +166,9 @@ class References:
 
     @cached_property
     def own_runs(self) -> Reference:
-        """The models' own runs on the prompts that are tuned on, or with ``reference=placed`` on the first of
-        them; with an edge pass where something predicts."""
-        prompts = self.drawn.first(FULL_RUNS) if self._places else self.drawn
+        """The models' own runs on the prompts that are tuned on, or with ``reference=placed`` or a race that
+        may end before all on the first of them; with an edge pass where something predicts."""
+        prompts = self._own
         if self._without_edge:
             return self._make(prompts, REFERENCE, None, None, edge=False)
         predicts = self._places or self._spec.kind.predicts
@@ -147,6 +187,13 @@ class References:
         if self._without_edge:
             self._make(self.own_runs.prompt_set, SAMPLES, None, None)
         return self.calibration
+
+    @property
+    def _own(self) -> CalibrationSet:
+        """The prompts whose own runs are made before anything is searched."""
+        if self._places:
+            return self.drawn.first(FULL_RUNS)
+        return self.drawn if self._spec.options.until is None else self.drawn.first(FIRST_PROMPTS)
 
     @property
     def _places(self) -> bool:
@@ -174,26 +221,24 @@ class References:
 
     def plan_ahead(self) -> None:
         """Tell the time left what calls these references will take in this run."""
-        own = self.drawn.first(FULL_RUNS) if self._places else self.drawn
+        own = self._own
         steps, missing = self._spec.num_steps, len(reference.missing(own, self._folder))
-        self._plan(REFERENCE, missing * steps, 2 * missing * steps, placed=self._places)
+        self._plan(REFERENCE, missing * steps, 2 * missing * steps, self._usual * self._places)
         self._plan(HELDOUT_REFERENCE, len(reference.missing(self._drawn_heldout, self._folder)) * steps, 0)
 
-    def _plan(self, part: str, cloud: float, edge: float, placed: bool = False) -> None:
+    def _plan(self, part: str, cloud: float, edge: float, placed: int = 0) -> None:
         """Tell the time left what a part will take from now on.
 
         Args:
-            placed: it goes on to the images of placed calls.
+            placed: it goes on to the images of placed calls of so many prompts.
         """
         left, steps = self._progress.time_left, self._spec.num_steps
         if left is None:
             return
         decodes = (cloud + edge) / steps
         if placed:
-            plan = reference_plan.read(self._spec.path)
-            others = (
-                len(self.drawn) if plan is None else len(PlacedImages(plan, self._folder).missing(self.drawn))
-            )
+            plan, first = reference_plan.read(self._spec.path), self.drawn.first(placed)
+            others = len(first) if plan is None else len(PlacedImages(plan, self._folder).missing(first))
             cloud += others * (PLACED_SHARE * steps if plan is None else len(plan.steps))
             decodes += others
         left.plan(part, cloud, edge, decodes)
@@ -244,8 +289,9 @@ class References:
             later = reference.without_edge(prompts, where) if edge else ()
             edge_runs = len(missing) * edge + len(passes) + len(later)
             self._say_calls(label, len(missing) * pipe.num_steps, edge_runs * pipe.num_steps)
-            placed = prompts is not self.drawn and part == REFERENCE
-            self._plan(part, len(missing) * pipe.num_steps, edge_runs * pipe.num_steps, placed=placed)
+            placed = self._places and part == REFERENCE and len(prompts) == FULL_RUNS
+            own, usual = len(missing) * pipe.num_steps, self._usual * placed
+            self._plan(part, own, edge_runs * pipe.num_steps, usual)
             title = f"{label} ({'cloud' if not edge else 'cloud and edge'} alone)"
             progress.start_task(title, len(prompts), len(prompts) - len(missing) - len(later))
             made = reference.make(
