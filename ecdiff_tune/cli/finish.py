@@ -57,7 +57,7 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     samples.write_edge_alone(study.path, shown, study.progress)
     log_result(stages, config)
     record = recorded.load(study.spec)
-    known = next((one for one in record.trials if one.config == found.winner.config), None)
+    known = next((one for one in record.trials if one.key == found.winner.key), None)
     if known is not None:  # by the seconds of the profile, which a timed trial's are not
         for line in beaten_note(known, record.trials, study.spec, made_by(config.sampling)):
             study.progress.say(line)

@@ -231,7 +231,7 @@ class Stages:
         return Context(num_prompts, objective, self._predict, spec.seed, cost, options, self._records())
 
     def _predict(self, candidates: Sequence[Candidate]) -> list[float]:
-        return self.references.predictor.qualities(candidates)
+        return self.references.predict(candidates)
 
     def _records(self) -> Records:
         """For an Optuna study."""

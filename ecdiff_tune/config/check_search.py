@@ -42,6 +42,13 @@ def check_search(settings: Settings) -> None:
             expected=f"full or auto with {whom}",
             advice="Leave it out.",
         )
+    if search.handoff is not None and (kind.places or kind.walks):
+        raise SettingsError(
+            key="search.handoff",
+            got=list(search.handoff),
+            expected=f"null with search={name}",
+            advice="sampling.handoff=exact hands over at s itself; search=joint compares both.",
+        )
     if settings.calibration.until is not None:
         _check_until(settings)
     if search.extend and not kind.extends:

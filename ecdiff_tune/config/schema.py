@@ -17,7 +17,7 @@ from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P, MAX_SEED, ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, count_steps
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, count_steps
 from ecdiff_core.validation import NotNegative, OneOf
 from ecdiff_tune.config.command_groups import (
     AblateSettings,
@@ -273,6 +273,11 @@ class Settings:
         )
 
     @property
+    def handoffs(self) -> tuple[Handoff, ...]:
+        """The handoffs to search, where all dimensions are at once: as set, or the one of ``sampling``."""
+        return cast("tuple[Handoff, ...]", tuple(self.search.handoff or (self.sampling.handoff,)))
+
+    @property
     def more_columns(self) -> tuple[str, ...]:
         """What trials.csv tells beyond (p, k, alpha, s) and the scores, where it has anything to tell."""
         prunes = self.kind.prunes or (self.kind.walks and self._decides_early)
@@ -280,6 +285,7 @@ class Settings:
             "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
+            "handoff": len(self.handoffs) > 1,
             "crossings": bool(self.search.edge_calls),
             "edge_k": self.edge_ks != (0,),
             "residual": self.residuals != (0.0,),

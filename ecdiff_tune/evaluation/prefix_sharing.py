@@ -108,7 +108,7 @@ class Generations:
         params, pipe = config.candidate.params, self._pipe
         if params.edge_schedule is not None:
             return ()
-        handoff = pipe.config.sampling.handoff
+        handoff = config.candidate.handoff or pipe.config.sampling.handoff
         later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
         branch_points = [params.warm_up, *(step + 1 for step in islice(later, 1))]
         branch_points += [

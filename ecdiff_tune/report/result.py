@@ -16,7 +16,7 @@ from ecdiff_tune.report import tables
 from ecdiff_tune.study.progress import describe
 from ecdiff_tune.study.spec import StudySpec
 
-_USUAL = {name: getattr(Sampling(), name) for name in ("estimator", "handoff_adapter")}
+_USUAL = {name: getattr(Sampling(), name) for name in ("estimator", "handoff_adapter", "handoff")}
 NAMED = 5
 """Tied configs that are named on the terminal; the YAML lists all."""
 
@@ -67,7 +67,7 @@ def race_end(config: TunedConfig) -> str:
 
 def _ways(sampling: Sampling) -> list[str]:
     """How approximated and edge steps are made, where not as usual."""
-    given = {"estimator": sampling.estimator, "handoff_adapter": sampling.handoff_adapter}
+    given = {name: getattr(sampling, name) for name in _USUAL}
     return [f"{name} {value}" for name, value in given.items() if value != _USUAL[name]]
 
 

@@ -15,7 +15,9 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.spaces import GridSpace, JointSpace, Stage1Space, Stage2Space, nearest_value
 
 Value = int | float | str
-DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter", "edge_k", "residual")
+DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter", "edge_k", "residual", "handoff")
+_OF_CANDIDATE = ("estimator", "handoff_adapter", "handoff")
+"""Those that are no params."""
 SCALES = {"": 1, "_tenths": 10, "_hundredths": 100}
 
 
@@ -91,16 +93,17 @@ class Dimensions:
 
     def nearest(self, candidate: Candidate) -> dict[str, Any]:
         """The suggestion nearest to a candidate, dimension by dimension."""
+        own = {"handoff": getattr(self.space, "handoff", None)} if candidate.handoff is None else {}
         return {
-            dimension.name: dimension.suggestion(value_of(candidate, name))
+            dimension.name: dimension.suggestion(own.get(name) or value_of(candidate, name))
             for name, dimension in self.all.items()
             if len(dimension.values) > 1
         }
 
 
 def value_of(candidate: Candidate, name: str) -> Any:
-    """One of ``DIMENSIONS`` of a candidate."""
-    return getattr(candidate if name in ("estimator", "handoff_adapter") else candidate.params, name)
+    """One of ``DIMENSIONS`` of a candidate; None is the study's own handoff."""
+    return getattr(candidate if name in _OF_CANDIDATE else candidate.params, name)
 
 
 def _dimensions(space: GridSpace) -> dict[str, Sequence[Value]]:
@@ -116,6 +119,7 @@ def _dimensions(space: GridSpace) -> dict[str, Sequence[Value]]:
         "estimator": space.estimators,
         "handoff_adapter": space.handoff_adapters,
         **_edge_side(space),
+        "handoff": space.handoffs or (space.handoff,),
     }
 
 

@@ -146,6 +146,7 @@ def _named(trial: Trial) -> dict[str, Any]:
         **candidate.params.tree(),
         "estimator": candidate.estimator,
         "handoff_adapter": candidate.handoff_adapter,
+        **({} if candidate.handoff is None else {"handoff": candidate.handoff}),
         "objective": round(trial.value, DIGITS),
         "seconds": round(trial.seconds, 6),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import image_faults, reference
+from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.divided_batches import DividedBatches
 from ecdiff_tune.evaluation.edge_pass import FIRST_PROMPTS, EdgePass
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -78,6 +79,7 @@ class References:
         # The race begins on the first, and goes beyond the last where it is not settled by then.
         self._raced, self._usual = min((*rungs, len(drawn))), max(rungs, default=len(drawn))
         self._calibrations: dict[int, Reference] = {}
+        self._predicted: tuple[tuple[Candidate, ...], list[float]] = ((), [])
 
     @property
     def calibration(self) -> Reference:
@@ -261,6 +263,16 @@ class References:
 
         handoff = pipe.config.sampling.handoff
         return Predictor.of(pipe.scheduler, handoff, made, passes, edge_pass.own_adapter)
+
+    def predict(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Qualities; of a whole grid kept, for a search ranks what its bounds on calls have ranked."""
+        asked = tuple(candidates)
+        if self._predicted[0] != asked:
+            found = self.predictor.qualities(asked)
+            if len(asked) < len(self._predicted[0]):
+                return found
+            self._predicted = asked, found
+        return self._predicted[1]
 
     def p(self) -> int:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""

@@ -137,7 +137,10 @@ def config_of(
     }
     candidate = trial.candidate
     sampling = replace(
-        source.sampling, estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
+        source.sampling,
+        estimator=candidate.estimator,
+        handoff_adapter=candidate.handoff_adapter,
+        handoff=candidate.handoff or spec.sampling.handoff,
     )
     return TunedConfig(source.pair, candidate.params, sampling, score, provenance, source.scheduler_config)
 

@@ -134,5 +134,6 @@ def test_a_race_that_is_not_settled_ends_as_without(settled: tuple[Study, str], 
 @pytest.mark.parametrize("name", ["stage1", "stage2", "transfer"])
 def test_commands_without_such_a_race(settled: tuple[Study, str], name: str) -> None:
     study = settled[0]
-    line = one_line(study(name, *TUNE[1:], SETTLED, "search=joint", "transfer.config=x.yaml"))
+    config = f"transfer.config={study.folder / files.CONFIG}"
+    line = one_line(study(name, *TUNE[1:], SETTLED, "search=joint", config))
     assert f"Expected calibration.until null with {name}, got 10.0." in line

@@ -108,6 +108,18 @@ def test_where_a_race_cannot_end_early(given: list[str], key: str, got: object, 
         composed(*given, UNTIL)
 
 
+@pytest.mark.parametrize("name", ["greedy", "schedule"])
+def test_where_handoffs_are_not_searched(name: str) -> None:
+    with refused(key="search.handoff", got=["aligned", "exact"], expected=f"null with search={name}"):
+        composed(f"search={name}", "search.handoff=[aligned,exact]")
+
+
+def test_handoffs_of_a_search() -> None:
+    assert composed().handoffs == ("aligned", "exact")
+    assert composed("search=race", "search.joint=true", "sampling.handoff=exact").handoffs == ("exact",)
+    assert composed("search.joint=false").search.handoff == ["aligned", "exact"]  # of no account then
+
+
 def test_until_is_an_option_of_the_search() -> None:
     assert composed(UNTIL).search_options().until == 0.001
     assert composed("search=schedule", UNTIL).search_options().until == 0.001

@@ -13,13 +13,22 @@ from ecdiff_tune.search import SEARCHES, Search, Space
 from ecdiff_tune.search.options import Options, OptunaOptions
 from ecdiff_tune.search.spaces import Stage1Space
 
-from ..worlds import ALIASES, JOINT, NEVER, OBJECTIVES, SCHEDULES, SPACES, Trace, World, whole
+from ..worlds import ALIASES, HANDOFFS, JOINT, NEVER, OBJECTIVES, SCHEDULES, SPACES, Trace, World, whole
 
-CANNOT = {("greedy", "joint"), ("greedy", "aliases"), ("greedy", "schedules"), ("optuna", "schedules")}
+CANNOT = {
+    *(("greedy", label) for label in ("joint", "handoffs", "aliases", "schedules")),
+    ("optuna", "schedules"),
+}
 """Greedy takes one stage at a time, and walks over every alpha: equal plans are one to the ledger alone.
 Listed schedules have no dimensions to walk along or to suggest from."""
 
-EVERY_SPACE: dict[str, Space] = {**SPACES, "aliases": ALIASES, "joint": JOINT, "schedules": SCHEDULES}
+EVERY_SPACE: dict[str, Space] = {
+    **SPACES,
+    "aliases": ALIASES,
+    "joint": JOINT,
+    "handoffs": HANDOFFS,
+    "schedules": SCHEDULES,
+}
 CASES = [
     pytest.param(name, space, id=f"{name}, {label}")
     for name, (label, space) in itertools.product(SEARCHES, EVERY_SPACE.items())
