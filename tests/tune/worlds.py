@@ -36,7 +36,7 @@ def scrambled(params: ECDiffParams) -> float:
 @cache
 def draws(seed: int, candidate: Candidate, num_prompts: int) -> tuple[tuple[float, ...], int]:
     """A number within -1 … 1 a prompt, and one of the prompts."""
-    drawn = random.Random(f"{seed} {candidate}")
+    drawn = random.Random(f"{seed} {candidate}".replace(", handoff=None", ""))
     return tuple(drawn.uniform(-1, 1) for _ in range(num_prompts)), drawn.randrange(num_prompts)
 
 

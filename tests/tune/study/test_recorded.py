@@ -69,7 +69,7 @@ def test_a_key_gives_back_a_config_with_the_same_pictures(
 
 @pytest.mark.parametrize(("own", "other"), [("aligned", "exact"), ("exact", "aligned")])
 def test_a_handoff_that_is_not_the_studys(own: Handoff, other: Handoff) -> None:
-    params = ECDiffParams(3, 2, 0.3, 7, edge_k=2, residual=1.0)
+    params = ECDiffParams(3, 2, 0.3, 7, residual=1.0)
     config = Candidate(params, handoff=other).resolve(STEPS, own)
     assert config.plan == plan(params, STEPS, other)
     found = recorded.config_of(config.key, Sampling(num_inference_steps=STEPS, handoff=own))
