@@ -33,7 +33,7 @@ _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ecdiff", description="Pictures or videos from a tuned EC-Diff config."
+        prog="ecdiff", description="Images or videos from a tuned EC-Diff config."
     )
     parser.add_argument("--version", action="version", version=f"ecdiff {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
     add("--offload", default="none", help="none, model or sequential: less memory, more time (default none)")
-    add("--vae-slicing", action="store_true", help="decode one picture of a batch at a time")
-    add("--vae-tiling", action="store_true", help="decode pictures tile by tile")
+    add("--vae-slicing", action="store_true", help="decode one image of a batch at a time")
+    add("--vae-tiling", action="store_true", help="decode images tile by tile")
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
     add_cloud(add)
     add_serve(commands)
@@ -80,21 +80,26 @@ def _parser() -> argparse.ArgumentParser:
 def _prompts(args: argparse.Namespace) -> list[str]:
     prompts = list(args.prompt)
     if not all(prompt.strip() for prompt in prompts):
-        raise ParamsError("A --prompt is empty. Give it words, or leave it out.")
+        raise ParamsError("A --prompt is empty.", key="--prompt", advice="Give it words, or leave it out.")
     if args.prompts_file is not None:
         if args.prompts_file.suffix.lower() in _TABLES:
-            raise ParamsError(f"Expected {args.prompts_file} to be text with one prompt a line, not a table.")
+            expected = "to be text with one prompt a line, not a table"
+            line = f"Expected {args.prompts_file} {expected}."
+            raise ParamsError(line, key="--prompts-file", got=str(args.prompts_file), expected=expected)
         try:
             lines = args.prompts_file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise ParamsError(f"Cannot read the prompts file {args.prompts_file}: {reason}.") from error
+            line = f"Cannot read the prompts file {args.prompts_file}: {reason}."
+            raise ParamsError(line, key="--prompts-file", got=str(args.prompts_file)) from error
         prompts += [line.strip() for line in lines if line.strip()]
     for prompt in prompts:
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in prompt):
-            raise ParamsError(f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'.")
+            line = f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'."
+            raise ParamsError(line, key="--prompt", got=visible(prompt), expected="UTF-8 text")
     if not prompts:
-        raise ParamsError("No prompt: give --prompt TEXT or a --prompts-file with at least one line.")
+        line = "No prompt: give --prompt TEXT or a --prompts-file with at least one line."
+        raise ParamsError(line, key="--prompt")
     return prompts
 
 
@@ -162,7 +167,7 @@ def _cloud_alone(plan: Plan, spent: Sequence[Seconds]) -> float | None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Run the command; prints a line a picture and a closing line with calls and seconds."""
+    """Run the command; prints a line an image and a closing line with calls and seconds."""
     # Torch and diffusers take seconds to import: --help and a mistyped option should not wait for them.
     quiet_libraries()
     import torch
@@ -187,7 +192,8 @@ def generate(args: argparse.Namespace) -> None:
         with TemporaryFile(dir=args.out):
             pass
     except OSError as error:
-        raise OutputError(f"Cannot write to --out {args.out}: {error.strerror}.") from error
+        line = f"Cannot write to --out {args.out}: {error.strerror}."
+        raise OutputError(line, key="--out", got=str(args.out)) from error
     pipe = ECDiffPipeline.from_config(
         config,
         device=args.device,
@@ -226,7 +232,7 @@ def generate(args: argparse.Namespace) -> None:
             fall_back(pipe, error)
             return generate_rows(rows)
 
-    batches = Batches(args.batch_size, say=lambda line: print(f"note: {line}", file=sys.stderr))
+    batches = Batches(args.batch_size, log=lambda line: print(f"note: {line}", file=sys.stderr))
     for rows, output in batches.over(range(len(prompts)), run):
         bar.clear()
         _save(output, pipe, [prompts[row] for row in rows], [args.seed + row for row in rows], args)
@@ -238,8 +244,8 @@ def generate(args: argparse.Namespace) -> None:
     alone = None if args.mode == "cloud" or cloud is not None else _cloud_alone(plan, spent)
     if alone is not None:
         closing += f" (cloud only about {alone / len(prompts):.2f} s)"
-    what = "video" if pipe.pair.family.media == "video" else "picture"
-    print(closing + (f" a {what}" if len(prompts) > 1 else ""))
+    what = "video" if pipe.pair.family.media == "video" else "image"
+    print(closing + (f" per {what}" if len(prompts) > 1 else ""))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_anywhere()
     args = _parser().parse_args(argv)
     if args.command == "generate":
-        return run_command(lambda: generate(args), "; pictures that are listed above are complete")
+        return run_command(lambda: generate(args), "; images that are listed above are complete")
     return run_command(lambda: {"serve": serve, "link": link}[args.command](args))
 
 

@@ -43,8 +43,11 @@ def refuse_others(others: Mapping[str, Any], sampling: Sampling) -> None:
             continue
         if name not in _FIXED:
             raise ParamsError(
-                f"ECDiffPipeline takes no {name}: {nearest(name, _TAKEN)}. apply_ecdiff keeps the "
-                "arguments of your own diffusers pipeline."
+                f"ECDiffPipeline takes no {name}: {nearest(name, _TAKEN)}.",
+                key=name,
+                got=value,
+                expected=sorted(_TAKEN),
+                advice="apply_ecdiff keeps the arguments of your own diffusers pipeline.",
             )
         own = getattr(sampling, name)
         if value != own:
@@ -126,9 +129,8 @@ def callback_of(call: Any, tensor_inputs: Sequence[str] | None) -> Callback | No
 def _check_tensors(what: str, names: Any) -> None:
     other = [name for name in names if name not in _TENSORS]
     if other:
-        raise ParamsError(
-            f"Expected {what} {list(_TENSORS)} alone, got {other[0]!r}: embeddings stay as they are."
-        )
+        line = f"Expected {what} {list(_TENSORS)} alone, got {other[0]!r}: embeddings stay as they are."
+        raise ParamsError(line, key=what, got=other[0], expected=list(_TENSORS))
 
 
 def check_call(
@@ -145,7 +147,7 @@ def check_call(
             output type.
     """
     if not prompts or not all(isinstance(p, str) for p in prompts):
-        raise ParamsError("Expected a prompt or a list of at least one prompt.")
+        raise ParamsError("Expected a prompt or a list of at least one prompt.", key="prompt", got=prompts)
     if negatives is not None:
         if not isinstance(negatives, list | tuple) or not all(isinstance(text, str) for text in negatives):
             raise ParamsError(key="negative_prompt", got=negatives, expected="to be text or a list of texts")
@@ -158,7 +160,7 @@ def check_call(
     if any(not isinstance(one, torch.Generator | None) for one in generators):
         kind = type(generators[0]).__name__
         raise ParamsError(
-            f"Expected generator to be a torch.Generator, or a list with one an image, got {kind}."
+            key="generator", got=kind, expected="to be a torch.Generator, or a list with one an image"
         )
     if isinstance(generator, list) and len(generator) != len(prompts) * n:
         raise ParamsError(
@@ -188,7 +190,10 @@ def seeds_of(generator: torch.Generator | list[torch.Generator] | None, images: 
     if len(generators) != images or any(drawn):
         raise ParamsError(
             "Expected one torch.Generator().manual_seed(SEED) an image, on the CPU and not yet drawn from: "
-            "the cloud's machine draws the noise, and is told the seeds alone."
+            "the cloud's machine draws the noise, and is told the seeds alone.",
+            key="generator",
+            got=len(generators),
+            expected=str(images),
         )
     return [one.initial_seed() for one in generators]
 
@@ -204,6 +209,6 @@ def counted_by(bar: Any, on_step: OnStep | None) -> OnStep:
     return count
 
 
-def as_numpy(pictures: Tensor) -> Any:
-    """Pictures (…, 3, height, width) as a float32 array (…, height, width, 3)."""
-    return pictures.movedim(-3, -1).cpu().to(torch.float32).numpy()
+def as_numpy(images: Tensor) -> Any:
+    """Images (…, 3, height, width) as a float32 array (…, height, width, 3)."""
+    return images.movedim(-3, -1).cpu().to(torch.float32).numpy()

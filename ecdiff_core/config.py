@@ -16,7 +16,8 @@ from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps, plan
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
+from ecdiff_core.sampling.plan_of_params import count_steps, plan
 from ecdiff_core.validation import AtLeast1, NotNegative, check_fields, check_type
 
 FORMAT_VERSION = 3
@@ -55,28 +56,28 @@ _COMMENTS = {
     "use_dynamic_cfg": "CogVideoX: whether the guidance scale varies with the timestep",
     "height": "pixels",
     "width": "pixels",
-    "num_frames": "of a video; null for pictures",
+    "num_frames": "of a video; null for images",
     "dtype": "float32, float16 or bfloat16",
     "handoff": "aligned (after a correcting call) or exact (cut at s)",
     "handoff_adapter": "identity (the paper) or matched (equal signal-to-noise ratio)",
     "scheduler_config": "the scheduler's settings; another pipeline's are compared with them",
     "estimator": "of approximated steps: gradient (the paper's), reuse, secant, newton2 or edge",
     "basis": "an early answer, which gives way to better ones until the search is at its end",
-    "quality": "mean SSIM to the cloud's pictures, -1 … 1",
+    "quality": "mean SSIM to the cloud's images, -1 … 1",
     "efficiency": "(t_cloud - t) / (t_cloud - t_edge), eq. 10",
     "burden": "(T - s) / (T - s'), eq. 11, or 1 - cloud calls / T; null where there is no s",
     "objective": "eq. 12",
     "quality_ci95": "bootstrap 95% interval of quality over prompts",
     "objective_ci95": "the same of the objective, times taken as known",
     "psnr": "median over prompts, dB",
-    "seconds": "a picture, the transfer included",
+    "seconds": "an image, the transfer included",
     "heldout": "the same on prompts that were not tuned on",
     "calls": "of a generation",
     "cloud_share": "cloud calls / T",
     "worst": "the lowest SSIM of a prompt",
     "work": "share of the cloud model's weights that a call applies, the mean",
     "reused": "share of the calls in which something is reused",
-    "seconds_off": "a picture without the method, measured beside it",
+    "seconds_off": "an image without the method, measured beside it",
 }
 
 
@@ -89,10 +90,10 @@ class Sampling:
         scheduler: a diffusers scheduler class; deterministic.
         guidance_scale: classifier-free guidance; 1 or less runs none.
         height, width: pixels; None is the model's own size.
-        num_frames: of a video; None is the model's own number, and 1 for pictures.
+        num_frames: of a video; None is the model's own number, and 1 for images.
         dtype: of the models: float32, float16, bfloat16.
         handoff: ``aligned`` or ``exact``.
-        handoff_adapter: ``identity`` or ``matched``: what the edge model is told of the cloud's latents.
+        handoff_adapter: ``identity`` or ``matched``: how the edge model is given the cloud's latents.
         estimator: how approximated steps get their noise.
         use_dynamic_cfg: CogVideoX alone: the guidance scale varies with the timestep, as in diffusers.
 
@@ -161,7 +162,8 @@ class TunedConfig:
             check_type(name, getattr(self, name), kind, f"of type {kind.__name__}")
         check_type("scheduler_config", self.scheduler_config, (Mapping, NoneType), "a mapping or None")
         if not all(isinstance(name, str) for name in self.scheduler_config or {}):
-            raise ConfigError("Expected scheduler_config to map a scheduler's settings, by name.")
+            line = "Expected scheduler_config to map a scheduler's settings, by name."
+            raise ConfigError(line, key="scheduler_config", got=list(self.scheduler_config or {}))
         extended = self.pair.has_optional_keys or self.params.extends_paper
         newer = self.scheduler_config is not None or extended
         version = 3 if self.method is not None else 2 if newer else 1
@@ -255,7 +257,7 @@ class TunedConfig:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
-            raise ConfigError(f"Cannot read the config {path}: {reason}.") from error
+            raise ConfigError(f"Cannot read the config {path}: {reason}.", key=str(path)) from error
         return cls.from_yaml(text, str(path))
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from ecdiff_core.spelling import meant
+
+_Error = TypeVar("_Error", bound="ECDiffError")
 
 
 class ECDiffError(Exception):
     """Root of every error that the user can act on; anything else is a bug and keeps its traceback.
 
     Args:
-        line: what is printed; where it is left out, it is composed of the rest.
-        key: what was set.
+        line: what is wrong, in whole sentences; where it is left out, it is composed of the next three.
+        key: what the user set or gave: a setting, an argument, a file; of a part of the models, its name.
         got: its value; of what only settings together make wrong, all of theirs by name.
         expected: what its value may be, in words that follow ``Expected KEY``; or the names it may have.
-        advice: what to do, in whole sentences.
+        advice: what to do, in whole sentences; the printed line ends with it.
 
     >>> str(ECDiffError(key="p", expected="<= s", got={"p": 40, "s": 34}, advice="Lower p or raise s."))
     'Expected p <= s, got p=40, s=34. Lower p or raise s.'
@@ -26,13 +28,14 @@ class ECDiffError(Exception):
         self,
         line: str = "",
         *,
-        key: str = "",
+        key: str,
         got: object = None,
         expected: str | Sequence[str] = "",
         advice: str = "",
     ) -> None:
         self.key, self.got, self.expected, self.advice = key, got, expected, advice
-        super().__init__(line or f"Expected {key} {expected}, got {shown(got)}.{' ' * bool(advice)}{advice}")
+        line = line or f"Expected {key} {expected}, got {shown(got)}."
+        super().__init__(f"{line} {advice}" if advice else line)
 
     @classmethod
     def unknown(cls, key: str, got: object, choices: Iterable[str], advice: str = "") -> Self:
@@ -42,13 +45,23 @@ class ECDiffError(Exception):
         "Unknown handoff 'exakt': choose from aligned, exact (did you mean exact?)."
         """
         known = sorted(choices)
-        line = f"Unknown {key} {got!r}: {nearest(str(got), known)}.{' ' * bool(advice)}{advice}"
+        line = f"Unknown {key} {got!r}: {nearest(str(got), known)}."
         return cls(line, key=key, got=got, expected=known, advice=advice)
 
     def of(self, source: str) -> Self:
         """The same error, its line beginning with the file that it is about."""
         line = str(self) if str(self).startswith(source) else f"{source}: {self}"
-        return type(self)(line, key=self.key, got=self.got, expected=self.expected, advice=self.advice)
+        return _again(type(self), line, vars(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy, which would give the line alone."""
+        return _again, (type(self), str(self), vars(self))
+
+
+def _again(kind: type[_Error], line: str, attributes: Mapping[str, Any]) -> _Error:
+    error = kind.__new__(kind, line)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ParamsError(ECDiffError, ValueError):
@@ -92,7 +105,7 @@ def shown(value: object) -> str:
     if isinstance(value, Mapping) and value:
         text = ", ".join(f"{name}={one!r}" for name, one in value.items())
     else:
-        text = repr(value)
+        text = " ".join(repr(value).splitlines())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

@@ -36,11 +36,11 @@ class ECDiffOutput:
     """What a call made.
 
     Args:
-        images: a PIL picture a prompt; of a video family a list of frames a prompt. Of other output types an
+        images: a PIL image a prompt; of a video family a list of frames a prompt. Of other output types an
             array (``np``) or a tensor (``pt``, ``latent``).
         plan: what every step did.
         seconds: where the time went.
-        latents: what the pictures were decoded from, (batch, channels, …).
+        latents: what the images were decoded from, (batch, channels, …).
     """
 
     images: Any

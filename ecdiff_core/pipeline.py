@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -25,41 +25,17 @@ from ecdiff_core.call_arguments import (
     refuse_others,
     seeds_of,
 )
-from ecdiff_core.config import PairSpec, Sampling, TunedConfig
-from ecdiff_core.errors import ConfigError, NonFiniteLatentsError, ParamsError
+from ecdiff_core.config import PairSpec, TunedConfig
+from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
 from ecdiff_core.methods.in_pair import accelerated
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
-from ecdiff_core.models.families.guidance import Guidance
-from ecdiff_core.models.handoff import adapt, check_adapter
 from ecdiff_core.models.memory import Memory
 from ecdiff_core.models.one_side import load_cloud, load_edge
 from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.output import Clock, ECDiffOutput, Seconds
-from ecdiff_core.placement import Placed
-from ecdiff_core.sampling.batching import Conditioning, take_prompts
-from ecdiff_core.sampling.estimators import Estimator, get_estimator
-from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, Mode, Plan, plan
-from ecdiff_core.sampling.sampler import Denoiser, OnStep, SamplerState, advance, start
-from ecdiff_core.sampling.scheduler_settings import check_settings, settings_of
-from ecdiff_core.sampling.scheduler_trial import rehearse
-from ecdiff_core.sampling.schedulers import build_scheduler
-from ecdiff_core.sampling.timesteps import set_steps
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a trajectory goes on from.
-
-    Args:
-        start: the state before step 0; after another machine's part, before the first edge step.
-        conditioning: the encoded prompts.
-        cloud: that machine, for plans that ask for it again; None for the cloud's model here.
-    """
-
-    start: SamplerState
-    conditioning: Conditioning
-    cloud: Denoiser | None = None
+from ecdiff_core.sampling.plan import Mode, Plan
+from ecdiff_core.sampling.sampler import OnStep, SamplerState, advance
+from ecdiff_core.tuned_pair import Prepared, TunedPair, rows_of_prompts
 
 
 class Cloud(Protocol):
@@ -73,13 +49,13 @@ class Cloud(Protocol):
         negative_prompts: Sequence[str] | None,
         seeds: Sequence[int],
     ) -> Prepared:
-        """The cloud's part up to the first edge step, one picture for each prompt and seed."""
+        """The cloud's part up to the first edge step, one image for each prompt and seed."""
 
 
 _LOADERS = {"both": load_pair, "cloud": load_cloud, "edge": load_edge}
 
 
-class ECDiffPipeline(Placed):
+class ECDiffPipeline(TunedPair):
     """Cloud and edge model sharing one generation as a ``TunedConfig`` says.
 
     >>> from ecdiff_core import ECDiffPipeline
@@ -88,28 +64,10 @@ class ECDiffPipeline(Placed):
     """
 
     def __init__(self, pair: Pair, config: TunedConfig | None = None, cloud: Cloud | None = None) -> None:
-        if not isinstance(pair, Pair) or not isinstance(config, TunedConfig):
-            raise ConfigError(
-                f"Expected a loaded pair and a TunedConfig, got {type(pair).__name__} and "
-                f"{type(config).__name__}. ECDiffPipeline.from_config(PATH) loads both."
-            )
-        self.pair = pair
-        self.config = config
+        super().__init__(pair, config)
         self.cloud = cloud
-        asked = config.sampling
-        _check_offered(pair, asked)
-        self.size = pair.family.size_of(asked.height, asked.width, asked.num_frames)
-        for edge in (None, pair.edge):
-            pair.family.check_size(self.size, edge)
-        scheduler = build_scheduler(asked.scheduler, pair.family.scheduler)
-        check_settings(scheduler, config.scheduler_config)
-        self.scheduler_config = settings_of(scheduler)
         self._interrupts = Interrupts()
         self._bar_settings: dict[str, Any] = {"disable": True}
-        self.scheduler = pair.family.fit_scheduler(scheduler, self.size)
-        rehearse(self.scheduler, asked.num_inference_steps)
-        # The scale of the initial noise may depend on them.
-        set_steps(self.scheduler, asked.num_inference_steps)
 
     @classmethod
     def from_config(
@@ -159,114 +117,6 @@ class ECDiffPipeline(Placed):
     def _interrupt(self, value: bool) -> None:
         self._interrupts.ask(value)
 
-    @property
-    def num_steps(self) -> int:
-        """T."""
-        return self.config.sampling.num_steps
-
-    @property
-    def sampling(self) -> Sampling:
-        """The config's sampling settings, with the model's own size where they leave it open."""
-        frames = self.size.num_frames if self.pair.family.media == "video" else None
-        height, width = self.size.height, self.size.width
-        return replace(self.config.sampling, height=height, width=width, num_frames=frames)
-
-    @property
-    def guidance(self) -> Guidance:
-        """Classifier-free guidance."""
-        sampling = self.config.sampling
-        steps = sampling.num_inference_steps if sampling.use_dynamic_cfg else None
-        return Guidance(sampling.guidance_scale, steps)
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether prompts are encoded with another half, without the prompt."""
-        models = (self.pair.cloud, self.pair.edge)
-        return self.pair.family.needs_negatives(models, self.config.sampling.guidance_scale)
-
-    @property
-    def estimator(self) -> Estimator:
-        """How approximated steps get their noise."""
-        return get_estimator(self.config.sampling.estimator)
-
-    def prepare(
-        self,
-        prompts: Sequence[str],
-        *,
-        negative_prompts: Sequence[str] | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        num_images_per_prompt: int = 1,
-    ) -> Prepared:
-        """Encode the prompts and draw their initial noise: all that a trajectory starts from."""
-        family, steps = self.pair.family, self.config.sampling.num_inference_steps
-        rows = _rows(prompts, num_images_per_prompt)
-        conditioning = self.encode(prompts, negative_prompts)
-        if num_images_per_prompt > 1:
-            conditioning = take_prompts(conditioning, rows)
-        latents = family.initial_latents(len(rows), self.size, self.scheduler, generator)
-        return Prepared(start(latents, self.scheduler, steps, family.noise_dtype), conditioning)
-
-    def encode(self, prompts: Sequence[str], negative_prompts: Sequence[str] | None = None) -> Conditioning:
-        """Encode the prompts; without them only where one of the two models asks for it."""
-        family, scale = self.pair.family, self.config.sampling.guidance_scale
-        with family.alone:  # tokenizers may not be used by two threads at once
-            return family.encode(prompts, scale if self.is_guided else 1.0, self.size, negative_prompts)
-
-    def bind(
-        self, conditioning: Conditioning, handoff_adapter: HandoffAdapter | None = None
-    ) -> tuple[Denoiser, Denoiser]:
-        """Cloud and edge model for some prompts.
-
-        Args:
-            conditioning: of the prompts, as ``prepare`` makes it.
-            handoff_adapter: in place of the config's.
-
-        Raises:
-            ParamsError: as ``check_adapter``.
-        """
-        guidance, pair = self.guidance, self.pair
-        adapter = handoff_adapter or self.config.sampling.handoff_adapter
-        self.check_adapter(adapter)
-        edge = adapt(
-            pair.family.bind(pair.edge, conditioning, guidance),
-            adapter,
-            pair.cloud_schedule,
-            pair.edge_schedule,
-        )
-        return self.bind_cloud(conditioning), edge
-
-    def bind_cloud(self, conditioning: Conditioning) -> Denoiser:
-        """The cloud model for some prompts; samples may be at different timesteps (``Family.bind``)."""
-        return self.pair.family.bind(self.pair.cloud, conditioning, self.guidance)
-
-    def check_adapter(self, handoff_adapter: HandoffAdapter) -> None:
-        """Whether these models can be joined by a handoff adapter, in place of the config's.
-
-        Raises:
-            ParamsError: they cannot (``ecdiff_core.models.handoff.check_adapter``), or it is ``matched`` with
-                ``use_dynamic_cfg``.
-        """
-        replace(self.config.sampling, handoff_adapter=handoff_adapter)  # refuses what settings alone tell
-        check_adapter(handoff_adapter, self.pair.cloud_schedule, self.pair.edge_schedule)
-
-    def plan(self, mode: Mode = "ecdiff") -> Plan:
-        """What every step does in a mode: as tuned, or one of the baselines.
-
-        Raises:
-            ParamsError: the mode is unknown.
-        """
-        tuned = self.config.plan()
-        if mode == "ecdiff":
-            return tuned
-        baselines = {
-            "hybrid": ECDiffParams.hybrid(tuned.handoff_step),
-            "cloud": ECDiffParams.cloud_only(self.num_steps),
-            "edge": ECDiffParams.edge_only(),
-        }
-        if mode not in baselines:
-            raise ParamsError.unknown("mode", mode, get_args(Mode))
-        return plan(baselines[mode], self.num_steps)
-
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -282,13 +132,13 @@ class ECDiffPipeline(Placed):
         return_dict: bool = True,
         **others: Any,
     ) -> ECDiffOutput:
-        """Generate pictures, by default one a prompt. Several threads may call at once.
+        """Generate images, by default one a prompt. Several threads may call at once.
 
         Args:
             prompt: one or several.
             negative_prompt: one for all, or one a prompt.
-            num_images_per_prompt: pictures of a prompt, which follow each other.
-            generator: one, or one a picture (then a picture does not depend on its batch).
+            num_images_per_prompt: images of a prompt, which follow each other.
+            generator: one, or one an image (then an image does not depend on its batch).
             output_type: of ``images``: ``pil``, ``np``, ``pt``, or ``latent`` (nothing is decoded).
             callback_on_step_end: called as diffusers does after every step, with pipeline, step, timestep and
                 the latents, which it may replace; ``pipe._interrupt = True`` ends the generation there.
@@ -300,7 +150,7 @@ class ECDiffPipeline(Placed):
                 ``num_inference_steps``, ``height``, …); refused unless they are the config's.
 
         Raises:
-            ParamsError: no prompt, another number of generators than of pictures, an argument that the config
+            ParamsError: no prompt, another number of generators than of images, an argument that the config
                 fixes otherwise, or an unknown mode, output type or argument.
             NonFiniteLatentsError: the result is not finite.
         """
@@ -372,7 +222,7 @@ class ECDiffPipeline(Placed):
                 generator=generator,
                 num_images_per_prompt=num_images_per_prompt,
             )
-        rows = _rows(prompts, num_images_per_prompt)
+        rows = rows_of_prompts(prompts, num_images_per_prompt)
         some = None if negatives is None else [negatives[row] for row in rows]
         return self.cloud.begin(
             self, mode, [prompts[row] for row in rows], some, seeds_of(generator, len(rows))
@@ -380,16 +230,19 @@ class ECDiffPipeline(Placed):
 
     def _images(self, latents: Tensor, output_type: OutputType, steps: Plan) -> Any:
         family = self.pair.family
-        pictures = latents if output_type == "latent" else family.decode(latents)
+        images = latents if output_type == "latent" else family.decode(latents)
         # A half-precision decoder can overflow on finite latents.
-        if not (torch.isfinite(latents).all() and torch.isfinite(pictures).all()):
+        if not (torch.isfinite(latents).all() and torch.isfinite(images).all()):
+            dtype = self.config.sampling.dtype
             raise NonFiniteLatentsError(
-                f"The picture is not finite after {steps} in {self.config.sampling.dtype}. "
-                "Try dtype float32, a smaller alpha or a smaller k."
+                f"The image is not finite after {steps} in {dtype}.",
+                key="dtype",
+                got=dtype,
+                advice="Try dtype float32, a smaller alpha or a smaller k.",
             )
         if output_type == "pil":
-            return family.to_pil(pictures)
-        return as_numpy(pictures) if output_type == "np" else pictures
+            return family.to_pil(images)
+        return as_numpy(images) if output_type == "np" else images
 
     def set_progress_bar_config(self, **settings: Any) -> None:
         """Show a bar of a generation's steps, with tqdm's settings; without this call there is none."""
@@ -403,23 +256,6 @@ class ECDiffPipeline(Placed):
             f"{self.plan()}, {sampling.scheduler}, guidance_scale {sampling.guidance_scale:g}, "
             f"{sampling.height}x{sampling.width}{frames}, {sampling.dtype} on {self.device})"
         )
-
-
-def _rows(prompts: Sequence[str], num_images_per_prompt: int) -> list[int]:
-    """Of each picture the index of its prompt."""
-    return [row for row in range(len(prompts)) for _ in range(num_images_per_prompt)]
-
-
-def _check_offered(pair: Pair, asked: Sampling) -> None:
-    """Raise ParamsError where a setting is asked for that these models do not have."""
-    name = pair.family.pipeline_class.__name__
-    if pair.family.media == "image" and asked.num_frames not in (None, 1):
-        raise ParamsError(
-            key="num_frames", got=asked.num_frames, expected="to be null", advice=f"{name} makes images."
-        )
-    if asked.use_dynamic_cfg and not pair.family.offers_dynamic_cfg:
-        raise ParamsError(f"{name} has no use_dynamic_cfg: set it to false.")
-    check_adapter(asked.handoff_adapter, pair.cloud_schedule, pair.edge_schedule)
 
 
 def _without(spec: PairSpec, *digests: str) -> PairSpec:

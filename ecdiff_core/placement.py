@@ -39,13 +39,18 @@ class Placed:
             device, dtype = None, device
         own = self.config.sampling.dtype
         if dtype is not None and dtype_name(dtype) != own:
+            other = dtype_name(dtype)
             raise ParamsError(
                 f"The models were loaded in {own}: load them with "
-                f"ECDiffPipeline.from_config(config, dtype={dtype_name(dtype)!r}), not .to({dtype})."
+                f"ECDiffPipeline.from_config(config, dtype={other!r}), not .to({dtype}).",
+                key="dtype",
+                got=other,
+                expected=own,
             )
         if device is not None:
             if self.is_offloaded:
-                raise ParamsError("Offload moves the models: load them without it, or leave .to() out.")
+                line = "Offload moves the models: load them without it, or leave .to() out."
+                raise ParamsError(line, key="device", got=str(device), expected="none")
             self._place(get_device(device), Memory())
         return self
 

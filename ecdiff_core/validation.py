@@ -97,7 +97,7 @@ def user_error(
     prefix: str = "",
     meanings: Mapping[str, str] | None = None,
 ) -> ECDiffError:
-    """The first thing that pydantic found wrong: an unknown key, then a missing one, then a value.
+    """The first fault that pydantic found: an unknown key, then a missing one, then a value.
 
     Args:
         cls: the dataclass that was to be made.

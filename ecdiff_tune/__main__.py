@@ -14,14 +14,14 @@ from ecdiff_core import __version__
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
 from ecdiff_core.io.threads import share_cores
-from ecdiff_tune.cli import ARGUMENTS, COMMANDS, unheeded
+from ecdiff_tune.cli import ARGUMENTS, COMMANDS
 from ecdiff_tune.cli.arguments import (
     command_first,
-    export_to,
     flags_first,
     paths_quoted,
     refuse_deletions,
     swept_to_scratch,
+    written_out,
 )
 from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.study.renamed import present_arguments
@@ -66,8 +66,8 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune.cli import hydra_configs, hydra_messages, restore
-    from ecdiff_tune.config import composed, fitting, names
+    from ecdiff_tune.cli import composing, hydra_configs, hydra_messages
+    from ecdiff_tune.config import names
 
     kind = COMMANDS[command]
     begun: list[str] = []
@@ -81,16 +81,7 @@ def _run(command: str) -> None:
         try:
             hydras, overrides = cast(DictConfig, HydraConfig.get()), HydraConfig.get().overrides.task
             names.refuse_unknown(hydras, "hydra.")
-            composed.present_names(config, overrides, print)
-            if kind.of_study:
-                config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
-            elif kind.of_config:
-                config = restore.of_config(config, overrides)
-            elif kind.divides:
-                config = restore.with_own_search(config, overrides, print)
-            chosen = composed.from_config(config, overrides)
-            if idle := unheeded(command, fitting.keys_of(overrides)):
-                print(f"note: {command} does not go by {', '.join(idle)}.")
+            chosen = composing.settings_of(command, config, overrides)
             if kind.loads_models:
                 quiet_libraries()
             if kind.divides:
@@ -108,21 +99,21 @@ def _run(command: str) -> None:
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        raise CommandLineError(hydra_messages.one_line(error)) from error
+        raise CommandLineError(hydra_messages.one_line(error), key="arguments", got=sys.argv[1:]) from error
     except OSError as error:
         if begun or isinstance(error, BrokenPipeError):
             raise
         # Hydra makes the folder that hydra.run.dir or hydra.sweep.dir names before the command begins.
-        raise CommandLineError(
-            f"Cannot write to {error.filename}: {error.strerror}. Give Hydra a writable folder."
-        ) from error
+        line = f"Cannot write to {error.filename}: {error.strerror}."
+        advice = "Give Hydra a writable folder."
+        raise CommandLineError(line, key=str(error.filename), advice=advice) from error
     if failures:
         raise failures[0]
 
 
 def _print_settings(command: str) -> None:
     """A command's own help."""
-    from ecdiff_tune.cli.help_text import explained
+    from ecdiff_tune.cli.hydra_configs import explained
 
     text = io.StringIO()
     try:
@@ -163,13 +154,12 @@ def _command(arguments: Sequence[str]) -> int:
         print(f"ecdiff {__version__}")
         return 0
     command, rest = command_first(arguments)
-    rest = flags_first(paths_quoted(present_arguments(export_to(command, rest), print)))
+    rest = flags_first(paths_quoted(present_arguments(written_out(command, rest), print)))
 
     def work() -> None:
         if command == "generate":
-            raise CommandLineError(
-                "generate is a command of ecdiff: ecdiff generate --config YAML --prompt TEXT."
-            )
+            line = "generate is a command of ecdiff: ecdiff generate --config YAML --prompt TEXT."
+            raise CommandLineError(line, key="command", got=command)
         if command not in COMMANDS:
             raise CommandLineError.unknown("command", command, COMMANDS)
         refuse_deletions(rest)

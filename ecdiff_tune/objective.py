@@ -64,8 +64,10 @@ def efficiency(seconds: float, cloud_seconds: float, edge_seconds: float) -> flo
     if cloud_seconds <= edge_seconds:
         raise ObjectiveError(
             f"Efficiency has no meaning: the cloud model alone takes {cloud_seconds:.3g} s, the edge "
-            f"model alone {edge_seconds:.3g} s. "
-            "Expected a slower cloud; are they swapped, or is the machine busy?"
+            f"model alone {edge_seconds:.3g} s.",
+            key="efficiency",
+            got={"cloud": cloud_seconds, "edge": edge_seconds},
+            advice="Expected a slower cloud; are they swapped, or is the machine busy?",
         )
     return (cloud_seconds - seconds) / (cloud_seconds - edge_seconds)
 

@@ -29,7 +29,7 @@ BUSY = (0, 1, 2)
 Cell = dict[str, Any]
 
 
-class BusyError(ECDiffError):
+class BenchmarkError(ECDiffError):
     """A measurement failed."""
 
 
@@ -67,7 +67,7 @@ def measure_apart(policy: str, count: int) -> Cell:
     """The latency profile beside ``count`` busy processes, as a tree.
 
     Raises:
-        BusyError: the process failed.
+        BenchmarkError: the process failed.
     """
     command = [sys.executable, __file__, "--one", "--policies", policy]
     with busy_processes(count):
@@ -75,7 +75,8 @@ def measure_apart(policy: str, count: int) -> Cell:
             command, env=environment(policy, os.environ), stdout=subprocess.PIPE, text=True, check=False
         )
     if done.returncode:
-        raise BusyError(f"The process of {policy} beside {count} others ended with {done.returncode}.")
+        line = f"The process of {policy} beside {count} others ended with {done.returncode}."
+        raise BenchmarkError(line, key=policy, got=done.returncode)
     return {"policy": policy, "busy": count, **json.loads(done.stdout)}
 
 

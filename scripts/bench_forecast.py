@@ -26,8 +26,8 @@ from statistics import fmean
 
 import pandas as pd
 
-from bench_schedules import ALPHAS, PLACED_ALPHAS, decibels, measure, opened
 from bench_split import ESTIMATORS, SplitBench
+from cloud_call_bench.bench import ALPHAS, PLACED_ALPHAS, decibels, measure, opened
 from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.evaluation.candidate import Candidate

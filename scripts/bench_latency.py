@@ -21,6 +21,10 @@ from pathlib import Path
 from ecdiff_core.io.console import quiet_libraries, run_command
 from ecdiff_core.io.files import write_text
 
+VARIANTS_HELP = (
+    "columns of Table 6 to generate by, as 'cloud only,EC-Diff', which must be among them (default: all)"
+)
+
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -32,6 +36,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", help="cpu, cuda, … (default: the accelerator)")
     add("--dtype", help="float32, float16 or bfloat16 (default: the pair's own; on a CPU float32)")
     add("--repeats", type=int, default=3, metavar="N", help="rounds that are timed (default 3)")
+    add("--variants", type=lambda text: tuple(text.split(",")), metavar="NAMES", help=VARIANTS_HELP)
     add("--compiled", action="store_true", help="also with both denoisers behind torch.compile")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     add("--json", type=Path, metavar="OUT", help="write every round's seconds to this file, pair by pair")
@@ -48,7 +53,10 @@ def bench(args: argparse.Namespace) -> None:
         if args.json is not None:
             write_text(args.json, json.dumps(benchmark.tree(), indent=2) + "\n")
 
-    settings = Settings(args.pair, args.size, args.device, args.dtype, args.repeats, args.compiled)
+    variants = {} if args.variants is None else {"variants": args.variants}
+    settings = Settings(
+        args.pair, args.size, args.device, args.dtype, args.repeats, args.compiled, **variants
+    )
     benchmark = run(settings, save)
     if benchmark.measurements:
         print(table.headline(benchmark.environment))
@@ -56,7 +64,8 @@ def bench(args: argparse.Namespace) -> None:
         print(f"\n{draw(table.CALLS_HEADER, table.calls_rows(benchmark.measurements))}")
         print(f"\n{draw(table.GENERATIONS_HEADER, table.generations_rows(benchmark.measurements))}")
     if benchmark.missing:
-        raise BenchmarkError("; ".join(f"{name}: {why}" for name, why in benchmark.missing.items()))
+        line = "; ".join(f"{name}: {why}" for name, why in benchmark.missing.items())
+        raise BenchmarkError(line, key="--pair", got=list(benchmark.missing))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -42,11 +42,11 @@ def as_rank(report: Path, arguments: list[str]) -> int:
 
     quiet_libraries()
     from ecdiff_tune.__main__ import main
-    from ecdiff_tune.evaluation import reference
+    from ecdiff_tune.evaluation import reference_runs
     from ecdiff_tune.study import process_setup
 
     did: dict[str, float] = {"cloud": 0, "edge": 0, "seconds": 0.0, "busy": 0.0}
-    load, make = process_setup.load_pipe, reference.make
+    load, make = process_setup.load_pipe, reference_runs.make
 
     def load_and_count(spec: Any) -> Any:
         pipe = load(spec)
@@ -64,7 +64,7 @@ def as_rank(report: Path, arguments: list[str]) -> int:
         return make(*given, **options)
 
     # Before anything else imports it by name.
-    process_setup.load_pipe, reference.make = load_and_count, start_and_make
+    process_setup.load_pipe, reference_runs.make = load_and_count, start_and_make
     status = main(arguments)
     did["seconds"] = time.perf_counter() - did["seconds"]
     did["busy"] = time.process_time() - did["busy"]

@@ -26,15 +26,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench_schedules import FIRST, PLACED_ALPHAS, Bench, decibels, measure, opened, placed
 from bench_split import numbers
+from cloud_call_bench.bench import FIRST, PLACED_ALPHAS, Bench, decibels, measure, opened, placed
 from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import SamplerState, advance
-from ecdiff_tune.evaluation import reference
-from ecdiff_tune.evaluation.baseline_trajectory import baseline_trajectory
+from ecdiff_tune.evaluation.baseline_trajectory import baseline_trajectory, prepare
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.state_store import StateStore
@@ -103,7 +102,7 @@ class RivalBench(Bench):
         first = min(FIRST, prompts)
         spent = prompts * steps + calls * (first * len(finalists) + (prompts - first) * 2)
         # The edge's own runs and the edge asked along the cloud's tell the forecast how models react.
-        return Choice(self._best(finalists, prompts), spent, edge_calls=2 * prompts * steps)
+        return Choice(self.best(finalists, prompts), spent, edge_calls=2 * prompts * steps)
 
     def _dpcache(self, calls: int, skipped: str) -> Choice:
         gram = self.predictor.cloud_grams.mean(axis=0)
@@ -162,7 +161,7 @@ def _latent_error(bench: RivalBench, skipped: str) -> Callable[[Schedule], float
     Lists that begin alike share their beginning here; what a search of its own would spend is counted whole.
     """
     pipe, steps, estimator = bench.pipe, bench.pipe.num_steps, get_estimator(skipped)
-    batch = reference.prepare(pipe, bench.tuning.prompts, [0])
+    batch = prepare(pipe, bench.tuning.prompts, [0])
     wanted = baseline_trajectory(pipe, batch, "cloud").latents
     cloud, edge = pipe.bind(batch.conditioning)
     states: dict[str, SamplerState] = {"": batch.start}

@@ -5,7 +5,7 @@
     python scripts/bench_search.py --num-prompts 40 --json found.json device=cuda batch_size=40   # minutes
     python scripts/bench_search.py --num-prompts 4 --steps 12 search.k=[1,2]   # shows that it works
 
-Every search has a study of its own in --outputs; the reference pictures and the latency profile are made
+Every search has a study of its own in --outputs; the reference images and the latency profile are made
 once, and their calls are counted in full for each. Stopped at any moment, the same command goes on from
 there; the calls of a trial that was under way are then missing, and the table tells how many runs it took.
 
@@ -75,7 +75,7 @@ def bench(args: argparse.Namespace) -> None:
         table.write_json(args.json, found)
     for path in table.write(args.outputs, found):
         print(f"wrote {path}")
-    for line in table.told(found, args.num_prompts):
+    for line in table.describe(found, args.num_prompts):
         print(line)
 
 

@@ -24,11 +24,13 @@ from typing import Any
 
 import pandas as pd
 
-import split_figure
-from bench_schedules import ALPHAS, PLACED_ALPHAS, SAMPLING, SOLVERS, Bench, decibels, opened
+from cloud_call_bench import split_figure
+from cloud_call_bench.bench import ALPHAS, PLACED_ALPHAS, SAMPLING, Bench, decibels, opened
+from cloud_call_bench.fewer_steps import SOLVERS, solved
 from ecdiff_core.io.files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile, measure
 from ecdiff_tune.evaluation.ledger import Measurement
@@ -74,7 +76,7 @@ class SplitBench(Bench):
             for name in ESTIMATORS
             for one in self._splits(name).propose(calls, edge_calls, one_way)[:FINALISTS]
         ]
-        return self._best(finalists)
+        return self.best(finalists)
 
     def paper_split(self, calls: int) -> Candidate | None:
         """The best of the paper's (p, k, alpha, s) with so many cloud calls; None where there is none."""
@@ -88,7 +90,7 @@ class SplitBench(Bench):
         ranked = [one for _, one in sorted(zip(errors, some, strict=True), key=lambda pair: pair[0])]
         best = {(one.params.p, one.params.k, one.params.s): one for one in reversed(ranked)}
         finalists = sorted(best.values(), key=ranked.index)[:PAPERS]
-        return self._best(finalists) if finalists else None
+        return self.best(finalists) if finalists else None
 
     def methods(self, calls: int) -> dict[str, Candidate | None]:
         """A config of each method, chosen on the calibration prompts; None where it has none."""
@@ -110,7 +112,7 @@ class SplitBench(Bench):
                 text = f"{one.estimator} {one.params}"
                 found.append({**row(calls, name, config.plan, measured, profile), "config": text})
         for name in SOLVERS if self.pipe.config.sampling.scheduler == "DDIMScheduler" else ():
-            spacing, measured = self.solved(name, calls)
+            spacing, measured = solved(self, name, calls)
             whole = plan(ECDiffParams.cloud_only(calls), calls)
             found.append({**row(calls, f"fewer {name} steps", whole, measured, profile), "config": spacing})
         return found

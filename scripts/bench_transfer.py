@@ -1,7 +1,7 @@
 """What a transferred config scores beside one that is tuned anew at the same settings, and what both cost.
 
     python scripts/bench_transfer.py [--pair shapes] [--config YAML] [--num-prompts 100] [--json FILE]
-        [--outputs DIR] [SETTINGS ...]
+        [--outputs DIR] [--latency JSON] [--batch 25] [SETTINGS ...]
 
 The config (default: what `tune` finds on that many prompts at the pair's own settings) goes by `transfer` to
 each of SETTINGS, comma-separated overrides; then `tune` searches there from nothing. The transferred config
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError
@@ -30,14 +29,13 @@ from ecdiff_core.io.console import quiet_libraries, run_command
 from ecdiff_core.io.files import write_text
 from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.__main__ import main as tuner
-from ecdiff_tune.cli.hydra_configs import primary_config
+from ecdiff_tune.cli.composing import compose_settings
 from ecdiff_tune.cli.tune import open_stages
-from ecdiff_tune.config.composed import from_config
-from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.study import files
+from ecdiff_tune.study.open_study import Caller
 from ecdiff_tune.study.spending import LATENCY, SAMPLES
 
 SETTINGS = (
@@ -62,6 +60,10 @@ def parse_args() -> argparse.Namespace:
     add("--pair", default="shapes", help="of conf/pair/ (default shapes)")
     add("--config", type=Path, metavar="YAML", help="what is transferred (default: tuned first)")
     add("--num-prompts", type=int, default=100, metavar="N", help="that searches tune on (default 100)")
+    add(
+        "--latency", type=Path, metavar="JSON", help="of the pair, that all go by (default: measured by each)"
+    )
+    add("--batch", type=int, default=25, metavar="N", help="prompts at a time (default 25)")
     add("--outputs", type=Path, default=Path("outputs/bench_transfer"), metavar="DIR", help="of all studies")
     add("--json", type=Path, metavar="FILE", help="where the rows go")
     return parser.parse_args()
@@ -75,15 +77,23 @@ def run(arguments: list[str]) -> tuple[int, str]:
     return status, out.getvalue() + err.getvalue()
 
 
+def of_machine(args: argparse.Namespace) -> list[str]:
+    """Settings of every command that have to do with the machine alone."""
+    profile = [] if args.latency is None else [f"latency={args.latency}"]
+    return [f"batch_size={args.batch}", *profile]
+
+
 def tuned(args: argparse.Namespace, study: str, settings: list[str]) -> list[str]:
     """Go through a study of `tune` at these settings; the arguments that make it."""
     folder = args.outputs / "tuned"
     prompts = [f"calibration.num_prompts={args.num_prompts}", "heldout.num_prompts=0", "search=joint"]
-    arguments = [f"pair={args.pair}", f"output_dir={folder}", f"study={study}", *prompts, *settings]
+    arguments = [f"pair={args.pair}", f"output_dir={folder}", f"study={study}", *prompts]
+    arguments += [*of_machine(args), *settings]
     if not (folder / args.pair / study / files.TABLE5).is_file():
         status, text = run(["tune", *arguments])
         if status:
-            raise BenchmarkError(f"tune {' '.join(arguments)} ended with status {status}: {text}")
+            line = f"tune {' '.join(arguments)} ended with status {status}: {text}"
+            raise BenchmarkError(line, key="tune", got=status)
     return arguments
 
 
@@ -98,13 +108,9 @@ def calls(folder: Path) -> float:
 
 def measured(arguments: list[str], config: TunedConfig) -> Trial:
     """A config on the prompts of a study, by its latency profile."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        composed = compose(primary_config("tune"), arguments)
+    settings, quiet = compose_settings("tune", arguments, lambda _: None), Caller(log=lambda _: None)
     candidate = PlannedCandidate.of_config(config).candidate
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        open_stages(from_config(composed, arguments)) as (stages, _),
-    ):
+    with open_stages(settings, caller=quiet) as (stages, _):
         planned = stages.evaluator.resolve(candidate)
         (found,) = stages.evaluator.measure([planned], lambda _: None)
         return stages.scorer.trial("joint", 1, planned, found)
@@ -113,14 +119,16 @@ def measured(arguments: list[str], config: TunedConfig) -> Trial:
 def transferred(args: argparse.Namespace, config: Path, study: str, settings: list[str]) -> tuple[bool, Path]:
     """Whether a config is taken at these settings, and the folder of its study, which holds it either way."""
     outputs = args.outputs / "transferred"
-    arguments = [f"transfer.config={config}", f"output_dir={outputs}", f"study={study}", *settings]
+    arguments = [f"transfer.config={config}", f"output_dir={outputs}", f"study={study}"]
+    arguments += [*of_machine(args), *settings]
     folder: Path = outputs / args.pair / study
     status, text = run(["transfer", *arguments])
     refused = status == 2 and "nothing is written" in text
     if refused:
         status, text = run(["transfer", *arguments, "transfer.tolerance=100"])
     if status:
-        raise BenchmarkError(f"transfer {' '.join(arguments)} ended with status {status}: {text}")
+        line = f"transfer {' '.join(arguments)} ended with status {status}: {text}"
+        raise BenchmarkError(line, key="transfer", got=status)
     return not refused, folder
 
 

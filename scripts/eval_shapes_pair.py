@@ -5,8 +5,8 @@
         --scheduler FlowMatchEulerDiscreteScheduler
 
 Generates every caption by the cloud, the edge and HybridSD (the cloud, then the edge for the last
---edge-steps), reads the pictures back against their captions, and compares them with the cloud's. Prints a
-table; writes it as JSON (--out) and a picture grid beside it (rows: cloud, edge, the first HybridSD).
+--edge-steps), reads the images back against their captions, and compares them with the cloud's. Prints a
+table; writes it as JSON (--out) and an image grid beside it (rows: cloud, edge, the first HybridSD).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 def measure(
     pipe: ECDiffPipeline, scene_list: list[Scene], batch: int, seed: int, edge_steps: list[int]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """All figures, and the generated pictures by name."""
+    """All figures, and the generated images by name."""
     profile = latency.measure(pipe, Link())
     cloud_seconds, edge_seconds = profile.cloud_call.median, profile.edge_call.median
     rng = np.random.default_rng(seed)
@@ -77,7 +77,7 @@ def measure(
         for name, params in evaluate.runs(pipe.num_steps, edge_steps).items()
     }
     compared = {name: ssim(p, generated["cloud"]) for name, p in generated.items() if name != "cloud"}
-    # The first two rows tell what the reader and the autoencoder leave of a picture that is right.
+    # The first two rows tell what the reader and the autoencoder leave of an image that is right.
     to_read = {"drawn": drawn, "autoencoder": decoded, **generated}
     figures = {
         "parameters": {
@@ -95,7 +95,7 @@ def measure(
             "edge_over_cloud": edge_seconds / cloud_seconds,
         },
         "vae_psnr_db": float(psnr(decoded, drawn).mean()),
-        "right": {name: evaluate.shares_right(pictures, scene_list) for name, pictures in to_read.items()},
+        "right": {name: evaluate.shares_right(images, scene_list) for name, images in to_read.items()},
         "ssim_to_cloud": {
             name: {"mean": float(v.mean()), "std": float(v.std()), "min": float(v.min())}
             for name, v in compared.items()
@@ -105,7 +105,7 @@ def measure(
 
 
 def print_table(figures: dict[str, Any]) -> None:
-    """The figures, as rows of pictures' origins and columns of shares."""
+    """The figures, as rows of images' origins and columns of shares."""
     parameters, seconds = figures["parameters"], figures["seconds_per_call"]
     print("parameters  " + "  ".join(f"{name} {count:,}" for name, count in parameters.items()))
     print(
@@ -122,8 +122,8 @@ def print_table(figures: dict[str, Any]) -> None:
 
 
 def write_grid(generated: dict[str, Tensor], path: Path) -> None:
-    """The first prompts' pictures, a row for each of the first three origins, at twice their size."""
-    rows = [pad(pictures[:GRID_PROMPTS], (1, 1, 1, 1)) for pictures in list(generated.values())[:3]]
+    """The first prompts' images, a row for each of the first three origins, at twice their size."""
+    rows = [pad(images[:GRID_PROMPTS], (1, 1, 1, 1)) for images in list(generated.values())[:3]]
     grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     image = Image.fromarray((grid.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy())
     with replacing(path) as part:

@@ -1,11 +1,12 @@
 """Measures the embedded video pair on captions that training never saw.
 
-    python scripts/eval_shapes_video.py
+    python scripts/eval_shapes_video.py [--config ecdiff.yaml] [--vbench FOLDER]
 
-Generates every caption by the cloud, the edge and HybridSD (the cloud, then the edge for the last
---edge-steps) with the handoff converted (matched), and the first HybridSD once more without (identity). Reads
-the clips back against their captions and compares them with the cloud's, frame by frame. Prints a table;
-writes it as JSON (--out) and a contact sheet beside it (three clips, each by cloud, edge and HybridSD).
+Generates every caption by the cloud, the edge, HybridSD (the cloud, then the edge for the last --edge-steps)
+and a tuned config, with the handoff converted (matched) and, where there is one, once more without
+(identity). Reads the clips back against their captions and compares them with the cloud's, frame by frame.
+Prints a table; writes it as JSON (--out) and a contact sheet beside it (three clips, each by cloud, edge and
+HybridSD), and VBench's dimensions as `python scripts/vbench.py score --partial FOLDER/*` reads them.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ecdiff_core import ECDiffPipeline, Sampling
+from ecdiff_core import ECDiffPipeline, Sampling, TunedConfig
 from ecdiff_core.io.files import replacing, write_text
 from ecdiff_core.shapes_video.grammar import MovingScene, scenes
 from ecdiff_tune.metrics.images import psnr, ssim
+from ecdiff_tune.metrics.intervals import interval95
 from shapes_pair import evaluate
+from shapes_video import dimensions
 from shapes_video.draw import draw
 from shapes_video.read import read
 from shapes_video.train_vae import decode, encode
@@ -49,6 +52,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--pair", type=Path, default=Path("ecdiff_core/shapes_video"), help="a folder with cloud/ and edge/"
     )
+    parser.add_argument("--config", type=Path, metavar="YAML", help="tuned for the pair, for the run `tuned`")
+    parser.add_argument("--vbench", type=Path, metavar="FOLDER", help="for a run's *_eval_results.json each")
     parser.add_argument("--prompts", type=int, default=50, help="number of held-out captions")
     parser.add_argument("--steps", type=int, default=50, help="CogVideoX DDIM steps")
     parser.add_argument("--edge-steps", type=int, nargs="+", default=[10, 25], help="of the HybridSD runs")
@@ -70,14 +75,20 @@ def shares_right(clips: Tensor, scene_list: list[MovingScene]) -> dict[str, floa
 
 def generate_all(pipe: ECDiffPipeline, captions: list[str], args: argparse.Namespace) -> dict[str, Tensor]:
     """Clips by the name of a run."""
+    runs = {
+        name: (params, pipe.config.sampling)
+        for name, params in evaluate.runs(pipe.num_steps, args.edge_steps).items()
+    }
+    if args.config:
+        config = TunedConfig.load(args.config)
+        runs["tuned"] = config.params, config.sampling
     found = {}
-    for name, params in evaluate.runs(pipe.num_steps, args.edge_steps).items():
-        found[name] = evaluate.generate(pipe, params, captions, args.batch, args.seed)
-    first = f"hybrid_{args.edge_steps[0]}"
-    sampling = replace(pipe.config.sampling, handoff_adapter="identity")
-    plain = ECDiffPipeline(pipe.pair, replace(pipe.config, sampling=sampling))
-    params = evaluate.runs(pipe.num_steps, args.edge_steps)[first]
-    found[f"{first} identity"] = evaluate.generate(plain, params, captions, args.batch, args.seed)
+    for name, (params, sampling) in runs.items():
+        for adapter in ("matched",) if name in ("cloud", "edge") else ("matched", "identity"):
+            of_run = replace(sampling, handoff_adapter=adapter)
+            run = ECDiffPipeline(pipe.pair, replace(pipe.config, sampling=of_run))
+            label = name if adapter == "matched" else f"{name} {adapter}"
+            found[label] = evaluate.generate(run, params, captions, args.batch, args.seed)
     return found
 
 
@@ -89,7 +100,12 @@ def measure(generated: dict[str, Tensor], drawn: Tensor, decoded: Tensor, held: 
         "vae_psnr_db": float(psnr(decoded, drawn).mean()),
         "right": {name: shares_right(clips, held) for name, clips in to_read.items()},
         "ssim_to_cloud": {
-            name: {"mean": float(v.mean()), "std": float(v.std()), "min": float(v.min())}
+            name: {
+                "mean": float(v.mean()),
+                "ci95": interval95(v.tolist(), seed=0),
+                "std": float(v.std()),
+                "min": float(v.min()),
+            }
             for name, v in compared.items()
         },
     }
@@ -108,7 +124,8 @@ def print_table(figures: dict[str, Any]) -> None:
 
 def write_sheet(generated: dict[str, Tensor], path: Path) -> None:
     """Frames of the first clips from left to right, by cloud, edge and HybridSD below each other."""
-    rows = [clips[i] for i in range(SHEET_CLIPS) for clips in list(generated.values())[:3]]
+    first = [clips[:SHEET_CLIPS] for clips in list(generated.values())[:3]]
+    rows = [clip for by_origin in zip(*first, strict=True) for clip in by_origin]
     sheet = torch.cat([torch.cat(list(pad(row, (1, 1, 1, 1))), dim=2) for row in rows], dim=1)
     image = Image.fromarray((sheet.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy())
     with replacing(path) as part:
@@ -131,6 +148,9 @@ def main() -> None:
     decoded = decode(vae, encode(vae, (drawn * 255).round().byte()).to(args.device))
     generated = generate_all(pipe, [scene.caption() for scene in held], args)
     figures = measure(generated, drawn.permute(0, 1, 4, 2, 3), decoded, held)
+    for name, clips in generated.items() if args.vbench else ():
+        values = dimensions.judge(list(clips.permute(0, 1, 3, 4, 2).numpy()), held)
+        dimensions.write(values, args.vbench / f"{name.replace(' ', '_')}_eval_results.json")
     print_table(figures)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     write_text(args.out, json.dumps({"settings": settings, **figures}, indent=2) + "\n")

@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"slowest refusal {found.slowest * 1000:.1f} ms, memory {found.grown_bytes / 2**20:.1f} MiB more"
         )
         if found.accepted or found.crashed:
-            raise ECDiffError("Not every damaged packet was refused in one line.")
+            raise ECDiffError("Not every damaged packet was refused in one line.", key="packets")
 
     return run_command(run)
 

@@ -158,8 +158,8 @@ def kill_search(folder: Path, search: str, kills: int, settings: Sequence[str], 
         folder: for all runs; a differing one is kept beside the undisturbed one.
     """
     own = MORE.get(search, [])
-    told = (*settings, *([] if search == UNTIL else [f"search={search}"]), *own)
-    undisturbed, killed = Run(folder / "undisturbed", told), Run(folder / "killed", told)
+    given = (*settings, *([] if search == UNTIL else [f"search={search}"]), *own)
+    undisturbed, killed = Run(folder / "undisturbed", given), Run(folder / "killed", given)
     outcome, random_moments = Outcome(search, undisturbed.to_the_end()), random.Random(f"{seed} {search}")
     killed.begin_like(undisturbed)
     while outcome.kills < kills:

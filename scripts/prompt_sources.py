@@ -1,6 +1,6 @@
 """Prompts out of public data sets, drawn by a seed, with where each came from.
 
-The paper tunes on 100 prompts of MS-COCO 2014 (pictures) and of WebVid (videos), its A.5.
+The paper tunes on 100 prompts of MS-COCO 2014 (images) and of WebVid (videos), its A.5.
 """
 
 from __future__ import annotations
@@ -58,14 +58,17 @@ class Request:
     def __post_init__(self) -> None:
         if self.count < 1 or self.heldout < 0:
             raise PromptSourceError(
-                f"Expected --count >= 1 and --heldout >= 0, got {self.count} and {self.heldout}."
+                f"Expected --count >= 1 and --heldout >= 0, got {self.count} and {self.heldout}.",
+                key="--count and --heldout",
+                got={"count": self.count, "heldout": self.heldout},
             )
         if self.out.suffix.lower() not in OUTPUTS:
             raise PromptSourceError(
                 key="--out", got=str(self.out), expected=f"to end with {' or '.join(OUTPUTS)}"
             )
         if self.source.resolve() in (self.out.resolve(), self.heldout_out.resolve()):
-            raise PromptSourceError(f"--out would replace the source {self.source}. Choose another file.")
+            line = f"--out would replace the source {self.source}."
+            raise PromptSourceError(line, key="--out", got=str(self.out), advice="Choose another file.")
 
     @property
     def heldout_out(self) -> Path:
@@ -110,7 +113,7 @@ def _read(request: Request) -> pd.DataFrame:
     """A row a candidate: ``prompt``, ``id``, and of COCO ``caption_id``."""
     path, kind = request.source, request.source.suffix.lower()
     if not path.is_file():  # in one place: the readers' words for it differ
-        raise PromptSourceError(f"Cannot read {path}: there is no such file.")
+        raise _unreadable(path, "there is no such file")
     if kind == ".json":
         return _read_json(path, request.seed)
     table = read_table(path, WEBVID if request.column is None and request.id_column is None else ())
@@ -121,7 +124,8 @@ def _read(request: Request) -> pd.DataFrame:
     )
     ids = request.id_column or next((one for one in (WEBVID[0], "id") if one in names), None)
     if ids is not None and ids not in names:
-        raise PromptSourceError(f"{path} has no column {ids!r}: {nearest(ids, names)}.")
+        line = f"{path} has no column {ids!r}: {nearest(ids, names)}."
+        raise PromptSourceError(line, key="--id-column", got=ids, expected=names)
     numbers = pd.Series(range(1, len(table) + 1), index=table.index)
     return pd.DataFrame({"prompt": table[column], "id": numbers if ids is None else table[ids]})
 
@@ -130,14 +134,17 @@ def _read_json(path: Path, seed: int) -> pd.DataFrame:
     try:
         tree = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise PromptSourceError(f"Cannot read {path}: {error.strerror}.") from error
+        raise _unreadable(path, error.strerror) from error
     except ValueError as error:  # neither UTF-8 nor JSON
-        raise PromptSourceError(f"Cannot read {path}: it is not JSON.") from error
+        raise _unreadable(path, "it is not JSON") from error
     if isinstance(tree, dict) and "annotations" in tree:
         return _coco(tree["annotations"], path, seed)
     if not isinstance(tree, list):
         raise PromptSourceError(
-            f"Expected the captions of COCO (captions_train2014.json) or VBench_full_info.json, got {path}."
+            f"Expected the captions of COCO (captions_train2014.json) or VBench_full_info.json, got {path}.",
+            key=str(path),
+            got=type(tree).__name__,
+            expected=["captions_train2014.json", "VBench_full_info.json"],
         )
     prompts = full_info_prompts(path)
     return pd.DataFrame({"prompt": prompts, "id": range(len(prompts))})
@@ -151,7 +158,9 @@ def _coco(annotations: Any, path: Path, seed: int) -> pd.DataFrame:
             images.setdefault(int(one["image_id"]), []).append((int(one["id"]), one["caption"]))
     except (KeyError, TypeError, ValueError) as error:
         raise PromptSourceError(
-            f"Expected annotations with image_id, id and caption in {path}, as captions_train2014.json has."
+            f"Expected annotations with image_id, id and caption in {path}, as captions_train2014.json has.",
+            key=str(path),
+            expected=["image_id", "id", "caption"],
         ) from error
     generator = random.Random(seed)
     rows = []
@@ -182,7 +191,11 @@ def _draw(table: pd.DataFrame, count: int, request: Request) -> pd.DataFrame:
             return drawn
     raise PromptSourceError(
         f"Expected at least {count} different prompts in {request.source} ({request.count} and "
-        f"{request.heldout} held out), got {len(taken)}. Lower --count or --heldout."
+        f"{request.heldout} held out), got {len(taken)}.",
+        key=str(request.source),
+        got=len(taken),
+        expected=f">= {count}",
+        advice="Lower --count or --heldout.",
     )
 
 
@@ -190,7 +203,11 @@ def _cleaned(value: Any, path: Path) -> str:
     if value is None or value != value:  # nan
         return ""
     if not isinstance(value, str | int | float):
-        raise PromptSourceError(
-            f"Expected text as prompts in {path}, got a {type(value).__name__}. Name a column with --column."
-        )
+        kind = type(value).__name__
+        line, advice = f"Expected text as prompts in {path}, got a {kind}.", "Name a column with --column."
+        raise PromptSourceError(line, key=str(path), got=kind, expected="text", advice=advice)
     return " ".join(str(value).split())
+
+
+def _unreadable(path: Path, reason: str | None) -> PromptSourceError:
+    return PromptSourceError(f"Cannot read {path}: {reason}.", key=str(path), got=reason)

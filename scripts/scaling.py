@@ -40,7 +40,7 @@ class Pair:
     Args:
         cloud, edge: seconds of a whole generation (Table 6).
         params: (p, k, alpha, s) of Table 5; p and (k, alpha) as if stage 1 had found them.
-        picture_values: of a picture or video, all frames.
+        image_values: of an image or video, all frames.
         latent_values: of its latents.
         parameters: of both denoisers.
     """
@@ -49,7 +49,7 @@ class Pair:
     cloud: float
     edge: float
     params: ECDiffParams
-    picture_values: int
+    image_values: int
     latent_values: int
     parameters: int
 
@@ -187,7 +187,7 @@ def memory(pair: Pair, ranks: int) -> dict[str, object]:
     sizes = {
         "weights a GPU, GB": 2 * pair.parameters,
         "states a rank, GB": kept * prompts_of_a_rank(PROMPTS, ranks) * STATE_BYTES * pair.latent_values,
-        "references on rank 0 at a time, GB": block_size(ranks) * 4 * pair.picture_values,
+        "references on rank 0 at a time, GB": block_size(ranks) * 4 * pair.image_values,
     }
     return {"pair": pair.name, "GPUs": ranks, **{name: f"{size / 1e9:.2f}" for name, size in sizes.items()}}
 

@@ -62,7 +62,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     scene_list = list(itertools.islice(scenes(SCENE_SEED), args.scenes))
-    pictures = drawings(args.work / f"pictures_{args.scenes}.npy", scene_list, draw)
+    images = drawings(args.work / f"images_{args.scenes}.npy", scene_list, draw)
     tokenizer = CLIPTokenizer.from_pretrained(args.image_pair / "tokenizer")
     vae = AutoencoderKL.from_pretrained(args.image_pair / "vae").to(device)
     encoders = TextEncoders(
@@ -71,8 +71,8 @@ def main() -> None:
     ).to(device)
     cloud, edge = models.cloud_transformer().to(device), models.edge_transformer().to(device)
 
-    latents = encode(vae, pictures)
-    # Of the first latents alone: the figures do not depend on how many pictures there are.
+    latents = encode(vae, images)
+    # Of the first latents alone: the figures do not depend on how many images there are.
     shift = round(latents[:2048].mean().item(), 5)
     scaling = round(1 / latents[:2048].std().item(), 5)
     print(f"latents: shift {shift}, scaling {scaling}", flush=True)

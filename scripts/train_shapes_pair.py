@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ecdiff_core.io.files import write_text
 from shapes_pair import models
-from shapes_pair.data import training_pictures, training_scenes
+from shapes_pair.data import training_images, training_scenes
 from shapes_pair.export import export
 from shapes_pair.train_text import train_text
 from shapes_pair.train_unets import TrainingData, train_cloud, train_edge
@@ -64,12 +64,12 @@ def claim(work: Path, start: str, parser: argparse.ArgumentParser) -> None:
     write_text(path, start)
 
 
-def latents_of(vae: AutoencoderKL, pictures: NDArray[np.uint8], folder: Path) -> torch.Tensor:
-    """Scaled latents of the pictures, half precision, shape (n, 4, 16, 16); encoded once."""
-    path = folder / f"latents_{len(pictures)}.pt"
+def latents_of(vae: AutoencoderKL, images: NDArray[np.uint8], folder: Path) -> torch.Tensor:
+    """Scaled latents of the images, half precision, shape (n, 4, 16, 16); encoded once."""
+    path = folder / f"latents_{len(images)}.pt"
     if not path.exists():
         part = path.with_suffix(".part")
-        torch.save((encode(vae, pictures) * vae.config.scaling_factor).half(), part)
+        torch.save((encode(vae, images) * vae.config.scaling_factor).half(), part)
         part.rename(path)
     return torch.load(path, weights_only=True)
 
@@ -91,7 +91,7 @@ def main() -> None:
 
     scene_list = training_scenes(args.scenes)
     captions = [scene.caption() for scene in scene_list]
-    pictures = training_pictures(args.work, scene_list)
+    images = training_images(args.work, scene_list)
     tokenizer = models.tokenizer(captions)
     if args.start_from:
         tokenizer = type(tokenizer).from_pretrained(args.start_from / "cloud" / "tokenizer")
@@ -106,13 +106,13 @@ def main() -> None:
 
     token_ids = tokens(captions)
     if not args.start_from:
-        train_vae(vae, pictures, folder=args.work, steps=args.vae_steps)
-        train_text(encoder, token_ids, pictures, folder=args.work, steps=args.text_steps)
-    print(f"vae: {reconstruction_psnr(vae, pictures[:512]):.2f} dB on training pictures", flush=True)
+        train_vae(vae, images, folder=args.work, steps=args.vae_steps)
+        train_text(encoder, token_ids, images, folder=args.work, steps=args.text_steps)
+    print(f"vae: {reconstruction_psnr(vae, images[:512]):.2f} dB on training images", flush=True)
 
     # Where a lone object goes is the hardest to learn: such scenes come twice as often.
     frequency = torch.tensor([2.0 if len(scene.objects) == 1 else 1.0 for scene in scene_list])
-    data = TrainingData(latents_of(vae, pictures, args.work), token_ids, tokens([""]), frequency)
+    data = TrainingData(latents_of(vae, images, args.work), token_ids, tokens([""]), frequency)
     scheduler = models.scheduler()
     train_cloud(
         cloud, encoder, scheduler, data, folder=args.work, steps=args.cloud_steps, peak_lr=args.cloud_lr

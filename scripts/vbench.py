@@ -40,6 +40,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
     add = commands.add_parser("score", help="quality, semantic and total score").add_argument
     add("results", nargs="+", metavar="[NAME=]PATH", help="a result file of VBench's, or a folder of them")
+    add("--partial", action="store_true", help="the dimensions that are there, without totals")
     add("--out", type=Path, metavar="DIR", help="write vbench.csv, vbench.md and vbench.tex there")
     return parser.parse_args(arguments)
 
@@ -64,14 +65,14 @@ def export(args: argparse.Namespace) -> None:
             dtype=args.dtype,
             check_weights=not args.any_weights,
         ),
-        say=lambda line: print(line, flush=True),
+        log=lambda line: print(line, flush=True),
     )
 
 
 def score(args: argparse.Namespace) -> None:
     from vbench_suite import table
 
-    for line in table.write(args.results, args.out):
+    for line in table.write(args.results, args.out, args.partial):
         print(line)
 
 

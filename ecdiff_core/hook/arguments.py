@@ -13,10 +13,6 @@ from ecdiff_core.config import Sampling
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.hook.callers import Call
 
-BUSY = (
-    "Another call of this pipeline is under way in another thread, and a pipeline has one scheduler for all "
-    "of its calls: let calls wait for each other (a lock), load a pipeline a thread, or use ECDiffPipeline."
-)
 _EXTRA = {
     "eta": "draws fresh noise at every step",
     "guidance_rescale": "rescales every step by both branches' spread, which approximated steps do not have",
@@ -46,8 +42,10 @@ def refuse_arguments(call: Call | None, sampling: Sampling) -> None:
         if given.get(name) and _is_read(name, call.pipe):
             off = "Pass pag_scale=0" if name == "pag_scale" else "Leave it out"  # which is on by default
             raise ParamsError(
-                f"The call has {name}={given[name]!r}, which {effect}; the config was tuned without it. "
-                f"{off}, or call remove_ecdiff(pipe) first."
+                f"The call has {name}={given[name]!r}, which {effect}; the config was tuned without it.",
+                key=name,
+                got=given[name],
+                advice=f"{off}, or call remove_ecdiff(pipe) first.",
             )
     names = ["use_dynamic_cfg"]
     if sampling.use_dynamic_cfg:  # what the hook remembers is guided by the config's scale
@@ -98,4 +96,15 @@ def check_undisturbed(call: Call | None) -> None:
     for name in _KEPT_ON_PIPELINE:
         given, now = call.arguments.get(name), getattr(call.pipe, f"_{name}", None)
         if None not in (given, now) and given != now:
-            raise ParamsError(BUSY)
+            raise busy()
+
+
+def busy() -> ParamsError:
+    """The error of a call that comes in the middle of another thread's."""
+    return ParamsError(
+        "Another call of this pipeline is under way in another thread, and a pipeline has one scheduler for "
+        "all of its calls: let calls wait for each other (a lock), load a pipeline a thread, or use "
+        "ECDiffPipeline.",
+        key="pipe",
+        got="busy",
+    )

@@ -1,4 +1,4 @@
-"""Which call of a pipeline a call of its model comes from, told by the stack: a hook is not given it."""
+"""Which call of a pipeline a call of its model comes from, read off the stack: a hook is not given it."""
 
 from __future__ import annotations
 

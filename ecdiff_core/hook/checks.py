@@ -35,14 +35,17 @@ def denoiser_of(holder: Any) -> nn.Module:
     if isinstance(holder, str | Path):
         raise PairError(
             f"Expected a diffusers pipeline or its denoiser, got the path {str(holder)!r}: load it first, "
-            f"DiffusionPipeline.from_pretrained({str(holder)!r})."
+            f"DiffusionPipeline.from_pretrained({str(holder)!r}).",
+            key="pipe",
+            got=str(holder),
+            expected="a diffusers pipeline or its denoiser",
         )
     parts = [holder, getattr(holder, "unet", None), getattr(holder, "transformer", None)]
     found = [part for part in parts if isinstance(part, nn.Module)]
     if not found:
-        raise PairError(
-            f"{type(holder).__name__} has neither unet nor transformer: give a diffusers pipeline."
-        )
+        name = type(holder).__name__
+        line = f"{name} has neither unet nor transformer: give a diffusers pipeline."
+        raise PairError(line, key="pipe", got=name, expected=["unet", "transformer"])
     return found[0]
 
 
@@ -83,11 +86,14 @@ def forward_signature(pipe: Any) -> inspect.Signature:
         PairError: no timestep, or the pipeline has a second denoiser for some of the steps (Wan 2.2).
     """
     if getattr(pipe, "transformer_2", None) is not None:
-        raise PairError("The pipeline has two denoisers, transformer and transformer_2: one was expected.")
+        line = "The pipeline has two denoisers, transformer and transformer_2: one was expected."
+        raise PairError(line, key="transformer_2", expected="none")
     model = unwrap_module(denoiser_of(pipe))
     signature = inspect.signature(model.forward)
     if "timestep" not in signature.parameters:
-        raise PairError(f"{type(model).__name__} is no denoiser: its forward takes no timestep.")
+        name = type(model).__name__
+        line = f"{name} is no denoiser: its forward takes no timestep."
+        raise PairError(line, key="pipe", got=name, expected="timestep")
     return signature
 
 
@@ -103,8 +109,12 @@ def refuse_other_scheduler(scheduler: Any, expected: str, settings: Mapping[str,
     name = type(scheduler).__name__
     if name != expected:
         raise ParamsError(
-            f"Expected the pipeline's scheduler to be {expected}, as the config was tuned with, got {name}. "
-            f"Set pipe.scheduler = {expected}.from_config(pipe.scheduler.config), or check_scheduler=False."
+            f"Expected the pipeline's scheduler to be {expected}, as the config was tuned with, got {name}.",
+            key="scheduler",
+            got=name,
+            expected=expected,
+            advice=f"Set pipe.scheduler = {expected}.from_config(pipe.scheduler.config), or "
+            "check_scheduler=False.",
         )
     changes = ", ".join(
         f"{key}={then!r}" for key, (_, then) in differences(scheduler, settings or {}).items()
@@ -134,7 +144,7 @@ def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
     """Refuse latents of another size than a config's, where it names one and the latents show theirs.
 
     Args:
-        sample: what the denoiser is given, (batch, …, height, width); packed latents (Flux) are not told.
+        sample: what the denoiser is given, (batch, …, height, width); packed latents (Flux) have no size.
 
     Raises:
         ParamsError: they are.
@@ -155,7 +165,11 @@ def check_size(pipe: Any, sample: Any, sampling: Sampling) -> None:
         shape = "x".join(str(length) for length in sample.shape[1:])
         raise ParamsError(
             f"Expected the call to have {asked}, which the config was tuned for, got latents of {shape} "
-            f"(height {got['height']}, width {got['width']}). Pass {asked}, or set it to null in the config."
+            f"(height {got['height']}, width {got['width']}).",
+            key=" and ".join(wrong),
+            got={name: got[name] for name in wrong},
+            expected=asked,
+            advice=f"Pass {asked}, or set it to null in the config.",
         )
 
 

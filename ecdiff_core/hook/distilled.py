@@ -25,8 +25,12 @@ def check_guidance(cloud: nn.Module, edge: nn.Module, scale: float) -> None:
     if embedding_width(cloud) is not None and is_guided(edge, scale):
         raise PairError(
             "The cloud model takes the guidance scale as an input (time_cond_proj_dim), so its pipeline "
-            f"encodes nothing but the prompt; the edge needs both halves at guidance_scale={scale:g}. Use "
-            "ECDiffPipeline, which gives each model what it needs, or an edge distilled in the same way."
+            f"encodes nothing but the prompt; the edge needs both halves at guidance_scale={scale:g}.",
+            key="edge",
+            got=scale,
+            expected="time_cond_proj_dim",
+            advice="Use ECDiffPipeline, which gives each model what it needs, or an edge distilled in the "
+            "same way.",
         )
 
 

@@ -65,7 +65,10 @@ class EdgeModel:
             if edge is self.module:
                 raise ConfigError(
                     "handoff_adapter=matched needs the edge's noise schedule: give apply_ecdiff the edge's "
-                    "diffusers pipeline, not its denoiser alone."
+                    "diffusers pipeline, not its denoiser alone.",
+                    key="edge",
+                    got=type(edge).__name__,
+                    expected="a diffusers pipeline",
                 )
             _check_input_is_latents(cloud)
             self._schedules = (schedule_of(pipe), schedule_of(edge))
@@ -80,7 +83,7 @@ class EdgeModel:
 
         Raises:
             PairError: the edge model is on another device, in another dtype, or hooked by now, or the
-                pipeline gives what it cannot take, or too large a picture.
+                pipeline gives what it cannot take, or too large an image.
         """
         check_not_hooked(self.module)
         check_place(cloud, self.module)
@@ -137,9 +140,12 @@ def schedule_of(pipe: Any) -> NoiseSchedule | None:
     """
     scheduler, vae = getattr(pipe, "scheduler", None), getattr(pipe, "vae", None)
     if scheduler is None or vae is None:
+        name = type(pipe).__name__
         raise PairError(
-            f"handoff_adapter=matched needs scheduler and autoencoder of the {type(pipe).__name__}: "
-            "it lacks one of them."
+            f"handoff_adapter=matched needs scheduler and autoencoder of the {name}: it lacks one of them.",
+            key="handoff_adapter",
+            got=name,
+            expected=["scheduler", "vae"],
         )
     return NoiseSchedule.of(scheduler, vae.config.get("scaling_factor", 1.0))
 
@@ -157,7 +163,11 @@ def _check_input_is_latents(cloud: nn.Module) -> None:
     if given != answered:
         raise PairError(
             "handoff_adapter=matched rescales the model's input, which must be latents alone: expected as "
-            f"many in_channels as out_channels, got {given} and {answered}. Use handoff_adapter=identity."
+            f"many in_channels as out_channels, got {given} and {answered}.",
+            key="handoff_adapter",
+            got={"in_channels": given, "out_channels": answered},
+            expected="identity",
+            advice="Use handoff_adapter=identity.",
         )
 
 

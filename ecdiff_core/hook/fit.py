@@ -42,28 +42,27 @@ def check_edge(cloud: nn.Module, edge: nn.Module) -> None:
             embeddings.
     """
     if unwrap_module(edge) is unwrap_module(cloud):
-        raise PairError("The edge model is the pipeline's own denoiser: give apply_ecdiff another one.")
+        line = "The edge model is the pipeline's own denoiser: give apply_ecdiff another one."
+        raise PairError(line, key="edge", got="cloud")
     check_not_hooked(edge)
     classes = type(unwrap_module(cloud)), type(unwrap_module(edge))
     models = all(
         issubclass(one, ModelMixin) for one in classes
     )  # others may be anything that is called alike
     if models and not (issubclass(*classes) or issubclass(*reversed(classes))):
-        raise PairError(
-            f"The edge does not fit the cloud: it is a {classes[1].__name__}, the cloud a "
-            f"{classes[0].__name__}."
-        )
+        expected, got = (one.__name__ for one in classes)
+        line = f"The edge does not fit the cloud: it is a {got}, the cloud a {expected}."
+        raise PairError(line, key="edge", got=got, expected=expected)
     ours, theirs = getattr(cloud, "config", {}), getattr(edge, "config", {})
     for key, why in _must_agree().items():
         if key in ours and key in theirs and _listed(ours[key]) != _listed(theirs[key]):
-            raise PairError(
-                f"The edge does not fit the cloud: {key} is {theirs[key]}, the cloud's {ours[key]} ({why})."
-            )
+            other, own = theirs[key], ours[key]
+            line = f"The edge does not fit the cloud: {key} is {other}, the cloud's {own} ({why})."
+            raise PairError(line, key=f"edge.{key}", got=other, expected=str(own))
     for name, key in ONLY_IF.items():
         if theirs.get(key) and not ours.get(key):
-            raise PairError(
-                f"The edge needs {_WORDS[name]}, which a pipeline for this cloud model does not make."
-            )
+            line = f"The edge needs {_WORDS[name]}, which a pipeline for this cloud model does not make."
+            raise PairError(line, key=f"edge.{key}", got=theirs[key])
 
 
 @cache
@@ -87,7 +86,8 @@ def check_not_hooked(edge: nn.Module) -> None:
         PairError: ``apply_ecdiff`` was called on its pipeline.
     """
     if hook_on(edge) is not None:
-        raise PairError("ECDiff is applied to the edge model's pipeline: call remove_ecdiff on it first.")
+        line = "ECDiff is applied to the edge model's pipeline: call remove_ecdiff on it first."
+        raise PairError(line, key="edge", got="hooked")
 
 
 def check_residuals(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any]) -> None:
@@ -97,7 +97,7 @@ def check_residuals(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any])
         given: what the pipeline calls the cloud model with, by name.
 
     Raises:
-        PairError: there is such a thing.
+        PairError: there is such a part.
     """
     added = [name for name in _RESIDUALS if given.get(name) is not None]
     ours, theirs = getattr(cloud, "config", {}), getattr(edge, "config", {})
@@ -106,8 +106,11 @@ def check_residuals(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any])
         key = other[0]
         raise PairError(
             f"The pipeline adds {added[0]} (a ControlNet's or an adapter's) to the cloud's blocks, and the "
-            f"edge has others: {key} is {theirs.get(key)}, the cloud's {ours.get(key)}. Choose an edge with "
-            "the cloud's blocks, or leave the ControlNet out."
+            f"edge has others: {key} is {theirs.get(key)}, the cloud's {ours.get(key)}.",
+            key=f"edge.{key}",
+            got=theirs.get(key),
+            expected=str(ours.get(key)),
+            advice="Choose an edge with the cloud's blocks, or leave the ControlNet out.",
         )
 
 
@@ -129,8 +132,10 @@ def check_added(cloud: nn.Module, edge: nn.Module, given: Mapping[str, Any]) -> 
     if added and lacking:
         raise PairError(
             f"The call gives {added[0]} (of an IP-Adapter or GLIGEN), for which the edge model has no "
-            f"{lacking[0]}: its steps would go by the prompt alone. Load the adapter for the edge model too, "
-            "or leave it out."
+            f"{lacking[0]}: its steps would go by the prompt alone.",
+            key=added[0],
+            expected=lacking,
+            advice="Load the adapter for the edge model too, or leave it out.",
         )
 
 
@@ -151,7 +156,11 @@ def check_positions(edge: nn.Module, given: Mapping[str, Any]) -> None:
     if max(height, width) > table * patch:
         raise PairError(
             f"Expected latents of at most {table * patch} rows and columns, for which the edge model has "
-            f"position embeddings, got {height}x{width}. Give the call a smaller height and width."
+            f"position embeddings, got {height}x{width}.",
+            key="latents",
+            got=(height, width),
+            expected=f"at most {table * patch}",
+            advice="Give the call a smaller height and width.",
         )
 
 
@@ -163,7 +172,9 @@ def check_place(cloud: nn.Module, edge: nn.Module) -> None:
     """
     here, there = get_module_execution_device(cloud), get_module_execution_device(edge)
     if (here.type, here.index or 0) != (there.type, there.index or 0):
-        raise PairError(f"The edge model is on {there}, the cloud on {here}: call edge.to({str(here)!r}).")
+        line = f"The edge model is on {there}, the cloud on {here}: call edge.to({str(here)!r})."
+        raise PairError(line, key="edge.device", got=str(there), expected=str(here))
     ours, theirs = getattr(cloud, "dtype", None), getattr(edge, "dtype", None)
     if None not in (ours, theirs) and ours != theirs:
-        raise PairError(f"The edge model is in {theirs}, the cloud in {ours}: call edge.to({ours}).")
+        line = f"The edge model is in {theirs}, the cloud in {ours}: call edge.to({ours})."
+        raise PairError(line, key="edge.dtype", got=str(theirs), expected=str(ours))

@@ -57,7 +57,10 @@ class History:
         ):
             raise ParamsError(
                 f"The model's batch ({batch}) or its number of calls changed at step {step}: there is "
-                "nothing to estimate from. Keep guidance on or off for a whole generation."
+                "nothing to estimate from.",
+                key="batch",
+                got={"batch": batch, "step": step},
+                advice="Keep guidance on or off for a whole generation.",
             )
 
     def observe(self, branch: int, output: Any, edge: Any = None, scale: float | None = None) -> None:
@@ -113,7 +116,11 @@ def _guided(output: Tensor, scale: float) -> Tensor:
     if len(output) % 2:
         raise ParamsError(
             f"Expected the model's batch to hold both branches of guidance, got {len(output)}: the config "
-            "has use_dynamic_cfg. Give the call its guidance_scale."
+            "has use_dynamic_cfg.",
+            key="batch",
+            got=len(output),
+            expected="both branches of guidance",
+            advice="Give the call its guidance_scale.",
         )
     return guide(output, scale)
 
@@ -127,5 +134,8 @@ def unwrap(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     if isinstance(output, tuple | BaseOutput) and len(output) == 1 and isinstance(output[0], Tensor):
         return output[0], (lambda tensor: (tensor,)) if isinstance(output, tuple) else type(output)
     raise PairError(
-        f"Expected the model to answer with a tuple or a diffusers output of one tensor, got {type(output)}."
+        f"Expected the model to answer with a tuple or a diffusers output of one tensor, got {type(output)}.",
+        key="output",
+        got=type(output).__name__,
+        expected="one tensor",
     )

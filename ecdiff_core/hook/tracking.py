@@ -1,4 +1,4 @@
-"""Which step of a generation a call of the denoiser belongs to, told by its timestep.
+"""Which step of a generation a call of the denoiser belongs to, by its timestep.
 
 A hook sees neither the pipeline's loop nor where a generation begins, and a generation may end half-way (an
 exception in a callback). So nothing is counted across calls that the scheduler's timesteps do not confirm;
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.hook.arguments import BUSY
+from ecdiff_core.hook.arguments import busy
 from ecdiff_core.hook.callers import current_call, is_inside_pipeline
-from ecdiff_core.sampling.plan import count_steps
+from ecdiff_core.sampling.plan_of_params import count_steps
 
 
 class StepTracker:
@@ -56,7 +56,7 @@ class StepTracker:
         if timesteps is self._spoilt is not None or (not mine and self._is_under_way()):
             # Neither goes on: calls that begin together may have read each other's settings of the tokenizer.
             self._spoilt = timesteps
-            raise ParamsError(BUSY)
+            raise busy()
         begins = timesteps is not self._timesteps  # every call of a pipeline makes new ones
         left = self.step if mine else -1
         if begins:
@@ -65,12 +65,12 @@ class StepTracker:
         if begins and step > 0 and step in (left, left + 1):  # another call made these in the middle of this
             self.forget()
             self._spoilt = timesteps
-            raise ParamsError(BUSY)
+            raise busy()
         if step == 0 and self.step > 0:  # a loop of one's own that sets them once for several generations
             self._begin(timestep, timesteps)
             begins = True
         if not (begins or mine):
-            raise ParamsError(BUSY)
+            raise busy()
         if step == self.step:
             self.branch += 1
         elif step == self.step + 1:
@@ -79,8 +79,12 @@ class StepTracker:
             expected = self.step + 1
             self.forget()
             raise ParamsError(
-                f"Expected step {expected} of the generation, got step {step}. Only whole generations can be "
-                "made: from the first timestep on (no image to image), and no step left out."
+                f"Expected step {expected} of the generation, got step {step}.",
+                key="step",
+                got=step,
+                expected=str(expected),
+                advice="Only whole generations can be made: from the first timestep on (no image to image), "
+                "and no step left out.",
             )
         if step == 0:
             self._branches = self.branch + 1
@@ -89,10 +93,13 @@ class StepTracker:
     def _check_caller(self) -> None:
         call, own = current_call(), self._pipe.scheduler
         if call is not None and getattr(call.pipe, "scheduler", own) is not own:
+            name = type(call.pipe).__name__
             raise ParamsError(
-                f"This {type(call.pipe).__name__} shares its model with a pipeline that apply_ecdiff was "
-                "called on, and has a scheduler of its own, which the plan does not follow. Call "
-                "remove_ecdiff(pipe) before you use it, or give it the other's scheduler."
+                f"This {name} shares its model with a pipeline that apply_ecdiff was "
+                "called on, and has a scheduler of its own, which the plan does not follow.",
+                key="pipe",
+                got=name,
+                advice="Call remove_ecdiff(pipe) before you use it, or give it the other's scheduler.",
             )
 
     def _is_under_way(self) -> bool:
@@ -120,10 +127,14 @@ class StepTracker:
             found = [step for step in found if exact is not None and timesteps[step] == exact]
         if not found:
             self.forget()
+            count = self._config.sampling.num_steps
             raise ParamsError(
-                f"Expected one of the {self._config.sampling.num_steps} timesteps of the pipeline's "
-                f"scheduler, got {value:g}. Call the model with pipe.scheduler.timesteps, as float32; if "
-                "another pipeline shares the model, call remove_ecdiff(pipe) before you use that one."
+                f"Expected one of the {count} timesteps of the pipeline's scheduler, got {value:g}.",
+                key="timestep",
+                got=value,
+                expected="one of pipe.scheduler.timesteps",
+                advice="Call the model with pipe.scheduler.timesteps, as float32; if another pipeline shares "
+                "the model, call remove_ecdiff(pipe) before you use that one.",
             )
         step = self.step
         # PNDM's second and third step have one timestep: the third begins when every branch had its call.
@@ -137,8 +148,10 @@ def _check_whole(pipe: Any) -> None:
     end = getattr(pipe, "denoising_end", None)
     if isinstance(end, float) and 0 < end < 1:
         raise ParamsError(
-            f"Expected a whole generation, got denoising_end={end:g}: the config's plan would be cut short. "
-            "Leave it out, or call remove_ecdiff(pipe) first."
+            f"Expected a whole generation, got denoising_end={end:g}: the config's plan would be cut short.",
+            key="denoising_end",
+            got=end,
+            advice="Leave it out, or call remove_ecdiff(pipe) first.",
         )
 
 
@@ -151,14 +164,19 @@ def _check_number(scheduler: Any, timesteps: Tensor, config: TunedConfig) -> Non
         # PNDM: T = num_inference_steps + 1.
         right = next((n for n in (expected, expected - 1) if count_steps(name, n) == expected), expected)
         raise ParamsError(
-            f"Expected num_inference_steps={right}, which the config was tuned for, got {asked}. Pass "
-            f"num_inference_steps={right}, or apply config.scaled({asked}): "
-            f"{_scaled(config, got)}, num_inference_steps={asked}."
+            key="num_inference_steps",
+            got=asked,
+            expected=f"= {right}, which the config was tuned for",
+            advice=f"Pass num_inference_steps={right}, or apply config.scaled({asked}): "
+            f"{_scaled(config, got)}, num_inference_steps={asked}.",
         )
     if len(timesteps) != expected or (timesteps == timesteps[0]).sum() > 1:
         raise ParamsError(
-            f"Expected one model call a step, got {len(timesteps)} calls for {expected} steps from {name}. "
-            "Choose a scheduler of one call a step, such as DDIMScheduler."
+            f"Expected one model call a step, got {len(timesteps)} calls for {expected} steps from {name}.",
+            key="scheduler",
+            got=name,
+            expected="one model call a step",
+            advice="Choose a scheduler of one call a step, such as DDIMScheduler.",
         )
 
 
@@ -166,6 +184,6 @@ def _scaled(config: TunedConfig, num_steps: int) -> str:
     """The params of ``TunedConfig.scaled`` in words."""
     params = config.params.scaled(config.sampling.num_steps, num_steps)
     names = ("p", "k", "schedule", "edge_schedule", "s")
-    said = {name: value for name in names if (value := getattr(params, name)) is not None}
-    lists = {name: list(value) for name, value in said.items() if isinstance(value, tuple)}
-    return ", ".join(f"{name}={value}" for name, value in (said | lists).items())
+    given = {name: value for name in names if (value := getattr(params, name)) is not None}
+    lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
+    return ", ".join(f"{name}={value}" for name, value in (given | lists).items())

@@ -40,7 +40,8 @@ def check_weights(pipe: Any, edge: Any, config: TunedConfig) -> None:
     models = {side: unwrap_module(denoiser_of(holder)) for side, holder in holders.items()}
     for name, model in {**models, **_other_parts(pipe)}.items():
         if _is_zero(model):
-            raise PairError(f"All weights of the {name} model are zero: it was never loaded. Load it again.")
+            line = f"All weights of the {name} model are zero: it was never loaded."
+            raise PairError(line, key=name, got=0, advice="Load it again.")
     dtype = get_dtype(config.sampling.dtype)
     tensors = {side: tensor_digest(model, dtype) for side, model in models.items()}
     _check_not_swapped(models["cloud"], tensors["cloud"], config)
@@ -105,7 +106,10 @@ def _is_as_in_files(side: str, model: nn.Module) -> bool:
     if got not in known:
         raise PairError(
             f"The {side} model has other weights in memory than its files in {here}, which the config was "
-            f"tuned for. Load it again, tune again, or, for a LoRA or a fine-tune, {_UNCHECKED}."
+            "tuned for.",
+            key=f"{side}.files",
+            got=str(here),
+            advice=f"Load it again, tune again, or, for a LoRA or a fine-tune, {_UNCHECKED}.",
         )
     return True
 
@@ -150,8 +154,11 @@ def _check_not_swapped(cloud: nn.Module, tensors: str | None, config: TunedConfi
     by_place = folder is not None and is_from(folder, theirs) and not is_from(folder, ours)
     if by_tensors or (by_place and ours.tensors is None):
         raise PairError(
-            f"The pipeline's model is the config's edge ({theirs.id}): cloud and edge are swapped. Give "
-            f"apply_ecdiff the pipeline of {ours.id}, and edge= that of {theirs.id}."
+            f"The pipeline's model is the config's edge ({theirs.id}): cloud and edge are swapped.",
+            key="cloud",
+            got=theirs.id,
+            expected=ours.id,
+            advice=f"Give apply_ecdiff the pipeline of {ours.id}, and edge= that of {theirs.id}.",
         )
 
 
@@ -162,7 +169,11 @@ def _check_same(side: str, model: nn.Module, name: str, got: str, tuned: ModelRe
     adapter = " It carries an adapter (LoRA)." if getattr(model, "peft_config", None) else ""
     raise PairError(
         f"The {side} model has other weights ({name} {got}) than the config was tuned for ({expected}, "
-        f"{tuned.id}).{adapter} Use those weights, tune again, or, for a LoRA or a fine-tune, {_UNCHECKED}."
+        f"{tuned.id}).{adapter}",
+        key=f"{side}.{name}",
+        got=got,
+        expected=expected,
+        advice=f"Use those weights, tune again, or, for a LoRA or a fine-tune, {_UNCHECKED}.",
     )
 
 
@@ -176,7 +187,7 @@ def _folder(model: nn.Module) -> Path | None:
 
 
 def _fingerprint(side: str, model: nn.Module, variant: str | None) -> str | None:
-    """That of the files in a model's folder; None where they cannot be told."""
+    """That of the files in a model's folder; None where it cannot be known."""
     folder = _folder(model)
     try:
         if folder is None:

@@ -24,11 +24,14 @@ def read(text: str, source: str) -> Mapping[str, Any]:
     try:
         tree = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:  # PyYAML lets ValueError of impossible dates through
-        raise ConfigError(f"{source} is not valid YAML{_place(error)}") from error
+        raise ConfigError(f"{source} is not valid YAML{_place(error)}", key=source) from error
     if tree is None:
-        raise ConfigError(f"{source} is empty: expected pair, params and sampling, as tune writes them.")
+        raise ConfigError(
+            f"{source} is empty: expected pair, params and sampling, as tune writes them.", key=source
+        )
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: expected a mapping with pair, params and sampling, got {shown(tree)}.")
+        line = f"{source}: expected a mapping with pair, params and sampling, got {shown(tree)}."
+        raise ConfigError(line, key=source, got=tree, expected="a mapping")
     return tree
 
 
@@ -42,13 +45,13 @@ def write(tree: Mapping[str, Any], comments: Mapping[str, str], bare: Sequence[s
     # One line a value, however long: a comment inside a folded one would break it.
     text = yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
     lines = text.splitlines()
-    told = min((lines.index(f"{key}:") for key in bare if f"{key}:" in lines), default=len(lines))
+    first_bare = min((lines.index(f"{key}:") for key in bare if f"{key}:" in lines), default=len(lines))
 
     def with_comment(line: str) -> str:
         key = line.strip().partition(":")[0]
         return f"{line}  # {comments[key]}" if key in comments else line
 
-    return "\n".join([*map(with_comment, lines[:told]), *lines[told:]]) + "\n"
+    return "\n".join([*map(with_comment, lines[:first_bare]), *lines[first_bare:]]) + "\n"
 
 
 class _Loader(yaml.SafeLoader):

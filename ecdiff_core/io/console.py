@@ -36,7 +36,7 @@ def print_anywhere() -> None:
 def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
     """Run a command and return its exit status.
 
-    0 done; 2 an error that the user can act on, told as one line on stderr; 130 stopped by Ctrl-C; 141
+    0 done; 2 an error that the user can act on, printed as one line on stderr; 130 stopped by Ctrl-C; 141
     stopped because nobody reads the output any more (``| head``). Any other exception is a bug and keeps
     its traceback.
     """

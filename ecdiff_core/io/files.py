@@ -25,7 +25,7 @@ def replacing(path: Path, suffix: str = ".part") -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.", key=str(path)) from error
     finally:
         with suppress(OSError):
             part.unlink()

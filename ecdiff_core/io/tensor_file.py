@@ -99,7 +99,10 @@ def read_tensors(
             + "; ".join(
                 _counted(what, names) for what, names in (("beyond", more), ("missing", fewer)) if names
             )
-            + "."
+            + ".",
+            key="tensors",
+            got=sorted(entries),
+            expected=sorted(expected),
         )
     places = {name: _place(name, entry, expected[name]) for name, entry in entries.items()}
     _check_gapless(places, len(data) - begin)
@@ -108,7 +111,7 @@ def read_tensors(
     for name, tensor in read.items():
         if finite and tensor.is_floating_point() and not tensor.isfinite().all():
             raise TensorFileError(
-                f"Expected finite values in {name}. The sender's models overflow, or it lies."
+                f"Expected finite values in {name}. The sender's models overflow, or it lies.", key=name
             )
     return read
 
@@ -129,30 +132,42 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
     """The header as JSON reads it, and where the values begin."""
     if data[:4] == b"PK\x03\x04":
         raise TensorFileError(
-            "This is a torch file, as older versions of ecdiff wrote states. They are safetensors files now, "
-            "and no other is read: make it again."
+            "This is a torch file, as older versions of ecdiff wrote states.",
+            key="format",
+            got="torch",
+            expected="safetensors",
+            advice="They are safetensors files now, and no other is read: make it again.",
         )
     length = int.from_bytes(data[:_PREFIX], "little")
     if len(data) < _PREFIX or length > len(data) - _PREFIX:
-        raise TensorFileError(f"These {len(data)} bytes are no safetensors file, or it was cut short.")
+        raise TensorFileError(
+            f"These {len(data)} bytes are no safetensors file, or it was cut short.",
+            key="bytes",
+            got=len(data),
+        )
     if length > MAX_HEADER_BYTES:
-        raise TensorFileError(f"Expected a header of at most {MAX_HEADER_BYTES} bytes, got {length}.")
+        raise TensorFileError(key="a header", got=length, expected=f"of at most {MAX_HEADER_BYTES} bytes")
     begin = _PREFIX + length
     try:
         header = json.loads(data[_PREFIX:begin], object_pairs_hook=_without_repeats, parse_constant=_refuse)
     except TensorFileError:
         raise
     except (ValueError, RecursionError) as error:
-        raise TensorFileError("The header of this safetensors file is damaged: it is no JSON.") from error
+        raise _damaged_header("is no JSON") from error
     if not isinstance(header, dict):
-        raise TensorFileError("The header of this safetensors file is damaged: it is no mapping.")
+        raise _damaged_header("is no mapping")
     return header, begin
+
+
+def _damaged_header(why: str) -> TensorFileError:
+    line = f"The header of this safetensors file is damaged: it {why}."
+    return TensorFileError(line, key="header", got=why)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise TensorFileError("The header of this safetensors file is damaged: it has a name twice.")
+        raise _damaged_header("has a name twice")
     return found
 
 
@@ -163,24 +178,26 @@ def _refuse(name: str) -> float:
 def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
     found = header.get(_METADATA, {})
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise TensorFileError(f"Expected {_METADATA} to map names to text.")
+        raise TensorFileError(f"Expected {_METADATA} to map names to text.", key=_METADATA, got=found)
     return found
 
 
 def _place(name: str, entry: Any, spec: TensorSpec) -> tuple[int, int]:
     """Where a tensor's values begin and end."""
     if not isinstance(entry, dict) or entry.keys() != _ENTRY:
-        raise TensorFileError(f"Expected {name} to have dtype, shape and data_offsets alone.")
+        line = f"Expected {name} to have dtype, shape and data_offsets alone."
+        raise TensorFileError(line, key=name, got=entry, expected=sorted(_ENTRY))
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or _DTYPES.get(dtype) is not spec.dtype or not _is(shape, spec.shape):
         got = f"{dtype} {shape}" if isinstance(dtype, str) else shape
         known = (
             "" if isinstance(dtype, str) and dtype in _DTYPES else f" ({nearest(str(dtype)[:9], _DTYPES)})"
         )
-        raise TensorFileError(f"Expected {name} to be {spec}, got {shown(got)}{known}.")
+        line = f"Expected {name} to be {spec}, got {shown(got)}{known}."
+        raise TensorFileError(line, key=name, got=got, expected=str(spec))
     begin = offsets[0] if isinstance(offsets, list) and len(offsets) == 2 else None
     if type(begin) is not int or begin < 0 or not _is(offsets, (begin, begin + spec.size_bytes)):
-        raise TensorFileError(f"Expected {name} to take {spec.size_bytes} bytes, got {shown(offsets)}.")
+        raise TensorFileError(key=name, got=offsets, expected=f"to take {spec.size_bytes} bytes")
     return begin, begin + spec.size_bytes
 
 
@@ -193,9 +210,9 @@ def _check_gapless(places: Mapping[str, tuple[int, int]], length: int) -> None:
     end = 0
     for begin, after in sorted(places.values()):
         if begin != end:
-            raise TensorFileError(
-                f"Expected tensors one after the other, got one at byte {begin}, not {end}."
-            )
+            line = f"Expected tensors one after the other, got one at byte {begin}, not {end}."
+            raise TensorFileError(line, key="data_offsets", got=begin, expected=str(end))
         end = after
     if end != length:
-        raise TensorFileError(f"Expected {end} bytes of values, got {length}: the file was cut or added to.")
+        line = f"Expected {end} bytes of values, got {length}: the file was cut or added to."
+        raise TensorFileError(line, key="bytes", got=length, expected=str(end))

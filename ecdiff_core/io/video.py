@@ -26,7 +26,10 @@ def check_writer() -> None:
     missing = [name for name in ("imageio", "imageio_ffmpeg") if find_spec(name) is None]
     if missing:
         raise OutputError(
-            f"Videos cannot be written without {' and '.join(missing)}. Run `pip install 'ecdiff[video]'`."
+            f"Videos cannot be written without {' and '.join(missing)}.",
+            key="imageio",
+            expected=missing,
+            advice="Run `pip install 'ecdiff[video]'`.",
         )
 
 
@@ -48,4 +51,4 @@ def save_mp4(path: Path, frames: Sequence[Image], fps: int = FPS) -> None:
         try:
             export_to_video(list(frames), str(part), fps=fps, macro_block_size=2)
         except RuntimeError as error:  # imageio-ffmpeg's word for a missing ffmpeg
-            raise OutputError(f"Cannot write {path}: {first_line(error)}.") from error
+            raise OutputError(f"Cannot write {path}: {first_line(error)}.", key=str(path)) from error

@@ -35,9 +35,9 @@ class MethodChoice:
         return get_method(self.name)
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """Name and values in words."""
-        return self.method.told(self.values)
+        return self.method.describe(self.values)
 
     def tree(self) -> dict[str, Any]:
         """As the YAML has it."""

@@ -102,10 +102,14 @@ def enable(
     if missing := [name for name in method.calibrated if name not in complete]:
         raise ParamsError(
             f"{method.label} needs {', '.join(missing)}, measured on this model: tune it "
-            f"(ecdiff-tune tune method={method.name}), or give the YAML that tune wrote."
+            f"(ecdiff-tune tune method={method.name}), or give the YAML that tune wrote.",
+            key="method.values",
+            got=method.name,
+            expected=missing,
         )
     if reason := obstacle(method, model, num_steps):
-        raise PairError(f"{method.label} cannot be used with this {type(model).__name__}: {reason}.")
+        line = f"{method.label} cannot be used with this {type(model).__name__}: {reason}."
+        raise PairError(line, key="method", got=method.name)
     dial = method.parameter(method.dial)
     watched = Watched(complete[method.dial]) if counts and dial.decides else None
     follower = Follower(scheduler, num_steps, counts, busy)

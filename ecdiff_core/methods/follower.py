@@ -108,7 +108,7 @@ class Follower(ModelHook):
         timesteps = None if self._scheduler is None else self._scheduler().timesteps
         mine = self._thread in (None, threading.get_ident())
         if not mine and self._busy(self._thread or 0):
-            raise ParamsError(BUSY)
+            raise ParamsError(BUSY, key="pipe", got="busy")
         begins = self._in_call or not mine or timesteps is not self._timesteps or timestep > self.timestep
         if begins or self.step < 0:
             self._begin(timesteps)

@@ -37,7 +37,7 @@ def accelerated(
         yield None
         return
     # One generation: others may meanwhile set the scheduler's timesteps anew.
-    told = SimpleNamespace(
+    frozen = SimpleNamespace(
         timesteps=scheduler.timesteps, alphas_cumprod=getattr(scheduler, "alphas_cumprod", None)
     )
     with (
@@ -49,7 +49,7 @@ def accelerated(
             num_steps=num_steps,
             guided=is_guided(pair.cloud, guidance_scale),
             video=pair.family.media == "video",
-            scheduler=lambda: told,
+            scheduler=lambda: frozen,
             counts=counts,
         ) as enabled,
     ):

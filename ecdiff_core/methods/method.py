@@ -147,11 +147,11 @@ class Method:
             if given.get(one.name, one.default) is not None
         }
 
-    def told(self, values: Values) -> str:
+    def describe(self, values: Values) -> str:
         """Name and values in words, without lists.
 
         >>> from ecdiff_core.methods import get_method
-        >>> get_method("taylorseer").told({"cache_interval": 4})
+        >>> get_method("taylorseer").describe({"cache_interval": 4})
         'TaylorSeer cache_interval=4'
         """
         shown = [f"{key}={value:g}" for key, value in values.items() if isinstance(value, int | float)]

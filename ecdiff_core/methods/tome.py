@@ -40,7 +40,14 @@ METHOD = Method(
     parameters=(
         Parameter("ratio", "float", 0.0, 0.75, 0.5, "share of the tokens that are merged", shows=False),
         Parameter(
-            "max_downsample", "int", 1, 8, 1, "merges on levels scaled down by so much at most", shows=False
+            "max_downsample",
+            "int",
+            1,
+            8,
+            1,
+            "merges on levels scaled down by so much at most",
+            grid=(1, 2),  # the first level of SDXL has no attention: 1 does nothing there
+            shows=False,
         ),
     ),
     dial="ratio",

@@ -37,7 +37,8 @@ def check_answers(scheduler: SchedulerMixin, answer: Answer | None, vae: Mapping
     """
     name, betas = type(scheduler).__name__, hasattr(scheduler, "alphas_cumprod")
     if betas and _is_rising(scheduler):
-        raise PairError(f"{name} inverts: its timesteps rise, so that it makes noise of an image. {_ADVICE}")
+        line = f"{name} inverts: its timesteps rise, so that it makes noise of an image."
+        raise PairError(line, key="scheduler", got=name, expected="falling timesteps", advice=_ADVICE)
     if answer is None:
         return
     expected = _expected(scheduler)
@@ -54,7 +55,11 @@ def check_answers(scheduler: SchedulerMixin, answer: Answer | None, vae: Mapping
     }
     raise PairError(
         f"{name} expects {words[expected]}, and this model's denoiser predicts {words[answer]}: images "
-        f"would be noise. {_ADVICE}"
+        "would be noise.",
+        key="scheduler",
+        got=name,
+        expected=answer,
+        advice=_ADVICE,
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether two models can work together, told from their config files before any weights are read."""
+"""Whether two models can work together, by their config files before any weights are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ecdiff_core.errors import PairError, reason_of
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.families.parts import part_class
 from ecdiff_core.models.handoff import NoiseSchedule, only_matched
-from ecdiff_core.models.weight_files import part_path
+from ecdiff_core.models.weight_files import missing_file, part_path
 
 
 class Verdict(Enum):
@@ -81,6 +81,15 @@ def refusals(rows: list[Row]) -> list[str]:
     return [f"{r.name} {r.cloud} | {r.edge} ({r.why})" for r in rows if r.verdict is Verdict.REFUSED]
 
 
+def check_rows(rows: list[Row]) -> None:
+    """Raise PairError where a row is refused."""
+    wrong = refusals(rows)
+    if wrong:
+        line = f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}."
+        got = {r.name: f"{r.cloud} | {r.edge}" for r in rows if r.verdict is Verdict.REFUSED}
+        raise PairError(line, key="pair", got=got)
+
+
 def read_config(folder: Path, part: str) -> dict[str, Any]:
     """A part's config.json (of a scheduler, scheduler_config.json).
 
@@ -91,11 +100,12 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PairError(f"Missing {path}: the model folder is not complete.") from error
+        raise missing_file(path) from error
     except ValueError as error:
-        raise PairError(f"{path} is damaged: it is not JSON.") from error
+        raise PairError(f"{path} is damaged: it is not JSON.", key=str(path)) from error
     if not isinstance(tree, dict):
-        raise PairError(f"{path} is damaged: expected a mapping, got {type(tree).__name__}.")
+        line = f"{path} is damaged: expected a mapping, got {type(tree).__name__}."
+        raise PairError(line, key=str(path), got=tree, expected="a mapping")
     return tree
 
 
@@ -111,7 +121,8 @@ def whole_config(folder: Path, part: str) -> dict[str, Any]:
         if hasattr(model_class, "config_class") and model_class.config_class is not None:  # transformers
             return dict(model_class.config_class.from_dict(config).to_dict())
     except (ValueError, TypeError) as error:
-        raise PairError(f"{part_path(folder, part) / 'config.json'} cannot be used: {error}") from error
+        path = part_path(folder, part) / "config.json"
+        raise PairError(f"{path} cannot be used: {error}", key=str(path)) from error
     defaults = signature(model_class.__init__).parameters.items()
     return {**{name: p.default for name, p in defaults if p.default is not Parameter.empty}, **config}
 
@@ -125,12 +136,14 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
     name = read_config(folder, "scheduler").get("_class_name")
     scheduler_class: Any = getattr(diffusers, str(name), None)
     if scheduler_class is None or not str(name).endswith("Scheduler"):
-        raise PairError(f"{folder / 'scheduler'}: diffusers has no scheduler {name!r}.")
+        path = folder / "scheduler"
+        raise PairError(f"{path}: diffusers has no scheduler {name!r}.", key=str(path), got=name)
     try:
         scheduler: SchedulerMixin = scheduler_class.from_pretrained(folder, subfolder="scheduler")
     except Exception as error:  # whatever a scheduler raises of its settings, or a package that it needs
         path = folder / "scheduler" / "scheduler_config.json"
-        raise PairError(f"{path} cannot be used by {name} ({reason_of(error)}).") from error
+        line = f"{path} cannot be used by {name} ({reason_of(error)})."
+        raise PairError(line, key=str(path), got=name) from error
     return scheduler
 
 

@@ -92,11 +92,14 @@ def find_configs(ref: ModelRef, *, tokenizers: bool = True) -> Path:
     if not is_local(ref):
         folder = fetch_configs(ref, tokenizers) / (ref.subfolder or "")
     elif not folder.is_dir():
-        raise PairError(f"No model folder at {folder}. Give a diffusers folder or a hub id (owner/name).")
+        advice = "Give a diffusers folder or a hub id (owner/name)."
+        raise PairError(f"No model folder at {folder}.", key=str(folder), advice=advice)
     if not any((folder / mark).is_file() for mark in MARKS):
         raise PairError(
             f"{folder} is no diffusers folder: it has no model_index.json, and no unet/, transformer/ or "
-            "config.json of a denoiser alone."
+            "config.json of a denoiser alone.",
+            key=str(folder),
+            expected=list(MARKS),
         )
     return folder
 
@@ -133,6 +136,9 @@ def _configs_of_checkpoint(ref: ModelRef) -> Path:
     except PairError as error:
         raise PairError(
             f"{ref.id} holds weights alone, and the configs that diffusers takes for it ({repository}) are "
-            "neither cached nor could be fetched. Set config to a diffusers folder or hub id of a model of "
-            "its kind, of which configs and tokenizers are enough."
+            "neither cached nor could be fetched.",
+            key=ref.id,
+            got=repository,
+            advice="Set config to a diffusers folder or hub id of a model of its kind, of which configs and "
+            "tokenizers are enough.",
         ) from error

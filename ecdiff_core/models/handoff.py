@@ -1,4 +1,4 @@
-"""What the edge model must be told so that it understands the cloud's latents.
+"""What the edge model must be given so that it understands the cloud's latents.
 
 ``identity`` is the paper: the edge model gets latents and timestep as they are. ``matched`` is for models
 that scale or noise their latents differently (CogVideoX 5B and 2B): the edge model is called at the timestep
@@ -170,14 +170,23 @@ def check_adapter(
     """
     found = only_matched(cloud_schedule, edge_schedule)
     if adapter == "identity" and found is not None:
+        name, ours, theirs = found
         raise ParamsError(
-            f"The models' {found[0]} differs (cloud {found[1]}, edge {found[2]}), which "
-            "handoff_adapter=identity does not convert. Set handoff_adapter=matched."
+            f"The models' {name} differs (cloud {ours}, edge {theirs}), which handoff_adapter=identity does "
+            "not convert.",
+            key="handoff_adapter",
+            got={"cloud": ours, "edge": theirs},
+            expected="matched",
+            advice="Set handoff_adapter=matched.",
         )
     if adapter == "matched" and (cloud_schedule is None or edge_schedule is None):
         raise ParamsError(
             "handoff_adapter=matched needs noise schedules with alphas_cumprod, which flow-matching "
-            "models have not. Use handoff_adapter=identity."
+            "models lack.",
+            key="handoff_adapter",
+            got=adapter,
+            expected="identity",
+            advice="Use handoff_adapter=identity.",
         )
 
 

@@ -145,5 +145,8 @@ def cannot_get(ref: ModelRef) -> PairError:
     return PairError(
         f"Cannot get {ref.id}: it is no folder ({Path(ref.id).absolute()}), not in the hub's cache "
         f"({constants.HF_HUB_CACHE}), and could not be fetched (no network, a wrong id, or a gated model "
-        f"without a login). Run `{command}` where there is a network, or give a folder."
+        "without a login).",
+        key=ref.id,
+        got=ref.revision,
+        advice=f"Run `{command}` where there is a network, or give a folder.",
     )

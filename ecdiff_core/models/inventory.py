@@ -69,7 +69,7 @@ def fetched(model: ModelFiles, part: str) -> list[Path]:
 
 
 def count_parameters(folder: Path, part: str) -> int:
-    """How many parameters a part has, told from its config.
+    """How many parameters a part has, by its config.
 
     Raises:
         PairError: the config cannot be used.
@@ -86,7 +86,7 @@ def count_parameters(folder: Path, part: str) -> int:
             )
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         path = part_path(folder, part) / "config.json"
-        raise PairError(f"{path} cannot be used: {first_line(error)}.") from error
+        raise PairError(f"{path} cannot be used: {first_line(error)}.", key=str(path)) from error
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -31,7 +31,10 @@ def find_lora(spec: PairSpec) -> tuple[Lora, ...]:
     """
     if spec.lora and find_spec("peft") is None:
         raise PairError(
-            "LoRA needs peft, which is not installed. Run `pip install peft`, or leave pair.lora empty."
+            "LoRA needs peft, which is not installed.",
+            key="pair.lora",
+            expected=["peft"],
+            advice="Run `pip install peft`, or leave pair.lora empty.",
         )
     return found_files(spec.lora)
 
@@ -49,14 +52,19 @@ def _found(lora: Lora) -> Lora:
     path = Path(lora.path).expanduser().absolute()
     path = path / _NAME if path.is_dir() else path
     if not path.is_file():
-        raise PairError(f"No LoRA at {path}. Give a .safetensors file, or a folder with {_NAME}.")
+        advice = f"Give a .safetensors file, or a folder with {_NAME}."
+        raise PairError(f"No LoRA at {path}.", key=str(path), advice=advice)
     check_header(path)
     with path.open("rb") as file:
         got = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     if lora.fingerprint not in (None, got):
         raise PairError(
             f"The LoRA {path} is another file (fingerprint {got}) than the config was tuned for "
-            f"({lora.fingerprint}). Use that one, tune again, or set the fingerprint to null."
+            f"({lora.fingerprint}).",
+            key=str(path),
+            got=got,
+            expected=lora.fingerprint or "",
+            advice="Use that one, tune again, or set the fingerprint to null.",
         )
     return replace(lora, path=str(path), fingerprint=got)
 
@@ -97,9 +105,8 @@ def load_lora(family: Family, edge: nn.Module, adapters: Sequence[Lora]) -> tupl
                 else:
                     _load_on(model, family.denoiser_part, given, _name(number))
             except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-                raise PairError(
-                    f"The LoRA {lora.path} does not fit the {side}: {first_line(error)}."
-                ) from error
+                line = f"The LoRA {lora.path} does not fit the {side}: {first_line(error)}."
+                raise PairError(line, key=lora.path, got=side) from error
             encoders = [m for m in family.models if m not in (family.denoiser, family.vae)]
             notes += _without_place(lora, side, given, model, encoders if side == "cloud" else [], number)
     _weigh(family, edge, adapters)
@@ -132,8 +139,10 @@ def _without_place(
     whole = sum(name.endswith(_DOWN) for name in names)
     if found == 0:
         raise PairError(
-            f"The LoRA {lora.path} changes nothing in the {side}: none of its layers is one of the model's. "
-            "Give one that was trained for this model, or leave it out there (on: cloud or edge)."
+            f"The LoRA {lora.path} changes nothing in the {side}: none of its layers is one of the model's.",
+            key=lora.path,
+            got=side,
+            advice="Give one that was trained for this model, or leave it out there (on: cloud or edge).",
         )
     if found < whole:
         return [f"{whole - found} of {whole} layers of the LoRA {lora.path} have no place in the {side}"]

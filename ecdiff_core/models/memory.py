@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Memory:
-    """What to give up for memory.
+    """What to do without for memory.
 
     Args:
         offload: where models wait while they are not in use.
-        vae_slicing: decode one picture of a batch at a time.
-        vae_tiling: decode a picture tile by tile, which changes it a little where tiles meet.
+        vae_slicing: decode one image of a batch at a time.
+        vae_tiling: decode an image tile by tile, which changes it a little where tiles meet.
 
     Raises:
         ParamsError: the offload is unknown.
@@ -59,13 +59,16 @@ def place(models: Sequence[nn.Module], vae: Any, device: torch.device, memory: M
     """
     if memory.offload != "none" and device.type == "cpu":
         raise ParamsError(
-            f"offload={memory.offload} needs an accelerator, and the device is the CPU. Leave it out."
+            f"offload={memory.offload} needs an accelerator, and the device is the CPU.",
+            key="offload",
+            got=memory.offload,
+            expected="none",
+            advice="Leave it out.",
         )
     for wanted, method in ((memory.vae_slicing, "enable_slicing"), (memory.vae_tiling, "enable_tiling")):
         if wanted and not hasattr(vae, method):
-            raise ParamsError(
-                f"{type(vae).__name__} has no {method}: leave vae_{method.removeprefix('enable_')} out."
-            )
+            key, name = f"vae_{method.removeprefix('enable_')}", type(vae).__name__
+            raise ParamsError(f"{name} has no {method}: leave {key} out.", key=key, got=name)
         if wanted:
             getattr(vae, method)()
     if memory.offload == "model":
@@ -146,12 +149,12 @@ class Batches:
 
     Args:
         size: of a batch, at least 1; ``size`` tells it afterwards.
-        say: is called with a line when the size changes.
+        log: called with a line when the size changes.
     """
 
-    def __init__(self, size: int, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, size: int, log: Callable[[str], None] = lambda _: None) -> None:
         self.size = size
-        self._say = say
+        self._log = log
 
     def over(
         self, rows: Sequence[int], work: Callable[[Sequence[int]], T]
@@ -177,11 +180,11 @@ class Batches:
             if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
-                raise OutOfMemoryError(_too_little(error)) from error
+                raise _too_little(error) from error
         # Here, not above: the exception holds every tensor of the failed batch.
         free()
         self.size = max(1, len(batch) // 2)
-        self._say(f"out of memory with {counted(len(batch), 'prompt')} at a time: going on with {self.size}")
+        self._log(f"out of memory with {counted(len(batch), 'prompt')} at a time: going on with {self.size}")
         return None
 
 
@@ -193,12 +196,15 @@ def out_of_memory_as_error() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(_too_little(error)) from error
+        raise _too_little(error) from error
 
 
-def _too_little(error: BaseException) -> str:
-    return (
-        f"Out of memory with one prompt at a time ({first_line(error)}). Set offload to model, turn "
-        "vae_tiling on, or choose half precision or a smaller size; offload sequential takes least memory "
-        "and most time."
+def _too_little(error: BaseException) -> OutOfMemoryError:
+    found = first_line(error)
+    return OutOfMemoryError(
+        f"Out of memory with one prompt at a time ({found}).",
+        key="memory",
+        got=found,
+        advice="Set offload to model, turn vae_tiling on, or choose half precision or a smaller size; "
+        "offload sequential takes least memory and most time.",
     )

@@ -13,7 +13,7 @@ from ecdiff_core.models.answers import check_answers
 from ecdiff_core.models.compatibility import load_scheduler, whole_config
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.families.parts import part_class
-from ecdiff_core.models.weight_files import part_path, weight_files
+from ecdiff_core.models.weight_files import missing_file, part_path, weight_files
 from ecdiff_core.models.weight_headers import refuse_pointer
 
 
@@ -30,7 +30,7 @@ def check_parts(folder: Path, family: type[Family]) -> None:
         if part in absent:
             continue
         if not (folder / part).is_dir():
-            raise PairError(f"Missing {folder / part}: the model folder is not complete.")
+            raise missing_file(folder / part)
         for path in filter(Path.is_file, (folder / part).iterdir()):
             refuse_pointer(path)
         if part.startswith("tokenizer"):
@@ -43,15 +43,17 @@ def _check_tokenizer(folder: Path, part: str) -> None:
     try:
         tokenizer_class: Any = part_class(folder, part)
     except ValueError as error:
-        raise PairError(f"{folder / 'model_index.json'} cannot be used: {error}") from error
+        path = folder / "model_index.json"
+        raise PairError(f"{path} cannot be used: {error}", key=str(path)) from error
     if not (here / "tokenizer_config.json").is_file():  # without it prompts are cut at no length
-        raise PairError(f"Missing {here / 'tokenizer_config.json'}: the model folder is not complete.")
+        raise missing_file(here / "tokenizer_config.json")
     names = dict(tokenizer_class.vocab_files_names)
     whole = names.pop("tokenizer_file", "tokenizer.json")
     if (here / whole).is_file():
         return
     if not all((here / name).is_file() for name in names.values()):
-        raise PairError(f"No vocabulary in {here}: expected {whole}, or {' and '.join(names.values())}.")
+        line = f"No vocabulary in {here}: expected {whole}, or {' and '.join(names.values())}."
+        raise PairError(line, key=str(here), expected=[whole, *names.values()])
     if any(name.endswith(".model") for name in names.values()):
         _check_sentencepiece(here / names["vocab_file"])
 
@@ -61,8 +63,10 @@ def _check_sentencepiece(vocabulary: Path) -> None:
         import_module("sentencepiece.sentencepiece_model_pb2")
     except Exception as error:  # protobuf has a kind of its own where the two do not fit together
         raise PairError(
-            f"{vocabulary} takes sentencepiece and protobuf to read ({first_line(error)}). "
-            "Run `pip install -U sentencepiece protobuf`, which the extra ecdiff[video] holds."
+            f"{vocabulary} takes sentencepiece and protobuf to read ({first_line(error)}).",
+            key=str(vocabulary),
+            expected=["sentencepiece", "protobuf"],
+            advice="Run `pip install -U sentencepiece protobuf`, which the extra ecdiff[video] holds.",
         ) from error
 
 

@@ -12,7 +12,7 @@ from diffusers.configuration_utils import FrozenDict
 from torch import nn
 
 from ecdiff_core.errors import PairError
-from ecdiff_core.models.compatibility import compare, refusals, whole_config
+from ecdiff_core.models.compatibility import check_rows, compare, whole_config
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.find import ModelFiles, find_configs
 from ecdiff_core.models.lora import adapted, find_lora, load_lora
@@ -49,8 +49,9 @@ class Elsewhere(nn.Module):
 
     def forward(self, *_: Any, **__: Any) -> torch.Tensor:
         raise PairError(
-            f"The {self._side}'s model is on another machine. Choose a mode that does without it here, or "
-            "load both models."
+            f"The {self._side}'s model is on another machine.",
+            key=self._side,
+            advice="Choose a mode that does without it here, or load both models.",
         )
 
 
@@ -92,8 +93,10 @@ def load_edge(
     files = check_weights(spec.edge, folders.edge, (folders.family.denoiser_part,))
     if decoder.checkpoint is not None:
         raise PairError(
-            f"The decoder cannot be read out of the checkpoint {decoder.source} alone. Give the cloud as a "
-            "diffusers folder or hub id here, of which configs, tokenizers and the autoencoder are enough."
+            f"The decoder cannot be read out of the checkpoint {decoder.source} alone.",
+            key=str(decoder.source),
+            advice="Give the cloud as a diffusers folder or hub id here, of which configs, tokenizers and "
+            "the autoencoder are enough.",
         )
     cloud = folders.stand_in("cloud", dtype)
     family = load_or_refuse(lambda: folders.family.load_decoder(decoder, dtype, cloud), decoder)
@@ -124,9 +127,7 @@ def _find(spec: PairSpec) -> _Folders:
     cloud, edge = find_configs(spec.cloud), find_configs(spec.edge, tokenizers=False)
     family = common_family(cloud, edge)
     check_parts(cloud, family)
-    wrong = refusals(compare(cloud, edge, family))
-    if wrong:
-        raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
+    check_rows(compare(cloud, edge, family))
     return _Folders(family, cloud, edge)
 
 

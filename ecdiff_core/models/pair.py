@@ -130,7 +130,11 @@ def checked_fingerprint(side: Side, ref: ModelRef, found: str) -> str:
     if ref.fingerprint not in (None, found):
         raise PairError(
             f"The {side} model {ref.id} has other weights (fingerprint {found}) than the config was tuned "
-            f"for ({ref.fingerprint}). Use those weights, tune again, or set the fingerprint to null."
+            f"for ({ref.fingerprint}).",
+            key=f"{side}.fingerprint",
+            got=found,
+            expected=ref.fingerprint or "",
+            advice="Use those weights, tune again, or set the fingerprint to null.",
         )
     return found
 
@@ -140,14 +144,19 @@ def _check_tensors(side: Side, ref: ModelRef, digest: str | None) -> None:
     if None not in (ref.tensors, digest) and ref.tensors != digest:
         raise PairError(
             f"The {side} model {ref.id} has other weights (tensors {digest}) than the config was tuned for "
-            f"({ref.tensors}). Use those weights, tune again, or take tensors out of the config."
+            f"({ref.tensors}).",
+            key=f"{side}.tensors",
+            got=digest,
+            expected=ref.tensors or "",
+            advice="Use those weights, tune again, or take tensors out of the config.",
         )
 
 
 def check_whole(files: ModelFiles, models: Sequence[nn.Module]) -> None:
     """Raise PairError where weights that were loaded lack tensors."""
     if any(parameter.is_meta for model in models for parameter in model.parameters()):
-        raise PairError(f"Cannot load the model in {files.source}: its weights lack tensors.")
+        line = f"Cannot load the model in {files.source}: its weights lack tensors."
+        raise PairError(line, key=str(files.source))
 
 
 def schedules(cloud: Path, edge: Path) -> tuple[NoiseSchedule | None, NoiseSchedule | None]:
@@ -164,7 +173,7 @@ def loaded_ref(ref: ModelRef, files: ModelFiles) -> ModelRef:
 
 def load_or_refuse(load: Callable[[], T], files: ModelFiles) -> T:
     """``load()``, with what damaged files raise told as one line."""
-    folder = files.source
+    folder, key = files.source, str(files.source)
     try:
         return load()
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
@@ -174,11 +183,18 @@ def load_or_refuse(load: Callable[[], T], files: ModelFiles) -> T:
             if files.checkpoint is not None:
                 raise PairError(
                     f"The weights in {folder} and the configs in {files.folder} do not belong together"
-                    f"{what}. Set config to a diffusers folder or hub id of a model of its kind."
+                    f"{what}.",
+                    key=key,
+                    got=named and named[1],
+                    expected=str(files.folder),
+                    advice="Set config to a diffusers folder or hub id of a model of its kind.",
                 ) from error
             raise PairError(
-                f"The weights of the model in {folder} and its config.json do not belong together{what}. "
-                "Fetch it again, or put back the config.json that the weights were saved with."
+                f"The weights of the model in {folder} and its config.json do not belong together{what}.",
+                key=key,
+                got=named and named[1],
+                advice="Fetch it again, or put back the config.json that the weights were saved with.",
             ) from error
-        do = "" if isinstance(error, ImportError) else " Fetch it again."  # of a package that is missing
-        raise PairError(f"Cannot load the model in {folder}: {first_line(error)}.{do}") from error
+        advice = "" if isinstance(error, ImportError) else "Fetch it again."  # of a package that is missing
+        line = f"Cannot load the model in {folder}: {first_line(error)}."
+        raise PairError(line, key=key, advice=advice) from error

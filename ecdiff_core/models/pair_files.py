@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecdiff_core.errors import PairError, nearest
-from ecdiff_core.models.compatibility import Row, compare, refusals
+from ecdiff_core.models.compatibility import Row, check_rows, compare
 from ecdiff_core.models.families import FAMILIES, Family
 from ecdiff_core.models.families.parts import part_class
 from ecdiff_core.models.find import ModelFiles, find_configs, find_weights, is_local
@@ -91,9 +91,7 @@ def find_pair(spec: PairSpec) -> PairFiles:
         if is_local(side[0]):  # what is missing is more than what does not fit
             check_weights(*side)
     rows = compare(cloud, edge, family)
-    wrong = refusals(rows)
-    if wrong:
-        raise PairError(f"Cloud and edge do not fit together (cloud | edge): {'; '.join(wrong)}.")
+    check_rows(rows)
     ours, theirs = (check_weights(*side) for side in sides)
     return PairFiles(family, ours, theirs, tuple(rows))
 
@@ -125,9 +123,13 @@ def check_files(paths: Sequence[Path]) -> None:
         check_header(path)
     numbers = [match for path in paths if (match := _SHARD.search(path.name))]
     if numbers and len(numbers) != int(numbers[0][1]):
+        folder, expected = paths[0].parent, int(numbers[0][1])
         raise PairError(
-            f"Expected {int(numbers[0][1])} files of weights in {paths[0].parent}, as {paths[0].name} says, "
-            f"got {len(numbers)}. Fetch it again."
+            f"Expected {expected} files of weights in {folder}, as {paths[0].name} says, got {len(numbers)}.",
+            key=str(folder),
+            got=len(numbers),
+            expected=str(expected),
+            advice="Fetch it again.",
         )
 
 
@@ -157,7 +159,10 @@ def common_family(cloud: Path, edge: Path) -> type[Family]:
     if theirs is not ours:
         raise PairError(
             "Cloud and edge are of different families: "
-            f"{cloud} is {ours.__name__}, {edge} is {theirs.__name__}."
+            f"{cloud} is {ours.__name__}, {edge} is {theirs.__name__}.",
+            key=str(edge),
+            got=theirs.__name__,
+            expected=ours.__name__,
         )
     return ours
 
@@ -167,21 +172,27 @@ def _check_denoiser(cloud: Path, edge: Path, part: str) -> None:
     try:
         ours, theirs = part_class(cloud, part), part_class(edge, part)
     except ValueError as error:
-        raise PairError(f"Cloud {cloud} and edge {edge}: {error}.") from error
+        raise PairError(f"Cloud {cloud} and edge {edge}: {error}.", key=str(edge)) from error
     if ours is not theirs:
         raise PairError(
             f"Cloud and edge are of different families: the denoiser in {edge} is a {theirs.__name__}, the "
-            f"cloud's a {ours.__name__}."
+            f"cloud's a {ours.__name__}.",
+            key=str(edge),
+            got=theirs.__name__,
+            expected=ours.__name__,
         )
 
 
 def _family_of(folder: Path) -> type[Family]:
-    if not (folder / "model_index.json").is_file():
-        raise PairError(f"{folder} is no diffusers folder: it has no model_index.json. The cloud needs one.")
+    path = folder / "model_index.json"
+    if not path.is_file():
+        line = f"{folder} is no diffusers folder: it has no model_index.json."
+        raise PairError(line, key=str(folder), advice="The cloud needs one.")
     try:
-        name = str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
+        name = str(json.loads(path.read_text(encoding="utf-8"))["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
-        raise PairError(f"{folder / 'model_index.json'} is damaged: it names no pipeline class.") from error
+        raise PairError(f"{path} is damaged: it names no pipeline class.", key=str(path)) from error
     if name not in FAMILIES:
-        raise PairError(f"{folder}: pipelines of class {name} are not supported: {nearest(name, FAMILIES)}.")
+        line = f"{folder}: pipelines of class {name} are not supported: {nearest(name, FAMILIES)}."
+        raise PairError(line, key=str(folder), got=name, expected=sorted(FAMILIES))
     return FAMILIES[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -41,6 +42,15 @@ class ModelRef:
         for name in ("variant", "subfolder", "config"):
             if getattr(self, name) is not None:
                 _check_printable(f"a model's {name}", getattr(self, name))
+
+    @property
+    def identity(self) -> str | None:
+        """What tells the weights from others: their fingerprint; of models that were given in memory a digest
+        of their digests, 16 hex digits. None where nothing does."""
+        if self.fingerprint is not None or self.tensors is None:
+            return self.fingerprint
+        parts = sorted((self.parts or {}).items())
+        return hashlib.sha256(f"{self.tensors} {parts}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

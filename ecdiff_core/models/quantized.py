@@ -35,9 +35,13 @@ def check_quantized(folder: Path, part: str) -> None:
     package = _PACKAGES.get(method or "")
     if package is not None and not _installed(package):
         pip = _PIP.get(package, package)
+        path = part_path(folder, part)
         raise PairError(
-            f"{part_path(folder, part)} is quantised by {method}, which is not installed. "
-            f"Run `pip install {pip}`, or give a model that is not quantised."
+            f"{path} is quantised by {method}, which is not installed.",
+            key=str(path),
+            got=method,
+            expected=[package],
+            advice=f"Run `pip install {pip}`, or give a model that is not quantised.",
         )
 
 

@@ -29,9 +29,8 @@ def default_config(checkpoint: Path) -> str:
 def _without_data(checkpoint: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, shapes alone."""
     if not checkpoint.is_file():
-        raise PairError(
-            f"No checkpoint at {checkpoint}. Give a .safetensors file, a diffusers folder or a hub id."
-        )
+        advice = "Give a .safetensors file, a diffusers folder or a hub id."
+        raise PairError(f"No checkpoint at {checkpoint}.", key=str(checkpoint), advice=advice)
     try:
         with safe_open(checkpoint, framework="pt") as file:
             return {
@@ -39,7 +38,8 @@ def _without_data(checkpoint: Path) -> dict[str, Tensor]:
                 for name in file.keys()  # noqa: SIM118
             }
     except (OSError, SafetensorError) as error:
-        raise PairError(f"Cannot read {checkpoint}: {error}. Fetch it again.") from error
+        line = f"Cannot read {checkpoint}: {error}."
+        raise PairError(line, key=str(checkpoint), advice="Fetch it again.") from error
 
 
 def load_pipeline(

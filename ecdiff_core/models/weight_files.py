@@ -63,9 +63,15 @@ def choose_variant(parts: Mapping[Path, Iterable[str]], wanted: str | None) -> s
         return None
     if wanted != AUTO:
         if wanted not in there:
-            where = ", ".join(str(part) for part in found)
+            where = [str(part) for part in found]
             others = f"there are {', '.join(there)}" if there else "there are plain files alone"
-            raise PairError(f"No weights of the variant {wanted} in {where}: {others}. Set variant to auto.")
+            raise PairError(
+                f"No weights of the variant {wanted} in {', '.join(where)}: {others}.",
+                key="variant",
+                got=wanted,
+                expected=there,
+                advice="Set variant to auto.",
+            )
         return wanted
     if all(None in each for each in found.values()):
         return None
@@ -73,7 +79,9 @@ def choose_variant(parts: Mapping[Path, Iterable[str]], wanted: str | None) -> s
     if len(complete) > 1 and "fp16" not in complete:
         raise PairError(
             f"{next(iter(found))} has the variants {', '.join(complete)} and no plain weights: "
-            "set variant to one of them."
+            "set variant to one of them.",
+            key="variant",
+            expected=complete,
         )
     return ("fp16" if "fp16" in complete else complete[0]) if complete else None
 
@@ -91,11 +99,17 @@ def weight_files(folder: Path, part: str, variant: str | None = None) -> list[Pa
     found = by_variant(path.name for path in here.glob("*"))
     names = found.get(variant) or found.get(None)
     if not names:
-        raise PairError(f"No weights in {here}: {_expected_weights(found)}")
+        line = f"No weights in {here}: {_expected_weights(found)}"
+        raise PairError(line, key=str(here), got=sorted(name for names in found.values() for name in names))
     config = here / "config.json"
     if not config.is_file():
-        raise PairError(f"Missing {config}: the model folder is not complete.")
+        raise missing_file(config)
     return [config, *(here / name for name in names)]
+
+
+def missing_file(path: Path) -> PairError:
+    """The error of a part that a diffusers folder lacks."""
+    return PairError(f"Missing {path}: the model folder is not complete.", key=str(path))
 
 
 def _expected_weights(found: Mapping[str | None, list[str]]) -> str:

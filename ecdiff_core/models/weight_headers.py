@@ -1,4 +1,4 @@
-"""Whether a file of weights is whole, told from its first bytes and its size: no tensor is read."""
+"""Whether a file of weights is whole, by its first bytes and its size: no tensor is read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ecdiff_core.errors import PairError
 _POINTER = b"version https://git-lfs.github.com/spec/"
 """How the text begins that git leaves in a file's place where git-lfs did not fetch it."""
 _LENGTH = 8
+_AGAIN = "Fetch it again."
 """Bytes of a .safetensors file that tell the length of its header."""
 
 
@@ -23,7 +24,7 @@ def check_header(path: Path) -> None:
     refuse_pointer(path)
     size = path.stat().st_size
     if not size:
-        raise PairError(f"{path} is empty. Fetch it again.")
+        raise PairError(f"{path} is empty.", key=str(path), advice=_AGAIN)
     if path.suffix != ".safetensors":
         return
     with path.open("rb") as file:
@@ -34,9 +35,11 @@ def check_header(path: Path) -> None:
         data = max([0, *(one["data_offsets"][1] for name, one in tree.items() if name != "__metadata__")])
         expected = _LENGTH + length + int(data)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise PairError(f"{path} is damaged: its header cannot be read. Fetch it again.") from error
+        line = f"{path} is damaged: its header cannot be read."
+        raise PairError(line, key=str(path), advice=_AGAIN) from error
     if size != expected:
-        raise PairError(f"{path} is not whole: it has {size:,} of {expected:,} bytes. Fetch it again.")
+        line = f"{path} is not whole: it has {size:,} of {expected:,} bytes."
+        raise PairError(line, key=str(path), got=size, expected=str(expected), advice=_AGAIN)
 
 
 def refuse_pointer(path: Path) -> None:
@@ -49,9 +52,12 @@ def refuse_pointer(path: Path) -> None:
         with path.open("rb") as file:
             begin = file.read(len(_POINTER))
     except OSError as error:
-        raise PairError(f"Cannot read {path}: {error.strerror}. Fetch it again.") from error
+        line = f"Cannot read {path}: {error.strerror}."
+        raise PairError(line, key=str(path), advice=_AGAIN) from error
     if begin == _POINTER:
         raise PairError(
-            f"{path} is a git-lfs pointer of some 130 bytes, not the file itself. Run `git lfs pull` in its "
-            "folder, or fetch it again with huggingface-cli download."
+            f"{path} is a git-lfs pointer of some 130 bytes, not the file itself.",
+            key=str(path),
+            got="git-lfs pointer",
+            advice="Run `git lfs pull` in its folder, or fetch it again with huggingface-cli download.",
         )

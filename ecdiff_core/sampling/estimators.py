@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ecdiff_core.errors import ConfigError, nearest
+from ecdiff_core.errors import ConfigError
 
 Alpha = float | Tensor
 """One factor for the batch, or a tensor of shape (batch,)."""
@@ -189,5 +189,5 @@ def get_estimator(name: str) -> Estimator:
         ConfigError: there is none.
     """
     if name not in ESTIMATORS:
-        raise ConfigError(f"Unknown estimator {name!r}: {nearest(name, ESTIMATORS)}.")
+        raise ConfigError.unknown("estimator", name, ESTIMATORS)
     return ESTIMATORS[name]

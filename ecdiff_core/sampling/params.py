@@ -36,7 +36,7 @@ class Factors:
 class ECDiffParams:
     """(p, k, alpha, s) of EC-Diff, in the paper's letters; steps count upwards from 0.
 
-    Which steps of the cloud side are real is said by p and k, or by a schedule in their place. What follows
+    Which steps of the cloud side are real follows from p and k, or by a schedule in their place. What follows
     ``schedule`` is ours; its defaults are the paper's scheme.
 
     Args:
@@ -90,40 +90,36 @@ class ECDiffParams:
         self._check_no_p_and_k()
         object.__setattr__(self, "schedule", _checked_schedule("schedule", self.schedule))
         if self.real_steps(1) != (0,):
-            raise ParamsError(f"Expected the schedule to start with step 0, got {list(self.schedule)}.")
+            raise ParamsError(key="the schedule", got=list(self.schedule), expected="to start with step 0")
 
     def _check_no_p_and_k(self) -> None:
         if (self.p, self.k) != (None, None):
-            raise ParamsError(
-                f"Expected p and k, or a schedule in their place, got p={self.p}, k={self.k} and a schedule."
-            )
+            given = {"p": self.p, "k": self.k, "schedule": list(self.schedule or ())}
+            raise ParamsError(key="p and k", got=given, expected="or a schedule in their place")
 
     def _check_lists(self) -> None:
         """Of a schedule for both models."""
         assert self.edge_schedule is not None
         self._check_no_p_and_k()
         if self.edge_k:
-            raise ParamsError(
-                f"Expected edge_k, or an edge_schedule in its place, got edge_k={self.edge_k} and an "
-                "edge_schedule."
-            )
+            given = {"edge_k": self.edge_k, "edge_schedule": list(self.edge_schedule)}
+            raise ParamsError(key="edge_k", got=given, expected="or an edge_schedule in its place")
         cloud = _checked_schedule("schedule", self.schedule or ())
         edge = _checked_schedule("edge_schedule", self.edge_schedule)
         both = sorted(set(cloud) & set(edge))
         if both:
             raise ParamsError(
-                f"Expected every step in schedule or in edge_schedule, got {both} in both. Where both models "
-                "are asked for the residual follows from it."
+                f"Expected every step in schedule or in edge_schedule, got {both} in both.",
+                key="schedule and edge_schedule",
+                got=both,
+                advice="Where both models are asked for the residual follows from it.",
             )
         if 0 not in (*cloud[:1], *edge[:1]):
-            raise ParamsError(
-                f"Expected step 0 in schedule or in edge_schedule, got {list(cloud)} and {list(edge)}."
-            )
+            given = {"schedule": list(cloud), "edge_schedule": list(edge)}
+            raise ParamsError(key="step 0", got=given, expected="in schedule or in edge_schedule")
         if self.s != _after(cloud):
-            raise ParamsError(
-                f"Expected s={_after(cloud)} with an edge_schedule, the step after the last cloud call, got "
-                f"s={self.s}."
-            )
+            expected = f"= {_after(cloud)} with an edge_schedule, the step after the last cloud call"
+            raise ParamsError(key="s", got=self.s, expected=expected)
         object.__setattr__(self, "schedule", cloud)
         object.__setattr__(self, "edge_schedule", edge)
 
@@ -139,9 +135,9 @@ class ECDiffParams:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.edge_k:  # nothing is approximated at the edge
             values["edge_first"] = values["edge_last"] = None
-        said = {name: value for name, value in values.items() if value is not None}
-        silent = {name for name in ("edge_k", "residual") if not said[name]}
-        return {name: value for name, value in said.items() if name not in silent}
+        given = {name: value for name, value in values.items() if value is not None}
+        silent = {name for name in ("edge_k", "residual") if not given[name]}
+        return {name: value for name, value in given.items() if name not in silent}
 
     @property
     def extends_paper(self) -> bool:
@@ -240,35 +236,38 @@ def _after(schedule: Sequence[int]) -> int:
 
 def _check_whole(name: str, value: object, least: int = 0) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ParamsError(f"Expected {name} to be a whole number >= {least}, got {value!r}.")
+        raise ParamsError(key=name, got=value, expected=f"to be a whole number >= {least}")
 
 
 def _check_factor(name: str, value: object, zero: bool) -> None:
-    wanted = f"{'0 <=' if zero else '0 <'} {name} <= 1"
+    limits = f"{'0 <=' if zero else '0 <'} {name} <= 1"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ParamsError(f"Expected {name} to be a number, {wanted}, got {value!r}.")
+        raise ParamsError(key=name, got=value, expected=f"to be a number, {limits}")
     if not 0 <= value <= 1 or (value == 0 and not zero):
         advice = "0 is the paper's scheme, 1 the whole residual." if zero else "The paper searches 0.1 … 0.9."
-        raise ParamsError(f"Expected {wanted}, got {name}={value}. {advice}")
+        line = f"Expected {limits}, got {name}={value}."
+        raise ParamsError(line, key=name, got=value, expected=limits, advice=advice)
 
 
 def _check_p_and_k(p: int | None, k: int | None, s: int) -> None:
     if p is None or k is None:
         lacking = "p" if p is None else "k"
         raise ParamsError(
-            f"Expected {lacking} to be a whole number >= 0, got None. "
-            "Give p and k, or a schedule in their place."
+            key=lacking,
+            expected="to be a whole number >= 0",
+            advice="Give p and k, or a schedule in their place.",
         )
     _check_whole("p", p)
     _check_whole("k", k)
     if p > s:
-        raise ParamsError(
-            f"Expected p <= s, got p={p}, s={s}. Lower p or raise s (steps count from the start)."
-        )
+        advice = "Lower p or raise s (steps count from the start)."
+        raise ParamsError(key="p", got={"p": p, "s": s}, expected="<= s", advice=advice)
     if k >= 1 and p < LEAST_P:
         raise ParamsError(
-            f"Expected p >= {LEAST_P} when k >= 1, got p={p}, k={k}. "
-            "The first gradient (eq. 3) needs two real noises; use k=0 to run without approximation."
+            key="p",
+            got={"p": p, "k": k},
+            expected=f">= {LEAST_P} when k >= 1",
+            advice="The first gradient (eq. 3) needs two real noises; use k=0 to run without approximation.",
         )
 
 
@@ -278,7 +277,6 @@ def _checked_schedule(name: str, schedule: Sequence[int]) -> tuple[int, ...]:
         _check_whole(f"every step of the {name}", step)
     for step, following in pairwise(listed):
         if following <= step:
-            raise ParamsError(
-                f"Expected a strictly increasing {name}, got {following} after {step} in {listed}."
-            )
+            line = f"Expected a strictly increasing {name}, got {following} after {step} in {listed}."
+            raise ParamsError(line, key=name, got=listed, expected="strictly increasing")
     return tuple(listed)

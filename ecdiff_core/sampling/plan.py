@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
-from ecdiff_core.errors import ParamsError, nearest
-from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.errors import ParamsError
 
 if TYPE_CHECKING:
     from ecdiff_core.sampling.estimators import Estimator
@@ -32,7 +31,7 @@ Handoff = Literal["aligned", "exact"]
 
 
 HandoffAdapter = Literal["identity", "matched"]
-"""What the edge model is told of the cloud's latents (``ecdiff_core.models.handoff``)."""
+"""How the edge model is given the cloud's latents (``ecdiff_core.models.handoff``)."""
 
 Mode = Literal["ecdiff", "hybrid", "cloud", "edge"]
 """As tuned, or one of the baselines."""
@@ -58,7 +57,7 @@ class Plan:
         steps: where every step's noise comes from.
         residual_steps: edge steps whose noise gets the residual of the last cloud step before it.
 
-    >>> str(plan(ECDiffParams(p=7, k=2, alpha=0.3, s=34), 50))
+    >>> str(Plan.from_schedule("7C" + 9 * "2A1C" + "16E"))
     '50 steps = 16 cloud + 18 approximated + 16 edge'
     """
 
@@ -212,11 +211,6 @@ class Plan:
         """The actions, run-length encoded: two plans with the same schedule run the same steps.
 
         A cloud step at which the edge model is asked too is B, an edge step with the residual M.
-
-        >>> plan(ECDiffParams(p=4, k=2, alpha=0.3, s=10), 12).schedule
-        '4C2A1C2A1C2E'
-        >>> plan(ECDiffParams(p=4, k=2, alpha=0.3, s=7, edge_k=2, residual=1.0), 12).schedule
-        '4C2A1B2M1A2M'
         """
         return "".join(f"{len(list(run))}{letter}" for letter, run in groupby(self.letters))
 
@@ -239,7 +233,9 @@ class Plan:
             ParamsError: that is no run-length encoded schedule.
         """
         if not re.fullmatch(r"([1-9]\d*[CABME])*", schedule):
-            raise ParamsError(f"Expected runs of the letters C, A, B, M, E such as 4C2A1C, got {schedule!r}.")
+            raise ParamsError(
+                key="a schedule", got=schedule, expected="of runs of the letters C, A, B, M, E such as 4C2A1C"
+            )
         letters = "".join(letter * int(count) for count, letter in re.findall(r"(\d+)(\w)", schedule))
         residual = frozenset(step for step, letter in enumerate(letters) if letter == "M")
         return cls(tuple(_LETTERS[letter] for letter in letters), residual)
@@ -265,124 +261,3 @@ class Plan:
         )
         more = len(self.both_asked)
         return f"{text}, {more} more edge call{'s'[: more > 1]} for the residual" if more else text
-
-
-def count_steps(scheduler: str, num_inference_steps: int) -> int:
-    """T, the steps that p, k and s count: one a timestep that the scheduler makes, so one a model call.
-
-    PNDM makes one more than it is asked for: it does its first step twice, the second time with the noise at
-    the step's end.
-
-    >>> count_steps("DDIMScheduler", 50), count_steps("PNDMScheduler", 50)
-    (50, 51)
-    """
-    return num_inference_steps + (scheduler == "PNDMScheduler" and num_inference_steps > 1)
-
-
-def effective_s(params: ECDiffParams, num_steps: int, handoff: Handoff) -> int:
-    """The step at which the edge model really begins.
-
-    ``exact``: s. ``aligned``: just after the first real step from s - 1 on, since Algorithm 1 looks at s only
-    after a correcting call: the first p + m (k + 1) >= s, m = 0, 1, …, and at most T. Of a schedule that
-    lists no more real steps s itself, for there is no correcting call to wait for.
-    """
-    if handoff == "exact" or params.s <= params.warm_up:
-        return params.s
-    after_real = (step + 1 for step in params.real_steps(num_steps) if step + 1 >= params.s)
-    return next(after_real, num_steps if params.schedule is None else params.s)
-
-
-def plan(
-    params: ECDiffParams, num_steps: int, handoff: Handoff = "aligned", estimator: Estimator | None = None
-) -> Plan:
-    """What every one of ``num_steps`` steps does (EC-Diff Algorithm 1, and what it is extended by).
-
-    Args:
-        estimator: ``edge`` puts an edge step with the residual in the place of every approximated step of the
-            cloud side; None is one that needs two real noises.
-
-    Raises:
-        ParamsError: s or a listed step is beyond the number of steps, a step is to be approximated before
-            there are the real noises that the estimator needs, there is a residual to add before a cloud
-            call, or the handoff is unknown.
-    """
-    _check(params, num_steps, handoff, estimator)
-    fills = estimator is not None and estimator.fills_with_edge
-    cloud = set(params.real_steps(num_steps))
-    if params.edge_schedule is not None:
-        s, edge = 0, set(params.edge_schedule)
-        steps = [
-            Action.CLOUD if step in cloud else Action.EDGE if step in edge else Action.APPROX
-            for step in range(num_steps)
-        ]
-    else:
-        s = effective_s(params, num_steps, handoff)
-        filled = Action.EDGE if fills else Action.APPROX
-        steps = [Action.CLOUD if step in cloud else filled for step in range(s)]
-        steps += _edge_side(params, num_steps - s)
-    residual_steps = frozenset(
-        step
-        for step, action in enumerate(steps)
-        if action is Action.EDGE and (params.residual > 0 or (fills and step < s))
-    )
-    made = Plan(tuple(steps), residual_steps)
-    _check_order(made, 2 if estimator is None else estimator.real_noises)
-    return made
-
-
-def _edge_side(params: ECDiffParams, count: int) -> list[Action]:
-    """The steps after the handoff: real ones at both ends, and every (edge_k + 1)-th between them."""
-    first, every = params.edge_first, params.edge_k + 1
-    return [
-        Action.EDGE
-        if i < first or i >= count - params.edge_last or (i + 1 - first) % every == 0
-        else Action.APPROX
-        for i in range(count)
-    ]
-
-
-def _check(params: ECDiffParams, num_steps: int, handoff: Handoff, estimator: Estimator | None) -> None:
-    """Refuse what cannot be planned."""
-    if handoff not in get_args(Handoff):
-        raise ParamsError(f"Unknown handoff {handoff!r}: {nearest(str(handoff), get_args(Handoff))}.")
-    if num_steps < 1:
-        raise ParamsError(f"Expected at least one step, got {num_steps}.")
-    if params.s > num_steps:
-        raise ParamsError(
-            f"Expected s <= T, the number of steps, got s={params.s} with {num_steps} steps. "
-            "Lower s or raise num_inference_steps."
-        )
-    for name in ("schedule", "edge_schedule"):
-        last = max(getattr(params, name) or (0,))
-        if last >= num_steps:
-            raise ParamsError(
-                f"Expected the {name} within 0 … {num_steps - 1}, got step {last} with {num_steps} steps. "
-                "Shorten it or raise num_inference_steps."
-            )
-    if estimator is None or not estimator.fills_with_edge:
-        return
-    if params.edge_k or params.edge_schedule is not None:
-        raise ParamsError(
-            "The estimator edge cannot approximate a step by itself: expected neither edge_k nor "
-            "edge_schedule with it. Choose another estimator."
-        )
-    if params.residual not in (0, params.alpha):
-        raise ParamsError(
-            f"With the estimator edge alpha is the residual's factor: expected residual=0 or "
-            f"residual={params.alpha}, got {params.residual}."
-        )
-
-
-def _check_order(made: Plan, needed: int) -> None:
-    """Refuse steps that lack what they are to be made of."""
-    if Action.APPROX in made.steps[:needed]:
-        raise ParamsError(
-            f"Expected real steps at {list(range(needed))}, got {made.schedule}: the estimator needs "
-            f"{needed} real noises before its first estimate."
-        )
-    first = min(made.residual_steps, default=made.num_steps)
-    if Action.CLOUD not in made.steps[:first] and made.residual_steps:
-        raise ParamsError(
-            f"Expected a cloud call before the first edge step with the residual, got {made.schedule}. "
-            "Raise s, or set residual=0."
-        )

@@ -130,7 +130,10 @@ def trajectory(
                 if last is None:
                     raise ParamsError(
                         f"Step {step} adds a residual, and this state holds no cloud call to make it of: it "
-                        "was kept by an older version, or by a plan without one. Begin at step 0."
+                        "was kept by an older version, or by a plan without one.",
+                        key="state",
+                        got=step,
+                        advice="Begin at step 0.",
                     )
                 beside = yield Call(last.step, Action.EDGE, last.latents, last.timestep)
                 residual = last.noise - beside.to(torch.float32)

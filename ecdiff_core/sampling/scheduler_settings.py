@@ -100,13 +100,14 @@ def check_settings(scheduler: SchedulerMixin, tuned: Mapping[str, Any] | None, a
     name = type(scheduler).__name__
     known = [one for one in inspect.signature(type(scheduler).__init__).parameters if one in scheduler.config]
     if unknown := next((key for key in found if key not in known), None):
-        raise ParamsError(
-            f"scheduler_config has {unknown}, which {name} does not have: {nearest(unknown, known)}. Correct "
-            "it, or take it out."
-        )
+        line = f"scheduler_config has {unknown}, which {name} does not have: {nearest(unknown, known)}."
+        advice = "Correct it, or take it out."
+        raise ParamsError(line, key="scheduler_config", got=unknown, expected=known, advice=advice)
     named = ", ".join(f"{key} is {now!r}, tuned with {then!r}" for key, (now, then) in found.items())
     advice = advice or (
         "Use the scheduler_config.json that the model had, tune again, or take scheduler_config out of the "
         "config."
     )
-    raise ParamsError(f"The {name} is not as the config was tuned with: {named}. {advice}")
+    line = f"The {name} is not as the config was tuned with: {named}."
+    now = {key: value for key, (value, _) in found.items()}
+    raise ParamsError(line, key="scheduler_config", got=now, expected=sorted(now), advice=advice)

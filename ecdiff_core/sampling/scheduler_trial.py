@@ -56,17 +56,16 @@ def rehearse(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
     trial = _try(scheduler, num_inference_steps, set_steps)
     if isinstance(trial.failure, ParamsError):
         raise trial.failure
-    name, change = type(scheduler).__name__, "Choose another scheduler or another num_inference_steps."
+    name, advice = type(scheduler).__name__, "Choose another scheduler or another num_inference_steps."
     if trial.failure is not None:
-        raise ParamsError(
+        line = (
             f"{name} fails with {num_inference_steps} steps of this model's noise schedule "
-            f"({reason_of(trial.failure)}). {change}"
-        ) from trial.failure
-    if not trial.finite:
-        raise ParamsError(
-            f"{name} leaves the finite numbers within {num_inference_steps} steps of this model's noise "
-            f"schedule. {change}"
+            f"({reason_of(trial.failure)})."
         )
+        raise ParamsError(line, key="scheduler", got=name, advice=advice) from trial.failure
+    if not trial.finite:
+        line = f"{name} leaves the finite numbers within {num_inference_steps} steps of this model's noise."
+        raise ParamsError(line, key="scheduler", got=name, advice=advice)
     _refuse_unrepeatable(scheduler, trial)
 
 
@@ -99,16 +98,22 @@ def _refuse_unrepeatable(scheduler: SchedulerMixin, trial: Trial) -> None:
         for key in ("algorithm_type", "stochastic_sampling")
         if key in takes and (config.get(key) is True or str(config.get(key)).startswith("sde"))
     ]
+    name = type(scheduler).__name__
     raise ParamsError(
-        f"{' with '.join([type(scheduler).__name__, *asked])} draws fresh noise at every step, so that "
-        f"images cannot be compared with the cloud's. Use a deterministic one{examples_like(scheduler)}."
+        f"{' with '.join([name, *asked])} draws fresh noise at every step, so that "
+        "images cannot be compared with the cloud's.",
+        key="scheduler",
+        got=name,
+        expected="deterministic",
+        advice=f"Use a deterministic one{examples_like(scheduler)}.",
     )
 
 
 def _refuse_other_steps(scheduler: SchedulerMixin) -> None:
-    step = getattr(scheduler, "step", None)
+    name, step = type(scheduler).__name__, getattr(scheduler, "step", None)
+    advice = "Use another one of the model's."
     if step is None:
-        raise ParamsError(f"{type(scheduler).__name__} has no step. Use another one of the model's.")
+        raise ParamsError(f"{name} has no step.", key="scheduler", got=name, advice=advice)
     more = [
         name
         for name, parameter in signature(step).parameters.items()
@@ -118,8 +123,11 @@ def _refuse_other_steps(scheduler: SchedulerMixin) -> None:
     ]
     if more:
         raise ParamsError(
-            f"{type(scheduler).__name__} asks for {', '.join(more)} at every step, which only diffusers' own "
-            "pipelines of its models keep. Use another one of the model's."
+            f"{name} asks for {', '.join(more)} at every step, which only diffusers' own "
+            "pipelines of its models keep.",
+            key="scheduler",
+            got=name,
+            advice=advice,
         )
 
 

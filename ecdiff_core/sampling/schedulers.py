@@ -40,20 +40,24 @@ def build_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
     if name not in _classes(like):
         found = offered(like)
         choices = nearest(name, found) if found else f"none of its own goes with {type(like).__name__}"
-        raise ParamsError(f"diffusers has no scheduler {name!r} for this model: {choices}.")
+        line = f"diffusers has no scheduler {name!r} for this model: {choices}."
+        raise ParamsError(line, key="scheduler", got=name, expected=found)
     if name == type(like).__name__ == "PNDMScheduler" and not like.config.skip_prk_steps:
         raise ParamsError(
             "PNDMScheduler as this model has it begins with Runge-Kutta steps of four model calls each "
-            "(skip_prk_steps: false), which plans do not count. Choose another scheduler, or set "
-            "skip_prk_steps to true in scheduler_config.json.",
+            "(skip_prk_steps: false), which plans do not count.",
             key="scheduler",
             got=name,
+            expected="skip_prk_steps: true",
+            advice="Choose another scheduler, or set skip_prk_steps to true in scheduler_config.json.",
         )
     scheduler = _from_config(name, like)
     if not _same_noise(scheduler, like):
         raise ParamsError(
-            f"{name} cannot make the noise schedule that this model was trained with. "
-            f"Use {type(like).__name__}."
+            f"{name} cannot make the noise schedule that this model was trained with.",
+            key="scheduler",
+            got=name,
+            advice=f"Use {type(like).__name__}.",
         )
     refuse_stochastic(scheduler)
     return scheduler
@@ -113,7 +117,10 @@ def _from_config(name: str, like: SchedulerMixin) -> SchedulerMixin:
         scheduler: SchedulerMixin = scheduler_class.from_config(config, **changes)
     except (ImportError, NotImplementedError, TypeError, ValueError) as error:
         raise ParamsError(
-            f"{name} cannot be made for this model ({reason_of(error)}). Choose another scheduler."
+            f"{name} cannot be made for this model ({reason_of(error)}).",
+            key="scheduler",
+            got=name,
+            advice="Choose another scheduler.",
         ) from error
     return scheduler
 

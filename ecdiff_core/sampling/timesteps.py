@@ -9,7 +9,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.sampling.plan import count_steps
+from ecdiff_core.sampling.plan_of_params import count_steps
 
 
 def set_steps(
@@ -23,21 +23,27 @@ def set_steps(
     """
     if scheduler.config.get("use_dynamic_shifting"):
         raise ParamsError(
-            f"{type(scheduler).__name__} with use_dynamic_shifting shifts by the picture's size, which "
-            "this model's family does not support. Set it to false, and a shift, in scheduler_config.json."
+            f"{type(scheduler).__name__} with use_dynamic_shifting shifts by the image's size, which "
+            "this model's family does not support.",
+            key="use_dynamic_shifting",
+            got=True,
+            expected="false",
+            advice="Set it to false, and a shift, in scheduler_config.json.",
         )
     trained = scheduler.config.num_train_timesteps
     if num_inference_steps > trained:
-        raise ParamsError(
-            f"Expected num_inference_steps <= {trained}, as many as the model was trained with, "
-            f"got {num_inference_steps}."
-        )
+        expected = f"<= {trained}, as many as the model was trained with"
+        raise ParamsError(key="num_inference_steps", got=num_inference_steps, expected=expected)
     scheduler.set_timesteps(num_inference_steps, device=device)
     name = type(scheduler).__name__
     if len(scheduler.timesteps) != count_steps(name, num_inference_steps):
         raise ParamsError(
             f"Expected one timestep a step, got {len(scheduler.timesteps)} for {num_inference_steps} steps "
-            f"from {name}. Choose a scheduler of one call a step{examples_like(scheduler)}."
+            f"from {name}.",
+            key="scheduler",
+            got=name,
+            expected="one timestep a step",
+            advice=f"Choose a scheduler of one call a step{examples_like(scheduler)}.",
         )
 
 
@@ -45,7 +51,7 @@ def check_own_timesteps(scheduler: SchedulerMixin, like: SchedulerMixin, num_inf
     """Refuse timesteps that are not those that ``like`` makes of a number of steps.
 
     Args:
-        like: of the same class and settings; of flow matching also with the shift of the picture's size.
+        like: of the same class and settings; of flow matching also with the shift of the image's size.
 
     Raises:
         ParamsError: a call brought its own (``timesteps=``, ``sigmas=``).
@@ -57,7 +63,10 @@ def check_own_timesteps(scheduler: SchedulerMixin, like: SchedulerMixin, num_inf
         raise ParamsError(
             f"Expected the timesteps that {type(scheduler).__name__} makes of {num_inference_steps} steps, "
             "which the config was tuned with: leave timesteps= and sigmas= out, or pass "
-            "check_scheduler=False to apply_ecdiff."
+            "check_scheduler=False to apply_ecdiff.",
+            key="timesteps",
+            got=now.tolist(),
+            expected=str(own.tolist()),
         )
 
 

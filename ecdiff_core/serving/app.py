@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Annotated
 
 import torch
@@ -17,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from ecdiff_core import __version__
-from ecdiff_core.models.devices import dtype_name
+from ecdiff_core.models.devices import device_name, dtype_name
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.serving import packet, problems
@@ -28,6 +29,7 @@ from ecdiff_core.serving.limits import Limits
 from ecdiff_core.serving.metrics import Metrics
 from ecdiff_core.serving.packet import Encoding
 from ecdiff_core.serving.problems import Problem
+from ecdiff_core.serving.seconds import Timings
 from ecdiff_core.serving.worker import Job, Worker
 
 SAFETENSORS, RAW = "application/x-safetensors", "tensor/binary"
@@ -39,7 +41,7 @@ _MOST_BYTES = 2**23
 
 
 class ImageRequest(BaseModel):
-    """A picture by the cloud alone."""
+    """An image by the cloud alone."""
 
     model_config = ConfigDict(extra="forbid")
     prompt: str
@@ -53,7 +55,7 @@ class ImageRequest(BaseModel):
 
 
 class HandoffRequest(ImageRequest):
-    """The cloud's part of a picture; ``config`` holds the edge's facts, to be compared with the server's."""
+    """The cloud's part of an image; ``config`` holds the edge's facts, to be compared with the server's."""
 
     mode: Mode = "ecdiff"
     packet: Encoding = "computed"
@@ -68,13 +70,15 @@ class Service:
         self.worker = Worker(cloud.engine(limits.batch_size, self.metrics.called), limits.queue, self.metrics)
         self.sessions = Sessions(limits.sessions, limits.session_seconds)
         self.answers = Answers(limits.answers, limits.answer_seconds, limits.grace_seconds)
+        self.timings: Timings = {}
         self.ready = False
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """From the first call of the model to the last."""
         self.worker.start()
-        await asyncio.to_thread(self.cloud.warm_up)
+        self.timings = await asyncio.to_thread(self.cloud.warm_up)
+        self.worker.idle_seconds = self.timings["cloud_call"].median
         self.ready = True
         yield
         self.ready = False
@@ -96,7 +100,7 @@ class Service:
         found = packet.differences(asked.config, self.facts)
         if found:
             more = {name: {"yours": theirs, "ours": ours} for name, (theirs, ours) in found.items()}
-            line = f"Not the same config (yours | ours): {packet.told(found)}. Give both machines one YAML."
+            line = f"Not the same config (yours | ours): {packet.listed(found)}. Give both machines one YAML."
             raise Problem(409, line, differences=more)
 
     async def do(self, path: str, job: Job) -> object:
@@ -184,8 +188,10 @@ def create_app(service: Service) -> FastAPI:
     @app.get("/v1/config")
     async def config() -> Response:
         step = service.worker.seconds_per_step
-        told = {"version": __version__, "facts": service.facts, "seconds_per_call": step}
-        return JSONResponse({**told, "format_version": packet.FORMAT_VERSION})
+        alone = {name: asdict(spread) for name, spread in service.timings.items()}
+        known = {"version": __version__, "facts": service.facts, "seconds_per_call": step, "seconds": alone}
+        here = {"device": device_name(service.cloud.pipe.device), "format_version": packet.FORMAT_VERSION}
+        return JSONResponse({**known, **here})
 
     @app.get("/v1/bytes")
     async def some_bytes(count: Annotated[int, Query(ge=0, le=_MOST_BYTES)]) -> Response:

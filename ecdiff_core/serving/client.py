@@ -19,13 +19,14 @@ from torch import Tensor
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
 from ecdiff_core.models.devices import get_dtype
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
 from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
 from ecdiff_core.serving.handoff import HandoffForm, facts_of
 from ecdiff_core.serving.link import LinkMeter, Spread
 from ecdiff_core.serving.packet import Encoding, Form, PacketError, check_encoding, read_packet, write_packet
+from ecdiff_core.tuned_pair import Prepared
 
 T = TypeVar("T")
 _SESSION = "Ecdiff-Session"
@@ -65,7 +66,7 @@ class RemoteCloud:
         url: such as ``https://gpu.example:8000``.
         token: the server's; None where it has none.
         packet: how numbers travel: ``computed`` (bit for bit), ``float16`` or ``int8``.
-        deadline_seconds: for the cloud's part of a picture; a server that cannot meet it says so at once.
+        deadline_seconds: for the cloud's part of an image; a server that cannot meet it says so at once.
         retry: on 429, 503 and lost connections, on nothing else.
         verify: False accepts any certificate; a path is that of a certificate to trust.
 
@@ -108,7 +109,7 @@ class RemoteCloud:
         negative_prompts: Sequence[str] | None,
         seeds: Sequence[int],
     ) -> Prepared:
-        """The cloud's part of each picture, side by side.
+        """The cloud's part of each image, side by side.
 
         Raises:
             CloudError: the server refuses.
@@ -131,8 +132,12 @@ class RemoteCloud:
         began = time.perf_counter()
         answer = self._ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
-        told: dict[str, Any] = json.loads(answer.content)
-        return told
+        try:
+            facts: dict[str, Any] = dict(json.loads(answer.content))
+        except (ValueError, TypeError) as error:
+            line = f"{self.url} does not answer as a server of ecdiff serve does."
+            raise CloudError(line, key=self.url) from error
+        return facts
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
         """Round trip in seconds, and megabits a second downwards; a first request of each is not counted."""
@@ -208,7 +213,8 @@ class RemoteCloud:
                 if again:
                     continue
                 kind = CloudError if isinstance(error, PacketError) else CloudUnavailableError
-                raise kind(f"The answer of {self.url} is of no use: {error}") from error
+                line = f"The answer of {self.url} is of no use: {error}"
+                raise kind(line, key=self.url, got=error.got, expected=error.expected) from error
         raise AssertionError
 
     def _ask(self, method: str, path: str, **given: Any) -> _Answer:
@@ -232,11 +238,12 @@ class RemoteCloud:
                 return _Answer(content, response.headers)
             why = _detail(response)
             if response.status_code not in _AGAIN:
-                raise CloudError(f"The cloud at {self.url} refuses ({response.status_code}): {why}")
+                line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
+                raise CloudError(line, key=self.url, got=response.status_code)
             wait = max(wait, _retry_after(response))
-        raise CloudUnavailableError(
-            f"The cloud at {self.url} cannot be had after {self._retry.attempts} attempts: {why}"
-        )
+        attempts = self._retry.attempts
+        line = f"The cloud at {self.url} cannot be had after {attempts} attempts: {why}"
+        raise CloudUnavailableError(line, key=self.url, got=why)
 
 
 def _side_by_side(work: Callable[[int], T], rows: Sequence[int]) -> list[T]:

@@ -22,12 +22,13 @@ from ecdiff_core.sampling.sampler import Call, SamplerState, trajectory
 from ecdiff_core.serving.engine import Engine, Steps
 from ecdiff_core.serving.handoff import HandoffForm
 from ecdiff_core.serving.packet import Encoding, Form, write_packet
+from ecdiff_core.serving.seconds import Timings, cloud_timings
 from ecdiff_core.serving.worker import Job
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A picture that is asked for."""
+    """An image that is asked for."""
 
     prompt: str
     negative_prompt: str | None
@@ -37,7 +38,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class HandedOver:
-    """The cloud's part of a picture."""
+    """The cloud's part of an image."""
 
     state: SamplerState
     conditioning: Conditioning
@@ -85,10 +86,10 @@ class CloudSide:
         plan, family = self.pipe.plan("cloud"), self.pipe.pair.family
 
         def finish(state: SamplerState) -> bytes:
-            pictures = family.decode(state.latents)
-            _check_finite(pictures, "cloud")
+            images = family.decode(state.latents)
+            _check_finite(images, "cloud")
             out = io.BytesIO()
-            family.to_pil(pictures)[0].save(out, format="PNG")
+            family.to_pil(images)[0].save(out, format="PNG")
             return out.getvalue()
 
         return Job(lambda: self._begin(asked, plan.num_steps), finish, plan.cloud_calls, seconds)
@@ -112,14 +113,10 @@ class CloudSide:
 
         return Job(lambda: (ask(), conditioning), finish, 1)
 
-    def warm_up(self) -> None:
-        """One picture's encoding and one call, so that the first request waits for neither."""
-        job = self.handoff(Asked("", None, 0, "cloud"), "computed", None)
-        steps, conditioning = job.begin()
-        call = next(steps)
-        with torch.no_grad():
-            self.pipe.bind_cloud(conditioning)(call.latents, call.timestep)
+    def warm_up(self) -> Timings:
+        """A few encodings and calls, so that the first request waits for none; what they took."""
         _ = self.form("ecdiff").form
+        return cloud_timings(self.pipe)
 
     def _begin(self, asked: Asked, until: int) -> tuple[Steps, Conditioning]:
         pipe, negative = self.pipe, asked.negative_prompt
@@ -135,6 +132,5 @@ class CloudSide:
 
 def _check_finite(tensor: Tensor, mode: str) -> None:
     if not tensor.isfinite().all():
-        raise NonFiniteLatentsError(
-            f"The {mode} generation is not finite. Try dtype float32, or a smaller alpha."
-        )
+        line, advice = f"The {mode} generation is not finite.", "Try dtype float32, or a smaller alpha."
+        raise NonFiniteLatentsError(line, key="mode", got=mode, advice=advice)

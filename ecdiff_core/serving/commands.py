@@ -23,7 +23,7 @@ FALLBACKS = ("none", "edge")
 _LIMITS = {
     "batch_size": "samples in one call of the model; halved where memory runs out",
     "queue": "requests that wait; more are answered with 429",
-    "sessions": "pictures of plans that go back and forth, at a time",
+    "sessions": "images of plans that go back and forth, at a time",
     "prompt_chars": "of a prompt",
     "drain_seconds": "for requests under way after SIGTERM",
 }
@@ -47,7 +47,9 @@ def with_extra() -> Iterator[None]:
         if error.name not in ("fastapi", "httpx2", "prometheus_client", "starlette", "uvicorn"):
             raise
         raise MissingExtraError(
-            f'The package {error.name} is missing: install the extra, pip install "ecdiff[serve]".'
+            f'The package {error.name} is missing: install the extra, pip install "ecdiff[serve]".',
+            key=error.name,
+            expected=["serve"],
         ) from error
 
 
@@ -100,7 +102,7 @@ def add_cloud(add: Any) -> None:
         default="computed",
         help="how numbers travel: computed, float16 or int8 (default computed)",
     )
-    add("--deadline", type=float, metavar="SECONDS", help="for the cloud's part of a picture")
+    add("--deadline", type=float, metavar="SECONDS", help="for the cloud's part of an image")
     add(
         "--fallback",
         choices=FALLBACKS,
@@ -135,14 +137,15 @@ def serve(args: argparse.Namespace) -> None:
     if pipe.device.type == "cpu":
         keep_freed_memory()
 
-    def say(url: str) -> None:
+    def log(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
         print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
 
-    server = make_server(pipe, listen, limits, say)
+    server = make_server(pipe, listen, limits, log)
     server.run()
     if not server.started:
-        raise ECDiffError(f"Cannot listen on {args.host}:{args.port}; the line above says why.")
+        line = f"Cannot listen on {args.host}:{args.port}; the line above says why."
+        raise ECDiffError(line, key="--port", got=args.port)
     print("stopped; what was under way is done", file=sys.stderr)
 
 
@@ -151,7 +154,8 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     if args.cloud is None:
         for name in ("token_file", "deadline"):
             if getattr(args, name) is not None:
-                raise ParamsError(f"--{name.replace('_', '-')} goes with --cloud URL.")
+                line = f"--{name.replace('_', '-')} goes with --cloud URL."
+                raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
         return None
     with with_extra():
         from ecdiff_core.serving.client import RemoteCloud

@@ -87,7 +87,7 @@ class HandoffForm:
         encoding: Encoding = "computed",
         facts: Mapping[str, str] | None = None,
     ) -> bytes:
-        """The packet of one picture.
+        """The packet of one image.
 
         Args:
             facts: more of them (``seed``, ``seconds``).
@@ -107,10 +107,10 @@ class HandoffForm:
             PacketError, TensorFileError: as ``read_packet``.
         """
         form = replace(self.form, facts={**self.form.facts, **(facts or {})})
-        tensors, told = read_packet(data, form, encoding)
+        tensors, facts = read_packet(data, form, encoding)
         here = {name: tensor.to(self.pipe.device) for name, tensor in tensors.items()}
         prompt = {
             n.removeprefix(_CONDITIONING): one for n, one in here.items() if n.startswith(_CONDITIONING)
         }
         rows: dict[str, Tensor] = {name: here[name] for name in self.layout.needed}
-        return self.layout.fill(rows), Conditioning(prompt, 1), told
+        return self.layout.fill(rows), Conditioning(prompt, 1), facts

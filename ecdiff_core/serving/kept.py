@@ -20,7 +20,7 @@ from ecdiff_core.serving.problems import Problem
 
 @dataclass
 class Session:
-    """A picture under way at the edge, whose plan asks for the cloud again ``left`` times."""
+    """An image under way at the edge, whose plan asks for the cloud again ``left`` times."""
 
     conditioning: Conditioning
     plan: Plan

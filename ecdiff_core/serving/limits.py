@@ -15,7 +15,7 @@ class Limits:
     Args:
         batch_size: samples in one call of the model; halved where memory runs out.
         queue: requests that wait beside those under way; more are answered with 429.
-        sessions: pictures under way at edges whose plans ask for the cloud again.
+        sessions: images under way at edges whose plans ask for the cloud again.
         session_seconds: without a call, after which a session is forgotten.
         prompt_chars: of a prompt and of a negative prompt, each.
         body_seconds: in which a body is to arrive.

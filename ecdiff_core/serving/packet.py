@@ -76,8 +76,8 @@ def write_packet(tensors: Mapping[str, Tensor], facts: Mapping[str, str], encodi
             sent[name + _SCALE] = scale
         else:
             sent[name] = tensor.half() if how == "float16" else tensor
-    told = {**facts, "format_version": str(FORMAT_VERSION), "packet": encoding}
-    return write_tensors(sent, {**told, _DIGEST: _digest(sent, told)})
+    stated = {**facts, "format_version": str(FORMAT_VERSION), "packet": encoding}
+    return write_tensors(sent, {**stated, _DIGEST: _digest(sent, stated)})
 
 
 def read_packet(data: bytes, form: Form, encoding: Encoding) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -91,13 +91,15 @@ def read_packet(data: bytes, form: Form, encoding: Encoding) -> tuple[dict[str, 
     wanted = {"format_version": str(FORMAT_VERSION), "packet": encoding, **form.facts}
     found = differences(facts, wanted, required=("format_version", "packet"))
     if found:
-        raise PacketError(f"The packet is not of this config (sender's | ours): {told(found)}.")
+        line = f"The packet is not of this config (sender's | ours): {listed(found)}."
+        raise PacketError(line, key="packet", got=found)
     specs: dict[str, TensorSpec] = {}
     for name, spec in form.tensors.items():
         specs |= _sent_as(name, spec, encoding)
     read = read_tensors(data, specs)
     if facts.pop(_DIGEST, None) != _digest(read, facts):
-        raise TensorFileError("The packet was changed on its way: its digest is another one. Send it again.")
+        line = "The packet was changed on its way: its digest is another one."
+        raise TensorFileError(line, key="digest", advice="Send it again.")
     return {name: _decoded(name, spec, read) for name, spec in form.tensors.items()}, facts
 
 
@@ -112,7 +114,7 @@ def differences(
     }
 
 
-def told(found: Mapping[str, tuple[str | None, str]]) -> str:
+def listed(found: Mapping[str, tuple[str | None, str]]) -> str:
     """Differences as a part of a sentence."""
     return "; ".join(f"{name} {shown(theirs)} | {shown(ours)}" for name, (theirs, ours) in found.items())
 

@@ -41,12 +41,14 @@ class Listen:
             raise ParamsError(key="--port", got=self.port, expected=f"within 0 … {2**16 - 1}")
         if self.token is None and not _is_loopback(self.host):
             raise ParamsError(
-                f"Expected a token to listen on {self.host}, which other machines can reach. Give "
-                "--token-file FILE or set ECDIFF_TOKEN, or listen on 127.0.0.1."
+                f"Expected a token to listen on {self.host}, which other machines can reach.",
+                key="--token-file",
+                got={"host": self.host},
+                advice="Give --token-file FILE or set ECDIFF_TOKEN, or listen on 127.0.0.1.",
             )
-        for path in (self.certfile, self.keyfile):
+        for key, path in (("--ssl-certfile", self.certfile), ("--ssl-keyfile", self.keyfile)):
             if path is not None and not path.is_file():
-                raise ParamsError(f"No file at {path}. --ssl-certfile and --ssl-keyfile name PEM files.")
+                raise ParamsError(f"No file at {path}.", key=key, got=str(path), advice="Give a PEM file.")
 
 
 def _is_loopback(host: str) -> bool:

@@ -25,7 +25,7 @@ def find_token(path: Path | None) -> str | None:
         return _checked(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise ParamsError(f"Cannot read the token file {path}: {reason}.") from error
+        raise ParamsError(f"Cannot read the token file {path}: {reason}.", key=str(path)) from error
 
 
 def _checked(text: str, source: str) -> str:
@@ -33,6 +33,9 @@ def _checked(text: str, source: str) -> str:
     if len(token) < _LEAST or not token.isascii() or not token.isprintable() or " " in token:
         raise ParamsError(
             f"Expected {source} to hold a token of at least {_LEAST} printable ASCII characters without "
-            'spaces. Make one: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            "spaces.",
+            key=source,
+            expected=f"at least {_LEAST} printable ASCII characters",
+            advice='Make one: python -c "import secrets; print(secrets.token_urlsafe(32))"',
         )
     return token

@@ -26,7 +26,8 @@ class BusyError(ECDiffError):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        super().__init__(f"The queue is full. Try again in {seconds:.1f} s.")
+        line, advice = "The queue is full.", f"Try again in {seconds:.1f} s."
+        super().__init__(line, key="queue", got=seconds, advice=advice)
 
 
 class DeadlineError(ECDiffError):
@@ -34,11 +35,15 @@ class DeadlineError(ECDiffError):
 
     def __init__(self, seconds: float, deadline: float) -> None:
         self.seconds = seconds
-        super().__init__(f"This takes about {seconds:.2f} s, and the deadline is {deadline:.2f} s.")
+        line = f"This takes about {seconds:.2f} s, and the deadline is {deadline:.2f} s."
+        super().__init__(line, key="deadline", got=deadline, expected=f"{seconds:.2f}")
 
 
 class StoppedError(ECDiffError):
     """The server is going down."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is going down.", key="server", advice="Ask another one.")
 
 
 @dataclass(eq=False)
@@ -94,6 +99,7 @@ class Worker:
         self._running: dict[Job, Job] = {}
         self._changed = threading.Condition()
         self._stopping = False
+        self.idle_seconds = 0.0  # of a call for one sample, set before the first job
         self.seconds_per_step = 0.0
         self._thread = threading.Thread(target=self._work, name="ecdiff-device", daemon=True)
 
@@ -112,7 +118,10 @@ class Worker:
         """Seconds that a job of that many calls would take from now on, with those before it."""
         with self._changed:
             before = sum(job.calls for job in self._waiting) / self._engine.most
-        return (before + calls) * self.seconds_per_step
+            idle = not (self._waiting or self._running)
+        # A step of a full batch says nothing of one alone, and nobody would ever find out.
+        step = self.idle_seconds if idle or not self.seconds_per_step else self.seconds_per_step
+        return (before + calls) * step
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -126,10 +135,10 @@ class Worker:
             raise DeadlineError(needed, job.seconds)
         with self._changed:
             if self._stopping:
-                raise StoppedError("The server is going down. Ask another one.")
+                raise StoppedError
             if len(self._waiting) >= self._queue:
                 raise BusyError(max(0.1, needed))
-            # One call of a picture that is half done; nobody would wait longer for it than for a call.
+            # One call of an image that is half done; nobody would wait longer for it than for a call.
             self._waiting.appendleft(job) if job.calls == 1 else self._waiting.append(job)
             self._changed.notify()
 
@@ -150,7 +159,7 @@ class Worker:
             with self._changed:
                 self._gauges.queue(len(self._waiting), len(self._running))
         for job in [*self._running, *self._waiting]:
-            job.settle(StoppedError("The server is going down. Ask another one."))
+            job.settle(StoppedError())
 
     def _admit(self) -> None:
         """As many as one call takes: more would not be done earlier."""

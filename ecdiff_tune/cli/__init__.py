@@ -40,7 +40,7 @@ class Command:
     search: str = "greedy"
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def function(self, name: str) -> Callable[[Settings], None]:
+    def function(self, name: str) -> Callable[[Settings], object]:
         """What does its work."""
         return getattr(import_module(f"ecdiff_tune.{self.module}"), name)
 

@@ -29,7 +29,7 @@ def ablate(settings: Settings) -> None:
     spec = study_spec(settings)
     tuned = config_of_study(spec.path, spec.prompts.heldout)
     with open_study(spec) as (study, pair, references):
-        device, log = pair.pipe.device, study.progress.say
+        device, log = pair.pipe.device, study.progress.log
         extra = extra_metrics(settings.metric_choice(), device)
         first = settings.ablate.num_prompts
         evaluator = MethodEvaluator(study, pair, references, tuned.sampling, extra, first)

@@ -24,14 +24,15 @@ from ecdiff_tune.methods.dial import Floor, Result, judge
 from ecdiff_tune.methods.measure import MethodMeasurer, Runs
 from ecdiff_tune.methods.tuned import Tuned, Winner, config_of, time_side_by_side, tune
 from ecdiff_tune.study import files
-from ecdiff_tune.study.open_study import OpenStudy, open_study
-from ecdiff_tune.study.references import LoadedPair, References
+from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, OpenStudy, open_study
+from ecdiff_tune.study.process_setup import LoadedPair
+from ecdiff_tune.study.references import References
 
 LEAST_MEAN, LEAST_WORST = 0.95, 0.8
 """What a setting must keep where neither a floor nor a present setting is given: SSIM."""
 
 
-def accelerate(settings: Settings) -> None:
+def accelerate(settings: Settings, caller: Caller = COMMAND_LINE) -> None:
     """Tune the methods of ``method``; the fastest becomes accelerated.yaml.
 
     Raises:
@@ -40,20 +41,22 @@ def accelerate(settings: Settings) -> None:
     names = settings.methods
     fixed = dict(settings.acceleration.values or {})
     if fixed and len(names) > 1:
-        raise SettingsError("acceleration.values belong to one method: name it, method=NAME.")
+        line = "acceleration.values belong to one method: name it, method=NAME."
+        raise SettingsError(line, key="acceleration.values", got=names)
     for name in names:
         get_method(name).complete(fixed)
-    with open_study(study_spec(settings)) as (study, pair, references):
+    with open_study(study_spec(settings), caller=caller) as (study, pair, references):
         runs = Runs(study.path / files.METHODS / files.RUNS)
         found: dict[str, Tuned] = {}
         for name in names:
             if reason := why_not(MethodChoice(name), pair.pipe.pair, pair.pipe.num_steps):
-                study.progress.say(f"left out: {name} ({reason})")
+                study.progress.log(f"left out: {name} ({reason})")
                 continue
             with study.spending.part(name):
                 found[name] = _tune(settings, name, fixed, (study, pair, references), runs)
         if not found:
-            raise ConfigError(f"No method of {', '.join(names)} can be used with this pair.")
+            line = f"No method of {', '.join(names)} can be used with this pair."
+            raise ConfigError(line, key="method", got=names)
         _finish(settings, found, (study, pair, references), runs)
 
 
@@ -78,19 +81,19 @@ def _tune(settings: Settings, name: str, fixed: Values, opened: Opened, runs: Ru
             worst if given.min_worst is None else given.min_worst,
         )
 
-    study.progress.say(f"{method.label} ({method.source}), searching {method.dial}")
-    return tune(method, known, _measurer(opened, calibration, runs), len(prompts), floor, study.progress.say)
+    study.progress.log(f"{method.label} ({method.source}), searching {method.dial}")
+    return tune(method, known, _measurer(opened, calibration, runs), len(prompts), floor, study.progress.log)
 
 
 def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: Runs) -> None:
     """Seconds side by side, held-out scores, a YAML a method, the table, and which is fastest."""
     study, pair, references = opened
-    say, folder = study.progress.say, study.path / files.METHODS
+    log, folder = study.progress.log, study.path / files.METHODS
     table = pd.concat([one.table() for one in found.values()])
     write_text(folder / files.METHODS_TABLE, table.to_csv(index=False))
     winners = {name: one.winner for name, one in found.items() if one.winner is not None}
     for name in found.keys() - winners.keys():
-        say(f"{get_method(name).label}: no setting keeps the floor")
+        log(f"{get_method(name).label}: no setting that does something keeps the floor")
     prompts, count = references.calibration.prompt_set, settings.acceleration.timed_prompts
     with study.spending.part("seconds"):
         off, seconds = time_side_by_side(
@@ -110,14 +113,14 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         config = config_of(base, winner, seconds[name], off, heldout, how, settings.seed)
         config.save(folder / f"{name}.yaml")
         saved.append(folder / f"{name}.yaml")
-        say(verdict.about(winner.choice, winner.result))
+        log(verdict.about(winner.choice, winner.result))
         if heldout is not None and config.score is not None:
             low, high = config.score["heldout"]["quality_ci95"] or (float("nan"), float("nan"))
-            say(
+            log(
                 f"  held out: mean SSIM {heldout.quality:.4f} ({low:.4f} … {high:.4f}), "
                 f"worst {heldout.worst:.4f} on {len(heldout.seen)} prompts"
             )
-        say(f"  {verdict.speed(winner.choice.method.label, seconds[name], off)}")
+        log(f"  {verdict.speed(winner.choice.method.label, seconds[name], off)}")
     faster = [name for name in winners if seconds[name] < off]
     if faster:
         best = min(faster, key=seconds.__getitem__)
@@ -125,11 +128,11 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         write_text(target, (folder / f"{best}.yaml").read_text(encoding="utf-8"))
         saved.insert(0, target)
     else:
-        say("no setting that keeps the floor is faster than off")
-    say(study.spending.describe())
-    say("wrote " + ", ".join(map(str, [*saved, folder / files.METHODS_TABLE])))
+        log("no setting that keeps the floor is faster than off")
+    log(study.spending.describe())
+    log("wrote " + ", ".join(map(str, [*saved, folder / files.METHODS_TABLE])))
     if faster:
-        say(
+        log(
             f"next: python -m ecdiff_core generate --config {shlex.quote(str(saved[0]))} "
             f"{example(prompts.prompts)}"
         )

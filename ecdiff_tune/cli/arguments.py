@@ -15,20 +15,30 @@ _PATHS = {
     *("pair.cloud", "pair.edge", "calibration.file", "output_dir", "latency", "rerank.latency"),
     *("metrics.clip", "metrics.lpips_weights", "search.storage", "search.artifacts"),
     *("compare.schedule", "errors.config", "transfer.config", "export.config"),
+    *("link.url", "link.token_file"),
 }
 """Settings whose value may hold whatever a path may."""
 _PLAIN = re.compile(r"[\w./:-]*")
 """A path that Hydra's grammar reads as it is."""
 
 
-def export_to(command: str, arguments: Sequence[str]) -> list[str]:
-    """``export to=FORM`` as the setting that it is.
+def written_out(command: str, arguments: Sequence[str]) -> list[str]:
+    """``export to=FORM`` and ``link=URL`` as the settings that they are.
 
-    >>> export_to("export", ["to=diffusers", "study=a"]), export_to("tune", ["to=x"])
+    >>> written_out("export", ["to=diffusers", "study=a"]), written_out("tune", ["to=x"])
     (['export.to=diffusers', 'study=a'], ['to=x'])
+    >>> written_out("tune", ["link=http://gpu:8000", "link=wifi"])
+    ['link=server', 'link.url=http://gpu:8000', 'link=wifi']
     """
-    short = command == "export"
-    return [f"export.{one}" if short and one.startswith("to=") else one for one in arguments]
+    found: list[str] = []
+    for one in arguments:
+        if command == "export" and one.startswith("to="):
+            found.append(f"export.{one}")
+        elif one.startswith(("link=http://", "link=https://")):
+            found += ["link=server", one.replace("=", ".url=", 1)]
+        else:
+            found.append(one)
+    return found
 
 
 def paths_quoted(arguments: Sequence[str]) -> list[str]:
@@ -43,12 +53,13 @@ def paths_quoted(arguments: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         as_it_is = _PLAIN.fullmatch(value) or value[0] in "'\"" or "${" in value or (sweep and "," in value)
         if key in _PATHS and not as_it_is:
-            argument = f"{key}={_quoted(os.path.expanduser(value))}"
+            argument = f"{key}={in_quotes(os.path.expanduser(value))}"
         quoted.append(argument)
     return quoted
 
 
-def _quoted(value: str) -> str:
+def in_quotes(value: str) -> str:
+    """A text in Hydra's quotes."""
     # In Hydra's quotes a backslash is one of itself, but before a quote.
     return "'" + re.sub(r"(\\*)('|$)", _escaped, value) + "'"
 
@@ -131,4 +142,4 @@ def swept_to_scratch(arguments: Sequence[str]) -> Iterator[list[str]]:
         yield []
         return
     with TemporaryDirectory(prefix="ecdiff-") as folder:
-        yield [f"hydra.sweep.dir={_quoted(folder)}"]
+        yield [f"hydra.sweep.dir={in_quotes(folder)}"]

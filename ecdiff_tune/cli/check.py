@@ -53,7 +53,8 @@ def check(settings: Settings) -> None:
     print("\n".join(table(rows)))
     refused = [row.name for row in rows if row.verdict is Verdict.REFUSED]
     if refused:
-        raise PairError(f"These two cannot work together: {', '.join(refused)}. Choose another edge model.")
+        line = f"These two cannot work together: {', '.join(refused)}."
+        raise PairError(line, key="pair", got=refused, advice="Choose another edge model.")
     sampling = settings.sampling
     try_scheduler(sampling.scheduler, load_scheduler(cloud), sampling.num_inference_steps)
     whole, denoiser = parts_of(family, cloud)[0], (family.denoiser_part,)
@@ -71,7 +72,7 @@ def _check_files(spec: PairSpec, files: PairFiles) -> bool:
         print(f"LoRA {lora.path}, weight {lora.weight} on {lora.on}")
     there = all(part.files for part in (*ours, *theirs))
     if there and spec.lora_on("cloud") == spec.lora_on("edge") and files.same_denoiser():
-        raise PairError(ONE_MODEL)
+        raise PairError(ONE_MODEL, key="pair.edge")
     larger = larger_edge(ours[0].parameters, theirs[0].parameters)
     for note in (*files.notes(spec), *larger):
         print(f"note: {note}")

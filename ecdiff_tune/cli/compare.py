@@ -12,7 +12,7 @@ from ecdiff_tune.experiments.method_names import METHODS
 from ecdiff_tune.experiments.winners import config_of_study, schedule_config
 from ecdiff_tune.report import quality_seconds
 from ecdiff_tune.report.figure_files import write_figure
-from ecdiff_tune.report.result import thing
+from ecdiff_tune.report.result import medium
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import open_study
 
@@ -27,7 +27,7 @@ def compare(settings: Settings) -> None:
     tuned = config_of_study(spec.path, spec.prompts.heldout)
     schedule = schedule_config(settings.compare.schedule, spec.path, tuned)
     with open_study(spec) as (study, pair, references):
-        pipe, log = pair.pipe, study.progress.say
+        pipe, log = pair.pipe, study.progress.log
         adapter = pipe.config.sampling.handoff_adapter
         known = Known(tuned, paper_config(settings.pair.name), schedule, pair.latency, adapter)
         extra = extra_metrics(settings.metric_choice(), pipe.device)
@@ -42,7 +42,7 @@ def compare(settings: Settings) -> None:
         costs = costs.assign(comparable_seconds=summary.comparable_seconds(costs))
         folder = study.path / files.COMPARE
         conditions = tables.conditions(spec, pipe.device, tuned.sampling, len(heldout))
-        made = thing(tuned.sampling)
+        made = medium(tuned.sampling)
         paths = [
             *tables.write(folder, "table1", tables.table1(quality, costs, extra), conditions, log),
             *tables.write(folder, "table6", tables.table6(costs, made), conditions, log),

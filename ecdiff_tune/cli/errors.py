@@ -23,8 +23,8 @@ from ecdiff_tune.report.paper_figures import figure1, latent_error
 from ecdiff_tune.report.table_files import write_table, wrote
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import open_study
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.progress import Progress
-from ecdiff_tune.study.references import LoadedPair
 from ecdiff_tune.study.spec import StudySpec
 
 
@@ -45,14 +45,14 @@ def errors(settings: Settings) -> None:
         coefficients = Coefficients.of(pair.pipe.scheduler, steps)
         work = Work(tuple(settings.errors.noise), runs_beside(config), coefficients)
         kind = "held-out" if len(heldout) else "calibration"
-        study.progress.say(
+        study.progress.log(
             f"errors of {config.plan()}, {count} {kind} prompt{'s' * (count != 1)}: about "
             f"{(1 + len(work.ratios)) * steps * count:,} cloud calls, most of them with noise after each step"
         )
         found, stills = _measure_all(pair, prompts, count, work, study.progress)
         paths = _write(study.spec, found, stills, [prompts.prompts[i] for i in range(count)])
         for line in (*tables.lines(found, settings.seed), wrote(paths)):
-            study.progress.say(line)
+            study.progress.log(line)
 
 
 def _config(settings: Settings) -> TunedConfig:
@@ -65,13 +65,17 @@ def _config(settings: Settings) -> TunedConfig:
     if settings.errors.config is not None:
         path = Path(settings.errors.config).expanduser()
     elif not path.is_file():
-        raise SettingsError(f"No {path}: run tune first, or give errors.config=FILE.yaml.")
+        line = f"No {path}: run tune first, or give errors.config=FILE.yaml."
+        raise SettingsError(line, key="errors.config", got=str(path))
     config = TunedConfig.load(path)
     theirs, ours = config.sampling, settings.sampling
     if (theirs.num_steps, theirs.scheduler) != (settings.num_steps, ours.scheduler):
         raise SettingsError(
             f"{path} is for {theirs.num_steps} {theirs.scheduler} steps, the study for {settings.num_steps} "
-            f"{ours.scheduler} steps. Give another errors.config, or another study."
+            f"{ours.scheduler} steps.",
+            key="errors.config",
+            got=(theirs.num_steps, theirs.scheduler),
+            advice="Give another errors.config, or another study.",
         )
     return config
 

@@ -21,7 +21,8 @@ def export(settings: Settings) -> None:
     folder, given = study_path(settings), settings.export
     there = [one for one in (folder / files.ACCELERATED, folder / files.CONFIG) if one.is_file()]
     if given.config is None and not there:
-        raise SettingsError(f"Nothing was tuned in {folder}: run tune first, or give export.config=YAML.")
+        line = f"Nothing was tuned in {folder}: run tune first, or give export.config=YAML."
+        raise SettingsError(line, key="export.config", got=str(folder))
     source = there[0] if given.config is None else Path(given.config).expanduser()
     name, make = FORMS[given.to]
     target = folder / files.EXPORT / name

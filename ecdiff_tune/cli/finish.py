@@ -19,7 +19,8 @@ from ecdiff_tune.report.paper_figures import noise_change
 from ecdiff_tune.report.result import beaten_note, command, made_by, result_lines
 from ecdiff_tune.study import files, recorded, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
-from ecdiff_tune.study.references import LoadedPair, References
+from ecdiff_tune.study.process_setup import LoadedPair
+from ecdiff_tune.study.references import References
 from ecdiff_tune.study.spending import HELDOUT, SAMPLES
 from ecdiff_tune.study.winner import Heldout, config_of, how_searched
 
@@ -60,17 +61,17 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     known = next((one for one in record.trials if one.key == found.winner.key), None)
     if known is not None:  # by the seconds of the profile, which a timed trial's are not
         for line in beaten_note(known, record.trials, study.spec, made_by(config.sampling)):
-            study.progress.say(line)
+            study.progress.log(line)
     log_end(study, files.CONFIG, files.TRIALS, files.TABLE5, files.SAMPLES_GRID)
     yaml_path, prompt = (
         shlex.quote(str(study.path / files.CONFIG)),
         example(references.calibration.prompt_set.prompts),
     )
-    study.progress.say(f"next: python -m ecdiff_core generate --config {yaml_path} {prompt}")
+    study.progress.log(f"next: python -m ecdiff_core generate --config {yaml_path} {prompt}")
     if heldout is not None:
-        study.progress.say(f"and against fewer steps of the cloud alone: {command('compare', study.spec)}")
+        study.progress.log(f"and against fewer steps of the cloud alone: {command('compare', study.spec)}")
     # After all else, which an error of the page must not keep back.
-    study.progress.say(f"page: {page.write(record)}")
+    study.progress.log(f"page: {page.write(record)}")
 
 
 def _measure_heldout(study: OpenStudy, pair: LoadedPair, references: References, winner: Trial) -> Heldout:
@@ -100,7 +101,7 @@ def write_noise_profile(study: OpenStudy, references: References) -> None:
     """noise_profile.csv and .png of the reference (Figure 3); a note where p cannot be read off it."""
     folder = study.path
     if study.spec.p is None and not falls(references.own_runs.noise_change):
-        study.progress.say(
+        study.progress.log(
             "note: the noise does not change faster at first than later (noise_profile.png), so that "
             f"params.p=auto has no fall to read p off and takes {references.p()}. Set params.p, or search.p."
         )
@@ -113,12 +114,12 @@ def log_result(stages: Stages, config: TunedConfig) -> None:
     """What the winner is and what it buys."""
     cloud, _ = stages.scorer.cloud_and_edge_seconds(stages.study.spec.num_steps)
     if reference := (config.provenance or {}).get("reference"):
-        stages.study.progress.say(reference_plan.describe(reference))
+        stages.study.progress.log(reference_plan.describe(reference))
     for line in result_lines(config, len(stages.references.calibration.prompt_set), cloud):
-        stages.study.progress.say(line)
+        stages.study.progress.log(line)
 
 
 def log_end(study: OpenStudy, *names: str) -> None:
     """The calls of this run, and the files of these names."""
-    study.progress.say(study.spending.describe())
-    study.progress.say("wrote " + ", ".join(str(study.path / name) for name in names))
+    study.progress.log(study.spending.describe())
+    study.progress.log("wrote " + ", ".join(str(study.path / name) for name in names))

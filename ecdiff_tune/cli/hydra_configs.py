@@ -1,4 +1,4 @@
-"""The commands' primary configs: conf/base.yaml with a help of each command's own."""
+"""The primary configs of the commands, and the help that each of them shows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import yaml
 from hydra.core.config_store import ConfigStore
 
 from ecdiff_tune.cli import ARGUMENTS, COMMANDS, Command
-from ecdiff_tune.cli.help_text import SETTINGS
 from ecdiff_tune.config import composed
+from ecdiff_tune.config.described import as_yaml, with_comments
 from ecdiff_tune.data.conf_folder import config_folder
+
+SETTINGS = "== Settings"
+"""Begins the line in a help template that the settings follow, as YAML."""
 
 
 def primary_config(command: str, arguments: Sequence[str] = ()) -> str:
@@ -55,3 +58,13 @@ def _help(name: str, command: Command) -> str:
     begin = [f"ecdiff-tune {name}: {command.about}", usage, *([command.note] if command.note else [])]
     settings = f"{SETTINGS} (KEY=VALUE) ==\n$CONFIG"
     return "\n\n".join([*begin, f"{groups}\n$APP_CONFIG_GROUPS\n{settings}"]) + "\n"
+
+
+def explained(text: str) -> str:
+    """A help text whose settings have their meanings as comments, a line a setting."""
+    before, found, after = text.partition(SETTINGS)
+    title, _, settings = after.partition("\n")
+    tree = yaml.safe_load(settings) if found else None
+    if not isinstance(tree, dict):
+        return text
+    return f"{before}{found}{title}\n{with_comments(as_yaml(tree))}"

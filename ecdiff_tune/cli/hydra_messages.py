@@ -19,8 +19,8 @@ def one_line(error: Exception) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"Unknown {group} {choice!r}: {nearest(choice, error.options)}."
     if isinstance(error, OverrideParseException):
-        told = f"Expected KEY=VALUE or GROUP=CHOICE, got {error.override!r}; --help lists all settings."
-        return told + quoting_hint(error.override or "")
+        line = f"Expected KEY=VALUE or GROUP=CHOICE, got {error.override!r}; --help lists all settings."
+        return line + quoting_hint(error.override or "")
     cause = error.__cause__
     for one in (error, cause):
         key = str(getattr(one, "full_key", None) or getattr(one, "key", None) or "")

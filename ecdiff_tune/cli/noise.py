@@ -17,7 +17,7 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import open_study
 
 FIGURES = {"image": "figure3a", "video": "figure3b"}
-"""Names of the files, by what the pair makes; the paper shows pictures in (a) and videos in (b)."""
+"""Names of the files, by what the pair makes; the paper shows images in (a) and videos in (b)."""
 
 
 def noise(settings: Settings) -> None:
@@ -44,7 +44,7 @@ def noise(settings: Settings) -> None:
             *write_figure(folder, name, figure),
         ]
         for line in (*_lines(profile, p), wrote(paths)):
-            study.progress.say(line)
+            study.progress.log(line)
 
 
 def noise_table(reference: Reference, timesteps: list[float]) -> pd.DataFrame:

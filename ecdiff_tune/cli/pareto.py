@@ -26,15 +26,15 @@ def pareto(settings: Settings) -> None:
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
         record = recorded.load(folder.spec)
         for line in record.notes:
-            progress.say(line)
+            progress.log(line)
         found = front(within_limits(record.trials, settings.rerank))
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
         write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
-        progress.say(f"{len(found)} of them are not beaten in quality, seconds and cloud calls at once")
+        progress.log(f"{len(found)} of them are not beaten in quality, seconds and cloud calls at once")
         for line in (*tables.ranking(found), f"wrote {folder.path / files.PARETO_TABLE}"):
-            progress.say(line)
+            progress.log(line)
         if chosen is None:
-            progress.say(
+            progress.log(
                 "next: pareto.pick=ROW, pareto.pick=fastest_above pareto.quality=… "
                 "or pareto.pick=best_below pareto.seconds=… writes one as YAML"
             )
@@ -43,7 +43,7 @@ def pareto(settings: Settings) -> None:
         config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
         config.save(folder.path / files.PARETO_CONFIG)
         for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
-            progress.say(line)
+            progress.log(line)
 
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
@@ -63,18 +63,16 @@ def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:
         good = [one for one in found if one.quality >= wanted.quality]
         if not good:
             best = max(one.quality for one in found)
-            raise SettingsError(
-                f"No config has pareto.quality={wanted.quality:g}: the best has {shown(best)}."
-            )
+            line = f"No config has pareto.quality={wanted.quality:g}: the best has {shown(best)}."
+            raise SettingsError(line, key="pareto.quality", got=wanted.quality, expected=f"<= {shown(best)}")
         return min(good, key=lambda one: one.seconds)
     if wanted.pick == "best_below":
         assert wanted.seconds is not None
         fast = [one for one in found if one.seconds <= wanted.seconds]
         if not fast:
             least = found[0].seconds
-            raise SettingsError(
-                f"No config keeps pareto.seconds={wanted.seconds:g}: the fastest takes {least:.4g} s."
-            )
+            line = f"No config keeps pareto.seconds={wanted.seconds:g}: the fastest takes {least:.4g} s."
+            raise SettingsError(line, key="pareto.seconds", got=wanted.seconds, expected=f">= {least:.4g}")
         return max(fast, key=lambda one: one.quality)
     row = int(wanted.pick or 0)
     if not 1 <= row <= len(found):

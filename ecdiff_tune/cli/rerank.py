@@ -34,7 +34,7 @@ def rerank(settings: Settings) -> None:
     with StudyFolder(study_spec(settings)) as folder, Progress() as progress:
         record = recorded.load(folder.spec)
         for line in record.notes:
-            progress.say(line)
+            progress.log(line)
         left = within_limits(record.trials, settings.rerank)
         left = [replace(one, number=i) for i, one in enumerate(left, start=1)]
         winner = left[0]
@@ -42,9 +42,9 @@ def rerank(settings: Settings) -> None:
         config = reranked.config_of_choice(record, winner, left, {"by": "rerank", **limits})
         config.save(folder.path / files.RERANK)
         changed = "; ".join(reranked.changed(record))
-        progress.say(f"scored with {changed}" if changed else "scored as the study itself was")
+        progress.log(f"scored with {changed}" if changed else "scored as the study itself was")
         for line in (*tables.ranking(left[:SHOWN]), "", *written_lines(record, config, winner, files.RERANK)):
-            progress.say(line)
+            progress.log(line)
 
 
 def written_lines(record: Recorded, config: TunedConfig, chosen: Trial, name: str) -> list[str]:
@@ -69,10 +69,9 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
         best = max(one.quality for one in left)
         left = [one for one in left if one.keeps(limits.min_quality, None)]
         if not left:
-            raise SettingsError(
-                f"No config has rerank.min_quality={limits.min_quality:g}: the highest quality is "
-                f"{shown(best)}."
-            )
+            wanted = limits.min_quality
+            line = f"No config has rerank.min_quality={wanted:g}: the highest quality is {shown(best)}."
+            raise SettingsError(line, key="rerank.min_quality", got=wanted, expected=f"<= {shown(best)}")
     if limits.max_seconds is not None:
         least = min(one.seconds for one in left)
         left = [one for one in left if one.keeps(None, limits.max_seconds)]
@@ -80,7 +79,10 @@ def within_limits(trials: Sequence[Trial], limits: RerankSettings) -> list[Trial
             enough = "" if limits.min_quality is None else " of enough quality"
             raise SettingsError(
                 f"No config{enough} keeps rerank.max_seconds={limits.max_seconds:g}: "
-                f"the fastest takes {least:.4g} s."
+                f"the fastest takes {least:.4g} s.",
+                key="rerank.max_seconds",
+                got=limits.max_seconds,
+                expected=f">= {least:.4g}",
             )
     return left
 
@@ -92,14 +94,14 @@ def against_own_winner(record: Recorded, chosen: Trial) -> str:
     if old is None or old.basis:
         return f"{path} is not there or an early answer: the study's own search has not come to an end"
     own = PlannedCandidate.of_config(old)
-    told = f"ecdiff.yaml's config ({describe(own.candidate, 'joint', bool(own.key.alpha))})"
+    of_study = f"ecdiff.yaml's config ({describe(own.candidate, 'joint', bool(own.key.alpha))})"
     known = next((one for one in record.trials if one.key == own.key), None)
     if known is None:
-        return f"{told} is not among them"
+        return f"{of_study} is not among them"
     if known.candidate == chosen.candidate:
-        return f"{told} is chosen here too"
+        return f"{of_study} is chosen here too"
     return (
-        f"{told} -> this one: "
+        f"{of_study} -> this one: "
         f"quality {shown(known.quality)} -> {shown(chosen.quality)}, "
         f"objective {shown(known.value)} -> {shown(chosen.value)}, "
         f"{known.seconds:.2f} s -> {chosen.seconds:.2f} s {made_by(old.sampling)}"

@@ -20,6 +20,7 @@ GROUPS = ("pair", "search", "calibration", "objective", "link")
 _FREE = (
     *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors.", "export."),
     *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
+    "link.token_file",
 )
 """Beginnings of settings that may be others than the study's: no measurement depends on them."""
 _SCORING = ("objective.", "link.")
@@ -93,19 +94,21 @@ def of_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         ConfigError, ParamsError: it cannot be read.
     """
     if config.transfer.config is None:
-        raise SettingsError("Expected transfer.config=FILE.yaml, a config that was tuned, got none.")
+        raise SettingsError(
+            "Expected transfer.config=FILE.yaml, a config that was tuned, got none.", key="transfer.config"
+        )
     source = TunedConfig.load(str(config.transfer.config))
     defaults = flat(asdict(Settings()))
     given = set(_given(overrides, defaults))
     config = config.copy()
-    for key, value in _settings_of(source).items():
+    for key, value in settings_of_config(source).items():
         if key not in given:
             OmegaConf.update(config, key, value)
     fit_grids(config, overrides)
     return config
 
 
-def _settings_of(source: TunedConfig) -> dict[str, Any]:
+def settings_of_config(source: TunedConfig) -> dict[str, Any]:
     """A YAML's pair and sampling as settings, flat."""
     pair, sampling = source.pair, asdict(source.sampling)
     sides = {
@@ -128,7 +131,8 @@ def study_state(pair: Path, study: str) -> dict[str, Any]:
         SettingsError: there is no such study.
     """
     if not (pair / study / files.STATE).is_file():
-        raise SettingsError(f"No study in {pair / study}: {others(pair, study) or 'run tune first'}.")
+        line = f"No study in {pair / study}: {others(pair, study) or 'run tune first'}."
+        raise SettingsError(line, key="study", got=study)
     return read_state(pair / study / files.STATE)
 
 
@@ -161,10 +165,15 @@ def _refuse(found: Sequence[str]) -> None:
         return
     if all(one.startswith(_SCORING) for one in found):
         raise SettingsError(
-            f"This command takes the study as it was scored ({'; '.join(found)}). Leave them out; rerank and "
-            "pareto score what was measured by others."
+            f"This command takes the study as it was scored ({'; '.join(found)}).",
+            key="settings",
+            got=list(found),
+            advice="Leave them out; rerank and pareto score what was measured by others.",
         )
     raise SettingsError(
         f"These settings need new measurements ({'; '.join(found)}), and this command takes the study "
-        "as it is. Leave them out, or tune another study=NAME with them."
+        "as it is.",
+        key="settings",
+        got=list(found),
+        advice="Leave them out, or tune another study=NAME with them.",
     )

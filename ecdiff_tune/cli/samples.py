@@ -26,7 +26,7 @@ from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.report import pictures
+from ecdiff_tune.report import image_grid
 from ecdiff_tune.study import files
 from ecdiff_tune.study.progress import Progress
 
@@ -74,7 +74,7 @@ def write(folder: Path, evaluator: Evaluator, reference: Reference, winner: Tria
     texts = [prompts.prompts[i] for i in worst]
     headings = [f"SSIM {shown(found[i], 3)}\n{text}" for i, text in zip(worst, texts, strict=True)]
     labelled = [(one.label, one.images) for one in methods]
-    pictures.samples(folder / files.SAMPLES_GRID, labelled, headings)
+    image_grid.samples(folder / files.SAMPLES_GRID, labelled, headings)
     samples = folder / files.SAMPLES
     kept = worst[: CLIPS if methods[0].images.ndim == 5 else COUNT]
     rows = []

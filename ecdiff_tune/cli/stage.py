@@ -74,7 +74,7 @@ class Stages:
         stage, spec, progress = space.stage, self.study.spec, self.study.progress
         most = self.call_bounds(space)
         alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
-        progress.say(self.effort(stage_name(stage), space.p, [most]) + alone)
+        progress.log(self.effort(stage_name(stage), space.p, [most]) + alone)
         num_prompts = len(self.references.most_prompts)
         seconds = self.total_seconds(most)
         progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
@@ -114,7 +114,7 @@ class Stages:
         space = spaces[-1]
         if spec.kind.walks and len(trials) < len(space.grid):
             left = len(space.grid) - len(trials)
-            progress.say(
+            progress.log(
                 f"{stage_name(stage)}: the walk left {counted(left, 'config')} untried; "
                 "search=exhaustive tries all"
             )
@@ -131,7 +131,7 @@ class Stages:
             return
         if answer := self.early.predicted(stage, self.evaluator.resolve(first), quality):
             plan = answer.plan
-            self.study.progress.say(
+            self.study.progress.log(
                 f"early answer: {describe(first, stage)}, predicted quality {shown(quality)} with "
                 f"{plan.cloud_calls} cloud and {plan.edge_calls} edge calls; {self.early.path} has it, and "
                 "then whatever is measured to be better"
@@ -147,7 +147,7 @@ class Stages:
         until, references = self.study.spec.options.until, self.references
         if until is not None and not references.has_all:
             left_out.end_race(self.study.path, prompts)
-            self.study.progress.say(
+            self.study.progress.log(
                 f"the race ended after {prompts} of {counted(len(references.drawn), 'prompt')}: no other "
                 f"config can be better by {until:g} of the objective (calibration.until)"
             )
@@ -211,7 +211,7 @@ class Stages:
             spaces.append(new)
             progress.more_trials(len(new.grid))
             added = extend.describe_growth(old, new)
-            progress.say(f"the best so far lies on the boundary of the grid: it goes on with {added}")
+            progress.log(f"the best so far lies on the boundary of the grid: it goes on with {added}")
 
         return extend.extending(make, first, grow, on_growth)
 
@@ -255,4 +255,5 @@ def _earlier_trials(path: Path) -> pd.DataFrame:
         table = tables.whole_numbers(tables.present_names(pd.read_csv(path)))
         return table[table["stage"] == 1]
     except (ValueError, KeyError) as error:
-        raise SettingsError(f"{path} is damaged. Delete it; stage1 writes it again.") from error
+        advice = "Delete it; stage1 writes it again."
+        raise SettingsError(f"{path} is damaged.", key=str(path), advice=advice) from error

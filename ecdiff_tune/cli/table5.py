@@ -73,23 +73,23 @@ def table5(settings: Settings) -> None:
     print(f"wrote {', '.join(map(str, paths))}")
 
 
-def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], say: Callable[[str], None]) -> list[Row]:
-    """A row a file that can be read; ``say`` hears of the others."""
+def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], log: Callable[[str], None]) -> list[Row]:
+    """A row a file that can be read; ``log`` is called with a line for each of the others."""
     found = []
     for path in sorted(paths):
         try:
             found.append(_row(path, study_of(path)))
         except ECDiffError as error:
-            say(f"note: left out: {visible(str(error))}")
+            log(f"note: left out: {visible(str(error))}")
         except (AttributeError, TypeError, ValueError):  # scores are not checked when a config is loaded
-            say(f"note: left out: {path}: its score does not hold numbers.")
+            log(f"note: left out: {path}: its score does not hold numbers.")
     return found
 
 
 def _row(path: Path, study: str) -> Row:
     config = TunedConfig.load(path)
     if config.basis:
-        raise ConfigError(f"{path} is an early answer ({config.basis}).")
+        raise ConfigError(f"{path} is an early answer ({config.basis}).", key=str(path), got=config.basis)
     params, plan, score = config.params, config.plan(), config.score or {}
     heldout, latency = score.get("heldout") or {}, _section(config, "latency")
     record = {
@@ -135,23 +135,23 @@ def scored_apart(rows: Sequence[Row]) -> list[str]:
         mine = [row for row in rows if row.config.pair.name == pair]
         profiles = _by_section(mine, "latency", _LATENCY)
         if len(profiles) > 1:
-            told = "; ".join(
+            listed = "; ".join(
                 f"{', '.join(studies)}: cloud call {1e3 * cloud:.1f} ms, edge call {1e3 * edge:.1f} ms"
                 for (cloud, edge, *_), studies in profiles.items()
             )
             lines.append(
-                f"{pair} was scored by {len(profiles)} latency profiles ({told}): efficiency, objective and "
-                "seconds do not compare between them. rerank.latency=FILE scores a study by another's."
+                f"{pair} was scored by {len(profiles)} latency profiles ({listed}): efficiency, objective "
+                "and seconds do not compare between them. rerank.latency=FILE scores a study by another's."
             )
         objectives = _by_section(mine, "objective", _OBJECTIVE, _BURDEN)
         if len(objectives) > 1:
-            told = "; ".join(
+            listed = "; ".join(
                 f"{', '.join(studies)}: w1={w1:g} w2={w2:g} w3={w3:g} s'={earliest:g}"
                 + (f" burden={burden}" if burden else "")
                 for (w1, w2, w3, earliest, burden), studies in objectives.items()
             )
             lines.append(
-                f"{pair} was scored by {len(objectives)} objectives ({told}), which do not compare. rerank "
+                f"{pair} was scored by {len(objectives)} objectives ({listed}), which do not compare. rerank "
                 "scores a study by another one."
             )
     return lines
@@ -164,8 +164,8 @@ def _by_section(
     empty for nothing."""
     found: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
-        told = _section(row.config, section)
-        if all(isinstance(told.get(name), int | float) for name in names):
-            key = (*(float(told[name]) for name in names), *(str(told.get(word, "")) for word in words))
+        scores = _section(row.config, section)
+        if all(isinstance(scores.get(name), int | float) for name in names):
+            key = (*(float(scores[name]) for name in names), *(str(scores.get(word, "")) for word in words))
             found.setdefault(key, []).append(row.study)
     return found

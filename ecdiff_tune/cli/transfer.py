@@ -22,8 +22,8 @@ from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.study import files
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.progress import describe
-from ecdiff_tune.study.references import LoadedPair
 
 
 class TransferError(ECDiffError):
@@ -47,12 +47,12 @@ def transfer(settings: Settings) -> None:
         context = stages.context(space)
         moved, rival = (by_forecast(some, context)[0] for some in (tuple(ways), space.grid))
         promised, promised_rival = (context.objective(one, *context.predict([one])) for one in (moved, rival))
-        stages.study.progress.say(
+        stages.study.progress.log(
             f"transferred, real steps {ways[moved]}: predicted objective {shown(promised)}; "
             f"the best of {len(space.grid)} configs here: {shown(promised_rival)}"
         )
         trial, other = _measured(stages, moved, rival)
-        stages.study.progress.say(_comparison(stages, trial, other))
+        stages.study.progress.log(_comparison(stages, trial, other))
         _refuse_worse(trial, other, settings.transfer.tolerance)
         how = {
             "search": "transfer",

@@ -18,14 +18,14 @@ from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
 from ecdiff_tune.evaluation.ranks import current
-from ecdiff_tune.objective import Scorer
+from ecdiff_tune.objective import Scorer, Trial
 from ecdiff_tune.search import Space
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 from ecdiff_tune.study import files
 from ecdiff_tune.study.early import EarlyAnswers
-from ecdiff_tune.study.open_study import open_study
+from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, open_study
 from ecdiff_tune.study.planned_parts import planned_parts
-from ecdiff_tune.study.references import LoadedPair
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.winner import ConfigSource
 
 
@@ -47,7 +47,7 @@ def stage1(settings: Settings) -> None:
         found = _run_stage1(settings, stages)
         log_result(stages, config_of_winner(stages, found))
         log_end(stages.study, files.STAGE1, files.TRIALS, files.NOISE_TABLE, files.NOISE_FIGURE)
-        stages.study.progress.say("next: stage2 with the same settings")
+        stages.study.progress.log("next: stage2 with the same settings")
 
 
 def stage2(settings: Settings) -> None:
@@ -65,41 +65,45 @@ def stage2(settings: Settings) -> None:
         finish(stages, pair, _run_stage2(settings, stages, winner))
 
 
-def tune(settings: Settings) -> None:
-    """The reference, stage 1, stage 2, then the winner on held-out prompts."""
+def tune(settings: Settings, caller: Caller = COMMAND_LINE) -> Trial | None:
+    """The reference, the search, then the winner on held-out prompts.
+
+    Returns:
+        The winner; None with other methods than EC-Diff.
+    """
     if settings.methods:
         refuse_until(settings, "method=")
         _refuse_ranks()
-        accelerate(settings)
-        return
+        accelerate(settings, caller)
+        return None
     _refuse_params_by_hand(settings)
-    with open_stages(settings, whole=True) as (stages, pair):
+    with open_stages(settings, True, caller) as (stages, pair):
         write_noise_profile(stages.study, stages.references)
         if settings.search.joint:
             found = stages.run(_joint_space(settings, stages))
         else:
-            stages.study.progress.say(_effort_of_tune(settings, stages))
+            stages.study.progress.log(_effort_of_tune(settings, stages))
             winner = _run_stage1(settings, stages).winner
             found = _run_stage2(settings, stages, winner.candidate)
         finish(stages, pair, found)
+    return found.winner
 
 
 @contextmanager
-def open_stages(settings: Settings, whole: bool = False) -> Iterator[tuple[Stages, LoadedPair]]:
+def open_stages(
+    settings: Settings, whole: bool = False, caller: Caller = COMMAND_LINE
+) -> Iterator[tuple[Stages, LoadedPair]]:
     """What runs the study's stages, once the reference is made; and the pair.
 
     Args:
         whole: the command goes on to the held-out prompts.
     """
-    with open_study(study_spec(settings, searches=True), current(), settings.has_workers) as (
-        study,
-        pair,
-        references,
-    ):
+    spec = study_spec(settings, searches=True)
+    with open_study(spec, current(), settings.has_workers, caller) as (study, pair, references):
         if whole and study.spec.kind.needs_forecast:
             study.progress.time_left = planned_parts(study, references, pair.latency)
             references.plan_ahead()
-        study.progress.say(f"search {settings.search.name}: {settings.kind.about}")
+        study.progress.log(f"search {settings.search.name}: {settings.kind.about}")
         spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)
@@ -116,7 +120,10 @@ def _refuse_params_by_hand(settings: Settings) -> None:
     if given:
         raise SettingsError(
             f"{' and '.join(given)} {'are' if given[1:] else 'is'} for stage2 alone; here search.k, "
-            "search.alpha, search.edge_k and search.residual go, or search=schedule."
+            "search.alpha, search.edge_k and search.residual go, or search=schedule.",
+            key=given[0],
+            got=given,
+            expected="none",
         )
 
 
@@ -133,21 +140,22 @@ def refuse_until(settings: Settings, what: str) -> None:
 
 def _refuse_ranks() -> None:
     if current().size > 1:
-        raise SettingsError("tune with method= runs as one process: start it without torchrun.")
+        line = "tune with method= runs as one process: start it without torchrun."
+        raise SettingsError(line, key="WORLD_SIZE", got=current().size, expected="1")
 
 
 def _refuse_placing(settings: Settings) -> None:
     if settings.kind.places:
-        raise SettingsError(
-            f"search={settings.search.name} places the real steps for every s at once: run tune with it."
-        )
+        name = settings.search.name
+        line = f"search={name} places the real steps for every s at once: run tune with it."
+        raise SettingsError(line, key="search", got=name)
 
 
 def _joint_space(settings: Settings, stages: Stages) -> Space:
     if not settings.kind.places:
         return joint_space(settings, stages.references.p())
     numbers = ", ".join(map(str, settings.cloud_calls))
-    stages.study.progress.say(f"placing {numbers} cloud calls by the forecast")
+    stages.study.progress.log(f"placing {numbers} cloud calls by the forecast")
     return schedule_space(settings, stages.references.predictor)
 
 
@@ -181,7 +189,7 @@ def _run_stage2(settings: Settings, stages: Stages, stage1_winner: Candidate) ->
 
 def _point_out_boundary(stages: Stages, name: str, grid: tuple[float, ...], found: Found) -> None:
     for line in boundary_note(stages.study.spec, stages.references.p(), name, grid, found):
-        stages.study.progress.say(line)
+        stages.study.progress.log(line)
 
 
 def _stage1_winner(path: Path) -> Candidate:
@@ -194,6 +202,8 @@ def _check_stage1_is_done(path: Path) -> None:
         known = "" if (path / files.STATE).is_file() else others(path.parent, path.name)
         raise SettingsError(
             f"No stage 1 in {path}: run stage1 with the same settings first, "
-            "or give params.k and params.alpha, or params.schedule and params.alpha."
-            + (f" If another study was meant: {known}." if known else "")
+            "or give params.k and params.alpha, or params.schedule and params.alpha.",
+            key="params.k and params.alpha",
+            got=str(path),
+            advice=f"If another study was meant: {known}." if known else "",
         )

@@ -2,7 +2,6 @@
 
 from ecdiff_tune.config.command_groups import MetricsSettings, ParetoSettings, RerankSettings
 from ecdiff_tune.config.composed import from_config, register
-from ecdiff_tune.config.error import SettingsError
 from ecdiff_tune.config.groups import (
     AUTO,
     CalibrationSettings,
@@ -15,7 +14,8 @@ from ecdiff_tune.config.groups import (
     SearchSettings,
 )
 from ecdiff_tune.config.names import refuse_unknown
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.setting import SettingsError
+from ecdiff_tune.config.settings import Settings
 
 __all__ = [
     "AUTO",

@@ -7,10 +7,10 @@ from dataclasses import replace
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P
-from ecdiff_core.sampling.plan import plan
-from ecdiff_tune.config.error import SettingsError, check_distinct
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.config.groups import AUTO
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.setting import SettingsError, check_distinct
+from ecdiff_tune.config.settings import Settings
 
 
 def check_params(settings: Settings) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.setting import SettingsError, check_distinct
+from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.options import check_installed
 from ecdiff_tune.search.schedule_space import LEAST_CALLS
@@ -61,8 +61,8 @@ def check_search(settings: Settings) -> None:
         ("search.storage", search.storage is not None and not kind.is_optuna, "choose search=optuna"),
     ):
         if idle:
-            line = f"{setting} has no effect with search={name}: leave it out, or {instead}."
-            raise SettingsError(line, key=setting, got=name, advice=instead)
+            line = f"{setting} has no effect with search={name}."
+            raise SettingsError(line, key=setting, got=name, advice=f"Leave it out, or {instead}.")
     if kind.places:
         _check_cloud_calls(settings)
         _check_edge_calls(settings)

@@ -14,11 +14,11 @@ from ecdiff_tune.config.check_params import check_grids, check_params
 from ecdiff_tune.config.check_search import check_search
 from ecdiff_tune.config.command_groups import MetricsSettings, ParetoSettings
 from ecdiff_tune.config.described import meanings
-from ecdiff_tune.config.error import SettingsError, check_distinct
 from ecdiff_tune.config.groups import AUTO
-from ecdiff_tune.config.schema import ECDIFF, Settings
+from ecdiff_tune.config.setting import SettingsError, check_distinct
+from ecdiff_tune.config.settings import ECDIFF, Settings
 from ecdiff_tune.study import files, trackers
-from ecdiff_tune.study.spec import LATENCIES
+from ecdiff_tune.study.spec import LATENCIES, PROFILE
 
 PICKS = {"fastest_above": "quality", "best_below": "seconds"}
 """What ``pareto.pick`` takes beside a row's number, and the limit that goes with it."""
@@ -33,6 +33,12 @@ def check(settings: Settings) -> None:
     _check_limits(settings)
     settings.core_sampling()
     settings.pair_spec()
+    if settings.core_link().url is not None and settings.latency != PROFILE:
+        raise SettingsError(
+            key="latency",
+            got=settings.latency,
+            expected=f"to be {PROFILE} with link.url, which measures the server's seconds and this machine's",
+        )
     trackers.check(settings.tracking)
     if settings.latency not in LATENCIES and not settings.latency.endswith(".json"):
         other = "Or give the path of another study's or machine's latency.json."
@@ -78,7 +84,8 @@ def _check_methods(settings: Settings) -> None:
         raise SettingsError(key="method", got=named, expected="to be a name or a list of names")
     for name in settings.methods:
         if name == ECDIFF:
-            raise SettingsError("method: ecdiff is tuned alone; compare holds it against the others.")
+            line = "method: ecdiff is tuned alone; compare holds it against the others."
+            raise SettingsError(line, key="method", got=settings.methods, expected="alone")
         if name not in METHODS:
             raise SettingsError.unknown("method", name, [ECDIFF, *METHODS])
     check_distinct("method", named)

@@ -9,24 +9,26 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_tune.config.checks import check
-from ecdiff_tune.config.error import SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of, unread_column
 from ecdiff_tune.config.names import refuse_unknown
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.setting import SettingsError
+from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.study.renamed import RENAMED
 
 
-@cache
 def register() -> None:
-    """Make ``Settings`` the schema that conf/base.yaml starts from.
+    """Make ``Settings`` the schema that conf/base.yaml starts from."""
+    ConfigStore.instance().store(name="settings", node=_schema())
 
-    Groups take unknown keys, which ``present_names`` and ``refuse_unknown`` see to: folders of a person's own
-    may hold older names.
-    """
+
+@cache
+def _schema() -> DictConfig:
+    """Its groups take unknown keys, which ``present_names`` and ``refuse_unknown`` see to: folders of a
+    person's own may hold older names."""
     node = OmegaConf.structured(Settings)
     for old in RENAMED:
         OmegaConf.set_struct(node[old.partition(".")[0]], False)
-    ConfigStore.instance().store(name="settings", node=node)
+    return node
 
 
 def present_names(config: DictConfig, overrides: Sequence[str], log: Callable[[str], None]) -> None:
@@ -57,14 +59,14 @@ def _as_given(missing: Sequence[str]) -> list[str]:
 
 
 def from_config(
-    config: DictConfig, overrides: Sequence[str] | None = None, say: Callable[[str], None] = print
+    config: DictConfig, overrides: Sequence[str] | None = None, log: Callable[[str], None] = print
 ) -> Settings:
     """The checked settings of a composed config.
 
     Args:
         overrides: of the command line: what they leave as conf/ has it is cut to what the number of steps
             allows. None cuts nothing.
-        say: hears what is cut.
+        log: called with a line for what is cut.
 
     Raises:
         SettingsError, ParamsError, ConfigError: a key is unknown, or a value is out of range.
@@ -76,7 +78,7 @@ def from_config(
         raise SettingsError(line, key=missing[0])
     lines = [] if overrides is None else [*fit_grids(config, overrides), *unread_column(config, overrides)]
     for line in lines:
-        say(f"note: {line}")
+        log(f"note: {line}")
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, Settings)
     check(settings)

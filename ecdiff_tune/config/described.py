@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.settings import Settings
 
 _LINE = re.compile(
     r"(?P<shown>(?P<indent> *)(?P<name>\w+):(?: +(?:'[^']*'|\"[^\"]*\"|\[[^#]*\]|[^#\s]\S*))?) *(?:#.*)?"

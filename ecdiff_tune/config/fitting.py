@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from ecdiff_core.sampling.plan import count_steps
+from ecdiff_core.sampling.plan_of_params import count_steps
 
 
 def keys_of(overrides: Sequence[str]) -> list[str]:

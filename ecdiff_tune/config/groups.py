@@ -216,3 +216,7 @@ class LinkSettings:
 
     mbps: Positive | None = setting(None, "10^6 bits a second; null is one machine, where nothing is sent")
     round_trip_seconds: NotNegative = setting(0.0, "fixed cost of the transfer")
+    url: str | None = setting(
+        None, "server of ecdiff serve, http://gpu:8000: link and cloud's seconds are measured there"
+    )
+    token_file: str | None = setting(None, "file with its token; null is ECDIFF_TOKEN's, if any")

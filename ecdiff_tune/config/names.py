@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_core.errors import nearest
 from ecdiff_core.spelling import meant
-from ecdiff_tune.config.error import SettingsError
-from ecdiff_tune.config.schema import Settings
+from ecdiff_tune.config.setting import SettingsError
+from ecdiff_tune.config.settings import Settings
 
 
 def setting_names() -> list[str]:

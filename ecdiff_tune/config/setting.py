@@ -1,9 +1,12 @@
-"""How a setting is declared."""
+"""How a setting is declared, and what is raised where one is out of range."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
+
+from ecdiff_core.errors import ECDiffError
 
 
 def setting(default: Any, help: str) -> Any:
@@ -22,3 +25,17 @@ def setting(default: Any, help: str) -> Any:
 def group(kind: type, help: str) -> Any:
     """A field that holds a group of settings."""
     return field(default_factory=kind, metadata={"description": help})
+
+
+class SettingsError(ECDiffError):
+    """A setting is out of range, or settings contradict each other."""
+
+
+def check_distinct(key: str, values: Sequence[object]) -> None:
+    """Refuse a list that is empty, or has a value twice.
+
+    Raises:
+        SettingsError: with what was got.
+    """
+    if not values or len(set(values)) < len(values):
+        raise SettingsError(key=key, got=list(values), expected="to hold at least one value, none twice")

@@ -78,7 +78,7 @@ def read_rows(path: Path, column: str | None = None) -> Rows:
     )
     if not rows.prompts:
         why_none = f": {rows.left_out()}" if rows.left_out() else ""
-        raise PromptFileError(f"The prompts file {path} holds no prompt{why_none}.")
+        raise PromptFileError(f"The prompts file {path} holds no prompt{why_none}.", key=str(path), got=0)
     return rows
 
 

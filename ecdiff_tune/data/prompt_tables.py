@@ -60,11 +60,11 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         return pd.DataFrame({"prompt": _lines(path)}, dtype=str)
     except OSError as error:
         reason = error.strerror or "it is no parquet file"
-        raise PromptFileError(f"Cannot read the prompts file {path}: {reason}.") from error
+        raise _unreadable(path, reason) from error
     except UnicodeDecodeError as error:
-        raise PromptFileError(f"Cannot read the prompts file {path}: save it as UTF-8.") from error
+        raise _unreadable(path, "save it as UTF-8") from error
     except (ValueError, csv.Error) as error:  # not csv, not parquet
-        raise PromptFileError(f"Cannot read the prompts file {path}: {reason_of(error)}.") from error
+        raise _unreadable(path, reason_of(error)) from error
 
 
 def _lines(path: Path) -> list[str]:
@@ -83,7 +83,7 @@ def _read_csv(path: Path, columns: Sequence[str], tabs: bool) -> pd.DataFrame:
         reader = csv.reader(chain(begin, file, ["\n", _END]), delimiter=delimiter)
         names = next(row for row in reader if row)
         if names == [_END]:
-            raise PromptFileError(f"Cannot read the prompts file {path}: it is empty.")
+            raise _unreadable(path, "it is empty")
         wanted = list(columns) if columns and set(columns) <= set(names) else list(dict.fromkeys(names))
         rows = _fields(reader, len(names), [names.index(name) for name in wanted], path)
     table = pd.DataFrame(rows, columns=wanted, dtype=object)
@@ -104,14 +104,17 @@ def _fields(reader: Any, most: int, places: Sequence[int], path: Path) -> list[l
     blank, row = 0, [""]
     for row in reader:
         if len(row) > most:
-            raise PromptFileError(
-                f"Cannot read the prompts file {path}: line {reader.line_num} has {len(row)} fields, the "
-                f"first line {most}. Put a prompt that holds {reader.dialect.delimiter!r} in double quotes."
+            raise _unreadable(
+                path,
+                f"line {reader.line_num} has {len(row)} fields, the first line {most}",
+                got={"line": reader.line_num, "fields": len(row)},
+                expected=str(most),
+                advice=f"Put a prompt that holds {reader.dialect.delimiter!r} in double quotes.",
             )
         blank = blank + 1 if not row else 0 if row != [_END] else blank
         rows.append([row[place] if place < len(row) else None for place in places])
     if row != [_END]:
-        raise PromptFileError(f"Cannot read the prompts file {path}: a double quote is never closed.")
+        raise _unreadable(path, "a double quote is never closed")
     return rows[: -1 - blank]
 
 
@@ -126,9 +129,8 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
         except (json.JSONDecodeError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise PromptFileError(
-                f'Expected a JSON object such as {{"prompt": "…"}} in line {number} of {path}.'
-            )
+            line = f'Expected a JSON object such as {{"prompt": "…"}} in line {number} of {path}.'
+            raise PromptFileError(line, key=str(path), got=number, expected="a JSON object")
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
 
@@ -138,7 +140,7 @@ def _read_json(path: Path) -> pd.DataFrame:
     try:
         tree = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise PromptFileError(f"Cannot read the prompts file {path}: it is not JSON.") from error
+        raise _unreadable(path, "it is not JSON") from error
     if isinstance(tree, list) and all(isinstance(one, dict) for one in tree):
         return pd.DataFrame(tree, dtype=object)
     if isinstance(tree, list) and not any(isinstance(one, list | dict) for one in tree):
@@ -149,7 +151,10 @@ def _read_json(path: Path) -> pd.DataFrame:
         return pd.DataFrame(tree, dtype=object)
     raise PromptFileError(
         f'Expected a JSON list such as ["…"] or [{{"prompt": "…"}}] in {path}; of VBench, '
-        "scripts/prepare_prompts.py makes one."
+        "scripts/prepare_prompts.py makes one.",
+        key=str(path),
+        got=type(tree).__name__,
+        expected="a JSON list",
     )
 
 
@@ -159,7 +164,10 @@ def _captions_of_images(annotations: list[Any], path: Path) -> pd.DataFrame:
     if "caption" not in table.columns:
         raise PromptFileError(
             f"The annotations in {path} have no captions: of COCO, captions_*.json has them, the others have "
-            "not."
+            "not.",
+            key=str(path),
+            got=sorted(map(str, table.columns)),
+            expected=["caption"],
         )
     return table.drop_duplicates("image_id") if "image_id" in table.columns else table
 
@@ -168,8 +176,13 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     if not path.exists():  # of which pyarrow does not say so
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     if find_spec("pyarrow") is None:
-        raise PromptFileError(f"Parquet files need pyarrow: pip install 'ecdiff[parquet]' (to read {path}).")
+        line = f"Parquet files need pyarrow: pip install 'ecdiff[parquet]' (to read {path})."
+        raise PromptFileError(line, key=str(path), expected=["pyarrow"])
     return pd.read_parquet(path, engine="pyarrow")
+
+
+def _unreadable(path: Path, reason: str, **about: Any) -> PromptFileError:
+    return PromptFileError(f"Cannot read the prompts file {path}: {reason}.", key=str(path), **about)
 
 
 def column_name(

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.models.pair_spec import Side
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import Denoiser, advance
+from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.data.calibration import CalibrationSet
 
 

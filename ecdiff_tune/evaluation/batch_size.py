@@ -43,7 +43,8 @@ def kept(path: Path, find: Callable[[], dict[int, float]], log: Callable[[str], 
         try:
             size = int(json.loads(path.read_text(encoding="utf-8"))["batch_size"])
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise BatchSizeError(f"{path} is damaged. Delete it; the batch size is found again.") from error
+            advice = "Delete it; the batch size is found again."
+            raise BatchSizeError(f"{path} is damaged.", key=str(path), advice=advice) from error
         log(f"batch_size=auto: {size}, as found before")
         return size
     rates = find()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.estimators import REMEMBERED, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, plan
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
+from ecdiff_core.sampling.plan_of_params import plan
 
 
 @dataclass(frozen=True)

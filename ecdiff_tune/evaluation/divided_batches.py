@@ -27,10 +27,10 @@ class DividedBatches(Batches):
     ``over`` is called on all ranks alike; its rows are rank 0's.
     """
 
-    def __init__(self, ranks: Ranks, size: int, say: Callable[[str], None]) -> None:
+    def __init__(self, ranks: Ranks, size: int, log: Callable[[str], None]) -> None:
         self._lines: list[str] = []
-        super().__init__(size, say if ranks.first else self._lines.append)
-        self.ranks, self._block, self._tell = ranks, size, say
+        super().__init__(size, log if ranks.first else self._lines.append)
+        self.ranks, self._block, self._log_line = ranks, size, log
 
     def over(
         self, rows: Sequence[int], work: Callable[[Sequence[int]], T]
@@ -46,7 +46,7 @@ class DividedBatches(Batches):
                 raise
             for number, (part, lines) in enumerate(self.ranks.gather((found, [*self._lines]))):
                 for line in lines:
-                    self._tell(f"rank {number}: {line}")
+                    self._log_line(f"rank {number}: {line}")
                 yield from part
             self._lines.clear()
 

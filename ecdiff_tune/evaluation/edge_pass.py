@@ -23,7 +23,7 @@ from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.baseline_trajectory import BaselineTrajectory, baseline_trajectory, prepare
-from ecdiff_tune.evaluation.reference import read
+from ecdiff_tune.evaluation.reference_files import read
 
 Computed = tuple[list[int], HandoffAdapter, dict[str, Tensor]]
 """Prompts by index, the adapter, and the content of their files, stacked."""

@@ -48,7 +48,7 @@ def most_left_out(count: int) -> int:
 def fault(image: Tensor) -> int:
     """The number in ``FAULTS`` of what is wrong with an image; 0 where nothing is.
 
-    A picture in black and white has values of 0 and 1 alone; only in colours is that saturated.
+    An image in black and white has values of 0 and 1 alone; only in colours is that saturated.
 
     Args:
         image: RGB in 0 … 1, shape (3, height, width), of a video (frames, 3, height, width). A video is of
@@ -93,11 +93,15 @@ def refuse_many(
     row, (side, number) = next(iter(faults.items()))
     if number == 1:
         advice = "Are its weights damaged?" if dtype == "float32" else "Try dtype=float32."
-        raise NonFiniteLatentsError(f"The {side} model's own image is not finite in {dtype}. {advice}")
+        line = f"The {side} model's own image is not finite in {dtype}."
+        raise NonFiniteLatentsError(line, key=side, got=dtype, advice=advice)
     advice = "Is its VAE damaged?" if dtype == "float32" else "Its VAE may overflow: try dtype=float32."
     raise UnusableReferenceError(
         f"The {side} model's own image of {prompts.prompts[row]!r} is {FAULTS[number]} in {dtype}, and any "
-        f"config would equal it. {advice} {len(faults)} of {len(prompts)} prompts are like that."
+        f"config would equal it. {len(faults)} of {len(prompts)} prompts are like that.",
+        key=side,
+        got={"prompt": prompts.prompts[row], "image": FAULTS[number], "prompts": len(faults)},
+        advice=advice,
     )
 
 

@@ -18,7 +18,8 @@ from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.models.memory import out_of_memory_as_error
 from ecdiff_core.sampling.plan import Plan
-from ecdiff_tune.evaluation.link import Link
+from ecdiff_core.serving.link import Spread
+from ecdiff_tune.evaluation.link import Link, MeasuredLink
 from ecdiff_tune.evaluation.machine_conditions import Conditions
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ecdiff_core.sampling.batching import Conditioning
 
 WARM_UP_CALLS = 3
+OPERATIONS = ("cloud_call", "edge_call", "encode", "decode")
+"""Whose seconds a profile holds."""
 CALLS = WARM_UP_CALLS + 15
 """Of either model and of the decoder, that ``measure`` makes; those after the warm-up are timed."""
 PROMPT = "a photo of a red circle"
@@ -64,6 +67,8 @@ class LatencyProfile:
         tensor_values: those of one tensor of the latents' shape; None in older files.
         tensor_seconds: to send one such tensor more.
         crossing_seconds: to cross the link once more, whatever is sent.
+        link: as it was measured; None where it was given.
+        sources: where each number is from, by its name; None for all from one machine.
     """
 
     cloud_call: Timing
@@ -76,6 +81,8 @@ class LatencyProfile:
     tensor_values: int | None = None
     tensor_seconds: float = 0.0
     crossing_seconds: float = 0.0
+    link: MeasuredLink | None = None
+    sources: Mapping[str, str] | None = None
 
     def spread_note(self, path: Path) -> str:
         """A line where a model's calls varied more than they do on an idle machine; else empty.
@@ -118,6 +125,7 @@ class LatencyProfile:
             transfer_seconds=link.transfer_seconds(self.payload_values or 0),
             tensor_seconds=link.transfer_seconds(self.tensor_values or 0, crossings=0),
             crossing_seconds=link.transfer_seconds(0),
+            link=None,
         )
 
     def alone(self, num_steps: int) -> tuple[float, float]:
@@ -138,8 +146,10 @@ class LatencyProfile:
             for name in ("payload_values", "tensor_values")
         }
         read |= {name: float(tree.pop(name)) for name in list(tree) if name.endswith("_seconds")}
-        under = tree.pop("conditions", None)
+        under, link = tree.pop("conditions", None), tree.pop("link", None)
         read["conditions"] = None if under is None else Conditions(**under)
+        read["link"] = None if link is None else _measured_link(link)
+        read["sources"] = tree.pop("sources", None)
         read |= {name: Timing(**values) for name, values in tree.items()}
         return cls(**read)
 
@@ -153,19 +163,31 @@ class LatencyProfile:
         try:
             return cls.of(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise LatencyError(f"Cannot read the latency profile {path}: {error.strerror}.") from error
+            line = f"Cannot read the latency profile {path}: {error.strerror}."
+            raise LatencyError(line, key=str(path)) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LatencyError(
-                f"{path} is damaged, or no latency profile. One in a study's own folder may be deleted: it "
-                "is measured again."
+                f"{path} is damaged, or no latency profile.",
+                key=str(path),
+                advice="One in a study's own folder may be deleted: it is measured again.",
             ) from error
 
 
-def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> LatencyProfile:
+def _measured_link(tree: Mapping[str, Any]) -> MeasuredLink:
+    spreads = {name: Spread(**values) for name, values in tree.items() if name != "url"}
+    return MeasuredLink(url=tree["url"], **spreads)
+
+
+def measure(
+    pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True, known: Mapping[str, Timing] | None = None
+) -> LatencyProfile:
     """Time the pair at batch 1: warmed up, synchronised, the operations taking turns.
 
     With ``take_turns=False`` one operation after the other: offload would move models at every turn, which a
     generation does only where it goes over from one to the next.
+
+    Args:
+        known: operations by name that another machine does, with its seconds; they are not timed here.
 
     Raises:
         OutOfMemoryError: a single prompt does not fit.
@@ -175,12 +197,14 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     timestep = torch.tensor(500, device=latents.device)
     cloud = family.bind(pipe.pair.cloud, conditioning, pipe.guidance)
     edge = family.bind(pipe.pair.edge, conditioning, pipe.guidance)
-    operations: dict[str, Callable[[], object]] = {
+    known = known or {}
+    every: dict[str, Callable[[], object]] = {
         "cloud_call": lambda: cloud(latents, timestep),
         "edge_call": lambda: edge(latents, timestep),
         "encode": lambda: pipe.encode([PROMPT]),
         "decode": lambda: family.decode(latents),
     }
+    operations = {name: every[name] for name in OPERATIONS if name not in known}
     seconds: dict[str, list[float]] = {name: [] for name in operations}
     turns = range(CALLS)
     by_turn = [(turn, name) for turn in turns for name in operations]
@@ -193,7 +217,7 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
             synchronize(latents.device)
             if turn >= WARM_UP_CALLS:
                 seconds[name].append(time.perf_counter() - started)
-    timings: dict[str, Any] = {name: _timing(values) for name, values in seconds.items()}
+    timings: dict[str, Any] = {**known, **{name: _timing(values) for name, values in seconds.items()}}
     payload = family.payload_values(conditioning, latents)
     return LatencyProfile(
         **timings,
@@ -231,7 +255,10 @@ def check_payload(profile: LatencyProfile, payload: int | None, source: str) -> 
     if payload and profile.payload_values and payload != profile.payload_values:
         raise LatencyError(
             f"{source} is of another pair or size: its handoff carries {profile.payload_values:,} values, "
-            f"this study's {payload:,}."
+            f"this study's {payload:,}.",
+            key=source,
+            got=profile.payload_values,
+            expected=str(payload),
         )
 
 

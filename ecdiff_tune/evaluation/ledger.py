@@ -124,8 +124,9 @@ def added(old: Measurement | None, new: Measurement) -> Measurement:
     return new if old is None else replace(old, extra={**new.extra, **old.extra})
 
 
-def _unusable(path: Path, error: Exception) -> str:
-    return f"Cannot use the ledger {path}: {error}. Move it away to start anew."
+def _unusable(path: Path, error: Exception) -> LedgerError:
+    line = f"Cannot use the ledger {path}: {error}."
+    return LedgerError(line, key=str(path), advice="Move it away to start anew.")
 
 
 class Ledger:
@@ -149,7 +150,10 @@ class Ledger:
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
             if not 0 <= version <= SCHEMA_VERSION:
                 raise LedgerError(
-                    f"{path} has version {version}, expected {SCHEMA_VERSION}: use a newer ecdiff."
+                    f"{path} has version {version}, expected {SCHEMA_VERSION}: use a newer ecdiff.",
+                    key=str(path),
+                    got=version,
+                    expected=str(SCHEMA_VERSION),
                 )
             with self._database:
                 self._database.execute("BEGIN")
@@ -159,7 +163,7 @@ class Ledger:
                     self._rename_keys()
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
-            raise LedgerError(_unusable(path, error)) from error
+            raise _unusable(path, error) from error
 
     def _rename_keys(self) -> None:
         """Give older rows the key that they have now, where another estimator's name or no alpha is in it."""
@@ -204,7 +208,7 @@ class Ledger:
         try:
             return self._database.execute(select, {**asdict(key), "reference": reference}).fetchall()
         except sqlite3.DatabaseError as error:
-            raise LedgerError(_unusable(self._path, error)) from error
+            raise _unusable(self._path, error) from error
 
     def configs(self) -> list[ConfigKey]:
         """The keys of all configs that have a measurement, in order."""
@@ -213,7 +217,7 @@ class Ledger:
             found = self._database.execute(f"SELECT DISTINCT {names} FROM measurements ORDER BY {names}")
             return [ConfigKey(*row) for row in found]
         except sqlite3.DatabaseError as error:
-            raise LedgerError(_unusable(self._path, error)) from error
+            raise _unusable(self._path, error) from error
 
     def append(self, key: ConfigKey, rows: Iterable[tuple[str, Measurement]]) -> None:
         """Add a config's measurements by prompt key; what is there already stays."""
@@ -246,7 +250,8 @@ class Ledger:
                     places = ", ".join("?" * len(rows[0]))
                     self._database.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
         except sqlite3.DatabaseError as error:  # a full disk, a read-only one, a damaged page
-            raise LedgerError(f"Cannot write to the ledger {self._path}: {error}.") from error
+            line = f"Cannot write to the ledger {self._path}: {error}."
+            raise LedgerError(line, key=str(self._path)) from error
 
     def close(self) -> None:
         """Close the file."""

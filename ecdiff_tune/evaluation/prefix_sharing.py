@@ -8,10 +8,12 @@ from dataclasses import replace
 from itertools import islice
 
 from ecdiff_core.models.memory import Batches
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import join, join_prompts, move, move_prompts, take, take_prompts
-from ecdiff_core.sampling.plan import Action, effective_s
+from ecdiff_core.sampling.plan import Action
+from ecdiff_core.sampling.plan_of_params import effective_s
 from ecdiff_core.sampling.sampler import SamplerState
+from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import batched_execution
 from ecdiff_tune.evaluation.baseline_trajectory import prepare

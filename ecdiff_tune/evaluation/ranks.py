@@ -65,7 +65,9 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._group = rank, size, group
-        self._over: ECDiffError | None = None if size > 1 else RankError("There is one process alone.")
+        self._over: ECDiffError | None = (
+            None if size > 1 else RankError("There is one process alone.", key="WORLD_SIZE", got=1)
+        )
 
     @property
     def first(self) -> bool:
@@ -85,7 +87,7 @@ class Ranks:
         found = self._exchange(value)
         for rank, end in enumerate(found):
             if isinstance(end, _End):
-                self._over = end.error or RankError(f"Rank {rank} ended before its work was done. {AGAIN}")
+                self._over = end.error or _ended(f"Rank {rank} ended before its work was done. {AGAIN}", rank)
                 if self.first:
                     raise self._over
                 raise SystemExit(found[0].status if isinstance(found[0], _End) else end.status)
@@ -111,7 +113,7 @@ class Ranks:
         telling = threading.Thread(target=tell, daemon=True)
         telling.start()
         telling.join((GOODBYE_SECONDS if status else LAST_SECONDS) if self.first else None)
-        self._over = error or RankError("The command is over.")
+        self._over = error or _ended("The command is over.", self.rank)
         return found[0].status if found and isinstance(found[0], _End) else status
 
     def _exchange(self, value: Any) -> list[Any]:
@@ -123,7 +125,9 @@ class Ranks:
         except RuntimeError as error:
             time.sleep(OWN_STOP_SECONDS)
             self._over = LostRankError(
-                f"A rank ended before its work was done (rank {self.rank} has noticed it). {AGAIN}"
+                f"A rank ended before its work was done (rank {self.rank} has noticed it). {AGAIN}",
+                key="rank",
+                got=self.rank,
             )
             raise self._over from error
         return found
@@ -167,8 +171,10 @@ def _join() -> Ranks:
         return Ranks(rank, size, dist.new_group(backend="gloo", timeout=SILENCE))
     except (RuntimeError, ValueError) as error:
         raise RankError(
-            f"Rank {rank} of {size} cannot reach the others ({str(error).splitlines()[0]}). "
-            "Start all ranks together, with torchrun or accelerate launch."
+            f"Rank {rank} of {size} cannot reach the others ({str(error).splitlines()[0]}).",
+            key="rank",
+            got=rank,
+            advice="Start all ranks together, with torchrun or accelerate launch.",
         ) from error
 
 
@@ -205,8 +211,12 @@ def _follow(ranks: Ranks, follow: Callable[[Ranks], None]) -> int:
     except Exception as error:
         traceback.print_exc()
         what = f"Rank {ranks.rank} failed ({type(error).__name__}); its traceback is above."
-        return ranks.end(2, RankError(what))
+        return ranks.end(2, _ended(what, ranks.rank))
 
 
 def _stopped_by_launcher(*_: Any) -> None:
-    raise RankError(f"Stopped from outside, as launchers do when a rank has ended. {AGAIN}")
+    raise RankError(f"Stopped from outside, as launchers do when a rank has ended. {AGAIN}", key="rank")
+
+
+def _ended(line: str, rank: int) -> RankError:
+    return RankError(line, key="rank", got=rank)

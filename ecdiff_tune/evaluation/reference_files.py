@@ -67,9 +67,8 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except Exception as error:  # safetensors raises several kinds
-        raise DamagedReferenceError(
-            f"The reference {path} is damaged ({error}). Delete it; it is made again."
-        ) from error
+        line, advice = f"The reference {path} is damaged ({error}).", "Delete it; it is made again."
+        raise DamagedReferenceError(line, key=str(path), advice=advice) from error
 
 
 def usable(prompts: CalibrationSet, folder: Path) -> CalibrationSet:

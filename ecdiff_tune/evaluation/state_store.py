@@ -105,7 +105,8 @@ class StateStore:
             path.write_bytes(write_tensors(rows, {}))
         except OSError as error:
             raise OutputError(
-                f"Cannot keep a trajectory's state in {self._folder}: {error.strerror}. Make room there, "
-                'raise sharing_gib (host memory), or set sharing="off".'
+                f"Cannot keep a trajectory's state in {self._folder}: {error.strerror}.",
+                key=str(self._folder),
+                advice='Make room there, raise sharing_gib (host memory), or set sharing="off".',
             ) from error
         self._files[place] = _Spilled(path, bare, specs)

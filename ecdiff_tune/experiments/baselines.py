@@ -12,7 +12,8 @@ from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan, count_steps
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
+from ecdiff_core.sampling.plan_of_params import count_steps
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler
@@ -38,7 +39,7 @@ class Known:
         paper: the paper's config for the pair, if it has one.
         schedule: another study's winner, if one is given.
         latency: the study's profile.
-        reference_adapter: the handoff adapter that the reference's edge pictures were made with.
+        reference_adapter: the handoff adapter that the reference's edge images were made with.
         accelerations: that the study tuned, by name.
     """
 

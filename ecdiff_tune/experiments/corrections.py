@@ -34,7 +34,7 @@ def windows(plan: Plan) -> list[Window]:
     """The windows of a plan.
 
     >>> from ecdiff_core.sampling.params import ECDiffParams
-    >>> from ecdiff_core.sampling.plan import plan
+    >>> from ecdiff_core.sampling.plan_of_params import plan
     >>> [(w.first, w.end, w.corrected) for w in windows(plan(ECDiffParams(3, 2, 0.3, 8), 12, "exact"))]
     [(3, 5, True), (6, 8, False)]
     """

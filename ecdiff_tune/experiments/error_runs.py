@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Action, Plan, plan
+from ecdiff_core.sampling.plan import Action, Plan
+from ecdiff_core.sampling.plan_of_params import plan
+from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.baseline_trajectory import prepare
 from ecdiff_tune.evaluation.candidate import Candidate, PlannedCandidate
@@ -68,7 +70,7 @@ class Found:
 
     Args:
         rows: the prompts, by index.
-        stills: pictures (of videos the middle frame) of the cloud alone and with every ratio of noise, RGB in
+        stills: images (of videos the middle frame) of the cloud alone and with every ratio of noise, RGB in
             0 … 1, float16, shape (prompts, 1 + ratios, 3, height, width).
         ssim, psnr: of the disturbed ones to the cloud's own, shape (prompts, ratios).
         latent_errors: root mean square, shape (prompts, runs, T + 1).
@@ -143,9 +145,9 @@ def gaussian_nudge(ratio: float, seeds: Sequence[int]) -> Nudge:
     return nudge
 
 
-def _still(pictures: Tensor) -> Tensor:
-    """The middle frame of videos; pictures as they are."""
-    return pictures[:, pictures.shape[1] // 2] if pictures.ndim == 5 else pictures
+def _still(images: Tensor) -> Tensor:
+    """The middle frame of videos; images as they are."""
+    return images[:, images.shape[1] // 2] if images.ndim == 5 else images
 
 
 def _checks(work: Work, cloud: Trace, ours: Trace) -> tuple[Check, ...]:

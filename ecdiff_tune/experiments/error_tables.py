@@ -22,7 +22,7 @@ class Errors:
 
     Args:
         work: what was done.
-        ssim, psnr: of the disturbed pictures, shape (prompts, ratios).
+        ssim, psnr: of the disturbed images, shape (prompts, ratios).
         latent_errors: shape (prompts, runs, T + 1).
         checks: of the theorems, ``prompt`` counted over all.
         corrections: of the first run.
@@ -57,7 +57,7 @@ class Errors:
 
 
 def figure1_table(errors: Errors, seed: int) -> pd.DataFrame:
-    """A row a ratio of noise: SSIM to the undisturbed pictures, bootstrap interval, median PSNR in dB."""
+    """A row a ratio of noise: SSIM to the undisturbed images, bootstrap interval, median PSNR in dB."""
     rows = []
     for ratio, ssim, psnr in zip(errors.work.ratios, errors.ssim.T, errors.psnr.T, strict=True):
         low, high = interval95(ssim.tolist(), seed)
@@ -160,8 +160,8 @@ def lines(errors: Errors, seed: int) -> list[str]:
         for row in figure1_table(errors, seed).itertuples()
     ]
     final = errors.latent_errors[:, :, -1].mean(axis=0)
-    told = [f"{run.name} {value:.4f}" for run, value in zip(errors.work.runs, final, strict=True)]
-    found.append(f"latent error at the end (root mean square): {'; '.join(told)}")
+    listed = [f"{run.name} {value:.4f}" for run, value in zip(errors.work.runs, final, strict=True)]
+    found.append(f"latent error at the end (root mean square): {'; '.join(listed)}")
     return [*found, *_correction_lines(errors), *_theorem_lines(errors)]
 
 
@@ -169,8 +169,8 @@ def _correction_lines(errors: Errors) -> list[str]:
     modes = [one.mode for one in errors.corrections]
     if not modes:
         return ["no step is approximated and then corrected, so there is no mode of correction to show"]
-    told = ", ".join(f"{mode} in {modes.count(mode)}" for mode in MODES)
-    return [f"the latent error fell, of {len(modes)} corrections: {told}"]
+    listed = ", ".join(f"{mode} in {modes.count(mode)}" for mode in MODES)
+    return [f"the latent error fell, of {len(modes)} corrections: {listed}"]
 
 
 def _theorem_lines(errors: Errors) -> list[str]:

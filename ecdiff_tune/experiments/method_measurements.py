@@ -14,15 +14,17 @@ from ecdiff_core.models.pair_spec import Side
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Measurement, added
-from ecdiff_tune.evaluation.reference import SIDES, Reference
+from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.evaluation.reference_files import SIDES
 from ecdiff_tune.experiments import method_runs
 from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, describe, distinct
 from ecdiff_tune.metrics.choice import Metric, load_metrics
 from ecdiff_tune.metrics.spec import MetricChoice
 from ecdiff_tune.report.comparison import ALONE
 from ecdiff_tune.study.open_study import OpenStudy
+from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.progress import duration
-from ecdiff_tune.study.references import LoadedPair, References
+from ecdiff_tune.study.references import References
 
 Measured = dict[str, tuple[Measurement, ...]]
 """By the names of methods, prompt by prompt."""
@@ -72,7 +74,7 @@ class MethodEvaluator:
         return self._reference.prompt_set.keys[: self._first]
 
     def usable(self, methods: Iterable[Method], left_out: LeftOut) -> list[Method]:
-        """Those that these models can do and that make pictures of their own.
+        """Those that these models can do and that make images of their own.
 
         The others are logged, with those that are left out already.
         """
@@ -81,7 +83,7 @@ class MethodEvaluator:
         possible = [one for one, reason in obstacles.items() if reason is None]
         found, doubled = distinct(possible, self._tuned_with)
         for line in describe(left_out | doubled):
-            self._study.progress.say(line)
+            self._study.progress.log(line)
         return found
 
     def measure(self, methods: Sequence[Method]) -> Measured:
@@ -125,7 +127,7 @@ class MethodEvaluator:
             cloud += prompts * methods[0].plan.num_steps
         paces = [seconds / self._tuned_with.num_steps for seconds in self._reference.seconds()]
         if prompts:
-            progress.say(
+            progress.log(
                 f"{names}: up to {cloud:,} cloud and {edge:,} edge calls on {prompts} prompts, "
                 f"about {duration(cloud * paces[0] + edge * paces[1])}"
             )
@@ -146,7 +148,7 @@ class MethodEvaluator:
             self._reference.prompt_set,
             None if sampler.own_cloud else self._reference,
             self._study.ledger,
-            batches=Batches(1 if alone else pair.batches.size, self._study.progress.say),
+            batches=Batches(1 if alone else pair.batches.size, self._study.progress.log),
             store=None if key else pair.store,  # whose keys know no sampler
             s_values=sorted(branch_points - {0}),
             sampler=key,

@@ -73,7 +73,7 @@ def time_methods(
         prompts: how many of the held-out ones.
 
     Returns:
-        By the names of methods; None where there is no finite picture.
+        By the names of methods; None where there is no finite image.
     """
     ledger, progress, names = study.ledger, study.progress, heldout.keys[:prompts]
     keys = {one.name: one.key(tuned_with) for one in methods}
@@ -99,7 +99,7 @@ def time_methods(
 
 
 def _seconds(method: Method, pipe: ECDiffPipeline, prompt: str, seed: int) -> float | None:
-    """Of one picture; None where it is not finite."""
+    """Of one image; None where it is not finite."""
     try:
         with generation(method, pipe)():
             output = pipe(prompt, generator=torch.Generator().manual_seed(seed))

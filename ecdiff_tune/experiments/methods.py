@@ -18,7 +18,7 @@ class Sampler:
     Args:
         sampling: of a generation.
         acceleration: of the cloud model; None is none.
-        own_cloud: pictures are held against those of the cloud alone with this sampler, not with the study's.
+        own_cloud: images are held against those of the cloud alone with this sampler, not with the study's.
     """
 
     sampling: Sampling
@@ -30,7 +30,7 @@ class Sampler:
         mine = (self.sampling.scheduler, self.sampling.num_inference_steps)
         words = [] if mine == (study.scheduler, study.num_inference_steps) else [f"{mine[0]} {mine[1]}"]
         if self.acceleration is not None:
-            words.append(self.acceleration.told)
+            words.append(self.acceleration.text)
         if self.own_cloud:
             words.append("against its own cloud")
         return ", ".join(words)
@@ -68,7 +68,7 @@ LeftOut = dict[str, str]
 
 
 def distinct(methods: Iterable[Method], study: Sampling) -> tuple[list[Method], LeftOut]:
-    """Those that make other pictures than every earlier one, and whose the others make.
+    """Those that make other images than every earlier one, and whose the others make.
 
     Args:
         study: the sampling settings that the study was tuned with.

@@ -23,7 +23,7 @@ def quality_table(
 ) -> pd.DataFrame:
     """A row a method: mean and bootstrap 95% interval over prompts of SSIM, PSNR and extra metrics.
 
-    Means are over the prompts that have a finite picture; ``prompts`` counts them, ``failed`` the others.
+    Means are over the prompts that have a finite image; ``prompts`` counts them, ``failed`` the others.
     """
     rows = []
     for method in methods:
@@ -48,7 +48,7 @@ def _values(good: Sequence[Measurement]) -> dict[str, list[float]]:
 
 
 def _mean(values: Sequence[float], seed: int) -> tuple[float | None, float | None, float | None]:
-    """Mean and interval; equal pictures have an infinite PSNR, and then there is no interval."""
+    """Mean and interval; equal images have an infinite PSNR, and then there is no interval."""
     if not values:
         return None, None, None
     mean = fmean(values)

@@ -71,14 +71,14 @@ def table1(quality: pd.DataFrame, costs: pd.DataFrame, extra: Sequence[Metric] =
     return Table(
         rows,
         (*QUALITY, *_of(extra), SECONDS, SPEEDUP),
-        "Quality against the cloud's pictures, mean and bootstrap 95% interval",
+        "Quality against the cloud's images, mean and bootstrap 95% interval",
     )
 
 
-def table6(costs: pd.DataFrame, thing: str) -> Table:
-    """Where the seconds of a picture or video come from, as the paper's Table 6."""
+def table6(costs: pd.DataFrame, medium: str) -> Table:
+    """Where the seconds of an image or video come from, as the paper's Table 6."""
     columns = (SECONDS, SPEEDUP, *MEASURED, *COUNTS, Column("bytes", "bytes sent", value("bytes", "{:,d}")))
-    return Table(costs, columns, f"Seconds a {thing} by the latency profile and by the clock at batch 1")
+    return Table(costs, columns, f"Seconds per {medium} by the latency profile and by the clock at batch 1")
 
 
 def table2(quality: pd.DataFrame, costs: pd.DataFrame, extra: Sequence[Metric] = ()) -> Table:

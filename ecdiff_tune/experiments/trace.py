@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.errors import NonFiniteLatentsError
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_core.sampling.sampler import SamplerState, advance
 from ecdiff_core.sampling.timesteps import scale_model_input
+from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.evaluation.candidate import Candidate
 
 Nudge = Callable[[int, Tensor], Tensor]
@@ -96,9 +97,9 @@ def trace(
         if nudge is not None:
             state = replace(state, latents=nudge(step, state.latents))
     if not torch.isfinite(state.latents).all():
-        raise NonFiniteLatentsError(
-            f"The latents are not finite after {plan} in {pipe.config.sampling.dtype}. Try dtype=float32."
-        )
+        dtype = pipe.config.sampling.dtype
+        line = f"The latents are not finite after {plan} in {dtype}."
+        raise NonFiniteLatentsError(line, key="dtype", got=dtype, advice="Try dtype=float32.")
     return Trace((*latents, state.latents.float().cpu()), tuple(noises), kept, state)
 
 

@@ -17,14 +17,19 @@ def config_of_study(folder: Path, heldout: int) -> TunedConfig:
     """
     path = folder / files.CONFIG
     if not path.is_file():
-        raise StudyError(f"{path} is not there: run tune or stage2 with the same pair= and study= first.")
+        line = f"{path} is not there: run tune or stage2 with the same pair= and study= first."
+        raise StudyError(line, key=str(path))
     config = TunedConfig.load(path)
     if config.basis:
-        raise StudyError(f"{path} is an early answer ({config.basis}): run tune to its end first.")
+        line = f"{path} is an early answer ({config.basis}): run tune to its end first."
+        raise StudyError(line, key=str(path), got=config.basis)
     if heldout < 1:
         raise StudyError(
             f"The study in {folder} has no held-out prompts to measure on (heldout.num_prompts=0): "
-            "tune another study=NAME with some."
+            "tune another study=NAME with some.",
+            key="heldout.num_prompts",
+            got=heldout,
+            expected=">= 1",
         )
     return config
 
@@ -43,9 +48,9 @@ def schedule_config(name: str | None, folder: Path, tuned: TunedConfig) -> Tuned
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
     if not path.is_file():
-        raise StudyError(
-            f"compare.schedule={name}: {path} is not there. Give a study of this pair, or a YAML."
-        )
+        line = f"compare.schedule={name}: {path} is not there."
+        advice = "Give a study of this pair, or a YAML."
+        raise StudyError(line, key="compare.schedule", got=name, advice=advice)
     config = TunedConfig.load(path)
     for what, mine, other in (
         ("cloud weights", tuned.pair.cloud.fingerprint, config.pair.cloud.fingerprint),
@@ -55,6 +60,9 @@ def schedule_config(name: str | None, folder: Path, tuned: TunedConfig) -> Tuned
     ):
         if mine != other and None not in (mine, other):
             raise StudyError(
-                f"compare.schedule={name} does not fit this study: expected {what} {mine}, got {other}."
+                f"compare.schedule={name} does not fit this study: expected {what} {mine}, got {other}.",
+                key="compare.schedule",
+                got={what: other},
+                expected=str(mine),
             )
     return config

@@ -60,7 +60,8 @@ def scheduler_response(scheduler: SchedulerMixin, num_steps: int) -> Array:
     advice = "Choose another scheduler, or a search that does not predict, such as search=greedy."
     for setting in ("clip_sample", "thresholding"):
         if scheduler.config.get(setting):
-            raise UnpredictableError(f"{name} with {setting} is not linear in the noise. {advice}")
+            line = f"{name} with {setting} is not linear in the noise."
+            raise UnpredictableError(line, key=setting, got=name, advice=advice)
     basis, rows = torch.eye(num_steps, dtype=torch.float64), []
     begun = SamplerState(0, torch.zeros_like(basis[:1]), estimators.init(), scheduler)
     steps = trajectory(begun, Plan((Action.CLOUD,) * num_steps), get_estimator("reuse"), Factors(1.0))
@@ -73,7 +74,8 @@ def scheduler_response(scheduler: SchedulerMixin, num_steps: int) -> Array:
         rows.append(finished.value.latents[0])
     response: Array = torch.stack(rows).double().numpy()
     if not np.isfinite(response).all():
-        raise UnpredictableError(f"{name} weighs some step's noise without bound. {advice}")
+        line = f"{name} weighs some step's noise without bound."
+        raise UnpredictableError(line, key="scheduler", got=name, advice=advice)
     return response
 
 
@@ -94,9 +96,12 @@ def signal_and_noise(scheduler: SchedulerMixin, num_steps: int) -> tuple[Array, 
     if hasattr(scheduler, "sigmas"):
         noisy = torch.as_tensor(scheduler.sigmas[:num_steps]).double().cpu().numpy()
         return 1 - noisy, noisy, "flow"
+    name = type(scheduler).__name__
     raise UnpredictableError(
-        f"{type(scheduler).__name__} does not tell how much noise latents hold. "
-        "Choose another scheduler, or a search that does not predict, such as search=greedy."
+        f"{name} does not tell how much noise latents hold.",
+        key="scheduler",
+        got=name,
+        advice="Choose another scheduler, or a search that does not predict, such as search=greedy.",
     )
 
 

@@ -38,7 +38,7 @@ _ACTIONS = {"A": _APPROX, "C": _CLOUD, "B": _CLOUD, "E": _EDGE, "M": _RESIDUAL}
 def window_weights(
     estimator: str, alphas: tuple[float, ...], gap: int, earlier_gap: int, length: int
 ) -> Array:
-    """With which weights the estimates of a window are made, told by the estimator on unit vectors.
+    """With which weights the estimates of a window are made, read off the estimator by unit vectors.
 
     Args:
         gap: steps from the second last real noise to the last.
@@ -105,7 +105,7 @@ class Estimates:
 
     @classmethod
     def of(cls, placements: Placements) -> Estimates:
-        """Of every plan, told by the estimator itself."""
+        """Of every plan, read off the estimator itself."""
         real, (count, s) = placements.actions != _APPROX, placements.actions.shape
         last = np.maximum.accumulate(np.where(real, np.arange(s), 0), axis=1)
         # The last real step before each: of a real step's own predecessors the newest is second to it.

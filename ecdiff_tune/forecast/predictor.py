@@ -75,8 +75,9 @@ def fit_directions(
     differs = divergence > 0
     if not differs.any() or not np.isfinite(divergence).all():
         raise UnpredictableError(
-            "The edge's own run is the cloud's, or is not finite, so that nothing can be learnt from it. "
-            "Are cloud and edge different models?"
+            "The edge's own run is the cloud's, or is not finite, so that nothing can be learnt from it.",
+            key="edge",
+            advice="Are cloud and edge different models?",
         )
     cross = gram[:steps, steps:]
     difference = gram[:steps, :steps] + gram[steps:, steps:] - cross - cross.T
@@ -202,7 +203,8 @@ class Predictor:
         response = scheduler_response(scheduler, steps)
 
         def along_grams(_: HandoffAdapter) -> Array:
-            raise UnpredictableError("Where the edge takes no part nothing is known of it.")
+            line = "Where the edge takes no part nothing is known of it."
+            raise UnpredictableError(line, key="edge", expected="none")
 
         undone = (Directions(1.0, reaction(scheduler, steps, SPREADS[0])),)
         noise = float(np.einsum("pii->pi", grams).mean())

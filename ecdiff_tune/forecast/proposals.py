@@ -12,7 +12,8 @@ import numpy as np
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
+from ecdiff_core.sampling.plan_of_params import effective_s
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.placement import Forecast, Schedule

@@ -21,7 +21,8 @@ from ecdiff_core.errors import ParamsError
 from ecdiff_core.models.handoff import PURE_NOISE
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Handoff, plan
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.forecast.error_growth import Array, signal_and_noise
 
 

@@ -14,13 +14,15 @@ from ecdiff_core.methods.method import Parameter
 from ecdiff_tune.search.paired import TIE, significantly_worse
 
 RUNGS = (0.1, 0.25, 0.5)
-"""Shares of the prompts after which a value that misses a floor is given up."""
+"""Shares of the prompts after which a value that misses a floor is pruned."""
 ERROR_RATE = 0.01
 """Of giving up one that keeps the floor, at each rung."""
 NARROW = 0.02
 """A bracket this narrow, relative to its upper end, is searched no further."""
 MOST = 24
 """Values that are measured at most."""
+SAME = 1e-4
+"""SSIM that an image may lose by being made in another batch."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ class Found:
 
 
 Measure = Callable[[float, int], Sequence[Seen]]
+
+
+def does_nothing(dial: Parameter, result: Result) -> bool:
+    """Whether a value leaves the images as they are: no call reuses anything, and where the pattern does not
+    tell all that the dial does, no image differs."""
+    return all(one.reused == 0 for one in result.seen) and (dial.shows or result.worst >= 1 - SAME)
 
 
 def _qualities(seen: Sequence[Seen]) -> list[float]:

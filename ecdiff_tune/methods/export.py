@@ -27,7 +27,10 @@ def to_cache_dit(config: TunedConfig) -> str:
     if plan.edge_calls:
         raise ConfigError(
             f"cache-dit runs one model, and the plan has edge steps ({plan}): export a config of the cloud "
-            "alone, of tune with search.s=[T] or method=NAME."
+            "alone, of tune with search.s=[T] or method=NAME.",
+            key="s",
+            got=plan.edge_calls,
+            expected="0",
         )
     found: dict[str, Any] = {
         "Fn_compute_blocks": 1,
@@ -36,9 +39,12 @@ def to_cache_dit(config: TunedConfig) -> str:
         "num_inference_steps": config.sampling.num_steps,
     }
     if config.method is not None and config.method.name != "first_block_cache":
+        name = config.method.name
         raise ConfigError(
-            f"cache-dit has nothing that does what {config.method.name} does: export to=diffusers, or use "
-            "apply_tuned."
+            f"cache-dit has nothing that does what {name} does: export to=diffusers, or use apply_tuned.",
+            key="method",
+            got=name,
+            expected=["first_block_cache"],
         )
     if config.method is not None:
         found["residual_diff_threshold"] = config.method.values["threshold"]
@@ -46,7 +52,8 @@ def to_cache_dit(config: TunedConfig) -> str:
         mask = [int(action is Action.CLOUD) for action in plan.steps]
         found |= {"steps_computation_mask": mask, "steps_computation_policy": "static"}
     elif config.method is None:
-        raise ConfigError("Every step is computed: there is nothing to export.")
+        line = "Every step is computed: there is nothing to export."
+        raise ConfigError(line, key="k", got=0)
     text = yaml.safe_dump({"cache_config": found}, sort_keys=False, width=10_000, default_flow_style=None)
     return f"# {_what(config)}\n{text}"
 
@@ -103,7 +110,10 @@ def to_diffusers(config: TunedConfig) -> str:
         got = "EC-Diff" if choice is None else choice.name
         raise ConfigError(
             f"Expected a method of {', '.join(_CONFIGS)} alone, got {got}: use apply_tuned(pipe, YAML), "
-            "which runs every config in a diffusers pipeline."
+            "which runs every config in a diffusers pipeline.",
+            key="method",
+            got=got,
+            expected=list(_CONFIGS),
         )
     made = _CONFIGS[choice.name](choice.values)
     name = made.partition("(")[0]
@@ -120,7 +130,7 @@ def to_diffusers(config: TunedConfig) -> str:
 def _what(config: TunedConfig) -> str:
     quality = (config.score or {}).get("quality")
     measured = "" if quality is None else f": mean SSIM {quality:.4f} to the images without it"
-    what = str(config.plan()) if config.method is None else config.method.told
+    what = str(config.plan()) if config.method is None else config.method.text
     return f"{config.pair.name}, {what}{measured}"
 
 

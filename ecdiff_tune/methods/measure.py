@@ -137,12 +137,12 @@ class MethodMeasurer:
         with switched as on:
             assert on is not None
             measured = self._compared(rows)
-            told = _told(choice, on)
+            row = _row(choice, on)
         self._calls.update(cloud=len(rows) * pipe.num_steps, decode=len(rows))
         names = [prompts.keys[row] for row in rows]
         # The ledger first: a run without its measurement would be looked for in vain.
-        self._ledger.append(self.key(choice, told["pattern"]), zip(names, measured, strict=True))
-        self._runs.add([{**told, "prompt": name} for name in names])
+        self._ledger.append(self.key(choice, row["pattern"]), zip(names, measured, strict=True))
+        self._runs.add([{**row, "prompt": name} for name in names])
 
     def _compared(self, rows: Sequence[int]) -> list[Measurement]:
         prompts = self._reference.prompt_set
@@ -162,7 +162,7 @@ def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
-def _told(choice: MethodChoice, on: Enabled) -> dict[str, Any]:
+def _row(choice: MethodChoice, on: Enabled) -> dict[str, Any]:
     """What a run skipped."""
     value, hits = choice.values[choice.method.dial], on.hits
     low, high = on.interval or (value, value)

@@ -19,7 +19,7 @@ from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import verdict
-from ecdiff_tune.methods.dial import Floor, Found, Measure, Result, judge, search
+from ecdiff_tune.methods.dial import Floor, Found, Measure, Result, does_nothing, judge, search
 from ecdiff_tune.methods.measure import MethodMeasurer, content, with_value
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
@@ -39,7 +39,7 @@ class Tuned:
 
     Args:
         settings: every one that was measured.
-        winner: None where none keeps the floor.
+        winner: None where none that does something keeps the floor.
     """
 
     settings: tuple[Winner, ...]
@@ -81,49 +81,55 @@ def tune(
     measurer: MethodMeasurer,
     prompts: int,
     floor: Callable[[Result | None], Floor],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Tuned:
     """Search a method's settings.
 
     Args:
         fixed: values that are given; with the dial among them that setting is measured first, on all prompts.
         floor: what is to be kept, of what that one gives.
-        say: gets a line a setting.
+        log: called with a line a setting.
     """
     settings: list[Winner] = []
     present: Result | None = None
+    dial = method.parameter(method.dial)
     if method.dial in fixed:
         choice = MethodChoice(method.name, fixed)
         present = judge(choice.values[method.dial], _measure(measurer, choice), prompts, Floor(-1, -1), True)
         settings.append(Winner(choice, present))
-        say(f"your present setting: {verdict.about(choice, present)}")
+        log(f"your present setting: {verdict.about(choice, present)}")
         for line in verdict.notes(choice, present):
-            say(line)
+            log(line)
+        if does_nothing(dial, present):
+            present = None  # what nothing keeps is no floor for anything
     keep = floor(present)
     for choice in combinations(method, fixed):
         start = choice.values[method.dial]
-        found = search(method.parameter(method.dial), start, _measure(measurer, choice), prompts, keep)
+        found = search(dial, start, _measure(measurer, choice), prompts, keep)
         settings += [Winner(with_value(choice, one.value), one) for one in found.results]
-        _report(choice, found, say)
+        _report(choice, found, log)
     kept = [one for one in settings if one.result.kept and len(one.result.seen) == prompts]
     kept = [one for one in kept if one.result.quality >= keep.mean and one.result.worst >= keep.worst]
-    return Tuned(tuple(settings), min(kept, key=lambda one: one.result.work, default=None))
+    kept = [one for one in kept if not does_nothing(dial, one.result)]
+    # What makes calls cheaper applies all weights whatever its dial is.
+    best = min(kept, key=lambda one: one.result.work if dial.shows else -one.result.value, default=None)
+    return Tuned(tuple(settings), best)
 
 
 def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
     return lambda value, count: measurer.measure(with_value(choice, value), count)
 
 
-def _report(choice: MethodChoice, found: Found, say: Callable[[str], None]) -> None:
+def _report(choice: MethodChoice, found: Found, log: Callable[[str], None]) -> None:
     others = content(choice)
     if others != choice.method.label:
-        say(f"{others}:")
+        log(f"{others}:")
     for result in found.results:
-        say(f"  {verdict.about(choice, result)}")
+        log(f"  {verdict.about(choice, result)}")
         for line in verdict.notes(choice, result):
-            say(f"  {line}")
+            log(f"  {line}")
     if line := verdict.limit(choice, found):
-        say(f"  {line}")
+        log(f"  {line}")
 
 
 def time_side_by_side(
@@ -137,7 +143,7 @@ def time_side_by_side(
         Seconds without; seconds by the names of the methods.
     """
     keys: dict[MethodChoice | None, ConfigKey] = {
-        one: ConfigKey("", 0.0, "", "", "side by side " + ("off" if one is None else one.told))
+        one: ConfigKey("", 0.0, "", "", "side by side " + ("off" if one is None else one.text))
         for one in (None, *choices)
     }
     names = prompts.keys[:count]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ecdiff_core.methods.choice import MethodChoice
-from ecdiff_tune.methods.dial import Found, Result
+from ecdiff_tune.methods.dial import Found, Result, does_nothing
 
 CLIFF = 0.05
 """Mean SSIM lost from one pattern to the next that is called a cliff."""
@@ -28,11 +28,10 @@ def about(choice: MethodChoice, result: Result) -> str:
 def notes(choice: MethodChoice, result: Result) -> Iterator[str]:
     """What a person would not expect of a setting."""
     dial = f"{choice.method.dial}={result.value:.6g}"
-    if all(one.reused == 0 for one in result.seen):
-        if result.quality >= 1:
-            yield f"{dial}: no step was skipped: this setting does nothing"
-        else:
-            yield f"{dial}: no call was skipped; the method makes the calls themselves cheaper"
+    if does_nothing(choice.method.parameter(choice.method.dial), result):
+        yield f"{dial}: no step was skipped: this setting does nothing"
+    elif all(one.reused == 0 for one in result.seen):
+        yield f"{dial}: no call was skipped; the method makes the calls themselves cheaper"
     elif all(one.reused >= one.calls - 1 for one in result.seen):
         yield f"{dial}: all steps skipped, but the first"
 
@@ -44,7 +43,8 @@ def limit(choice: MethodChoice, found: Found) -> str:
         return f"no value of {dial} keeps the floor" if beyond is not None else ""
     if beyond is None:
         return f"the floor is kept up to {dial}={best.value:.6g}, beyond which nothing more was tried"
-    between = f"between {dial} {found.good:.4g} and {found.bad:.4g}"
+    good, bad = f"{found.good:.4g}", f"{found.bad:.4g}"
+    between = f"at {dial} {bad}" if good == bad else f"between {dial} {good} and {bad}"
     lost = best.quality - beyond.quality
     if lost > CLIFF:
         return f"cliff {between}: mean SSIM {best.quality:.4f} to {beyond.quality:.4f}"

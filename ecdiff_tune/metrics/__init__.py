@@ -1,1 +1,1 @@
-"""What pictures are measured by."""
+"""What images are measured by."""

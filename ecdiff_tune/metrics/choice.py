@@ -1,4 +1,4 @@
-"""The metrics that settings name, loaded once, and a set of pictures measured by them."""
+"""The metrics that settings name, loaded once, and a set of images measured by them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.metrics.spec import MetricChoice
 
 Measure = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
-"""Pictures, the cloud's pictures, prompts -> one value a prompt."""
+"""Images, the cloud's images, prompts -> one value a prompt."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A way to measure pictures.
+    """A way to measure images.
 
     Args:
         name: in ``metrics.names``.
         heading: in tables.
-        measure: pictures, the cloud's, their prompts -> one value a prompt.
+        measure: images, the cloud's, their prompts -> one value a prompt.
     """
 
     name: str
@@ -31,8 +31,8 @@ class Metric:
     measure: Measure
 
 
-SSIM = Metric("ssim", "SSIM", lambda pictures, cloud, prompts: ssim(pictures, cloud))
-PSNR = Metric("psnr", "PSNR, dB", lambda pictures, cloud, prompts: psnr(pictures, cloud))
+SSIM = Metric("ssim", "SSIM", lambda images, cloud, prompts: ssim(images, cloud))
+PSNR = Metric("psnr", "PSNR, dB", lambda images, cloud, prompts: psnr(images, cloud))
 
 
 def load_metrics(chosen: MetricChoice, device: torch.device | str = "cpu") -> tuple[Metric, ...]:
@@ -46,16 +46,16 @@ def load_metrics(chosen: MetricChoice, device: torch.device | str = "cpu") -> tu
 
 
 def measure(
-    metrics: Sequence[Metric], pictures: Tensor, cloud: Tensor, prompts: Sequence[str]
+    metrics: Sequence[Metric], images: Tensor, cloud: Tensor, prompts: Sequence[str]
 ) -> dict[str, list[float | None]]:
-    """Every metric's values by its name, one a prompt; None where a picture is not finite.
+    """Every metric's values by its name, one a prompt; None where an image is not finite.
 
     Args:
-        pictures, cloud: RGB in 0 … 1, shape (n, 3, height, width), of videos (n, frames, 3, height, width).
-        prompts: one a picture or video.
+        images, cloud: RGB in 0 … 1, shape (n, 3, height, width), of videos (n, frames, 3, height, width).
+        prompts: one an image or video.
     """
-    finite = [bool(torch.isfinite(one).all()) for one in pictures]
-    shown = torch.nan_to_num(pictures.float())
+    finite = [bool(torch.isfinite(one).all()) for one in images]
+    shown = torch.nan_to_num(images.float())
     found = {one.name: one.measure(shown, cloud.float(), prompts).tolist() for one in metrics}
     return {
         name: [value if ok else None for value, ok in zip(values, finite, strict=True)]
@@ -68,11 +68,11 @@ def _lpips(chosen: MetricChoice, device: torch.device | str) -> Metric:
 
     weights = None if chosen.lpips_weights is None else Path(chosen.lpips_weights).expanduser()
     distance = LPIPS(chosen.lpips_net, weights, device)
-    return Metric("lpips", "LPIPS", lambda pictures, cloud, prompts: distance(pictures, cloud))
+    return Metric("lpips", "LPIPS", lambda images, cloud, prompts: distance(images, cloud))
 
 
 def _clip(chosen: MetricChoice, device: torch.device | str) -> Metric:
     from ecdiff_tune.metrics.clip_score import CLIPScore
 
     score = CLIPScore(Path(chosen.clip or "").expanduser(), device)
-    return Metric("clip", "CLIP score", lambda pictures, cloud, prompts: score(pictures, prompts))
+    return Metric("clip", "CLIP score", lambda images, cloud, prompts: score(images, prompts))

@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture fits its prompt, without a picture to compare with."""
+"""CLIP score: how well an image fits its prompt, without an image to compare with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ecdiff_tune.metrics.images import MetricError
 
 
 class CLIPScore:
-    """100 times the cosine of a picture's and its prompt's CLIP embedding (Hessel et al. 2021), loaded once.
+    """100 times the cosine of an image's and its prompt's CLIP embedding (Hessel et al. 2021), loaded once.
 
     Args:
         folder: of a CLIP model with its tokenizer and image processor, as transformers saves them.
@@ -31,35 +31,36 @@ class CLIPScore:
         _check_folder(folder)
         try:
             loaded: Any = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-            model, told = loaded
+            model, loading = loaded
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             self._processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise MetricError(f"Cannot load the CLIP model in {folder}: {first_line(error)}.") from error
-        if told["missing_keys"]:  # transformers would fill them with random numbers
-            raise MetricError(
-                f"The CLIP model in {folder} is not whole: its weights lack {min(told['missing_keys'])}."
-            )
+            line = f"Cannot load the CLIP model in {folder}: {first_line(error)}."
+            raise MetricError(line, key="metrics.clip", got=str(folder)) from error
+        if loading["missing_keys"]:  # transformers would fill them with random numbers
+            missing = min(loading["missing_keys"])
+            line = f"The CLIP model in {folder} is not whole: its weights lack {missing}."
+            raise MetricError(line, key="metrics.clip", got=str(folder), expected=missing)
         self._model = model.to(device).eval()
         self._device = device
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The score, -100 … 100 (of good pictures about 30); of videos the mean of the frames'.
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The score, -100 … 100 (of good images about 30); of videos the mean of the frames'.
 
         Args:
-            pictures: RGB in 0 … 1, shape (n, 3, height, width), of videos (n, frames, 3, height, width).
-            prompts: one a picture or video; CLIP reads their first 77 tokens.
+            images: RGB in 0 … 1, shape (n, 3, height, width), of videos (n, frames, 3, height, width).
+            prompts: one an image or video; CLIP reads their first 77 tokens.
 
         Returns:
-            One value a picture or video, shape (n,), float32, on the CPU.
+            One value an image or video, shape (n,), float32, on the CPU.
         """
-        if pictures.ndim not in (4, 5) or pictures.shape[-3] != 3 or len(pictures) != len(prompts):
+        if images.ndim not in (4, 5) or images.shape[-3] != 3 or len(images) != len(prompts):
             raise ValueError(
-                f"Expected {len(prompts)} pictures (n, 3, height, width) or videos (n, frames, 3, height, "
-                f"width), got {tuple(pictures.shape)}."
+                f"Expected {len(prompts)} images (n, 3, height, width) or videos (n, frames, 3, height, "
+                f"width), got {tuple(images.shape)}."
             )
-        videos = pictures if pictures.ndim == 5 else pictures[:, None]
+        videos = images if images.ndim == 5 else images[:, None]
         scores = [self._score(*pair) for pair in zip(videos, prompts, strict=True)]
         return torch.stack(scores)
 
@@ -79,7 +80,11 @@ def _check_folder(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MetricError(
             f"Expected a CLIP model as transformers saves it in metrics.clip={folder}, found no config.json "
-            "that names one."
+            "that names one.",
+            key="metrics.clip",
+            got=str(folder),
+            expected=["config.json"],
         ) from error
     if kind != "clip":
-        raise MetricError(f"Expected a CLIP model in metrics.clip={folder}, got one of the type {kind!r}.")
+        line = f"Expected a CLIP model in metrics.clip={folder}, got one of the type {kind!r}."
+        raise MetricError(line, key="metrics.clip", got=kind, expected="clip")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ecdiff_tune.metrics.images import MetricError, check_shapes, frame_means
 
 SHORTEST_SIDE = 32
-"""Pixels: smaller pictures vanish in the networks' pooling."""
+"""Pixels: smaller images vanish in the networks' pooling."""
 _URL = "https://download.pytorch.org/models/"
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """Of the input within -1 … 1: ImageNet's mean and deviation as LPIPS was trained with."""
@@ -80,7 +80,7 @@ NETS = {
 
 
 class LPIPS:
-    """LPIPS of one network, loaded once; call it with pictures.
+    """LPIPS of one network, loaded once; call it with images.
 
     Args:
         name: of ``NETS``.
@@ -101,33 +101,37 @@ class LPIPS:
         self._device = device
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor, reference: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
         """Distance, 0 is equal; of videos the mean of the frames'.
 
         Args:
-            pictures, reference: RGB in 0 … 1, shape (n, 3, height, width), of videos
+            images, reference: RGB in 0 … 1, shape (n, 3, height, width), of videos
                 (n, frames, 3, height, width); at least 32 pixels a side.
 
         Returns:
-            One value a picture or video, shape (n,), float32, on the CPU.
+            One value an image or video, shape (n,), float32, on the CPU.
 
         Raises:
-            MetricError: the pictures are too small.
+            MetricError: the images are too small.
         """
-        check_shapes(pictures, reference)
-        if min(pictures.shape[-2:]) < SHORTEST_SIDE:
+        check_shapes(images, reference)
+        if min(images.shape[-2:]) < SHORTEST_SIDE:
+            width, height = images.shape[-1], images.shape[-2]
             raise MetricError(
-                f"LPIPS needs pictures of at least {SHORTEST_SIDE} pixels a side, got "
-                f"{pictures.shape[-1]}x{pictures.shape[-2]}. Leave lpips out of metrics.names."
+                f"LPIPS needs images of at least {SHORTEST_SIDE} pixels a side, got {width}x{height}.",
+                key="metrics.names",
+                got=(width, height),
+                expected=f">= {SHORTEST_SIDE}",
+                advice="Leave lpips out of metrics.names.",
             )
-        if pictures.ndim == 5:
-            return frame_means(self, pictures, reference)
-        # One pair at a time: the first features of a picture take up to twenty times its own memory.
-        return torch.stack([self._distance(*pair) for pair in zip(pictures, reference, strict=True)])
+        if images.ndim == 5:
+            return frame_means(self, images, reference)
+        # One pair at a time: the first features of an image take up to twenty times its own memory.
+        return torch.stack([self._distance(*pair) for pair in zip(images, reference, strict=True)])
 
-    def _distance(self, picture: Tensor, reference: Tensor) -> Tensor:
+    def _distance(self, image: Tensor, reference: Tensor) -> Tensor:
         """Eq. 31: weighted squared differences of unit features, a mean over places, summed over blocks."""
-        features = 2 * torch.stack([picture, reference]).to(self._device, torch.float32) - 1
+        features = 2 * torch.stack([image, reference]).to(self._device, torch.float32) - 1
         shift, scale = (features.new_tensor(values)[:, None, None] for values in (_SHIFT, _SCALE))
         features = (features - shift) / scale
         total = torch.zeros((), device=self._device)
@@ -149,8 +153,11 @@ def _loaded(net: Net, path: Path) -> nn.Sequential:
     """The network's convolutions with the weights of a file."""
     if not path.is_file():
         raise MetricError(
-            f"LPIPS needs torchvision's weights of {net.title}, but there is no file {path}. Fetch them with "
-            f"`curl --create-dirs -o {net.cached} {_URL}{net.file}`, or name them with metrics.lpips_weights."
+            f"LPIPS needs torchvision's weights of {net.title}, but there is no file {path}.",
+            key="metrics.lpips_weights",
+            got=str(path),
+            advice=f"Fetch them with `curl --create-dirs -o {net.cached} {_URL}{net.file}`, or name them "
+            "with metrics.lpips_weights.",
         )
     layers, prefix = net.layers(), "features."
     try:
@@ -160,11 +167,15 @@ def _loaded(net: Net, path: Path) -> nn.Sequential:
             key: one.shape for key, one in layers.state_dict().items()
         }
     except (OSError, EOFError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-        raise MetricError(f"Cannot read weights from {path}. Delete it and fetch it again.") from error
+        line, advice = f"Cannot read weights from {path}.", "Delete it and fetch it again."
+        raise MetricError(line, key="metrics.lpips_weights", got=str(path), advice=advice) from error
     if not fits:
         raise MetricError(
-            f"Expected torchvision's weights of {net.title} ({net.file}) in {path}, got others. "
-            "Check metrics.lpips_net and metrics.lpips_weights."
+            f"Expected torchvision's weights of {net.title} ({net.file}) in {path}, got others.",
+            key="metrics.lpips_weights",
+            got=str(path),
+            expected=net.file,
+            advice="Check metrics.lpips_net and metrics.lpips_weights.",
         )
     layers.load_state_dict(own)
     return layers

@@ -10,7 +10,7 @@ import math
 from decimal import ROUND_HALF_UP, Decimal
 
 KEPT_DIGITS = 5
-"""Of scores in YAML files. Pictures of one config differ by some 1e-7 of SSIM with their batches."""
+"""Of scores in YAML files. Images of one config differ by some 1e-7 of SSIM with their batches."""
 
 
 def shown(value: float, digits: int = 4) -> str:

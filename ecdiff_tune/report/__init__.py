@@ -1,1 +1,1 @@
-"""What a study leaves for people: tables and pictures. The only place for matplotlib."""
+"""What a study leaves for people: tables and images. The only place for matplotlib."""

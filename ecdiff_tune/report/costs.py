@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -23,7 +24,7 @@ from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, REFERENCE
 
 @dataclass(frozen=True)
 class Bar:
-    """Where the seconds of one way to make a picture go: (style, what, seconds) parts."""
+    """Where the seconds of one way to make an image go: (style, what, seconds) parts."""
 
     name: str
     total: float
@@ -67,14 +68,14 @@ class Cost:
     """A row of the page.
 
     Args:
-        configs, pictures: that were measured.
-        whole: calls, had every picture been generated from its first step on; None where that is no question.
-        calls: that were made; None where calls.csv does not tell those of these pictures.
+        configs, images: that were measured.
+        whole: calls, had every image been generated from its first step on; None where that is no question.
+        calls: that were made; None where calls.csv does not tell those of these images.
     """
 
     name: str
     configs: int | None
-    pictures: int | None
+    images: int | None
     whole: Calls | None
     calls: Calls | None
 
@@ -87,7 +88,7 @@ class Cost:
 
 
 def costs(data: StudyData) -> list[Cost]:
-    """Of the search, of the winner on held-out prompts, and of the models' own pictures, as far as this study
+    """Of the search, of the winner on held-out prompts, and of the models' own images, as far as this study
     made them.
 
     Raises:
@@ -98,8 +99,8 @@ def costs(data: StudyData) -> list[Cost]:
     with closing(Ledger(data.path / files.LEDGER, record.spec.sampling.handoff_adapter)) as ledger:
         # A comparison with other schedulers, steps or caches is no part of the search.
         tried = [key for key in ledger.configs() if not key.sampler]
-        search = _pictures(ledger, tried, record.prompts)
-        held = _pictures(ledger, [winner], record.heldout)
+        search = _images(ledger, tried, record.prompts)
+        held = _images(ledger, [winner], record.heldout)
     spent = _sums(made, SEARCHING)
     if spent is not None and spent["decode"] < search.count:
         spent = None  # another run, or another worker of an Optuna study, measured some of them
@@ -132,15 +133,15 @@ def _calls(spent: Mapping[str, int] | None) -> Calls | None:
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    """Configs and pictures in the ledger, and the calls of whole generations."""
+class _Images:
+    """Configs and images in the ledger, and the calls of whole generations."""
 
     configs: int
     count: int
     whole: Calls
 
 
-def _pictures(ledger: Ledger, keys: Iterable[ConfigKey], prompts: CalibrationSet) -> _Pictures:
+def _images(ledger: Ledger, keys: Iterable[ConfigKey], prompts: CalibrationSet) -> _Images:
     """Of configs on these prompts."""
     names, configs, count, cloud, edge = set(prompts.keys), 0, 0, 0, 0
     for key in keys:
@@ -148,4 +149,4 @@ def _pictures(ledger: Ledger, keys: Iterable[ConfigKey], prompts: CalibrationSet
         steps = Plan.from_schedule(key.schedule)
         configs, count = configs + (rows > 0), count + rows
         cloud, edge = cloud + rows * steps.cloud_calls, edge + rows * steps.edge_calls
-    return _Pictures(configs, count, (cloud, edge))
+    return _Images(configs, count, (cloud, edge))

@@ -1,4 +1,4 @@
-"""The kept pictures as the page shows them: data URIs, and maps of how they differ from the cloud's."""
+"""The kept images as the page shows them: data URIs, and maps of how they differ from the cloud's."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ecdiff_tune.study.folder import StudyError
 GAIN = 4
 """By which differences are shown larger."""
 SMALL = 128
-"""Pixels a side up to which pictures stay lossless in the page."""
+"""Pixels a side up to which images stay lossless in the page."""
 LARGEST = 768
 CLIP_LARGEST = 360
-"""Pixels of the longer side to which pictures and clips are scaled down."""
+"""Pixels of the longer side to which images and clips are scaled down."""
 QUALITY = 88
 """Of WebP, 0 … 100."""
 
@@ -33,23 +33,23 @@ _COLOURS = np.array(
 """From no difference to a full one, dark to light, so that it reads without colour too."""
 
 Frames = list[NDArray[np.uint8]]
-"""One for a picture, several for a video; each of shape (height, width, 3)."""
+"""One for an image, several for a video; each of shape (height, width, 3)."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture: data URIs of it and of its difference to the cloud's, empty for the cloud's own."""
+    """One image: data URIs of it and of its difference to the cloud's, empty for the cloud's own."""
 
     method: str
     calls: str
     ssim: float
-    picture: str
+    image: str
     difference: str
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """The pictures of one prompt."""
+    """The images of one prompt."""
 
     prompt: str
     seed: int
@@ -57,7 +57,7 @@ class PromptRow:
 
 
 def read(path: Path) -> list[PromptRow]:
-    """The kept pictures of a study, none if there are none.
+    """The kept images of a study, none if there are none.
 
     Raises:
         StudyError: a file is missing or damaged.
@@ -100,9 +100,8 @@ def _open(path: Path) -> Frames:
                 for _ in range(_repeats(frame))
             ]
     except (OSError, ValueError) as error:
-        raise StudyError(
-            f"Cannot read the picture {path}. Delete the folder {path.parent.name} and run tune again."
-        ) from error
+        advice = f"Delete the folder {path.parent.name} and run tune again."
+        raise StudyError(f"Cannot read the image {path}.", key=str(path), advice=advice) from error
 
 
 def _repeats(frame: Image.Image) -> int:
@@ -138,7 +137,7 @@ def _scaled(frames: Frames) -> list[Image.Image]:
 
 
 def data_uri(images: list[Image.Image]) -> str:
-    """A PNG of a small picture, a WebP of a larger one, an endless WebP of several frames."""
+    """A PNG of a small image, a WebP of a larger one, an endless WebP of several frames."""
     first, *others = images
     buffer = io.BytesIO()
     kind = "png" if not others and max(first.size) <= SMALL else "webp"

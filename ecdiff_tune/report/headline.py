@@ -9,7 +9,7 @@ from typing import Any
 
 from ecdiff_core.io.text import counted
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.report.result import race_end
+from ecdiff_tune.report.result import made_by, race_end
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.study.folder import flat
 
@@ -38,7 +38,8 @@ def sentence(data: StudyData) -> str:
     end = race_end(data.config)
     ended = f" {end[0].upper()}{end[1:]}." if end else ""
     return (
-        f"A {data.thing} takes {seconds} in place of the cloud's {seconds_text(cloud)}, "
+        f"{made_by(data.config.sampling).capitalize()} takes {seconds} in place of the cloud's "
+        f"{seconds_text(cloud)}, "
         f"{times:.1f} times as fast, by {plan_.cloud_calls} of {plan_.num_steps} cloud calls{edge}; "
         f"its SSIM to the cloud's own is {shown(score['quality'], 3)}{checked}.{ended}"
     )

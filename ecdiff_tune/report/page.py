@@ -45,7 +45,7 @@ def write(record: Recorded) -> Path:
 
 
 def html(data: StudyData) -> str:
-    """The whole page, pictures and styles inside."""
+    """The whole page, images and styles inside."""
     jinja = Environment(
         loader=FileSystemLoader(figures.STATIC),
         autoescape=True,

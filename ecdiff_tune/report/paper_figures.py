@@ -1,4 +1,4 @@
-"""Figures 1, 3 and 5 of the paper: disturbed pictures, change of the noise, latent error over steps."""
+"""Figures 1, 3 and 5 of the paper: disturbed images, change of the noise, latent error over steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ecdiff_core.sampling.plan import Action, Plan
 from ecdiff_tune.report.figures import colours, drawing, logarithmic, points, rule, series, whole_ticks
-from ecdiff_tune.report.pictures import grid
+from ecdiff_tune.report.image_grid import grid
 
 Array = NDArray[np.float64]
 SHOWN_SHARE = 0.9
@@ -26,12 +26,12 @@ LITTLE_MORE = 2
 
 
 def figure1(stills: Tensor, ratios: Sequence[float], ssim: Array, prompts: Sequence[str]) -> Figure:
-    """The cloud's pictures, undisturbed and with noise after each step; a column a prompt.
+    """The cloud's images, undisturbed and with noise after each step; a column a prompt.
 
     Args:
         stills: RGB in 0 … 1, shape (prompts, 1 + ratios, 3, height, width).
         ratios: standard deviation of the noise over the latents' size.
-        ssim: to the undisturbed picture, shape (prompts, ratios).
+        ssim: to the undisturbed image, shape (prompts, ratios).
         prompts: headings.
     """
     means = ssim.mean(axis=0)

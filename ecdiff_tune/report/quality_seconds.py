@@ -42,16 +42,16 @@ class Spot:
 
 
 def quality_against_seconds(
-    thing: str, spots: Iterable[Spot], trials: Sequence[Trial] = (), compared: str = ""
+    medium: str, spots: Iterable[Spot], trials: Sequence[Trial] = (), compared: str = ""
 ) -> Figure:
     """Labelled points with the 95% intervals of their quality; trials as small ones, with their front.
 
     Args:
-        thing: that a generation makes, picture or video.
+        medium: what a generation makes, image or video.
         compared: what hollow points are, for the legend.
     """
-    with drawing(f"Quality against seconds a {thing}", height=3.9) as (figure, (axis,)):
-        axis.set(xlabel=f"seconds a {thing}", ylabel=f"quality (mean SSIM to the cloud's {thing})")
+    with drawing(f"Quality against seconds per {medium}", height=3.9) as (figure, (axis,)):
+        axis.set(xlabel=f"seconds per {medium}", ylabel=f"quality (mean SSIM to the cloud's {medium})")
         soft = colours()["soft"]
         if trials:
             x, y = [one.seconds for one in trials], [one.quality for one in trials]
@@ -92,17 +92,17 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Figure:
     winner = Spot("the winner", "accent", own.seconds, own.quality, title, (interval[0], interval[1]), "*")
     compared = "measured by compare, on the held-out prompts" if others else ""
     spots = [*others, *_paper(data), *alone, winner]
-    return quality_against_seconds(data.thing, spots, data.record.trials, compared)
+    return quality_against_seconds(data.medium, spots, data.record.trials, compared)
 
 
-def methods(table: pd.DataFrame, thing: str) -> Figure:
+def methods(table: pd.DataFrame, medium: str) -> Figure:
     """A point a method of a comparison; the cloud alone is a line.
 
     Of methods that take the same seconds the later ones stand a little to the right, to be told apart.
 
     Args:
         table: columns method, label, seconds, and ssim with ssim_low and ssim_high.
-        thing: that a generation makes, picture or video.
+        medium: what a generation makes, image or video.
     """
     known = table.dropna(subset=["seconds", "ssim"])
     aside = known.groupby(known["seconds"].round(6)).cumcount() * 0.012 * known["seconds"].max()
@@ -115,7 +115,7 @@ def methods(table: pd.DataFrame, thing: str) -> Figure:
         own = row["method"] == TUNED
         colour, marker = ("accent", "*") if own else (METHODS[i % len(METHODS)], "o")
         spots.append(Spot(row["label"], colour, row["seconds"], row["ssim"], "", interval, marker))
-    return quality_against_seconds(thing, spots)
+    return quality_against_seconds(medium, spots)
 
 
 def title_of(trial: Trial) -> str:

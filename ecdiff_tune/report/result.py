@@ -26,7 +26,7 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
 
     Args:
         num_prompts: in the calibration set, where the score does not tell how many it is of.
-        cloud_seconds: of a picture or video by the cloud alone.
+        cloud_seconds: of an image or video by the cloud alone.
     """
     score = config.score or {}
     made, count = made_by(config.sampling), score.get("num_prompts", num_prompts)
@@ -54,7 +54,7 @@ def repeatable(config: TunedConfig, cloud_seconds: float) -> str:
     return (
         f"{counted(plan.cloud_calls, 'cloud call')}{edge} in place of {plan.num_steps} cloud calls, "
         f"{cloud_seconds / score['seconds']:.1f} times as fast, SSIM {shown(quality, 3)} to the cloud's own "
-        f"{thing(config.sampling)}s on {where}{f'; {ended}' if ended else ''}."
+        f"{medium(config.sampling)}s on {where}{f'; {ended}' if ended else ''}."
     )
 
 
@@ -71,14 +71,15 @@ def _ways(sampling: Sampling) -> list[str]:
     return [f"{name} {value}" for name, value in given.items() if value != _USUAL[name]]
 
 
-def thing(sampling: Sampling) -> str:
-    """What a generation makes: picture or video."""
-    return "video" if (sampling.num_frames or 1) > 1 else "picture"
+def medium(sampling: Sampling) -> str:
+    """What a generation makes: image or video."""
+    return "video" if (sampling.num_frames or 1) > 1 else "image"
 
 
 def made_by(sampling: Sampling) -> str:
     """The same with an article."""
-    return f"a {thing(sampling)}"
+    made = medium(sampling)
+    return f"{'an' if made == 'image' else 'a'} {made}"
 
 
 def _with_interval(score: Mapping[str, Any], name: str) -> str:
@@ -112,11 +113,11 @@ def heldout_verdict(score: Mapping[str, Any]) -> str:
     )
 
 
-def tied_line(tied: Any, seconds: float, made: str = "a picture") -> list[str]:
+def tied_line(tied: Any, seconds: float, made: str = "an image") -> list[str]:
     """The configs that the prompts cannot tell from the winner; none is no line.
 
     >>> tied_line([{"p": 3, "k": 5, "alpha": 0.1, "s": 39, "seconds": 0.5}], 0.72)
-    ['tied with the winner: p=3 k=5 alpha=0.1 s=39 (the cheapest, 0.50 s a picture)']
+    ['tied with the winner: p=3 k=5 alpha=0.1 s=39 (the cheapest, 0.50 s an image)']
     """
     if not tied:
         return []
@@ -157,7 +158,7 @@ def faster_and_better(winner: Trial, trials: Sequence[Trial]) -> Trial | None:
 def beaten_note(
     winner: Trial, trials: Sequence[Trial], spec: StudySpec, made: str, given: Sequence[str] = ()
 ) -> list[str]:
-    """Says which config is both faster than the winner and nearer to the cloud's pictures, why it lost
+    """Says which config is both faster than the winner and nearer to the cloud's images, why it lost
     (eq. 12 also rewards the edge's steps), and the command that writes it; empty if there is none.
 
     Args:
@@ -179,7 +180,7 @@ def beaten_note(
     )
     named = describe(other.candidate, "joint", bool(other.key.alpha))
     return [
-        f"note: {named} is faster and nearer to the cloud's pictures: quality "
+        f"note: {named} is faster and nearer to the cloud's images: quality "
         f"{shown(other.quality)} in {other.seconds:.2f} s {made}, the winner {shown(winner.quality)} in "
         f"{winner.seconds:.2f} s; {why}. To write it: "
         f"{write} pareto.pick=best_below pareto.seconds={limit}",

@@ -28,7 +28,7 @@ class SweepRange:
     Args:
         low, high: the first and last value that was looked at.
         end: where the next range begins.
-        seconds, objective: a picture's, and the config's, at ``low`` and at ``high``.
+        seconds, objective: an image's, and the config's, at ``low`` and at ``high``.
     """
 
     low: float

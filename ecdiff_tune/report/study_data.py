@@ -34,7 +34,7 @@ class StudyData:
         provenance: what the winner's own file says of where it came from.
         trials: trials.csv, in the order of the search; empty where there is none.
         noise: noise_profile.csv, or None.
-        edge_alone: edge_alone.csv, the edge's own pictures against the cloud's, or None.
+        edge_alone: edge_alone.csv, the edge's own images against the cloud's, or None.
         paper: the paper's row for a pair of this name, or None.
         notes: what a reader must know of how the numbers came about.
     """
@@ -76,9 +76,9 @@ class StudyData:
         return self.record.heldout_rows.get(self.winner.config, ())
 
     @property
-    def thing(self) -> str:
+    def medium(self) -> str:
         """What is generated."""
-        return result.thing(self.config.sampling)
+        return result.medium(self.config.sampling)
 
     def measured(self, config: TunedConfig) -> Trial | None:
         """The config among those that were measured."""
@@ -97,8 +97,10 @@ def of(record: Recorded) -> StudyData:
     changed = reranked.changed(record)
     if changed:
         raise StudyError(
-            f"A report shows a study as it was tuned; leave out {'; '.join(changed)}. "
-            "Its section on sensitivity shows other weights and links, rerank writes their config."
+            f"A report shows a study as it was tuned; leave out {'; '.join(changed)}.",
+            key="settings",
+            got=changed,
+            advice="Its section on sensitivity shows other weights and links, rerank writes their config.",
         )
     winner, source, own = _winner(record, notes.append)
     config = reranked.config_of_choice(record, winner, record.trials, {"by": "report"})
@@ -160,15 +162,16 @@ def table(path: Path, columns: tuple[str, ...] = (), texts: tuple[str, ...] = ()
     Raises:
         StudyError: it is damaged.
     """
+    again = "Delete it, and run the command that wrote it again."
     try:
         found = pd.read_csv(path)
         as_texts = pd.read_csv(path, dtype=str, keep_default_na=False) if texts else found
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise StudyError(f"{path} is damaged. Delete it, and run the command that wrote it again.") from error
+        raise StudyError(f"{path} is damaged.", key=str(path), advice=again) from error
     missing = [name for name in columns if name not in found.columns]
     if missing:
-        names = ", ".join(missing)
-        raise StudyError(f"{path} has no column {names}. Delete it, and run the command that wrote it again.")
+        line = f"{path} has no column {', '.join(missing)}."
+        raise StudyError(line, key=str(path), got=list(found.columns), expected=missing, advice=again)
     for name in texts:
         found[name] = as_texts[name].map(unguarded)
     return found

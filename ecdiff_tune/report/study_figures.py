@@ -133,7 +133,7 @@ def spread(data: StudyData) -> Figure:
     rows = [row for row in rows if ssims_of(row[-1])]
     accent = colours()["accent"]
     with drawing("SSIM of every prompt", height=0.9 + 0.9 * len(rows)) as (figure, (axis,)):
-        axis.set(xlabel=f"SSIM to the cloud's {data.thing}", ylim=(-0.5, len(rows) - 0.5), yticks=[])
+        axis.set(xlabel=f"SSIM to the cloud's {data.medium}", ylim=(-0.5, len(rows) - 0.5), yticks=[])
         for place, (name, prompts, found) in enumerate(reversed(rows)):
             marks = [
                 (one.ssim, place - 0.28 + 0.36 * ((i * 0.618034) % 1), f"{text}\nSSIM {shown(one.ssim)}")

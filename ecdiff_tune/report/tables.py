@@ -124,7 +124,7 @@ def table5(configs: Iterable[TunedConfig]) -> str:
 
 
 def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
-    """One row a scored trial in their order; alpha is empty where it changes no picture, p and k where the
+    """One row a scored trial in their order; alpha is empty where it changes no image, p and k where the
     real steps are listed in their place. ``schedule`` is every step's action, run-length encoded."""
     rows = []
     for trial in trials:

@@ -5,10 +5,14 @@ Every search is written as a generator: what it asks for, and what it does with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self, TypeVar
+from statistics import fmean
+from typing import Generic, Self
+
+from typing_extensions import TypeVar
 
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -16,11 +20,14 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.model_calls import PlanCalls
 from ecdiff_tune.objective import Score
-from ecdiff_tune.search.options import Options
+from ecdiff_tune.search.options import Options, SearchError
+
+C = TypeVar("C", default=Candidate)
+"""What is searched: candidates, or points of a space of a person's own (``ecdiff_tune.searches``)."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class Ask(Generic[C]):
     """What a search wants to know.
 
     Args:
@@ -28,7 +35,7 @@ class Ask:
         prompts: measured on the first so many of the calibration set, which is in random order; None is all.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[C, ...]
     prompts: int | None = None
 
 
@@ -48,6 +55,23 @@ class Result:
     values: tuple[float, ...] = ()
     score: Score | None = None
     measurements: tuple[Measurement, ...] = ()
+
+    @classmethod
+    def of(cls, values: float | Sequence[float]) -> Self:
+        """What a function of a person's own has given.
+
+        Args:
+            values: of every prompt that was asked for, or of the one there is; the higher the better. Minus
+                infinity of one says that the candidate cannot be used.
+        """
+        each = (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+        value = fmean(each)
+        if value == float("-inf"):
+            return cls(value, each)
+        if not math.isfinite(value):
+            expected = "to be a finite number, or minus infinity for what cannot be used"
+            raise SearchError(key="a value", got=value, expected=expected)
+        return cls(value, each, Score(value, 0.0, None, value))
 
 
 @dataclass(frozen=True)
@@ -89,7 +113,7 @@ class Records:
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(Generic[C]):
     """What a search may know without asking.
 
     Args:
@@ -101,15 +125,24 @@ class Context:
         cost: of a candidate; its seconds decide between equal objectives.
         options: what a person set.
         records: of candidates, for other processes and for people.
+        bound: the highest objective that a candidate can have on a prompt; None where quality is SSIM, which
+            is within -1 … 1.
     """
 
     num_prompts: int
-    objective: Callable[[Candidate, float], float]
-    predict: Callable[[Sequence[Candidate]], Sequence[float]]
+    objective: Callable[[C, float], float]
+    predict: Callable[[Sequence[C]], Sequence[float]]
     seed: int = 0
-    cost: Callable[[Candidate], Cost] = lambda _: Cost()
+    cost: Callable[[C], Cost] = lambda _: Cost()
     options: Options = field(default_factory=Options)
     records: Records = field(default_factory=Records)
+    bound: Callable[[C], float] | None = None
+
+    def most(self, candidate: C) -> float:
+        """The highest objective that it can have on a prompt that it was not measured on."""
+        if self.bound is not None:
+            return self.bound(candidate)
+        return max(self.objective(candidate, quality) for quality in (-1.0, 1.0))
 
 
 T = TypeVar("T")
@@ -118,7 +151,7 @@ Rounds = Generator[Ask, Sequence[Result], T]
 """Yields what to ask, is sent what came of it, returns what it found."""
 
 
-class Search:
+class Search(Generic[C]):
     """Asks for candidates until done; deterministic, and never asks twice for a candidate on a prompt that
     it knows the result of.
 
@@ -130,15 +163,15 @@ class Search:
 
     def __init__(
         self,
-        rounds: Rounds[Candidate | None],
-        pruned: Mapping[Candidate, str] | None = None,
-        origins: Mapping[Candidate, Origin] | None = None,
+        rounds: Generator[Ask[C], Sequence[Result], C | None],
+        pruned: Mapping[C, str] | None = None,
+        origins: Mapping[C, Origin] | None = None,
     ) -> None:
         self._rounds = rounds
         self.pruned = {} if pruned is None else pruned
         self.origins = {} if origins is None else origins
-        self._asked: Ask | None = None
-        self._best: Candidate | None = None
+        self._asked: Ask[C] | None = None
+        self._best: C | None = None
         self._advance(None)
 
     @property
@@ -146,18 +179,30 @@ class Search:
         """Whether there is nothing more to ask."""
         return self._asked is None
 
-    def ask(self) -> Ask:
+    def ask(self) -> Ask[C]:
         """What to evaluate next; the same until its results are there."""
         if self._asked is None:
             raise RuntimeError("The search is done; read best.")
         return self._asked
 
     def tell(self, results: Sequence[Result]) -> None:
-        """What came of the candidates that were asked for last, in their order."""
+        """What came of the candidates that were asked for last, in their order.
+
+        Raises:
+            SearchError: it is not as much as was asked for.
+        """
+        asked = self.ask()
+        if len(results) != len(asked.candidates):
+            expected = f"to be {len(asked.candidates)}, one a candidate that was asked for"
+            raise SearchError(key="the number of results", got=len(results), expected=expected)
+        for one in results if asked.prompts is not None else ():
+            if one.value > float("-inf") and len(one.values) != asked.prompts:
+                expected = f"to be {asked.prompts}, one a prompt that was asked for"
+                raise SearchError(key="the number of values", got=len(one.values), expected=expected)
         self._advance(results)
 
     @property
-    def best(self) -> Candidate | None:
+    def best(self) -> C | None:
         """The winner once ``done``; None where there is none."""
         return self._best
 

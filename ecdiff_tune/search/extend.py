@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Handoff, Plan, effective_s
+from ecdiff_core.sampling.plan import Handoff, Plan
+from ecdiff_core.sampling.plan_of_params import effective_s
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Ask, Result, Rounds, Search
 from ecdiff_tune.search.spaces import GridSpace, N, Stage1Space, Stage2Space

@@ -6,25 +6,27 @@ takes, or with ``error_rate=0`` always on all, as in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.search import points
 from ecdiff_tune.search.base import Context, Rounds, Search
 from ecdiff_tune.search.paired import significantly_worse
 from ecdiff_tune.search.race import RaceState
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space, nearest_value
 
 N = TypeVar("N", int, float)
+V = TypeVar("V")
 PATIENCE = 3
 """Changes without improvement, in a row, that end a walk."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Whether a candidate's objective is above another's; above 0 where there is no other."""
+    """Whether a candidate's objective is above another's; above the walk's floor where there is no other."""
 
     candidate: Candidate
     than: Candidate | None
@@ -62,26 +64,32 @@ def walk(values: Sequence[N], start: N, at: Callable[[N], Candidate]) -> Walk[N]
     return best
 
 
-def stage1(space: Stage1Space, estimator: str) -> StageWalk:
-    """Algorithm 2: for every k a walk over alpha from 0.5; three k in a row without improvement end it.
-
-    The paper's best value starts at 0, so that a candidate must score above 0 to win.
-    """
+def scan(values: Iterable[V], inner: Callable[[V], StageWalk]) -> StageWalk:
+    """The outer loop of Algorithm 2: values in their order, until three in a row bring no improvement."""
     best: Candidate | None = None
-    worse_k, alphas = 0, space.alphas_of(estimator)
-    for k in space.ks:
-
-        def at(alpha: float, k: int = k) -> Candidate:
-            return space.at(k, alpha, estimator)
-
-        found = at((yield from walk(alphas, nearest_value(alphas, 0.5), at)))
-        if (yield Question(found, best)):
-            best, worse_k = found, 0
+    worse = 0
+    for value in values:
+        found = yield from inner(value)
+        if found is not None and (yield Question(found, best)):
+            best, worse = found, 0
         else:
-            worse_k += 1
-        if worse_k >= PATIENCE:
+            worse += 1
+        if worse >= PATIENCE:
             break
     return best
+
+
+def stage1(space: Stage1Space, estimator: str) -> StageWalk:
+    """Algorithm 2: for every k a walk over alpha from 0.5; three k in a row without improvement end it."""
+    alphas = space.alphas_of(estimator)
+
+    def inner(k: int) -> StageWalk:
+        def at(alpha: float) -> Candidate:
+            return space.at(k, alpha, estimator)
+
+        return at((yield from walk(alphas, nearest_value(alphas, 0.5), at)))
+
+    return (yield from scan(space.ks, inner))
 
 
 def stage2(space: Stage2Space, handoff_adapter: HandoffAdapter) -> StageWalk:
@@ -104,16 +112,51 @@ def best_of(stages: Iterable[StageWalk]) -> StageWalk:
     return best
 
 
-def greedy(space: Stage1Space | Stage2Space, context: Context) -> Search:
-    """``Search`` over one stage's walk."""
+def through(space: points.Space, names: Sequence[str], chosen: Mapping[str, Any]) -> StageWalk:
+    """Both algorithms over dimensions of any number: all but the last are scanned, the last is walked from
+    its middle, and of those that are no numbers every value is tried.
+
+    Args:
+        names: of the dimensions that are left to choose.
+        chosen: values of the others.
+    """
+
+    def at(**more: Any) -> Any:
+        return space.at(**chosen, **more)
+
+    if not names:
+        return at()
+    name, *others = names
+    values: Sequence[Any] = space.dimensions[name]
+
+    def inner(value: Any) -> StageWalk:
+        return (yield from through(space, others, {**chosen, name: value}))
+
+    if not space.is_numeric(name):
+        return (yield from best_of(map(inner, values)))
+    if others:
+        return (yield from scan(values, inner))
+    middle = sorted(values)[len(values) // 2]
+    return at(**{name: (yield from walk(values, middle, lambda value: at(**{name: value})))})
+
+
+def greedy(space: Stage1Space | Stage2Space | points.Space, context: Context) -> Search:
+    """``Search`` over one stage's walk.
+
+    The paper's best value of stage 1 starts at 0, so that a candidate must score above 0 to win.
+    """
     pruned: dict[Candidate, str] = {}
+    floor = 0.0
     if isinstance(space, Stage1Space):
         stages = [stage1(space, estimator) for estimator in space.estimators]
         walks = len(stages) * (1 + len(space.ks))
-    else:
+    elif isinstance(space, Stage2Space):
         stages = [stage2(space, adapter) for adapter in space.handoff_adapters]
         walks = len(stages)
-    judge = Judge(context, RaceState(context, pruned), pruned, len(space.grid) + walks)
+    else:
+        names = sorted(space.dimensions, key=space.is_numeric)
+        stages, walks, floor = [through(space, names, {})], len(space.grid), float("-inf")
+    judge = Judge(context, RaceState(context, pruned), pruned, len(space.grid) + walks, floor)
     return Search(_rounds(best_of(stages), judge), pruned)
 
 
@@ -124,12 +167,14 @@ class Judge:
     Args:
         pruned: why candidates were not measured on all prompts, to be filled.
         most: questions, each of which is tested once a rung, with its share of the error rate.
+        floor: what the first candidate must be above.
     """
 
     context: Context
     state: RaceState
     pruned: dict[Candidate, str]
     most: int
+    floor: float = 0.0
 
     def is_above(self, question: Question) -> Rounds[bool]:
         """On the prompts of the first rung that tells, else on all.
@@ -172,11 +217,11 @@ class Judge:
     def _value(self, one: Candidate | None) -> float:
         """The objective on the prompts that it was measured on last."""
         result = None if one is None else self.state.result(one)
-        return 0.0 if result is None else result.value
+        return self.floor if result is None else result.value
 
     def _values(self, one: Candidate | None, prompts: int) -> tuple[float, ...]:
         result = None if one is None else self.state.result(one)
-        return (0.0,) * prompts if result is None else result.values[:prompts]
+        return (self.floor,) * prompts if result is None else result.values[:prompts]
 
     def _prune(self, loser: Candidate | None, prompts: int) -> None:
         if loser is not None and self.state.seen(loser) < self.context.num_prompts:

@@ -50,10 +50,12 @@ def check_installed(sampler: str) -> None:
         SearchError: with what to install.
     """
     if importlib.util.find_spec("optuna") is None:
-        raise SearchError("search=optuna needs Optuna: pip install 'ecdiff[optuna]'.")
+        line = "search=optuna needs Optuna: pip install 'ecdiff[optuna]'."
+        raise SearchError(line, key="search", got="optuna", expected=["optuna"])
     for package in SAMPLERS[sampler]:
         if importlib.util.find_spec(package) is None:
-            raise SearchError(f"search.sampler={sampler} needs {package}: pip install {package}.")
+            line = f"search.sampler={sampler} needs {package}: pip install {package}."
+            raise SearchError(line, key="search.sampler", got=sampler, expected=[package])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.intervals import interval95
+from ecdiff_tune.search import points
 from ecdiff_tune.search.base import Context, Origin, Rounds, Search
 from ecdiff_tune.search.options import OBJECTIVES, SearchError
 from ecdiff_tune.search.optuna_study import finished, make_sampler, open_study, under_way
@@ -36,17 +37,18 @@ from ecdiff_tune.search.optuna_workers import POLL_SECONDS, Watch, beating
 from ecdiff_tune.search.paired import TIE
 from ecdiff_tune.search.race import RaceState
 from ecdiff_tune.search.spaces import GridSpace
-from ecdiff_tune.search.suggest import DIMENSIONS, Dimensions, value_of
+from ecdiff_tune.search.suggest import Dimensions, values_of
 
 
-def search(space: GridSpace, context: Context) -> Search:
+def search(space: GridSpace | points.Space, context: Context) -> Search:
     """``Search`` that asks for what an Optuna study suggests.
 
     Raises:
         SearchError: the sampler lacks a package, the storage cannot be used, or the objectives do not fit.
     """
     if space.stage == 1 and "burden" in context.options.optuna.objectives:
-        raise SearchError("search.objectives=burden has no meaning in stage 1, which has no s: leave it out.")
+        line = "search.objectives=burden has no meaning in stage 1, which has no s: leave it out."
+        raise SearchError(line, key="search.objectives", got="burden")
     pruned: dict[Candidate, str] = {}
     trials = _Trials(space, context, pruned)
     return Search(trials.rounds(), pruned, trials.origins)
@@ -55,7 +57,9 @@ def search(space: GridSpace, context: Context) -> Search:
 class _Trials:
     """The trials of a study and the race that they run."""
 
-    def __init__(self, space: GridSpace, context: Context, pruned: dict[Candidate, str]) -> None:
+    def __init__(
+        self, space: GridSpace | points.Space, context: Context, pruned: dict[Candidate, str]
+    ) -> None:
         self._context, self._options = context, context.options.optuna
         self._dimensions, self._study = Dimensions(space), open_study(self._options)
         self._race_state, self._pruned = RaceState(context, pruned), pruned
@@ -66,7 +70,9 @@ class _Trials:
     @cached_property
     def _starts(self) -> Sequence[dict[str, Any]]:
         """What is tried before the sampler is asked: the paper's params; of a grid every point, shuffled."""
-        start, grid = self._options.start, self._dimensions.space.grid
+        start = self._options.start
+        grid: Sequence[Candidate | points.Point] = self._dimensions.space.grid
+        first: Sequence[Candidate | points.Point]
         first = [] if start is None else [Candidate(start)]
         if self._options.sampler == "grid":
             first = random.Random(self._context.seed).sample(grid, len(grid))
@@ -187,7 +193,8 @@ class _Trials:
 
     def _incumbent(self) -> Candidate | None:
         """The best so far that keeps the limits; None where not eq. 12 decides."""
-        least = self._options.min_quality or -1.0
+        limit = self._options.min_quality
+        least = float("-inf") if limit is None else limit
         whole = [one for one in self._race_state.whole() if self._quality(one) >= least]
         if not whole or self._options.objectives != ("objective",):
             return None
@@ -204,7 +211,9 @@ class _Trials:
         """
         state, everything = self._race_state, self._context.num_prompts
         seen, result = state.seen(candidate), state.result(candidate)
-        note(trial, prompts=seen, **{name: value_of(candidate, name) for name in DIMENSIONS})
+        note(trial, prompts=seen)
+        if isinstance(candidate, Candidate):  # also what is no dimension here; of a point Optuna has all
+            note(trial, **values_of(candidate))
         if candidate in self._pruned:
             note(trial, pruned=self._pruned[candidate])
         measured, options = () if result is None else result.measurements, self._options

@@ -58,7 +58,10 @@ def open_study(options: OptunaOptions) -> optuna.Study:
     if study.metric_names not in (None, objectives):
         raise SearchError(
             f"The Optuna study {options.study_name} has the objectives {study.metric_names}, expected "
-            f"{objectives}: choose another search.study_name."
+            f"{objectives}: choose another search.study_name.",
+            key="search.study_name",
+            got=study.metric_names,
+            expected=objectives,
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -86,7 +89,8 @@ def _usable(options: OptunaOptions) -> Iterator[None]:
         yield
     except Exception as error:  # of whatever stands behind the URL
         reason = str(error).splitlines() or [type(error).__name__]
-        raise SearchError(f"Cannot use search.storage={options.storage}: {reason[0]}") from error
+        line = f"Cannot use search.storage={options.storage}: {reason[0]}"
+        raise SearchError(line, key="search.storage", got=options.storage) from error
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

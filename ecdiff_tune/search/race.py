@@ -101,11 +101,10 @@ class RaceState:
         return all(significantly_worse(values, ahead, everything, level, until) for values in others)
 
     def _most(self, one: Candidate) -> float:
-        """Its objective over all prompts is no higher: SSIM is within -1 … 1."""
+        """Its objective over all prompts is no higher."""
         everything = self._context.num_prompts
         values = self._results[one].values if one in self._results else ()
-        end = max(self._context.objective(one, quality) for quality in (-1.0, 1.0))
-        return (sum(values) + (everything - len(values)) * end) / everything
+        return (sum(values) + (everything - len(values)) * self._context.most(one)) / everything
 
 
 def run_rungs(arms: Sequence[Candidate], state: RaceState, context: Context) -> Rounds[int | None]:
@@ -157,4 +156,4 @@ def _in_order(arms: Sequence[Candidate], context: Context) -> list[Candidate]:
     try:
         return by_forecast(arms, context)
     except ECDiffError:
-        return sorted(arms, key=lambda one: -context.objective(one, 1.0))
+        return sorted(arms, key=lambda one: -context.most(one))

@@ -10,7 +10,8 @@ from typing import ClassVar, TypeVar, get_args
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, effective_s
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
+from ecdiff_core.sampling.plan_of_params import effective_s
 from ecdiff_tune.evaluation.candidate import Candidate, same_images
 from ecdiff_tune.objective import Stage, stage_name
 from ecdiff_tune.search.schedule_space import ScheduleSpace
@@ -34,6 +35,11 @@ class Stage1Space:
     def at(self, k: int, alpha: float, estimator: str = "gradient") -> Candidate:
         """The candidate at a point; the adapter matters to an estimator that calls the edge model."""
         return Candidate(ECDiffParams(self.p, k, alpha, self.num_steps), estimator, self.handoff_adapter)
+
+    @property
+    def dimensions(self) -> Mapping[str, Sequence[Value]]:
+        """The values of every dimension."""
+        return {"k": self.ks, "alpha": self.alphas, "estimator": self.estimators}
 
     def alphas_of(self, estimator: str) -> tuple[float, ...]:
         """The alphas that make a difference: one for an estimator without alpha."""
@@ -101,6 +107,12 @@ class Stage2Space:
         """Warm-up steps."""
         return self.stage1_winner.params.warm_up
 
+    @property
+    def dimensions(self) -> Mapping[str, Sequence[Value]]:
+        """The values of every dimension."""
+        edge_side = {"edge_k": self.edge_ks, "residual": self.residuals}
+        return {"s": self.s_values, "handoff_adapter": self.handoff_adapters, **edge_side}
+
     def at(
         self,
         s: int,
@@ -163,6 +175,21 @@ class JointSpace:
         """The longest warm-up."""
         return max(self.ps)
 
+    @property
+    def dimensions(self) -> Mapping[str, Sequence[Value]]:
+        """The values of every dimension."""
+        return {
+            "p": self.ps,
+            "k": self.ks,
+            "alpha": self.alphas,
+            "s": self.s_values,
+            "estimator": self.estimators,
+            "handoff_adapter": self.handoff_adapters,
+            "edge_k": self.edge_ks,
+            "residual": self.residuals,
+            "handoff": self.handoffs or (self.handoff,),
+        }
+
     def at(
         self,
         p: int,
@@ -219,6 +246,8 @@ def _is_possible(candidate: Candidate) -> bool:
 
 
 N = TypeVar("N", int, float)
+Value = int | float | str
+"""Of a dimension."""
 
 GridSpace = Stage1Space | Stage2Space | JointSpace
 """Those that a search may go through dimension by dimension."""

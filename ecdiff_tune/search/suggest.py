@@ -12,12 +12,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.search.spaces import GridSpace, JointSpace, Stage1Space, Stage2Space, nearest_value
+from ecdiff_tune.search import points
+from ecdiff_tune.search.spaces import GridSpace, Value, nearest_value
 
-Value = int | float | str
 DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter", "edge_k", "residual", "handoff")
-_OF_CANDIDATE = ("estimator", "handoff_adapter", "handoff")
-"""Those that are no params."""
 SCALES = {"": 1, "_tenths": 10, "_hundredths": 100}
 
 
@@ -61,12 +59,12 @@ class Dimension:
 class Dimensions:
     """The dimensions of a space that have more than one value are suggested; the others are fixed."""
 
-    space: GridSpace
+    space: GridSpace | points.Space
 
     @cached_property
     def all(self) -> dict[str, Dimension]:
         """By the name of the dimension."""
-        return {name: Dimension.of(name, values) for name, values in _dimensions(self.space).items()}
+        return {name: Dimension.of(name, values) for name, values in self.space.dimensions.items()}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -79,8 +77,9 @@ class Dimensions:
 
     def candidate(self, suggested: Mapping[str, Any]) -> Candidate | None:
         """That of the grid which makes these images; None where the params contradict each other."""
+        aliases: Mapping[Any, Any] = self.space.aliases
         try:
-            return self.space.aliases.get(self.space.at(**self.point(suggested)))  # type: ignore[arg-type]
+            return aliases.get(self.space.at(**self.point(suggested)))  # type: ignore[arg-type]
         except ParamsError:
             return None
 
@@ -91,37 +90,21 @@ class Dimensions:
             for name, dimension in self.all.items()
         }
 
-    def nearest(self, candidate: Candidate) -> dict[str, Any]:
+    def nearest(self, candidate: Candidate | points.Point) -> dict[str, Any]:
         """The suggestion nearest to a candidate, dimension by dimension."""
-        own = {"handoff": getattr(self.space, "handoff", None)} if candidate.handoff is None else {}
+        values = dict(values_of(candidate))
+        if values.get("handoff", "") is None:
+            values["handoff"] = getattr(self.space, "handoff", "aligned")
         return {
-            dimension.name: dimension.suggestion(own.get(name) or value_of(candidate, name))
+            dimension.name: dimension.suggestion(values[name])
             for name, dimension in self.all.items()
             if len(dimension.values) > 1
         }
 
 
-def value_of(candidate: Candidate, name: str) -> Any:
-    """One of ``DIMENSIONS`` of a candidate; None is the study's own handoff."""
-    return getattr(candidate if name in _OF_CANDIDATE else candidate.params, name)
-
-
-def _dimensions(space: GridSpace) -> dict[str, Sequence[Value]]:
-    if isinstance(space, Stage1Space):
-        return {"k": space.ks, "alpha": space.alphas, "estimator": space.estimators}
-    if isinstance(space, Stage2Space):
-        return {"s": space.s_values, "handoff_adapter": space.handoff_adapters, **_edge_side(space)}
-    return {
-        "p": space.ps,
-        "k": space.ks,
-        "alpha": space.alphas,
-        "s": space.s_values,
-        "estimator": space.estimators,
-        "handoff_adapter": space.handoff_adapters,
-        **_edge_side(space),
-        "handoff": space.handoffs or (space.handoff,),
-    }
-
-
-def _edge_side(space: Stage2Space | JointSpace) -> dict[str, Sequence[Value]]:
-    return {"edge_k": space.edge_ks, "residual": space.residuals}
+def values_of(candidate: Candidate | points.Point) -> Mapping[str, Any]:
+    """The values of a candidate, or of a point, by the names of dimensions."""
+    if isinstance(candidate, points.Point):
+        return candidate
+    own = ("estimator", "handoff_adapter", "handoff")
+    return {name: getattr(candidate if name in own else candidate.params, name) for name in DIMENSIONS}

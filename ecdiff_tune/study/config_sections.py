@@ -110,6 +110,8 @@ def latency_section(source: str, profile: LatencyProfile) -> dict[str, Any]:
         "encode_seconds": round(profile.encode.median, 6),
         "decode_seconds": round(profile.decode.median, 6),
         "transfer_seconds": round(profile.transfer_seconds, 6),
+        **({} if profile.link is None else {"link": str(profile.link)}),
+        **({} if profile.sources is None else {"sources": dict(profile.sources)}),
         "cloud_call_spread": round(profile.cloud_call.spread, 3),
         "edge_call_spread": round(profile.edge_call.spread, 3),
         **({} if profile.conditions is None else asdict(profile.conditions)),

@@ -30,6 +30,7 @@ _FREE_TO_CHANGE = {
     "tracking",
     "params.k",
     "params.alpha",
+    "link.token_file",
     "search.trials",
     "search.artifacts",
     "search.extend",
@@ -104,12 +105,14 @@ class StudyFolder:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise BusyStudyError(
-                f"Another process works on {self.path}. Wait for it, or choose another study=NAME."
+                f"Another process works on {self.path}.",
+                key=str(self.path),
+                advice="Wait for it, or choose another study=NAME.",
             ) from error
         except OSError as error:
-            raise StudyError(
-                f"Cannot write to {self.path}: {error.strerror}. Set output_dir to a writable folder."
-            ) from error
+            line = f"Cannot write to {self.path}: {error.strerror}."
+            advice = "Set output_dir to a writable folder."
+            raise StudyError(line, key=str(self.path), advice=advice) from error
 
     @classmethod
     def of_worker(cls, spec: StudySpec) -> StudyFolder:
@@ -142,7 +145,9 @@ class StudyFolder:
         The first command that searches binds it to its search. With ``resume=false`` files of an earlier
         study are moved to a subfolder ``old-<date>`` first.
         """
-        found = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
+        found: dict[str, Any] = {"weights": pair.tree(), "prompts_digest": prompts_digest, "device": device}
+        sides = {"cloud": pair.cloud, "edge": pair.edge}
+        found["in_memory"] = {side: ref.identity for side, ref in sides.items() if ref.fingerprint is None}
         state_path = self.path / files.STATE
         if not self.spec.resume:
             self._set_aside()
@@ -189,7 +194,8 @@ def read_state(path: Path) -> dict[str, Any]:
         settings = {**WITHOUT, **present_settings(state["settings"])}
         return {"created": str(state["created"]), "settings": settings}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"{path} is damaged. Set resume=false to start the study anew.") from error
+        advice = "Set resume=false to start the study anew."
+        raise StudyError(f"{path} is damaged.", key=str(path), advice=advice) from error
 
 
 def _without_search(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,8 +216,11 @@ def _refuse_differences(
     found = differences(ours, theirs)
     if found:
         raise StudyError(
-            f"The study in {path} has other settings ({'; '.join(found)}). "
-            "Leave them as they were, or tune with another study=NAME, or resume=false to set this one aside."
+            f"The study in {path} has other settings ({'; '.join(found)}).",
+            key=str(path),
+            got=found,
+            advice="Leave them as they were, or tune with another study=NAME, or resume=false to set this "
+            "one aside.",
         )
 
 

@@ -27,9 +27,8 @@ def read(study: Path) -> dict[str, str]:
     try:
         return {str(key): str(why) for key, why in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError) as error:
-        raise StudyError(
-            f"{path} is damaged. Delete it; `reference` with the study's settings writes it again."
-        ) from error
+        advice = "Delete it; `reference` with the study's settings writes it again."
+        raise StudyError(f"{path} is damaged.", key=str(path), advice=advice) from error
 
 
 def add(study: Path, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, int]]) -> None:
@@ -62,9 +61,8 @@ def raced(study: Path) -> int | None:
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["prompts"])
     except (ValueError, TypeError, KeyError) as error:
-        raise StudyError(
-            f"{path} is damaged. Delete it; `tune` with the study's settings writes it again."
-        ) from error
+        advice = "Delete it; `tune` with the study's settings writes it again."
+        raise StudyError(f"{path} is damaged.", key=str(path), advice=advice) from error
 
 
 def comparable(prompts: CalibrationSet, why: Mapping[str, str]) -> CalibrationSet:

@@ -98,9 +98,10 @@ def run(
             progress.end_trial(trial)
             on_trial(trial)
     if reasons := [why for one, why in search.pruned.items() if one not in trials]:
-        progress.say(_describe_pruned(reasons, len(trials)))
+        progress.log(_describe_pruned(reasons, len(trials)))
     if search.best is None:
-        raise NoWinnerError(f"The {stage_name(stage)} has no winner: {_why_none_won(list(trials.values()))}")
+        line = f"The {stage_name(stage)} has no winner: {_why_none_won(list(trials.values()))}"
+        raise NoWinnerError(line, key="stage", got=stage)
     return trials[search.best]
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.evaluation import batch_size, latency
+from ecdiff_tune.evaluation import batch_size, latency, two_machines
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.machine_conditions import Conditions
 from ecdiff_tune.evaluation.model_calls import KINDS
-from ecdiff_tune.objective import efficiency
+from ecdiff_tune.objective import ObjectiveError, efficiency
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyFolder, read_state
 from ecdiff_tune.study.optuna_setup import agree
@@ -60,23 +60,44 @@ def latency_profile(
             return replace(whole, transfer_seconds=known.transfer_seconds)
         if given:
             return latency.of_this_pair(given, pipe, spec.link, spec.latency)
+        take_turns = spec.memory.offload == "none"
+        if spec.link.url is not None:
+            calls.update(dict.fromkeys(("edge", "decode"), latency.CALLS))
+            return two_machines.measure(pipe, spec.link, take_turns=take_turns)
         calls.update(dict.fromkeys(KINDS, latency.CALLS))
-        return latency.measure(pipe, spec.link, take_turns=spec.memory.offload == "none")
+        return latency.measure(pipe, spec.link, take_turns=take_turns)
 
     profile = (
         agree(spec, read_state(folder.path / files.STATE)["settings"], own) if spec.has_workers else own()
     )
-    efficiency(0.0, *profile.alone(spec.num_steps))  # a pair that eq. 10 has no meaning for ends here
+    _check_order(profile, spec.num_steps)
     if profile != known:
         profile.save(path)
-    for line in _told(profile, spec.latency, Conditions.of(pipe)):
-        progress.say(line)
+    for line in _describe(profile, spec.latency, Conditions.of(pipe)):
+        progress.log(line)
     if profile != known and (varies := profile.spread_note(path)):
-        progress.say(f"note: {varies}")
+        progress.log(f"note: {varies}")
     return profile
 
 
-def _told(profile: LatencyProfile, source: str, here: Conditions) -> Iterator[str]:
+def _check_order(profile: LatencyProfile, num_steps: int) -> None:
+    """Refuse a pair that eq. 10 has no meaning for."""
+    try:
+        efficiency(0.0, *profile.alone(num_steps))
+    except ObjectiveError as error:
+        if profile.link is None:
+            raise
+        cloud, edge = profile.cloud_call.median, profile.edge_call.median
+        raise ObjectiveError(
+            f"The server's cloud model is no slower than this machine's edge model ({cloud:.3g} s and "
+            f"{edge:.3g} s a call): a split saves no time here, and efficiency has no meaning.",
+            key="efficiency",
+            got={"cloud": cloud, "edge": edge},
+            advice="Let the server do all steps, or tune with link=none on one machine.",
+        ) from error
+
+
+def _describe(profile: LatencyProfile, source: str, here: Conditions) -> Iterator[str]:
     """Its seconds, and what to know of how they were measured."""
     cloud, edge = profile.cloud_call.median * 1e3, profile.edge_call.median * 1e3
     given = "" if source in LATENCIES else f" of {source}"
@@ -85,6 +106,8 @@ def _told(profile: LatencyProfile, source: str, here: Conditions) -> Iterator[st
         f"encode {profile.encode.median * 1e3:.1f} ms, decode {profile.decode.median * 1e3:.1f} ms, "
         f"transfer {profile.transfer_seconds * 1e3:.1f} ms"
     )
+    if profile.link is not None:
+        yield f"cloud call and encoding by the server, edge call and decoding here; link {profile.link}"
     others = profile.conditions.differences(here) if profile.conditions else []
     if others:
         yield f"note: the latency profile was measured with {', '.join(others)} here."
@@ -100,4 +123,4 @@ def batch_size_of(
     def find() -> dict[int, float]:
         return batch_size.throughputs(pipe, prompts, spending.calls)
 
-    return batch_size.kept(folder.path / files.BATCH_SIZE, find, progress.say)
+    return batch_size.kept(folder.path / files.BATCH_SIZE, find, progress.log)

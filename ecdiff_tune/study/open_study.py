@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ecdiff_core.io.text import counted
-from ecdiff_core.models.pair import EMBEDDED
+from ecdiff_core.models.pair import EMBEDDED, Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data import calibration, long_prompts
 from ecdiff_tune.data.calibration import CalibrationSet
@@ -24,6 +24,7 @@ from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.machine_profile import batch_size_of, given_profile, latency_profile
 from ecdiff_tune.study.optuna_setup import refuse_another_start
 from ecdiff_tune.study.process_setup import (
+    LoadedPair,
     load_pipe,
     own_copy,
     reference_folder,
@@ -33,9 +34,25 @@ from ecdiff_tune.study.process_setup import (
     thumbnails,
 )
 from ecdiff_tune.study.progress import Progress
-from ecdiff_tune.study.references import LoadedPair, References
+from ecdiff_tune.study.references import References
 from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import LATENCY, Spending
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What a program that tunes gives beside settings.
+
+    Args:
+        pair: loaded already; None loads it.
+        log: called with every line of progress; None prints them.
+    """
+
+    pair: Pair | None = None
+    log: Callable[[str], None] | None = None
+
+
+COMMAND_LINE = Caller()
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ class OpenStudy:
 
 @contextmanager
 def open_study(
-    spec: StudySpec, ranks: Ranks = ALONE, as_worker: bool = False
+    spec: StudySpec, ranks: Ranks = ALONE, as_worker: bool = False, caller: Caller = COMMAND_LINE
 ) -> Iterator[tuple[OpenStudy, LoadedPair, References]]:
     """Open a study, from the cheapest check to the most expensive step; the folder is locked meanwhile.
 
@@ -92,7 +109,10 @@ def open_study(
     if ranks.size > 1 and spec.timed:
         raise RankError(
             f"latency=wallclock times trials one at a time, which {ranks.size} ranks do not do: "
-            "start it as one process, or set latency=profile."
+            "start it as one process, or set latency=profile.",
+            key="latency",
+            got="wallclock",
+            expected="profile",
         )
     left_out: list[str] = []
     prompts, heldout = calibration.load(spec.prompts, left_out.append)
@@ -101,11 +121,13 @@ def open_study(
             locked = StudyFolder.of_worker(spec) if as_worker else StudyFolder(spec)
             folder = stack.enter_context(locked)
             spec, given = folder.spec, given_profile(folder)
-        progress = stack.enter_context(Progress())
-        pipe = load_pipe(spec)
+        progress = stack.enter_context(Progress(caller.log))
+        pipe = load_pipe(spec, caller.pair)
         for rank, found in enumerate(ranks.gather(pipe.pair.spec)):
             if found != pipe.pair.spec:
-                raise RankError(f"Rank {rank} has other weights: expected {pipe.pair.spec}, got {found}.")
+                own = pipe.pair.spec
+                line = f"Rank {rank} has other weights: expected {own}, got {found}."
+                raise RankError(line, key="rank", got=rank, expected=str(own))
         bound: _Bound | None = None
         spending: Spending | None = None
         if ranks.first:
@@ -118,12 +140,12 @@ def open_study(
             spec = stack.enter_context(own_copy(spec))
         ranks.gather(None)  # all have their copy, before anything is written
         if ranks.size > 1:
-            progress.say(division(ranks, len(prompts), size))
+            progress.log(division(ranks, len(prompts), size))
         spending = spending or Spending(spec.path / files.CALLS)
         ledger = Ledger(spec.path / files.LEDGER, spec.sampling.handoff_adapter)
         stack.enter_context(closing(ledger))
         store = stack.enter_context(StateStore(state_folder(spec), states_bytes(spec)))
-        batches = DividedBatches(ranks, size, progress.say)
+        batches = DividedBatches(ranks, size, progress.log)
         pair = LoadedPair(pipe, profile, batches, store if spec.shares and not spec.timed else None)
         where = reference_folder(spec, pipe)
         references = References(spec, pair, prompts, heldout, where, spending, progress)
@@ -148,18 +170,20 @@ def _bind(
     remove_copies(folder.path)
     created = folder.claim(pipe.pair.spec, prompts.digest, str(pipe.device))
     spec = folder.spec  # which now says what the folder's state has decided
-    progress.say(_opening(spec, pipe, len(prompts), len(heldout)))
+    progress.log(_opening(spec, pipe, len(prompts), len(heldout)))
     if folder.set_aside is not None:
-        progress.say(f"resume=false: the earlier study lies in {folder.set_aside}")
+        progress.log(f"resume=false: the earlier study lies in {folder.set_aside}")
     if (folder.path / files.LEDGER).is_file():
-        progress.say(f"going on with the study of {created}: what it measured is not generated again")
+        progress.log(f"going on with the study of {created}: what it measured is not generated again")
     for note in notes:
-        progress.say(f"note: {note}")
+        progress.log(f"note: {note}")
     spending = Spending(folder.path / files.CALLS)
     with spending.part(LATENCY):
         profile = latency_profile(folder, pipe, given, progress, spending.calls)
     with spending.part("batch size"):
         size = 1 if spec.timed else batch_size_of(folder, pipe, len(prompts), progress, spending)
+    if profile.link is not None:
+        spec = replace(spec, link=profile.link.link)
     return (spec, created, profile, size), spending
 
 

@@ -93,8 +93,10 @@ def agree(spec: StudySpec, bound: Mapping[str, Any], profile: Callable[[], Laten
     older = {key: defaults[key] for key in mine if key in defaults}
     if found := differences({**older, **present_settings(common["settings"])}, mine):
         raise SearchError(
-            f"The Optuna study {options.study_name} belongs to other settings ({'; '.join(found)}). Choose "
-            "another search.study_name."
+            f"The Optuna study {options.study_name} belongs to other settings ({'; '.join(found)}).",
+            key="search.study_name",
+            got=found,
+            advice="Choose another search.study_name.",
         )
     return LatencyProfile.of(common["latency"])
 
@@ -114,8 +116,10 @@ def refuse_another_start(spec: StudySpec) -> None:
     if any(one == name or one.startswith(f"{name} stage ") for one in study_names(options)):
         raise SearchError(
             f"resume=false would go on with the Optuna study {name} in {options.storage}, which other "
-            "workers may be using. Choose another search.study_name=NAME, or leave out resume=false to go on "
-            "with it."
+            "workers may be using.",
+            key="resume",
+            got=False,
+            advice="Choose another search.study_name=NAME, or leave out resume=false to go on with it.",
         )
 
 

@@ -13,7 +13,7 @@ from ecdiff_tune.study.time_left import TimeLeft
 CLOUD_SHARE, EDGE_SHARE = 0.18, 0.14
 """Calls of a generation as shares of T, until the forecast says which configs are measured."""
 SHOWN = 8
-"""Prompts of samples.png, each by two further ways, which take about T cloud and T edge calls together."""
+"""Prompts of samples.png, each in two more ways, which take about T cloud and T edge calls together."""
 
 
 def planned_parts(study: OpenStudy, references: References, latency: LatencyProfile) -> TimeLeft:
@@ -30,7 +30,7 @@ def planned_parts(study: OpenStudy, references: References, latency: LatencyProf
 def plan_search(
     left: TimeLeft, study: OpenStudy, references: References, part: str, cloud: float, edge: float
 ) -> None:
-    """Plan a search of so many calls at most, but for the share of its pictures that the ledger has."""
+    """Plan a search of so many calls at most, but for the share of its images that the ledger has."""
     most, names = _generations(study, references), set(references.drawn.keys)
     plan, ledger = reference_plan.read(study.path), study.ledger
     known = 0
@@ -42,7 +42,7 @@ def plan_search(
 
 
 def _generations(study: OpenStudy, references: References) -> int:
-    """Pictures that the search measures at most: of its finalists on the last rung, of the winner on all."""
+    """Images that the search measures at most: of its finalists on the last rung, of the winner on all."""
     spec, everything = study.spec, len(references.drawn)
     if not spec.kind.prunes:
         return everything

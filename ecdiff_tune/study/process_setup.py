@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,22 +19,44 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError, PairError
 from ecdiff_core.models.devices import device_name, get_device, get_dtype
 from ecdiff_core.models.memory import keep_freed_memory
-from ecdiff_core.models.pair import load_pair
+from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.models.pair_files import ONE_MODEL
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.evaluation.divided_batches import DividedBatches
+from ecdiff_tune.evaluation.latency import LatencyProfile
+from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.evaluation.thumbnails import Thumbnails
 from ecdiff_tune.forecast.error_growth import scheduler_response
 from ecdiff_tune.study import files
 from ecdiff_tune.study.spec import StudySpec
 
 
+@dataclass(frozen=True)
+class LoadedPair:
+    """A study's pair on this machine.
+
+    Args:
+        latency: what its calls cost.
+        batches: how many prompts it generates at a time, on which ranks.
+        store: for points of trajectories that candidates share; None where they share none.
+    """
+
+    pipe: ECDiffPipeline
+    latency: LatencyProfile
+    batches: DividedBatches
+    store: StateStore | None
+
+
 class DeviceError(ECDiffError):
     """There are fewer accelerators than ranks."""
 
 
-def load_pipe(spec: StudySpec) -> ECDiffPipeline:
+def load_pipe(spec: StudySpec, pair: Pair | None = None) -> ECDiffPipeline:
     """The pair, on this process's device.
+
+    Args:
+        pair: loaded already, in the dtype of the settings.
 
     Raises:
         ECDiffError: it cannot be loaded, or not do what the settings ask for, the search's included.
@@ -42,10 +64,11 @@ def load_pipe(spec: StudySpec) -> ECDiffPipeline:
     sampling, device = spec.sampling, own_device(spec.device)
     if device.type == "cpu":
         keep_freed_memory()
-    pair = load_pair(spec.pair, device=device, dtype=get_dtype(sampling.dtype), memory=spec.memory)
+    if pair is None:
+        pair = load_pair(spec.pair, device=device, dtype=get_dtype(sampling.dtype), memory=spec.memory)
     loaded = pair.spec
     if pair.files and loaded.lora_on("cloud") == loaded.lora_on("edge") and pair.files.same_denoiser():
-        raise PairError(ONE_MODEL)
+        raise PairError(ONE_MODEL, key="pair.edge")
     whole = ECDiffParams.cloud_only(sampling.num_steps)
     pipe = ECDiffPipeline(pair, TunedConfig(pair.spec, whole, sampling))
     # What follows takes nothing, and would else end a command after its reference.
@@ -92,14 +115,14 @@ def reference_folder(spec: StudySpec, pipe: ECDiffPipeline) -> Path:
     for unused in ("handoff", "estimator"):
         sampling.pop(unused)
     pair = pipe.pair.spec
-    told = {
-        "weights": [pair.cloud.fingerprint, pair.edge.fingerprint],
+    facts = {
+        "weights": [pair.cloud.identity, pair.edge.identity],
         "sampling": sampling,
         "device": pipe.device.type,
         "timed": [spec.memory.offload, device_name(pipe.device)] if spec.timed else False,
         "vae_tiling": spec.memory.vae_tiling,
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return spec.references / digest
 
 
@@ -116,8 +139,10 @@ def own_device(name: str) -> torch.device:
     local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.accelerator.device_count()
     if local >= there:
         raise DeviceError(
-            f"Expected an accelerator for each rank of a machine, got {there} for local rank {local}. "
-            "Start fewer ranks, or set LOCAL_RANK=0 where each rank sees its own accelerator alone."
+            f"Expected an accelerator for each rank of a machine, got {there} for local rank {local}.",
+            key="LOCAL_RANK",
+            got={"LOCAL_RANK": local, "accelerators": there},
+            advice="Start fewer ranks, or set LOCAL_RANK=0 where each rank sees its own accelerator alone.",
         )
     torch.accelerator.set_device_index(local)
     return device

@@ -85,17 +85,20 @@ class Progress:
     """Progress of one command; a context manager.
 
     ``time_left`` is that of the whole command, where its parts are known; else each part tells its own.
+
+    Args:
+        log: called with every line; None prints them, with bars where stdout is a terminal.
     """
 
-    def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
+    def __init__(self, log: Callable[[str], None] | None = None) -> None:
+        self._log, self._live = log, log is None and sys.stdout.isatty()
         self._prompts = self._trials = tqdm(disable=True)
         self._best: Trial | None = None
         self._may_win: Callable[[Trial], bool] = lambda _: True
         self._one_by_one = True
         self._done = self._total = self._known = 0
         self._label = ""
-        self._said = self._begun = 0.0
+        self._logged = self._begun = 0.0
         self._most_trials = self._prompts_in_all = 1
         self._fresh = self._fresh_seconds = self._asked = self._estimate = 0.0
         self.time_left: TimeLeft | None = None
@@ -112,15 +115,18 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.end_stage()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """One line that stays; what a terminal would obey in it is written as escapes."""
+        if self._log is not None:
+            self._log(visible(line, "\n"))
+            return
         with tqdm.external_write_mode(sys.stdout) if self._live else nullcontext():
             print(visible(line, "\n"), flush=True)
 
     def start_task(self, label: str, prompts: int, known: int = 0) -> None:
         """Begin something that is done prompt by prompt, so many of which take no time."""
         self._label, self._done, self._total, self._known = label, 0, prompts, known
-        self._said = self._begun = time.monotonic()
+        self._logged = self._begun = time.monotonic()
         self._prompts = self._bar(self._prompts, 0, prompts, label, "prompts")
 
     def prompts_done(self, count: int) -> None:
@@ -132,12 +138,12 @@ class Progress:
         )
         self._prompts.set_postfix_str(left.removeprefix(", "), refresh=False)
         self._prompts.update(count)
-        if not self._live and self._done < self._total and now - self._said > LINE_SECONDS:
-            self.say(f"  {self._label}: {self._done} of {self._total} prompts{left}")
-            self._said = now
+        if not self._live and self._done < self._total and now - self._logged > LINE_SECONDS:
+            self.log(f"  {self._label}: {self._done} of {self._total} prompts{left}")
+            self._logged = now
 
     def _in_all(self) -> str:
-        """What is left of the whole command; empty where that cannot be told."""
+        """What is left of the whole command; empty where that is not known."""
         seconds = None if self.time_left is None else self.time_left.seconds()
         return "" if seconds is None else f", about {duration(seconds)} left in all"
 
@@ -154,7 +160,7 @@ class Progress:
 
         Args:
             may_win: of a trial with a score, whether it keeps the limits.
-            one_by_one: every trial ends before the next begins, so that the time left can be told.
+            one_by_one: every trial ends before the next begins, so that the time left is known.
             seconds: that it may take at most, as estimated before.
         """
         self._estimate = seconds / most_trials if most_trials else 0.0
@@ -182,7 +188,7 @@ class Progress:
         if not usable:
             return
         best = max(usable, key=lambda one: one.value)
-        self.say(
+        self.log(
             f"  {counted(len(trials), 'config')} on {counted(len(best.measurements), 'prompt')}: best "
             f"{describe(best.candidate, best.stage)}, quality {shown(best.quality)} with "
             f"{best.plan.cloud_calls} cloud calls{self._in_all()}"
@@ -208,7 +214,7 @@ class Progress:
             best = "the best so far"
         self._trials.set_postfix_str(f"{best}{left}", refresh=False)
         self._trials.update()
-        self.say(f"{_trial_line(trial)}   {best}{left}")
+        self.log(f"{_trial_line(trial)}   {best}{left}")
 
     def end_stage(self) -> None:
         """Take the stage's bars away."""
@@ -217,7 +223,7 @@ class Progress:
 
 
 def _left(about: str, seconds: float, done: float, remaining: float | None) -> str:
-    """How long the rest takes by what was done anew in so many seconds; empty where that cannot be told."""
+    """How long the rest takes by what was done anew in so many seconds; empty where that is not known."""
     return "" if not remaining or done <= 0 else f", {about} {duration(seconds / done * remaining)} left"
 
 
@@ -230,5 +236,5 @@ def _trial_line(trial: Trial) -> str:
     if score.burden is not None:
         parts += f"  burden {shown(score.burden, 3)}"
     asked = trial.suggested_s
-    told = "" if asked in (None, trial.candidate.params.s) else f"  (s={asked} was suggested)"
-    return f"{head}  {parts}  objective {shown(score.objective)}{told}"
+    suggested = "" if asked in (None, trial.candidate.params.s) else f"  (s={asked} was suggested)"
+    return f"{head}  {parts}  objective {shown(score.objective)}{suggested}"

@@ -75,11 +75,16 @@ def load(spec: StudySpec) -> Recorded:
     study = state["settings"]
     prompts, heldout = calibration.load(spec.prompts)
     if prompts.digest != study.get("prompts_digest"):
-        raise StudyError(f"The calibration prompts are no longer those that {path} was measured on.")
+        line = f"The calibration prompts are no longer those that {path} was measured on."
+        raise StudyError(
+            line, key="calibration", got=prompts.digest, expected=str(study.get("prompts_digest"))
+        )
     why = unusable.read(path)
     prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
     prompts = prompts.first(unusable.raced(path) or len(prompts))
     latency = latency_profile(spec, study)
+    if latency.link is not None:
+        spec = replace(spec, link=latency.link.link)
     if spec.timed:
         notes.append("note: the study's trials were timed; here all seconds follow from its latency profile.")
     scorer = Scorer.of(latency, spec.weights, spec.earliest_s, None)
@@ -88,7 +93,8 @@ def load(spec: StudySpec) -> Recorded:
     trials = [scorer.trial("joint", 0, config, rows) for config, rows in measured.items()]
     trials = [one for one in trials if one.score]
     if not trials:
-        raise StudyError(f"{path} has no config with images of all {len(prompts)} prompts yet.")
+        line = f"{path} has no config with images of all {len(prompts)} prompts yet."
+        raise StudyError(line, key=str(path), got=0, expected=str(len(prompts)))
     left_out = sum(not rows.keys().isdisjoint(prompts.keys) for rows in known.values()) - len(trials)
     notes.append(
         f"configs measured on all of {counted(len(prompts), 'prompt')}: {len(trials)}"
@@ -166,7 +172,7 @@ def _read_ledger(
     """
     path = spec.path / files.LEDGER
     if not path.is_file():
-        raise StudyError(f"{path} is not there: the study has measured nothing yet.")
+        raise StudyError(f"{path} is not there: the study has measured nothing yet.", key=str(path))
     own = {one.key: one for one in map(PlannedCandidate.of_config, own_configs(spec.path))}
     ledger = Ledger(path, spec.sampling.handoff_adapter)
     try:
@@ -258,7 +264,9 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
     """
     path = spec.path / files.LATENCY
     own = LatencyProfile.load(path)
-    old_link = Link(study.get("link.mbps"), study.get("link.round_trip_seconds") or 0.0)
+    old_link = Link(
+        study.get("link.mbps"), study.get("link.round_trip_seconds") or 0.0, study.get("link.url")
+    )
     payload = own.payload_values or old_link.values_sent(own.transfer_seconds)
     other = None
     if spec.rescoring.latency is not None:
@@ -267,16 +275,27 @@ def latency_profile(spec: StudySpec, study: Mapping[str, Any]) -> LatencyProfile
         payload = payload or other.payload_values
     link = spec.link
     profile = replace(other or own, payload_values=payload, tensor_values=own.tensor_values)
-    if link == old_link:  # what the study itself was scored with
+    own_links = (old_link, None if own.link is None else own.link.link)
+    if link not in own_links and link.url is not None:
+        raise LatencyError(
+            f"This command measures nothing, and {path} is of another link than {link.url}.",
+            key="link.url",
+            got=link.url,
+            advice="Leave link.url as it was, or tune another study=NAME with it.",
+        )
+    if link in own_links:  # what the study itself was scored with
         return replace(
             profile,
             transfer_seconds=own.transfer_seconds,
             tensor_seconds=own.tensor_seconds,
             crossing_seconds=own.crossing_seconds,
+            link=own.link,
         )
     if link.mbps is not None and payload is None:
         raise LatencyError(
             f"{path} does not say how many values a handoff carries (it is older than that), so another "
-            "link cannot be reckoned with. Delete it and run reference: it is measured again."
+            "link cannot be reckoned with.",
+            key=str(path),
+            advice="Delete it and run reference: it is measured again.",
         )
     return profile.over(link)

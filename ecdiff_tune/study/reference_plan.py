@@ -51,7 +51,8 @@ def read(study: Path) -> ReferencePlan | None:
         tree = json.loads(path.read_text(encoding="utf-8"))["plan"]
         return None if tree is None else ReferencePlan.of(tree)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StudyError(f"{path} is damaged. Delete it; the plan is placed again.") from error
+        advice = "Delete it; the plan is placed again."
+        raise StudyError(f"{path} is damaged.", key=str(path), advice=advice) from error
 
 
 def bias(plan: ReferencePlan, ledger: Ledger) -> dict[str, Any] | None:

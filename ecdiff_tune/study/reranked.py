@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.study import left_out, recorded
-from ecdiff_tune.study.folder import StudyError, differences, flat
+from ecdiff_tune.study.folder import StudyError, differences
 from ecdiff_tune.study.recorded import Recorded
 from ecdiff_tune.study.winner import ConfigSource, Heldout, config_of
 
 _ALWAYS = ("id", "revision", "fingerprint")
 """What study.json says of both models."""
+
+
+_LINK = ("link.mbps", "link.round_trip_seconds", "link.url")
+_SCORING = ("objective.", *_LINK)
+"""Settings that scores follow from."""
 
 
 def config_of_choice(
@@ -57,9 +62,7 @@ def _source(record: Recorded) -> ConfigSource:
 
 def changed(record: Recorded) -> list[str]:
     """What was scored with otherwise than by the study itself."""
-    scoring = {
-        key: value for key, value in record.spec.settings.items() if key.startswith(("objective.", "link."))
-    }
+    scoring = {key: value for key, value in record.spec.settings.items() if key.startswith(_SCORING)}
     known = {**record.spec.defaults, **record.state}  # older studies lack newer settings
     found = differences({key: known.get(key) for key in scoring}, scoring)
     other = record.spec.rescoring.latency
@@ -68,11 +71,10 @@ def changed(record: Recorded) -> list[str]:
 
 def given_for_seconds(record: Recorded) -> list[str]:
     """The settings that seconds follow from, as they are given, where they are not the study's own."""
-    asked = flat({"link": asdict(record.spec.link)})
     found = [
         f"{key}={'null' if value is None else value}"
-        for key, value in asked.items()
-        if record.state.get(key) != value
+        for key, value in record.spec.settings.items()
+        if key.startswith(_LINK) and record.state.get(key, record.spec.defaults.get(key)) != value
     ]
     other = record.spec.rescoring.latency
     return found if other is None else [*found, f"rerank.latency={other}"]
@@ -92,7 +94,8 @@ def pair_of(state: Mapping[str, Any], name: str) -> PairSpec:
         key for side in ("cloud", "edge") for one in _ALWAYS if (key := f"weights.{side}.{one}") not in state
     ]
     if missing:
-        raise StudyError(f"study.json does not say {missing[0]!r}: it is damaged.")
+        line = f"study.json does not say {missing[0]!r}: it is damaged."
+        raise StudyError(line, key="study.json", expected=missing)
     cloud, edge = (_ref_of(state, f"weights.{side}.") for side in ("cloud", "edge"))
     return PairSpec(name, cloud, edge, [Lora(**one) for one in state.get("weights.lora", [])])
 

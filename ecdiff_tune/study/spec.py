@@ -17,7 +17,7 @@ from ecdiff_tune.search import SEARCHES, SearchSpec
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.study import files
 
-LATENCIES = ("profile", "wallclock")
+PROFILE, WALLCLOCK = LATENCIES = ("profile", "wallclock")
 """What ``latency`` takes beside the path of a latency.json: the study's own profile, or timed trials."""
 
 

@@ -49,7 +49,8 @@ def check(tracking: str) -> None:
     if tracking not in TRACKERS:
         raise TrackingError.unknown("tracking", tracking, TRACKERS)
     if tracking != NONE and importlib.util.find_spec(tracking) is None:
-        raise TrackingError(f"tracking={tracking} needs {tracking}: pip install {tracking}.")
+        line = f"tracking={tracking} needs {tracking}: pip install {tracking}."
+        raise TrackingError(line, key="tracking", got=tracking, expected=[tracking])
 
 
 class Run:

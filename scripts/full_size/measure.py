@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -19,6 +19,10 @@ CALLS_IN_A_ROW = 5
 """As in a generation, where one call follows the other without waiting for the device."""
 TIMESTEP = 500
 PROMPT = "a prompt that nothing reads"
+ALONE = "cloud only"
+"""The variant that speedups are over."""
+VARIANTS = (ALONE, "edge only", "HybridSD k=10", "HybridSD k=25", "EC-Diff")
+"""The columns of the paper's Table 6; HybridSD's k counts edge steps."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,11 @@ class Measured:
 
 
 def variants(config: TunedConfig) -> dict[str, ECDiffParams]:
-    """The columns of the paper's Table 6; HybridSD's k counts edge steps."""
+    """What each of ``VARIANTS`` does."""
     steps = config.sampling.num_inference_steps
-    return {
-        "cloud only": ECDiffParams.cloud_only(steps),
-        "edge only": ECDiffParams.edge_only(),
-        "HybridSD k=10": ECDiffParams.hybrid(steps - 10),
-        "HybridSD k=25": ECDiffParams.hybrid(steps - 25),
-        "EC-Diff": config.params,
-    }
+    hybrids = [ECDiffParams.hybrid(steps - edge_steps) for edge_steps in (10, 25)]
+    some = (ECDiffParams.cloud_only(steps), ECDiffParams.edge_only(), *hybrids, config.params)
+    return dict(zip(VARIANTS, some, strict=True))
 
 
 Operation = Callable[[], float]
@@ -77,13 +77,18 @@ Operation = Callable[[], float]
 
 @torch.no_grad()
 def measure(
-    pairs: dict[str, Pair], config: TunedConfig, repeats: int, link: Link | None
+    pairs: dict[str, Pair], config: TunedConfig, repeats: int, link: Link | None, names: Sequence[str]
 ) -> dict[str, Measured]:
-    """Time each of ``pairs`` (``eager``, ``compiled``) in ``repeats`` rounds, once all is warm."""
+    """Time each of ``pairs`` (``eager``, ``compiled``) in ``repeats`` rounds, once all is warm.
+
+    Args:
+        names: the variants to generate by, ``EC-Diff`` among them.
+    """
     pipes = {
         mode: {
             name: ECDiffPipeline(pair, replace(config, params=params))
             for name, params in variants(config).items()
+            if name in names
         }
         for mode, pair in pairs.items()
     }

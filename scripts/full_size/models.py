@@ -30,13 +30,13 @@ class Scale:
         channels: divisor of the channels and attention heads of U-Nets and autoencoders.
         heads: divisor of the attention heads, and with them of the width, of transformers.
         layers: divisor of the depth of transformers; U-Nets keep theirs.
-        picture, video: what is generated; None is what the config says.
+        image, video: what is generated; None is what the config says.
     """
 
     channels: int = 1
     heads: int = 1
     layers: int = 1
-    picture: Size | None = None
+    image: Size | None = None
     video: Size | None = None
 
 
@@ -51,7 +51,7 @@ SCALES = {
 def read_config(name: str, scale: Scale = SCALES["full"]) -> dict[str, Any]:
     """The config of that name in ``configs/``, at that scale."""
     config: dict[str, Any] = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
-    if scale.picture is None or scale.video is None:
+    if scale.image is None or scale.video is None:
         return config
     if config["_class_name"] == "CogVideoXTransformer3DModel":
         return config | {
@@ -67,7 +67,7 @@ def read_config(name: str, scale: Scale = SCALES["full"]) -> dict[str, Any]:
             for channels in config["block_out_channels"]
         ]
     if config["_class_name"] == "UNet2DConditionModel":
-        config["sample_size"] = scale.picture.height // PIXELS_PER_LATENT
+        config["sample_size"] = scale.image.height // PIXELS_PER_LATENT
         heads = config["attention_head_dim"]  # whatever its name says, these are numbers of heads
         many = [_divided(number, scale.channels) for number in heads] if isinstance(heads, list) else None
         config["attention_head_dim"] = many or _divided(heads, scale.channels)

@@ -133,7 +133,7 @@ def tuned_config(name: str, scale: Scale, dtype: str | None) -> TunedConfig:
     """The pair's row of Table 5, at that scale; ``dtype`` in place of the pair's own."""
     config = TunedConfig.load(TUNED / f"{name}.yaml")
     sampling = replace(config.sampling, dtype=dtype or config.sampling.dtype)
-    size = scale.video if PAIRS[name].family.media == "video" else scale.picture
+    size = scale.video if PAIRS[name].family.media == "video" else scale.image
     if size is not None:
         frames = size.num_frames if PAIRS[name].family.media == "video" else None
         sampling = replace(sampling, height=size.height, width=size.width, num_frames=frames)
@@ -169,8 +169,11 @@ def _check_memory(needed: int, device: torch.device) -> None:
         return
     if needed > there:
         raise BenchmarkError(
-            f"its weights take {needed / GIB:.1f} GiB, {device} has {there / GIB:.1f} GiB. "
-            "Use a larger device, half precision or --size reduced."
+            f"its weights take {needed / GIB:.1f} GiB, {device} has {there / GIB:.1f} GiB.",
+            key="--size",
+            got=needed,
+            expected=f"<= {there}",
+            advice="Use a larger device, half precision or --size reduced.",
         )
 
 

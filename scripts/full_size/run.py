@@ -18,7 +18,7 @@ from ecdiff_core import __version__
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.models.devices import get_device, get_dtype
 from ecdiff_tune.evaluation.link import Link
-from full_size.measure import Measured, measure
+from full_size.measure import ALONE, VARIANTS, Measured, measure
 from full_size.models import SCALES, Scale
 from full_size.pairs import GIB, BenchmarkError, build_pair, choose, compiled, tuned_config
 
@@ -41,6 +41,7 @@ class Settings:
     dtype: str | None
     repeats: int
     compiled: bool
+    variants: tuple[str, ...] = VARIANTS
 
     def __post_init__(self) -> None:
         choose(self.pair)
@@ -48,12 +49,19 @@ class Settings:
             raise BenchmarkError.unknown("size", self.size, SCALES)
         if self.repeats < 1:
             raise BenchmarkError(key="--repeats", got=self.repeats, expected=">= 1")
+        for name in self.variants:
+            if name not in VARIANTS:
+                raise BenchmarkError.unknown("variant", name, VARIANTS)
+        if missing := {ALONE, "EC-Diff"} - {*self.variants}:
+            raise BenchmarkError(key="--variants", got=self.variants, expected=f"with {', '.join(missing)}")
         get_dtype(self.dtype or "float32")
         on_cpu = get_device(self.device).type == "cpu"
         if on_cpu and self.size == "full" and self.device != "cpu":
             raise BenchmarkError(
-                "No accelerator here, and on a CPU full size takes hours. Use --size reduced, "
-                "or --device cpu if you mean it."
+                "No accelerator here, and on a CPU full size takes hours.",
+                key="--size",
+                got=self.size,
+                advice="Use --size reduced, or --device cpu if you mean it.",
             )
 
     def dtype_on(self, device: torch.device) -> str | None:
@@ -121,7 +129,7 @@ def _measure_pair(
     pairs = {"eager": pair} | ({"compiled": compiled(pair)} if settings.compiled else {})
     # Smaller latents would not cross in the time that the paper counts.
     link = PAPER_LINK if settings.size == "full" else None
-    measured = measure(pairs, config, settings.repeats, link)
+    measured = measure(pairs, config, settings.repeats, link, settings.variants)
     facts: dict[str, Any] = {
         "dtype": dtype,
         "parameters": {"cloud": _parameters(pair.cloud), "edge": _parameters(pair.edge)},

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ecdiff_core.sampling.plan import Plan
-from full_size.measure import Measured
+from full_size.measure import ALONE, VARIANTS, Measured
 
 PAPER_SECONDS = {
     "sd14_bksdm_small": (1.70, 1.18, 1.61, 1.39, 1.16),
@@ -15,7 +15,7 @@ PAPER_SECONDS = {
     "sdxl_vega": (6.25, 3.27, 5.64, 4.76, 2.61),
     "cogvideox_5b_2b": (245, 91, 211.17, 165.95, 105.61),
 }
-"""EC-Diff Table 6, seconds a generation in the order of ``measure.variants``, transfer included."""
+"""EC-Diff Table 6, seconds a generation in the order of ``measure.VARIANTS``, transfer included."""
 
 Measurements = dict[str, dict[str, Measured]]
 """By pair, then ``eager`` or ``compiled``."""
@@ -81,11 +81,12 @@ def generations_rows(measurements: Measurements) -> Rows:
 
 
 def _pair_rows(pair: str, mode: str, one: Measured) -> Rows:
-    paper_alone, paper_edge, *_ = PAPER_SECONDS[pair]
-    alone = one.generations["cloud only"].median
+    papers = dict(zip(VARIANTS, PAPER_SECONDS[pair], strict=True))
+    paper_alone, paper_edge = papers[ALONE], papers["edge only"]
+    alone = one.generations[ALONE].median
     rows = []
-    for (name, ran), paper in zip(one.generations.items(), PAPER_SECONDS[pair], strict=True):
-        plan, steps = ran.plan, ran.plan.num_steps
+    for name, ran in one.generations.items():
+        plan, steps, paper = ran.plan, ran.plan.num_steps, papers[name]
         ours = speedups(plan, alone, ran.median, (one.call("cloud"), one.call("edge")))
         theirs = speedups(plan, paper_alone, paper, (paper_alone / steps, paper_edge / steps))
         sent = one.transfer_seconds

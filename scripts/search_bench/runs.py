@@ -20,7 +20,7 @@ from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.spaces import SEARCHING
 from ecdiff_tune.study import files
 
-PICTURES = "pictures"
+IMAGES = "pictures"
 """The study that makes the reference and the latency profile for all."""
 STUDIES: Mapping[str, tuple[str, ...]] = {
     "greedy-off": ("search=greedy", "sharing=off", "search.error_rate=0"),
@@ -101,7 +101,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Spent:
-    """What something cost: calls of one prompt with guidance, decoded pictures, wall-clock seconds."""
+    """What something cost: calls of one prompt with guidance, decoded images, wall-clock seconds."""
 
     cloud: int = 0
     edge: int = 0
@@ -164,17 +164,17 @@ def choose(names: Sequence[str] | None) -> list[str]:
 
 def run(setup: Setup, name: str) -> None:
     """Run a search to its end, or go on with it; nothing if it is done."""
-    folder, pictures = setup.folder(name), setup.folder(PICTURES)
-    if setup.latency is not None and not (pictures / files.LATENCY).is_file():
-        LatencyProfile.load(setup.latency).save(pictures / files.LATENCY)
-    if not (pictures / files.NOISE_TABLE).is_file():
+    folder, images = setup.folder(name), setup.folder(IMAGES)
+    if setup.latency is not None and not (images / files.LATENCY).is_file():
+        LatencyProfile.load(setup.latency).save(images / files.LATENCY)
+    if not (images / files.NOISE_TABLE).is_file():
         # joint predicts, so that the edge passes along the cloud's trajectories are made too.
-        _tuner("reference", f"study={PICTURES}", "search=joint", "reference=full", *setup.overrides)
+        _tuner("reference", f"study={IMAGES}", "search=joint", "reference=full", *setup.overrides)
     if (folder / files.CONFIG).is_file():
         return
     if not (folder / files.LATENCY).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(pictures / files.LATENCY, folder / files.LATENCY)
+        shutil.copy(images / files.LATENCY, folder / files.LATENCY)
     print(f"--- {name}", flush=True)
     _tuner("tune", f"study={name}", *PAPER_GRID, *setup.of_study(name))
 
@@ -184,7 +184,8 @@ def _tuner(*arguments: str) -> None:
     if status == 130:
         raise KeyboardInterrupt
     if status:
-        raise BenchmarkError(f"ecdiff_tune {' '.join(arguments)} ended with status {status}; see above.")
+        line = f"ecdiff_tune {' '.join(arguments)} ended with status {status}; see above."
+        raise BenchmarkError(line, key=arguments[0], got=status)
 
 
 def finished(setup: Setup, names: Sequence[str]) -> list[Finished]:
@@ -195,12 +196,12 @@ def finished(setup: Setup, names: Sequence[str]) -> list[Finished]:
     """
     done = [name for name in STUDIES if name in names and (setup.folder(name) / files.CONFIG).is_file()]
     if not done:
-        raise BenchmarkError(f"No search in {setup.outputs} is done.")
+        raise BenchmarkError(f"No search in {setup.outputs} is done.", key=str(setup.outputs))
     return [_read(setup, name) for name in done]
 
 
 def _read(setup: Setup, name: str) -> Finished:
-    folder, pictures = setup.folder(name), setup.folder(PICTURES)
+    folder, images = setup.folder(name), setup.folder(IMAGES)
     profile = LatencyProfile.load(folder / files.LATENCY)
     calls = pd.read_csv(folder / files.CALLS)
     trials = pd.read_csv(folder / files.TRIALS)
@@ -213,7 +214,7 @@ def _read(setup: Setup, name: str) -> Finished:
     return Finished(
         name,
         TunedConfig.load(folder / files.CONFIG),
-        _reference(pd.read_csv(pictures / files.CALLS), calls, name, setup),
+        _reference(pd.read_csv(images / files.CALLS), calls, name, setup),
         _sum(calls[calls["part"].isin(SEARCHING)]),
         profile.edge_call.median / profile.cloud_call.median,
         calls["run"].nunique(),
@@ -223,11 +224,11 @@ def _read(setup: Setup, name: str) -> Finished:
 
 
 def _reference(calls: pd.DataFrame, own: pd.DataFrame, name: str, setup: Setup) -> Spent:
-    """Of the pictures' study what a search needs: without the edge passes where it does not predict. Of the
+    """Of the images' study what a search needs: without the edge passes where it does not predict. Of the
     reference that a study made itself what it took.
 
     Args:
-        calls: of the pictures' study.
+        calls: of the images' study.
         own: of the search's.
     """
     made = _sum(calls[calls["part"].isin(("latency", "reference"))])
@@ -252,7 +253,8 @@ def most_apart(one: Finished, other: Finished) -> float:
         BenchmarkError: they have not, or differ by more than ``SAME_SSIM``.
     """
     if {key: set(rows) for key, rows in one.rows.items()} != {k: set(rows) for k, rows in other.rows.items()}:
-        raise BenchmarkError(f"{one.name} and {other.name} measured other configs or prompts.")
+        line = f"{one.name} and {other.name} measured other configs or prompts."
+        raise BenchmarkError(line, key=other.name, expected=one.name)
     apart = 0.0
     for key, rows in one.rows.items():
         for prompt, ours in rows.items():
@@ -262,5 +264,6 @@ def most_apart(one: Finished, other: Finished) -> float:
             else:
                 apart = max(apart, abs(ours.ssim - theirs.ssim))
     if apart > SAME_SSIM:
-        raise BenchmarkError(f"{one.name} and {other.name} differ by {apart:.2g} SSIM, over {SAME_SSIM:g}.")
+        line = f"{one.name} and {other.name} differ by {apart:.2g} SSIM, over {SAME_SSIM:g}."
+        raise BenchmarkError(line, key="ssim", got=apart, expected=f"<= {SAME_SSIM:g}")
     return apart

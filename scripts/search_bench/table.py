@@ -137,7 +137,7 @@ def _cells(row: dict[Any, Any]) -> list[str]:
     ]
 
 
-def told(found: Sequence[Finished], num_prompts: int) -> list[str]:
+def describe(found: Sequence[Finished], num_prompts: int) -> list[str]:
     """What a reader wants to know beside the table."""
     best, by_name = optimum(found), {one.name: one for one in found}
     sure = "the optimum of the whole grid" if best.name in WHOLE_GRID else "the best found, by no whole grid"
@@ -150,9 +150,9 @@ def told(found: Sequence[Finished], num_prompts: int) -> list[str]:
         lines.append(f"greedy with and without sharing: SSIM within {apart:.1g} (at most {SAME_SSIM:g})")
     for name in ("joint", "joint-placed", "greedy-tests"):
         if name in by_name:
-            lines.append(_told_of(by_name[name], best, by_name.get(BASELINE), num_prompts))
+            lines.append(_describe_one(by_name[name], best, by_name.get(BASELINE), num_prompts))
     if "schedule-one" in by_name:
-        lines.append(_one_prompt_told(by_name["schedule-one"], by_name.get("schedule")))
+        lines.append(_describe_one_prompt(by_name["schedule-one"], by_name.get("schedule")))
     for one in found:
         score = one.config.score or {}
         if falls_short(score):
@@ -160,7 +160,7 @@ def told(found: Sequence[Finished], num_prompts: int) -> list[str]:
     return lines
 
 
-def _told_of(one: Finished, best: Finished, baseline: Finished | None, num_prompts: int) -> str:
+def _describe_one(one: Finished, best: Finished, baseline: Finished | None, num_prompts: int) -> str:
     line = f"{one.name}: regret {regret(one, best) or 0.0:.4f}"
     if baseline is None:
         return line
@@ -171,7 +171,7 @@ def _told_of(one: Finished, best: Finished, baseline: Finished | None, num_promp
     )
 
 
-def _one_prompt_told(one: Finished, many: Finished | None) -> str:
+def _describe_one_prompt(one: Finished, many: Finished | None) -> str:
     both = one.reference + one.search
     line = f"{one.name}: {both.cloud + both.edge} model calls in all"
     held, other = (

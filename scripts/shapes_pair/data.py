@@ -1,4 +1,4 @@
-"""Training data of the embedded pair: scenes, pictures and captions, drawn once and kept as an array."""
+"""Training data of the embedded pair: scenes, images and captions, drawn once and kept as an array."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def training_scenes(count: int) -> list[Scene]:
     return list(itertools.islice(scenes(SCENE_SEED), count))
 
 
-def training_pictures(folder: Path, scene_list: list[Scene]) -> NDArray[np.uint8]:
-    """Pictures of the scenes, shape (n, 64, 64, 3), memory-mapped from ``folder`` after the first call."""
-    path = folder / f"pictures_{len(scene_list)}.npy"
+def training_images(folder: Path, scene_list: list[Scene]) -> NDArray[np.uint8]:
+    """Images of the scenes, shape (n, 64, 64, 3), memory-mapped from ``folder`` after the first call."""
+    path = folder / f"images_{len(scene_list)}.npy"
     if not path.exists():
         rng = np.random.default_rng(DRAWING_SEED)
-        pictures = np.empty((len(scene_list), SIZE, SIZE, 3), np.uint8)
+        images = np.empty((len(scene_list), SIZE, SIZE, 3), np.uint8)
         for i, scene in enumerate(tqdm(scene_list, desc="draw", mininterval=5)):
-            pictures[i] = np.round(draw(scene, rng) * 255)
+            images[i] = np.round(draw(scene, rng) * 255)
         part = path.with_suffix(".part.npy")
-        np.save(part, pictures)
+        np.save(part, images)
         part.rename(path)
     return np.load(path, mmap_mode="r")
 

@@ -1,4 +1,4 @@
-"""Draws scenes of the grammar as 64x64 RGB pictures: antialiased, shaded shapes on textured backgrounds."""
+"""Draws scenes of the grammar as 64x64 RGB images: antialiased, shaded shapes on textured backgrounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ecdiff_core.shapes.grammar import Scene
 
 SIZE = 64
-"""Side of a picture in pixels."""
+"""Side of an image in pixels."""
 
 RGB = {
     "red": (0.86, 0.15, 0.15),
@@ -126,16 +126,16 @@ def draw(scene: Scene, rng: np.random.Generator) -> Array:
 
     Returns RGB in 0 … 1, shape (64, 64, 3), float32.
     """
-    picture = background(scene.tone, pattern(scene.pattern, *rng.uniform(0, 24, 2)))
+    image = background(scene.tone, pattern(scene.pattern, *rng.uniform(0, 24, 2)))
     for i, (obj, (cx, cy)) in enumerate(zip(scene.objects, centers(scene), strict=True)):
         r = radius(scene, i) * rng.uniform(0.94, 1.06)
         x, y = (_X - cx, _Y - cy) - rng.uniform(-jitter(scene), jitter(scene), 2)[:, None, None]
-        picture = paint(picture, obj.color, shape_distance(obj.shape, x, y, r), (x + y) / (2 * r))
-    return picture.astype(np.float32)
+        image = paint(image, obj.color, shape_distance(obj.shape, x, y, r), (x + y) / (2 * r))
+    return image.astype(np.float32)
 
 
-def paint(picture: Array, color: str, distance: Array, slope: Array) -> Array:
-    """A lit body with a darker rim over ``picture`` (…, 64, 64, 3).
+def paint(image: Array, color: str, distance: Array, slope: Array) -> Array:
+    """A lit body with a darker rim over ``image`` (…, 64, 64, 3).
 
     Args:
         distance: signed distance to its outline in pixels, negative inside, shape (…, 64, 64).
@@ -145,7 +145,7 @@ def paint(picture: Array, color: str, distance: Array, slope: Array) -> Array:
     rim = 1.0 - 0.4 * _smooth(-distance - 1.2)
     body = np.clip(np.asarray(RGB[color], np.float32) * (light * rim)[..., None], 0, 1)
     cover = _smooth(distance)[..., None]
-    return picture * (1 - cover) + body * cover
+    return image * (1 - cover) + body * cover
 
 
 def background(tone: str, texture: Array) -> Array:

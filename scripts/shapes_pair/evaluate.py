@@ -1,6 +1,6 @@
 """What the evaluations of the embedded pairs measure.
 
-Pictures are RGB in 0 … 1, float32, shape (n, 3, 64, 64); clips have shape (n, frames, 3, 64, 64).
+Images are RGB in 0 … 1, float32, shape (n, 3, 64, 64); clips have shape (n, frames, 3, 64, 64).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def runs(steps: int, edge_steps: Sequence[int]) -> dict[str, ECDiffParams]:
 def generate(
     pipe: ECDiffPipeline, params: ECDiffParams, captions: Sequence[str], batch: int, seed: int
 ) -> Tensor:
-    """Pictures or clips of the captions.
+    """Images or clips of the captions.
 
     Caption i starts from noise of a CPU generator with seed ``seed + i``.
     """
@@ -50,22 +50,22 @@ def generate(
 
 
 @torch.inference_mode()
-def reconstruct(pipe: ECDiffPipeline, pictures: Tensor, batch: int) -> Tensor:
-    """The pictures after encoding (the mean of the latents) and decoding."""
+def reconstruct(pipe: ECDiffPipeline, images: Tensor, batch: int) -> Tensor:
+    """The images after encoding (the mean of the latents) and decoding."""
     family = pipe.pair.family
     vae = family.pipeline.vae
     parts = []
-    for some in (pictures * 2 - 1).split(batch):
+    for some in (images * 2 - 1).split(batch):
         mean = vae.encode(some.to(pipe.device)).latent_dist.mean
         latents = (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
         parts.append(family.decode(latents).cpu())
     return torch.cat(parts)
 
 
-def shares_right(pictures: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Shares in 0 … 1 of objects, backgrounds and whole scenes that are right in the pictures."""
+def shares_right(images: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Shares in 0 … 1 of objects, backgrounds and whole scenes that are right in the images."""
     readings = [
-        read(picture.permute(1, 2, 0).numpy(), scene) for picture, scene in zip(pictures, scenes, strict=True)
+        read(image.permute(1, 2, 0).numpy(), scene) for image, scene in zip(images, scenes, strict=True)
     ]
     objects = [o for reading in readings for o in reading.objects]
     return {

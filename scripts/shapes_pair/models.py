@@ -13,7 +13,7 @@ TEXT_WIDTH = 128
 
 
 def vae() -> AutoencoderKL:
-    """A 64x64 picture to 4 latent channels of 16x16 and back."""
+    """A 64x64 image to 4 latent channels of 16x16 and back."""
     return AutoencoderKL(
         latent_channels=4,
         block_out_channels=(32, 64, 64),

@@ -1,4 +1,4 @@
-"""Reads pictures back against their scene: is every object there, and is the background the named one?
+"""Reads images back against their scene: is every object there, and is the background the named one?
 
 No model is involved: the reader knows the drawing's colours, places, shapes and patterns, and compares
 pixels with them. It tolerates blur and noise, since what it judges are decoded latents.
@@ -56,7 +56,7 @@ class ObjectReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """What holds for a picture: its objects in the scene's order, and its background."""
+    """What holds for an image: its objects in the scene's order, and its background."""
 
     objects: tuple[ObjectReading, ...]
     tone_right: bool
@@ -73,11 +73,11 @@ class Reading:
         return self.background_right and all(o.strictly_right for o in self.objects)
 
 
-def read(picture: NDArray[np.floating], scene: Scene) -> Reading:
-    """Read a picture, RGB in 0 … 1 of shape (64, 64, 3), against the scene that it should show."""
-    if picture.shape != (SIZE, SIZE, 3):
-        raise ValueError(f"Expected a picture of shape ({SIZE}, {SIZE}, 3), got {picture.shape}.")
-    pixels = np.nan_to_num(picture.astype(np.float32))
+def read(image: NDArray[np.floating], scene: Scene) -> Reading:
+    """Read an image, RGB in 0 … 1 of shape (64, 64, 3), against the scene that it should show."""
+    if image.shape != (SIZE, SIZE, 3):
+        raise ValueError(f"Expected an image of shape ({SIZE}, {SIZE}, 3), got {image.shape}.")
+    pixels = np.nan_to_num(image.astype(np.float32))
     labels = color_labels(pixels)
     objects = tuple(_read_object(labels, scene, i) for i in range(len(scene.objects)))
     tone, texture = read_background(pixels.mean(axis=-1), ~grown(labels != _BACKGROUND))
@@ -197,7 +197,7 @@ def _textures() -> tuple[tuple[str, ...], Array, Array]:
 
 
 def read_background(grey: Array, where: NDArray[np.bool_]) -> tuple[str, str]:
-    """Tone and pattern of the best-fitting background over the pixels ``where``, of a grey picture (64, 64).
+    """Tone and pattern of the best-fitting background over the pixels ``where``, of a grey image (64, 64).
 
     Textures are compared at the tone's contrast but without their means, so that a shift of brightness
     favours none; "plain" (no contrast) wins as soon as less than half of a pattern's contrast is there.

@@ -1,6 +1,6 @@
-"""Gives the text encoder a start: from its tokens, a small head must sketch the picture at 16x16.
+"""Gives the text encoder a start: from its tokens, a small head must sketch the image at 16x16.
 
-CLIP starts from 400 million captioned pictures; this is the embedded pair's stand-in. The head is thrown
+CLIP starts from 400 million captioned images; this is the embedded pair's stand-in. The head is thrown
 away, and the encoder trains on with the cloud model.
 """
 
@@ -39,19 +39,19 @@ class SketchHead(nn.Module):
 def train_text(
     encoder: CLIPTextModel,
     token_ids: Tensor,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     *,
     folder: Path,
     steps: int,
     batch: int = 96,
 ) -> None:
-    """Train the encoder and a sketch head on (n, 32) token ids and their pictures."""
+    """Train the encoder and a sketch head on (n, 32) token ids and their images."""
     device = next(encoder.parameters()).device
     both = nn.ModuleDict({"encoder": encoder, "head": SketchHead().to(device)})
 
     def loss(step: int) -> Tensor:
-        rows = np.sort(np.random.default_rng((12, step)).integers(len(pictures), size=batch))
-        target = functional.avg_pool2d(to_input(pictures[rows], device), 4)
+        rows = np.sort(np.random.default_rng((12, step)).integers(len(images), size=batch))
+        target = functional.avg_pool2d(to_input(images[rows], device), 4)
         with autocast(device):
             sketch = both["head"](encoder(token_ids[rows].to(device))[0])
         return functional.mse_loss(sketch.float(), target)

@@ -38,6 +38,9 @@ BETWEEN_ENDS = (FRAMES - 2) / (FRAMES - 1)
 PERIOD_DEGREES = {"square": 90, "cross": 90, "triangle": 120, "star": 72}
 """After a turn by so much a shape looks the same."""
 
+STILL = ("resting", "gone")
+"""What is read of an object that does not move: that it rests, or is not there in every frame."""
+
 _HALF = 24  # of a window's side, pixels: the largest shape fits in
 _DIRECTIONS = ("moving left", "moving right", "moving up", "moving down", "growing", "shrinking")
 
@@ -50,6 +53,8 @@ class ObjectReading:
     """Its colour is at its place with about the area of its shape halfway, and never gone."""
     shape_right: bool
     motion_right: bool
+    motion: str
+    """What is read, one of the grammar's motions or of ``STILL``."""
 
     @property
     def object_and_motion_right(self) -> bool:
@@ -59,10 +64,12 @@ class ObjectReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """What holds for a clip: its objects in the scene's order, and the background of its middle frame."""
+    """What holds for a clip: its objects in the scene's order, layout and background of its middle frame."""
 
     objects: tuple[ObjectReading, ...]
     background_right: bool
+    layout_right: bool
+    """All colours are there, and from left to right or from top to bottom as named, wherever that is."""
 
 
 def read(clip: NDArray[np.floating], scene: MovingScene) -> Reading:
@@ -74,7 +81,18 @@ def read(clip: NDArray[np.floating], scene: MovingScene) -> Reading:
     objects = tuple(_read_object(labels, scene, i) for i in range(len(scene.objects)))
     middle = FRAMES // 2
     found = read_background(frames[middle].mean(axis=-1), ~grown(labels[middle] >= 0))
-    return Reading(objects, background_right=found == (scene.tone, scene.pattern))
+    return Reading(objects, found == (scene.tone, scene.pattern), _layout_right(labels[middle], scene))
+
+
+def _layout_right(labels: NDArray[np.int_], scene: MovingScene) -> bool:
+    masks = [labels == COLORS.index(one.color) for one in scene.objects]
+    if not all(mask.any() for mask in masks):
+        return False
+    if len(masks) == 1:
+        return True
+    first, second = map(_centroid, masks)
+    along, across = (second - first)[:: -1 if scene.layout == "from top to bottom" else 1]
+    return bool(along > abs(across))
 
 
 def _read_object(labels: NDArray[np.int_], scene: MovingScene, index: int) -> ObjectReading:
@@ -91,6 +109,7 @@ def _read_object(labels: NDArray[np.int_], scene: MovingScene, index: int) -> Ob
     expected = np.array([_area(moving.shape, float(r)) for r in way.radii])
     area = masks.sum(axis=(1, 2)) / expected
     off = np.abs(_centroid(masks[middle]) - center).max()
+    motion = _read_motion(masks, moving.shape, count)
     return ObjectReading(
         color_right=bool(
             votes.any()
@@ -100,7 +119,8 @@ def _read_object(labels: NDArray[np.int_], scene: MovingScene, index: int) -> Ob
             and off < JITTER + PLACE_TOLERANCE
         ),
         shape_right=_best_shape(masks[middle], RADIUS[count]) == moving.shape,
-        motion_right=_read_motion(masks, moving.shape, count) == moving.motion,
+        motion_right=motion == moving.motion,
+        motion=motion,
     )
 
 
@@ -114,7 +134,7 @@ def _read_motion(masks: NDArray[np.bool_], shape: str, count: int) -> str:
     """The motion of an object's pixels (frames, 64, 64), whatever the caption says."""
     areas = masks.sum(axis=(1, 2))
     if not areas.all():
-        return "gone"
+        return STILL[1]
     first, last = ([masks[i] for i in ends] for ends in ((0, 1), (FRAMES - 2, FRAMES - 1)))
     moved = np.mean([_centroid(m) for m in last], axis=0) - np.mean([_centroid(m) for m in first], axis=0)
     dx, dy = moved / (TRAVEL[count] * BETWEEN_ENDS)
@@ -123,7 +143,7 @@ def _read_motion(masks: NDArray[np.bool_], shape: str, count: int) -> str:
     clearest = int(np.argmax(shares))
     if shares[clearest] > CLEAR_SHARE:
         return _DIRECTIONS[clearest]
-    return "turning" if shape not in ROUND_SHAPES and _turns(first, last, shape) else "resting"
+    return "turning" if shape not in ROUND_SHAPES and _turns(first, last, shape) else STILL[0]
 
 
 def _turns(first: list[NDArray[np.bool_]], last: list[NDArray[np.bool_]], shape: str) -> bool:

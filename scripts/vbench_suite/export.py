@@ -102,7 +102,10 @@ class Request:
             if size > _LONGEST or not video.prompt.isprintable() or "/" in video.prompt:
                 raise VBenchError(
                     f"VBench names a video by its prompt, but {video.prompt[:40]!r}… of {self.suite} is no "
-                    f"file's name: at most {_LONGEST} bytes (this: {size}), printable, no slash."
+                    f"file's name: at most {_LONGEST} bytes (this: {size}), printable, no slash.",
+                    key=str(self.suite),
+                    got=video.prompt,
+                    expected=f"at most {_LONGEST} bytes",
                 )
         return wanted
 
@@ -111,14 +114,14 @@ def _seed(seed: int, prompt: str, index: int) -> int:
     return int(hashlib.sha256(f"{seed}\n{prompt}\n{index}".encode()).hexdigest()[:8], 16)
 
 
-def export(request: Request, say: Callable[[str], None] = print) -> None:
+def export(request: Request, log: Callable[[str], None] = print) -> None:
     """Make the videos that are not there yet; the same request goes on where it was stopped.
 
     Args:
-        say: hears a line a video.
+        log: called with a line a video.
 
     Raises:
-        VBenchError: the pair makes pictures, or ``out`` holds videos of other settings.
+        VBenchError: the pair makes images, or ``out`` holds videos of other settings.
         ECDiffError: the config, the models or the folder cannot be used.
     """
     wanted = request.videos()
@@ -132,15 +135,16 @@ def export(request: Request, say: Callable[[str], None] = print) -> None:
     if missing:
         pipe = ECDiffPipeline.from_config(config, device=request.device, check_weights=request.check_weights)
         if pipe.pair.family.media != "video":
-            raise VBenchError(f"VBench measures videos, and the pair {config.pair.name} makes pictures.")
+            line = f"VBench measures videos, and the pair {config.pair.name} makes images."
+            raise VBenchError(line, key="pair", got=config.pair.name, expected="video")
         write_text(request.out / STATE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
         _list(request.out / LIST, wanted)
-        _make(pipe, missing, request, say)
-    say(f"{counted(len(wanted), 'video')} in {request.out / VIDEOS}, {len(missing)} of them made now")
+        _make(pipe, missing, request, log)
+    log(f"{counted(len(wanted), 'video')} in {request.out / VIDEOS}, {len(missing)} of them made now")
 
 
 def _make(
-    pipe: ECDiffPipeline, missing: Sequence[Video], request: Request, say: Callable[[str], None]
+    pipe: ECDiffPipeline, missing: Sequence[Video], request: Request, log: Callable[[str], None]
 ) -> None:
     def run(rows: Sequence[int]) -> ECDiffOutput:
         return pipe(
@@ -149,11 +153,11 @@ def _make(
             mode=request.mode,
         )
 
-    for rows, output in Batches(request.batch_size, say).over(range(len(missing)), run):
+    for rows, output in Batches(request.batch_size, log).over(range(len(missing)), run):
         for row, frames in zip(rows, output.images, strict=True):
             path = request.out / VIDEOS / missing[row].file
             save_mp4(path, frames, request.fps)
-            say(str(path))
+            log(str(path))
 
 
 def _state(request: Request, config: TunedConfig) -> dict[str, Any]:
@@ -169,10 +173,11 @@ def _refuse_others(out: Path, state: Mapping[str, Any]) -> None:
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise VBenchError(f"{path} is damaged. Choose another --out.") from error
+        raise VBenchError(f"{path} is damaged.", key=str(path), advice="Choose another --out.") from error
     others = [name for name, value in state.items() if found.get(name) != value]
     if others:
-        raise VBenchError(f"{out} holds videos of another {' and '.join(others)}. Choose another --out.")
+        line = f"{out} holds videos of another {' and '.join(others)}."
+        raise VBenchError(line, key="--out", got=others, advice="Choose another --out.")
 
 
 def _list(path: Path, wanted: Sequence[Video]) -> None:

@@ -72,18 +72,16 @@ class Score:
     dimensions: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.dimensions if name not in DIMENSIONS]
-        if unknown:
-            raise VBenchError.unknown("VBench dimension", unknown[0], DIMENSIONS)
+        in_order(self.dimensions)
         missing = [name for name in DIMENSIONS if name not in self.dimensions]
         if missing:
             raise VBenchError(
-                f"The total needs all {len(DIMENSIONS)} VBench dimensions, missing: {', '.join(missing)}. "
-                "Let VBench evaluate those too."
+                f"The total needs all {len(DIMENSIONS)} VBench dimensions, missing: {', '.join(missing)}.",
+                key="dimensions",
+                got=list(self.dimensions),
+                expected=missing,
+                advice="Let VBench evaluate those too.",
             )
-        for name, value in self.dimensions.items():
-            if not 0 <= value <= 1:  # also where it is nan
-                raise VBenchError(key=name, got=value, expected="as a fraction within 0 … 1")
 
     @property
     def quality(self) -> float:
@@ -116,6 +114,21 @@ class Score:
         return math.fsum(parts) / sum(one.weight for one in chosen.values())
 
 
+def in_order(dimensions: Mapping[str, float]) -> list[str]:
+    """Names of dimensions in the paper's order.
+
+    Raises:
+        VBenchError: one is unknown, or no fraction.
+    """
+    unknown = [name for name in dimensions if name not in DIMENSIONS]
+    if unknown:
+        raise VBenchError.unknown("VBench dimension", unknown[0], DIMENSIONS)
+    for name, value in dimensions.items():
+        if not 0 <= value <= 1:  # also where it is nan
+            raise VBenchError(key=name, got=value, expected="as a fraction within 0 … 1")
+    return [name for name in DIMENSIONS if name in dimensions]
+
+
 def load_score(path: Path) -> Score:
     """The score of VBench's result files; ``path`` as of ``read_results``.
 
@@ -126,7 +139,7 @@ def load_score(path: Path) -> Score:
     try:
         return Score(found)
     except VBenchError as error:
-        raise VBenchError(f"{path}: {error}") from error
+        raise error.of(str(path)) from None
 
 
 def read_results(path: Path) -> dict[str, float]:
@@ -140,15 +153,17 @@ def read_results(path: Path) -> dict[str, float]:
     """
     files = sorted(path.rglob(RESULTS)) if path.is_dir() else [path]
     if not files:
-        raise VBenchError(f"Expected files {RESULTS} of VBench in {path}, found none.")
+        raise VBenchError(f"Expected files {RESULTS} of VBench in {path}, found none.", key=str(path))
     found: dict[str, float] = {}
     source: dict[str, Path] = {}
     for file in files:
         for name, value in _read_file(file).items():
             if found.setdefault(name, value) != value:
                 raise VBenchError(
-                    f"{source[name]} and {file} differ in {name} ({found[name]:g} and {value:g}). "
-                    "Keep the results of one set of videos in a folder."
+                    f"{source[name]} and {file} differ in {name} ({found[name]:g} and {value:g}).",
+                    key=name,
+                    got=(found[name], value),
+                    advice="Keep the results of one set of videos in a folder.",
                 )
             source.setdefault(name, file)
     return found
@@ -158,12 +173,14 @@ def _read_file(path: Path) -> dict[str, float]:
     """``{"color": [0.85, [one result a video]], …}``; the name may have spaces for underscores."""
     tree = _read_json(path)
     if not isinstance(tree, dict):
-        raise VBenchError(f"Expected an object of VBench dimensions in {path}, got another JSON.")
+        line = f"Expected an object of VBench dimensions in {path}, got another JSON."
+        raise VBenchError(line, key=str(path), got=type(tree).__name__, expected="an object")
     found = {}
     for name, result in tree.items():
         value = result[0] if isinstance(result, list) and result else result
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise VBenchError(f"Expected [score, results of the videos] for {name!r} in {path}.")
+            line = f"Expected [score, results of the videos] for {name!r} in {path}."
+            raise VBenchError(line, key=name, got=value, expected="[score, results of the videos]")
         found[name.strip().lower().replace(" ", "_")] = float(value)
     return found
 
@@ -192,7 +209,8 @@ def full_info_prompts(path: Path) -> list[str]:
     entries: Sequence[Any] = tree if isinstance(tree, list) else []
     prompts = [one.get("prompt_en") if isinstance(one, dict) else None for one in entries]
     if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-        raise VBenchError(f'Expected a list of {{"prompt_en": …, "dimension": […]}} in {path}.')
+        line = f'Expected a list of {{"prompt_en": …, "dimension": […]}} in {path}.'
+        raise VBenchError(line, key=str(path), expected=["prompt_en", "dimension"])
     return [str(prompt).strip() for prompt in prompts]
 
 
@@ -200,6 +218,6 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise VBenchError(f"Cannot read {path}: {error.strerror}.") from error
+        raise VBenchError(f"Cannot read {path}: {error.strerror}.", key=str(path)) from error
     except ValueError as error:  # neither UTF-8 nor JSON
-        raise VBenchError(f"Cannot read {path}: it is not JSON.") from error
+        raise VBenchError(f"Cannot read {path}: it is not JSON.", key=str(path)) from error

@@ -264,23 +264,21 @@ def test_refuses_types(path: str, value: object, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "error", "message"),
+    ("path", "value", "error", "about"),
     [
-        ("params.alpha", 0, ParamsError, r"0 < alpha <= 1, got alpha=0"),
-        ("params.alpha", float("nan"), ParamsError, r"alpha to be a number"),
-        ("params.p", 40, ParamsError, r"p <= s, got p=40, s=34"),
-        ("params.p", 1, ParamsError, r"p >= 2 when k >= 1"),
-        ("params.k", -1, ParamsError, r"k to be a whole number >= 0, got -1"),
-        ("params.s", 51, ParamsError, r"s <= T, the number of steps, got s=51 with 50 steps"),
-        ("sampling.dtype", "float61", ParamsError, r"Unknown dtype 'float61'.*did you mean float16\?"),
-        ("sampling.estimator", "resue", ConfigError, r"Unknown estimator 'resue'.*did you mean reuse\?"),
+        ("params.alpha", 0, ParamsError, {"expected": "0 < alpha <= 1"}),
+        ("params.alpha", float("nan"), ParamsError, {"expected": "to be a number, 0 < alpha <= 1"}),
+        ("params.p", 40, ParamsError, {"got": {"p": 40, "s": 34}, "expected": "<= s"}),
+        ("params.p", 1, ParamsError, {"expected": ">= 2 when k >= 1"}),
+        ("params.k", -1, ParamsError, {"got": -1, "expected": "to be a whole number >= 0"}),
+        ("params.s", 51, ParamsError, {"got": {"s": 51, "num_inference_steps": 50}}),
+        ("sampling.dtype", "float61", ParamsError, {"nearest": "float16"}),
+        ("sampling.estimator", "resue", ConfigError, {"nearest": "reuse"}),
     ],
 )
-def test_refuses_values(path: str, value: object, error: type[ECDiffError], message: str) -> None:
-    with pytest.raises(error, match=message) as caught:
+def test_refuses_values(path: str, value: object, error: type[ECDiffError], about: dict[str, Any]) -> None:
+    with refused(error, key=path.partition(".")[2], source="my.yaml: ", **about):
         TunedConfig.from_yaml(changed(path, value), "my.yaml")
-    assert str(caught.value).startswith("my.yaml: ")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -318,32 +316,27 @@ def test_refuses_sampling_settings(name: str, value: Any, expected: object) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "about"),
     [
-        ("", r"^my\.yaml is empty: expected pair, params"),
-        ("# nothing\n", r"^my\.yaml is empty: expected pair, params"),
-        ("just words", r"expected a mapping .* got 'just words'"),
-        ("- a\n- b\n", r"expected a mapping .* got \['a', 'b'\]"),
-        ("a: [1,\nb: }", r"is not valid YAML"),
-        ("format_version: !!python/object:os.system {}", r"is not valid YAML"),
-        ("a: \x00", r"is not valid YAML"),
-        ("a: [1\n", r"^my\.yaml is not valid YAML, line 2, column 1: expected ',' or '\]', but got"),
-        ("stage,p,k\n" * 99, r"sampling, got 'stage,p,k (stage,p,k ){4}stage,p,k…\.$"),
-        ("? [a, b]\n: 1", r"is not valid YAML"),
-        ("format_version: 1\n7: x", r"Unknown key 7"),
-        (
-            "params:\n  p: 3\n  alpha: 0.3\n  alpha: 0.9\n",
-            r"is not valid YAML: the key alpha is given twice, in line 3 and in line 4\.",
-        ),
-        ("pair: {name: a, name: b}", r"the key name is given twice, in line 1 and in line 1\."),
-        ("format_version: 1\nformat_version: 1", r"the key format_version is given twice"),
+        ("", {"got": None}),
+        ("# nothing\n", {"got": None}),
+        ("just words", {"got": "just words", "expected": "a mapping"}),
+        ("- a\n- b\n", {"got": ["a", "b"], "expected": "a mapping"}),
+        ("a: [1,\nb: }", {}),
+        ("format_version: !!python/object:os.system {}", {}),
+        ("a: \x00", {}),
+        ("a: [1\n", {"line": r"line 2, column 1: expected ',' or '\]', but got"}),
+        ("stage,p,k\n" * 99, {"expected": "a mapping", "line": r"'stage,p,k (stage,p,k ){4}stage,p,k…\.$"}),
+        ("? [a, b]\n: 1", {}),
+        ("format_version: 1\n7: x", {"key": "7", "got": "x"}),
+        ("params:\n  p: 3\n  alpha: 0.3\n  alpha: 0.9\n", {"line": "alpha .* line 3 and in line 4"}),
+        ("pair: {name: a, name: b}", {"line": "name .* line 1 and in line 1"}),
+        ("format_version: 1\nformat_version: 1", {"line": "format_version .* line 1 and in line 2"}),
     ],
 )
-def test_refuses_what_is_no_config(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+def test_refuses_what_is_no_config(text: str, about: dict[str, Any]) -> None:
+    with refused(ConfigError, **{"key": "my.yaml", **about}, source="my.yaml"):
         TunedConfig.from_yaml(text, "my.yaml")
-    assert str(caught.value).startswith("my.yaml")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -358,9 +351,8 @@ def test_refuses_what_is_no_config(text: str, message: str) -> None:
 def test_refuses_what_cannot_be_read(tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
     path = tmp_path / "ecdiff.yaml"
     make(path)
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, key=path, line=reason):
         TunedConfig.load(path)
-    assert str(caught.value) == f"Cannot read the config {path}: {reason}."
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +368,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     for step in ("write_text", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, step, full_disk)
-            with pytest.raises(OutputError, match=r"Cannot write .*No space left"):
+            with refused(OutputError, key=path, line="No space left"):
                 replace(FULL, params=ECDiffParams.edge_only()).save(path)
     assert TunedConfig.load(path) == FULL
     assert [file.name for file in tmp_path.iterdir()] == ["ecdiff.yaml"]
@@ -432,5 +424,5 @@ def test_configs_that_come_with_the_package_are_found_by_name(
     assert TunedConfig.load("shapes") == config
     (tmp_path / "shapes").rmdir()
     (tmp_path / "shapes").write_text("mine")  # a file of that name comes first
-    with pytest.raises(ConfigError, match="shapes: expected a mapping"):
+    with refused(ConfigError, key="shapes", got="mine", expected="a mapping"):
         TunedConfig.load("shapes")

@@ -23,7 +23,7 @@ from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
 from ecdiff_core.__main__ import _cloud_alone, _free, _save, main
 from ecdiff_core.models.pair import load_pair
 from ecdiff_core.output import Seconds
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 
 Capture = pytest.CaptureFixture[str]
 
@@ -37,7 +37,7 @@ def config_path(tiny_config: TunedConfig, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def generate(config: Path, out: Path, *arguments: str) -> int:
@@ -55,22 +55,22 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_writes_a_picture_with_its_story(
+def test_writes_an_image_with_its_story(
     tiny_config: TunedConfig, config_path: Path, out: Path, capsys: Capture
 ) -> None:
     prompt = "a large red ring, “quoted”, on a dark background"
     assert generate(config_path, out, "--prompt", prompt, "--seed", "7") == 0
     assert names(out) == ["00007.png"]
 
-    picture = opened(out / "00007.png")
+    written = opened(out / "00007.png")
     alone = ECDiffPipeline.from_config(tiny_config, device="cpu")
     image = alone(prompt, generator=torch.Generator().manual_seed(7)).images[0]
-    assert np.array_equal(np.asarray(picture), np.asarray(image))
-    assert picture.text["ecdiff:prompt"] == prompt
-    assert picture.text["ecdiff:seed"] == "7"
-    assert picture.text["ecdiff:plan"] == "3C2A1C2A1C3E"
-    assert picture.text["ecdiff:mode"] == "ecdiff"
-    told = TunedConfig.from_yaml(picture.text["ecdiff:config"])
+    assert np.array_equal(np.asarray(written), np.asarray(image))
+    assert written.text["ecdiff:prompt"] == prompt
+    assert written.text["ecdiff:seed"] == "7"
+    assert written.text["ecdiff:plan"] == "3C2A1C2A1C3E"
+    assert written.text["ecdiff:mode"] == "ecdiff"
+    told = TunedConfig.from_yaml(written.text["ecdiff:config"])
     assert told == alone.config
     assert (told.params, told.sampling) == (tiny_config.params, tiny_config.sampling)
     assert told.pair.cloud.fingerprint is not None
@@ -85,7 +85,7 @@ def test_writes_a_picture_with_its_story(
     assert stderr == ""
 
 
-def test_a_picture_can_be_made_again_from_its_metadata(config_path: Path, out: Path, tmp_path: Path) -> None:
+def test_an_image_can_be_made_again_from_its_metadata(config_path: Path, out: Path, tmp_path: Path) -> None:
     assert generate(config_path, out, "--prompt", "a small blue star", "--seed", "3") == 0
     first = opened(out / "00003.png")
     again = tmp_path / "again.yaml"
@@ -111,10 +111,10 @@ def test_prompts_of_options_and_file_take_the_next_seeds(
     }
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
-    assert lines[-1].endswith(" a picture")
+    assert lines[-1].endswith(" per image")
 
 
-def test_batches_give_the_same_pictures(config_path: Path, out: Path, tmp_path: Path) -> None:
+def test_batches_give_the_same_images(config_path: Path, out: Path, tmp_path: Path) -> None:
     prompts = ("--prompt", "a", "--prompt", "b", "--prompt", "c")
     assert generate(config_path, out, *prompts) == 0
     assert generate(config_path, tmp_path / "batches", *prompts, "--batch-size", "2") == 0
@@ -161,7 +161,7 @@ def test_seconds_of_the_cloud_alone() -> None:
     assert _cloud_alone(plan(ECDiffParams.edge_only(), 12), spent) is None
 
 
-def test_negative_prompt_changes_the_picture(config_path: Path, out: Path) -> None:
+def test_negative_prompt_changes_the_image(config_path: Path, out: Path) -> None:
     for negative in ([], ["--negative-prompt", "a large purple triangle"]):
         assert generate(config_path, out, "--prompt", "a", *negative) == 0
     assert names(out) == ["00000-2.png", "00000.png"]
@@ -185,7 +185,7 @@ def test_a_video_and_its_story_keep_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("colour", "said"), [((0, 0, 0), True), ((127, 127, 127), True), (None, False)])
-def test_a_picture_of_one_colour_is_told(
+def test_an_image_of_one_colour_is_told(
     colour: tuple[int, int, int] | None, said: bool, tmp_path: Path, tiny_config: TunedConfig, capsys: Capture
 ) -> None:
     image = Image.new("RGB", (8, 8), colour or (0, 0, 0))
@@ -405,7 +405,7 @@ def test_in_a_process_of_its_own_the_error_is_one_line(
         "generate", "--config", str(config_path), "--prompt", "a", "--out", str(out), "--device", "cpu"
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: The picture is not finite .*\n", done.stderr)
+    assert re.fullmatch(r"error: The image is not finite .*\n", done.stderr)
     assert nothing_written(out)
 
 

@@ -59,7 +59,7 @@ def from_diffusers(
     generator: torch.Generator | list[torch.Generator],
     negative_prompt: str | list[str] | None = None,
 ) -> tuple[Tensor, list[Image]]:
-    """Latents and pictures of diffusers' own pipeline with the settings of a config."""
+    """Latents and images of diffusers' own pipeline with the settings of a config."""
     own = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
     own.scheduler = build_scheduler(config.sampling.scheduler, own.scheduler)
     own.set_progress_bar_config(disable=True)
@@ -78,7 +78,7 @@ def from_diffusers(
     return latents, own.image_processor.postprocess(decoded)
 
 
-def assert_same_pictures(ours: list[Image], theirs: list[Image]) -> None:
+def assert_same_images(ours: list[Image], theirs: list[Image]) -> None:
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         assert np.array_equal(np.asarray(one), np.asarray(other))
@@ -96,7 +96,7 @@ def test_cloud_only_equals_diffusers(
     latents, images = from_diffusers(tiny_pair / "cloud", config, PROMPT, seeded())
     assert output.plan.schedule == f"{steps}C"
     assert_close(output.latents, latents)
-    assert_same_pictures(output.images, images)
+    assert_same_images(output.images, images)
 
 
 def test_equals_diffusers_with_negative_prompts_a_batch_and_another_size(
@@ -108,7 +108,7 @@ def test_equals_diffusers_with_negative_prompts_a_batch_and_another_size(
     latents, images = from_diffusers(tiny_pair / "cloud", config, PROMPTS, seeded(), negatives)
     assert [image.size for image in output.images] == [(48, 64)] * 3
     assert_close(output.latents, latents)
-    assert_same_pictures(output.images, images)
+    assert_same_images(output.images, images)
 
 
 def test_edge_only_equals_diffusers_with_the_edge_model(
@@ -117,7 +117,7 @@ def test_edge_only_equals_diffusers_with_the_edge_model(
     output = pipe(PROMPT, generator=seeded(), mode="edge")
     latents, images = from_diffusers(tiny_pair / "edge", tiny_config, PROMPT, seeded())
     assert_close(output.latents, latents)
-    assert_same_pictures(output.images, images)
+    assert_same_images(output.images, images)
 
 
 def test_modes(pipe: ECDiffPipeline) -> None:
@@ -155,7 +155,7 @@ def test_a_list_equals_one_by_one(pipe: ECDiffPipeline) -> None:
     for i, prompt in enumerate(PROMPTS):
         alone = pipe(prompt, generator=seeded(i))
         assert (alone.latents[0] - together.latents[i]).abs().max() <= rounding
-        pixels = [np.asarray(picture).astype(int) for picture in (alone.images[0], together.images[i])]
+        pixels = [np.asarray(image).astype(int) for image in (alone.images[0], together.images[i])]
         assert np.abs(pixels[0] - pixels[1]).max() <= 1
 
 
@@ -280,11 +280,11 @@ def test_unknown_device(tiny_config: TunedConfig) -> None:
 
 
 @pytest.mark.parametrize("part", ["cloud", "edge", "decoder"])
-def test_pictures_that_are_not_finite(tiny_config: TunedConfig, part: str) -> None:
+def test_images_that_are_not_finite(tiny_config: TunedConfig, part: str) -> None:
     broken = load(tiny_config)
     module = broken.pair.family.pipeline.vae.decoder if part == "decoder" else getattr(broken.pair, part)
     next(module.parameters()).data.fill_(float("nan"))
-    with pytest.raises(NonFiniteLatentsError, match=r"not finite after 12 steps = 5 cloud .* in float32"):
+    with refused(NonFiniteLatentsError, key="dtype", got="float32"):
         broken(PROMPT, generator=seeded())
 
 
@@ -307,7 +307,7 @@ def test_other_weights_than_tuned_for(
     weights[-1] ^= 1
     path.write_bytes(weights)
     tuned_for = getattr(spec, side).fingerprint
-    with pytest.raises(PairError, match=rf"The {side} model .* \(fingerprint [0-9a-f]{{16}}\).*{tuned_for}"):
+    with refused(PairError, key=f"{side}.fingerprint", expected=tuned_for):
         load(config)
     unchecked = ECDiffPipeline.from_config(config, device="cpu", check_weights=False)
     assert getattr(unchecked.pair.spec, side).fingerprint != tuned_for

@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 
 import prepare_prompts
-from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.data import calibration, prompt_files, prompt_tables
 from ecdiff_tune.data.calibration import PromptSource
 from prompt_sources import Request, prepare
+
+from ..refusals import refused
 
 IMAGES, CAPTIONS = 40, 5
 
@@ -154,10 +155,10 @@ def test_parquet(tmp_path: Path) -> None:
     table.to_parquet(tmp_path / "a.parquet")
     prepare(Request(tmp_path / "a.parquet", tmp_path / "a.jsonl", count=2))
     assert {(row["id"], row["prompt"]) for row in drawn(tmp_path / "a.jsonl")} == {(1, "a cat"), (3, "a dog")}
-    with pytest.raises(ECDiffError, match=r"Expected text as prompts in .*, got a ndarray"):
+    with refused(key=tmp_path / "a.parquet", got="ndarray", expected="text"):
         prepare(Request(tmp_path / "a.parquet", tmp_path / "b.jsonl", count=1, column="all"))
     (tmp_path / "b.parquet").write_text("no parquet")
-    with pytest.raises(ECDiffError, match=r"Cannot read .*b\.parquet: it is no parquet file\."):
+    with refused(key=tmp_path / "b.parquet", line="no parquet file"):
         prepare(Request(tmp_path / "b.parquet", tmp_path / "b.jsonl", count=1))
 
 
@@ -165,7 +166,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = importlib.util.find_spec
     monkeypatch.setattr(prompt_tables, "find_spec", lambda name: None if name == "pyarrow" else found(name))
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ECDiffError, match=r"Parquet files need pyarrow: pip install 'ecdiff\[parquet\]'"):
+    with refused(key=tmp_path / "a.parquet", expected=["pyarrow"]):
         prepare(Request(tmp_path / "a.parquet", tmp_path / "a.jsonl"))
 
 
@@ -254,7 +255,7 @@ def test_one_line_and_nothing_written(
 
 @pytest.mark.parametrize("name", ["captions.json", "a.csv", "a.parquet"])
 def test_a_source_that_is_not_there(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ECDiffError, match=f"Cannot read .*{name}: there is no such file"):
+    with refused(key=tmp_path / name):
         prepare(Request(tmp_path / name, tmp_path / "out.jsonl"))
 
 

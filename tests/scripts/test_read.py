@@ -15,7 +15,7 @@ from ecdiff_core.shapes.grammar import COLORS, LAYOUTS, PATTERNS, SHAPES, Scene,
 from shapes_pair.draw import SIZE, draw
 from shapes_pair.read import Reading, read
 
-Picture = NDArray[np.floating]
+Image = NDArray[np.floating]
 
 
 class Shares(NamedTuple):
@@ -28,13 +28,13 @@ class Shares(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[tuple[Scene, Picture]]:
+def drawn() -> list[tuple[Scene, Image]]:
     rng = np.random.default_rng(1)
     return [(scene, draw(scene, rng)) for scene in itertools.islice(scenes(3, held_out=True), 100)]
 
 
-def shares(pictures: Sequence[Picture], scene_list: Sequence[Scene]) -> Shares:
-    readings = [read(p, s) for p, s in zip(pictures, scene_list, strict=True)]
+def shares(images: Sequence[Image], scene_list: Sequence[Scene]) -> Shares:
+    readings = [read(p, s) for p, s in zip(images, scene_list, strict=True)]
     objects = [o for r in readings for o in r.objects]
     return Shares(
         colors=float(np.mean([o.color_right for o in objects])),
@@ -44,16 +44,16 @@ def shares(pictures: Sequence[Picture], scene_list: Sequence[Scene]) -> Shares:
     )
 
 
-def blurred(picture: Picture, sigma: float) -> Picture:
+def blurred(image: Image, sigma: float) -> Image:
     weights = np.exp(-0.5 * (np.arange(-3, 4) / sigma) ** 2)
     for axis in (0, 1):
-        padded = np.pad(picture, [(3, 3) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        padded = np.pad(image, [(3, 3) if a == axis else (0, 0) for a in range(3)], mode="edge")
         moved = [np.take(padded, range(i, i + SIZE), axis) for i in range(7)]
-        picture = np.tensordot(weights / weights.sum(), moved, axes=1)
-    return picture
+        image = np.tensordot(weights / weights.sum(), moved, axes=1)
+    return image
 
 
-def test_true_drawings_are_right(drawn: list[tuple[Scene, Picture]]) -> None:
+def test_true_drawings_are_right(drawn: list[tuple[Scene, Image]]) -> None:
     found = shares([p for _, p in drawn], [s for s, _ in drawn])
     assert found.colors >= 0.99
     assert found.shapes >= 0.98
@@ -61,7 +61,7 @@ def test_true_drawings_are_right(drawn: list[tuple[Scene, Picture]]) -> None:
     assert found.backgrounds >= 0.99
 
 
-def test_blurred_and_noisy_drawings_are_right(drawn: list[tuple[Scene, Picture]]) -> None:
+def test_blurred_and_noisy_drawings_are_right(drawn: list[tuple[Scene, Image]]) -> None:
     rng = np.random.default_rng(2)
     degraded = [np.clip(blurred(p, 0.7) + rng.normal(0, 0.02, p.shape), 0, 1) for _, p in drawn]
     found = shares(degraded, [s for s, _ in drawn])
@@ -70,7 +70,7 @@ def test_blurred_and_noisy_drawings_are_right(drawn: list[tuple[Scene, Picture]]
     assert found.backgrounds >= 0.98
 
 
-def test_other_captions_are_wrong(drawn: list[tuple[Scene, Picture]]) -> None:
+def test_other_captions_are_wrong(drawn: list[tuple[Scene, Image]]) -> None:
     captions = [s for s, _ in drawn]
     found = shares([p for _, p in drawn], captions[1:] + captions[:1])
     assert found.colors <= 0.05
@@ -79,7 +79,7 @@ def test_other_captions_are_wrong(drawn: list[tuple[Scene, Picture]]) -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 0.21, 0.83, 1.0, np.nan])
-def test_an_empty_picture_has_no_objects(drawn: list[tuple[Scene, Picture]], level: float) -> None:
+def test_an_empty_image_has_no_objects(drawn: list[tuple[Scene, Image]], level: float) -> None:
     empty = np.full((SIZE, SIZE, 3), level)
     found = shares([empty] * 20, [s for s, _ in drawn[:20]])
     assert found[:3] == (0, 0, 0)
@@ -125,12 +125,12 @@ CHANGES: dict[str, tuple[Callable[[Scene], Scene], Callable[[Reading], bool]]] =
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_one_changed_word_is_noticed(drawn: list[tuple[Scene, Picture]], name: str) -> None:
+def test_one_changed_word_is_noticed(drawn: list[tuple[Scene, Image]], name: str) -> None:
     change, part_right = CHANGES[name]
-    fooled = [part_right(read(picture, change(scene))) for scene, picture in drawn[:50]]
+    fooled = [part_right(read(image, change(scene))) for scene, image in drawn[:50]]
     assert np.mean(fooled) <= 0.02
 
 
-def test_a_picture_of_another_shape_is_refused(drawn: list[tuple[Scene, Picture]]) -> None:
+def test_an_image_of_another_shape_is_refused(drawn: list[tuple[Scene, Image]]) -> None:
     with pytest.raises(ValueError, match=r"\(64, 64, 3\), got \(3, 64, 64\)"):
         read(drawn[0][1].transpose(2, 0, 1), drawn[0][0])

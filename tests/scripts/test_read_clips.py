@@ -93,6 +93,6 @@ def test_an_object_that_vanishes_is_not_right(drawn: Drawn) -> None:
     assert not any(o.color_right for o in read(gone, scene).objects)
 
 
-def test_pictures_are_refused(drawn: Drawn) -> None:
+def test_images_are_refused(drawn: Drawn) -> None:
     with pytest.raises(ValueError, match=r"\(9, 64, 64, 3\), got \(64, 64, 3\)"):
         read(drawn[0][1][0], drawn[0][0])

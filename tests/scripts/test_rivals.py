@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from rivals import budcache, dpcache, splits
 
 STEPS = 9

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from schedules_figure import LABELS, write
+from cloud_call_bench.schedules_figure import LABELS, write
 
 
 def test_the_best_of_each_row_is_bold(tmp_path: Path) -> None:

@@ -9,17 +9,21 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
+import ecdiff_tune.__main__
 from ecdiff_core.config import TunedConfig
+from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.console import run_command
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.__main__ import main
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.reference import Reference
 
@@ -57,7 +61,7 @@ def reference_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def made(pipe: ECDiffPipeline, prompts: CalibrationSet, reference_folder: Path) -> Reference:
     """The reference of ``prompts``."""
-    return reference.make(pipe, prompts, reference_folder, batches=Batches(2), on_prompts=lambda _: None)
+    return reference_runs.make(pipe, prompts, reference_folder, batches=Batches(2), on_prompts=lambda _: None)
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +115,25 @@ def command() -> Command:
     def call(*arguments: str) -> Outcome:
         assert not any("hydra.mode" in one for one in arguments)
         out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+        errors: list[ECDiffError] = []
+
+        def run_noting_errors(work: Callable[[], None], when_stopped: str = "") -> int:
+            def noting() -> None:
+                try:
+                    work()
+                except ECDiffError as error:
+                    errors.append(error)
+                    raise
+
+            return run_command(noting, when_stopped)
+
         before = os.environ.get("HYDRA_FULL_ERROR")
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with (
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+                mock.patch.object(ecdiff_tune.__main__, "run_command", run_noting_errors),
+            ):
                 status = main(arguments)
         except SystemExit as stop:  # Hydra's own --help
             status = int(stop.code or 0)
@@ -121,7 +141,7 @@ def command() -> Command:
             sys.argv = argv
             if before is None:
                 os.environ.pop("HYDRA_FULL_ERROR", None)
-        return Outcome(status, out.getvalue(), err.getvalue())
+        return Outcome(status, out.getvalue(), err.getvalue(), *errors)
 
     torch.set_num_threads(1)
     return call

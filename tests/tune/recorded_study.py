@@ -9,7 +9,7 @@ from pathlib import Path
 from ecdiff_core.config import PairSpec
 from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import (
     CalibrationSettings,
@@ -37,7 +37,7 @@ GRID = tuple(
     for alpha in (0.3, 0.5)
     for s in ((7, 9, 12) if k == 1 else (9, 12))
 )
-"""Schedules 3C1A1C1A1C5E and so on; every alpha makes another picture."""
+"""Schedules 3C1A1C1A1C5E and so on; every alpha makes another image."""
 
 
 def quality(params: ECDiffParams) -> float:

@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from ..small_models import clip_config, clip_tokenizer
 
 SIDE = 16
-"""Pixels of the pictures that it sees."""
+"""Pixels of the images that it sees."""
 
 
 def save(folder: Path) -> Path:

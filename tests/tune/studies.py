@@ -10,16 +10,19 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.cli import finish, samples
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.report import page
 from ecdiff_tune.study.config_sections import DIGITS
+
+from ..refusals import check_refusal
 
 STEPS = 12
 ROUNDED = 0.51 * 10**-DIGITS
@@ -28,7 +31,7 @@ WRITTEN = ("stage1.yaml", "ecdiff.yaml", "trials.csv", "table5.md")
 
 
 def told(path: Path) -> bytes:
-    """What a file says. Pictures that were made in other batches round apart in the last digits, which
+    """What a file says. Images that were made in other batches round apart in the last digits, which
     trials.csv has and the YAML files have not."""
     if path.name == "trials.csv":
         return pd.read_csv(path).round(5).to_csv(index=False).encode()
@@ -41,6 +44,8 @@ class Outcome(NamedTuple):
     status: int
     out: str
     err: str
+    error: ECDiffError | None = None
+    """What it ended with, in the place of a line."""
 
 
 Command = Callable[..., Outcome]
@@ -131,6 +136,14 @@ def one_line(outcome: Outcome) -> str:
     assert line.startswith("error: ")
     assert "Traceback" not in outcome.out
     return line
+
+
+def refuses(outcome: Outcome, **attributes: Any) -> None:
+    """See that a command ended with an error of these attributes, as ``refused`` has them, in one line."""
+    line = one_line(outcome)
+    assert outcome.error is not None
+    assert line == f"error: {outcome.error}"
+    check_refusal(outcome.error, **attributes)
 
 
 def best_row(trials: pd.DataFrame, stage: int) -> pd.Series:

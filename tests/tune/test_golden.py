@@ -12,7 +12,7 @@ import pytest
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.cli import samples
-from ecdiff_tune.evaluation import evaluator, reference
+from ecdiff_tune.evaluation import evaluator, reference_runs
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.report import page
 from ecdiff_tune.report.tables import present_names
@@ -20,7 +20,7 @@ from ecdiff_tune.study import process_setup
 from ecdiff_tune.study.recorded import Recorded
 
 from . import golden
-from .studies import Command, Outcome, one_line
+from .studies import Command, Outcome, refuses
 
 Tune = Callable[..., Outcome]
 ANEW = ("versions", "device")
@@ -48,7 +48,7 @@ def outputs(tmp_path: Path, tiny_pair: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(process_setup, "load_pair", load_pair)
     monkeypatch.setattr(evaluator.Evaluator, "_generate", generated)
-    monkeypatch.setattr(reference, "_generate", generated)
+    monkeypatch.setattr(reference_runs, "_generate", generated)
     monkeypatch.setattr(latency_module, "measure", generated)
     monkeypatch.setattr(page, "write", lambda *_: tmp_path)  # nothing here is about how a study is shown
     return tmp_path / "outputs"
@@ -126,4 +126,4 @@ def test_are_shown_as_they_were_tuned(
 
 
 def test_other_settings_are_still_refused(tune: Tune) -> None:
-    assert "(objective.w1 0.3 -> 0.5)" in one_line(tune("greedy", "objective.w1=0.5"))
+    refuses(tune("greedy", "objective.w1=0.5"), got=["objective.w1 0.3 -> 0.5"])

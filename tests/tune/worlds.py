@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from statistics import fmean
+from dataclasses import dataclass
 
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune import testing
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.objective import Score
-from ecdiff_tune.search import SEARCHES, Context, Search, Space
-from ecdiff_tune.search.base import Ask, Cost, Result
-from ecdiff_tune.search.options import Options
+from ecdiff_tune.search import SEARCHES, Search, Space
+from ecdiff_tune.search.base import Cost
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
+from ecdiff_tune.testing import NEVER, Trace, scrambled
 
-NEVER = float("-inf")
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PAPER_WINNER = Candidate(ECDiffParams(7, 2, 0.3, 50))
-WEIGHT, MIDDLE = 0.3, 0.6
-"""w1, and the quality about which that of prompts varies."""
 
 Objective = Callable[[ECDiffParams], float]
-Trace = list[tuple[Ask, list[Result]]]
-
-
-@cache
-def scrambled(params: ECDiffParams) -> float:
-    return random.Random(repr(params)).random()
-
-
-@cache
-def draws(seed: int, candidate: Candidate, num_prompts: int) -> tuple[tuple[float, ...], int]:
-    """A number within -1 … 1 a prompt, and one of the prompts."""
-    drawn = random.Random(f"{seed} {candidate}".replace(", handoff=None", ""))
-    return tuple(drawn.uniform(-1, 1) for _ in range(num_prompts)), drawn.randrange(num_prompts)
 
 
 def exact_space(values: Sequence[int] = range(30, 41)) -> Stage2Space:
@@ -102,70 +83,20 @@ SCHEDULES = ScheduleSpace(
 
 
 @dataclass(frozen=True)
-class World:
-    """Prompts vary by ``noise`` about the objective; an infeasible candidate fails on one of them."""
+class World(testing.World):
+    """Of candidates, whose objective is that of their params."""
 
-    objective: Objective
-    num_prompts: int = 40
-    noise: float = 0.0
-    options: Options = field(default_factory=Options)
-    seed: int = 0
+    def level(self, candidate: Candidate) -> float:
+        return self.objective(candidate.params)
 
-    def values(self, candidate: Candidate, prompts: int | None = None) -> tuple[float, ...]:
-        value = self.objective(candidate.params)
-        numbers, fails = draws(self.seed, candidate, self.num_prompts)
-        noises = [self.noise * one for one in numbers[:prompts]]
-        if value == NEVER:
-            return tuple(NEVER if i == fails else one for i, one in enumerate(noises))
-        return tuple(value + one for one in noises)
+    def predicted(self, candidate: Candidate) -> float:
+        return scrambled(candidate.params)
 
-    def mean(self, candidate: Candidate) -> float:
-        return fmean(self.values(candidate))
-
-    def context(self) -> Context:
-        return Context(
-            self.num_prompts,
-            lambda one, quality: self._base(one) + WEIGHT * quality,
-            lambda some: [scrambled(one.params) for one in some],
-            self.seed,
-            lambda one: Cost(cloud_calls=len(one.params.schedule or ()), seconds=float(one.params.s)),
-            self.options,
-        )
+    def cost(self, candidate: Candidate) -> Cost:
+        return Cost(cloud_calls=len(candidate.params.schedule or ()), seconds=float(candidate.params.s))
 
     def search(self, name: str, space: Space) -> Search:
         return SEARCHES[name].make(space, self.context())
-
-    def answer(self, ask: Ask) -> list[Result]:
-        found = []
-        for one in ask.candidates:
-            values = self.values(one, ask.prompts)
-            quality = (fmean(values) - self._base(one)) / WEIGHT
-            score = None if NEVER in values else Score(quality, self._base(one), 0.5, fmean(values))
-            found.append(Result(fmean(values), values, score))
-        return found
-
-    def drive(self, search: Search, most: int = 2000) -> Trace:
-        """Run a search to its end; what it asked and was told."""
-        trace: Trace = []
-        while not search.done:
-            ask = search.ask()
-            assert search.ask() == ask, "ask() must give the same candidates until it is told"
-            trace.append((ask, self.answer(ask)))
-            search.tell(trace[-1][1])
-            assert len(trace) <= most, "the search does not end"
-        return trace
-
-    def _base(self, candidate: Candidate) -> float:
-        value = self.objective(candidate.params)
-        return (0.0 if value == NEVER else value) - WEIGHT * MIDDLE
-
-
-def whole(trace: Trace) -> dict[Candidate, float]:
-    """The objective of those that were measured on all prompts, in the order of asking."""
-    asked = [
-        pair for ask, told in trace if ask.prompts is None for pair in zip(ask.candidates, told, strict=True)
-    ]
-    return {candidate: result.value for candidate, result in asked}
 
 
 def evaluations(trace: Trace, num_prompts: int) -> int:

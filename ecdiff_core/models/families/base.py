@@ -25,7 +25,7 @@ from ecdiff_core.sampling.sampler import Denoiser
 
 @dataclass(frozen=True)
 class Size:
-    """Of what is generated: pixels, and frames of a video (1 for a picture)."""
+    """Of what is generated: pixels, and frames of a video (1 for an image)."""
 
     height: int
     width: int
@@ -42,7 +42,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 class Family(ABC):
-    """Adapter over one diffusers pipeline class; holds a pipeline with the cloud's parts, forks none."""
+    """Adapter over one diffusers pipeline class; holds a pipeline with the cloud's parts, copies none."""
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     denoiser_part: ClassVar[str]
@@ -82,7 +82,7 @@ class Family(ABC):
 
     @classmethod
     def weighted_parts(cls) -> tuple[str, ...]:
-        """Folders whose weights make a picture, the denoiser first."""
+        """Folders whose weights make an image, the denoiser first."""
         return (cls.denoiser_part, "vae", *cls.text_encoder_parts)
 
     @classmethod
@@ -260,14 +260,14 @@ class Family(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures of the latents, float32 RGB in 0 … 1.
+        """Images of the latents, float32 RGB in 0 … 1.
 
         Shape (batch, 3, height, width), of videos (batch, frames, 3, height, width).
         """
 
     @abstractmethod
-    def to_pil(self, pictures: Tensor) -> list[Any]:
-        """Those for a user: a PIL picture each, of a video a list of its frames."""
+    def to_pil(self, images: Tensor) -> list[Any]:
+        """Those for a user: a PIL image each, of a video a list of its frames."""
 
     def payload_values(self, conditioning: Conditioning, latents: Tensor) -> int:
         """How many numbers a prompt sends from cloud to edge: its latents and embeddings."""

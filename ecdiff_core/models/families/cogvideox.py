@@ -170,6 +170,6 @@ class CogVideoX(Family):
         videos = pipeline.decode_latents(latents[:, 1:] if padded else latents)
         return pipeline.video_processor.postprocess_video(videos, output_type="pt").float()
 
-    def to_pil(self, pictures: Tensor) -> list[list[Image]]:
+    def to_pil(self, images: Tensor) -> list[list[Image]]:
         processor = self.pipeline.video_processor
-        return [processor.numpy_to_pil(processor.pt_to_numpy(video)) for video in pictures]
+        return [processor.numpy_to_pil(processor.pt_to_numpy(video)) for video in images]

@@ -1,4 +1,4 @@
-"""What the families of pictures share: an AutoencoderKL, and one call a step with both halves of guidance."""
+"""What the families of images share: an AutoencoderKL, and one call a step with both halves of guidance."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ class ImageFamily(Family):
         if sides is None:
             raise ParamsError(
                 f"The config.json of the cloud's {self.denoiser_part} has no sample_size to take the "
-                "size from. Set sampling.height and sampling.width."
+                "size from.",
+                key="height and width",
+                advice="Set sampling.height and sampling.width.",
             )
         height, width = (sides, sides) if isinstance(sides, int) else sides
         return Size(height * factor, width * factor)
@@ -117,9 +119,9 @@ class ImageFamily(Family):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        pictures = vae.decode(self.unscale(latents.to(vae.dtype)), return_dict=False)[0]
-        return self.pipeline.image_processor.postprocess(pictures, output_type="pt").float()
+        images = vae.decode(self.unscale(latents.to(vae.dtype)), return_dict=False)[0]
+        return self.pipeline.image_processor.postprocess(images, output_type="pt").float()
 
-    def to_pil(self, pictures: Tensor) -> list[Image]:
+    def to_pil(self, images: Tensor) -> list[Image]:
         processor = self.pipeline.image_processor
-        return processor.numpy_to_pil(processor.pt_to_numpy(pictures))
+        return processor.numpy_to_pil(processor.pt_to_numpy(images))

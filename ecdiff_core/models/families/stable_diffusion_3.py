@@ -34,7 +34,7 @@ class StableDiffusion3(ImageFamily):
     optional_parts = ("text_encoder_3", "tokenizer_3")
     must_agree: ClassVar = {
         "latent channels": (("in_channels", "out_channels"), "the edge cannot take the cloud's latents"),
-        "patch size": (("patch_size",), "the edge cannot take pictures of every size that the cloud can"),
+        "patch size": (("patch_size",), "the edge cannot take images of every size that the cloud can"),
         "embedding width": (("joint_attention_dim",), "the edge cannot take the cloud's embeddings"),
         "pooled width": (("pooled_projection_dim",), "the edge cannot take the cloud's pooled embeddings"),
     }
@@ -63,7 +63,7 @@ class StableDiffusion3(ImageFamily):
             )
 
     def fit_scheduler(self, scheduler: SchedulerMixin, size: Size) -> SchedulerMixin:
-        """``scheduler`` with the shift that dynamic shifting gives a picture of that size (SD3's eq. 23)."""
+        """``scheduler`` with the shift that dynamic shifting gives an image of that size (SD3's eq. 23)."""
         config = scheduler.config
         if not config.get("use_dynamic_shifting"):
             return scheduler

@@ -17,7 +17,7 @@ class StableDiffusionXL(ImageFamily):
     """Adapter over ``StableDiffusionXLPipeline``: two text encoders, pooled embeddings, size as a condition.
 
     Without negative prompts the unconditional half is zeros where ``force_zeros_for_empty_prompt`` of the
-    model says so, as in diffusers; an empty negative prompt is encoded. Pictures carry no watermark.
+    model says so, as in diffusers; an empty negative prompt is encoded. Images carry no watermark.
     """
 
     pipeline_class = StableDiffusionXLPipeline

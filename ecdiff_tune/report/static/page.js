@@ -23,7 +23,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-/* Pictures: enlarged in a dialog; arrow keys go through the methods and prompts. */
+/* Images: enlarged in a dialog; arrow keys go through the methods and prompts. */
 const dialog = document.getElementById("large");
 const buttons = [...document.querySelectorAll("button.open")];
 let shown = 0;

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ecdiff_core.__main__ import main
-from ecdiff_core.errors import NonFiniteLatentsError, PairError, ParamsError, nearest
+from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError, PairError, ParamsError, nearest
 from ecdiff_core.io.console import run_command
 
 
@@ -27,8 +27,10 @@ def test_done(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("error", [ParamsError, PairError, NonFiniteLatentsError])
-def test_errors_of_the_user_are_one_line(capsys: pytest.CaptureFixture[str], error: type[Exception]) -> None:
-    assert raising(error("Expected this, got that. Do so.")) == 2
+def test_errors_of_the_user_are_one_line(
+    capsys: pytest.CaptureFixture[str], error: type[ECDiffError]
+) -> None:
+    assert raising(error("Expected this, got that. Do so.", key="this")) == 2
     assert capsys.readouterr() == ("", "error: Expected this, got that. Do so.\n")
 
 
@@ -82,7 +84,7 @@ def test_any_text_goes_to_any_output(monkeypatch: pytest.MonkeyPatch, encoding: 
 
 
 def test_errors_are_one_line_whatever_is_in_them(capsys: pytest.CaptureFixture[str]) -> None:
-    assert raising(ParamsError("Got 'a\n\x1b[31mb\u202ec'.")) == 2
+    assert raising(ParamsError("Got 'a\n\x1b[31mb\u202ec'.", key="a")) == 2
     assert capsys.readouterr().err == "error: Got 'a\\n\\x1b[31mb\\u202ec'.\n"
 
 

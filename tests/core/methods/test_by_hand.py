@@ -25,6 +25,7 @@ from ecdiff_core.methods.enable import Enabled, enable, obstacle
 from ...hooking import STEPS as ALL_STEPS
 from ...hooking import Pipe, denoise, load
 from ...hooking import run as run_all
+from ...refusals import refused
 from ...small_sd3 import sd3_transformer
 
 STEPS = 8
@@ -183,7 +184,7 @@ def test_images_equal_those_by_hand_and_nothing_is_left(
     pipe = pipes[kind]
     before, forwards = attributes(model_of(pipe)), forwards_of(model_of(pipe))
     with enabled(pipe, name) as on:
-        with pytest.raises(PairError, match="on in it already: disable that first"):
+        with refused(PairError, key="method", got=name, line="already"):
             enabled(pipe, name)
         with pytest.raises(KeyboardInterrupt):
             run(pipe, callback_on_step_end=interrupt)
@@ -312,9 +313,14 @@ def test_what_does_not_apply(pipes: dict[str, Pipe]) -> None:
     for (name, model), reason in reasons.items():
         assert obstacle(get_method(name), model, STEPS) == reason
     assert obstacle(get_method("taylorseer"), unet, 2) == "2 steps end within its warm-up of 2"
-    with pytest.raises(ParamsError, match=r"MagCache needs mag_ratios, measured on this model"):
+    with refused(ParamsError, key="method.values", got="mag_cache", expected=["mag_ratios"]):
         enable(get_method("mag_cache"), video, {}, num_steps=STEPS, guided=True)
-    with pytest.raises(ParamsError, match=r"Expected method.values.disable_cache_before_step to be a whole "):
+    with refused(
+        ParamsError,
+        key="method.values.disable_cache_before_step",
+        got=0,
+        expected="to be a whole number within 1 … 1000",
+    ):
         enabled(pipes["unet"], "taylorseer", disable_cache_before_step=0)
 
 
@@ -334,7 +340,7 @@ def test_another_thread_is_refused_in_the_middle_of_a_generation(pipes: dict[str
     )
     with on, ThreadPoolExecutor(1) as other:
         begun = run(pipe)
-        with pytest.raises(ParamsError, match="Another call of this pipeline is under way"):
+        with refused(ParamsError, key="pipe", got="busy"):
             other.submit(run, pipe).result()
         busy[0] = False
         assert torch.equal(other.submit(run, pipe).result(), begun)

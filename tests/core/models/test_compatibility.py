@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from ecdiff_core.errors import PairError
 from ecdiff_core.models.compatibility import Row, Verdict, compare, refusals
 from ecdiff_core.models.families import FAMILIES
+
+from ...refusals import refused
 
 FAMILY = FAMILIES["StableDiffusionPipeline"]
 
@@ -107,13 +110,13 @@ def test_an_edge_of_a_denoiser_alone(own_pair: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_damaged_config(own_pair: Path, text: str) -> None:
     (own_pair / "edge" / "vae" / "config.json").write_text(text)
-    with pytest.raises(PairError, match=r"edge/vae/config\.json is damaged"):
+    with refused(PairError, key=own_pair / "edge" / "vae" / "config.json"):
         rows_of(own_pair)
 
 
 def test_an_unknown_scheduler(own_pair: Path) -> None:
     set_keys(own_pair / "cloud/scheduler/scheduler_config.json", _class_name="NoScheduler")
-    with pytest.raises(PairError, match="diffusers has no scheduler 'NoScheduler'"):
+    with refused(PairError, key=own_pair / "cloud" / "scheduler", got="NoScheduler"):
         rows_of(own_pair)
 
 
@@ -132,15 +135,13 @@ def test_settings_that_a_scheduler_cannot_do_with(
     own_pair: Path, values: dict[str, Any], reason: str
 ) -> None:
     set_keys(own_pair / "cloud/scheduler/scheduler_config.json", **values)
-    message = rf"scheduler_config\.json cannot be used by \w+Scheduler \(.*{reason}"
-    with pytest.raises(PairError, match=message) as caught:
+    with refused(PairError, key=re.compile(r"cloud/scheduler/scheduler_config\.json$"), line=reason):
         rows_of(own_pair)
-    assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_scheduler(own_pair: Path) -> None:
     set_keys(own_pair / "cloud/scheduler/scheduler_config.json", _class_name="UNet2DModel")
-    with pytest.raises(PairError, match="diffusers has no scheduler 'UNet2DModel'"):
+    with refused(PairError, key=own_pair / "cloud" / "scheduler", got="UNet2DModel"):
         rows_of(own_pair)
 
 

@@ -132,8 +132,8 @@ def test_cloud_only_equals_diffusers(case: Case, folder: Path, guidance: float) 
 
     theirs = run_own(own, PROMPTS, guidance, output_type="np", callback_on_step_end=keep)
     assert_same_latents(ours.latents, latents[-1])
-    for picture, expected in zip(ours.images, theirs, strict=True):
-        assert np.abs(np.asarray(picture) / 255 - expected).max() <= 0.5 / 255 + 1e-5
+    for image, expected in zip(ours.images, theirs, strict=True):
+        assert np.abs(np.asarray(image) / 255 - expected).max() <= 0.5 / 255 + 1e-5
 
 
 def test_negative_prompts_and_another_size_equal_diffusers(case: Case, folder: Path) -> None:
@@ -264,12 +264,12 @@ def test_the_autoencoder_decodes_half_precision_in_float32(sdxl_pair: Path, forc
     vae.half()
     seen: list[torch.dtype] = []
     hook = vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
-    pictures = family.decode(latents.half())
+    images = family.decode(latents.half())
     hook.remove()
     assert seen == [torch.float32 if force_upcast else torch.float16]
     assert vae.dtype is torch.float16
-    assert pictures.dtype is torch.float32
-    assert difference(pictures, exact) < 0.02
+    assert images.dtype is torch.float32
+    assert difference(images, exact) < 0.02
 
 
 # Stable Diffusion 3
@@ -300,16 +300,16 @@ def test_dynamic_shifting_equals_diffusers(sd3_pair: Path, tmp_path: Path, time_
 
 
 def test_flow_matching_that_cannot_be_tuned() -> None:
-    with pytest.raises(ParamsError, match="with stochastic_sampling=True draws fresh noise"):
+    with refused(ParamsError, key="scheduler", got=FLOW, expected="deterministic"):
         build_scheduler(FLOW, FlowMatchEulerDiscreteScheduler(stochastic_sampling=True))
-    with pytest.raises(ParamsError, match=f"no scheduler 'DDIMScheduler' for this model: choose from {FLOW}"):
+    with refused(ParamsError, key="scheduler", got="DDIMScheduler", expected=[FLOW]):
         build_scheduler("DDIMScheduler", FlowMatchEulerDiscreteScheduler())
-    with pytest.raises(ParamsError, match="use_dynamic_shifting shifts by the picture's size"):
+    with refused(ParamsError, key="use_dynamic_shifting", got=True, expected="false"):
         set_steps(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), STEPS)
 
 
 def test_a_matched_handoff_is_refused(sd3_pair: Path) -> None:
-    with pytest.raises(ParamsError, match="flow-matching models have not"):
+    with refused(ParamsError, key="handoff_adapter", got="matched", expected="identity"):
         load(sd3_pair, FLOW, handoff_adapter="matched")
 
 
@@ -340,48 +340,64 @@ def test_a_shift_is_no_difference(sd3_pair: Path, tmp_path: Path) -> None:
     assert (row.cloud, row.verdict) == ("rectified flow", Verdict.OK)
 
 
+OTHER, POOLED = "other conditions", "pooled embeddings"
+
+
 @pytest.mark.parametrize(
-    ("fixture", "denoiser", "values", "message"),
+    ("fixture", "denoiser", "values", "got"),
     [
-        ("sdxl_pair", "unet", {"in_channels": 8}, "latent channels 4, 4 | 8, 4"),
-        ("sdxl_pair", "unet", {"cross_attention_dim": 32}, "embedding width 48 | 32"),
-        ("sdxl_pair", "unet", {"class_embed_type": "timestep"}, "None, None, None | timestep, None, None"),
-        ("tiny_pair", "unet", {"addition_embed_type": "text_time"}, "pooled embeddings None | text_time"),
-        ("tiny_pair", "unet", {"num_class_embeds": 5}, "other conditions None, None, None | None, 5, None"),
+        ("sdxl_pair", "unet", {"in_channels": 8}, {"latent channels": "4, 4 | 8, 4"}),
+        ("sdxl_pair", "unet", {"cross_attention_dim": 32}, {"embedding width": "48 | 32"}),
+        (
+            "sdxl_pair",
+            "unet",
+            {"class_embed_type": "timestep"},
+            {OTHER: "None, None, None | timestep, None, None"},
+        ),
+        (
+            "tiny_pair",
+            "unet",
+            {"addition_embed_type": "text_time"},
+            {POOLED: "None | text_time"},
+        ),
+        (
+            "tiny_pair",
+            "unet",
+            {"num_class_embeds": 5},
+            {OTHER: "None, None, None | None, 5, None"},
+        ),
         (
             "sdxl_pair",
             "unet",
             {"projection_class_embeddings_input_dim": 96},
-            "pooled embeddings and time ids text_time, 8, 80 | text_time, 8, 96",
+            {"pooled embeddings and time ids": "text_time, 8, 80 | text_time, 8, 96"},
         ),
-        ("sd3_pair", "transformer", {"in_channels": 4}, "latent channels 16, 16 | 4, 16"),
-        ("sd3_pair", "transformer", {"joint_attention_dim": 32}, "embedding width 64 | 32"),
-        ("sd3_pair", "transformer", {"pooled_projection_dim": 64}, "pooled width 48 | 64"),
-        ("sd3_pair", "transformer", {"patch_size": 4}, "patch size 2 | 4"),
+        ("sd3_pair", "transformer", {"in_channels": 4}, {"latent channels": "16, 16 | 4, 16"}),
+        ("sd3_pair", "transformer", {"joint_attention_dim": 32}, {"embedding width": "64 | 32"}),
+        ("sd3_pair", "transformer", {"pooled_projection_dim": 64}, {"pooled width": "48 | 64"}),
+        ("sd3_pair", "transformer", {"patch_size": 4}, {"patch size": "2 | 4"}),
     ],
 )
 def test_pairs_that_do_not_fit_are_refused(
     fixture: str,
     denoiser: str,
     values: dict[str, int | str],
-    message: str,
+    got: dict[str, str],
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
     pair = Path(shutil.copytree(request.getfixturevalue(fixture), tmp_path / "pair"))
     set_keys(pair / "edge" / denoiser / "config.json", **values)
     spec = config_of(pair, EULER).pair
-    with pytest.raises(PairError) as caught:
+    with refused(PairError, key="pair", got=got):
         load_pair(spec, device=torch.device("cpu"), dtype=torch.float32)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("part", ["text_encoder_3", "tokenizer_3"])
 def test_an_optional_part_that_is_named_must_be_there(sd3_pair: Path, tmp_path: Path, part: str) -> None:
     pair = Path(shutil.copytree(sd3_pair, tmp_path / "pair"))
     shutil.rmtree(pair / "cloud" / part)
-    with pytest.raises(PairError, match=rf"cloud/{part}"):
+    with refused(PairError, key=pair / "cloud" / part):
         load(pair, FLOW)
 
 
@@ -393,7 +409,7 @@ def test_the_third_text_encoder_is_part_of_the_fingerprint(sd3_pair: Path, tmp_p
     nothing = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
     set_keys(pair / "cloud" / "model_index.json", **nothing)
     config = replace(config_of(pair, FLOW), pair=spec)
-    with pytest.raises(PairError, match="has other weights"):
+    with refused(PairError, key="cloud.fingerprint", expected=spec.cloud.fingerprint):
         ECDiffPipeline.from_config(config, device="cpu")
 
 

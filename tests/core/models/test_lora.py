@@ -102,7 +102,7 @@ def test_it_is_part_of_the_fingerprint_and_of_the_yaml(
     config = replace(config, pair=replace(spec, lora=[other]))
     assert ECDiffPipeline.from_config(config, device="cpu", check_weights=False).pair.spec == spec
     without = replace(spec, lora=())
-    with pytest.raises(PairError, match=r"The cloud model .* has other weights"):
+    with refused(PairError, key="cloud.fingerprint", expected=spec.cloud.fingerprint):
         load_pair(without, device=torch.device("cpu"), dtype=torch.float32)
 
 
@@ -174,21 +174,18 @@ def test_another_adapter_or_weight_than_tuned_is_named(tiny_pair: Path, lora: Pa
 
 
 def test_what_cannot_be_used_is_one_line(tiny_pair: Path, lora: Path, tmp_path: Path) -> None:
-    with pytest.raises(PairError, match=r"^No LoRA at .*/nothing\. Give a \.safetensors file, or a folder"):
+    with refused(PairError, key=tmp_path / "nothing"):
         load(tiny_pair, Lora(str(tmp_path / "nothing")))
-    with pytest.raises(PairError, match=r"is another file \(fingerprint \w+\) than the config was tuned for"):
+    with refused(PairError, key=lora, expected="0123456789abcdef"):
         load(tiny_pair, Lora(str(lora), fingerprint="0123456789abcdef"))
     other = save_lora(tiny_pair / "cloud", tmp_path / "other.safetensors", prefix="transformer")
-    with pytest.raises(PairError, match=r"changes nothing in the cloud: none of its layers"):
+    with refused(PairError, key=other, got="cloud"):
         load(tiny_pair, Lora(str(other), on="cloud"))
-    with pytest.raises(PairError, match=r"changes nothing in the edge: none of its layers"):
+    with refused(PairError, key=other, got="edge"):
         load(tiny_pair, Lora(str(other), on="edge"))
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(lora.read_bytes()[:100])
-    with pytest.raises(
-        PairError, match=r"damaged\.safetensors is damaged: its header cannot be read"
-    ) as caught:
+    with refused(PairError, key=damaged):
         load(tiny_pair, Lora(str(damaged)))
-    assert "\n" not in str(caught.value)
     with refused(ConfigError, key="pair.lora.on", got="clowd", expected=["both", "cloud", "edge"]):
         Lora("x", on="clowd")  # type: ignore[arg-type]

@@ -80,9 +80,7 @@ def test_tiling_and_slicing_are_turned_on(tiny_config: TunedConfig) -> None:
 def test_offload_needs_an_accelerator(
     tiny_config: TunedConfig, offload: str, tmp_path: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(
-        ParamsError, match=f"offload={offload} needs an accelerator, and the device is the CPU"
-    ):
+    with refused(ParamsError, key="offload", got=offload, expected="none"):
         ECDiffPipeline.from_config(tiny_config, device="cpu", memory=Memory(offload))  # type: ignore[arg-type]
     tiny_config.save(f"{tmp_path}/c.yaml")
     arguments = [
@@ -105,7 +103,7 @@ def test_unknown_offload() -> None:
 
 
 def test_an_autoencoder_without_tiles() -> None:
-    with pytest.raises(ParamsError, match="Linear has no enable_tiling: leave vae_tiling out"):
+    with refused(ParamsError, key="vae_tiling", got="Linear"):
         place([], nn.Linear(1, 1), CPU, Memory(vae_tiling=True))
 
 
@@ -142,19 +140,16 @@ def test_batches_are_halved_until_they_fit_and_stay_so() -> None:
 
 def test_one_row_that_does_not_fit() -> None:
     tried, work = fitting(0)
-    with pytest.raises(
-        OutOfMemoryError, match=r"\(CUDA out of memory. Tried to allocate 2.00 GiB\)"
-    ) as caught:
+    with refused(OutOfMemoryError, key="memory", got="CUDA out of memory. Tried to allocate 2.00 GiB"):
         list(Batches(3).over([1, 2, 3], work))  # type: ignore[arg-type]
     assert tried == [3, 1]
-    assert "\n" not in str(caught.value)
 
 
 def test_the_cpus_allocator_counts() -> None:
     def work(rows: Sequence[int]) -> None:
         torch.empty(2**60)
 
-    with pytest.raises(OutOfMemoryError, match="one prompt at a time"):
+    with refused(OutOfMemoryError, key="memory"):
         list(Batches(1).over([1], work))
 
 

@@ -14,6 +14,8 @@ from ecdiff_core.errors import ConfigError
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import NoiseState
 
+from ...refusals import refused
+
 GRADIENT, REUSE = estimators.get_estimator("gradient"), estimators.get_estimator("reuse")
 SECANT, NEWTON2 = estimators.get_estimator("secant"), estimators.get_estimator("newton2")
 ESTIMATES = {name: one for name, one in estimators.ESTIMATORS.items() if not one.fills_with_edge}
@@ -316,5 +318,5 @@ def test_the_window_from_which_alpha_acts(estimator: estimators.Estimator) -> No
 
 
 def test_unknown_estimator() -> None:
-    with pytest.raises(ConfigError, match=r"Unknown estimator 'gradeint': .*did you mean gradient\?"):
+    with refused(ConfigError, key="estimator", got="gradeint", nearest="gradient"):
         estimators.get_estimator("gradeint")

@@ -14,7 +14,8 @@ from torch import Tensor
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.batching import rows_of, with_rows
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import SamplerState, advance, start
 from ecdiff_core.sampling.schedulers import build_scheduler
 from ecdiff_core.sampling.state import Layout, layout_at

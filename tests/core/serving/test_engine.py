@@ -99,7 +99,7 @@ def test_one_that_is_dropped_is_asked_no_more_and_one_without_calls_has_ended() 
 def test_one_that_fails_leaves_the_others_alone() -> None:
     def failing() -> Steps:
         yield from asking([9])
-        raise ECDiffError("Not finite.")
+        raise ECDiffError("Not finite.", key="dtype")
 
     engine = Engine(Model(), most=8)
     engine.add("a", failing(), NOBODY)
@@ -150,10 +150,10 @@ def test_an_image_does_not_depend_on_its_company(pipe: ECDiffPipeline) -> None:
         alone = advance(one.start, *loop, until=until)
         assert (ended[i].latents - alone.latents).abs().max() < BOUND * alone.latents.abs().max()
         again = advance(ended[i], *loop).latents
-        pictures = [
+        images = [
             np.asarray(pipe.pair.family.decode(latents)) for latents in (again, advance(alone, *loop).latents)
         ]
-        assert np.abs(pictures[0] - pictures[1]).max() < BOUND
+        assert np.abs(images[0] - images[1]).max() < BOUND
 
 
 def test_alone_it_is_the_same_to_the_bit(pipe: ECDiffPipeline) -> None:

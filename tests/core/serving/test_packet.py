@@ -12,6 +12,8 @@ from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec, write_tensor
 from ecdiff_core.serving.packet import Encoding, Form, PacketError, check_encoding, read_packet, write_packet
 from fuzz_packets import FORM, fuzz, packet
 
+from ...refusals import refused
+
 TENSORS = {
     "latents": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
     "embeds": torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1)).half(),
@@ -59,14 +61,11 @@ def test_sizes_fall_with_the_encoding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
-    [
-        ({"step": "11"}, r"not of this config \(sender's \| ours\): step '10' \| '11'"),
-        ({"plan": "10C"}, r"plan '7C2A1C3E' \| '10C'"),
-    ],
+    ("facts", "got"),
+    [({"step": "11"}, {"step": ("10", "11")}), ({"plan": "10C"}, {"plan": ("7C2A1C3E", "10C")})],
 )
-def test_facts_that_differ_are_told(facts: dict[str, str], message: str) -> None:
-    with pytest.raises(PacketError, match=message):
+def test_facts_that_differ_are_told(facts: dict[str, str], got: dict[str, object]) -> None:
+    with refused(PacketError, key="packet", got=got):
         read_packet(packet("computed"), replace(FORM, facts={**FORM.facts, **facts}), "computed")
 
 
@@ -76,19 +75,19 @@ def test_facts_that_one_side_does_not_know_are_no_difference() -> None:
 
 
 def test_another_version_or_encoding_is_refused() -> None:
-    with pytest.raises(PacketError, match=r"packet 'computed' \| 'int8'"):
+    with refused(PacketError, key="packet", got={"packet": ("computed", "int8")}):
         read_packet(packet("computed"), FORM, "int8")
     newer = write_tensors(TENSORS, {"format_version": "2", "packet": "computed"})
-    with pytest.raises(PacketError, match=r"format_version '2' \| '1'"):
+    with refused(PacketError, key="packet", got={"format_version": ("2", "1")}):
         read_packet(newer, FORM, "computed")
-    with pytest.raises(PacketError, match=r"format_version None \| '1'"):
+    with refused(PacketError, key="packet"):
         read_packet(write_tensors(TENSORS, {}), FORM, "computed")
 
 
 def test_a_changed_value_is_noticed() -> None:
     data = bytearray(packet("computed"))
     data[-1] ^= 1
-    with pytest.raises(TensorFileError, match="changed on its way"):
+    with refused(TensorFileError, key="digest"):
         read_packet(bytes(data), FORM, "computed")
 
 
@@ -106,10 +105,10 @@ def test_a_reader_that_checks_less_would_be_noticed(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_encoding_names_the_choices() -> None:
-    with pytest.raises(ParamsError, match="Unknown packet 'fp16': choose from computed, float16, int8"):
+    with refused(ParamsError, key="packet", got="fp16", expected=["computed", "float16", "int8"]):
         check_encoding("fp16")
 
 
 def test_a_file_of_another_kind_is_refused() -> None:
-    with pytest.raises(TensorFileError, match="no safetensors file"):
+    with refused(TensorFileError, key="bytes", got=6):
         read_packet(b"GIF89a", FORM, "computed")

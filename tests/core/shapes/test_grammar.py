@@ -100,26 +100,26 @@ def test_sampled_scenes_obey_the_grammar() -> None:
 
 def test_drawing_is_repeatable_and_leaves_freedom() -> None:
     scene = first(1)[0]
-    picture = draw(scene, np.random.default_rng(4))
-    np.testing.assert_array_equal(picture, draw(scene, np.random.default_rng(4)))
-    assert np.abs(picture - draw(scene, np.random.default_rng(5))).max() > 0.1
+    image = draw(scene, np.random.default_rng(4))
+    np.testing.assert_array_equal(image, draw(scene, np.random.default_rng(4)))
+    assert np.abs(image - draw(scene, np.random.default_rng(5))).max() > 0.1
 
 
-def test_pictures_are_in_range() -> None:
+def test_images_are_in_range() -> None:
     rng = np.random.default_rng(0)
     for scene in first(100):
-        picture = draw(scene, rng)
-        assert picture.shape == (SIZE, SIZE, 3)
-        assert picture.dtype == np.float32
-        assert picture.min() >= 0
-        assert picture.max() <= 1
+        image = draw(scene, rng)
+        assert image.shape == (SIZE, SIZE, 3)
+        assert image.dtype == np.float32
+        assert image.min() >= 0
+        assert image.max() <= 1
 
 
 def test_an_object_has_its_color_at_its_center() -> None:
     scene = Scene((SceneObject("circle", "purple", "large"),), "on the left", "light", "striped")
-    (x, y), picture = centers(scene)[0], draw(scene, np.random.default_rng(0))
+    (x, y), image = centers(scene)[0], draw(scene, np.random.default_rng(0))
     # The light falls off across the shape: by at most 28%, here near its middle by much less.
-    np.testing.assert_allclose(picture[y, x], RGB["purple"], rtol=0.1)
+    np.testing.assert_allclose(image[y, x], RGB["purple"], rtol=0.1)
 
 
 def test_unknown_names_are_refused() -> None:

@@ -17,7 +17,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.data.conf_folder import config_folder
 
-from ..studies import STEPS, Command, Study, one_line
+from ..studies import STEPS, Command, Study, one_line, refuses
 
 FIGURE = ("png", "svg")
 TABLE = ("csv", "md", "tex")
@@ -118,10 +118,7 @@ def test_errors_without_a_config(own: Study, tmp_path: Path) -> None:
     study = own.copy(tmp_path / "outputs")
     (study.folder / "ecdiff.yaml").unlink()
     shutil.rmtree(study.folder / "errors", ignore_errors=True)  # what another test wrote
-    line = one_line(study("errors"))
-    assert line == (
-        f"error: No {study.folder / 'ecdiff.yaml'}: run tune first, or give errors.config=FILE.yaml."
-    )
+    refuses(study("errors"), key="errors.config", got=str(study.folder / "ecdiff.yaml"))
     assert not (study.folder / "errors").exists()
 
 
@@ -132,7 +129,7 @@ def test_commands_that_begin_no_study(own: Study, command: Command, name: str) -
         f"error: No study in {pair / 'defualt'}: choose from default (did you mean default?)."
     )
     elsewhere = ("pair.name=other", f"output_dir={own.outputs}")
-    assert one_line(command(name, *elsewhere)).endswith("other/default: other pairs have tiny/default.")
+    refuses(command(name, *elsewhere), key="study", got="default", line="tiny/default")
     assert {path.name for path in pair.iterdir()} == {"default", "reference"}
     assert not (own.outputs / "other").exists()
 
@@ -141,16 +138,15 @@ def test_errors_of_a_config_that_does_not_fit(own: Study, command: Command, tmp_
     config = own.config()
     path = tmp_path / "other.yaml"
     TunedConfig(config.pair, config.params, Sampling(num_inference_steps=20)).save(path)
-    line = one_line(command("errors", *named(own, f"errors.config={path}")))
-    assert f"{path} is for 20 DDIMScheduler steps, the study for 12 DDIMScheduler steps." in line
-    line = one_line(command("errors", *named(own, "errors.config=nowhere.yaml")))
-    assert "Cannot read the config nowhere.yaml" in line
+    outcome = command("errors", *named(own, f"errors.config={path}"))
+    refuses(outcome, key="errors.config", got=(20, "DDIMScheduler"), source=str(path))
+    refuses(command("errors", *named(own, "errors.config=nowhere.yaml")), key="nowhere.yaml")
 
 
 @pytest.mark.parametrize("name", ["noise", "errors"])
 def test_settings_that_are_not_the_studys(own: Study, command: Command, name: str) -> None:
-    line = one_line(command(name, *named(own, "seed=7", "sampling.guidance_scale=5")))
-    assert "These settings need new measurements (sampling.guidance_scale 3.0 -> 5.0; seed 0 -> 7)" in line
+    outcome = command(name, *named(own, "seed=7", "sampling.guidance_scale=5"))
+    refuses(outcome, key="settings", got=["sampling.guidance_scale 3.0 -> 5.0", "seed 0 -> 7"])
 
 
 SPEC = PairSpec("mine", ModelRef("a"), ModelRef("b"))

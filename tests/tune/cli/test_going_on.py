@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -9,11 +10,11 @@ from typing import NoReturn
 import pytest
 from torch import Tensor
 
-from ecdiff_tune.evaluation import evaluator, reference
+from ecdiff_tune.evaluation import evaluator, reference_runs
 from ecdiff_tune.evaluation import latency as latency_module
-from ecdiff_tune.report import pictures
+from ecdiff_tune.report import image_grid
 
-from ..studies import WRITTEN, Study, one_line, told
+from ..studies import WRITTEN, Study, refuses, told
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +24,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("generated again")
 
     monkeypatch.setattr(evaluator.Evaluator, "_generate", generated)
-    monkeypatch.setattr(reference, "_generate", generated)
+    monkeypatch.setattr(reference_runs, "_generate", generated)
     monkeypatch.setattr(latency_module, "measure", generated)
 
 
@@ -32,7 +33,7 @@ def test_the_same_command_again_generates_nothing(
 ) -> None:
     again = done.copy(tmp_path / "outputs")
     grids: list[tuple[Path, Sequence[tuple[str, Tensor]], Sequence[str]]] = []
-    monkeypatch.setattr(pictures, "samples", lambda *grid: grids.append(grid))
+    monkeypatch.setattr(image_grid, "samples", lambda *grid: grids.append(grid))
     forbid(monkeypatch)
     before, rows = again.bytes(), again.rows()
     outcome = again("tune")  # whose own search is another one than the study's
@@ -76,11 +77,10 @@ def test_stage1_and_stage2_are_tune(done: Study, tmp_path: Path) -> None:
 def test_other_settings_are_refused(done: Study, tmp_path: Path) -> None:
     again = done.copy(tmp_path / "outputs")
     before = again.bytes(*WRITTEN, "study.json", "ledger.sqlite")
-    line = one_line(again("tune", "search=joint"))
-    assert 'has other settings (search.name "greedy" -> "joint").' in line
-    line = one_line(again("tune", "objective.w1=0.5", "search.k=[1,2,3]"))
-    assert "(objective.w1 0.3 -> 0.5; search.k [1, 2] -> [1, 2, 3])" in line
-    assert "study=NAME, or resume=false" in line
+    refuses(again("tune", "search=joint"), got=['search.name "greedy" -> "joint"'])
+    got = ["objective.w1 0.3 -> 0.5", "search.k [1, 2] -> [1, 2, 3]"]
+    outcome = again("tune", "objective.w1=0.5", "search.k=[1,2,3]")
+    refuses(outcome, key=again.folder, got=got, advice=re.compile("study=NAME, or resume=false"))
     assert again.bytes(*WRITTEN, "study.json", "ledger.sqlite") == before
 
 
@@ -99,4 +99,4 @@ def test_one_process_a_study(study: Study) -> None:
     from filelock import FileLock
 
     with FileLock(study.folder / ".lock"):
-        assert "Another process works on" in one_line(study("reference"))
+        refuses(study("reference"), key=study.folder)

@@ -173,7 +173,7 @@ def test_told_by_its_number_of_listed_steps(tiny_config: TunedConfig) -> None:
     assert describe(Candidate(params, "secant"), "joint") == "3 listed steps (0-1,4) alpha=0.5 s=8 secant"
     table = tables.table5([tiny_config, TunedConfig(tiny_config.pair, params, tiny_config.sampling)])
     hybrid = TunedConfig(tiny_config.pair, ECDiffParams(3, 0, 0.3, 9), tiny_config.sampling)
-    assert tables.table5_cells(hybrid)[1:5] == ["3", "0", "–", "9"]  # its alpha changes no picture
+    assert tables.table5_cells(hybrid)[1:5] == ["3", "0", "–", "9"]  # its alpha changes no image
     assert table.splitlines()[3:] == [
         "| tiny | – | – | 0.5 | 8 | 3 | 5 | 4 | – | – | – | – |",
         "",

@@ -1,4 +1,4 @@
-"""Every pair of conf/pair/, and Stable Diffusion 3, from ``tune`` to a picture, with small models.
+"""Every pair of conf/pair/, and Stable Diffusion 3, from ``tune`` to an image, with small models.
 
 Their layouts are the real ones: BK-SDM without a mid block, SSD-1B and Vega with depths by layer, CogVideoX
 with rotary and with sine positions, a noise schedule and a latent scaling of its own each.
@@ -206,7 +206,7 @@ def test_both_models_work_and_no_trial_runs_whole_again(made: Made) -> None:
     assert made.calls[made.case.edge] >= always + stage_2["edge_calls"].max()
 
 
-def test_generate_makes_the_pictures_that_were_measured(
+def test_generate_makes_the_images_that_were_measured(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[ECDiffOutput] = []
@@ -248,7 +248,7 @@ def references(made: Made) -> list[dict[str, Tensor]]:
     return [load_file(files[key]) for key in PROMPTS.keys]
 
 
-def test_a_matched_handoff_is_advised_and_changes_the_pictures(tune: Callable[[Case], Made]) -> None:
+def test_a_matched_handoff_is_advised_and_changes_the_images(tune: Callable[[Case], Made]) -> None:
     plain, matched = (tune(case) for case in CASES if case.models == "tiny_videos")
     note = "note: cloud and edge differ in latent scaling 0.7 | 1.15258"
     assert note in plain.outcome.out

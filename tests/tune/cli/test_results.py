@@ -19,7 +19,7 @@ from ecdiff_core.__main__ import main as ecdiff
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.report import page
@@ -31,6 +31,7 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError
 
 from ...hooking import load
+from ...refusals import refused
 from ..studies import ROUNDED, STEPS, WRITTEN, Outcome, Study, best_row, one_line
 
 COLUMNS = [
@@ -64,9 +65,9 @@ def test_tune_writes_everything(tuned: tuple[Study, Outcome]) -> None:
     assert {*WRITTEN, "samples.png", "study.json", "latency.json", "ledger.sqlite"} <= names
     assert {"noise_profile.csv", "noise_profile.png"} <= names
     assert not list(done.outputs.rglob("*.part"))
-    with Image.open(done.folder / "samples.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 300
+    with Image.open(done.folder / "samples.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
 
 
 def test_trials_has_the_promised_columns(done: Study) -> None:
@@ -191,10 +192,10 @@ def test_the_hook_knows_what_was_tuned(done: Study) -> None:
     cloud, edge = load(Path(config.pair.cloud.id)), load(Path(config.pair.edge.id))
     assert apply_ecdiff(cloud, done.folder / files.CONFIG, edge=edge) is cloud
     remove_ecdiff(cloud)
-    with pytest.raises(PairError, match="cloud and edge are swapped"):
+    with refused(PairError, key="cloud", got=config.pair.edge.id, expected=config.pair.cloud.id):
         apply_ecdiff(edge, config, edge=cloud.unet)
     cloud.scheduler = DDIMScheduler.from_config(cloud.scheduler.config, timestep_spacing="trailing")
-    with pytest.raises(ParamsError, match="timestep_spacing is 'trailing', tuned with 'leading'"):
+    with refused(ParamsError, key="scheduler_config", got={"timestep_spacing": "trailing"}):
         apply_ecdiff(cloud, config, edge=edge)
 
 
@@ -278,7 +279,7 @@ def test_a_page_that_cannot_be_written_keeps_nothing_back(
     tuned: tuple[Study, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise StudyError("no page")
+        raise StudyError("no page", key="report")
 
     study = tuned[0].copy(tmp_path / "outputs")
     monkeypatch.setattr(page, "write", fail)
@@ -326,8 +327,8 @@ def test_the_command_that_is_printed_works(
     arguments = shlex.split(last.removeprefix("next: python -m ecdiff_core "))
     assert ecdiff([*arguments, "--out", str(tmp_path / "new"), "--device", "cpu"]) == 0
     (written,) = (tmp_path / "new").glob("*.png")
-    with Image.open(written) as picture:
-        assert picture.size == (32, 32)
-        schedule = picture.text["ecdiff:plan"]  # type: ignore[attr-defined]
+    with Image.open(written) as image:
+        assert image.size == (32, 32)
+        schedule = image.text["ecdiff:plan"]  # type: ignore[attr-defined]
     assert schedule == done.config().plan().schedule
     assert f"{STEPS} steps = " in capsys.readouterr().out.splitlines()[-1]

@@ -10,6 +10,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,14 +22,14 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import Alpha, NoiseState
 from ecdiff_tune.evaluation import latency as latency_module
-from ecdiff_tune.evaluation import reference
+from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.machine_conditions import Conditions
-from ecdiff_tune.report import pictures
+from ecdiff_tune.report import image_grid
 from ecdiff_tune.study import open_study
 from ecdiff_tune.study.spec import StudySpec
 
-from ..studies import ROUNDED, STEPS, Study, best_row, one_line
+from ..studies import ROUNDED, STEPS, Study, best_row, refuses
 
 
 @pytest.mark.usefixtures("unshown")
@@ -162,23 +163,22 @@ def test_the_latency_profile_of_another_machine(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (None, "Cannot read the latency profile .*No such file"),
-        ("{}", "is damaged"),
-        (1, r"is of another pair or size: its handoff carries 1 values, this study's 2,"),
-    ],
+    ("content", "about"),
+    [(None, {"line": "No such file"}), ("{}", {"got": None}), (1, {"got": 1, "expected": re.compile("^2")})],
 )
 def test_a_latency_profile_that_cannot_be_used(
-    own_latency: Study, latency: LatencyProfile, tmp_path: Path, content: str | int | None, told: str
+    own_latency: Study,
+    latency: LatencyProfile,
+    tmp_path: Path,
+    content: str | int | None,
+    about: dict[str, Any],
 ) -> None:
     file = tmp_path / "other.json"
     if isinstance(content, str):
         file.write_text(content)
     elif content is not None:
         replace(latency, payload_values=content).save(file)
-    line = one_line(own_latency("reference", f"latency={file}"))
-    assert re.search(told, line), line
+    refuses(own_latency("reference", f"latency={file}"), key=file, **about)
 
 
 @pytest.mark.usefixtures("unshown")
@@ -202,15 +202,15 @@ def test_a_config_that_is_not_finite_loses(study: Study, monkeypatch: pytest.Mon
     assert "infeasible: latents not finite" in outcome.out
 
 
-def test_a_prompt_without_a_picture_is_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    fault, seen = reference._fault, itertools.count()
+def test_a_prompt_without_an_image_is_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, seen = reference_runs._fault, itertools.count()
 
-    def of_the_fourth_prompt(latents: Tensor, picture: Tensor) -> int:
-        """Each prompt has two pictures, the cloud's first; the held-out ones come last."""
-        return 2 if next(seen) in (6, 20) else fault(latents, picture)
+    def of_the_fourth_prompt(latents: Tensor, image: Tensor) -> int:
+        """Each prompt has two images, the cloud's first; the held-out ones come last."""
+        return 2 if next(seen) in (6, 20) else fault(latents, image)
 
-    monkeypatch.setattr(reference, "_fault", of_the_fourth_prompt)
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+    monkeypatch.setattr(reference_runs, "_fault", of_the_fourth_prompt)
+    monkeypatch.setattr(image_grid, "samples", lambda *_: None)
     small = ("search.k=[1]", "search.alpha=[0.3]", "search.s=[2]", "params.p=2", "calibration.num_prompts=10")
     outcome = study("tune", "search=greedy", *small, "sampling.num_inference_steps=4")
     assert outcome.status == 0, outcome

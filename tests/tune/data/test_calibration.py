@@ -82,10 +82,8 @@ def test_a_file_is_sampled_without_repetition(tmp_path: Path) -> None:
 
 def test_too_few_prompts(tmp_path: Path) -> None:
     file = written(tmp_path / "fruit.txt", "\n".join([*FRUIT, *FRUIT]))
-    with pytest.raises(
-        CalibrationError,
-        match=r"at least 8 distinct .*\(5 to tune on, 3 held out\), got 7 \(7 lines left out: 7 repeated",
-    ):
+    expected = "to hold at least 8 distinct prompts"
+    with refused(CalibrationError, key="calibration.file", expected=expected, line="got 7 .7 lines left out"):
         made(5, 3, file=file)
 
 
@@ -158,23 +156,22 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
 def test_an_empty_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(PromptFileError, match=name) as caught:
+    with refused(PromptFileError, line=name):
         read_prompts(written(tmp_path / name, ""))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.txt", "\n  \n\t\n"), ("a.csv", "id,prompt\n1,\n2,  \n")])
 def test_a_file_of_blanks(tmp_path: Path, name: str, text: str) -> None:
-    with pytest.raises(PromptFileError, match="holds no prompt"):
+    with refused(PromptFileError, key=tmp_path / name, got=0):
         read_prompts(written(tmp_path / name, text))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
 def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
-    with pytest.raises(PromptFileError, match=f"Cannot read the prompts file .*{name}: No such file"):
+    with refused(PromptFileError, key=tmp_path / name, line="No such file"):
         read_prompts(tmp_path / name)
     (tmp_path / name).mkdir()
-    with pytest.raises(PromptFileError, match="Is a directory"):
+    with refused(PromptFileError, key=tmp_path / name, line="Is a directory"):
         read_prompts(tmp_path / name)
 
 
@@ -189,16 +186,15 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
 )
 def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(PromptFileError, match=f"Cannot read the prompts file .*{name}: ") as caught:
+    with refused(PromptFileError, key=tmp_path / name):
         read_prompts(tmp_path / name)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("line", ["not json", "[1]", '"a dog"', '{"prompt": '])
 def test_a_damaged_line_of_jsonl_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "b.jsonl"
     path.write_text('{"prompt": "a cat"}\n\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(PromptFileError, match=r"Expected a JSON object .* in line 3 of .*b\.jsonl"):
+    with refused(PromptFileError, key=path, got=3, expected="a JSON object"):
         read_prompts(path)
 
 
@@ -210,21 +206,24 @@ def test_csv_by_its_delimiter(tmp_path: Path, delimiter: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
+    ("text", "line", "fields", "expected"),
     [
-        ("prompt\na cat, sitting\na dog, running\n", "line 2 has 2 fields, the first line 1"),
-        ('id,prompt\n1,"a cat,\nsitting"\n2,a cat, sitting\n', "line 4 has 3 fields, the first line 2"),
-        ("prompt,seed\na cat,1,\na dog,2,\n", "line 2 has 3 fields, the first line 2"),
+        ("prompt\na cat, sitting\na dog, running\n", 2, 2, "1"),
+        ('id,prompt\n1,"a cat,\nsitting"\n2,a cat, sitting\n', 4, 3, "2"),
+        ("prompt,seed\na cat,1,\na dog,2,\n", 2, 3, "2"),
     ],
 )
-def test_a_comma_without_quotes_is_named(tmp_path: Path, text: str, line: str) -> None:
+def test_a_comma_without_quotes_is_named(
+    tmp_path: Path, text: str, line: int, fields: int, expected: str
+) -> None:
     """The first field is no index, and no part of a prompt is dropped."""
-    with pytest.raises(PromptFileError, match=f"{line}. Put a prompt that holds ',' in double quotes"):
-        read_rows(written(tmp_path / "a.csv", text))
+    path = written(tmp_path / "a.csv", text)
+    with refused(PromptFileError, key=path, got={"line": line, "fields": fields}, expected=expected):
+        read_rows(path)
 
 
 def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
-    with pytest.raises(PromptFileError, match="a double quote is never closed"):
+    with refused(PromptFileError, key=tmp_path / "a.csv", line="quote"):
         read_rows(written(tmp_path / "a.csv", 'prompt\n"a cat\na dog\n'))
     assert read_rows(written(tmp_path / "b.csv", 'prompt\na "big" cat\n"12"" tall"')).prompts == [
         'a "big" cat',
@@ -259,7 +258,8 @@ def test_rows_that_are_left_out_are_counted_and_named(tmp_path: Path) -> None:
     said: list[str] = []
     calibration.load(PromptSource(1, 1, str(text)), said.append)
     assert said == [f"{text}: 1 line left out: 1 repeated (4)"]
-    with pytest.raises(CalibrationError, match=r"got 2 \(1 line left out: 1 repeated \(4\)\)\. Lower"):
+    expected = "to hold at least 3 distinct prompts"
+    with refused(CalibrationError, expected=expected, line=r"2 \(1 line left out: 1 repeated \(4\)\)"):
         made(2, 1, file=text)
 
 
@@ -288,19 +288,19 @@ def test_captions_of_images_as_coco_has_them(tmp_path: Path) -> None:
     assert read_prompts(path) == ["a dog runs", "two cats"]
     for wrong in ([{"image_id": 1, "bbox": [0, 0, 1, 1]}], []):
         path = written(tmp_path / "instances_val2014.json", json.dumps({"images": [], "annotations": wrong}))
-        with pytest.raises(PromptFileError, match=r"instances_val2014\.json have no captions: .*captions_"):
+        with refused(PromptFileError, key=path, expected=["caption"]):
             read_prompts(path)
 
 
 @pytest.mark.parametrize("text", ["[[1]]", '{"a": 1}', "3", '{"annotations": 1}'])
 def test_other_json(tmp_path: Path, text: str) -> None:
-    with pytest.raises(PromptFileError, match=r"Expected a JSON list such as .*a\.json"):
+    with refused(PromptFileError, key=tmp_path / "a.json", expected="a JSON list"):
         read_prompts(written(tmp_path / "a.json", text))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
 def test_damaged_json(tmp_path: Path, text: str) -> None:
-    with pytest.raises(PromptFileError, match=r"Cannot read the prompts file .*a\.json: it is not JSON\."):
+    with refused(PromptFileError, key=tmp_path / "a.json", line="not JSON"):
         read_prompts(written(tmp_path / "a.json", text))
 
 
@@ -320,14 +320,14 @@ def test_cells_of_other_kinds_are_no_text(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_parquet_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ecdiff_tune.data.prompt_tables.find_spec", lambda _: object())
-    with pytest.raises(PromptFileError, match=r"no\.parquet: No such file or directory\.$"):
+    with refused(PromptFileError, key=tmp_path / "no.parquet", line="No such file or directory"):
         read_prompts(tmp_path / "no.parquet")
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ecdiff_tune.data.prompt_tables.find_spec", lambda _: None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(PromptFileError, match=r"Parquet files need pyarrow: pip install 'ecdiff\[parquet\]'"):
+    with refused(PromptFileError, key=tmp_path / "a.parquet", expected=["pyarrow"]):
         read_prompts(tmp_path / "a.parquet")
 
 
@@ -387,7 +387,7 @@ def test_keys_depend_on_nothing_but_prompt_and_seed() -> None:
 @pytest.mark.parametrize("column", [None, "prompt"])
 def test_two_columns_of_one_name(tmp_path: Path, column: str | None) -> None:
     path = written(tmp_path / "a.csv", "prompt,id,prompt,id\na cat,1,a dog,2\n")
-    with pytest.raises(PromptFileError, match=r"has two columns 'prompt': rename one"):
+    with refused(PromptFileError, key="calibration.column"):
         read_rows(path, column)
     other = written(tmp_path / "b.csv", "prompt,id,id\na cat,1,2\n")
     assert read_rows(other).prompts == ["a cat"]  # the others do not matter

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.models.memory import Batches
-from ecdiff_core.pipeline import ECDiffPipeline, Prepared
+from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import advance
+from ecdiff_core.tuned_pair import Prepared
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation import baseline_trajectory, reference
+from ecdiff_tune.evaluation import baseline_trajectory, reference_runs
 from ecdiff_tune.evaluation.edge_pass import EdgePass
-from ecdiff_tune.evaluation.reference import DamagedReferenceError
+from ecdiff_tune.evaluation.reference_files import DamagedReferenceError
 
+from ...refusals import refused
 from ..conftest import Calls
 from ..studies import STEPS, Study
 
@@ -32,7 +34,7 @@ def make(edge_pass: EdgePass, batch_size: int = 2) -> tuple[Passes, list[int]]:
 
 def with_reference(edge_pass: EdgePass, batch_size: int = 2) -> None:
     batches, pipe, folder = Batches(batch_size), edge_pass.pipe, edge_pass.folder
-    reference.make(
+    reference_runs.make(
         pipe, edge_pass.prompts, folder, batches=batches, on_prompts=lambda _: None, callback=edge_pass
     )
 
@@ -151,8 +153,9 @@ def test_another_adapter_has_its_own_files(
 
 def test_a_damaged_file_is_named(pipe: ECDiffPipeline, prompts: CalibrationSet, tmp_path: Path) -> None:
     edge_pass = EdgePass(pipe, prompts, tmp_path, first=1)
-    (tmp_path / f"{prompts.keys[0]}.along-identity.safetensors").write_bytes(b"no")
-    with pytest.raises(DamagedReferenceError, match=r"along-identity.* Delete it; it is made again"):
+    path = tmp_path / f"{prompts.keys[0]}.along-identity.safetensors"
+    path.write_bytes(b"no")
+    with refused(DamagedReferenceError, key=path):
         make(edge_pass)
 
 

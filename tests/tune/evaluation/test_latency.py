@@ -11,7 +11,8 @@ import pytest
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.link import Link
@@ -138,7 +139,7 @@ def test_every_operation_is_called_as_often(pipe: ECDiffPipeline, monkeypatch: p
     for hook in hooks:
         hook.remove()
     assert counts == {"cloud": 3, "edge": 3}
-    assert set(batches) == {2}  # one picture, with and without its prompt
+    assert set(batches) == {2}  # one image, with and without its prompt
 
 
 def test_the_link_carries_latents_and_embeddings(

@@ -97,7 +97,7 @@ def test_memory_that_runs_out_on_one_rank_is_told_by_rank_0() -> None:
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_that_is_caught_ends_all_the_same(failing: int) -> None:
     def work(rows: Sequence[int]) -> int:
-        raise ECDiffError("does not fit")
+        raise ECDiffError("does not fit", key="pair")
 
     def caught(ranks: Ranks) -> str:
         batches = DividedBatches(ranks, 1, print)
@@ -138,7 +138,7 @@ def test_all_ranks_measure_what_the_search_of_rank_0_asks_for() -> None:
         def predict(candidates: Sequence[Candidate]) -> list[float]:
             predicted.append(candidates)
             if THIRD in candidates:
-                raise ECDiffError("nothing can be predicted")
+                raise ECDiffError("nothing can be predicted", key="scheduler")
             return [0.1, 0.2]
 
         def rounds(predict: Predict) -> Rounds[Candidate | None]:

@@ -1,4 +1,4 @@
-"""Small pictures of trials."""
+"""Small images of trials."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_only_what_was_measured_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 2 * LARGEST, LARGEST), (5, 3, 2 * LARGEST, LARGEST)])
-def test_large_pictures_and_videos_become_small(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_large_images_and_videos_become_small(tmp_path: Path, shape: tuple[int, ...]) -> None:
     kept = Thumbnails(tmp_path)
-    pictures = torch.full((1, *shape), float("nan"))
-    kept.keep(KEY, [0], pictures)
-    path = kept.sheet(KEY, [pictures[0]])
+    images = torch.full((1, *shape), float("nan"))
+    kept.keep(KEY, [0], images)
+    path = kept.sheet(KEY, [images[0]])
     assert path is not None
     with Image.open(path) as sheet:
         assert sheet.size == (LARGEST // 2, 2 * LARGEST + GAP)

@@ -1,4 +1,4 @@
-"""``ablate``: parts of the method taken out or exchanged, each against the right cloud pictures."""
+"""``ablate``: parts of the method taken out or exchanged, each against the right cloud images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.cli.ablate import ablations, correcting_twice
 from ecdiff_tune.data import calibration
 from ecdiff_tune.experiments.method_runs import obstacle
@@ -58,7 +58,7 @@ def test_another_scheduler_is_held_against_its_own_cloud_run(
     pipe = ECDiffPipeline.from_config(config, device="cpu")
     source = RecordedStudy(Path(), None).spec.prompts  # type: ignore[arg-type]
     _, heldout = calibration.load(replace(source, count=3))
-    pictures = {
+    images = {
         mode: torch.stack(
             [
                 pipe.pair.family.decode(
@@ -70,8 +70,8 @@ def test_another_scheduler_is_held_against_its_own_cloud_run(
         for mode in ("cloud", "ecdiff")
     }
     found = table(ablated).loc[name]
-    assert found["ssim"] == pytest.approx(ssim(pictures["ecdiff"], pictures["cloud"]).mean().item(), abs=1e-4)
-    assert found["psnr"] == pytest.approx(psnr(pictures["ecdiff"], pictures["cloud"]).mean().item(), abs=0.05)
+    assert found["ssim"] == pytest.approx(ssim(images["ecdiff"], images["cloud"]).mean().item(), abs=1e-4)
+    assert found["psnr"] == pytest.approx(psnr(images["ecdiff"], images["cloud"]).mean().item(), abs=0.05)
 
 
 def test_a_second_time_nothing_is_generated(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import advance, start
 from ecdiff_core.sampling.timesteps import scale_model_input
 from ecdiff_tune.experiments.bounds import Check, Coefficients, checks

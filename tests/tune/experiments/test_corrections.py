@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.experiments.corrections import Window, corrections, windows
 
 STEPS = 12

@@ -88,7 +88,7 @@ def test_equal_cost(latency: LatencyProfile) -> None:
     assert (steps.scheduler, steps.num_inference_steps) == ("DPMSolverMultistepScheduler", 20)
 
 
-def test_what_makes_equal_pictures_is_left_out(latency: LatencyProfile) -> None:
+def test_what_makes_equal_images_is_left_out(latency: LatencyProfile) -> None:
     known = papers_pair(latency)
     known = replace(known, tuned=replace(known.tuned, params=ECDiffParams(7, 2, 0.3, 34)))
     found, left_out = distinct(made(known, ["tuned", "paper", "reuse"])[0], known.sampling)
@@ -101,7 +101,7 @@ def two(latency: LatencyProfile) -> list[Method]:
     return [found["cloud"], found["tuned"], found["reuse"]]
 
 
-def test_prompts_without_a_finite_picture_are_counted(latency: LatencyProfile) -> None:
+def test_prompts_without_a_finite_image_are_counted(latency: LatencyProfile) -> None:
     good, none = Measurement(0.5, 20.0, 1.0), Measurement(None, None, 1.0)
     equal = Measurement(1.0, float("inf"), 1.0)
     table = summary.quality_table(
@@ -181,6 +181,6 @@ def test_a_figure_has_a_point_a_method() -> None:
     cloud, interval = axis.lines
     assert list(cloud.get_xdata()) == [2.0, 2.0]
     assert interval.get_xydata().tolist() == [[1.0, 0.8], [1.0, 0.95]]
-    assert axis.get_xlabel() == "seconds a video"
+    assert axis.get_xlabel() == "seconds per video"
     assert axis.get_ylabel() == "quality (mean SSIM to the cloud's video)"
-    assert tables.table6(table, "video").caption.startswith("Seconds a video by")
+    assert tables.table6(table, "video").caption.startswith("Seconds per video by")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
-from ecdiff_core.sampling.plan import Handoff, plan
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_core.sampling.sampler import Denoiser, advance, start
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import (
@@ -24,6 +25,8 @@ from ecdiff_tune.forecast.error_growth import (
     scheduler_response,
     tail,
 )
+
+from ...refusals import refused
 
 STEPS, ELEMENTS = 16, 40
 CURVE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -168,9 +171,8 @@ def test_weights_of_ddim() -> None:
 
 @pytest.mark.parametrize("setting", ["clip_sample", "thresholding"])
 def test_a_scheduler_that_clips_is_refused(setting: str) -> None:
-    with pytest.raises(UnpredictableError, match=f"DDIMScheduler with {setting} is not linear") as caught:
+    with refused(UnpredictableError, key=setting, got="DDIMScheduler"):
         scheduler_response(ready(ddim(**{setting: True})), STEPS)
-    assert "\n" not in str(caught.value)
 
 
 # By hand: steps C C A C A C E, with alpha after the first correction.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import reaction, scheduler_response
 from ecdiff_tune.forecast.placement import Forecast

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecdiff_core.sampling.plan import Plan, plan
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.forecast.error_growth import reaction, scheduler_response
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.predictor import Directions

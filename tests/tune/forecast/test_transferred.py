@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEuler
 from ecdiff_core.config import PairSpec, Sampling, TunedConfig
 from ecdiff_core.models.pair_spec import ModelRef
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import plan
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.transferred import log_snr, transferred
 

@@ -177,3 +177,18 @@ def test_a_dial_that_hits_the_ends_of_its_range() -> None:
     assert found.beyond is None
     (line,) = verdict.notes(MethodChoice("tome"), found.best)
     assert line.endswith("no call was skipped; the method makes the calls themselves cheaper")
+
+
+def test_a_place_that_is_known_exactly_is_named_once() -> None:
+    world = World([0.05, 0.12345678, 0.3], [0.01, 0.4, 0.1], [1.0, 1.0])
+    found = search(THRESHOLD, 0.05, world.measure, 2, Floor(0.9, 0.8))
+    line = verdict.limit(MethodChoice("first_block_cache"), found)
+    assert line == "cliff at threshold 0.1235: mean SSIM 0.9900 to 0.5900"
+
+
+def test_an_image_of_another_batch_is_not_something_that_the_setting_does() -> None:
+    off = Result(1, (Seen(0.99999, 1.0, 20, 0, "x", 1, 1),), True)
+    (line,) = verdict.notes(MethodChoice("taylorseer", {"cache_interval": 1}), off)
+    assert line == "cache_interval=1: no step was skipped: this setting does nothing"
+    (line,) = verdict.notes(MethodChoice("tome"), off)
+    assert line == "ratio=1: no step was skipped: this setting does nothing"

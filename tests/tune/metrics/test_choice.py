@@ -1,4 +1,4 @@
-"""The chosen metrics of a set of pictures, and what is told where one cannot be had."""
+"""The chosen metrics of a set of images, and what is told where one cannot be had."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from ecdiff_tune.metrics.lpips import LPIPS, NETS
 from ecdiff_tune.metrics.spec import METRICS, MetricChoice
 from ecdiff_tune.report.comparison import better
 
+from ...refusals import refused
 from .. import small_clip
-from .test_lpips import pictures, saved
+from .test_lpips import images, saved
 
 PROMPTS = ["a red circle", "two blue stars"]
 
@@ -29,7 +30,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> MetricChoice:
 
 @pytest.mark.parametrize("frames", [None, 2])
 def test_all_metrics(chosen: MetricChoice, frames: int | None) -> None:
-    one, cloud = pictures(4, 0), pictures(4, 1)
+    one, cloud = images(4, 0), images(4, 1)
     prompts = PROMPTS * 2
     if frames:
         one, cloud, prompts = one.unflatten(0, (2, frames)), cloud.unflatten(0, (2, frames)), PROMPTS
@@ -48,7 +49,7 @@ def test_a_network_is_loaded_once(chosen: MetricChoice) -> None:
     metrics = load_metrics(chosen)
     Path(chosen.lpips_weights or "").rename(f"{chosen.lpips_weights}.away")
     try:
-        again = [measure(metrics, pictures(2, 0), pictures(2, 1), PROMPTS) for _ in range(2)]
+        again = [measure(metrics, images(2, 0), images(2, 1), PROMPTS) for _ in range(2)]
     finally:
         Path(f"{chosen.lpips_weights}.away").rename(chosen.lpips_weights or "")
     assert again[0] == again[1]
@@ -60,24 +61,24 @@ def test_the_order_is_the_users_and_only_those_are_measured() -> None:
         ("psnr", "PSNR, dB"),
         ("ssim", "SSIM"),
     ]
-    assert list(measure(metrics, pictures(2, 0), pictures(2, 1), PROMPTS)) == ["psnr", "ssim"]
+    assert list(measure(metrics, images(2, 0), images(2, 1), PROMPTS)) == ["psnr", "ssim"]
 
 
 def test_less_lpips_is_better() -> None:
     assert {name: better(name) for name in METRICS} == {"ssim": 1, "psnr": 1, "lpips": -1, "clip": 1}
 
 
-def test_pictures_that_are_not_finite_have_no_value(chosen: MetricChoice) -> None:
-    broken = pictures(2, 0)
+def test_images_that_are_not_finite_have_no_value(chosen: MetricChoice) -> None:
+    broken = images(2, 0)
     broken[1, 0, 0, 0] = torch.nan
-    found = measure(load_metrics(chosen), broken, pictures(2, 1), PROMPTS)
+    found = measure(load_metrics(chosen), broken, images(2, 1), PROMPTS)
     for values in found.values():
         assert values[0] is not None
         assert values[1] is None
 
 
 def test_missing_weights_are_told_before_anything_is_measured(tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match="there is no file"):
+    with refused(MetricError, key="metrics.lpips_weights", got=str(tmp_path / "none.pth")):
         load_metrics(MetricChoice(["ssim", "lpips"], lpips_weights=str(tmp_path / "none.pth")))
-    with pytest.raises(MetricError, match=r"found no config\.json"):
+    with refused(MetricError, key="metrics.clip", expected=["config.json"]):
         load_metrics(MetricChoice(["clip"], clip=str(tmp_path)))

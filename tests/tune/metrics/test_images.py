@@ -12,25 +12,25 @@ from torch import Tensor
 
 from ecdiff_tune.metrics.images import psnr, ssim
 
-Pictures = NDArray[np.float32]
+Images = NDArray[np.float32]
 
 
-def smooth(count: int, height: int, width: int, seed: int) -> Pictures:
-    """Random smooth RGB pictures that use the whole of 0 … 1, shape (count, height, width, 3)."""
+def smooth(count: int, height: int, width: int, seed: int) -> Images:
+    """Random smooth RGB images that use the whole of 0 … 1, shape (count, height, width, 3)."""
     noise = np.random.default_rng(seed).random((count, height, width, 3))
     blurred = gaussian_filter(noise, sigma=(0, 3, 3, 0))
     low, high = blurred.min(axis=(1, 2, 3), keepdims=True), blurred.max(axis=(1, 2, 3), keepdims=True)
     return ((blurred - low) / (high - low)).astype(np.float32)
 
 
-def tensor(pictures: Pictures) -> Tensor:
-    return torch.from_numpy(pictures).movedim(-1, 1)
+def tensor(images: Images) -> Tensor:
+    return torch.from_numpy(images).movedim(-1, 1)
 
 
-def skimage_ssim(one: Pictures, other: Pictures) -> float:
+def skimage_ssim(one: Images, other: Images) -> float:
     """scikit-image's SSIM with the settings of Wang et al. 2004, over the same windows as torchmetrics.
 
-    torchmetrics mirrors five pixels round a picture, so that its map has a value a pixel; scikit-image drops
+    torchmetrics mirrors five pixels round an image, so that its map has a value a pixel; scikit-image drops
     the five pixels a side whose windows stick out. Mirrored beforehand, both average the same windows.
     """
     edge = ((5, 5), (5, 5), (0, 0))
@@ -64,10 +64,10 @@ def test_psnr_is_scikit_images(amount: float) -> None:
     np.testing.assert_allclose(psnr(tensor(one), tensor(other)).numpy(), expected, atol=1e-3)
 
 
-def test_equal_pictures() -> None:
-    pictures = tensor(smooth(3, 32, 32, seed=0))
-    np.testing.assert_allclose(ssim(pictures, pictures).numpy(), 1.0, atol=1e-6)
-    assert psnr(pictures, pictures).tolist() == [float("inf")] * 3
+def test_equal_images() -> None:
+    images = tensor(smooth(3, 32, 32, seed=0))
+    np.testing.assert_allclose(ssim(images, images).numpy(), 1.0, atol=1e-6)
+    assert psnr(images, images).tolist() == [float("inf")] * 3
 
 
 def test_psnr_by_hand() -> None:
@@ -76,7 +76,7 @@ def test_psnr_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [(0.5, 0.5), (0.2, 0.6), (0.0, 1.0)])
-def test_ssim_of_flat_pictures_by_hand(one: float, other: float) -> None:
+def test_ssim_of_flat_images_by_hand(one: float, other: float) -> None:
     # Without variance eq. 32 is its first factor, C1 = 0.01². In float32 a variance of 0 is off by some 1e-7,
     # which C2 = 0.03² below it makes 1e-4.
     expected = (2 * one * other + 1e-4) / (one**2 + other**2 + 1e-4)
@@ -84,7 +84,7 @@ def test_ssim_of_flat_pictures_by_hand(one: float, other: float) -> None:
     assert ssim(black + one, black + other).item() == pytest.approx(expected, abs=2e-4)
 
 
-def test_pictures_of_a_batch_are_measured_apart() -> None:
+def test_images_of_a_batch_are_measured_apart() -> None:
     # torchmetrics' own PSNR pools the batch, and its SSIM may take the range from the data.
     one, other = tensor(smooth(3, 32, 32, seed=0)), tensor(smooth(3, 32, 32, seed=1))
     one[1] *= 0.1
@@ -94,7 +94,7 @@ def test_pictures_of_a_batch_are_measured_apart() -> None:
         torch.testing.assert_close(metric(one, other), alone, atol=1e-5, rtol=1e-5)
 
 
-def test_the_range_is_not_taken_from_the_pictures() -> None:
+def test_the_range_is_not_taken_from_the_images() -> None:
     dim, other = tensor(smooth(1, 32, 32, seed=0)) * 0.1, tensor(smooth(1, 32, 32, seed=1)) * 0.1
     expected = skimage_ssim(dim[0].movedim(0, -1).numpy(), other[0].movedim(0, -1).numpy())
     assert ssim(dim, other).item() == pytest.approx(expected, abs=1e-5)

@@ -97,7 +97,7 @@ def test_tied_configs_the_cheapest_first(latency: LatencyProfile) -> None:
     assert found[0]["objective"] == pytest.approx(winner.value, abs=ROUNDED)
     (line,) = tied_line(found, winner.seconds)
     assert line == (
-        "tied with the winner: p=3 k=2 alpha=0.3 s=12 (the cheapest, 0.13 s a picture), p=3 k=2 alpha=0.3 s=6"
+        "tied with the winner: p=3 k=2 alpha=0.3 s=12 (the cheapest, 0.13 s an image), p=3 k=2 alpha=0.3 s=6"
     )
     (line,) = tied_line(found, 0.1)
     assert line.startswith("tied with the winner, which is the cheapest: p=3 k=2 alpha=0.3 s=12, p=3")
@@ -118,7 +118,7 @@ def test_held_out_prompts_below_the_interval(held: float | None, told: bool) -> 
     pair = PairSpec("mine", ModelRef("a"), ModelRef("b"))
     lines = result_lines(TunedConfig(pair, ECDiffParams(7, 2, 0.3, 34), Sampling(), score), 100, 2.5)
     assert "quality 0.9000 (95% 0.8900 … 0.9100) on 100 prompts, 0.9000 on 7 held-out ones" in lines
-    assert lines[-1].endswith("0.50 s a picture (cloud only 2.50 s)")
+    assert lines[-1].endswith("0.50 s an image (cloud only 2.50 s)")
     notes = [line for line in lines if line.startswith("note: ")]
     assert bool(notes) is told
     if told:

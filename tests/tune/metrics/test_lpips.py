@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from torchmetrics.functional.image import lpips as torchmetrics_lpips
 
 from ecdiff_tune.metrics.images import MetricError
 from ecdiff_tune.metrics.lpips import LPIPS, NETS
+
+from ...refusals import refused
 
 
 @pytest.fixture(scope="module", params=sorted(NETS))
@@ -45,7 +48,7 @@ def saved(path: Path, layers: nn.Sequential) -> Path:
     return path
 
 
-def pictures(count: int, seed: int, side: int = 48) -> Tensor:
+def images(count: int, seed: int, side: int = 48) -> Tensor:
     return torch.rand(count, 3, side, side + 16, generator=torch.Generator().manual_seed(seed))
 
 
@@ -58,7 +61,7 @@ def theirs(net: str, features: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -
 def test_it_is_torchmetrics(
     net: str, layers: nn.Sequential, distance: LPIPS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, noise = pictures(3, 0), pictures(3, 1)
+    one, noise = images(3, 0), images(3, 1)
     amounts = torch.tensor([0.01, 0.1, 1.0])[:, None, None, None]
     other = (1 - amounts) * one + amounts * noise
     expected = theirs(net, layers, monkeypatch)(one, other, normalize=True).flatten()
@@ -74,18 +77,18 @@ def test_the_networks_are_torchvisions(net: str, layers: nn.Sequential) -> None:
     makers: dict[str, Callable[..., Any]] = {"alex": models.alexnet, "vgg": models.vgg16}
     features = makers[net](weights=None).features.eval()
     features.load_state_dict(layers.state_dict())
-    one = pictures(1, 0)
+    one = images(1, 0)
     ends = NETS[net].ends[-1]
     torch.testing.assert_close(features[:ends](one), layers(one))
 
 
-def test_equal_pictures_have_no_distance(distance: LPIPS) -> None:
-    one = pictures(2, 0)
+def test_equal_images_have_no_distance(distance: LPIPS) -> None:
+    one = images(2, 0)
     assert distance(one, one).tolist() == [0.0, 0.0]
 
 
 def test_it_grows_with_the_noise_and_is_symmetric(distance: LPIPS) -> None:
-    one, noise = pictures(1, 0), pictures(1, 1)
+    one, noise = images(1, 0), images(1, 1)
     found = [distance(one, (1 - amount) * one + amount * noise).item() for amount in (0.05, 0.2, 0.5, 1.0)]
     assert found == sorted(found)
     assert found[-1] > 4 * found[0] > 0
@@ -93,21 +96,21 @@ def test_it_grows_with_the_noise_and_is_symmetric(distance: LPIPS) -> None:
 
 
 def test_a_videos_is_the_mean_of_its_frames(distance: LPIPS) -> None:
-    one, other = pictures(4, 0).unflatten(0, (2, 2)), pictures(4, 1).unflatten(0, (2, 2))
+    one, other = images(4, 0).unflatten(0, (2, 2)), images(4, 1).unflatten(0, (2, 2))
     frames = distance(one.flatten(0, 1), other.flatten(0, 1))
     torch.testing.assert_close(distance(one, other), frames.unflatten(0, (2, 2)).mean(dim=1))
     assert frames.std() > 0
 
 
 def test_half_precision_is_measured_in_single(distance: LPIPS) -> None:
-    one, other = pictures(1, 0).half(), pictures(1, 1).half()
+    one, other = images(1, 0).half(), images(1, 1).half()
     torch.testing.assert_close(distance(one, other), distance(one.float(), other.float()))
 
 
-def test_the_smallest_pictures(distance: LPIPS) -> None:
+def test_the_smallest_images(distance: LPIPS) -> None:
     small = torch.rand(1, 3, 32, 32)
     assert torch.isfinite(distance(small, 1 - small)).all()
-    with pytest.raises(MetricError, match=r"at least 32 pixels a side, got 32x31\. Leave lpips out"):
+    with refused(MetricError, key="metrics.names", got=(32, 31), expected=">= 32"):
         distance(small[..., :31, :], small[..., :31, :])
 
 
@@ -119,35 +122,34 @@ def test_other_shapes_are_refused(distance: LPIPS) -> None:
 def test_the_cache_is_torchs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     cached = tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
-    with pytest.raises(MetricError) as caught:
+    url = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+    advice = re.compile(re.escape(f"`curl --create-dirs -o {cached} {url}`"))
+    with refused(MetricError, key="metrics.lpips_weights", got=str(cached), advice=advice):
         LPIPS("alex")
-    assert str(caught.value) == (
-        f"LPIPS needs torchvision's weights of AlexNet, but there is no file {cached}. Fetch them with `curl "
-        f"--create-dirs -o {cached} https://download.pytorch.org/models/alexnet-owt-7be5be79.pth`, or name "
-        "them with metrics.lpips_weights."
-    )
     cached.parent.mkdir()
-    one = pictures(1, 0)
+    one = images(1, 0)
     assert LPIPS("alex", saved(cached, NETS["alex"].layers()))(one, 1 - one) == LPIPS("alex")(one, 1 - one)
 
 
 def test_a_named_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match=rf"weights of VGG16, but there is no file {tmp_path}/mine\.pth"):
-        LPIPS("vgg", tmp_path / "mine.pth")
+    path = tmp_path / "mine.pth"
+    with refused(MetricError, key="metrics.lpips_weights", got=str(path), advice=re.compile("vgg16")):
+        LPIPS("vgg", path)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", pickle.dumps({"a": SimpleNamespace()}, 2)])
 def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "alexnet.pth"
     path.write_bytes(content)
-    with pytest.raises(MetricError, match=r"^Cannot read weights from .*alexnet\.pth\. Delete it"):
+    with refused(MetricError, key="metrics.lpips_weights", got=str(path)):
         LPIPS("alex", path)
 
 
 def test_another_networks_weights(net: str, weights: Path) -> None:
     (other,) = set(NETS) - {net}
-    with pytest.raises(MetricError, match=rf"weights of {NETS[other].title} .* got others\. Check metrics"):
+    with refused(MetricError, key="metrics.lpips_weights", expected=NETS[other].file):
         LPIPS(other, weights)
-    torch.save([1, 2], weights.with_name("list.pth"))
-    with pytest.raises(MetricError, match="Cannot read weights"):
-        LPIPS(net, weights.with_name("list.pth"))
+    path = weights.with_name("list.pth")
+    torch.save([1, 2], path)
+    with refused(MetricError, key="metrics.lpips_weights", got=str(path)):
+        LPIPS(net, path)

@@ -117,7 +117,7 @@ def test_tables_sort(found: dict[str, Any]) -> None:
                 assert numbers == sorted(numbers, reverse=direction == "descending")
 
 
-def test_pictures_enlarge(found: dict[str, Any]) -> None:
+def test_images_enlarge(found: dict[str, Any]) -> None:
     assert found["differences"] == [True] * 9
     assert found["shown"]
     assert found["large"].startswith("EC-Diff · ")

@@ -18,10 +18,10 @@ from ecdiff_tune.search import Search, Space
 from ecdiff_tune.search.base import Result
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
+from ecdiff_tune.testing import NEVER
 
 from ..worlds import (
     ALPHAS,
-    NEVER,
     OBJECTIVES,
     PAPER_WINNER,
     SPACES,

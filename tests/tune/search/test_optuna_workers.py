@@ -37,7 +37,7 @@ from ecdiff_tune.search.suggest import Dimensions
 from ecdiff_tune.study.optuna_setup import agree
 
 from ..recorded_study import RecordedStudy
-from ..studies import Study, one_line
+from ..studies import Study, refuses
 from ..worlds import JOINT, OBJECTIVES, World
 
 pytestmark = [
@@ -291,8 +291,8 @@ def test_the_same_command_twice(study: Study, tmp_path: Path) -> None:
 
     before = sorted(path.name for path in study.folder.iterdir())
     refused = study("tune", *shared, "resume=false")
-    assert "resume=false would go on with the Optuna study tiny/default in" in one_line(refused)
+    refuses(refused, key="resume", got=False, line="tiny/default")
     assert sorted(path.name for path in study.folder.iterdir()) == before, "nothing is set aside"
 
     refused = study("tune", *shared, "study=another", "search.study_name=tiny/default", "objective.w1=0.5")
-    assert "belongs to other settings (objective.w1 0.3 -> 0.5)" in one_line(refused)
+    refuses(refused, key="search.study_name", got=["objective.w1 0.3 -> 0.5"])

@@ -22,9 +22,10 @@ from ecdiff_tune.search.base import Result
 from ecdiff_tune.search.options import Options, SearchError
 from ecdiff_tune.search.paired import significantly_worse, student_tail
 from ecdiff_tune.search.spaces import Stage1Space
+from ecdiff_tune.testing import NEVER, whole
 
 from ...refusals import refused
-from ..worlds import ALPHAS, JOINT, NEVER, OBJECTIVES, World, evaluations, whole
+from ..worlds import ALPHAS, JOINT, OBJECTIVES, World, evaluations
 
 PROMPTS = 100
 Draw = Callable[[random.Random], float]
@@ -219,7 +220,7 @@ def test_without_an_error_rate_bounds_alone_decide(objective: str) -> None:
 
 def test_race_can_do_without_a_forecast() -> None:
     def predict(_: object) -> list[float]:
-        raise ECDiffError("nothing can be predicted")
+        raise ECDiffError("nothing can be predicted", key="scheduler")
 
     world = World(lambda c: c.k / 10, PROMPTS)
     space = Stage1Space(7, (1, 3, 5), (0.1, 0.3), 50)

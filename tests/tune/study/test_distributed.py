@@ -21,7 +21,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ecdiff_core.errors import NonFiniteLatentsError
-from ecdiff_tune.evaluation import ranks, reference
+from ecdiff_tune.evaluation import ranks, reference_runs
 from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Ledger, LedgerError
 from ecdiff_tune.forecast import reference_placement
@@ -165,7 +165,7 @@ def test_two_ranks_do_what_one_does(fresh: Study, done: Study, tmp_path: Path) -
 
     def both() -> None:
         before(Evaluator, "_generate", keep)()
-        before(reference, "_generate", keep)()
+        before(reference_runs, "_generate", keep)()
 
     first, second = run(fresh, 2, "tune", doom={1: both})
     assert (first.status, first.err) == (0, ""), first
@@ -253,16 +253,16 @@ def test_a_refusal_is_told_once(done: Study) -> None:
 
 def test_an_error_of_a_worker(fresh: Study) -> None:
     def not_finite(_: Sequence[int]) -> None:
-        raise NonFiniteLatentsError("not finite")
+        raise NonFiniteLatentsError("not finite", key="dtype")
 
-    first, second = run(fresh, 2, "reference", doom={1: before(reference, "_generate", not_finite)})
+    first, second = run(fresh, 2, "reference", doom={1: before(reference_runs, "_generate", not_finite)})
     assert (first.status, first.err) == (2, "error: not finite\n")
     assert second == Outcome(2, "", "")
 
     def mistake(_: Sequence[int]) -> None:
         raise KeyError("a bug")
 
-    first, second = run(fresh, 2, "reference", doom={1: before(reference, "_generate", mistake)})
+    first, second = run(fresh, 2, "reference", doom={1: before(reference_runs, "_generate", mistake)})
     assert first.err == "error: Rank 1 failed (KeyError); its traceback is above.\n"
     assert (first.status, second.status) == (2, 2)
     assert second.err.startswith("Traceback")
@@ -271,7 +271,7 @@ def test_an_error_of_a_worker(fresh: Study) -> None:
 
 def test_an_error_of_rank_0_while_another_works(fresh: Study) -> None:
     def full(_: object) -> None:
-        raise LedgerError("no space left")
+        raise LedgerError("no space left", key="ledger")
 
     def hasty() -> None:
         ranks.GOODBYE_SECONDS = 0.1

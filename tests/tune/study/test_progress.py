@@ -25,7 +25,7 @@ def test_a_reader_who_stops_ends_it_quietly() -> None:
         "from ecdiff_tune.study.progress import Progress\n"
         "def command():\n"
         "    with Progress() as progress:\n"
-        "        for i in range(100000): progress.say(f'{i} :star: [bold]')\n"
+        "        for i in range(100000): progress.log(f'{i} :star: [bold]')\n"
         "sys.exit(run_command(command))"
     )
     with subprocess.Popen(
@@ -92,7 +92,7 @@ def test_bars_on_a_terminal(tmp_path: Path, latency: LatencyProfile, monkeypatch
         progress.end_trial(replace(trial, number=1))
         progress.end_stage()
         shown = screen.getvalue()
-        progress.say("a line")
+        progress.log("a line")
     assert "0/3 trials at most" in shown
     assert "10/10 prompts" in shown
     assert "1/3 trials at most, best p=" in shown
@@ -120,7 +120,7 @@ def test_the_time_left_begins_with_the_estimate(
 
 def test_nothing_in_a_line_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress() as progress:
-        progress.say("a\x1b[31m\u202eb\rc\nd")
+        progress.log("a\x1b[31m\u202eb\rc\nd")
     assert capsys.readouterr().out == "a\\x1b[31m\\u202eb\\rc\nd\n"
 
 

@@ -15,7 +15,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.model_calls import KINDS
-from ecdiff_tune.report import pictures
+from ecdiff_tune.report import image_grid
 from ecdiff_tune.study import files, open_study
 from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import LATENCY, Spending
@@ -57,7 +57,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, latency: LatencyProfile) -> Counter
         return pipe
 
     monkeypatch.setattr(open_study, "load_pipe", load_and_count)
-    monkeypatch.setattr(pictures, "samples", lambda *_: None)
+    monkeypatch.setattr(image_grid, "samples", lambda *_: None)
     return found
 
 

@@ -16,7 +16,7 @@ from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.objective import Score, Trial
 from ecdiff_tune.study import trackers
 
-from ..studies import Study, one_line
+from ..studies import Study, refuses
 
 PARAMS = ECDiffParams(3, 2, 0.3, 9)
 SETTINGS = {"seed": 0, "search.k": [1, 2], "search.p": None}
@@ -174,6 +174,6 @@ def test_a_whole_tune_is_told(done: Study, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_is_refused(study: Study) -> None:
-    assert "did you mean wandb" in one_line(study("tune", "tracking=wandbb"))
+    refuses(study("tune", "tracking=wandbb"), key="tracking", nearest="wandb")
     if importlib.util.find_spec("wandb") is None:
-        assert one_line(study("tune", "tracking=wandb")).endswith("needs wandb: pip install wandb.")
+        refuses(study("tune", "tracking=wandb"), key="tracking", expected=["wandb"])

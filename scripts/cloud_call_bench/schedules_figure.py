@@ -45,7 +45,7 @@ def _write_table(folder: Path, table: pd.DataFrame) -> list[Path]:
         shown.append([*cells, *(str(rows.loc[method, "config"]) for method in ("ours", "paper"))])
     headings = ["cloud calls", *LABELS.values(), "placed calls: config", "(p, k, alpha): config"]
     caption = (
-        "PSNR median, mean (dB) and SSIM to the cloud's 50-step picture, "
+        "PSNR median, mean (dB) and SSIM to the cloud's 50-step image, "
         f"{int(table['prompts'].max())} held-out prompts"
     )
     return write_table(folder, "schedules", table, pd.DataFrame(shown, columns=headings), caption)
@@ -58,5 +58,5 @@ def _write_figure(folder: Path, table: pd.DataFrame) -> list[Path]:
             part = table[table["method"] == method].sort_values("cloud_calls")
             colour = series(number)["color"]
             axis.plot(part["cloud_calls"], part["psnr_median"], style, color=colour, label=LABELS[method])
-        axis.set(xlabel="cloud calls", ylabel="median PSNR to the 50-step picture, dB")
+        axis.set(xlabel="cloud calls", ylabel="median PSNR to the 50-step image, dB")
     return write_figure(folder, "schedules", figure)

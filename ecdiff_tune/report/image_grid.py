@@ -1,4 +1,4 @@
-"""samples.png, and other grids of pictures."""
+"""samples.png, and other grids of images."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ HEADING_LINES = 7
 
 
 def samples(path: Path, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str]) -> None:
-    """A grid of pictures as a PNG; rows and columns as ``grid``."""
+    """A grid of images as a PNG; rows and columns as ``grid``."""
     save_figure(grid(rows, columns), path)
 
 
 def grid(rows: Sequence[tuple[str, Tensor]], columns: Sequence[str]) -> Figure:
-    """A grid of pictures.
+    """A grid of images.
 
     Args:
-        rows: a label and pictures, RGB in 0 … 1, shape (columns, 3, height, width), a row of the grid; of
+        rows: a label and images, RGB in 0 … 1, shape (columns, 3, height, width), a row of the grid; of
             videos, shape (columns, frames, 3, height, width), the middle frame is shown.
         columns: a heading a column.
     """
     figure = Figure(figsize=(1.5 * len(columns) + 0.8, 1.55 * len(rows) + 0.8))
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    for line, (label, pictures) in zip(axes, rows, strict=True):
-        for axis, picture in zip(line, pictures, strict=True):
-            still = picture[len(picture) // 2] if picture.ndim == 4 else picture
+    for line, (label, images) in zip(axes, rows, strict=True):
+        for axis, image in zip(line, images, strict=True):
+            still = image[len(image) // 2] if image.ndim == 4 else image
             axis.imshow(still.float().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
