@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ecdiff_core.config import Sampling
 from ecdiff_core.sampling.estimators import ESTIMATORS
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import Handoff, plan
+from ecdiff_core.sampling.plan import Handoff
+from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import LinkSettings, RerankSettings, Settings
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
