@@ -34,7 +34,7 @@ from ecdiff_tune.study.early import EarlyAnswers
 from ecdiff_tune.study.loop import run
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.optuna_setup import search_options
-from ecdiff_tune.study.planned_parts import plan_search
+from ecdiff_tune.study.planned_parts import plan_rest, plan_search
 from ecdiff_tune.study.process_setup import thumbnails
 from ecdiff_tune.study.progress import describe, duration
 from ecdiff_tune.study.references import References
@@ -78,9 +78,10 @@ class Stages:
         num_prompts = len(self.references.most_prompts)
         seconds = self.total_seconds(most)
         progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
-        if progress.time_left is not None:
+        each, time_left = (0.0, 0.0), progress.time_left
+        if time_left is not None:
             calls = self.total_calls(most)
-            plan_search(progress.time_left, self.study, self.references, stage_name(stage), *calls)
+            each = plan_search(time_left, self.study, self.references, stage_name(stage), *calls)
         path = self.study.path / files.TRIALS
         earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
         trials: list[Trial] = []
@@ -99,6 +100,13 @@ class Stages:
             if stage != 1 and not any(one.state == "complete" for one in trials):
                 self.early.measured(part, self._keeps)
 
+        def on_ask(ask: Ask) -> None:
+            if spec.options.until is not None:  # the references of the prompts that a race comes to
+                self.evaluator.grow(self.references.grow(ask.prompts))
+            if time_left is not None:
+                missing = self.evaluator.missing(map(self.evaluator.resolve, ask.candidates), ask.prompts)
+                plan_rest(time_left, spec, stage_name(stage), each, ask, missing, num_prompts)
+
         spaces = [space]
         search = self._make_search(spaces)
         self._answer_early(stage, search)
@@ -107,7 +115,7 @@ class Stages:
             trackers.run(self.tracking, name, self.study.path, spec.settings) as tracked,
             self.study.spending.part(stage_name(stage)),
         ):
-            winner = run(stage, search, self.evaluator, self.scorer, progress, record, on_rung, self._on_ask)
+            winner = run(stage, search, self.evaluator, self.scorer, progress, record, on_rung, on_ask)
             tracked.winner(winner)
         progress.end_stage()
         self._end_race(len(winner.measurements))
@@ -136,11 +144,6 @@ class Stages:
                 f"{plan.cloud_calls} cloud and {plan.edge_calls} edge calls; {self.early.path} has it, and "
                 "then whatever is measured to be better"
             )
-
-    def _on_ask(self, ask: Ask) -> None:
-        """Make the references of the prompts that a race comes to."""
-        if self.study.spec.options.until is not None:
-            self.evaluator.grow(self.references.grow(ask.prompts))
 
     def _end_race(self, prompts: int) -> None:
         """Say and keep on how many prompts a race has ended that may end before all."""
