@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ecdiff_core.errors import ECDiffError, ParamsError
+from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
 from ecdiff_core.io.console import quiet_libraries
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.serving.client import RemoteCloud
 
+AUTO = "auto"
+LARGEST_BATCH = 64
+"""That ``--batch-size auto`` tries."""
 FALLBACKS = ("none", "edge")
 _LIMITS = {
-    "batch_size": "samples in one call of the model; halved where memory runs out",
     "queue": "requests that wait; more are answered with 429",
     "sessions": "images of plans that go back and forth, at a time",
     "prompt_chars": "of a prompt",
@@ -71,6 +76,13 @@ def add_serve(commands: Any) -> None:
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
+    add(
+        "--batch-size",
+        type=_size,
+        metavar="N",
+        help="samples in one call of the model, halved where memory runs out; auto tries out how many are "
+        "fastest, once for a config file and a device",
+    )
     for name, meaning in _LIMITS.items():
         add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=meaning)
 
@@ -102,7 +114,13 @@ def add_cloud(add: Any) -> None:
         default="computed",
         help="how numbers travel: computed, float16 or int8 (default computed)",
     )
-    add("--deadline", type=float, metavar="SECONDS", help="for the cloud's part of an image")
+    add(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="of an image: the best config of the YAML's front that keeps it is taken; the server refuses a "
+        "cloud's part that takes longer",
+    )
     add(
         "--fallback",
         choices=FALLBACKS,
@@ -130,12 +148,17 @@ def serve(args: argparse.Namespace) -> None:
     token = find_token(args.token_file)
     listen = Listen(args.host, args.port, token, args.ssl_certfile, args.ssl_keyfile)
     asked = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    finds_size = args.batch_size == AUTO
+    if args.batch_size is not None and not finds_size:
+        asked["batch_size"] = args.batch_size
     limits = Limits(**asked)
     pipe = ECDiffPipeline.from_config(
         args.config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
     )
     if pipe.device.type == "cpu":
         keep_freed_memory()
+    if finds_size:
+        limits = replace(limits, batch_size=_fastest_size(pipe, Path(args.config)))
 
     def log(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
@@ -147,6 +170,28 @@ def serve(args: argparse.Namespace) -> None:
         line = f"Cannot listen on {args.host}:{args.port}; the line above says why."
         raise ECDiffError(line, key="--port", got=args.port)
     print("stopped; what was under way is done", file=sys.stderr)
+
+
+def _size(text: str) -> int | str:
+    """``auto``, or a number."""
+    return AUTO if text == AUTO else int(text)
+
+
+def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
+    """The batch size that is fastest on this device, kept beside the config's file where there is one."""
+    from ecdiff_core.batch_size import kept, throughputs
+    from ecdiff_core.models.devices import device_name
+
+    def find() -> dict[int, float]:
+        return throughputs(pipe, LARGEST_BATCH, Counter())
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    with ExitStack() as stack:
+        if not config.is_file():  # one that comes with the package: nothing is written there
+            config = Path(stack.enter_context(TemporaryDirectory(prefix="ecdiff-"))) / config
+        return kept(config.with_suffix(".batch_size.json"), find, say, device_name(pipe.device))
 
 
 def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
@@ -166,6 +211,24 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
         raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
     token, packet = find_token(args.token_file), check_encoding(args.packet)
     return RemoteCloud(args.cloud, token, packet=packet, deadline_seconds=args.deadline)
+
+
+def within_deadline(pipe: ECDiffPipeline, args: argparse.Namespace) -> ECDiffPipeline:
+    """The pipeline with the config of its front that ``--deadline`` allows.
+
+    Without a front, and for baselines, it stays as it is: the deadline is the cloud's alone.
+    """
+    if args.deadline is None or pipe.config.front is None or args.mode != "ecdiff":
+        return pipe
+    try:
+        pipe = pipe.within(args.deadline)
+    except CloudUnavailableError as error:
+        if args.fallback != "edge":
+            raise
+        fall_back(pipe, error)
+        return pipe
+    print(f"note: {pipe.choice}", file=sys.stderr)
+    return pipe
 
 
 def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:

@@ -12,7 +12,7 @@ import uvicorn
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.serving.app import Service, create_app
-from ecdiff_core.serving.cloud_side import CloudSide
+from ecdiff_core.serving.cloud_side import Sides
 from ecdiff_core.serving.guard import Guard
 from ecdiff_core.serving.limits import Limits
 
@@ -85,7 +85,7 @@ def make_server(
     Args:
         on_start: is called with the server's URL once it listens.
     """
-    service = Service(CloudSide(pipe), limits)
+    service = Service(Sides(pipe), limits)
     app = Guard(
         create_app(service), listen.token, service.most_bytes, limits.body_seconds, service.metrics.answered
     )

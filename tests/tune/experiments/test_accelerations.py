@@ -7,14 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ..studies import Command
+from ..studies import Command, draw_nothing
 
 STEPS = 16
 """Enough for every cache to have left out something."""
 IN_TRANSFORMERS = ["first_block_cache", "taylorseer", "sea_cache", "pab", "faster_cache"]
 
 
-def test_compare_tells_accelerations_apart(tiny_videos: Path, tmp_path: Path, command: Command) -> None:
+def test_compare_tells_accelerations_apart(
+    tiny_videos: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_nothing(monkeypatch)
     where = [
         "pair.name=videos",
         f"pair.cloud={tiny_videos / 'cloud'}",
@@ -36,7 +39,9 @@ def test_compare_tells_accelerations_apart(tiny_videos: Path, tmp_path: Path, co
         "device=cpu",
     )
     assert tuned.status == 0, tuned
-    outcome = command("compare", "pair=custom", *where, "compare.timed_prompts=1")
+    methods = ",".join(["cloud", "tuned", "fewer_own", "mag_cache", *IN_TRANSFORMERS])
+    options = [f"compare.methods=[{methods}]", "compare.timed_prompts=1"]
+    outcome = command("compare", "pair=custom", *where, *options)
     assert outcome.status == 0, outcome
     quality = pd.read_csv(tmp_path / "videos/default/compare/table1.csv", index_col="method")
     cost = pd.read_csv(tmp_path / "videos/default/compare/table6.csv", index_col="method")
