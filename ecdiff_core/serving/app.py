@@ -9,80 +9,62 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from fastapi import FastAPI, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from ecdiff_core import __version__
 from ecdiff_core.models.devices import device_name, dtype_name
-from ecdiff_core.sampling.params import MAX_SEED
-from ecdiff_core.sampling.plan import Action, Mode
+from ecdiff_core.sampling.plan import Action
 from ecdiff_core.serving import packet, problems
-from ecdiff_core.serving.cloud_side import Asked, CloudSide, HandedOver
-from ecdiff_core.serving.handoff import facts_of
+from ecdiff_core.serving.cloud_side import CloudSide, HandedOver, Sides
 from ecdiff_core.serving.kept import Answers, Sessions
 from ecdiff_core.serving.limits import Limits
+from ecdiff_core.serving.link import Spread
 from ecdiff_core.serving.metrics import Metrics
 from ecdiff_core.serving.packet import Encoding
 from ecdiff_core.serving.problems import Problem
+from ecdiff_core.serving.requests import HandoffRequest, ImageRequest, read_request
 from ecdiff_core.serving.seconds import Timings
 from ecdiff_core.serving.worker import Job, Worker
 
+Form = TypeVar("Form", bound=ImageRequest)
 SAFETENSORS, RAW = "application/x-safetensors", "tensor/binary"
 """Media types of answers: a packet, and latents alone as diffusers' remote_utils knows them."""
 SESSION = "Ecdiff-Session"
-_MAX_FACTS = 40
 _MOST_BYTES = 2**23
 """Of a download that measures the link; random, so that nothing on the way makes it smaller."""
-
-
-class ImageRequest(BaseModel):
-    """An image by the cloud alone."""
-
-    model_config = ConfigDict(extra="forbid")
-    prompt: str
-    negative_prompt: str | None = None
-    seed: int = Field(0, ge=0, le=MAX_SEED)
-    deadline_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
-    config: dict[str, str] = Field({}, max_length=_MAX_FACTS)
-
-    def asked(self, mode: Mode) -> Asked:
-        return Asked(self.prompt, self.negative_prompt, self.seed, mode)
-
-
-class HandoffRequest(ImageRequest):
-    """The cloud's part of an image; ``config`` holds the edge's facts, to be compared with the server's."""
-
-    mode: Mode = "ecdiff"
-    packet: Encoding = "computed"
 
 
 class Service:
     """What the routes share: the cloud's side, its worker, and what is kept between requests."""
 
-    def __init__(self, cloud: CloudSide, limits: Limits) -> None:
-        self.cloud, self.limits, self.metrics = cloud, limits, Metrics()
-        self.facts = facts_of(cloud.pipe)
-        self.worker = Worker(cloud.engine(limits.batch_size, self.metrics.called), limits.queue, self.metrics)
+    def __init__(self, sides: Sides, limits: Limits) -> None:
+        self.sides, self.cloud, self.limits, self.metrics = sides, sides.own, limits, Metrics()
+        engine = self.cloud.engine(limits.batch_size, self.metrics.called)
+        self.worker = Worker(engine, limits.queue, self.metrics)
         self.sessions = Sessions(limits.sessions, limits.session_seconds)
         self.answers = Answers(limits.answers, limits.answer_seconds, limits.grace_seconds)
-        self.timings: Timings = {}
         self.ready = False
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """From the first call of the model to the last."""
         self.worker.start()
-        self.timings = await asyncio.to_thread(self.cloud.warm_up)
-        self.worker.idle_seconds = self.timings["cloud_call"].median
+        taken = await asyncio.to_thread(self.cloud.warm_up)
+        self.worker.alone.extend(taken["cloud_call"])
+        self.encode = Spread.of(taken["encode"])
         self.ready = True
         yield
         self.ready = False
         await asyncio.to_thread(self.worker.stop)
+
+    def timings(self) -> Timings:
+        """Seconds of one image alone, as measured when it began and as they are since."""
+        return {"cloud_call": Spread.of(list(self.worker.alone.copy())), "encode": self.encode}
 
     @property
     def most_bytes(self) -> int:
@@ -90,18 +72,20 @@ class Service:
         latents = self.cloud.noise_form(0).tensors["latents"].size_bytes
         return max(2 * 6 * self.limits.prompt_chars, 2 * latents) + 2**16
 
-    def check(self, asked: ImageRequest) -> None:
-        """Raise Problem where a request is of another config, or its prompt too long."""
+    def check(self, asked: ImageRequest) -> CloudSide:
+        """The side that a request is for; raises Problem where there is none, or the prompt is too long."""
         for name in ("prompt", "negative_prompt"):
             length = len(getattr(asked, name) or "")
             if length > self.limits.prompt_chars:
                 most = self.limits.prompt_chars
                 raise Problem(422, f"Expected a {name} of at most {most} characters, got {length}.")
-        found = packet.differences(asked.config, self.facts)
+        side = self.sides.of(asked.config)
+        found = packet.differences(asked.config, side.facts)
         if found:
             more = {name: {"yours": theirs, "ours": ours} for name, (theirs, ours) in found.items()}
             line = f"Not the same config (yours | ours): {packet.listed(found)}. Give both machines one YAML."
             raise Problem(409, line, differences=more)
+        return side
 
     async def do(self, path: str, job: Job) -> object:
         """The result of a job."""
@@ -111,13 +95,13 @@ class Service:
         self.metrics.took(path, time.monotonic() - began)
         return result
 
-    async def handoff(self, asked: HandoffRequest, raw: bool) -> Response:
+    async def handoff(self, side: CloudSide, asked: HandoffRequest, raw: bool) -> Response:
         """A packet, or latents alone; begins a session where the plan asks for the cloud again."""
-        plan = self.cloud.form(asked.mode).plan
+        plan = side.form(asked.mode).plan
         comes_back = Action.CLOUD in plan.steps[plan.first_edge_step :]
         if comes_back:
             self.sessions.check_room()
-        job = self.cloud.handoff(asked.asked(asked.mode), asked.packet, asked.deadline_seconds)
+        job = side.handoff(asked.asked(asked.mode), asked.packet, asked.deadline_seconds)
         done = await self.do("/v1/handoff", job)
         assert isinstance(done, HandedOver)
         latents = done.state.latents
@@ -149,19 +133,29 @@ def _raw_bytes(tensor: Tensor) -> bytes:
     return values
 
 
+async def read(model: type[Form], request: Request) -> Form:
+    """The body of a request."""
+    return read_request(model, await request.body(), request.headers.get("content-type", ""))
+
+
 def create_app(service: Service) -> FastAPI:
     """The routes, without the guard before them."""
     app = FastAPI(
-        title="ecdiff", version=__version__, docs_url=None, redoc_url=None, lifespan=service.lifespan
+        title="ecdiff",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=service.lifespan,
     )
     problems.install(app)
     answers = service.answers
 
     @app.post("/v1/handoff")
-    async def handoff(asked: HandoffRequest, request: Request) -> Response:
-        service.check(asked)
-        raw = request.headers.get("accept") == RAW
-        return await answers.once(request, lambda: service.handoff(asked, raw))
+    async def handoff(request: Request) -> Response:
+        asked = await read(HandoffRequest, request)
+        side, raw = service.check(asked), request.headers.get("accept") == RAW
+        return await answers.once(request, lambda: service.handoff(side, asked, raw))
 
     @app.post("/v1/noise")
     async def noise(
@@ -174,7 +168,8 @@ def create_app(service: Service) -> FastAPI:
         return await answers.once(request, lambda: service.noise(body, session, step, encoding))
 
     @app.post("/v1/images")
-    async def images(asked: ImageRequest, request: Request) -> Response:
+    async def images(request: Request) -> Response:
+        asked = await read(ImageRequest, request)
         service.check(asked)
         if service.cloud.pipe.pair.family.media != "image":
             raise Problem(501, "This model makes videos, and PNG holds none. Use /v1/handoff.")
@@ -187,11 +182,16 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/v1/config")
     async def config() -> Response:
-        step = service.worker.seconds_per_step
-        alone = {name: asdict(spread) for name, spread in service.timings.items()}
-        known = {"version": __version__, "facts": service.facts, "seconds_per_call": step, "seconds": alone}
-        here = {"device": device_name(service.cloud.pipe.device), "format_version": packet.FORMAT_VERSION}
-        return JSONResponse({**known, **here})
+        return JSONResponse(
+            {
+                "version": __version__,
+                "format_version": packet.FORMAT_VERSION,
+                "facts": service.cloud.facts,
+                "device": device_name(service.cloud.pipe.device),
+                "seconds": {name: asdict(spread) for name, spread in service.timings().items()},
+                "seconds_per_call": service.worker.seconds_per_step,
+            }
+        )
 
     @app.get("/v1/bytes")
     async def some_bytes(count: Annotated[int, Query(ge=0, le=_MOST_BYTES)]) -> Response:

@@ -13,7 +13,7 @@ from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, Plan
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
 from ecdiff_core.sampling.plan_of_params import count_steps
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -67,10 +67,12 @@ def _method(
     params: ECDiffParams,
     estimator: str | None = None,
     adapter: HandoffAdapter | None = None,
+    handoff: Handoff | None = None,
 ) -> Method:
     """One of the study's own sampler; what is not told is the tuned config's."""
     own = known.sampling
-    candidate = Candidate(params, estimator or own.estimator, adapter or own.handoff_adapter)
+    ways = (estimator or own.estimator, adapter or own.handoff_adapter, handoff or own.handoff)
+    candidate = Candidate(params, *ways)
     return Method(name, label, candidate, Sampler(own))
 
 
@@ -106,7 +108,8 @@ def _paper(known: Known) -> Method:
         raise LeftOutError(f"the paper has no row for the pair {known.tuned.pair.name}")
     params = known.paper.params.scaled(PAPER_STEPS, known.sampling.num_inference_steps)
     row = known.paper.sampling
-    return _method(known, "paper", "EC-Diff (paper's row)", params, row.estimator, row.handoff_adapter)
+    ways = (row.estimator, row.handoff_adapter, row.handoff)
+    return _method(known, "paper", "EC-Diff (paper's row)", params, *ways)
 
 
 def _tuned(known: Known) -> Method:
@@ -144,8 +147,8 @@ def _schedule(known: Known) -> Method:
     if config is None:
         raise LeftOutError("no compare.schedule=STUDY is given")
     row = config.sampling
-    made = _method(known, "schedule", "best schedule", config.params, row.estimator, row.handoff_adapter)
-    return replace(made, sampler=Sampler(replace(known.sampling, handoff=row.handoff)))
+    ways = (row.estimator, row.handoff_adapter, row.handoff)
+    return _method(known, "schedule", "best schedule", config.params, *ways)
 
 
 def _fewer(name: str, scheduler: str | None, short: str) -> Make:

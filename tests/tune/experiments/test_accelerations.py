@@ -12,14 +12,17 @@ import pytest
 from ecdiff_core import MethodChoice, TunedConfig
 from ecdiff_tune.evaluation.ledger import Ledger
 
-from ..studies import Command
+from ..studies import Command, draw_nothing
 
 STEPS = 16
 """Enough for every cache to have left out something."""
 IN_TRANSFORMERS = ["first_block_cache", "taylorseer", "sea_cache", "pab", "faster_cache"]
 
 
-def test_compare_tells_accelerations_apart(tiny_videos: Path, tmp_path: Path, command: Command) -> None:
+def test_compare_tells_accelerations_apart(
+    tiny_videos: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_nothing(monkeypatch)
     where = [
         "pair.name=videos",
         f"pair.cloud={tiny_videos / 'cloud'}",
@@ -45,7 +48,9 @@ def test_compare_tells_accelerations_apart(tiny_videos: Path, tmp_path: Path, co
     own = MethodChoice("pab", {"spatial_attention_block_skip_range": 3})
     (folder / "methods").mkdir()
     replace(TunedConfig.load(folder / "ecdiff.yaml"), method=own).save(folder / "methods/pab.yaml")
-    outcome = command("compare", "pair=custom", *where, "compare.timed_prompts=1")
+    methods = ",".join(["cloud", "tuned", "fewer_own", "mag_cache", *IN_TRANSFORMERS])
+    options = [f"compare.methods=[{methods}]", "compare.timed_prompts=1"]
+    outcome = command("compare", "pair=custom", *where, *options)
     assert outcome.status == 0, outcome
     (line,) = [one for one in outcome.out.splitlines() if one.startswith("at their authors' values: ")]
     assert "first_block_cache, taylorseer, sea_cache, faster_cache" in line
