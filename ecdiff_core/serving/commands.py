@@ -185,13 +185,13 @@ def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
     def find() -> dict[int, float]:
         return throughputs(pipe, LARGEST_BATCH, Counter())
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     with ExitStack() as stack:
         if not config.is_file():  # one that comes with the package: nothing is written there
             config = Path(stack.enter_context(TemporaryDirectory(prefix="ecdiff-"))) / config
-        return kept(config.with_suffix(".batch_size.json"), find, say, device_name(pipe.device))
+        return kept(config.with_suffix(".batch_size.json"), find, log, device_name(pipe.device))
 
 
 def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
