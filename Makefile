@@ -21,7 +21,7 @@ tune: $(VENV)/.installed  ## install, then tune the embedded pair (ARGS="..." ov
 	$(BIN)/python -m ecdiff_tune tune $(ARGS)
 
 test: lint  ## install, lint, check types, run the tests (ARGS="..." goes to pytest)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy and the layers of the code, changing nothing
 	$(BIN)/python -m ruff check .

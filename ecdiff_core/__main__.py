@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, get_args
@@ -19,7 +20,8 @@ from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Mode, Plan
-from ecdiff_core.serving.commands import add_cloud, add_link, add_serve, fall_back, link, remote_cloud, serve
+from ecdiff_core.serving.cloud_option import add_cloud, fall_back, remote_cloud, within_deadline
+from ecdiff_core.serving.commands import add_link, add_serve, link, serve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,7 +118,9 @@ def _save(
                 story |= {"cloud": "fallback to the edge", "mode": "edge"}
         if args.negative_prompt:
             story["negative_prompt"] = args.negative_prompt
-        story["config"] = pipe.config.to_yaml()
+        if pipe.choice:
+            story["choice"] = pipe.choice
+        story["config"] = replace(pipe.config, front=None).to_yaml()
         path = _free(args.out / f"{seed:05d}.{'mp4' if video else 'png'}")
         if video:
             with replacing(path.with_suffix(".json")) as part:  # neither file is there without the other
@@ -203,6 +207,7 @@ def generate(args: argparse.Namespace) -> None:
         check_weights=not args.any_weights,
         cloud=cloud,
     )
+    pipe = within_deadline(pipe, args)
     early = [f"the config is an early answer: {config.basis}"] if config.basis else []
     for note in (*early, *pipe.pair.notes):
         print(f"note: {note}", file=sys.stderr)

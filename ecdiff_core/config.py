@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any
 
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
+from ecdiff_core.front import FrontRow, whole_params
 from ecdiff_core.io import checked_yaml
 from ecdiff_core.io.files import write_text
 from ecdiff_core.methods.choice import MethodChoice
@@ -20,8 +21,8 @@ from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
 from ecdiff_core.sampling.plan_of_params import count_steps, plan
 from ecdiff_core.validation import AtLeast1, NotNegative, check_fields, check_type
 
-FORMAT_VERSION = 3
-"""The newest layout; 3 added ``method``, 2 ``scheduler_config``, ``lora``, optional keys of a
+FORMAT_VERSION = 4
+"""The newest layout; 4 added ``front``, 3 ``method``, 2 ``scheduler_config``, ``lora``, optional keys of a
 model, and the keys of ``params`` that the paper does not have."""
 
 _COMMENTS = {
@@ -76,6 +77,7 @@ _COMMENTS = {
     "cloud_share": "cloud calls / T",
     "worst": "the lowest SSIM of a prompt",
     "work": "share of the cloud model's weights that a call applies, the mean",
+    "front": "of the same pair; generate --deadline takes the best that link and machines allow",
     "reused": "share of the calls in which something is reused",
     "seconds_off": "an image without the method, measured beside it",
 }
@@ -130,7 +132,10 @@ class Sampling:
         return count_steps(self.scheduler, self.num_inference_steps)
 
 
-_ORDER = ("format_version", "pair", "params", "method", "sampling", "scheduler_config", "score", "provenance")
+_ORDER = (
+    *("format_version", "pair", "params", "method", "sampling", "scheduler_config", "front", "score"),
+    "provenance",
+)
 """Of the keys of a file."""
 
 
@@ -142,10 +147,13 @@ class TunedConfig:
         scheduler_config: the scheduler's settings by name, as ``scheduler_settings.settings_of`` gives them;
             those that are given must be those of the scheduler in use.
         method: an acceleration of the cloud model, beside params; None is none.
-        format_version: 1, or 2 or 3 where it holds what version 1 does not know; follows from the rest.
+        format_version: 1, or 2, 3 or 4 where it holds what version 1 does not know; follows from the rest.
+        front: what no config of the study beats in quality, seconds and cloud calls at once, the fastest
+            first.
 
     Raises:
         ConfigError: ``scheduler_config`` has a key that is no text.
+        ParamsError: the front is empty, or a row of it does not fit num_inference_steps.
     """
 
     pair: PairSpec
@@ -156,6 +164,7 @@ class TunedConfig:
     scheduler_config: Mapping[str, Any] | None = None
     method: MethodChoice | None = None
     format_version: int = 1
+    front: tuple[FrontRow, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("pair", PairSpec), ("params", ECDiffParams), ("sampling", Sampling)):
@@ -166,8 +175,24 @@ class TunedConfig:
             raise ConfigError(line, key="scheduler_config", got=list(self.scheduler_config or {}))
         extended = self.pair.has_optional_keys or self.params.extends_paper
         newer = self.scheduler_config is not None or extended
-        version = 3 if self.method is not None else 2 if newer else 1
+        version = 4 if self.front is not None else 3 if self.method is not None else 2 if newer else 1
         object.__setattr__(self, "format_version", version)
+        if self.front is not None:
+            if not self.front:
+                raise ParamsError(key="front", got=[], expected="to hold at least one row, or to be left out")
+            for row in self.front:
+                self.of_row(row).plan()
+
+    def of_row(self, row: FrontRow) -> TunedConfig:
+        """The config with a row of its front in the place of its own params, and without the front."""
+        own = self.sampling
+        sampling = replace(
+            own,
+            estimator=row.estimator or own.estimator,
+            handoff_adapter=row.handoff_adapter or own.handoff_adapter,
+        )
+        score = {"quality": row.quality, "seconds": row.seconds}
+        return replace(self, params=row.params, sampling=sampling, score=score, provenance=None, front=None)
 
     @property
     def factors(self) -> Factors:
@@ -200,7 +225,7 @@ class TunedConfig:
             raise ParamsError(key="num_inference_steps", got=num_inference_steps, expected=expected)
         sampling = replace(self.sampling, num_inference_steps=num_inference_steps)
         params = self.params.scaled(self.sampling.num_steps, sampling.num_steps)
-        return replace(self, params=params, sampling=sampling, score=None, provenance=None)
+        return replace(self, params=params, sampling=sampling, score=None, provenance=None, front=None)
 
     def to_yaml(self) -> str:
         """The YAML text, every key with its comment."""
@@ -209,6 +234,8 @@ class TunedConfig:
         tree["params"] = self.params.tree()
         if self.method is not None:
             tree["method"] = self.method.tree()
+        if self.front is not None:
+            tree["front"] = [row.tree() for row in self.front]
         s = {"s": "the step after the last cloud call"} if "edge_schedule" in tree["params"] else {}
         return checked_yaml.write(tree, _COMMENTS | s, bare=["provenance"])
 
@@ -236,9 +263,7 @@ class TunedConfig:
                 advice="A newer file needs a newer ecdiff.",
             ).of(source)
         try:
-            if isinstance(params := tree.get("params"), Mapping):  # p and k, or a schedule
-                tree = {**tree, "params": {"p": None, "k": None, **params}}
-            config = checked_yaml.build(cls, tree, source)
+            config = checked_yaml.build(cls, whole_params(tree), source)
             config.plan()
         except ECDiffError as error:
             raise error.of(source) from error

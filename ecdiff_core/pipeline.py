@@ -51,6 +51,9 @@ class Cloud(Protocol):
     ) -> Prepared:
         """The cloud's part up to the first edge step, one image for each prompt and seed."""
 
+    def within(self, pipe: ECDiffPipeline, deadline: float) -> ECDiffPipeline:
+        """The pipeline with the best config of its front of which an image takes at most so many seconds."""
+
 
 _LOADERS = {"both": load_pair, "cloud": load_cloud, "edge": load_edge}
 
@@ -66,6 +69,8 @@ class ECDiffPipeline(TunedPair):
     def __init__(self, pair: Pair, config: TunedConfig | None = None, cloud: Cloud | None = None) -> None:
         super().__init__(pair, config)
         self.cloud = cloud
+        self.choice = ""
+        """Which row of a front this is and why, where a deadline chose it."""
         self._interrupts = Interrupts()
         self._bar_settings: dict[str, Any] = {"disable": True}
 
@@ -80,6 +85,7 @@ class ECDiffPipeline(TunedPair):
         check_weights: bool = True,
         side: Literal["both", "cloud", "edge"] = "both",
         cloud: Cloud | None = None,
+        deadline: float | None = None,
     ) -> ECDiffPipeline:
         """Load the pair that a config (or the YAML file at a path) names.
 
@@ -90,9 +96,12 @@ class ECDiffPipeline(TunedPair):
             check_weights: refuse weights whose fingerprint is not the config's.
             side: load one machine's models alone; of the other's, configs are enough.
             cloud: the other machine, which does the cloud's part; then ``side`` is ``edge``.
+            deadline: seconds of an image; of the config's front the best is taken that keeps them with that
+                machine, and ``choice`` says which and why.
 
         Raises:
-            ConfigError, ParamsError, PairError: the config, a setting or a model is not usable.
+            ConfigError, ParamsError, PairError: the config, a setting or a model is not usable, or no config
+                of the front keeps the deadline.
             OutOfMemoryError: the models do not fit on the device.
         """
         if not isinstance(config, TunedConfig):
@@ -106,7 +115,25 @@ class ECDiffPipeline(TunedPair):
             raise ParamsError.unknown("side", side, _LOADERS)
         load = _LOADERS[side if cloud is None else "edge"]
         pair = load(spec, device=get_device(device), dtype=dtype_of_models, memory=memory)
-        return cls(pair, replace(config, pair=pair.spec), cloud)
+        pipe = cls(pair, replace(config, pair=pair.spec), cloud)
+        return pipe if deadline is None else pipe.within(deadline)
+
+    def within(self, deadline: float) -> ECDiffPipeline:
+        """The best config of the front with which an image by two machines takes at most so many seconds.
+
+        Raises:
+            ParamsError: there is none, no front, or no other machine.
+        """
+        if not deadline > 0:
+            raise ParamsError(key="deadline", got=deadline, expected="> 0 seconds")
+        if self.cloud is None or self.config.front is None:
+            raise ParamsError(
+                "A deadline chooses among the rows of a config's front by another machine's seconds: give "
+                "cloud=RemoteCloud(URL), and a config with a front, as pareto writes it.",
+                key="deadline",
+                got=deadline,
+            )
+        return self.cloud.within(self, deadline)
 
     @property
     def _interrupt(self) -> bool:

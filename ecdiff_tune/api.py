@@ -12,12 +12,11 @@ import pandas as pd
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.cli.composing import compose_settings
-from ecdiff_tune.cli.given import given_pair, with_prompts
-from ecdiff_tune.cli.keywords import overrides_of, settings_by_name
+from ecdiff_tune.cli.given import settings_of_call
+from ecdiff_tune.cli.keywords import overrides_of
 from ecdiff_tune.cli.report import report
 from ecdiff_tune.cli.study_spec import study_path
 from ecdiff_tune.cli.tune import tune as run_study
-from ecdiff_tune.config import SettingsError
 from ecdiff_tune.report import tables
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyError
@@ -150,22 +149,17 @@ def tune(
     >>> study = tune("shapes", ["a large red circle", "two small blue stars"])  # doctest: +SKIP
     >>> study.config.save("ecdiff.yaml")  # doctest: +SKIP
     """
-    say = _say(progress)
-    if not isinstance(folder, str | Path):
-        raise SettingsError(key="folder", got=folder, expected="to be the path of a folder")
-    given, named = given_pair(pair), settings_by_name(settings)
-    own = {"search": search, "output_dir": folder}
-    composed = compose_settings("tune", overrides_of({**given.with_keywords(named), **own}), say)
-    composed = with_prompts(composed, prompts, named)
+    log = _log(progress)
+    composed, loaded = settings_of_call(pair, prompts, search, folder, settings, log)
     try:
-        run_study(composed, Caller(given.pair, None if progress is True else say))
+        run_study(composed, Caller(loaded, None if progress is True else log))
     except KeyboardInterrupt:
-        say("stopped; the same call goes on from here")
+        log("stopped; the same call goes on from here")
         raise
     return Study(study_path(composed).absolute(), bool(composed.methods))
 
 
-def _say(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
+def _log(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
     if callable(progress):
         return progress
     return print if progress else _quiet

@@ -48,8 +48,8 @@ def as_rank(report: Path, arguments: list[str]) -> int:
     did: dict[str, float] = {"cloud": 0, "edge": 0, "seconds": 0.0, "busy": 0.0}
     load, make = process_setup.load_pipe, reference_runs.make
 
-    def load_and_count(spec: Any) -> Any:
-        pipe = load(spec)
+    def load_and_count(spec: Any, pair: Any) -> Any:
+        pipe = load(spec, pair)
         did["busy"] = time.process_time()
         for name in ("cloud", "edge"):
 

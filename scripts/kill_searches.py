@@ -2,13 +2,15 @@
 
     python scripts/kill_searches.py [--searches greedy …] [--kills 10] [--seed 0] [--keep DIR] [KEY=VALUE …]
 
-Every search of the registry is run on the embedded pair with few prompts and steps; KEY=VALUE are settings of
-`tune` in place of those. A run that ends before its kill is compared and begun anew. A run is a fork of
-this process, which has imported everything, so that the moments fall into the work and not into imports.
-All runs of a search go by one latency profile and one date, which otherwise are never the same twice.
+Every search of the registry, and a race that may end before all prompts (`until`), is run on the embedded
+pair with few prompts and steps, and with bounds so loose that those that predict go by placed reference
+images of most prompts all the same. KEY=VALUE are settings of `tune` in place of those. A run that ends
+before its kill is compared and begun anew. A run is a fork of this process, which has imported everything,
+so that the moments fall into the work and not into imports. All runs of a search go by one latency profile
+and one date, which otherwise are never the same twice.
 
-Prints a row a search, with how far apart the SSIM of equal rows of both ledgers is at most; ends with status
-1 where a YAML differs.
+Prints a row a search, with the moments of its kills in percent of an undisturbed run's time, and how far
+apart the SSIM of equal rows of both ledgers is at most; ends with status 1 where a YAML differs.
 """
 
 from __future__ import annotations
@@ -36,12 +38,17 @@ SETTINGS = [
     "heldout.num_prompts=2",
     "batch_size=4",
     "sampling.num_inference_steps=8",
+    "sampling.height=32",
+    "sampling.width=32",
     "search.k=[1,2]",
     "search.alpha=[0.3,0.7]",
     "device=cpu",
 ]
-MORE = {"optuna": ["search.trials=12"]}
+UNTIL = "until"
+MORE = {"optuna": ["search.trials=12"], UNTIL: ["search=joint", "calibration.until=1"]}
 """Settings of single searches."""
+FULL_RUNS, BOUND = 3, 1.0
+"""Prompts with the models' own runs, and the error of placed images; the tuner's are 12 and 0.0005."""
 COMPARED = (files.CONFIG, files.STAGE1)
 GIVEN = (files.STATE, files.LATENCY)
 """The date and the latency profile."""
@@ -74,7 +81,10 @@ class Run:
         import torch
 
         from ecdiff_tune.__main__ import main
+        from ecdiff_tune.forecast import reference_placement
+        from ecdiff_tune.study import references
 
+        references.FULL_RUNS, reference_placement.BOUND = FULL_RUNS, BOUND
         self.outputs.mkdir(parents=True, exist_ok=True)
         log = os.open(self.outputs / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
@@ -147,7 +157,8 @@ def kill_search(folder: Path, search: str, kills: int, settings: Sequence[str], 
     Args:
         folder: for all runs; a differing one is kept beside the undisturbed one.
     """
-    given = (*settings, f"search={search}", *MORE.get(search, []))
+    own = MORE.get(search, [])
+    given = (*settings, *([] if search == UNTIL else [f"search={search}"]), *own)
     undisturbed, killed = Run(folder / "undisturbed", given), Run(folder / "killed", given)
     outcome, random_moments = Outcome(search, undisturbed.to_the_end()), random.Random(f"{seed} {search}")
     killed.begin_like(undisturbed)
@@ -184,10 +195,10 @@ def settings(given: Sequence[str]) -> list[str]:
 
 
 def searches() -> Iterator[str]:
-    """All of the registry."""
+    """All of the registry, and the race that may end before all prompts."""
     from ecdiff_tune.search import SEARCHES
 
-    yield from SEARCHES
+    yield from (*SEARCHES, UNTIL)
 
 
 def main() -> int:
@@ -204,8 +215,11 @@ def main() -> int:
     from ecdiff_core.io.console import quiet_libraries
 
     quiet_libraries()
-    print("| search | kills | runs compared | undisturbed, s | SSIM apart | YAML |", flush=True)
-    print("|---|---|---|---|---|---|", flush=True)
+    print(
+        "| search | kills | after, % of its time | runs compared | undisturbed, s | SSIM apart | YAML |",
+        flush=True,
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
     failed = False
     with tempfile.TemporaryDirectory() as temporary:
         for name in given.searches or searches():
@@ -216,6 +230,7 @@ def main() -> int:
             row = (
                 name,
                 outcome.kills,
+                " ".join(f"{100 * one / outcome.seconds:.0f}" for one in outcome.moments),
                 outcome.compared,
                 f"{outcome.seconds:.1f}",
                 f"{outcome.apart:.0e}",

@@ -24,6 +24,29 @@ gc.set_threshold(50_000, 20, 100)
 torch.set_num_threads(1)  # faster for models this small, and results that do not depend on the machine
 
 
+LONG_FILES = (
+    "test_stopped.py",
+    "test_pairs.py",
+    "test_search_commands.py",
+    "test_bench_latency.py",
+    "test_spending.py",
+    "test_bench_search.py",
+    "test_distributed.py",
+    "test_accelerations.py",
+    "test_compare.py",
+    "test_optuna_workers.py",
+    "test_tune_method.py",
+    "test_kill_searches.py",
+)
+"""Of several processes none is to be left alone with one of these at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the others keep their order."""
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 def pytest_collection_finish() -> None:
     """A full collection, which `free()` asks for, need not go through the libraries' million objects."""
     gc.collect()

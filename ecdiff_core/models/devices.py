@@ -36,6 +36,18 @@ def get_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+def device_of_tensors(name: str) -> str:
+    """The name that tensors on that device give it: ``cuda:0`` for ``cuda``, and that of what ``auto`` takes.
+
+    Raises:
+        ParamsError: this machine has no such device.
+
+    >>> device_of_tensors("cpu")
+    'cpu'
+    """
+    return str(torch.empty(0, device=get_device(name)).device)
+
+
 def dtype_name(dtype: str | torch.dtype) -> str:
     """The name of a torch dtype; a name is one itself.
 

@@ -20,10 +20,10 @@ from ecdiff_core import __version__
 from ecdiff_core.models.devices import device_name, dtype_name
 from ecdiff_core.sampling.plan import Action
 from ecdiff_core.serving import packet, problems
-from ecdiff_core.serving.cloud_side import CloudSide, HandedOver
-from ecdiff_core.serving.handoff import facts_of
+from ecdiff_core.serving.cloud_side import CloudSide, HandedOver, Sides
 from ecdiff_core.serving.kept import Answers, Sessions
 from ecdiff_core.serving.limits import Limits
+from ecdiff_core.serving.link import Spread
 from ecdiff_core.serving.metrics import Metrics
 from ecdiff_core.serving.packet import Encoding
 from ecdiff_core.serving.problems import Problem
@@ -42,25 +42,29 @@ _MOST_BYTES = 2**23
 class Service:
     """What the routes share: the cloud's side, its worker, and what is kept between requests."""
 
-    def __init__(self, cloud: CloudSide, limits: Limits) -> None:
-        self.cloud, self.limits, self.metrics = cloud, limits, Metrics()
-        self.facts = facts_of(cloud.pipe)
-        self.worker = Worker(cloud.engine(limits.batch_size, self.metrics.called), limits.queue, self.metrics)
+    def __init__(self, sides: Sides, limits: Limits) -> None:
+        self.sides, self.cloud, self.limits, self.metrics = sides, sides.own, limits, Metrics()
+        engine = self.cloud.engine(limits.batch_size, self.metrics.called)
+        self.worker = Worker(engine, limits.queue, self.metrics)
         self.sessions = Sessions(limits.sessions, limits.session_seconds)
         self.answers = Answers(limits.answers, limits.answer_seconds, limits.grace_seconds)
-        self.timings: Timings = {}
         self.ready = False
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """From the first call of the model to the last."""
         self.worker.start()
-        self.timings = await asyncio.to_thread(self.cloud.warm_up)
-        self.worker.idle_seconds = self.timings["cloud_call"].median
+        taken = await asyncio.to_thread(self.cloud.warm_up)
+        self.worker.alone.extend(taken["cloud_call"])
+        self.encode = Spread.of(taken["encode"])
         self.ready = True
         yield
         self.ready = False
         await asyncio.to_thread(self.worker.stop)
+
+    def timings(self) -> Timings:
+        """Seconds of one image alone, as measured when it began and as they are since."""
+        return {"cloud_call": Spread.of(list(self.worker.alone.copy())), "encode": self.encode}
 
     @property
     def most_bytes(self) -> int:
@@ -68,18 +72,20 @@ class Service:
         latents = self.cloud.noise_form(0).tensors["latents"].size_bytes
         return max(2 * 6 * self.limits.prompt_chars, 2 * latents) + 2**16
 
-    def check(self, asked: ImageRequest) -> None:
-        """Raise Problem where a request is of another config, or its prompt too long."""
+    def check(self, asked: ImageRequest) -> CloudSide:
+        """The side that a request is for; raises Problem where there is none, or the prompt is too long."""
         for name in ("prompt", "negative_prompt"):
             length = len(getattr(asked, name) or "")
             if length > self.limits.prompt_chars:
                 most = self.limits.prompt_chars
                 raise Problem(422, f"Expected a {name} of at most {most} characters, got {length}.")
-        found = packet.differences(asked.config, self.facts)
+        side = self.sides.of(asked.config)
+        found = packet.differences(asked.config, side.facts)
         if found:
             more = {name: {"yours": theirs, "ours": ours} for name, (theirs, ours) in found.items()}
             line = f"Not the same config (yours | ours): {packet.listed(found)}. Give both machines one YAML."
             raise Problem(409, line, differences=more)
+        return side
 
     async def do(self, path: str, job: Job) -> object:
         """The result of a job."""
@@ -89,13 +95,13 @@ class Service:
         self.metrics.took(path, time.monotonic() - began)
         return result
 
-    async def handoff(self, asked: HandoffRequest, raw: bool) -> Response:
+    async def handoff(self, side: CloudSide, asked: HandoffRequest, raw: bool) -> Response:
         """A packet, or latents alone; begins a session where the plan asks for the cloud again."""
-        plan = self.cloud.form(asked.mode).plan
+        plan = side.form(asked.mode).plan
         comes_back = Action.CLOUD in plan.steps[plan.first_edge_step :]
         if comes_back:
             self.sessions.check_room()
-        job = self.cloud.handoff(asked.asked(asked.mode), asked.packet, asked.deadline_seconds)
+        job = side.handoff(asked.asked(asked.mode), asked.packet, asked.deadline_seconds)
         done = await self.do("/v1/handoff", job)
         assert isinstance(done, HandedOver)
         latents = done.state.latents
@@ -148,9 +154,8 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/handoff")
     async def handoff(request: Request) -> Response:
         asked = await read(HandoffRequest, request)
-        service.check(asked)
-        raw = request.headers.get("accept") == RAW
-        return await answers.once(request, lambda: service.handoff(asked, raw))
+        side, raw = service.check(asked), request.headers.get("accept") == RAW
+        return await answers.once(request, lambda: service.handoff(side, asked, raw))
 
     @app.post("/v1/noise")
     async def noise(
@@ -177,11 +182,16 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/v1/config")
     async def config() -> Response:
-        step = service.worker.seconds_per_step
-        alone = {name: asdict(spread) for name, spread in service.timings.items()}
-        known = {"version": __version__, "facts": service.facts, "seconds_per_call": step, "seconds": alone}
-        here = {"device": device_name(service.cloud.pipe.device), "format_version": packet.FORMAT_VERSION}
-        return JSONResponse({**known, **here})
+        return JSONResponse(
+            {
+                "version": __version__,
+                "format_version": packet.FORMAT_VERSION,
+                "facts": service.cloud.facts,
+                "device": device_name(service.cloud.pipe.device),
+                "seconds": {name: asdict(spread) for name, spread in service.timings().items()},
+                "seconds_per_call": service.worker.seconds_per_step,
+            }
+        )
 
     @app.get("/v1/bytes")
     async def some_bytes(count: Annotated[int, Query(ge=0, le=_MOST_BYTES)]) -> Response:

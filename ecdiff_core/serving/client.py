@@ -22,14 +22,28 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
 from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
+from ecdiff_core.serving.choice import Costs, choose
 from ecdiff_core.serving.handoff import HandoffForm, facts_of
 from ecdiff_core.serving.link import Spread
-from ecdiff_core.serving.packet import Encoding, Form, PacketError, check_encoding, read_packet, write_packet
+from ecdiff_core.serving.packet import (
+    Encoding,
+    Form,
+    PacketError,
+    check_encoding,
+    read_packet,
+    size_bytes,
+    write_packet,
+)
+from ecdiff_core.serving.seconds import edge_timings, timings_of
 from ecdiff_core.serving.transport import Answer, RefusedError, Retry, Transport
 from ecdiff_core.tuned_pair import Prepared
 
 T = TypeVar("T")
 _SESSION = "Ecdiff-Session"
+_FEW = 3
+"""Measurements of the link, where somebody waits."""
+_MOST_BYTES = 2**23
+"""Of such a download; what the server gives at most."""
 _AT_A_TIME = 16
 """Requests under way at once: the server batches them."""
 _HandedOver = tuple[SamplerState, Conditioning, str | None]
@@ -112,6 +126,24 @@ class RemoteCloud:
             line = f"{self.url} does not answer as a server of ecdiff serve does."
             raise CloudError(line, key=self.url) from error
         return facts
+
+    def within(self, pipe: ECDiffPipeline, deadline: float) -> ECDiffPipeline:
+        """The best config of the pipeline's front with which an image takes at most ``deadline`` seconds.
+
+        Measures a few calls of the edge's model here, and the link by downloads as large as a packet; the
+        server's seconds are those that it tells, of one image on an idle machine.
+
+        Raises:
+            ParamsError: no config of the front is so fast.
+            CloudError, CloudUnavailableError: the server refuses, or cannot be had.
+        """
+        form = self._form(pipe, "ecdiff").form
+        served = timings_of(self.config(), self.url)
+        round_trip, mbps = self.measure(_FEW, min(_MOST_BYTES, size_bytes(form, self._encoding)))
+        costs = Costs({**served, **edge_timings(pipe)}, round_trip, mbps, self._encoding)
+        found = choose(pipe, costs, deadline)
+        found.pipe.choice = str(found)
+        return found.pipe
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
         """Round trip in seconds, and megabits a second downwards; a first request of each is not counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,9 +20,9 @@ from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.sampling.sampler import Call, SamplerState, trajectory
 from ecdiff_core.serving.engine import Engine, Steps
-from ecdiff_core.serving.handoff import HandoffForm
+from ecdiff_core.serving.handoff import HandoffForm, facts_of, plan_facts
 from ecdiff_core.serving.packet import Encoding, Form, write_packet
-from ecdiff_core.serving.seconds import Timings, cloud_timings
+from ecdiff_core.serving.seconds import cloud_seconds
 from ecdiff_core.serving.worker import Job
 
 
@@ -46,10 +46,10 @@ class HandedOver:
 
 
 class CloudSide:
-    """Jobs for one pipeline, whose edge may be elsewhere."""
+    """Jobs for one pipeline, whose edge may be elsewhere; ``facts`` are what requests are compared with."""
 
     def __init__(self, pipe: ECDiffPipeline) -> None:
-        self.pipe = pipe
+        self.pipe, self.facts = pipe, facts_of(pipe)
         self.form = lru_cache(lambda mode: HandoffForm(pipe, mode))
         """Of handoffs in a mode."""
 
@@ -113,10 +113,10 @@ class CloudSide:
 
         return Job(lambda: (ask(), conditioning), finish, 1)
 
-    def warm_up(self) -> Timings:
+    def warm_up(self) -> dict[str, list[float]]:
         """A few encodings and calls, so that the first request waits for none; what they took."""
         _ = self.form("ecdiff").form
-        return cloud_timings(self.pipe)
+        return cloud_seconds(self.pipe)
 
     def _begin(self, asked: Asked, until: int) -> tuple[Steps, Conditioning]:
         pipe, negative = self.pipe, asked.negative_prompt
@@ -128,6 +128,27 @@ class CloudSide:
         plan = self.form(asked.mode).plan
         steps = trajectory(begun.start, plan, pipe.estimator, pipe.config.factors, until)
         return steps, begun.conditioning
+
+
+class Sides:
+    """The cloud's side of a config and of every row of its front, by the facts that a request brings."""
+
+    def __init__(self, pipe: ECDiffPipeline) -> None:
+        self.own = CloudSide(pipe)
+        config = pipe.config
+        self._rows = {_key(plan_facts(one)): one for one in map(config.of_row, config.front or ())}
+        self._made = {_key(plan_facts(config)): self.own}
+
+    def of(self, facts: Mapping[str, str]) -> CloudSide:
+        """That of the row with these facts; the config's own for others, or for none."""
+        key = _key({**plan_facts(self.own.pipe.config), **facts})
+        if key not in self._made and key in self._rows:
+            self._made[key] = CloudSide(ECDiffPipeline(self.own.pipe.pair, self._rows[key]))
+        return self._made.get(key, self.own)
+
+
+def _key(facts: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(facts[name] for name in ("schedule", "alpha", "residual", "estimator"))
 
 
 def _check_finite(tensor: Tensor, mode: str) -> None:

@@ -1,4 +1,4 @@
-"""``ecdiff serve``, ``ecdiff link``, and what ``--cloud`` adds to ``generate``.
+"""``ecdiff serve`` and ``ecdiff link``.
 
 Torch and the extra's packages are imported when a command runs.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import ECDiffError, ParamsError
@@ -17,11 +20,11 @@ from ecdiff_core.io.console import leave_stdout, quiet_libraries
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
-    from ecdiff_core.serving.client import RemoteCloud
 
-FALLBACKS = ("none", "edge")
+AUTO = "auto"
+LARGEST_BATCH = 64
+"""That ``--batch-size auto`` tries."""
 _LIMITS = {
-    "batch_size": "samples in one call of the model; halved where memory runs out",
     "queue": "requests that wait; more are answered with 429",
     "sessions": "images of plans that go back and forth, at a time",
     "prompt_chars": "of a prompt",
@@ -65,12 +68,19 @@ def add_serve(commands: Any) -> None:
     add("--config", required=True, metavar="YAML", help="tuned config; the edges' is to be the same")
     add("--host", default="127.0.0.1", help="address to listen on; others than this machine's need a token")
     add("--port", type=int, default=8000, help="default 8000; 0 is any that is free")
-    _add_token(add)
+    add_token(add)
     add("--ssl-certfile", type=Path, metavar="PEM", help="certificate, for https")
     add("--ssl-keyfile", type=Path, metavar="PEM", help="its key")
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: the config's)")
     add("--any-weights", action="store_true", help="accept weights that the config was not tuned for")
+    add(
+        "--batch-size",
+        type=_size,
+        metavar="N",
+        help="samples in one call of the model, halved where memory runs out; auto tries out how many are "
+        "fastest, once for a config file and a device",
+    )
     for name, meaning in _LIMITS.items():
         add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=meaning)
 
@@ -84,42 +94,19 @@ def add_link(commands: Any) -> None:
     )
     add = parser.add_argument
     add("url", metavar="URL", help="of the server")
-    _add_token(add)
-    _add_cacert(add)
+    add_token(add)
+    add_cacert(add)
     add("--repeats", type=int, default=10, metavar="N", help="measurements (default 10)")
     add("--size-mib", type=float, default=1.0, metavar="N", help="of a download (default 1, at most 8)")
 
 
-def add_cloud(add: Any) -> None:
-    """What ``generate`` has for another machine."""
-    add(
-        "--cloud",
-        metavar="URL",
-        help="of ecdiff serve: only the edge's model and the decoder are loaded here",
-    )
-    _add_token(add)
-    _add_cacert(add)
-    add(
-        "--packet",
-        default="computed",
-        help="how numbers travel: computed, float16 or int8 (default computed)",
-    )
-    add("--deadline", type=float, metavar="SECONDS", help="for the cloud's part of an image")
-    add(
-        "--fallback",
-        choices=FALLBACKS,
-        default="none",
-        help="what does the steps where the cloud cannot be had: nothing (default), or the edge's model",
-    )
-
-
-def _add_token(add: Any) -> None:
+def add_token(add: Any) -> None:
     add(
         "--token-file", type=Path, metavar="FILE", help="the server's token (default: ECDIFF_TOKEN's, if any)"
     )
 
 
-def _add_cacert(add: Any) -> None:
+def add_cacert(add: Any) -> None:
     add("--cacert", type=Path, metavar="PEM", help="certificate to trust, such as the server's own")
 
 
@@ -136,12 +123,17 @@ def serve(args: argparse.Namespace) -> None:
     token = find_token(args.token_file)
     listen = Listen(args.host, args.port, token, args.ssl_certfile, args.ssl_keyfile)
     asked = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    finds_size = args.batch_size == AUTO
+    if args.batch_size is not None and not finds_size:
+        asked["batch_size"] = args.batch_size
     limits = Limits(**asked)
     pipe = ECDiffPipeline.from_config(
         args.config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
     )
     if pipe.device.type == "cpu":
         keep_freed_memory()
+    if finds_size:
+        limits = replace(limits, batch_size=_fastest_size(pipe, Path(args.config)))
 
     def log(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
@@ -159,35 +151,26 @@ def serve(args: argparse.Namespace) -> None:
     print("stopped; what was under way is done", file=sys.stderr)
 
 
-def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
-    """The server that ``generate`` is to ask; None without ``--cloud``."""
-    if args.cloud is None:
-        for name in ("token_file", "cacert", "deadline"):
-            if getattr(args, name) is not None:
-                line = f"--{name.replace('_', '-')} goes with --cloud URL."
-                raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
-        return None
-    with with_extra():
-        from ecdiff_core.serving.client import RemoteCloud
-    from ecdiff_core.serving.packet import check_encoding
-    from ecdiff_core.serving.token_file import find_token
-
-    if args.deadline is not None and not args.deadline > 0:
-        raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
-    token, packet = find_token(args.token_file), check_encoding(args.packet)
-    return RemoteCloud(
-        args.cloud, token, packet=packet, deadline_seconds=args.deadline, verify=args.cacert or True
-    )
+def _size(text: str) -> int | str:
+    """``auto``, or a number."""
+    return AUTO if text == AUTO else int(text)
 
 
-def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:
-    """Let the edge's model do all steps from now on, with text encoders of its own."""
-    from ecdiff_core.models.devices import get_dtype
-    from ecdiff_core.models.one_side import load_text_encoders
+def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
+    """The batch size that is fastest on this device, kept beside the config's file where there is one."""
+    from ecdiff_core.batch_size import kept, throughputs
+    from ecdiff_core.models.devices import device_name
 
-    print(f"note: {error} The edge's model does all steps.", file=sys.stderr)
-    load_text_encoders(pipe.pair, get_dtype(pipe.config.sampling.dtype))
-    pipe.cloud = None
+    def find() -> dict[int, float]:
+        return throughputs(pipe, LARGEST_BATCH, Counter())
+
+    def log(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    with ExitStack() as stack:
+        if not config.is_file():  # one that comes with the package: nothing is written there
+            config = Path(stack.enter_context(TemporaryDirectory(prefix="ecdiff-"))) / config
+        return kept(config.with_suffix(".batch_size.json"), find, log, device_name(pipe.device))
 
 
 def link(args: argparse.Namespace) -> None:

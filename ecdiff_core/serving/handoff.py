@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.tensor_file import TensorSpec
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -23,16 +24,25 @@ from ecdiff_core.serving.packet import Encoding, Form, read_packet, write_packet
 _CONDITIONING = "conditioning."
 
 
+def plan_facts(config: TunedConfig) -> dict[str, str]:
+    """The facts in which the rows of one front differ."""
+    params = config.params
+    return {
+        "schedule": config.plan().schedule,
+        "alpha": str(params.alpha),
+        "residual": str(params.residual),
+        "estimator": config.sampling.estimator,
+    }
+
+
 def facts_of(pipe: ECDiffPipeline) -> dict[str, str]:
     """What two machines must agree in, as text; the fingerprint of weights that are not known is left out."""
     sampling, spec = pipe.sampling, pipe.pair.spec
-    names = ("num_inference_steps", "scheduler", "guidance_scale", "use_dynamic_cfg", "dtype", "estimator")
+    names = ("num_inference_steps", "scheduler", "guidance_scale", "use_dynamic_cfg", "dtype")
     settings = json.dumps(pipe.scheduler_config, sort_keys=True, default=str).encode()
     found = {name: str(getattr(sampling, name)) for name in names} | {
-        "schedule": pipe.config.plan().schedule,
+        **plan_facts(pipe.config),
         "size": f"{pipe.size.height}x{pipe.size.width}x{pipe.size.num_frames}",
-        "alpha": str(pipe.config.params.alpha),
-        "residual": str(pipe.config.params.residual),
         "scheduler_config": hashlib.sha256(settings).hexdigest()[:16],
     }
     weights = {"cloud": spec.cloud.fingerprint, "edge": spec.edge.fingerprint}

@@ -115,6 +115,12 @@ def read_packet(data: bytes, form: Form, encoding: Encoding) -> tuple[dict[str, 
     return {name: _decoded(name, spec, read) for name, spec in form.tensors.items()}, facts
 
 
+def size_bytes(form: Form, encoding: Encoding) -> int:
+    """Of a packet's tensors as they travel; its header is at most a few KiB more."""
+    sent = [_sent_as(name, spec, encoding) for name, spec in form.tensors.items()]
+    return sum(spec.size_bytes for one in sent for spec in one.values())
+
+
 def differences(
     theirs: Mapping[str, str], ours: Mapping[str, str], required: tuple[str, ...] = ()
 ) -> dict[str, tuple[str | None, str]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ecdiff_core.models.devices import synchronize
+from ecdiff_core.errors import CloudError
+from ecdiff_core.models.devices import get_dtype, synchronize
+from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.serving.link import Spread
 
 if TYPE_CHECKING:
@@ -18,11 +20,13 @@ CALLS = 5
 """That are timed of each operation, after one that warms up."""
 PROMPT = ""
 """Only its length could matter, and tokenizers pad."""
+SERVED = ("cloud_call", "encode")
+"""What the server does of an image."""
 Timings = Mapping[str, Spread]
 """Seconds by operation: ``cloud_call``, ``encode``, ``edge_call``, ``decode``."""
 
 
-def cloud_timings(pipe: ECDiffPipeline) -> Timings:
+def cloud_seconds(pipe: ECDiffPipeline) -> dict[str, list[float]]:
     """Of the cloud's machine: ``encode`` and ``cloud_call``, both with guidance."""
     begun = pipe.prepare([PROMPT], generator=torch.Generator().manual_seed(0))
     cloud, latents = pipe.bind_cloud(begun.conditioning), begun.start.latents
@@ -32,8 +36,34 @@ def cloud_timings(pipe: ECDiffPipeline) -> Timings:
     )
 
 
+def edge_timings(pipe: ECDiffPipeline) -> Timings:
+    """Of the edge's machine, which has no text encoder: ``edge_call``, with guidance, and ``decode``."""
+    family, dtype = pipe.pair.family, get_dtype(pipe.config.sampling.dtype)
+    rows = 2 if pipe.is_guided else 1
+    shapes = family.conditioning_shapes().items()
+    empty = {name: torch.zeros((rows, *shape), dtype=dtype, device=pipe.device) for name, shape in shapes}
+    _, edge = pipe.bind(Conditioning(empty, 1))
+    latents = torch.randn((1, *family.latents_shape(pipe.size))).to(pipe.device, dtype)
+    timestep = pipe.scheduler.timesteps[0].to(pipe.device)
+    operations = {"edge_call": lambda: edge(latents, timestep), "decode": lambda: family.decode(latents)}
+    return {name: Spread.of(seconds) for name, seconds in _timed(pipe, operations).items()}
+
+
+def timings_of(config: Mapping[str, Any], url: str) -> Timings:
+    """What a server tells of itself in ``GET /v1/config``: ``cloud_call`` and ``encode``.
+
+    Raises:
+        CloudError: it tells nothing of the kind.
+    """
+    try:
+        return {name: Spread(**config["seconds"][name]) for name in SERVED}
+    except (KeyError, TypeError) as error:
+        line = f"{url} does not tell its seconds: it is an older server or none of ours."
+        raise CloudError(line, key=url, expected=list(SERVED)) from error
+
+
 @torch.no_grad()
-def _timed(pipe: ECDiffPipeline, operations: Mapping[str, Callable[[], object]]) -> Timings:
+def _timed(pipe: ECDiffPipeline, operations: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
     found = {}
     for name, operation in operations.items():
         seconds = []
@@ -43,5 +73,5 @@ def _timed(pipe: ECDiffPipeline, operations: Mapping[str, Callable[[], object]])
             operation()
             synchronize(pipe.device)
             seconds.append(time.perf_counter() - began)
-        found[name] = Spread.of(seconds[1:])
+        found[name] = seconds[1:]
     return found

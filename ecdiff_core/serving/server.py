@@ -13,7 +13,7 @@ import uvicorn
 from ecdiff_core.errors import ParamsError, first_line
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.serving.app import Service, create_app
-from ecdiff_core.serving.cloud_side import CloudSide
+from ecdiff_core.serving.cloud_side import Sides
 from ecdiff_core.serving.guard import Guard, is_loopback
 from ecdiff_core.serving.limits import Limits
 
@@ -104,7 +104,7 @@ class Server(uvicorn.Server):
 
 def make_app(pipe: ECDiffPipeline, token: str | None, limits: Limits) -> Guard:
     """The server as an ASGI app, which others than uvicorn can run too (``scripts/ray_serve.py``)."""
-    service = Service(CloudSide(pipe), limits)
+    service = Service(Sides(pipe), limits)
     most, answered = service.most_bytes, service.metrics.answered
     return Guard(create_app(service), token, most, limits.body_seconds, answered)
 

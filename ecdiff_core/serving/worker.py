@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Protocol
 
 from ecdiff_core.errors import ECDiffError
@@ -17,6 +18,7 @@ from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.serving.engine import Engine, Results, Steps
 
 log = logging.getLogger("ecdiff.serving")
+_KEPT = 64
 _NEW = 0.2
 """Weight of the newest step in the running mean of seconds."""
 
@@ -99,7 +101,8 @@ class Worker:
         self._running: dict[Job, Job] = {}
         self._changed = threading.Condition()
         self._stopping = False
-        self.idle_seconds = 0.0  # of a call for one sample, set before the first job
+        self.alone: deque[float] = deque(maxlen=_KEPT)
+        """Seconds of the last steps for one image alone; those of the warm-up come first."""
         self.seconds_per_step = 0.0
         self._thread = threading.Thread(target=self._work, name="ecdiff-device", daemon=True)
 
@@ -118,9 +121,11 @@ class Worker:
         """Seconds that a job of that many calls would take from now on, with those before it."""
         with self._changed:
             before = sum(job.calls for job in self._waiting) / self._engine.most
+            # A step of a full batch says nothing of one alone, and nobody would ever find out.
             idle = not (self._waiting or self._running)
-        # A step of a full batch says nothing of one alone, and nobody would ever find out.
-        step = self.idle_seconds if idle or not self.seconds_per_step else self.seconds_per_step
+            step = self.seconds_per_step
+            if self.alone and (idle or not step):
+                step = median(self.alone)
         return (before + calls) * step
 
     def submit(self, job: Job) -> None:
@@ -188,9 +193,12 @@ class Worker:
                 job.settle(DeadlineError(time.monotonic() - job.since, job.seconds or 0.0))
 
     def _step(self) -> None:
-        began = time.monotonic()
+        began, is_alone = time.monotonic(), len(self._running) == 1
         ended = self._engine.step()
         took, known = time.monotonic() - began, self.seconds_per_step
+        if is_alone:
+            with self._changed:
+                self.alone.append(took)
         self.seconds_per_step = took if not known else known + _NEW * (took - known)
         self._settle(ended)
 

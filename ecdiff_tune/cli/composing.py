@@ -28,33 +28,33 @@ _RESOLVERS = ("hydra", "now", "python_version")
 
 
 def settings_of(
-    command: str, config: DictConfig, overrides: Sequence[str], say: Callable[[str], None] = print
+    command: str, config: DictConfig, overrides: Sequence[str], log: Callable[[str], None] = print
 ) -> Settings:
     """The checked settings of a command, with those of the study that it goes on with.
 
     Args:
         config: as Hydra composes it.
         overrides: that it was composed with.
-        say: called with a line about whatever is not as it was given.
+        log: called with a line about whatever is not as it was given.
 
     Raises:
         ECDiffError: a setting is unknown or out of range, or is not the study's.
     """
     kind = COMMANDS[command]
-    composed.present_names(config, overrides, say)
+    composed.present_names(config, overrides, log)
     if kind.of_study:
         config = restore.restore(config, overrides, scores_anew=not kind.loads_models)
     elif kind.of_config:
         config = restore.of_config(config, overrides)
     elif kind.divides:
-        config = restore.with_own_search(config, overrides, say)
-    chosen = composed.from_config(config, overrides, say)
+        config = restore.with_own_search(config, overrides, log)
+    chosen = composed.from_config(config, overrides, log)
     if idle := unheeded(command, fitting.keys_of(overrides)):
-        say(f"note: {command} does not go by {', '.join(idle)}.")
+        log(f"note: {command} does not go by {', '.join(idle)}.")
     return chosen
 
 
-def compose_settings(command: str, overrides: Sequence[str], say: Callable[[str], None] = print) -> Settings:
+def compose_settings(command: str, overrides: Sequence[str], log: Callable[[str], None] = print) -> Settings:
     """``settings_of`` what conf/ and overrides say, without a command line.
 
     A program may use Hydra itself: its state is left as it was. Several threads may call at once.
@@ -67,7 +67,7 @@ def compose_settings(command: str, overrides: Sequence[str], say: Callable[[str]
             given, config_name = written_out(command, overrides), primary_config(command)
             with initialize_config_dir(str(config_folder()), job_name="ecdiff", version_base="1.3"):
                 config = compose(config_name, given)
-            return settings_of(command, config, given, say)
+            return settings_of(command, config, given, log)
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingsError(one_line(error), key=", ".join(overrides)) from error
 

@@ -35,7 +35,9 @@ def config_of_winner(
     """
     spec = stages.study.spec
     reference = reference_plan.section(spec.path, stages.study.ledger)
-    source, how = replace(stages.early.source, reference=reference), how or how_searched(spec, found.winner)
+    references, how = stages.references, how or how_searched(spec, found.winner)
+    prompts, ended = references.calibration.prompt_set, not references.has_all
+    source = replace(stages.early.source, reference=reference, prompts=prompts, ended_early=ended)
     return config_of(found.winner, found.trials, source, how, stages.scorer, heldout)
 
 
@@ -56,7 +58,7 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     samples.write_edge_alone(study.path, shown, study.progress)
     log_result(stages, config)
     record = recorded.load(study.spec)
-    known = next((one for one in record.trials if one.config == found.winner.config), None)
+    known = next((one for one in record.trials if one.key == found.winner.key), None)
     if known is not None:  # by the seconds of the profile, which a timed trial's are not
         for line in beaten_note(known, record.trials, study.spec, made_by(config.sampling)):
             study.progress.log(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from ecdiff_core.models.devices import dtype_name
 from ecdiff_core.models.one_side import Elsewhere
 from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune.cli.composing import compose_settings
+from ecdiff_tune.cli.keywords import overrides_of, settings_by_name
 from ecdiff_tune.cli.restore import settings_of_config
 from ecdiff_tune.cli.study_spec import study_path
 from ecdiff_tune.config import Settings, SettingsError
@@ -24,10 +26,30 @@ from ecdiff_tune.data.conf_folder import config_folder
 from ecdiff_tune.data.prompt_files import read_rows
 from ecdiff_tune.study import files
 
+Say = Callable[[str], None]
 PAIR = "the name of a pair, a folder with cloud/ and edge/, a tuned YAML, an ECDiffPipeline, or (cloud, edge)"
 _OWN = ("cloud", "edge")
 _FOR_LOADING = ("device", "dtype", "offload", "vae_slicing", "vae_tiling")
 """Settings that say how a pair is loaded: of one that is loaded they are what they are."""
+
+
+def settings_of_call(
+    pair: Any, prompts: Any, search: Any, folder: Any, keywords: Mapping[str, Any], say: Say
+) -> tuple[Settings, Pair | None]:
+    """The settings that a call of ``ecdiff_tune.tune`` asks for, and its pair where that is loaded.
+
+    Args:
+        say: called with a line about whatever is not as it was given.
+
+    Raises:
+        ECDiffError: an argument cannot be used.
+    """
+    if not isinstance(folder, str | Path):
+        raise SettingsError(key="folder", got=folder, expected="to be the path of a folder")
+    given, named = given_pair(pair), settings_by_name(keywords)
+    own = {"search": search, "output_dir": folder}
+    composed = compose_settings("tune", overrides_of({**given.with_keywords(named), **own}), say)
+    return with_prompts(composed, prompts, named), given.pair
 
 
 @dataclass(frozen=True)

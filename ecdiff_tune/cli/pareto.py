@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ecdiff_core.config import Sampling
+from ecdiff_core.front import FrontRow
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli.rerank import within_limits, written_lines
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import ParetoSettings, Settings, SettingsError
-from ecdiff_tune.metrics.score_format import shown
+from ecdiff_tune.metrics.score_format import KEPT_DIGITS, shown
 from ecdiff_tune.objective import Trial, pareto_front
 from ecdiff_tune.report import tables
 from ecdiff_tune.study import files, recorded, reranked
@@ -41,6 +43,7 @@ def pareto(settings: Settings) -> None:
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
         config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
+        config = replace(config, front=rows(found, config.sampling))
         config.save(folder.path / files.PARETO_CONFIG)
         for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.log(line)
@@ -50,6 +53,26 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     """What no other trial beats in quality, seconds and cloud calls at once, numbered from the fastest on."""
     found = pareto_front(trials, ("quality", "seconds", "cloud_calls"))
     return [replace(one, number=i) for i, one in enumerate(found, start=1)]
+
+
+def rows(found: Sequence[Trial], sampling: Sampling) -> tuple[FrontRow, ...]:
+    """The front as a YAML holds it.
+
+    Args:
+        sampling: of the YAML, whose estimator and handoff adapter go without saying.
+    """
+
+    def row(one: Trial) -> FrontRow:
+        its = one.candidate
+        return FrontRow(
+            its.params,
+            round(one.quality, KEPT_DIGITS),
+            round(one.seconds, 6),
+            None if its.estimator == sampling.estimator else its.estimator,
+            None if its.handoff_adapter == sampling.handoff_adapter else its.handoff_adapter,
+        )
+
+    return tuple(row(one) for one in found)
 
 
 def picked(found: Sequence[Trial], wanted: ParetoSettings) -> Trial:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import nearest
+from ecdiff_core.models.devices import device_of_tensors
 from ecdiff_tune.config import SearchSettings, Settings, SettingsError
 from ecdiff_tune.config.fitting import fit_grids, keys_of
 from ecdiff_tune.study import files
@@ -37,6 +38,7 @@ def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = Tr
 
     Raises:
         SettingsError: there is no such study, or an override would make it another one.
+        ParamsError: this machine has no such device.
     """
     if OmegaConf.is_missing(config.pair, "name"):
         return config
@@ -52,6 +54,8 @@ def restore(config: DictConfig, overrides: Sequence[str], scores_anew: bool = Tr
     free = (*_FREE, *_SCORING) if scores_anew else _FREE
     wanted = {key: OmegaConf.select(config, key) for key in given if not key.startswith(free)}
     wanted = flat({key: _plain(value) for key, value in wanted.items()})
+    if "device" in wanted:
+        wanted["device"] = device_of_tensors(wanted["device"])
     _refuse(differences({key: own.get(key, defaults[key]) for key in wanted}, wanted))
     return config
 

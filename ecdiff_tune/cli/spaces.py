@@ -35,6 +35,7 @@ def joint_space(settings: Settings, p: int) -> JointSpace:
         settings.residuals,
         settings.params.edge_first,
         settings.params.edge_last,
+        settings.handoffs,
     )
 
 

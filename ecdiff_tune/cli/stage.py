@@ -24,17 +24,17 @@ from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Scorer, Stage, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
-from ecdiff_tune.search.base import Cost, Records
+from ecdiff_tune.search.base import Ask, Cost, Records
 from ecdiff_tune.search.in_step import Predict, in_step
 from ecdiff_tune.search.schedule_space import ScheduleSpace
 from ecdiff_tune.search.spaces import GridSpace
 from ecdiff_tune.search.upper_bound import CallBound
-from ecdiff_tune.study import files, trackers
+from ecdiff_tune.study import files, left_out, trackers
 from ecdiff_tune.study.early import EarlyAnswers
 from ecdiff_tune.study.loop import run
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.optuna_setup import search_options
-from ecdiff_tune.study.planned_parts import plan_search
+from ecdiff_tune.study.planned_parts import plan_rest, plan_search
 from ecdiff_tune.study.process_setup import thumbnails
 from ecdiff_tune.study.progress import describe, duration
 from ecdiff_tune.study.references import References
@@ -75,12 +75,13 @@ class Stages:
         most = self.call_bounds(space)
         alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
         progress.log(self.effort(stage_name(stage), space.p, [most]) + alone)
-        num_prompts = len(self.references.calibration.prompt_set)
+        num_prompts = len(self.references.most_prompts)
         seconds = self.total_seconds(most)
         progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
-        if progress.time_left is not None:
+        each, time_left = (0.0, 0.0), progress.time_left
+        if time_left is not None:
             calls = self.total_calls(most)
-            plan_search(progress.time_left, self.study, self.references, stage_name(stage), *calls)
+            each = plan_search(time_left, self.study, self.references, stage_name(stage), *calls)
         path = self.study.path / files.TRIALS
         earlier = _earlier_trials(path) if stage == 2 else pd.DataFrame()
         trials: list[Trial] = []
@@ -99,6 +100,13 @@ class Stages:
             if stage != 1 and not any(one.state == "complete" for one in trials):
                 self.early.measured(part, self._keeps)
 
+        def on_ask(ask: Ask) -> None:
+            if spec.options.until is not None:  # the references of the prompts that a race comes to
+                self.evaluator.grow(self.references.grow(ask.prompts))
+            if time_left is not None:
+                missing = self.evaluator.missing(map(self.evaluator.resolve, ask.candidates), ask.prompts)
+                plan_rest(time_left, spec, stage_name(stage), each, ask, missing, num_prompts)
+
         spaces = [space]
         search = self._make_search(spaces)
         self._answer_early(stage, search)
@@ -107,9 +115,10 @@ class Stages:
             trackers.run(self.tracking, name, self.study.path, spec.settings) as tracked,
             self.study.spending.part(stage_name(stage)),
         ):
-            winner = run(stage, search, self.evaluator, self.scorer, progress, record, on_rung)
+            winner = run(stage, search, self.evaluator, self.scorer, progress, record, on_rung, on_ask)
             tracked.winner(winner)
         progress.end_stage()
+        self._end_race(len(winner.measurements))
         space = spaces[-1]
         if spec.kind.walks and len(trials) < len(space.grid):
             left = len(space.grid) - len(trials)
@@ -134,6 +143,16 @@ class Stages:
                 f"early answer: {describe(first, stage)}, predicted quality {shown(quality)} with "
                 f"{plan.cloud_calls} cloud and {plan.edge_calls} edge calls; {self.early.path} has it, and "
                 "then whatever is measured to be better"
+            )
+
+    def _end_race(self, prompts: int) -> None:
+        """Say and keep on how many prompts a race has ended that may end before all."""
+        until, references = self.study.spec.options.until, self.references
+        if until is not None and not references.has_all:
+            left_out.end_race(self.study.path, prompts)
+            self.study.progress.log(
+                f"the race ended after {prompts} of {counted(len(references.drawn), 'prompt')}: no other "
+                f"config can be better by {until:g} of the objective (calibration.until)"
             )
 
     def _keeps(self, trial: Trial) -> bool:
@@ -210,12 +229,12 @@ class Stages:
         def cost(candidate: Candidate) -> Cost:
             return Cost.of(evaluator.resolve(candidate).plan, scorer.latency)
 
-        num_prompts = len(self.references.calibration.prompt_set)
+        num_prompts = len(self.references.most_prompts)
         options = search_options(spec, space)
         return Context(num_prompts, objective, self._predict, spec.seed, cost, options, self._records())
 
     def _predict(self, candidates: Sequence[Candidate]) -> list[float]:
-        return self.references.predictor.qualities(candidates)
+        return self.references.predict(candidates)
 
     def _records(self) -> Records:
         """For an Optuna study."""

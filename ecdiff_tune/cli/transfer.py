@@ -13,7 +13,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.cli.finish import config_of_winner, log_end, log_result
 from ecdiff_tune.cli.spaces import joint_space
 from ecdiff_tune.cli.stage import Found, Stages
-from ecdiff_tune.cli.tune import open_stages
+from ecdiff_tune.cli.tune import open_stages, refuse_until
 from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.transferred import log_snr, transferred
@@ -38,6 +38,7 @@ def transfer(settings: Settings) -> None:
         TransferError: the best predicted config scores more than ``transfer.tolerance`` higher.
         ECDiffError: something else that the user can act on.
     """
+    refuse_until(settings, "transfer")
     path = str(settings.transfer.config)
     source = TunedConfig.load(path)
     with open_stages(settings) as (stages, pair):

@@ -39,6 +39,7 @@ def reference(settings: Settings) -> None:
 
 def stage1(settings: Settings) -> None:
     """The reference, then (k, alpha)."""
+    refuse_until(settings, "stage1")
     _refuse_params_by_hand(settings)
     _refuse_placing(settings)
     with open_stages(settings) as (stages, _):
@@ -51,6 +52,7 @@ def stage1(settings: Settings) -> None:
 
 def stage2(settings: Settings) -> None:
     """s, for the study's stage1.yaml, or for (k, alpha) or (schedule, alpha) by hand."""
+    refuse_until(settings, "stage2")
     _refuse_placing(settings)
     if settings.params.alpha is None:
         _check_stage1_is_done(study_path(settings))
@@ -70,6 +72,7 @@ def tune(settings: Settings, caller: Caller = COMMAND_LINE) -> Trial | None:
         The winner; None with other methods than EC-Diff.
     """
     if settings.methods:
+        refuse_until(settings, "method=")
         _refuse_ranks()
         accelerate(settings, caller)
         return None
@@ -105,7 +108,8 @@ def open_stages(
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
         evaluator = study.evaluator(pair, made, tuning=True)
         tracking, columns = settings.tracking, settings.more_columns
-        source = ConfigSource.of_pipe(spec, study.created, made.prompt_set, pair.latency, pair.pipe, None)
+        prompts = references.most_prompts
+        source = ConfigSource.of_pipe(spec, study.created, prompts, pair.latency, pair.pipe, None)
         early = EarlyAnswers(study.path / files.CONFIG, source, scorer)
         yield Stages(study, references, evaluator, scorer, early, current(), tracking, columns), pair
 
@@ -121,6 +125,17 @@ def _refuse_params_by_hand(settings: Settings) -> None:
             got=given,
             expected="none",
         )
+
+
+def refuse_until(settings: Settings, what: str) -> None:
+    """Where no race is run that may end before all prompts.
+
+    Raises:
+        SettingsError: it is asked for.
+    """
+    if (until := settings.calibration.until) is not None:
+        advice = "Only the race of tune with search=joint or search=schedule may end before all prompts."
+        raise SettingsError(key="calibration.until", got=until, expected=f"null with {what}", advice=advice)
 
 
 def _refuse_ranks() -> None:

@@ -75,6 +75,7 @@ def check_grids(settings: Settings) -> None:
         ("s", s_values),
         ("estimator", settings.estimators),
         ("handoff_adapter", settings.handoff_adapters),
+        ("handoff", settings.handoffs),
         ("edge_k", search.edge_k),
         ("residual", search.residual),
     ):

@@ -42,6 +42,15 @@ def check_search(settings: Settings) -> None:
             expected=f"full or auto with {whom}",
             advice="Leave it out.",
         )
+    if search.handoff is not None and (kind.places or kind.walks):
+        raise SettingsError(
+            key="search.handoff",
+            got=list(search.handoff),
+            expected=f"null with search={name}",
+            advice="sampling.handoff=exact hands over at s itself; search=joint compares both.",
+        )
+    if settings.calibration.until is not None:
+        _check_until(settings)
     if search.extend and not kind.extends:
         raise _not_for("search.extend", name, [one for one in SEARCHES if SEARCHES[one].extends])
     joint = "set search.joint=true" if kind.at_once else "choose another search"
@@ -74,6 +83,23 @@ def check_search(settings: Settings) -> None:
     if not search.joint and not kind.in_stages:
         line = f"search={name} looks at everything at once: leave search.joint=true."
         raise SettingsError(line, key="search.joint", got=False, expected="true")
+
+
+def _check_until(settings: Settings) -> None:
+    """That a race can end before all prompts."""
+    search, key = settings.search, "calibration.until"
+    if not settings.kind.ends_early:
+        raise _not_for(key, search.name, [one for one in SEARCHES if SEARCHES[one].ends_early])
+    if not search.joint:
+        raise SettingsError(key="search.joint", got=False, expected=f"true with {key}")
+    if search.min_quality is not None:
+        expected, advice = f"null with {key}", "It must hold on all prompts: leave out one of them."
+        raise SettingsError(
+            key="search.min_quality", got=search.min_quality, expected=expected, advice=advice
+        )
+    if not search.error_rate:
+        expected, advice = f"> 0 with {key}", "A race that may not err goes on to the last prompt."
+        raise SettingsError(key="search.error_rate", got=0, expected=expected, advice=advice)
 
 
 def _not_for(setting: str, name: str, heeding: Sequence[str]) -> SettingsError:

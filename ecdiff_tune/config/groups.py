@@ -130,6 +130,9 @@ class SearchSettings:
     handoff_adapter: list[Adapter] | None = setting(
         None, "[identity,matched] compares both in stage 2; null is sampling's own"
     )
+    handoff: list[Annotated[str, OneOf(get_args(Handoff))]] | None = setting(
+        None, "with joint: [aligned,exact] compares both; null is sampling's own"
+    )
     edge_k: list[AtLeast0] = setting([0], "approximated steps between two real edge calls; 0 is none")
     residual: list[Annotated[float, Field(ge=0, le=1)]] = setting(
         [0.0], "factor of cloud minus edge at the last cloud step, added to the edge's noise; 0 is the paper"
@@ -178,6 +181,11 @@ class CalibrationSettings:
         "txt (one a line), csv, tsv, json, jsonl or parquet; null draws from the embedded pair's grammar",
     )
     column: str | None = setting(None, 'column of a table; null takes "prompt", "caption" or "text"')
+    until: Positive | None = setting(
+        None,
+        "tune with search=joint, schedule: end after a rung (search.rungs) where no other config can be "
+        "better by so much of the objective, 0.001; null measures the winner on all prompts",
+    )
 
 
 @dataclass

@@ -11,7 +11,7 @@ from ecdiff_core.models.memory import Memory, Offload
 from ecdiff_core.models.pair_spec import Lora, ModelRef, On, PairSpec
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import LEAST_P, ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
 from ecdiff_core.sampling.plan_of_params import count_steps
 from ecdiff_tune.config.groups import (
     SAME,
@@ -95,6 +95,7 @@ class Settings(Schema):
             search.margin,
             search.finalists,
             search.min_quality,
+            self.calibration.until,
             optuna,
         )
 
@@ -170,6 +171,11 @@ class Settings(Schema):
         )
 
     @property
+    def handoffs(self) -> tuple[Handoff, ...]:
+        """The handoffs to search, where all dimensions are at once: as set, or the one of ``sampling``."""
+        return cast("tuple[Handoff, ...]", tuple(self.search.handoff or (self.sampling.handoff,)))
+
+    @property
     def more_columns(self) -> tuple[str, ...]:
         """What trials.csv has beyond (p, k, alpha, s) and the scores, where it has any."""
         prunes = self.kind.prunes or (self.kind.walks and self._decides_early)
@@ -177,6 +183,7 @@ class Settings(Schema):
             "schedule": self.params.schedule is not None or self.kind.places,
             "estimator": len(self.estimators) > 1,
             "handoff_adapter": len(self.handoff_adapters) > 1,
+            "handoff": len(self.handoffs) > 1,
             "crossings": bool(self.search.edge_calls),
             "edge_k": self.edge_ks != (0,),
             "residual": self.residuals != (0.0,),

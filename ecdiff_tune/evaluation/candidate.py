@@ -14,22 +14,28 @@ from ecdiff_core.sampling.plan_of_params import plan
 
 @dataclass(frozen=True)
 class Candidate:
-    """A config that may be searched: (p, k, alpha, s), and how approximated and edge steps are done."""
+    """A config that may be searched: (p, k, alpha, s), and how approximated and edge steps are done.
+
+    Args:
+        handoff: where the edge takes over; None is as the study's sampling settings have it.
+    """
 
     params: ECDiffParams
     estimator: str = "gradient"
     handoff_adapter: HandoffAdapter = "identity"
+    handoff: Handoff | None = None
 
     def resolve(self, num_steps: int, handoff: Handoff, sampler: str = "") -> PlannedCandidate:
         """The candidate with its plan and key under these sampling settings: made here and passed on.
 
         Args:
+            handoff: of the sampling settings.
             sampler: as ``ConfigKey.sampler``.
 
         Raises:
             ParamsError: there is no such plan.
         """
-        steps = plan(self.params, num_steps, handoff, get_estimator(self.estimator))
+        steps = plan(self.params, num_steps, self.handoff or handoff, get_estimator(self.estimator))
         return PlannedCandidate(self, steps, ConfigKey.of(self, steps, sampler))
 
 
@@ -91,7 +97,7 @@ class PlannedCandidate:
     def of_config(cls, config: TunedConfig) -> PlannedCandidate:
         """What a search would have asked for to get that config."""
         sampling = config.sampling
-        found = Candidate(config.params, sampling.estimator, sampling.handoff_adapter)
+        found = Candidate(config.params, sampling.estimator, sampling.handoff_adapter, sampling.handoff)
         return found.resolve(sampling.num_steps, sampling.handoff)
 
 

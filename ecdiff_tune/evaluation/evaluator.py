@@ -76,6 +76,11 @@ class Evaluator:
         """Of the prompt set."""
         return self._prompts.digest
 
+    def grow(self, reference: Reference) -> None:
+        """Measure by a reference of more prompts, the first of which are the present ones."""
+        self._prompts, self._reference = reference.prompt_set, reference
+        self._generations.grow(reference.prompt_set)
+
     def resolve(self, candidate: Candidate) -> PlannedCandidate:
         """A candidate with its plan and its key in the ledger."""
         if candidate not in self._resolved:

@@ -46,6 +46,10 @@ class Generations:
         self._store, self._s_values = store, s_values
         self._prepared: dict[int, Prepared] = {}
 
+    def grow(self, prompts: CalibrationSet) -> None:
+        """Go on with more prompts, the first of which are the present ones."""
+        self._prompts = prompts
+
     @property
     def shares(self) -> bool:
         """Whether candidates that are asked for together cost less than one by one."""
@@ -106,7 +110,7 @@ class Generations:
         params, pipe = config.candidate.params, self._pipe
         if params.edge_schedule is not None:
             return ()
-        handoff = pipe.config.sampling.handoff
+        handoff = config.candidate.handoff or pipe.config.sampling.handoff
         later = (step for step in params.real_steps(pipe.num_steps) if step > params.warm_up)
         branch_points = [params.warm_up, *(step + 1 for step in islice(later, 1))]
         branch_points += [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from ecdiff_core.errors import CloudError
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.serving import packet
 from ecdiff_core.serving.commands import with_extra
 from ecdiff_core.serving.handoff import facts_of
+from ecdiff_core.serving.seconds import SERVED, timings_of
 from ecdiff_core.serving.token_file import find_token
 from ecdiff_tune.evaluation import latency
 from ecdiff_tune.evaluation.latency import LatencyError, LatencyProfile, Timing
@@ -19,8 +19,6 @@ from ecdiff_tune.evaluation.link import Link, MeasuredLink
 REPEATS = 10
 """Measurements of the round trip, and of the bandwidth."""
 DOWNLOAD_BYTES = 2**20
-SERVED = ("cloud_call", "encode")
-"""What the server does of an image, by the names of a profile."""
 _AS_HERE = ("cloud", "edge", "size", "dtype")
 """Facts of a server that its seconds depend on; its plan may be any."""
 
@@ -60,13 +58,9 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
 
 def _served(config: Mapping[str, Any], pipe: ECDiffPipeline, url: str) -> dict[str, Timing]:
     """The server's seconds by name."""
-    try:
-        theirs: Mapping[str, str] = dict(config["facts"])
-        scale = float(theirs["guidance_scale"])
-        seconds = {name: Timing(**config["seconds"][name]) for name in SERVED}
-    except (KeyError, TypeError, ValueError) as error:
-        line = f"{url} does not tell its seconds: it is an older server or none of ours."
-        raise CloudError(line, key=url, expected=list(SERVED)) from error
+    seconds = {name: Timing(**asdict(one)) for name, one in timings_of(config, url).items()}
+    theirs: Mapping[str, str] = config["facts"]
+    scale = float(theirs["guidance_scale"])
     ours = {name: value for name, value in facts_of(pipe).items() if name in _AS_HERE}
     found = packet.differences(theirs, ours)
     guided = pipe.config.sampling.guidance_scale > 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.methods import METHODS as ACCELERATIONS
@@ -12,7 +13,7 @@ from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, Plan
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
 from ecdiff_core.sampling.plan_of_params import count_steps
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -66,10 +67,12 @@ def _method(
     params: ECDiffParams,
     estimator: str | None = None,
     adapter: HandoffAdapter | None = None,
+    handoff: Handoff | None = None,
 ) -> Method:
     """One of the study's own sampler; what is not told is the tuned config's."""
     own = known.sampling
-    candidate = Candidate(params, estimator or own.estimator, adapter or own.handoff_adapter)
+    ways = (estimator or own.estimator, adapter or own.handoff_adapter, handoff or own.handoff)
+    candidate = Candidate(params, *ways)
     return Method(name, label, candidate, Sampler(own))
 
 
@@ -105,7 +108,8 @@ def _paper(known: Known) -> Method:
         raise LeftOutError(f"the paper has no row for the pair {known.tuned.pair.name}")
     params = known.paper.params.scaled(PAPER_STEPS, known.sampling.num_inference_steps)
     row = known.paper.sampling
-    return _method(known, "paper", "EC-Diff (paper's row)", params, row.estimator, row.handoff_adapter)
+    ways = (row.estimator, row.handoff_adapter, row.handoff)
+    return _method(known, "paper", "EC-Diff (paper's row)", params, *ways)
 
 
 def _tuned(known: Known) -> Method:
@@ -143,8 +147,8 @@ def _schedule(known: Known) -> Method:
     if config is None:
         raise LeftOutError("no compare.schedule=STUDY is given")
     row = config.sampling
-    made = _method(known, "schedule", "best schedule", config.params, row.estimator, row.handoff_adapter)
-    return replace(made, sampler=Sampler(replace(known.sampling, handoff=row.handoff)))
+    ways = (row.estimator, row.handoff_adapter, row.handoff)
+    return _method(known, "schedule", "best schedule", config.params, *ways)
 
 
 def _fewer(name: str, scheduler: str | None, short: str) -> Make:
@@ -175,6 +179,27 @@ def equal_cost_steps(latency: LatencyProfile, plan: Plan) -> int:
 
 
 FEWER = {"fewer_ddim": "DDIMScheduler", "fewer_dpm": "DPMSolverMultistepScheduler"}
+
+
+def tuned_accelerations(folder: Path) -> dict[str, MethodChoice]:
+    """What ``tune method=…`` found in a study, by the names of the methods.
+
+    Args:
+        folder: of its YAMLs.
+
+    Raises:
+        ECDiffError: one is damaged.
+    """
+    known = {name: folder / f"{name}.yaml" for name in ACCELERATIONS}
+    choices = {name: TunedConfig.load(path).method for name, path in known.items() if path.is_file()}
+    return {name: choice for name, choice in choices.items() if choice is not None}
+
+
+def untuned(methods: Iterable[Method], tuned: Mapping[str, MethodChoice]) -> str:
+    """Which accelerations are compared at values that nobody chose for this pair; empty where none is."""
+    names = [one.name for one in methods if one.sampler.acceleration is not None and one.name not in tuned]
+    what = f"at their authors' values: {', '.join(names)} (tune method=[{','.join(names)}] finds this pair's)"
+    return what * bool(names)
 
 
 def _accelerated(name: str) -> Make:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ecdiff_core.io.text import counted
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.report.result import made_by
+from ecdiff_tune.report.result import made_by, race_end
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.study.folder import flat
 
@@ -35,11 +35,13 @@ def sentence(data: StudyData) -> str:
         checked = (
             f", and {shown(held['quality'], 3)} on {counted(held['num_prompts'], 'prompt')} not tuned on"
         )
+    end = race_end(data.config)
+    ended = f" {end[0].upper()}{end[1:]}." if end else ""
     return (
         f"{made_by(data.config.sampling).capitalize()} takes {seconds} in place of the cloud's "
         f"{seconds_text(cloud)}, "
         f"{times:.1f} times as fast, by {plan_.cloud_calls} of {plan_.num_steps} cloud calls{edge}; "
-        f"its SSIM to the cloud's own is {shown(score['quality'], 3)}{checked}."
+        f"its SSIM to the cloud's own is {shown(score['quality'], 3)}{checked}.{ended}"
     )
 
 

@@ -16,7 +16,7 @@ from ecdiff_tune.report import tables
 from ecdiff_tune.study.progress import describe
 from ecdiff_tune.study.spec import StudySpec
 
-_USUAL = {name: getattr(Sampling(), name) for name in ("estimator", "handoff_adapter")}
+_USUAL = {name: getattr(Sampling(), name) for name in ("estimator", "handoff_adapter", "handoff")}
 NAMED = 5
 """Tied configs that are named on the terminal; the YAML lists all."""
 
@@ -50,16 +50,24 @@ def repeatable(config: TunedConfig, cloud_seconds: float) -> str:
     quality = score["quality"] if held is None else held
     where = "the prompts it was tuned on" if held is None else "prompts it was not tuned on"
     edge = f" and {counted(plan.edge_calls, 'edge call')}" if plan.edge_calls else ""
+    ended = race_end(config)
     return (
         f"{counted(plan.cloud_calls, 'cloud call')}{edge} in place of {plan.num_steps} cloud calls, "
         f"{cloud_seconds / score['seconds']:.1f} times as fast, SSIM {shown(quality, 3)} to the cloud's own "
-        f"{medium(config.sampling)}s on {where}."
+        f"{medium(config.sampling)}s on {where}{f'; {ended}' if ended else ''}."
     )
+
+
+def race_end(config: TunedConfig) -> str:
+    """On how many prompts the race ended; empty where it was to come to all, or had to."""
+    calibration = (config.provenance or {}).get("calibration") or {}
+    used, drawn = calibration.get("num_prompts", 0), calibration.get("drawn", 0)
+    return f"the race ended after {used} of {counted(drawn, 'prompt')}" if used < drawn else ""
 
 
 def _ways(sampling: Sampling) -> list[str]:
     """How approximated and edge steps are made, where not as usual."""
-    given = {"estimator": sampling.estimator, "handoff_adapter": sampling.handoff_adapter}
+    given = {name: getattr(sampling, name) for name in _USUAL}
     return [f"{name} {value}" for name, value in given.items() if value != _USUAL[name]]
 
 

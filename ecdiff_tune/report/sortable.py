@@ -20,7 +20,7 @@ from ecdiff_tune.study.progress import describe
 FORMATS = {"alpha": "{:.3g}", "from": "{:.3g}", "to": "{:.3g}", "PSNR, dB": "{:.2f}"}
 """Of columns whose numbers are not written as scores; what a person chose keeps the digits that it has."""
 FIRST = [
-    *("p", "k", "alpha", "s", "edge_k", "residual", "estimator", "handoff_adapter"),
+    *("p", "k", "alpha", "s", "edge_k", "residual", "estimator", "handoff_adapter", "handoff"),
     *("objective", "quality", "seconds", "efficiency", "burden"),
     *("cloud_calls", "approximated", "edge_calls", "cloud_share"),
 ]

@@ -14,7 +14,7 @@ from ecdiff_tune.report.table_files import markdown
 
 _WHOLE_OR_EMPTY = ("p", "k", "s", "suggested_s")
 """Columns of whole numbers that may be left empty."""
-_WAYS = ("edge_k", "residual", "estimator", "handoff_adapter")
+_WAYS = ("edge_k", "residual", "estimator", "handoff_adapter", "handoff")
 """How approximated and edge steps are made, which many studies do not vary."""
 _COLUMNS: dict[str, Callable[[Trial], object]] = {
     "stage": lambda trial: trial.stage,
@@ -42,6 +42,7 @@ _MORE: dict[str, Callable[[Trial], object]] = {
     "residual": lambda trial: trial.candidate.params.residual,
     "estimator": lambda trial: trial.candidate.estimator,
     "handoff_adapter": lambda trial: trial.candidate.handoff_adapter,
+    "handoff": lambda trial: trial.candidate.handoff or "",
     "suggested_s": lambda trial: trial.suggested_s,
     "prompts": lambda trial: len(trial.measurements),
     "pruned": lambda trial: trial.pruned,
@@ -140,6 +141,7 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
                 "residual": candidate.params.residual,
                 "estimator": candidate.estimator,
                 "handoff_adapter": candidate.handoff_adapter,
+                "handoff": candidate.handoff or "",
                 "cloud_calls": plan.cloud_calls,
                 "approximated": plan.approximated,
                 "edge_calls": plan.edge_calls,

@@ -45,7 +45,7 @@ def extended(space: GridSpace, best: Candidate, num_steps: int, handoff: Handoff
     Limits: 0 <= k < T, ``LEAST_ALPHA`` <= alpha <= 1, p <= s <= T, 0 <= edge_k < T.
     An aligned handoff moves s to after the next real step.
     """
-    larger = space
+    larger, handoff = space, best.handoff or handoff
     if not isinstance(larger, Stage2Space):
         k = best.params.k
         ks = larger.ks if k is None else grown(larger.ks, k, 0, num_steps - 1)

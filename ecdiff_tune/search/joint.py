@@ -29,7 +29,7 @@ def finals(
     """The first ones race, and after the last rung their leader goes on alone.
 
     Where it turns out to be infeasible the next one takes its place; when no finalist is left, the next ones
-    race.
+    race. A race that is settled before (``until``) ends there: who is left has been measured on its prompts.
 
     Args:
         ranked: the most promising first.
@@ -38,7 +38,11 @@ def finals(
     seen = last_rung(context)
     for start in range(0, len(ranked), options.finalists):
         finalists = ranked[start : start + options.finalists]
-        yield from run_rungs(finalists, state, context)
+        settled = yield from run_rungs(finalists, state, context)
+        if settled is not None:
+            unseen = [one for one in state.left(ranked) if not state.seen(one)]
+            pruned |= dict.fromkeys(unseen, "forecast")
+            return state.leader(state.left(finalists), settled)
         yield from state.measure(finalists, seen)
         while left := state.left(finalists):
             winner = state.leader(left, seen)
@@ -48,6 +52,7 @@ def finals(
                 ties = dict.fromkeys(finalists, f"tie after {seen} prompts")
                 reasons = {**dict.fromkeys(ranked, "forecast"), **ties}
                 whole = state.whole()
-                pruned |= {one: reasons[one] for one in state.left(ranked) if one not in whole}
+                others = [one for one in state.left(ranked) if one not in whole and one is not winner]
+                pruned |= {one: reasons[one] for one in others}
                 return winner
     return None

@@ -108,6 +108,9 @@ class Options:
         margin: objective that may be given away at a rung; 0 is nothing.
         finalists: how many of the best predicted race (``joint``, ``schedule``).
         min_quality: mean SSIM that the winner must have (``schedule``).
+        until: the race ends at the rung after which no other config can be better by so much of the
+            objective, and nothing is measured on more prompts (``joint``, ``schedule``); None measures the
+            winner on all.
         optuna: for ``search=optuna``, which prunes at the same rungs.
 
     Raises:
@@ -119,6 +122,7 @@ class Options:
     margin: NotNegative = 0.0
     finalists: AtLeast1 = 8
     min_quality: Similarity | None = None
+    until: Positive | None = None
     optuna: OptunaOptions = field(default_factory=OptunaOptions)
 
     def __post_init__(self) -> None:

@@ -89,6 +89,17 @@ class RaceState:
             if significantly_worse(values, ahead, self._context.num_prompts, level, margin):
                 self._pruned[one] = f"race after {prompts} prompts"
 
+    def is_settled(self, arms: Sequence[Candidate], prompts: int, level: float, until: float) -> bool:
+        """Whether no other one can be better than the leader by ``until``: each interval of the leader's
+        advantage ends above minus that."""
+        left = self.left(arms)
+        if not left:
+            return False
+        leader, everything = self.leader(left, prompts), self._context.num_prompts
+        ahead = self._results[leader].values[:prompts]
+        others = (self._results[one].values[:prompts] for one in left if one is not leader)
+        return all(significantly_worse(values, ahead, everything, level, until) for values in others)
+
     def _most(self, one: Candidate) -> float:
         """Its objective over all prompts is no higher."""
         everything = self._context.num_prompts
@@ -96,20 +107,27 @@ class RaceState:
         return (sum(values) + (everything - len(values)) * self._context.most(one)) / everything
 
 
-def run_rungs(arms: Sequence[Candidate], state: RaceState, context: Context) -> Rounds[None]:
+def run_rungs(arms: Sequence[Candidate], state: RaceState, context: Context) -> Rounds[int | None]:
     """Successive elimination (Maron and Moore's Hoeffding races, 1994, with a paired t test in its place).
 
     At a few rungs the losers are pruned. With no ``margin``, the candidate that is best on all prompts
     is lost with at most ``error_rate``: it meets every other one at most once a rung, and each test has its
-    share of that rate. With one, each rung gives away at most so much.
+    share of that rate. With one, each rung gives away at most so much. The same tests tell when a race is
+    settled by ``until``.
+
+    Returns:
+        On how many prompts it was; None where it was not, or nobody asks.
     """
     options = context.options
     level = options.level(context.num_prompts, len(arms))
     for prompts in options.prompts(context.num_prompts):
-        if len(state.left(arms)) > 1:
+        if options.until is not None or len(state.left(arms)) > 1:
             yield from state.measure(arms, prompts)
             state.bound(arms)
             state.compare(arms, prompts, level, options.margin)
+        if options.until is not None and state.is_settled(arms, prompts, level, options.until):
+            return prompts
+    return None
 
 
 def race(space: Space, context: Context) -> Search:

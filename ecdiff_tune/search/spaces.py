@@ -148,7 +148,12 @@ class Stage2Space:
 
 @dataclass(frozen=True)
 class JointSpace:
-    """Both stages at once: (p, k, alpha, s) for every estimator and handoff adapter."""
+    """Both stages at once: (p, k, alpha, s) for every estimator, handoff adapter and handoff.
+
+    Args:
+        handoff: of the sampling settings.
+        handoffs: that are searched; none is that one.
+    """
 
     stage: ClassVar[Stage] = "joint"
     ps: tuple[int, ...]
@@ -163,6 +168,7 @@ class JointSpace:
     residuals: tuple[float, ...] = (0.0,)
     edge_first: int = 2
     edge_last: int = 2
+    handoffs: tuple[Handoff, ...] = ()
 
     @property
     def p(self) -> int:
@@ -181,6 +187,7 @@ class JointSpace:
             "handoff_adapter": self.handoff_adapters,
             "edge_k": self.edge_ks,
             "residual": self.residuals,
+            "handoff": self.handoffs or (self.handoff,),
         }
 
     def at(
@@ -193,18 +200,22 @@ class JointSpace:
         handoff_adapter: HandoffAdapter,
         edge_k: int = 0,
         residual: float = 0.0,
+        handoff: Handoff | None = None,
     ) -> Candidate:
-        """The candidate at a point, with the s at which it really hands over."""
+        """The candidate at a point, with the s at which it really hands over; None is the first handoff."""
         edge_side = (edge_k, self.edge_first, self.edge_last, residual)
         params = ECDiffParams(p, k, alpha, s, None, *edge_side)
-        effective = effective_s(params, self.num_steps, self.handoff)
-        return Candidate(replace(params, s=effective), estimator, handoff_adapter)
+        way = handoff or (self.handoffs or (self.handoff,))[0]
+        effective = effective_s(params, self.num_steps, way)
+        own = None if way == self.handoff else way
+        return Candidate(replace(params, s=effective), estimator, handoff_adapter, own)
 
     @cached_property
     def aliases(self) -> Mapping[Candidate, Candidate]:
         """Every candidate, and the one of the grid that makes the same images."""
         candidates = (
-            self.at(p, k, alpha, s, estimator, adapter, edge_k, residual)
+            self.at(p, k, alpha, s, estimator, adapter, edge_k, residual, handoff)
+            for handoff in self.handoffs or (self.handoff,)
             for estimator, adapter in itertools.product(self.estimators, self.handoff_adapters)
             for edge_k, residual in itertools.product(self.edge_ks, self.residuals)
             for p, k, alpha, s in itertools.product(self.ps, self.ks, self.alphas, self.s_values)
@@ -219,6 +230,9 @@ class JointSpace:
         >>> space = JointSpace((7,), (2,), (0.2, 0.3), tuple(range(30, 41)), 50)
         >>> [(one.params.alpha, one.params.s) for one in space.grid][:5]
         [(0.2, 31), (0.2, 34), (0.2, 37), (0.2, 40), (0.3, 31)]
+        >>> both = replace(space, alphas=(0.2,), handoffs=("aligned", "exact"))
+        >>> [one.params.s for one in both.grid if one.handoff == "exact"]
+        [30, 32, 33, 35, 36, 38, 39]
         """
         return tuple(dict.fromkeys(self.aliases.values()))
 

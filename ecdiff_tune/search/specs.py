@@ -30,6 +30,7 @@ class SearchSpec:
         needs_forecast: it cannot do without. A reference near to the cloud's own images is enough for it: the
             forecast chooses who races, and the race decides between near equals.
         walks: it may end without having measured its whole grid, and gives no reason for what is left.
+        ends_early: its race may end before all prompts (``calibration.until``), at once.
         places: it lists the real steps itself, in place of p and k.
         is_optuna: its trials are those of an Optuna study, which keeps images of them.
         limits: those of ``LIMITS`` that it heeds.
@@ -46,6 +47,7 @@ class SearchSpec:
     predicts: bool = False
     needs_forecast: bool = False
     walks: bool = False
+    ends_early: bool = False
     places: bool = False
     is_optuna: bool = False
     limits: tuple[str, ...] = ()
@@ -82,6 +84,7 @@ SEARCHES: dict[str, SearchSpec] = {
         prunes=True,
         predicts=True,
         needs_forecast=True,
+        ends_early=True,
     ),
     "schedule": SearchSpec(
         "calls placed step by step, the best few measured on some prompts, the winner on all",
@@ -91,6 +94,7 @@ SEARCHES: dict[str, SearchSpec] = {
         prunes=True,
         predicts=True,
         needs_forecast=True,
+        ends_early=True,
         places=True,
         limits=("min_quality", "cloud_calls", "edge_calls"),
     ),

@@ -15,7 +15,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import points
 from ecdiff_tune.search.spaces import GridSpace, Value, nearest_value
 
-DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter", "edge_k", "residual")
+DIMENSIONS = ("p", "k", "alpha", "s", "estimator", "handoff_adapter", "edge_k", "residual", "handoff")
 SCALES = {"": 1, "_tenths": 10, "_hundredths": 100}
 
 
@@ -92,8 +92,11 @@ class Dimensions:
 
     def nearest(self, candidate: Candidate | points.Point) -> dict[str, Any]:
         """The suggestion nearest to a candidate, dimension by dimension."""
+        values = dict(values_of(candidate))
+        if values.get("handoff", "") is None:
+            values["handoff"] = getattr(self.space, "handoff", "aligned")
         return {
-            dimension.name: dimension.suggestion(values_of(candidate)[name])
+            dimension.name: dimension.suggestion(values[name])
             for name, dimension in self.all.items()
             if len(dimension.values) > 1
         }
@@ -103,5 +106,5 @@ def values_of(candidate: Candidate | points.Point) -> Mapping[str, Any]:
     """The values of a candidate, or of a point, by the names of dimensions."""
     if isinstance(candidate, points.Point):
         return candidate
-    own = ("estimator", "handoff_adapter")
+    own = ("estimator", "handoff_adapter", "handoff")
     return {name: getattr(candidate if name in own else candidate.params, name) for name in DIMENSIONS}

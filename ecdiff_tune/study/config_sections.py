@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -75,13 +75,21 @@ def heldout_section(
     return {**values, "num_prompts": len(prompts), "digest": prompts.digest}
 
 
-def calibration_section(source: PromptSource, prompts: CalibrationSet) -> dict[str, Any]:
-    """``provenance.calibration``."""
+def calibration_section(
+    source: PromptSource, prompts: CalibrationSet, ended: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """``provenance.calibration``.
+
+    Args:
+        prompts: that were tuned on.
+        ended: why and before how many, where a race has ended before all.
+    """
     return {
         "file": source.file,
         "num_prompts": len(prompts),
         "digest": prompts.digest,
         "first_seed": prompts.seeds[0],
+        **(ended or {}),
     }
 
 
@@ -140,6 +148,7 @@ def _named(trial: Trial) -> dict[str, Any]:
         **candidate.params.tree(),
         "estimator": candidate.estimator,
         "handoff_adapter": candidate.handoff_adapter,
+        **({} if candidate.handoff is None else {"handoff": candidate.handoff}),
         "objective": round(trial.value, DIGITS),
         "seconds": round(trial.seconds, 6),
     }

@@ -1,4 +1,6 @@
-"""Which prompts a study leaves out, kept in its folder for what reads it without its references."""
+"""Which prompts a study leaves out, kept in its folder for what reads it without its references: those with
+images that nothing can be compared with, and those that a race did not come to (``calibration.until``).
+"""
 
 from __future__ import annotations
 
@@ -40,6 +42,27 @@ def add(study: Path, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, in
     known = read(study)
     if found.keys() - known.keys():
         write_text(study / files.LEFT_OUT, json.dumps(known | found, indent=2) + "\n")
+
+
+def end_race(study: Path, prompts: int) -> None:
+    """Keep on how many prompts a race has ended that might end before all."""
+    write_text(study / files.RACED, json.dumps({"prompts": prompts}) + "\n")
+
+
+def raced(study: Path) -> int | None:
+    """On how many prompts the race has ended; None where it has not, or could not end before all.
+
+    Raises:
+        StudyError: the file that says so is damaged.
+    """
+    path = study / files.RACED
+    if not path.is_file():
+        return None
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["prompts"])
+    except (ValueError, TypeError, KeyError) as error:
+        advice = "Delete it; `tune` with the study's settings writes it again."
+        raise StudyError(f"{path} is damaged.", key=str(path), advice=advice) from error
 
 
 def comparable(prompts: CalibrationSet, why: Mapping[str, str]) -> CalibrationSet:

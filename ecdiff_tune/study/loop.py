@@ -13,7 +13,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Scorer, Stage, Trial, stage_name
 from ecdiff_tune.search import Search
-from ecdiff_tune.search.base import Result
+from ecdiff_tune.search.base import Ask, Result
 from ecdiff_tune.study.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def run(
     progress: Progress,
     on_trial: Callable[[Trial], None],
     on_rung: Callable[[Sequence[Trial]], None] = lambda _: None,
+    on_ask: Callable[[Ask], None] = lambda _: None,
 ) -> Trial:
     """Evaluate what the search asks for until it is done; the winning trial.
 
@@ -41,6 +42,7 @@ def run(
     Args:
         on_trial: called with every trial that was measured on all prompts or pruned.
         on_rung: called with those that were measured on some prompts together.
+        on_ask: called with what is asked for, before it is measured.
 
     Raises:
         NoWinnerError: no config won.
@@ -57,6 +59,7 @@ def run(
     best: Trial | None = None
     while not search.done:
         ask = search.ask()
+        on_ask(ask)
         configs = [evaluator.resolve(one) for one in ask.candidates]
         missing = evaluator.missing(configs, ask.prompts)
         progress.start_trials(stage, number_of(ask.candidates[0]), ask, missing)
@@ -89,6 +92,11 @@ def run(
             on_trial(trial)
             if stage == 1:
                 evaluator.forget(trial.config)
+    if search.best in unfinished:  # the race was settled on some prompts, which all that are left have seen
+        trials |= unfinished
+        for trial in unfinished.values():
+            progress.end_trial(trial)
+            on_trial(trial)
     if reasons := [why for one, why in search.pruned.items() if one not in trials]:
         progress.log(_describe_pruned(reasons, len(trials)))
     if search.best is None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ecdiff_core import batch_size
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.evaluation import batch_size, latency, two_machines
+from ecdiff_tune.evaluation import latency, two_machines
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.machine_conditions import Conditions
 from ecdiff_tune.evaluation.model_calls import KINDS

@@ -53,6 +53,7 @@ def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str
         words.append(candidate.estimator)
     if stage != 1 and candidate.handoff_adapter != "identity":
         words.append(candidate.handoff_adapter)
+    words += ["exact"] * (stage == "joint" and candidate.handoff == "exact")
     return " ".join(words)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.io.text import counted
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter, Plan
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
 from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey, PlannedCandidate
@@ -81,6 +81,7 @@ def load(spec: StudySpec) -> Recorded:
         )
     why = unusable.read(path)
     prompts, heldout = unusable.comparable(prompts, why), unusable.comparable(heldout, why)
+    prompts = prompts.first(unusable.raced(path) or len(prompts))
     latency = latency_profile(spec, study)
     if latency.link is not None:
         spec = replace(spec, link=latency.link.link)
@@ -202,8 +203,9 @@ def config_of(key: ConfigKey, sampling: Sampling) -> PlannedCandidate | None:
     if plan.num_steps != sampling.num_steps:
         return None
     adapter = cast(HandoffAdapter, key.handoff_adapter or sampling.handoff_adapter)
-    for params, estimator in _params_of(plan, key):
-        candidate = Candidate(params, estimator or sampling.estimator, adapter)
+    handoffs = (None, *(one for one in get_args(Handoff) if one != sampling.handoff))
+    for (params, estimator), handoff in product(_params_of(plan, key), handoffs):
+        candidate = Candidate(params, estimator or sampling.estimator, adapter, handoff)
         try:
             config = candidate.resolve(sampling.num_steps, sampling.handoff)
         except ParamsError:  # the estimator needs another warm-up, or fills every step

@@ -34,6 +34,7 @@ class ReferenceMaking:
     ) -> None:
         self._spec, self._pair, self._folder = spec, pair, folder
         self._spending, self._progress = spending, progress
+        self._placed = False  # whether it was said how
 
     def make(
         self,
@@ -94,8 +95,20 @@ class ReferenceMaking:
             self._progress.log(f"note: {line}")
         left_out.add(self._spec.path, prompts, faulty)
 
-    def place(self, plan: ReferencePlan, prompts: CalibrationSet, own: Reference) -> Reference:
-        """The own runs with a placed plan's images of all prompts; without the prompts that are of no use."""
+    def place(
+        self,
+        plan: ReferencePlan,
+        prompts: CalibrationSet,
+        own: Reference,
+        at_most: int,
+        ahead: CalibrationSet,
+    ) -> Reference:
+        """The own runs with a placed plan's images of some prompts; without those that are of no use.
+
+        Args:
+            at_most: so many may be of no use.
+            ahead: the prompts whose images are likely to be asked for.
+        """
         placed, pair = PlacedImages(plan, self._folder), self._pair
         # Without what it might share with configs: how they round would depend on whether it was made now.
         generations = Generations(pair.pipe, prompts, pair.batches, None, ())
@@ -103,19 +116,20 @@ class ReferenceMaking:
         done, calls = self._progress.prompts_done, self._spending.calls
         with self._spending.part(REFERENCE), self._turn(label):
             missing = len(placed.missing(prompts))
-            self._progress.log(
-                f"reference: the cloud's own run on {len(own.prompts)} prompts, on the others "
-                f"{len(plan.steps)} placed cloud calls with a predicted error of "
-                f"{plan.predicted_error:.1g} SSIM"
-            )
+            if not self._placed:
+                self._progress.log(
+                    f"reference: the cloud's own run on {len(own.prompts)} prompts, on the others "
+                    f"{len(plan.steps)} placed cloud calls with a predicted error of "
+                    f"{plan.predicted_error:.1g} SSIM"
+                )
+            self._placed = True
             self._log_calls(label, missing * len(plan.steps), 0)
-            self.plan(REFERENCE, 0, 0, prompts)
+            self.plan(REFERENCE, 0, 0, ahead)
             self._progress.start_task(label, len(prompts), len(prompts) - missing)
             placed.make(pair.pipe, prompts, generations, pair.batches, done, calls)
         known = reference_files.faulty_rows(prompts.first(FULL_RUNS), self._folder)
         found = {row: fault for row, fault in placed.faulty_rows(prompts).items() if row not in known}
-        most, dtype = image_faults.most_left_out(len(prompts)), pair.pipe.config.sampling.dtype
-        image_faults.refuse_many(known | found, prompts, most, dtype)
+        image_faults.refuse_many(known | found, prompts, at_most, pair.pipe.config.sampling.dtype)
         self._leave_out(prompts, found)
         kept = prompts.without(known | found)
         runs = zip(own.prompt_set.keys, own.prompts, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from ecdiff_core.sampling.plan import HandoffAdapter
 from ecdiff_tune.data.calibration import CalibrationSet
-from ecdiff_tune.evaluation import reference_files
-from ecdiff_tune.evaluation.edge_pass import EdgePass
+from ecdiff_tune.evaluation import image_faults, reference_files
+from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.evaluation.edge_pass import FIRST_PROMPTS, EdgePass
 from ecdiff_tune.evaluation.placed_images import ReferencePlan
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.warm_up import auto_p
@@ -47,18 +49,56 @@ class References:
         self._spec, self._pair, self._folder = spec, pair, folder
         self.drawn, self._drawn_heldout = drawn, drawn_heldout
         self._progress = progress
+        rungs = () if spec.options.until is None else spec.options.prompts(len(drawn))
+        # The race begins on the first, and goes beyond the last where it is not settled by then.
+        self._raced, self._usual = min((*rungs, len(drawn))), max(rungs, default=len(drawn))
+        self._calibrations: dict[int, Reference] = {}
+        self._predicted: tuple[tuple[Candidate, ...], list[float]] = ((), [])
         self._making = ReferenceMaking(spec, pair, folder, spending, progress)
 
-    @cached_property
+    @property
     def calibration(self) -> Reference:
-        """Of the prompts that are tuned on."""
+        """Of the prompts that are tuned on; where a race may end before, of those that it has come to."""
+        if self._raced not in self._calibrations:
+            self._calibrations = {self._raced: self._of_first(self._raced)}
+        return self._calibrations[self._raced]
+
+    def grow(self, count: int | None) -> Reference:
+        """``calibration`` with so many prompts at least; None is all."""
+        self._raced = max(self._raced, len(self.drawn) if count is None else count)
+        return self.calibration
+
+    @property
+    def has_all(self) -> bool:
+        """Whether ``calibration`` is of all prompts."""
+        return self._raced >= len(self.drawn)
+
+    @property
+    def most_prompts(self) -> CalibrationSet:
+        """Those that may be tuned on: all that are drawn, without those that are known to be of no use."""
+        return self.drawn if self._spec.options.until is not None else self.calibration.prompt_set
+
+    def _of_first(self, count: int) -> Reference:
+        """Of so many prompts that are of use, as far as there are."""
+        drawn = count
+        while True:
+            made = self._of_drawn(self.drawn.first(drawn))
+            lacking = count - len(made.prompt_set)
+            if lacking <= 0 or drawn >= len(self.drawn):
+                return made
+            drawn += lacking
+
+    def _of_drawn(self, prompts: CalibrationSet) -> Reference:
+        most = image_faults.most_left_out(len(self.drawn))
         if not self._places:
-            return self.own_runs
+            own = self.own_runs  # which are made with the edge pass
+            return own if prompts == self._own else self._making.make(prompts, REFERENCE, most)
         plan = self._decided_plan()
         if plan is None:
             self._progress.log("reference: no placed plan is near enough; the cloud runs on every prompt")
-            return self._making.make(self.drawn, REFERENCE)
-        return self._making.place(plan, self.drawn, self.own_runs)
+            return self._making.make(prompts, REFERENCE, most)
+        ahead = self.drawn.first(max(self._usual, len(prompts)))
+        return self._making.place(plan, prompts, self.own_runs, most, ahead)
 
     def _decided_plan(self) -> ReferencePlan | None:
         """The plan that makes the images of most prompts, on all ranks rank 0's."""
@@ -73,10 +113,9 @@ class References:
 
     @cached_property
     def own_runs(self) -> Reference:
-        """The models' own runs on the prompts that are tuned on, or with ``reference=placed`` on the first of
-        them; with an edge pass where something predicts."""
-        prompts = self.drawn.first(FULL_RUNS) if self._places else self.drawn
-        later = self.drawn if self._places else None
+        """The models' own runs on the prompts that are tuned on, or with ``reference=placed`` or a race that
+        may end before all on the first of them; with an edge pass where something predicts."""
+        prompts, later = self._own, self._placed_later
         if self._without_edge:
             return self._making.make(prompts, REFERENCE, edge=False, placed_later=later)
         predicts = self._places or self._spec.kind.predicts
@@ -95,6 +134,18 @@ class References:
         if self._without_edge:
             self._making.make(self.own_runs.prompt_set, SAMPLES)
         return self.calibration
+
+    @property
+    def _own(self) -> CalibrationSet:
+        """The prompts whose own runs are made before anything is searched."""
+        if self._places:
+            return self.drawn.first(FULL_RUNS)
+        return self.drawn if self._spec.options.until is None else self.drawn.first(FIRST_PROMPTS)
+
+    @property
+    def _placed_later(self) -> CalibrationSet | None:
+        """The prompts whose images placed calls are likely to make."""
+        return self.drawn.first(self._usual) if self._places else None
 
     @property
     def _places(self) -> bool:
@@ -122,10 +173,8 @@ class References:
 
     def plan_ahead(self) -> None:
         """Tell the time left what calls these references will take in this run."""
-        own = self.drawn.first(FULL_RUNS) if self._places else self.drawn
-        steps, missing = self._spec.num_steps, len(reference_files.missing(own, self._folder))
-        later = self.drawn if self._places else None
-        self._making.plan(REFERENCE, missing * steps, 2 * missing * steps, later)
+        steps, missing = self._spec.num_steps, len(reference_files.missing(self._own, self._folder))
+        self._making.plan(REFERENCE, missing * steps, 2 * missing * steps, self._placed_later)
         heldout = len(reference_files.missing(self._drawn_heldout, self._folder))
         self._making.plan(HELDOUT_REFERENCE, heldout * steps, 0)
 
@@ -146,6 +195,16 @@ class References:
 
         handoff = pipe.config.sampling.handoff
         return Predictor.of(pipe.scheduler, handoff, made, passes, edge_pass.own_adapter)
+
+    def predict(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Qualities; of a whole grid kept, for a search ranks what its bounds on calls have ranked."""
+        asked = tuple(candidates)
+        if self._predicted[0] != asked:
+            found = self.predictor.qualities(asked)
+            if len(asked) < len(self._predicted[0]):
+                return found
+            self._predicted = asked, found
+        return self._predicted[1]
 
     def p(self) -> int:
         """The warm-up as set, or read off the noise profile; at most the smallest s."""

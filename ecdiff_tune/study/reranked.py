@@ -9,7 +9,7 @@ from typing import Any
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
 from ecdiff_tune.objective import Trial
-from ecdiff_tune.study import recorded
+from ecdiff_tune.study import left_out, recorded
 from ecdiff_tune.study.folder import StudyError, differences
 from ecdiff_tune.study.recorded import Recorded
 from ecdiff_tune.study.winner import ConfigSource, Heldout, config_of
@@ -56,6 +56,7 @@ def _source(record: Recorded) -> ConfigSource:
         old.scheduler_config if old else None,
         {key: known[key] for key in ("device", "versions") if key in known},
         record.reference,
+        left_out.raced(record.path) is not None,
     )
 
 

@@ -31,19 +31,23 @@ class TimeLeft:
         """Seconds of all that is planned if every call were one alone, which batches are not."""
         return sum(self._planned.values())
 
-    def seconds(self) -> float | None:
-        """Seconds left; None before anything was done."""
-        spent = {part: self._spending.of(part) for part in self._planned}
-        done = {part: self._price(calls) for part, (calls, _) in spent.items()}
-        if not (worked := sum(done.values())):
-            return None
-        pace = sum(seconds for part, (_, seconds) in spent.items() if done[part]) / worked
+    def work(self) -> tuple[float, float]:
+        """What this run has done, and what is left, in seconds of single calls."""
+        done = {part: self._price(self._spending.of(part)[0]) for part in self._planned}
         left = [
             max(0.0, planned - done[part])
             for part, planned in self._planned.items()
             if part not in self._spending.ended
         ]
-        return pace * sum(left)
+        return sum(done.values()), sum(left)
+
+    def seconds(self) -> float | None:
+        """Seconds left; None before anything was done."""
+        done, left = self.work()
+        if not done:
+            return None
+        spent = [self._spending.of(part) for part in self._planned]
+        return left * sum(seconds for calls, seconds in spent if self._price(calls)) / done
 
     def _price(self, calls: Mapping[str, float]) -> float:
         latency = self._latency

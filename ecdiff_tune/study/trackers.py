@@ -154,4 +154,5 @@ def values_of(trial: Trial) -> dict[str, float]:
 
 def _config(candidate: Candidate) -> dict[str, Any]:
     params = candidate.params.tree()
-    return {**params, "estimator": candidate.estimator, "handoff_adapter": candidate.handoff_adapter}
+    ways = {name: getattr(candidate, name) for name in ("estimator", "handoff_adapter", "handoff")}
+    return {**params, **{name: value for name, value in ways.items() if value is not None}}

@@ -31,6 +31,7 @@ class ConfigSource:
         pair, sampling, scheduler_config: of the YAML; estimator and handoff adapter are each trial's own.
         made_with: ``device`` and ``versions``, where they are known.
         reference: ``provenance.reference``, where not all images were the cloud's own.
+        ended_early: the race has ended before all prompts that were drawn.
     """
 
     spec: StudySpec
@@ -43,6 +44,7 @@ class ConfigSource:
     scheduler_config: Mapping[str, Any] | None
     made_with: Mapping[str, Any]
     reference: Mapping[str, Any] | None = None
+    ended_early: bool = False
 
     @classmethod
     def of_pipe(
@@ -115,17 +117,18 @@ def config_of(
     w1, seed = spec.weights.w1, spec.seed
     reported = trial if basis else scorer.on_own_runs(trial)
     score = config_sections.score_section(reported, w1, seed, basis)
-    if reported is not trial:
+    if reported is not trial or source.ended_early:
         score["num_prompts"] = len(reported.measurements)
     if heldout is not None:
         found = scorer.score(trial.plan, heldout.rows, with_burden=True)
         score["heldout"] = config_sections.heldout_section(found, heldout.rows, heldout.prompts, w1, seed)
+    ended = {"until": spec.options.until, "drawn": spec.prompts.count} if source.ended_early else None
     provenance = {
         "study": spec.name,
         "search": spec.search,
         **how,
         "created": source.created,
-        "calibration": config_sections.calibration_section(spec.prompts, source.prompts),
+        "calibration": config_sections.calibration_section(spec.prompts, source.prompts, ended),
         **({} if source.reference is None else {"reference": dict(source.reference)}),
         "objective": config_sections.objective_section(spec),
         "latency": config_sections.latency_section(source.latency_name, source.latency),
@@ -134,7 +137,10 @@ def config_of(
     }
     candidate = trial.candidate
     sampling = replace(
-        source.sampling, estimator=candidate.estimator, handoff_adapter=candidate.handoff_adapter
+        source.sampling,
+        estimator=candidate.estimator,
+        handoff_adapter=candidate.handoff_adapter,
+        handoff=candidate.handoff or spec.sampling.handoff,
     )
     return TunedConfig(source.pair, candidate.params, sampling, score, provenance, source.scheduler_config)
 

@@ -194,7 +194,7 @@ def test_an_image_of_one_colour_is_told(
     if colour is None:
         image.putpixel((0, 0), (1, 1, 1))
     pipe: Any = SimpleNamespace(
-        pair=SimpleNamespace(family=SimpleNamespace(media="image")), config=tiny_config
+        pair=SimpleNamespace(family=SimpleNamespace(media="image")), config=tiny_config, choice=""
     )
     made: Any = SimpleNamespace(images=[image], plan=tiny_config.plan())
     given = Namespace(mode="ecdiff", negative_prompt=None, out=tmp_path, fps=8, cloud=None)

@@ -77,6 +77,16 @@ def test_the_optimum_is_that_of_the_whole_grid(found: list[runs.Finished]) -> No
     assert written.set_index("search")["regret"]["exhaustive"] == pytest.approx(0, abs=2e-5)
 
 
+@pytest.mark.parametrize("name", ["joint", "joint-placed", "race", "optuna-tpe"])
+def test_the_winner_is_that_of_exhaustive_or_tied_with_it(found: list[runs.Finished], name: str) -> None:
+    by_name = {one.name: one for one in found}
+    best = by_name["exhaustive"].config
+    names = ("p", "k", "alpha", "s")
+    alike = [vars(best.params), *(best.provenance or {})["tied"]]  # the winner, and its equals
+    own = vars(by_name[name].config.params)
+    assert [own[key] for key in names] in [[one[key] for key in names] for one in alike]
+
+
 def test_calls_are_those_of_the_plans(found: list[runs.Finished], setup: runs.Setup) -> None:
     by_name = {one.name: one for one in found}
     whole = by_name["greedy-off"]

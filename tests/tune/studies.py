@@ -19,7 +19,7 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError
 from ecdiff_tune.cli import finish, samples
 from ecdiff_tune.evaluation.latency import LatencyProfile
-from ecdiff_tune.report import page
+from ecdiff_tune.report import image_grid, page
 from ecdiff_tune.study.config_sections import DIGITS
 
 from ..refusals import check_refusal
@@ -124,6 +124,12 @@ class Study:
 def show_nothing(patch: pytest.MonkeyPatch) -> None:
     """Commands make no images, figures and pages: for tests of what is measured, not of how it is shown."""
     patch.setattr(samples, "write", lambda *_: None)
+    draw_nothing(patch)
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """The images of the winner are made, and no figure or page of them."""
+    patch.setattr(image_grid, "samples", lambda *_: None)
     patch.setattr(finish, "noise_change", lambda *_: None)
     patch.setattr(finish, "save_figure", lambda *_: None)
     patch.setattr(page, "write", lambda *_: Path())

@@ -61,6 +61,8 @@ ALIASES = Stage1Space(7, (0, 1, 42), (0.3, 0.5), 50)
 """k = 0 and k = 42 are one plan each, whatever alpha."""
 JOINT = JointSpace((5, 7), (1, 2, 3), (0.1, 0.3, 0.5), tuple(range(30, 41)), 50)
 """Both stages at once."""
+HANDOFFS = JointSpace((5,), (1, 3), (0.3,), tuple(range(30, 37)), 50, handoffs=("aligned", "exact"))
+"""Both handoffs: after the next real call, and at s itself."""
 SCHEDULES = ScheduleSpace(
     tuple(
         Candidate(params, estimator)

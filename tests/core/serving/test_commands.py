@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ecdiff_core import ECDiffPipeline, batch_size
 from ecdiff_core.__main__ import main
+from ecdiff_core.serving.commands import _fastest_size
 
 from .conftest import FAMILIES, TOKEN, config_of
 
@@ -75,11 +78,34 @@ def test_link_prints_both_with_their_spread(url: str, token_file: str, capsys: C
     assert re.fullmatch(f"round trip {spread}bandwidth {spread}", capsys.readouterr().out)
 
 
+def test_a_servers_batch_size_is_found_once_for_a_config_and_a_device(
+    config: str, tiny_pipe: ECDiffPipeline, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def timed(_: object, size: int) -> float:
+        tried.append(size)
+        return float(min(size, 4))
+
+    monkeypatch.setattr(batch_size, "_timed", timed)
+    assert _fastest_size(tiny_pipe, Path(config)) == 4
+    assert tried == [1, 2, 4, 8, 16]
+    assert _fastest_size(tiny_pipe, Path(config)) == 4
+    assert tried == [1, 2, 4, 8, 16]
+    assert "batch_size=auto: 4, as found before" in capsys.readouterr().err
+    monkeypatch.setattr("ecdiff_core.models.devices.device_name", lambda _: "another device")
+    assert _fastest_size(tiny_pipe, Path(config)) == 4
+    assert _fastest_size(tiny_pipe, Path("shapes")) == 4
+    assert tried == [1, 2, 4, 8, 16] * 3
+    assert json.loads(Path(config).with_suffix(".batch_size.json").read_text())["device"] == "another device"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["serve", "--config", "CONFIG", "--host", "0.0.0.0"], "Expected a token to listen on 0.0.0.0"),
         (["serve", "--config", "CONFIG", "--queue", "0"], "Expected queue >= 1, got 0"),
+        (["serve", "--config", "CONFIG", "--batch-size", "0"], "Expected batch_size >= 1, got 0"),
         (["serve", "--config", "CONFIG", "--port", "99999"], "Expected --port within 0 … 65535"),
         (["link", "http://127.0.0.1:9", "--repeats", "0"], "Expected --repeats >= 1"),
         (

@@ -15,6 +15,7 @@ from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Action
 from ecdiff_core.sampling.sampler import Call, SamplerState, advance, trajectory
 from ecdiff_core.serving.engine import Engine, Steps
+from ecdiff_core.serving.worker import DeadlineError, Job, Worker
 
 NOBODY = Conditioning({"embeds": torch.zeros(1, 1)}, 1)
 
@@ -174,3 +175,35 @@ def test_a_guidance_scale_that_varies_is_each_samples_own() -> None:
         alone = guide(output[[row, row + 3]], guidance.at(timestep))
         torch.testing.assert_close(together[row], alone[0])
     assert guidance.at(timesteps[0]) != guidance.at(timesteps[2])
+
+
+class NoGauges:
+    def queue(self, waiting: int, running: int) -> None: ...
+
+
+def test_an_idle_worker_s_estimate_is_that_of_one_image_alone() -> None:
+    """A step of a full batch would else refuse every deadline, for nobody would be let in to learn better."""
+    worker = Worker(Engine(Model(), 4), 8, NoGauges())
+    assert worker.estimate(10) == 0
+    worker.alone.extend([0.1, 0.3, 0.2])
+    worker.seconds_per_step = 5.0
+    assert worker.estimate(10) == pytest.approx(10 * 0.2)
+    worker.submit(Job(lambda: (asking([1, 2, 3]), NOBODY), lambda total: total, 3, seconds=1.0))
+    assert worker.estimate(10) == pytest.approx((3 / 4 + 10) * 5.0)
+    with pytest.raises(DeadlineError):
+        worker.submit(Job(lambda: (asking([1]), NOBODY), lambda total: total, 1, seconds=1.0))
+
+
+def test_a_worker_keeps_the_seconds_of_steps_for_one_image_alone() -> None:
+    worker = Worker(Engine(Model(), 4), 8, NoGauges())
+    jobs = [Job(lambda: (asking([1, 2, 3]), NOBODY), lambda total: total, 3) for _ in range(2)]
+    for job in jobs:
+        worker.submit(job)
+    worker.start()
+    assert [job.result.result(timeout=20) for job in jobs] == [12, 12]
+    assert not worker.alone
+    last = Job(lambda: (asking([1, 2, 3]), NOBODY), lambda total: total, 3)
+    worker.submit(last)
+    assert last.result.result(timeout=20) == 12
+    worker.stop()
+    assert len(worker.alone) == 3

@@ -13,6 +13,7 @@ import torch
 
 from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, PairError, ParamsError
+from ecdiff_core.serving.seconds import timings_of
 from ecdiff_core.serving.server import Listen
 from ecdiff_core.serving.transport import Retry
 from shaped_link import Shape, ShapedLink
@@ -74,7 +75,10 @@ def test_every_mode_and_a_negative_prompt(tiny_pair: Path, tiny_pipe: ECDiffPipe
     given = {"negative_prompt": "a star"}
     assert torch.equal(made(edge, PROMPT, **given), made(tiny_pipe, PROMPT, **given))
     assert not torch.equal(made(edge, PROMPT, **given), made(edge, PROMPT))
-    assert cloud.config()["facts"]["schedule"] == "2C1A1B1M1A1B2M"
+    served = cloud.config()
+    assert served["facts"]["schedule"] == "2C1A1B1M1A1B2M"
+    for one in timings_of(served, url).values():
+        assert 0 < one.low <= one.median <= one.high < 5
     cloud.close()
 
 

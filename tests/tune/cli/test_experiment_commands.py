@@ -149,6 +149,11 @@ def test_settings_that_are_not_the_studys(own: Study, command: Command, name: st
     refuses(outcome, key="settings", got=["sampling.guidance_scale 3.0 -> 5.0", "seed 0 -> 7"])
 
 
+def test_a_device_by_another_name_is_the_studys(own: Study, command: Command) -> None:
+    outcome = command("report", *named(own, "device=auto"))  # the study knows what auto took
+    assert outcome.status == 0, outcome
+
+
 SPEC = PairSpec("mine", ModelRef("a"), ModelRef("b"))
 
 

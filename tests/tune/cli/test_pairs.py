@@ -33,7 +33,7 @@ from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.metrics.images import ssim
 
-from ..studies import ROUNDED, Command, Outcome, show_nothing, told
+from ..studies import ROUNDED, Command, Outcome, draw_nothing, show_nothing, told
 
 STEPS, P = 7, 2
 TIMED_CALLS = 2
@@ -69,6 +69,8 @@ CASES = [
     Case("cogvideox_5b_2b", "tiny_videos", "cloud", "edge", MATCHED),
     Case("custom", "sd3_pair", "cloud", "edge", FLOW),
 ]
+DRAWN = (CASES[0], CASES[5])
+"""Images and videos, whose page is made too."""
 Calls = Counter[str]
 """Calls of the denoisers, by the folder that they were loaded from."""
 
@@ -154,7 +156,9 @@ def tune(
         if case not in made:
             outputs = tmp_path_factory.mktemp("outputs")
             settings = settings_of(case, request.getfixturevalue(case.models))
-            with counted() as calls:
+            with counted() as calls, pytest.MonkeyPatch.context() as patch:
+                if case not in DRAWN:
+                    draw_nothing(patch)
                 outcome = command("tune", *settings, f"output_dir={outputs}")
             made[case] = Made(case, settings, outputs, outcome, calls)
         return made[case]

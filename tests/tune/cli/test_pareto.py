@@ -116,6 +116,12 @@ def test_the_command(tmp_path: Path, latency: LatencyProfile, command: Command) 
         assert config.provenance is not None
         assert config.provenance["chosen"]["by"] == "pareto"
         assert config.provenance["chosen"]["pick"] == pick[0].partition("=")[2]
+    assert config.front is not None
+    kept = [(one.quality, one.seconds, one.params.k, one.params.s) for one in config.front]
+    assert kept == [
+        (pytest.approx(row.quality), pytest.approx(row.seconds), row.k, row.s) for row in table.itertuples()
+    ]
+    assert config.params in [one.params for one in config.front]
 
 
 def test_a_bad_limit(tmp_path: Path, latency: LatencyProfile, command: Command) -> None:

@@ -12,6 +12,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.evaluation import evaluator
 from ecdiff_tune.evaluation.candidate import ConfigKey, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -133,6 +134,35 @@ def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.Mo
     assert other.rows() == study.rows()
     assert (other.config().params, other.config().score) == (config.params, score)
     assert (other.config().provenance or {})["reference"] == provenance["reference"]
+
+
+def test_an_exact_handoff_beside_the_aligned_one(study: Study) -> None:
+    command = (
+        "search=joint",
+        *SMALL[:2],
+        "heldout.num_prompts=0",
+        "search.s=[7]",
+        "search.k=[2]",
+        "params.p=3",
+    )
+    command += ("search.edge_k=[0]", "search.residual=[0]")
+    burden = ("objective.w1=0", "objective.w2=0")
+    outcome = study("tune", *command, *burden)
+    assert outcome.status == 0, outcome
+    config = study.config()
+    assert config.params == ECDiffParams(3, 2, config.params.alpha, 7)
+    assert (config.sampling.handoff, config.plan().schedule) == ("exact", "3C2A1C1A5E")
+    assert "handoff exact" in outcome.out
+    assert {*study.trials()["handoff"].fillna("")} == {"", "exact"}
+    assert {*study.trials()["s"]} == {7, 9}
+    assert study("rerank", *command, *burden).status == 0
+    assert (study.config("rerank.yaml").params, study.config("rerank.yaml").sampling) == (
+        config.params,
+        config.sampling,
+    )
+    assert study("rerank", *command, "objective.w1=1", "objective.w2=0", "objective.w3=0").status == 0
+    nearer = study.config("rerank.yaml")
+    assert nearer.plan().cloud_calls == 5 - (nearer.sampling.handoff == "exact")
 
 
 def test_one_prompt_and_the_cloud_alone(study: Study) -> None:

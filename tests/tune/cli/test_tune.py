@@ -18,6 +18,7 @@ import pytest
 from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.estimators import Alpha, NoiseState
@@ -104,9 +105,9 @@ def test_an_extended_search_ends_inside_its_grid(done: Study, tmp_path: Path) ->
 def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     load = open_study.load_pipe
 
-    def load_and_slow(spec: StudySpec) -> ECDiffPipeline:
+    def load_and_slow(spec: StudySpec, pair: Pair | None) -> ECDiffPipeline:
         """The small cloud is so fast that on a busy machine its edge may seem slower."""
-        pipe = load(spec)
+        pipe = load(spec, pair)
         pipe.pair.cloud.register_forward_pre_hook(lambda *_: time.sleep(0.02))
         return pipe
 

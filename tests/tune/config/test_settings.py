@@ -84,6 +84,48 @@ def test_placing_fits_any_number_of_steps() -> None:
         assert 3 <= min(given.cloud_calls) <= max(given.cloud_calls) <= max(given.s_values) <= steps
 
 
+UNTIL = "calibration.until=0.001"
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "got", "expected"),
+    [
+        (["search=greedy"], "calibration.until", "greedy", ["joint", "schedule"]),
+        (["search=race", "search.joint=true"], "calibration.until", "race", ["joint", "schedule"]),
+        (["search=predict"], "calibration.until", "predict", ["joint", "schedule"]),
+        (["search=joint", "search.joint=false"], "search.joint", False, "true with calibration.until"),
+        (["search.error_rate=0"], "search.error_rate", 0, "> 0 with calibration.until"),
+        (
+            ["search=schedule", "search.min_quality=0.9"],
+            "search.min_quality",
+            0.9,
+            "null with calibration.until",
+        ),
+    ],
+)
+def test_where_a_race_cannot_end_early(given: list[str], key: str, got: object, expected: object) -> None:
+    with refused(key=key, got=got, expected=expected):
+        composed(*given, UNTIL)
+
+
+@pytest.mark.parametrize("name", ["greedy", "schedule"])
+def test_where_handoffs_are_not_searched(name: str) -> None:
+    with refused(key="search.handoff", got=["aligned", "exact"], expected=f"null with search={name}"):
+        composed(f"search={name}", "search.handoff=[aligned,exact]")
+
+
+def test_handoffs_of_a_search() -> None:
+    assert composed().handoffs == ("aligned", "exact")
+    assert composed("search=race", "search.joint=true", "sampling.handoff=exact").handoffs == ("exact",)
+    assert composed("search.joint=false").search.handoff == ["aligned", "exact"]  # of no account then
+
+
+def test_until_is_an_option_of_the_search() -> None:
+    assert composed(UNTIL).search_options().until == 0.001
+    assert composed("search=schedule", UNTIL).search_options().until == 0.001
+    assert composed().search_options().until is None
+
+
 def test_grids_that_somebody_set_are_refused() -> None:
     with refused(key="search.k", got=[1, 5], expected="within 0 … 3"):
         fitted("sampling.num_inference_steps=4", "search.k=[1,5]")

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from ecdiff_core import batch_size
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.evaluation import batch_size
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.metrics.lpips import NETS
 

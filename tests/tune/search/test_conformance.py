@@ -12,10 +12,10 @@ from ecdiff_tune.search import SEARCHES, Context, Search
 from ecdiff_tune.search.spaces import Stage1Space
 from ecdiff_tune.testing import NEVER, Case
 
-from ..worlds import ALIASES, JOINT, OBJECTIVES, SCHEDULES, SPACES, World
+from ..worlds import ALIASES, HANDOFFS, JOINT, OBJECTIVES, SCHEDULES, SPACES, World
 
 STAGES = testing.cases(SPACES, OBJECTIVES, World)
-AT_ONCE = testing.cases({"joint": JOINT, "aliases": ALIASES}, OBJECTIVES, World)
+AT_ONCE = testing.cases({"joint": JOINT, "handoffs": HANDOFFS, "aliases": ALIASES}, OBJECTIVES, World)
 LISTED = testing.cases({"schedules": SCHEDULES}, OBJECTIVES, World)
 
 

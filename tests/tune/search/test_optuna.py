@@ -27,7 +27,7 @@ from ecdiff_tune.study.optuna_setup import SOME_PAIR, papers_params, search_opti
 from ecdiff_tune.testing import NEVER, whole
 
 from ...refusals import refused
-from ..worlds import ALIASES, JOINT, OBJECTIVES, SPACES, World, evaluations
+from ..worlds import ALIASES, HANDOFFS, JOINT, OBJECTIVES, SPACES, World, evaluations
 
 PEAK = World(OBJECTIVES["peak"], noise=0.02)
 
@@ -82,6 +82,16 @@ def test_what_is_suggested_is_in_the_grid() -> None:
         knobs = Dimensions(space)
         for one in space.grid:
             assert knobs.candidate(knobs.nearest(one)) == one
+
+
+def test_handoffs_are_suggested_where_there_are_two() -> None:
+    dimensions = Dimensions(HANDOFFS)
+    assert "handoff" in dimensions.distributions
+    assert "handoff" not in Dimensions(JOINT).distributions
+    start = dimensions.nearest(Candidate(ECDiffParams(5, 1, 0.3, 32)))
+    assert start["handoff"] == "aligned"
+    found = [dimensions.candidate({**start, "k": 3, "handoff": one}) for one in ("aligned", "exact")]
+    assert [(one.params.s, one.handoff) for one in found if one] == [(33, None), (32, "exact")]
 
 
 def test_params_that_contradict_each_other() -> None:

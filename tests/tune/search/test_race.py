@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -144,6 +144,48 @@ def test_joint_costs_little_more_than_its_winner() -> None:
         assert max(found.regrets) < 0.002
 
 
+@pytest.mark.parametrize("name", ["joint", "schedule"])
+def test_a_race_that_is_settled_ends_on_fewer_prompts(name: str) -> None:
+    means = [0.5 - 0.004 * i for i in range(18)]
+    whole = Options((0.05, 0.1, 0.25), margin=0.001)
+    early = replace(whole, until=0.001)
+    found, before = (
+        outcomes(name, means, one, lambda rng: rng.gauss(0, 0.004), 20) for one in (early, whole)
+    )
+    assert sum(one > 0.001 for one in found.regrets) <= 0.05 * 20
+    assert found.evaluations < before.evaluations - 20 * PROMPTS // 2
+
+
+def test_a_race_that_is_not_settled_goes_on_as_without() -> None:
+    world = World(lambda c: 0.5 + c.alpha / 1000, PROMPTS, noise=0.3, options=Options((0.05, 0.1, 0.25)))
+    open_ended = replace(world, options=replace(world.options, until=0.001))
+    space = Stage1Space(7, (1,), ALPHAS, 50)
+    searches = [one.search("joint", space) for one in (world, open_ended)]
+    first, second = (one.drive(search) for one, search in zip((world, open_ended), searches, strict=True))
+    assert first == second
+    assert second[-1][0].prompts is None
+    assert searches[0].pruned == searches[1].pruned
+
+
+def test_who_is_left_of_a_settled_race_has_seen_its_prompts() -> None:
+    options = Options((0.05, 0.1, 0.25), finalists=4, until=0.012)
+    world = World(lambda c: 0.5 + c.alpha / 100, PROMPTS, noise=0.02, options=options, seed=3)
+    search = world.search("joint", Stage1Space(7, (1,), ALPHAS, 50))
+    trace = world.drive(search)
+    assert [ask.prompts for ask, _ in trace] == [5, 10, 25]
+    asked = {one for one in trace[-1][0].candidates if one not in search.pruned}
+    assert search.best in asked
+    assert len(asked) > 1
+    assert {why for one, why in search.pruned.items()} <= {"forecast", "race after 5 prompts"}
+    assert len(asked) + len(search.pruned) == len(ALPHAS)
+
+
+def test_one_config_alone_is_settled_on_the_first_rung() -> None:
+    world = World(OBJECTIVES["peak"], PROMPTS, options=Options((0.05, 0.1), until=0.001))
+    trace = world.drive(world.search("joint", Stage1Space(7, (2,), (0.3,), 50)))
+    assert [ask.prompts for ask, _ in trace] == [5]
+
+
 # What is asked when.
 
 
@@ -190,7 +232,7 @@ def test_race_can_do_without_a_forecast() -> None:
 
 
 def test_losers_are_given_up_at_the_looks() -> None:
-    world = World(lambda c: -abs(c.alpha - 0.3) / 20, PROMPTS, noise=0.02)
+    world = World(lambda c: -abs(c.alpha - 0.3) / 20, PROMPTS, noise=0.02, seed=2)
     search = world.search("race", Stage1Space(7, (2,), ALPHAS, 50))
     trace = world.drive(search)
     assert search.best is not None

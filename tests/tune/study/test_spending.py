@@ -11,16 +11,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.model_calls import KINDS
-from ecdiff_tune.report import image_grid
 from ecdiff_tune.study import files, open_study
 from ecdiff_tune.study.spec import StudySpec
 from ecdiff_tune.study.spending import LATENCY, Spending
 
-from ..studies import STEPS, Study
+from ..studies import STEPS, Study, draw_nothing
 
 SMALL = ("params.p=3", "search.k=[1]", "search.alpha=[0.3,0.7]", "search.s=[6,9]")
 
@@ -38,8 +38,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, latency: LatencyProfile) -> Counter
 
     monkeypatch.setattr(latency_module, "measure", measure_in_vain)
 
-    def load_and_count(spec: StudySpec) -> ECDiffPipeline:
-        pipe = load(spec)
+    def load_and_count(spec: StudySpec, pair: Pair | None) -> ECDiffPipeline:
+        pipe = load(spec, pair)
         family = pipe.pair.family
         decode = family.decode
         for name in ("cloud", "edge"):
@@ -57,7 +57,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, latency: LatencyProfile) -> Counter
         return pipe
 
     monkeypatch.setattr(open_study, "load_pipe", load_and_count)
-    monkeypatch.setattr(image_grid, "samples", lambda *_: None)
+    draw_nothing(monkeypatch)
     return found
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ecdiff_core import batch_size
+from ecdiff_core.batch_size import TIMED_CALLS, BatchSizeError, best, kept, throughputs
 from ecdiff_core.models.memory import OutOfMemoryError
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.evaluation import batch_size
-from ecdiff_tune.evaluation.batch_size import TIMED_CALLS, BatchSizeError, best, kept, throughputs
 
 from ...refusals import refused
 from ..conftest import Calls

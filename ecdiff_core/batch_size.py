@@ -1,4 +1,4 @@
-"""``batch_size=auto``: how many prompts at a time are fastest, tried on the cloud model."""
+"""``batch_size=auto`` of the tuner and of a server: how many prompts at a time are fastest in the cloud."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.files import write_text
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.models.memory import free, is_out_of_memory, out_of_memory_as_error
-from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.evaluation.latency import PROMPT
+from ecdiff_core.tuned_pair import TunedPair
 
+PROMPT = "a photo of a red circle"
+"""Only its length could matter, and tokenizers pad."""
 TIMED_CALLS = 3
 """After one that warms up; the fastest counts, so that other work on the machine matters little."""
 GAIN = 1.05
@@ -29,29 +30,35 @@ class BatchSizeError(ECDiffError):
     """The kept batch size cannot be read."""
 
 
-def kept(path: Path, find: Callable[[], dict[int, float]], log: Callable[[str], None]) -> int:
-    """The batch size that a study's file holds, or that is found now and written there.
+def kept(
+    path: Path, find: Callable[[], dict[int, float]], log: Callable[[str], None], device: str = ""
+) -> int:
+    """The batch size that a file holds, or that is found now and written there.
 
     Args:
         find: prompts a second by batch size (``throughputs``).
         log: called with one line about it.
+        device: in words, where the file may come from another one, on which it is found anew.
 
     Raises:
         BatchSizeError: the file is damaged.
     """
     if path.is_file():
         try:
-            size = int(json.loads(path.read_text(encoding="utf-8"))["batch_size"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            size, there = int(tree["batch_size"]), tree.get("device", "")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             advice = "Delete it; the batch size is found again."
             raise BatchSizeError(f"{path} is damaged.", key=str(path), advice=advice) from error
-        log(f"batch_size=auto: {size}, as found before")
-        return size
+        if there == device:
+            log(f"batch_size=auto: {size}, as found before")
+            return size
     rates = find()
     size = best(rates)
     tried = ", ".join(f"{one}: {rate:.3g}" for one, rate in rates.items())
     log(f"batch_size=auto: {size} (cloud calls a second by batch size {tried})")
-    write_text(path, json.dumps({"batch_size": size, "calls_a_second": rates}, indent=2) + "\n")
+    found = {"batch_size": size, "calls_a_second": rates} | ({"device": device} if device else {})
+    write_text(path, json.dumps(found, indent=2) + "\n")
     return size
 
 
@@ -64,7 +71,7 @@ def best(rates: dict[int, float]) -> int:
     return min(size for size, rate in rates.items() if rate * GAIN >= max(rates.values()))
 
 
-def throughputs(pipe: ECDiffPipeline, largest: int, calls: Counter[str]) -> dict[int, float]:
+def throughputs(pipe: TunedPair, largest: int, calls: Counter[str]) -> dict[int, float]:
     """Cloud calls of one prompt a second, by batch size: doubled until it brings nothing or memory runs out.
 
     Args:
@@ -89,7 +96,7 @@ def throughputs(pipe: ECDiffPipeline, largest: int, calls: Counter[str]) -> dict
     return found
 
 
-def _rate(pipe: ECDiffPipeline, size: int, smaller: dict[int, float]) -> float | None:
+def _rate(pipe: TunedPair, size: int, smaller: dict[int, float]) -> float | None:
     """Of one size; None where it does not fit and a smaller one did."""
     try:
         if not smaller:
@@ -104,7 +111,7 @@ def _rate(pipe: ECDiffPipeline, size: int, smaller: dict[int, float]) -> float |
 
 
 @torch.no_grad()
-def _timed(pipe: ECDiffPipeline, size: int) -> float:
+def _timed(pipe: TunedPair, size: int) -> float:
     family = pipe.pair.family
     conditioning = pipe.encode([PROMPT] * size)
     latents = family.initial_latents(size, pipe.size, family.scheduler, torch.Generator().manual_seed(0))

@@ -1,0 +1,55 @@
+"""The Pareto front that a config may hold: other params of the same pair, one of which a run takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ecdiff_core.errors import ParamsError
+from ecdiff_core.sampling.estimators import get_estimator
+from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_core.validation import Positive, Similarity, check_fields
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """A config that no other of its study beats in quality, seconds and cloud calls at once.
+
+    Args:
+        params: when either model is asked.
+        quality: mean SSIM to the cloud's images, -1 … 1.
+        seconds: an image, by the latency profile of the study.
+        estimator, handoff_adapter: in place of the config's own; None is that.
+
+    Raises:
+        ParamsError, ConfigError: a value is out of range or unknown.
+    """
+
+    params: ECDiffParams
+    quality: Similarity
+    seconds: Positive
+    estimator: str | None = None
+    handoff_adapter: HandoffAdapter | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, ParamsError, "front.")
+        if self.estimator is not None:
+            get_estimator(self.estimator)
+
+    def tree(self) -> dict[str, Any]:
+        """As the YAML has it."""
+        others = {"estimator": self.estimator, "handoff_adapter": self.handoff_adapter}
+        given = {name: value for name, value in others.items() if value is not None}
+        return {"quality": self.quality, "seconds": self.seconds, "params": self.params.tree(), **given}
+
+
+def whole_params(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's tree with p and k, or a schedule, in all its params, those of its front included."""
+    whole = dict(tree)
+    if isinstance(params := whole.get("params"), Mapping):
+        whole["params"] = {"p": None, "k": None, **params}
+    if isinstance(rows := whole.get("front"), list):
+        whole["front"] = [whole_params(row) if isinstance(row, Mapping) else row for row in rows]
+    return whole
