@@ -319,7 +319,7 @@ def fuzz(pipe: ECDiffPipeline, count: int, seed: int) -> Found:
         last = send(address, sound().raw)
     if first[0] != 200 or last[0] != 200 or len(last[1]) != len(first[1]):
         line = f"A sound request got {first[0]} at the beginning and {last[0]} at the end."
-        raise ECDiffError(line, got=last[0], expected=str(first[0]))
+        raise ECDiffError(line, key="a sound request", got=last[0], expected=str(first[0]))
     return found
 
 
@@ -366,7 +366,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"{found.grown_bytes / 2**20:.1f} MiB more"
         )
         if found.wrong or found.slowest > SLOWEST_SECONDS or found.grown_bytes > MOST_GROWN_BYTES:
-            raise ECDiffError("Not every damaged request was refused quickly and in little memory.")
+            line = "Not every damaged request was refused quickly and in little memory."
+            raise ECDiffError(line, key="damaged requests", got=vars(found))
 
     return run_command(run)
 

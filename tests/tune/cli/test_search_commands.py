@@ -160,6 +160,11 @@ def test_an_exact_handoff_beside_the_aligned_one(study: Study) -> None:
         config.params,
         config.sampling,
     )
+    assert study("pareto", *command, *burden, "pareto.pick=1").status == 0
+    picked = study.config("pareto.yaml")
+    plans = {picked.of_row(row).plan().schedule for row in picked.front or ()}
+    assert plans <= {"3C2A1C1A5E", "3C2A1C2A1C3E"}
+    assert "3C2A1C1A5E" in plans
     assert study("rerank", *command, "objective.w1=1", "objective.w2=0", "objective.w3=0").status == 0
     nearer = study.config("rerank.yaml")
     assert nearer.plan().cloud_calls == 5 - (nearer.sampling.handoff == "exact")
