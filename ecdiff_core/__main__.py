@@ -14,22 +14,14 @@ from typing import TYPE_CHECKING, get_args
 from ecdiff_core import __version__
 from ecdiff_core.errors import CloudUnavailableError, OutputError, ParamsError
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
-from ecdiff_core.io.files import replacing, write_text
-from ecdiff_core.io.text import visible
+from ecdiff_core.io.files import replacing
+from ecdiff_core.io.text import is_unicode, visible
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Mode, Plan
-from ecdiff_core.serving.commands import (
-    add_cloud,
-    add_link,
-    add_serve,
-    fall_back,
-    link,
-    remote_cloud,
-    serve,
-    within_deadline,
-)
+from ecdiff_core.serving.cloud_option import add_cloud, fall_back, remote_cloud, within_deadline
+from ecdiff_core.serving.commands import add_link, add_serve, link, serve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,7 +96,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
             raise ParamsError(line, key="--prompts-file", got=str(args.prompts_file)) from error
         prompts += [line.strip() for line in lines if line.strip()]
     for prompt in prompts:
-        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in prompt):
+        if "\0" in prompt or not is_unicode(prompt):
             line = f"Expected prompts to be UTF-8 text, got '{visible(prompt)}'."
             raise ParamsError(line, key="--prompt", got=visible(prompt), expected="UTF-8 text")
     if not prompts:
@@ -131,8 +123,9 @@ def _save(
         story["config"] = replace(pipe.config, front=None).to_yaml()
         path = _free(args.out / f"{seed:05d}.{'mp4' if video else 'png'}")
         if video:
-            write_text(path.with_suffix(".json"), json.dumps(story, indent=2, ensure_ascii=False) + "\n")
-            save_mp4(path, image, args.fps)
+            with replacing(path.with_suffix(".json")) as part:  # neither file is there without the other
+                part.write_text(json.dumps(story, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                save_mp4(path, image, args.fps)
         else:
             _save_png(path, image, story)
         print(f"{path}  {visible(prompt)}", flush=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import ParamsError, nearest
+from ecdiff_core.io.text import is_unicode
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Action
 from ecdiff_core.sampling.sampler import OnStep, SamplerState
@@ -143,8 +144,8 @@ def check_call(
     """Refuse a call that cannot be made.
 
     Raises:
-        ParamsError: no prompt, numbers of prompts and generators that do not go together, or an unknown
-            output type.
+        ParamsError: no prompt, or one that is no UTF-8 text, numbers of prompts and generators that do not go
+            together, or an unknown output type.
     """
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ParamsError("Expected a prompt or a list of at least one prompt.", key="prompt", got=prompts)
@@ -153,6 +154,10 @@ def check_call(
             raise ParamsError(key="negative_prompt", got=negatives, expected="to be text or a list of texts")
         if len(negatives) != len(prompts):
             raise ParamsError(key="negative_prompt", got=len(negatives), expected=f"one or {len(prompts)}")
+    for name, texts in (("prompt", prompts), ("negative_prompt", negatives or ())):
+        for text in texts:
+            if not is_unicode(text):
+                raise ParamsError(key=name, got=text, expected="to be UTF-8 text")
     n = images_per_prompt
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ParamsError(key="num_images_per_prompt", got=n, expected=">= 1")

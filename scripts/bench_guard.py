@@ -7,7 +7,7 @@ known too. Its distance from the real noise, as a share of that, is compared wit
 prompts at the same step; where it is larger, the next window gets a real call in its middle. Beside it the
 same number of calls is spent on windows of prompts drawn at random, and one call more on every prompt where
 the forecast is the worst (the first window). Prompts: the calibration's kind; the grammar's rarest (three
-objects of one shape and size on a patterned background); the calibration's at guidance 7.5. FILE holds a row
+objects of one shape and size on a patterned background); the first of these at guidance 7.5. FILE holds a row
 for each set and way (calls, SSIM to the cloud's own images: mean, lowest tenth, worst), and how the largest
 distance of a prompt ranks with its loss of SSIM (Spearman).
 """

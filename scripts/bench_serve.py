@@ -107,26 +107,36 @@ def call_seconds(pipe: ECDiffPipeline, most: int) -> dict[int, float]:
 
 
 @contextmanager
-def server_process(config: str, device: str | None, batch_size: int, queue: int) -> Iterator[tuple[str, int]]:
+def server_process(
+    config: str,
+    device: str | None,
+    options: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    within: Callable[[list[str]], list[str]] = list,
+) -> Iterator[tuple[str, int]]:
     """Host and port of ``ecdiff serve``, and its process id.
+
+    Args:
+        options: more of its options.
+        within: makes of its command line the one that is run.
 
     Raises:
         BenchError: it did not start.
     """
     command = [sys.executable, "-m", "ecdiff_core", "serve", "--config", config, "--port", "0"]
-    command += ["--batch-size", str(batch_size), "--queue", str(queue)]
-    command += [] if device is None else ["--device", device]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command += ["--host", host, *options, *(() if device is None else ("--device", device))]
+    process = subprocess.Popen(within(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         if "http://" not in line:
-            why = f"ecdiff serve ended with status {process.wait()} before it listened."
+            errors = (process.communicate()[1] or "no word").strip().splitlines()
+            why = f"ecdiff serve ended with status {process.returncode}: {errors[-1]}"
             raise BenchError(why, key="serve", got=process.returncode)
         yield line.split("http://")[1].split()[0], process.pid
     finally:
         process.terminate()
-        process.wait(60)
+        process.communicate(timeout=60)
 
 
 def ask_for_handoffs(address: str, clients: int, may_go_on: Callable[[], bool]) -> Load:
@@ -219,7 +229,8 @@ def bench_rates(args: argparse.Namespace) -> dict[str, Any]:
     print(f"{calls} cloud calls an image; bound {bound:.2f} images/s; {device}, {threads} threads")
     print("clients  images/s  of the bound   p50 s   p95 s   p99 s  failed")
     rows = []
-    with server_process(args.config, args.device, args.batch_size, max(64, *args.clients)) as (address, _):
+    options = ["--batch-size", str(args.batch_size), "--queue", str(max(64, *args.clients))]
+    with server_process(args.config, args.device, options) as (address, _):
         for clients in args.clients:
             found = for_seconds(address, clients, args.seconds)
             cuts = {f"p{cut}_seconds": found.percentile(cut) for cut in (50, 95, 99)}
@@ -236,7 +247,8 @@ def bench_memory(args: argparse.Namespace) -> dict[str, Any]:
     """Print and return the server's memory over many requests."""
     with TemporaryDirectory() as folder:
         config = few_calls(args.config, Path(folder))
-        with server_process(config, args.device, args.batch_size, 64) as (address, pid):
+        options = ["--batch-size", str(args.batch_size)]
+        with server_process(config, args.device, options) as (address, pid):
             found, resident = over_requests(address, pid, args.memory)
     print(f"\n{len(found.taken)} requests of {MEMORY_CALLS} cloud calls, {len(found.failed)} failed")
     print("requests  resident MiB")

@@ -8,7 +8,7 @@ Every method chooses its config for a number of cloud calls on calibration promp
 then by real generations of the few best, and is measured on held-out ones against the cloud's 50-step images:
 mean SSIM with a bootstrap 95% interval, median PSNR. Seconds are reckoned from calls timed once and kept in
 the folder (or those of --latency), once on one machine and once over the paper's link with a round trip of
-20 ms a crossing. FILE is a list of rows with budget, method, cloud_calls, edge_calls, crossings, ssim, psnr,
+20 ms an exchange. FILE is a list of rows with budget, method, cloud_calls, edge_calls, crossings, ssim, psnr,
 seconds. Stopped at any moment it goes on. Fewer DDIM and DPM++ 2M steps are for the pair with DDIM alone.
 """
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from ecdiff_core.methods import METHODS, get_method
+from ecdiff_core.methods.method import shown
 from ecdiff_tune.cli import COMMANDS
 from ecdiff_tune.config import Settings
 from ecdiff_tune.config.described import flow, meanings, with_comments
@@ -107,11 +108,11 @@ def methods_rows() -> str:
     rows = []
     for method in map(get_method, METHODS):
         for one in method.parameters:
-            default = "measured" if one.default is None else f"{one.default:g}"
+            default = "measured" if one.default is None else shown(one.default) or "none"
             name = f"**`{one.name}`**" if one.name == method.dial else f"`{one.name}`"
-            tried = ", ".join(f"{value:g}" for value in one.grid)
+            tried = ", ".join(map(shown, one.grid))
             label = f"`{method.name}`" if one is method.parameters[0] else ""
-            span = f"{one.low:g} … {one.high:g}"
+            span = ", ".join(one.names) or f"{one.low:g} … {one.high:g}"
             rows.append(f"| {label} | {name} | {default} | {span} | {tried} | {one.about} |")
     return "\n".join(rows)
 

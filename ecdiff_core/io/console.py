@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import logging
 import os
@@ -14,6 +15,7 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.text import lookalike, visible
 
 _HANDLER = "ecdiff.lookalike"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 LIBRARIES = (
     *("accelerate", "diffusers", "huggingface_hub", "matplotlib", "peft", "safetensors", "torch"),
     *("torchmetrics", "torchvision", "tqdm", "transformers"),
@@ -36,23 +38,35 @@ def print_anywhere() -> None:
 def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
     """Run a command and return its exit status.
 
-    0 done; 2 an error that the user can act on, printed as one line on stderr; 130 stopped by Ctrl-C; 141
-    stopped because nobody reads the output any more (``| head``). Any other exception is a bug and keeps
-    its traceback.
+    0 done; 2 an error that the user can act on (a full disk is one), printed as one line on stderr; 130
+    stopped by Ctrl-C; 141 stopped because nobody reads the output any more (``| head``). Any other exception
+    is a bug and keeps its traceback.
     """
     print_anywhere()
     try:
         command()
+        sys.stdout.flush()
     except ECDiffError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at exit
+        leave_stdout()
         return 141
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        print(f"error: {error.strerror}: nothing more can be written.", file=sys.stderr)
+        leave_stdout()
+        return 2
     except KeyboardInterrupt:
         print(f"\nstopped{when_stopped}", file=sys.stderr)
         return 130
     return 0
+
+
+def leave_stdout() -> None:
+    """Let what cannot be written be forgotten, so that nothing is left to flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def quiet_libraries() -> None:

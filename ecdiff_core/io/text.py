@@ -72,3 +72,12 @@ def _in_ascii(character: str) -> str:
         return _LOOKALIKES[character]
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii")
     return plain or _escape(character)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a string can be written as UTF-8: half a surrogate pair cannot, nor does a tokenizer take it.
+
+    >>> is_unicode("é"), is_unicode("\\ud800")
+    (True, False)
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)

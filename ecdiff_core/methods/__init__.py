@@ -19,6 +19,8 @@ _HOME = {
     "faster_cache": "faster_cache",
     "deepcache": "deepcache",
     "tome": "tome",
+    "dbcache": "dbcache",
+    "step_mask": "step_mask",
 }
 """In which module each method is described."""
 METHODS = tuple(_HOME)

@@ -16,6 +16,11 @@ from ecdiff_core.methods.method import Method, Target, Values
 from ecdiff_core.methods.model_hooks import added_hooks, inside_ecdiff, without_traces
 from ecdiff_core.methods.watched import Watched
 
+_OTHERS = {
+    "is_cache_enabled": ("a cache of diffusers", "disable_cache()"),
+    "_is_cached": ("cache-dit", "cache_dit.disable_cache()"),
+}
+"""What is left on a model by accelerations that a person switched on: whose, and how it goes off."""
 FOLLOWER = "ecdiff_method"
 """Name of the follower's hook."""
 
@@ -65,8 +70,9 @@ def obstacle(method: Method, model: nn.Module, num_steps: int) -> str | None:
     """Why a method cannot be put into a model; None where it can."""
     if (other := enabled_on(model)) is not None:
         return f"{other.method.label} is on in it already: disable that first"
-    if getattr(model, "is_cache_enabled", False):
-        return "a cache of diffusers is on in it already: call disable_cache() first"
+    for mark, (whose, off) in _OTHERS.items():
+        if getattr(model, mark, False):
+            return f"{whose} is on in it already: call {off} first"
     return method.obstacle(model, num_steps)
 
 

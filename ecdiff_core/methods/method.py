@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, Any]
 """Of a method's parameters, by name."""
+Kind = Literal["int", "float", "ints", "floats", "name"]
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "ints": "a list of whole numbers",
+    "floats": "a list of numbers",
+}
 Reset = Callable[[], None]
 """Forgets the generation before."""
 
@@ -25,24 +32,26 @@ class Parameter:
     """A setting of a method.
 
     Args:
-        kind: ``int``, ``float``, or ``floats``: a list of them, which is calibrated and never searched.
+        kind: a number, a list of them, which is never searched, or a name.
         low, high: range of a value, both included.
-        default: of the method's authors or of diffusers; None where there is none.
+        default: of the method's authors or of diffusers; None where it must be calibrated on a model.
         about: what it does, with its unit.
         grid: values that tuning tries beside each other; empty tries the default alone.
         decides: whether it is a threshold that is compared with numbers, which alone decide what is skipped.
         shows: whether the pattern of hits tells all that it does: values with one pattern make one image.
+        names: that a name can be.
     """
 
     name: str
-    kind: Literal["int", "float", "floats"]
-    low: float
-    high: float
-    default: Any
-    about: str
+    kind: Kind
+    low: float = 0.0
+    high: float = 0.0
+    default: Any = None
+    about: str = ""
     grid: tuple[Any, ...] = ()
     shows: bool = True
     decides: bool = False
+    names: tuple[str, ...] = ()
 
     def check(self, value: Any) -> Any:
         """The value, of its type.
@@ -50,19 +59,22 @@ class Parameter:
         Raises:
             ParamsError: it is of another type or out of range.
         """
-        values = value if self.kind == "floats" and isinstance(value, Sequence) else [value]
-        whole = self.kind == "int"
-        if not values or not all(_is_number(one, whole) and self.low <= one <= self.high for one in values):
-            what = {"int": "a whole number", "float": "a number", "floats": "a list of numbers"}[self.kind]
+        if self.kind == "name":
+            if value not in self.names:
+                raise ParamsError.unknown(f"method.values.{self.name}", str(value), self.names)
+            return value
+        is_list, whole = self.kind in ("ints", "floats"), self.kind in ("int", "ints")
+        values = value if is_list and isinstance(value, Sequence) else [value]
+        empty = is_list and not values and self.default is None
+        if empty or not all(_is_number(one, whole) and self.low <= one <= self.high for one in values):
             raise ParamsError(
                 key=f"method.values.{self.name}",
                 got=value,
-                expected=f"to be {what} within {self.low:g} … {self.high:g}",
+                expected=f"to be {_KINDS[self.kind]} within {self.low:g} … {self.high:g}",
                 advice=f"Meaning: {self.about}.",
             )
-        if self.kind == "floats":
-            return tuple(map(float, values))
-        return int(value) if whole else float(value)
+        typed = tuple(map(int if whole else float, values))
+        return typed if is_list else typed[0]
 
 
 def _is_number(value: Any, whole: bool) -> bool:
@@ -103,6 +115,8 @@ class Method:
         rising: whether a greater value of the dial skips more.
         batch_wide: whether what it does with an image depends on the others of its batch.
         adaptive: whether what it skips depends on the prompt.
+        whole: the parameter that in place of all others says what is done, where it is given.
+        presets: what its authors offer for so many steps: values by name.
         obstacle: why it cannot be put into a model for so many steps; None where it can.
         switch: on when entered, off when left; gives what makes it forget a generation.
     """
@@ -117,6 +131,8 @@ class Method:
     switch: Switch
     batch_wide: bool = False
     adaptive: bool = False
+    whole: str = ""
+    presets: Callable[[int], Mapping[str, Values]] = lambda _: {}
 
     def parameter(self, name: str) -> Parameter:
         """The one of that name.
@@ -132,7 +148,7 @@ class Method:
     @property
     def calibrated(self) -> tuple[str, ...]:
         """The parameters that are measured on a model before it can be used."""
-        return tuple(one.name for one in self.parameters if one.kind == "floats")
+        return tuple(one.name for one in self.parameters if one.default is None)
 
     def complete(self, values: Values) -> dict[str, Any]:
         """Checked values, defaults where one is left out; in the order of the parameters.
@@ -148,11 +164,24 @@ class Method:
         }
 
     def describe(self, values: Values) -> str:
-        """Name and values in words, without lists.
+        """Name and values in words, of lists a mask alone.
 
         >>> from ecdiff_core.methods import get_method
         >>> get_method("taylorseer").describe({"cache_interval": 4})
         'TaylorSeer cache_interval=4'
         """
-        shown = [f"{key}={value:g}" for key, value in values.items() if isinstance(value, int | float)]
-        return " ".join([self.label, *shown])
+        return " ".join(
+            [self.label, *(f"{key}={shown(value)}" for key, value in values.items() if shown(value))]
+        )
+
+
+def shown(value: Any) -> str:
+    """A parameter's value in words; empty of a list, but of one of 0 and 1.
+
+    >>> shown(0.0800001), shown("none"), shown((1, 0, 1)), shown((0.97, 1.0))
+    ('0.08', 'none', '101', '')
+    """
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    is_mask = isinstance(value, str) or all(isinstance(one, int) for one in value)
+    return "".join(map(str, value)) if is_mask else ""

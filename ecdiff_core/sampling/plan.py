@@ -179,6 +179,15 @@ class Plan:
         return sum(self.crossings_by_step.values())
 
     @property
+    def exchanges(self) -> int:
+        """How often the edge asks the cloud and waits: for the handoff, and for every later cloud call.
+
+        >>> Plan.from_schedule("2C3A1C4E").exchanges, Plan.from_schedule("2C3E1C4E").exchanges
+        (1, 2)
+        """
+        return self._begins_on_cloud + self._later_cloud_calls
+
+    @property
     def tensors_sent(self) -> int:
         """How many tensors of the latents' shape cross in all.
 

@@ -9,56 +9,34 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from fastapi import FastAPI, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from ecdiff_core import __version__
 from ecdiff_core.models.devices import device_name, dtype_name
-from ecdiff_core.sampling.params import MAX_SEED
-from ecdiff_core.sampling.plan import Action, Mode
+from ecdiff_core.sampling.plan import Action
 from ecdiff_core.serving import packet, problems
-from ecdiff_core.serving.cloud_side import Asked, CloudSide, HandedOver, Sides
+from ecdiff_core.serving.cloud_side import CloudSide, HandedOver, Sides
 from ecdiff_core.serving.kept import Answers, Sessions
 from ecdiff_core.serving.limits import Limits
 from ecdiff_core.serving.link import Spread
 from ecdiff_core.serving.metrics import Metrics
 from ecdiff_core.serving.packet import Encoding
 from ecdiff_core.serving.problems import Problem
+from ecdiff_core.serving.requests import HandoffRequest, ImageRequest, read_request
 from ecdiff_core.serving.seconds import Timings
 from ecdiff_core.serving.worker import Job, Worker
 
+Form = TypeVar("Form", bound=ImageRequest)
 SAFETENSORS, RAW = "application/x-safetensors", "tensor/binary"
 """Media types of answers: a packet, and latents alone as diffusers' remote_utils knows them."""
 SESSION = "Ecdiff-Session"
-_MAX_FACTS = 40
 _MOST_BYTES = 2**23
 """Of a download that measures the link; random, so that nothing on the way makes it smaller."""
-
-
-class ImageRequest(BaseModel):
-    """An image by the cloud alone."""
-
-    model_config = ConfigDict(extra="forbid")
-    prompt: str
-    negative_prompt: str | None = None
-    seed: int = Field(0, ge=0, le=MAX_SEED)
-    deadline_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
-    config: dict[str, str] = Field({}, max_length=_MAX_FACTS)
-
-    def asked(self, mode: Mode) -> Asked:
-        return Asked(self.prompt, self.negative_prompt, self.seed, mode)
-
-
-class HandoffRequest(ImageRequest):
-    """The cloud's part of an image; ``config`` holds the edge's facts, to be compared with the server's."""
-
-    mode: Mode = "ecdiff"
-    packet: Encoding = "computed"
 
 
 class Service:
@@ -155,16 +133,27 @@ def _raw_bytes(tensor: Tensor) -> bytes:
     return values
 
 
+async def read(model: type[Form], request: Request) -> Form:
+    """The body of a request."""
+    return read_request(model, await request.body(), request.headers.get("content-type", ""))
+
+
 def create_app(service: Service) -> FastAPI:
     """The routes, without the guard before them."""
     app = FastAPI(
-        title="ecdiff", version=__version__, docs_url=None, redoc_url=None, lifespan=service.lifespan
+        title="ecdiff",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=service.lifespan,
     )
     problems.install(app)
     answers = service.answers
 
     @app.post("/v1/handoff")
-    async def handoff(asked: HandoffRequest, request: Request) -> Response:
+    async def handoff(request: Request) -> Response:
+        asked = await read(HandoffRequest, request)
         side, raw = service.check(asked), request.headers.get("accept") == RAW
         return await answers.once(request, lambda: service.handoff(side, asked, raw))
 
@@ -179,7 +168,8 @@ def create_app(service: Service) -> FastAPI:
         return await answers.once(request, lambda: service.noise(body, session, step, encoding))
 
     @app.post("/v1/images")
-    async def images(asked: ImageRequest, request: Request) -> Response:
+    async def images(request: Request) -> Response:
+        asked = await read(ImageRequest, request)
         service.check(asked)
         if service.cloud.pipe.pair.family.media != "image":
             raise Problem(501, "This model makes videos, and PNG holds none. Use /v1/handoff.")

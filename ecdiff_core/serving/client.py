@@ -8,15 +8,14 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx2
 import torch
 from torch import Tensor
 
-from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
+from ecdiff_core.errors import CloudError, CloudUnavailableError
 from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -25,7 +24,7 @@ from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
 from ecdiff_core.serving.choice import Costs, choose
 from ecdiff_core.serving.handoff import HandoffForm, facts_of
-from ecdiff_core.serving.link import LinkMeter, Spread
+from ecdiff_core.serving.link import Spread
 from ecdiff_core.serving.packet import (
     Encoding,
     Form,
@@ -36,6 +35,7 @@ from ecdiff_core.serving.packet import (
     write_packet,
 )
 from ecdiff_core.serving.seconds import edge_timings, timings_of
+from ecdiff_core.serving.transport import Answer, RefusedError, Retry, Transport
 from ecdiff_core.tuned_pair import Prepared
 
 T = TypeVar("T")
@@ -46,31 +46,8 @@ _MOST_BYTES = 2**23
 """Of such a download; what the server gives at most."""
 _AT_A_TIME = 16
 """Requests under way at once: the server batches them."""
-_AGAIN = (429, 503)
-"""Answers after which it is worth trying again."""
-
-
-@dataclass(frozen=True)
-class Retry:
-    """How long to go on trying.
-
-    Args:
-        attempts: in all, the first one included.
-        seconds: before the second; each later pause is twice as long, and all are drawn at random up to that.
-        timeout: seconds without a byte, after which a connection counts as lost.
-        connect_timeout: the same of making one.
-    """
-
-    attempts: int = 4
-    seconds: float = 0.25
-    timeout: float = 60.0
-    connect_timeout: float = 5.0
-
-
-@dataclass(frozen=True)
-class _Answer:
-    content: bytes
-    headers: httpx2.Headers
+_HandedOver = tuple[SamplerState, Conditioning, str | None]
+"""State, conditioning, and the name of the session where the plan asks for the cloud again."""
 
 
 class RemoteCloud:
@@ -82,7 +59,10 @@ class RemoteCloud:
         packet: how numbers travel: ``computed`` (bit for bit), ``float16`` or ``int8``.
         deadline_seconds: for the cloud's part of an image; a server that cannot meet it says so at once.
         retry: on 429, 503 and lost connections, on nothing else.
-        verify: False accepts any certificate; a path is that of a certificate to trust.
+        verify: False accepts any certificate; a path is that of a PEM file with a certificate to trust.
+
+    Raises:
+        ParamsError: the URL is none, or the PEM file cannot be used.
 
     >>> pipe = ECDiffPipeline.from_config(
     ...     "ecdiff.yaml", cloud=RemoteCloud("https://gpu.example:8000", token="…")
@@ -97,19 +77,13 @@ class RemoteCloud:
         packet: Encoding = "computed",
         deadline_seconds: float | None = None,
         retry: Retry | None = None,
-        verify: bool | str = True,
+        verify: bool | str | Path = True,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ParamsError(key="the cloud's URL", got=url, expected="to begin with http:// or https://")
         self._encoding, self._deadline = check_encoding(packet), deadline_seconds
-        self._retry = retry or Retry()
-        timeout = httpx2.Timeout(self._retry.timeout, connect=self._retry.connect_timeout)
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self.url = url.rstrip("/")
-        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout, verify=verify)
+        self._http = Transport(url, token, retry or Retry(), verify)
+        self.url, self.link = self._http.url, self._http.link
         self._form = lru_cache(HandoffForm)
         self._close = weakref.finalize(self, self._http.close)
-        self.link = LinkMeter()
 
     def close(self) -> None:
         """Close the connections; without it they are closed when nothing refers to this any more."""
@@ -130,7 +104,7 @@ class RemoteCloud:
             CloudUnavailableError: it cannot be had.
         """
 
-        def one(row: int) -> tuple[SamplerState, Conditioning, str | None]:
+        def one(row: int) -> _HandedOver:
             negative = None if negative_prompts is None else negative_prompts[row]
             return self._hand_over(pipe, mode, prompts[row], negative, seeds[row])
 
@@ -138,17 +112,17 @@ class RemoteCloud:
         state = join([state for state, _, _ in parts])
         conditioning = join_prompts([prompt for _, prompt, _ in parts])
         sessions = [session for _, _, session in parts if session is not None]
-        denoise = self._denoiser(pipe, mode, sessions) if sessions else None
+        denoise = self._denoiser(pipe, mode, sessions, lambda row: one(row)[2]) if sessions else None
         return Prepared(state, conditioning, denoise)
 
     def config(self) -> dict[str, Any]:
         """What the server tells of itself: ``facts``, ``seconds_per_call``, versions; a round trip."""
         began = time.perf_counter()
-        answer = self._ask("GET", "/v1/config")
+        answer = self._http.ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
         try:
             facts: dict[str, Any] = dict(json.loads(answer.content))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             line = f"{self.url} does not answer as a server of ecdiff serve does."
             raise CloudError(line, key=self.url) from error
         return facts
@@ -173,16 +147,16 @@ class RemoteCloud:
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
         """Round trip in seconds, and megabits a second downwards; a first request of each is not counted."""
-        self._ask("GET", "/health/live")
+        self._http.ask("GET", "/health/live")
         trips, rates = [], []
         for _ in range(repeats):
             began = time.perf_counter()
-            self._ask("GET", "/health/live")
+            self._http.ask("GET", "/health/live")
             trips.append(time.perf_counter() - began)
         trip = Spread.of(trips)
         for number in range(repeats + 1):
             began = time.perf_counter()
-            got = len(self._ask("GET", "/v1/bytes", params={"count": size_bytes}).content)
+            got = len(self._http.ask("GET", "/v1/bytes", size_bytes, params={"count": size_bytes}).content)
             took = time.perf_counter() - began - trip.median
             if number:
                 rates.append(8e-6 * got / max(took, 1e-6))
@@ -190,7 +164,7 @@ class RemoteCloud:
 
     def _hand_over(
         self, pipe: ECDiffPipeline, mode: Mode, prompt: str, negative: str | None, seed: int
-    ) -> tuple[SamplerState, Conditioning, str | None]:
+    ) -> _HandedOver:
         form = self._form(pipe, mode)
         asked = {
             "prompt": prompt,
@@ -202,14 +176,24 @@ class RemoteCloud:
             "config": facts_of(pipe),
         }
 
-        def read(answer: _Answer) -> tuple[SamplerState, Conditioning, str | None]:
+        def read(answer: Answer) -> _HandedOver:
             state, conditioning, _ = form.read(answer.content, self._encoding, {"seed": str(seed)})
             return state, conditioning, answer.headers.get(_SESSION)
 
-        return self._ask_and_read("/v1/handoff", read, json=asked)
+        return self._ask_and_read("/v1/handoff", read, form.form.most_bytes, json=asked)
 
-    def _denoiser(self, pipe: ECDiffPipeline, mode: Mode, sessions: Sequence[str]) -> Denoiser:
-        """The cloud's model for the rows of a batch, each with its session."""
+    def _denoiser(
+        self,
+        pipe: ECDiffPipeline,
+        mode: Mode,
+        sessions: list[str],
+        begin_again: Callable[[int], str | None],
+    ) -> Denoiser:
+        """The cloud's model for the rows of a batch, each with its session.
+
+        Args:
+            begin_again: hands a row over once more, and names its new session.
+        """
         plan, timesteps = self._form(pipe, mode).plan, pipe.scheduler.timesteps
         later = [i for i in range(plan.first_edge_step, plan.num_steps) if plan.steps[i] is Action.CLOUD]
         numbers = {float(timesteps[step]): step for step in later}
@@ -219,7 +203,16 @@ class RemoteCloud:
             step = numbers[float(timestep)]
 
             def one(row: int) -> Tensor:
-                return self._noise(sessions[row], step, latents[row : row + 1], noise_dtype)
+                ask = partial(self._noise, step=step, latents=latents[row : row + 1], dtype=noise_dtype)
+                try:
+                    return ask(sessions[row])
+                except RefusedError as error:
+                    # The server was started anew, or it is another one behind the same address.
+                    session = begin_again(row) if error.got == 404 else None
+                    if session is None:
+                        raise
+                    sessions[row] = session
+                    return ask(session)
 
             return torch.cat(_side_by_side(one, range(len(sessions)))).to(latents.device)
 
@@ -230,17 +223,19 @@ class RemoteCloud:
         body = write_packet({"latents": latents}, facts, self._encoding)
         form = Form({"noise": TensorSpec(dtype, tuple(latents.shape))}, facts)
 
-        def read(answer: _Answer) -> Tensor:
+        def read(answer: Answer) -> Tensor:
             return read_packet(answer.content, form, self._encoding)[0]["noise"]
 
         where = {"step": step, "packet": self._encoding}
-        return self._ask_and_read("/v1/noise", read, headers={_SESSION: session}, params=where, content=body)
+        given = {"headers": {_SESSION: session}, "params": where, "content": body}
+        return self._ask_and_read("/v1/noise", read, form.most_bytes, **given)
 
-    def _ask_and_read(self, path: str, read: Callable[[_Answer], T], **given: Any) -> T:
-        """Ask, and read the answer; one that is damaged is asked for once more."""
+    def _ask_and_read(self, path: str, read: Callable[[Answer], T], most_bytes: int, **given: Any) -> T:
+        """Ask, and read the answer; one that is damaged is asked for once more, and not worked for twice."""
+        given["headers"] = {**given.get("headers", {}), "Idempotency-Key": secrets.token_hex(16)}
         for again in (True, False):
             try:
-                return read(self._ask("POST", path, **given))
+                return read(self._http.ask("POST", path, most_bytes, **given))
             except (PacketError, TensorFileError) as error:
                 if again:
                     continue
@@ -249,51 +244,9 @@ class RemoteCloud:
                 raise kind(line, key=self.url, got=error.got, expected=error.expected) from error
         raise AssertionError
 
-    def _ask(self, method: str, path: str, **given: Any) -> _Answer:
-        """One request, tried again where that may help; a POST that was worked for is not paid twice."""
-        given["headers"] = {**given.get("headers", {}), "Idempotency-Key": secrets.token_hex(16)}
-        wait, why = self._retry.seconds, ""
-        for attempt in range(self._retry.attempts):
-            if attempt:
-                time.sleep(wait * (0.5 + secrets.randbelow(1000) / 2000))
-                wait = 2 * self._retry.seconds * 2**attempt
-            try:
-                with self._http.stream(method, path, **given) as response:
-                    began = time.perf_counter()
-                    content = response.read()
-                    took = time.perf_counter() - began
-            except httpx2.TransportError as error:
-                why = f"{type(error).__name__}: {error}".rstrip(": ")
-                continue
-            if response.is_success:
-                self.link.transfer(len(content), took)
-                return _Answer(content, response.headers)
-            why = _detail(response)
-            if response.status_code not in _AGAIN:
-                line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
-                raise CloudError(line, key=self.url, got=response.status_code)
-            wait = max(wait, _retry_after(response))
-        attempts = self._retry.attempts
-        line = f"The cloud at {self.url} cannot be had after {attempts} attempts: {why}"
-        raise CloudUnavailableError(line, key=self.url, got=why)
-
 
 def _side_by_side(work: Callable[[int], T], rows: Sequence[int]) -> list[T]:
     if len(rows) == 1:
         return [work(rows[0])]
     with ThreadPoolExecutor(min(len(rows), _AT_A_TIME)) as pool:
         return list(pool.map(work, rows))
-
-
-def _retry_after(response: httpx2.Response) -> float:
-    text = response.headers.get("retry-after", "")
-    return min(float(text), 30.0) if text.isdigit() else 0.0
-
-
-def _detail(response: httpx2.Response) -> str:
-    """What a problem says, on one line."""
-    try:
-        text = str(json.loads(response.content)["detail"])
-    except (ValueError, KeyError, TypeError):
-        text = response.reason_phrase
-    return " ".join(text.split())[:500]

@@ -1,4 +1,4 @@
-"""``ecdiff serve``, ``ecdiff link``, and what ``--cloud`` adds to ``generate``.
+"""``ecdiff serve`` and ``ecdiff link``.
 
 Torch and the extra's packages are imported when a command runs.
 """
@@ -15,17 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
-from ecdiff_core.io.console import quiet_libraries
+from ecdiff_core.errors import ECDiffError, ParamsError
+from ecdiff_core.io.console import leave_stdout, quiet_libraries
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
-    from ecdiff_core.serving.client import RemoteCloud
 
 AUTO = "auto"
 LARGEST_BATCH = 64
 """That ``--batch-size auto`` tries."""
-FALLBACKS = ("none", "edge")
 _LIMITS = {
     "queue": "requests that wait; more are answered with 429",
     "sessions": "images of plans that go back and forth, at a time",
@@ -70,7 +68,7 @@ def add_serve(commands: Any) -> None:
     add("--config", required=True, metavar="YAML", help="tuned config; the edges' is to be the same")
     add("--host", default="127.0.0.1", help="address to listen on; others than this machine's need a token")
     add("--port", type=int, default=8000, help="default 8000; 0 is any that is free")
-    _add_token(add)
+    add_token(add)
     add("--ssl-certfile", type=Path, metavar="PEM", help="certificate, for https")
     add("--ssl-keyfile", type=Path, metavar="PEM", help="its key")
     add("--device", default=None, help="cpu, cuda, … (default: the accelerator if there is one)")
@@ -96,43 +94,20 @@ def add_link(commands: Any) -> None:
     )
     add = parser.add_argument
     add("url", metavar="URL", help="of the server")
-    _add_token(add)
+    add_token(add)
+    add_cacert(add)
     add("--repeats", type=int, default=10, metavar="N", help="measurements (default 10)")
     add("--size-mib", type=float, default=1.0, metavar="N", help="of a download (default 1, at most 8)")
 
 
-def add_cloud(add: Any) -> None:
-    """What ``generate`` has for another machine."""
-    add(
-        "--cloud",
-        metavar="URL",
-        help="of ecdiff serve: only the edge's model and the decoder are loaded here",
-    )
-    _add_token(add)
-    add(
-        "--packet",
-        default="computed",
-        help="how numbers travel: computed, float16 or int8 (default computed)",
-    )
-    add(
-        "--deadline",
-        type=float,
-        metavar="SECONDS",
-        help="of an image: the best config of the YAML's front that keeps it is taken; the server refuses a "
-        "cloud's part that takes longer",
-    )
-    add(
-        "--fallback",
-        choices=FALLBACKS,
-        default="none",
-        help="what does the steps where the cloud cannot be had: nothing (default), or the edge's model",
-    )
-
-
-def _add_token(add: Any) -> None:
+def add_token(add: Any) -> None:
     add(
         "--token-file", type=Path, metavar="FILE", help="the server's token (default: ECDIFF_TOKEN's, if any)"
     )
+
+
+def add_cacert(add: Any) -> None:
+    add("--cacert", type=Path, metavar="PEM", help="certificate to trust, such as the server's own")
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -162,7 +137,11 @@ def serve(args: argparse.Namespace) -> None:
 
     def log(url: str) -> None:
         whom = "for who has the token" if token else "for this machine"
-        print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
+        try:
+            print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
+        except OSError as error:  # a full disk: no reason not to serve
+            print(f"note: serving at {url}; stdout: {error.strerror}", file=sys.stderr)
+            leave_stdout()
 
     server = make_server(pipe, listen, limits, log)
     server.run()
@@ -185,60 +164,13 @@ def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
     def find() -> dict[int, float]:
         return throughputs(pipe, LARGEST_BATCH, Counter())
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     with ExitStack() as stack:
         if not config.is_file():  # one that comes with the package: nothing is written there
             config = Path(stack.enter_context(TemporaryDirectory(prefix="ecdiff-"))) / config
-        return kept(config.with_suffix(".batch_size.json"), find, say, device_name(pipe.device))
-
-
-def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
-    """The server that ``generate`` is to ask; None without ``--cloud``."""
-    if args.cloud is None:
-        for name in ("token_file", "deadline"):
-            if getattr(args, name) is not None:
-                line = f"--{name.replace('_', '-')} goes with --cloud URL."
-                raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
-        return None
-    with with_extra():
-        from ecdiff_core.serving.client import RemoteCloud
-    from ecdiff_core.serving.packet import check_encoding
-    from ecdiff_core.serving.token_file import find_token
-
-    if args.deadline is not None and not args.deadline > 0:
-        raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
-    token, packet = find_token(args.token_file), check_encoding(args.packet)
-    return RemoteCloud(args.cloud, token, packet=packet, deadline_seconds=args.deadline)
-
-
-def within_deadline(pipe: ECDiffPipeline, args: argparse.Namespace) -> ECDiffPipeline:
-    """The pipeline with the config of its front that ``--deadline`` allows.
-
-    Without a front, and for baselines, it stays as it is: the deadline is the cloud's alone.
-    """
-    if args.deadline is None or pipe.config.front is None or args.mode != "ecdiff":
-        return pipe
-    try:
-        pipe = pipe.within(args.deadline)
-    except CloudUnavailableError as error:
-        if args.fallback != "edge":
-            raise
-        fall_back(pipe, error)
-        return pipe
-    print(f"note: {pipe.choice}", file=sys.stderr)
-    return pipe
-
-
-def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:
-    """Let the edge's model do all steps from now on, with text encoders of its own."""
-    from ecdiff_core.models.devices import get_dtype
-    from ecdiff_core.models.one_side import load_text_encoders
-
-    print(f"note: {error} The edge's model does all steps.", file=sys.stderr)
-    load_text_encoders(pipe.pair, get_dtype(pipe.config.sampling.dtype))
-    pipe.cloud = None
+        return kept(config.with_suffix(".batch_size.json"), find, log, device_name(pipe.device))
 
 
 def link(args: argparse.Namespace) -> None:
@@ -251,7 +183,7 @@ def link(args: argparse.Namespace) -> None:
         raise ParamsError(key="--repeats", got=args.repeats, expected=">= 1")
     if not 0 < args.size_mib <= 8:
         raise ParamsError(key="--size-mib", got=args.size_mib, expected="> 0 and <= 8")
-    cloud = RemoteCloud(args.url, find_token(args.token_file))
+    cloud = RemoteCloud(args.url, find_token(args.token_file), verify=args.cacert or True)
     trip, rate = cloud.measure(args.repeats, round(args.size_mib * 2**20))
     print(f"round trip {1000 * trip.median:.2f} ms ({1000 * trip.low:.2f} … {1000 * trip.high:.2f})")
     print(f"bandwidth {rate.median:.2f} Mbps ({rate.low:.2f} … {rate.high:.2f})")

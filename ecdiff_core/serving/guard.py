@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from ecdiff_core.serving.problems import Problem
@@ -15,8 +16,29 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_MOST_DIGITS = 18
+_MOST_HEADERS, _MOST_HEADER_BYTES = 100, 2**15
 _OPEN = ("/health/live", "/health/ready")
 """That a balancer asks, which has no token."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, which no other one reaches."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _check_size(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """h11 limits what it has to wait for alone, not what comes in one piece."""
+    if len(headers) > _MOST_HEADERS or sum(len(n) + len(v) for n, v in headers) > _MOST_HEADER_BYTES:
+        most = f"at most {_MOST_HEADERS} headers, of {_MOST_HEADER_BYTES} bytes together"
+        raise Problem(431, f"Expected {most}.", {"Connection": "close"})
+
+
+def _without_port(host: str) -> str:
+    return host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
 
 
 class Guard:
@@ -51,7 +73,9 @@ class Guard:
             await send(message)
 
         try:
+            _check_size(scope["headers"])
             headers = dict(scope["headers"])
+            self._check_host(headers)
             self._check_token(scope["path"], headers)
             body = await self._read(headers, receive)
         except Problem as problem:
@@ -60,6 +84,12 @@ class Guard:
         if body is None:  # the client is gone
             return
         await self._app(scope, _replayed(body, receive), counted)
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """A web page may lead its own name to this machine, and so pass for a program that runs here."""
+        host = _without_port(headers.get(b"host", b"").decode("latin-1"))
+        if self._authorization is None and not is_loopback(host):
+            raise Problem(421, "Expected the host 127.0.0.1 or localhost, as this server has no token.")
 
     def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self._authorization is None or path in _OPEN:
@@ -93,7 +123,10 @@ class Guard:
     def _length(self, headers: dict[bytes, bytes]) -> int:
         if b"transfer-encoding" in headers:
             raise Problem(411, "Expected a body of a Content-Length that is told beforehand.")
-        length = int(headers.get(b"content-length", b"0"))
+        text = headers.get(b"content-length", b"0")
+        if not text.isdigit() or len(text) > _MOST_DIGITS:
+            raise Problem(400, "Expected Content-Length to be a number of bytes.", {"Connection": "close"})
+        length = int(text)
         if length > self._most:
             most = f"Expected a body of at most {self._most} bytes, got {length}."
             raise Problem(413, most, {"Connection": "close"})

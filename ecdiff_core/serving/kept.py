@@ -17,6 +17,9 @@ from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Action, Plan
 from ecdiff_core.serving.problems import Problem
 
+_HEADERS = ("accept", "ecdiff-session")
+"""That change what is answered."""
+
 
 @dataclass
 class Session:
@@ -166,7 +169,9 @@ async def _run(work: Callable[[], Awaitable[Response]]) -> Response:
 
 
 async def _digest(request: Request) -> str:
-    found = hashlib.sha256(f"{request.url.path}?{request.url.query}\n".encode())
+    """Of what an answer follows from."""
+    asked = [request.url.path, request.url.query, *map(request.headers.get, _HEADERS)]
+    found = hashlib.sha256(repr(asked).encode())
     found.update(await request.body())
     return found.hexdigest()
 

@@ -19,6 +19,7 @@ class Limits:
         session_seconds: without a call, after which a session is forgotten.
         prompt_chars: of a prompt and of a negative prompt, each.
         body_seconds: in which a body is to arrive.
+        reader_seconds: in which a client is to take what was sent to it; then its connection ends (Linux).
         drain_seconds: for requests under way when the server is to stop.
         answers: that are kept for clients that lost their connection, ``answer_seconds`` long.
         grace_seconds: in which such a client is to ask again with its Idempotency-Key, or its place is freed.
@@ -33,6 +34,7 @@ class Limits:
     session_seconds: Positive = 120.0
     prompt_chars: AtLeast1 = 2000
     body_seconds: Positive = 10.0
+    reader_seconds: Positive = 30.0
     drain_seconds: AtLeast1 = 30
     answers: AtLeast1 = 64
     answer_seconds: Positive = 60.0

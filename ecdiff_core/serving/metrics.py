@@ -11,6 +11,7 @@ _ROUTES = (
     "/v1/noise",
     "/v1/images",
     "/v1/config",
+    "/v1/bytes",
     "/health/live",
     "/health/ready",
     "/metrics",

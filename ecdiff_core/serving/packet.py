@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.errors import ECDiffError, ParamsError, shown
-from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec, read_metadata, read_tensors, write_tensors
+from ecdiff_core.io.tensor_file import (
+    MAX_HEADER_BYTES,
+    TensorFileError,
+    TensorSpec,
+    read_metadata,
+    read_tensors,
+    write_tensors,
+)
 
 FORMAT_VERSION = 1
 Encoding = Literal["computed", "float16", "int8"]
@@ -42,6 +49,11 @@ class Form:
 
     tensors: Mapping[str, TensorSpec]
     facts: Mapping[str, str]
+
+    @property
+    def most_bytes(self) -> int:
+        """Of a packet, in any encoding: scales come to no more than twice the smallest tensors."""
+        return MAX_HEADER_BYTES + 3 * sum(spec.size_bytes for spec in self.tensors.values()) + 8
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
 
-from ecdiff_core.errors import ParamsError
+from ecdiff_core.errors import ParamsError, first_line
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.serving.app import Service, create_app
 from ecdiff_core.serving.cloud_side import Sides
-from ecdiff_core.serving.guard import Guard
+from ecdiff_core.serving.guard import Guard, is_loopback
 from ecdiff_core.serving.limits import Limits
 
 
@@ -39,42 +40,73 @@ class Listen:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise ParamsError(key="--port", got=self.port, expected=f"within 0 … {2**16 - 1}")
-        if self.token is None and not _is_loopback(self.host):
+        if self.token is None and not is_loopback(self.host):
             raise ParamsError(
                 f"Expected a token to listen on {self.host}, which other machines can reach.",
                 key="--token-file",
                 got={"host": self.host},
                 advice="Give --token-file FILE or set ECDIFF_TOKEN, or listen on 127.0.0.1.",
             )
+        if self.keyfile is not None and self.certfile is None:
+            line = "--ssl-keyfile goes with --ssl-certfile PEM."
+            raise ParamsError(line, key="--ssl-keyfile", got=str(self.keyfile))
         for key, path in (("--ssl-certfile", self.certfile), ("--ssl-keyfile", self.keyfile)):
             if path is not None and not path.is_file():
                 raise ParamsError(f"No file at {path}.", key=key, got=str(path), advice="Give a PEM file.")
+        if self.certfile is not None:
+            _check_certificate(self.certfile, self.keyfile)
 
 
-def _is_loopback(host: str) -> bool:
+def _check_certificate(certfile: Path, keyfile: Path | None) -> None:
     try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        # With an empty password, or it would be asked for.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password=lambda: "")
+    except OSError as error:  # ssl's own are among them
+        raise ParamsError(
+            f"Cannot use the certificate {certfile} and its key: {first_line(error)}.",
+            key="--ssl-certfile",
+            got={"certificate": str(certfile), "key": str(keyfile or certfile)},
+            advice="Give PEM files that belong together, the key without a password.",
+        ) from error
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which says where it listens once it does."""
+    """uvicorn's, which says where it listens once it does, and gives up on who does not read.
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None]) -> None:
+    Args:
+        seconds: in which what was sent has to be taken (Linux).
+    """
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None], seconds: float) -> None:
         super().__init__(config)
-        self._on_start = on_start
+        self._on_start, self._seconds = on_start, seconds
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
+            self._limit_readers()
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             scheme = "https" if self.config.is_ssl else "http"
             self._on_start(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
 
+    def _limit_readers(self) -> None:
+        """Connections take the option from the sockets that they come from."""
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if option is None:
+            return
+        for listening in [one for server in self.servers for one in server.sockets]:
+            listening.setsockopt(socket.IPPROTO_TCP, option, round(1000 * self._seconds))
+
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().shutdown(sockets)  # type: ignore[arg-type]
         self._captured_signals.clear()  # else uvicorn raises them again, and the status is not 0
+
+
+def make_app(pipe: ECDiffPipeline, token: str | None, limits: Limits) -> Guard:
+    """The server as an ASGI app, which others than uvicorn can run too (``scripts/ray_serve.py``)."""
+    service = Service(Sides(pipe), limits)
+    most, answered = service.most_bytes, service.metrics.answered
+    return Guard(create_app(service), token, most, limits.body_seconds, answered)
 
 
 def make_server(
@@ -85,20 +117,20 @@ def make_server(
     Args:
         on_start: is called with the server's URL once it listens.
     """
-    service = Service(Sides(pipe), limits)
-    app = Guard(
-        create_app(service), listen.token, service.most_bytes, limits.body_seconds, service.metrics.answered
-    )
     config = uvicorn.Config(
-        app,
+        make_app(pipe, listen.token, limits),
         host=listen.host,
         port=listen.port,
         ssl_certfile=listen.certfile,
         ssl_keyfile=listen.keyfile,
-        log_level="warning",
+        log_level="error",  # a warning of each broken request lets strangers fill the disk
+        # What is tested, whatever else is installed.
+        http="h11",
+        loop="asyncio",
+        ws="none",
         access_log=False,
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=limits.drain_seconds,
     )
-    return Server(config, on_start)
+    return Server(config, on_start, limits.reader_seconds)

@@ -81,24 +81,31 @@ def _tune(settings: Settings, name: str, fixed: Values, opened: Opened, runs: Ru
             worst if given.min_worst is None else given.min_worst,
         )
 
-    study.progress.log(f"{method.label} ({method.source}), searching {method.dial}")
-    return tune(method, known, _measurer(opened, calibration, runs), len(prompts), floor, study.progress.log)
+    log = study.progress.log
+    log(f"{method.label} ({method.source}), searching {method.dial}")
+    presets = method.presets(pair.pipe.num_steps)
+    return tune(method, known, _measurer(opened, calibration, runs), len(prompts), floor, log, presets)
 
 
 def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: Runs) -> None:
     """Seconds side by side, held-out scores, a YAML a method, the table, and which is fastest."""
     study, pair, references = opened
-    log, folder = study.progress.log, study.path / files.METHODS
+    folder, lines = study.path / files.METHODS, [line for one in found.values() for line in one.findings]
+
+    def log(line: str) -> None:
+        study.progress.log(line)
+        lines.append(line)
+
     table = pd.concat([one.table() for one in found.values()])
     write_text(folder / files.METHODS_TABLE, table.to_csv(index=False))
     winners = {name: one.winner for name, one in found.items() if one.winner is not None}
     for name in found.keys() - winners.keys():
         log(f"{get_method(name).label}: no setting that does something keeps the floor")
     prompts, count = references.calibration.prompt_set, settings.acceleration.timed_prompts
+    presents = [one.present for one in found.values() if one.present is not None]
+    timed = list(dict.fromkeys(one.choice for one in (*presents, *winners.values())))
     with study.spending.part("seconds"):
-        off, seconds = time_side_by_side(
-            pair.pipe, [one.choice for one in winners.values()], prompts, count, study.ledger
-        )
+        off, seconds = time_side_by_side(pair.pipe, timed, prompts, count, study.ledger)
     saved = []
     for name, winner in winners.items():
         heldout = _heldout(opened, winner, runs)
@@ -110,7 +117,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         }
         base = replace(pair.pipe.config, sampling=pair.pipe.sampling)
         base = replace(base, scheduler_config=pair.pipe.scheduler_config)
-        config = config_of(base, winner, seconds[name], off, heldout, how, settings.seed)
+        config = config_of(base, winner, seconds[winner.choice], off, heldout, how, settings.seed)
         config.save(folder / f"{name}.yaml")
         saved.append(folder / f"{name}.yaml")
         log(verdict.about(winner.choice, winner.result))
@@ -120,15 +127,19 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
                 f"  held out: mean SSIM {heldout.quality:.4f} ({low:.4f} … {high:.4f}), "
                 f"worst {heldout.worst:.4f} on {len(heldout.seen)} prompts"
             )
-        log(f"  {verdict.speed(winner.choice.method.label, seconds[name], off)}")
-    faster = [name for name in winners if seconds[name] < off]
-    if faster:
-        best = min(faster, key=seconds.__getitem__)
+        log(f"  {verdict.speed(winner.choice.method.label, seconds[winner.choice], off)}")
+    faster = {name: seconds[one.choice] for name, one in winners.items() if seconds[one.choice] < off}
+    best = min(faster, key=faster.__getitem__, default=None)
+    for present in presents:
+        other = None if best is None else winners[best].choice
+        log(verdict.answer(present.choice, present.result, seconds, off, other))
+    if best is not None:
         target = study.path / files.ACCELERATED
         write_text(target, (folder / f"{best}.yaml").read_text(encoding="utf-8"))
         saved.insert(0, target)
     else:
         log("no setting that keeps the floor is faster than off")
+    write_text(folder / files.METHODS_FINDINGS, "".join(f"{line.strip()}\n" for line in lines))
     log(study.spending.describe())
     log("wrote " + ", ".join(map(str, [*saved, folder / files.METHODS_TABLE])))
     if faster:

@@ -29,11 +29,15 @@ def compare(settings: Settings) -> None:
     with open_study(spec) as (study, pair, references):
         pipe, log = pair.pipe, study.progress.log
         adapter = pipe.config.sampling.handoff_adapter
-        known = Known(tuned, paper_config(settings.pair.name), schedule, pair.latency, adapter)
+        accelerations = baselines.tuned_accelerations(spec.path / files.METHODS)
+        paper = paper_config(settings.pair.name)
+        known = Known(tuned, paper, schedule, pair.latency, adapter, accelerations)
         extra = extra_metrics(settings.metric_choice(), pipe.device)
         evaluator = MethodEvaluator(study, pair, references, tuned.sampling, extra)
         names = settings.compare.methods or METHODS
         chosen = evaluator.usable(*baselines.made(known, names))
+        if line := baselines.untuned(chosen, accelerations):
+            log(line)
         measured, heldout = evaluator.measure(chosen), references.heldout_with_edge.prompt_set
         count = settings.compare.timed_prompts
         timed = method_runs.time_methods(study, pipe.pair, heldout, chosen, tuned.sampling, count)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli.study_spec import study_path
 from ecdiff_tune.config import Settings, SettingsError
-from ecdiff_tune.methods.export import FORMS
+from ecdiff_tune.methods.export import FORMS, mask_in
 from ecdiff_tune.study import files
 
 
@@ -26,7 +27,14 @@ def export(settings: Settings) -> None:
     source = there[0] if given.config is None else Path(given.config).expanduser()
     name, make = FORMS[given.to]
     target = folder / files.EXPORT / name
-    text = make(TunedConfig.load(source))
+    config = TunedConfig.load(source)
+    text = make(config)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, text)
     print(f"wrote {target} from {source}")
+    if config.plan().approximated and (mask := mask_in(config)):
+        values = shlex.quote(f"acceleration.values={{mask: {list(mask)}}}")
+        print(
+            "measured was EC-Diff's noise, reused is cache-dit's residual: to measure that, beside the masks "
+            f"of cache-dit, add to the study's tune command: method=step_mask {values}"
+        )

@@ -59,7 +59,9 @@ class ExportSettings:
     """What ``export`` writes."""
 
     to: Annotated[str, OneOf(FORMS)] = setting(
-        "diffusers", "cache_dit: a YAML that cache-dit and what builds on it load; diffusers: lines of Python"
+        "diffusers",
+        "diffusers: lines of Python; cache_dit: a YAML that cache-dit and what builds on it load; sglang: "
+        "environment variables; vllm_omni: JSON",
     )
     config: str | None = setting(
         None, "a tuned YAML; null is the study's accelerated.yaml, else its ecdiff.yaml"

@@ -215,7 +215,9 @@ class LinkSettings:
     """conf/link/."""
 
     mbps: Positive | None = setting(None, "10^6 bits a second; null is one machine, where nothing is sent")
-    round_trip_seconds: NotNegative = setting(0.0, "fixed cost of the transfer")
+    round_trip_seconds: NotNegative = setting(
+        0.0, "seconds there and back, for the handoff and for each later cloud call"
+    )
     url: str | None = setting(
         None, "server of ecdiff serve, http://gpu:8000: link and cloud's seconds are measured there"
     )

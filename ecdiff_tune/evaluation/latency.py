@@ -66,7 +66,7 @@ class LatencyProfile:
             that are older than them.
         tensor_values: those of one tensor of the latents' shape; None in older files.
         tensor_seconds: to send one such tensor more.
-        crossing_seconds: to cross the link once more, whatever is sent.
+        crossing_seconds: to ask the cloud once more, whatever is sent: there and back, a round trip.
         link: as it was measured; None where it was given.
         sources: where each number is from, by its name; None for all from one machine.
     """
@@ -109,10 +109,10 @@ class LatencyProfile:
         return self.encode.median + calls + self.decode.median + self.transfer(plan)
 
     def transfer(self, plan: Plan) -> float:
-        """Seconds that a generation by ``plan`` spends on the link: crossings and what they carry."""
+        """Seconds that a generation by ``plan`` spends on the link: round trips and what crosses it."""
         if not plan.hands_over:
             return 0.0
-        again = (plan.crossings - 1) * self.crossing_seconds
+        again = (plan.exchanges - 1) * self.crossing_seconds
         return self.transfer_seconds + again + (plan.tensors_sent - 1) * self.tensor_seconds
 
     def over(self, link: Link) -> LatencyProfile:

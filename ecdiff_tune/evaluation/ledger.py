@@ -236,9 +236,9 @@ class Ledger:
             ("further", [(*place, *pair) for place, one in placed for pair in one.extra.items()]),
         )
 
-    def append_timing(self, key: ConfigKey, prompt: str, seconds: float) -> None:
-        """Add the seconds of a whole generation; those that are there stay."""
-        self._write(("timings", [(*astuple(key), prompt, seconds)]))
+    def append_timings(self, rows: Iterable[tuple[ConfigKey, str, float]]) -> None:
+        """Add seconds of whole generations by config and prompt key, all or none; known ones stay."""
+        self._write(("timings", [(*astuple(key), prompt, seconds) for key, prompt, seconds in rows]))
 
     def _write(self, *tables: tuple[str, list[tuple[Any, ...]]]) -> None:
         """Add rows to tables in one transaction."""

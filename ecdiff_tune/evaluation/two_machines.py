@@ -51,8 +51,6 @@ def measure(pipe: ECDiffPipeline, link: Link, *, take_turns: bool = True) -> Lat
     found = latency.measure(pipe, measured.link, take_turns=take_turns, known=served)
     return replace(
         found,
-        # A later cloud call crosses twice in one round trip; the first crossing is a whole one.
-        crossing_seconds=found.crossing_seconds / 2,
         link=measured,
         sources=sources | {"transfer_seconds": f"measured to {link.url}"},
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.methods import METHODS as ACCELERATIONS
@@ -178,6 +179,27 @@ def equal_cost_steps(latency: LatencyProfile, plan: Plan) -> int:
 
 
 FEWER = {"fewer_ddim": "DDIMScheduler", "fewer_dpm": "DPMSolverMultistepScheduler"}
+
+
+def tuned_accelerations(folder: Path) -> dict[str, MethodChoice]:
+    """What ``tune method=…`` found in a study, by the names of the methods.
+
+    Args:
+        folder: of its YAMLs.
+
+    Raises:
+        ECDiffError: one is damaged.
+    """
+    known = {name: folder / f"{name}.yaml" for name in ACCELERATIONS}
+    choices = {name: TunedConfig.load(path).method for name, path in known.items() if path.is_file()}
+    return {name: choice for name, choice in choices.items() if choice is not None}
+
+
+def untuned(methods: Iterable[Method], tuned: Mapping[str, MethodChoice]) -> str:
+    """Which accelerations are compared at values that nobody chose for this pair; empty where none is."""
+    names = [one.name for one in methods if one.sampler.acceleration is not None and one.name not in tuned]
+    what = f"at their authors' values: {', '.join(names)} (tune method=[{','.join(names)}] finds this pair's)"
+    return what * bool(names)
 
 
 def _accelerated(name: str) -> Make:

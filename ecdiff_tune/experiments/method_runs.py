@@ -88,7 +88,7 @@ def time_methods(
             if seconds is None:
                 failed.add(method.name)
             elif turn >= 0:
-                ledger.append_timing(keys[method.name], names[turn], seconds)
+                ledger.append_timings([(keys[method.name], names[turn], seconds)])
                 timed[method.name].setdefault(names[turn], seconds)  # as the ledger keeps it
             progress.prompts_done(1)
     progress.end_stage()

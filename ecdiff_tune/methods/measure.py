@@ -15,6 +15,7 @@ from ecdiff_core.errors import NonFiniteLatentsError
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.enable import Enabled
 from ecdiff_core.methods.in_pair import accelerated
+from ecdiff_core.methods.method import shown
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
@@ -27,12 +28,12 @@ from ecdiff_tune.methods.dial import Seen
 
 def content(choice: MethodChoice) -> str:
     """Name and those values whose effect no pattern tells: with them, a pattern decides the image."""
-    shown = [
-        f"{one.name}={choice.values[one.name]:g}"
+    values = [
+        f"{one.name}={shown(choice.values[one.name])}"
         for one in choice.method.parameters
         if not one.shows and one.name in choice.values
     ]
-    return " ".join([choice.method.label, *shown])
+    return " ".join([choice.method.label, *values])
 
 
 def frame(choice: MethodChoice) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,14 +14,14 @@ import torch
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.in_pair import accelerated
-from ecdiff_core.methods.method import Method, Values
+from ecdiff_core.methods.method import Method, Values, shown
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.dial import Floor, Found, Measure, Result, does_nothing, judge, search
-from ecdiff_tune.methods.measure import MethodMeasurer, content, with_value
+from ecdiff_tune.methods.measure import MethodMeasurer, with_value
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
 
@@ -40,17 +41,21 @@ class Tuned:
     Args:
         settings: every one that was measured.
         winner: None where none that does something keeps the floor.
+        present: the setting that was given whole; None where none was.
+        findings: what was found of them, a line each.
     """
 
     settings: tuple[Winner, ...]
     winner: Winner | None
+    present: Winner | None = None
+    findings: tuple[str, ...] = ()
 
     def table(self) -> pd.DataFrame:
         """A row a setting, in the order in which they were measured."""
         return pd.DataFrame(
             {
                 "method": one.choice.name,
-                **{k: v for k, v in one.choice.values.items() if not isinstance(v, tuple)},
+                **{k: _cell(v) for k, v in one.choice.values.items() if _cell(v) != ""},
                 "prompts": len(one.result.seen),
                 "quality": round(one.result.quality, KEPT_DIGITS),
                 "worst": round(one.result.worst, KEPT_DIGITS),
@@ -61,6 +66,10 @@ class Tuned:
             }
             for one in self.settings
         )
+
+
+def _cell(value: Any) -> Any:
+    return shown(value) if isinstance(value, tuple) else value
 
 
 def combinations(method: Method, fixed: Values) -> Iterator[MethodChoice]:
@@ -82,38 +91,65 @@ def tune(
     prompts: int,
     floor: Callable[[Result | None], Floor],
     log: Callable[[str], None],
+    presets: Mapping[str, Values] | None = None,
 ) -> Tuned:
     """Search a method's settings.
 
     Args:
-        fixed: values that are given; with the dial among them that setting is measured first, on all prompts.
+        fixed: values that are given; with the dial among them, or what says everything in its place, that
+            setting is measured first, on all prompts.
         floor: what is to be kept, of what that one gives.
         log: called with a line a setting.
+        presets: settings of the method's authors that are measured too, by name.
     """
-    settings: list[Winner] = []
-    present: Result | None = None
     dial = method.parameter(method.dial)
-    if method.dial in fixed:
-        choice = MethodChoice(method.name, fixed)
-        present = judge(choice.values[method.dial], _measure(measurer, choice), prompts, Floor(-1, -1), True)
-        settings.append(Winner(choice, present))
-        log(f"your present setting: {verdict.about(choice, present)}")
-        for line in verdict.notes(choice, present):
-            log(line)
-        if does_nothing(dial, present):
-            present = None  # what nothing keeps is no floor for anything
-    keep = floor(present)
-    for choice in combinations(method, fixed):
+    findings: list[str] = []
+
+    def note(line: str) -> None:
+        log(line)
+        findings.append(line)
+
+    present = _present(method, fixed, measurer, prompts, note)
+    # What nothing keeps is no floor for anything.
+    keep = floor(None if present is None or does_nothing(dial, present.result) else present.result)
+    settings = [] if present is None else [present]
+    others = {name: value for name, value in fixed.items() if name != method.whole}
+    for choice in combinations(method, others):
         start = choice.values[method.dial]
         found = search(dial, start, _measure(measurer, choice), prompts, keep)
         settings += [Winner(with_value(choice, one.value), one) for one in found.results]
-        _report(choice, found, log)
+        _report(choice, found, note)
+    for name, values in (presets or {}).items():
+        choice = MethodChoice(method.name, {**others, **values})
+        whole = present is not None
+        result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, keep, whole)
+        settings.append(Winner(choice, result))
+        note(f"  {name}, a preset: {verdict.about(choice, result)}")
+        if present is not None and (line := verdict.beaten(name, present.result, result)):
+            note(f"  {line}")
     kept = [one for one in settings if one.result.kept and len(one.result.seen) == prompts]
     kept = [one for one in kept if one.result.quality >= keep.mean and one.result.worst >= keep.worst]
     kept = [one for one in kept if not does_nothing(dial, one.result)]
+
     # What makes calls cheaper applies all weights whatever its dial is.
-    best = min(kept, key=lambda one: one.result.work if dial.shows else -one.result.value, default=None)
-    return Tuned(tuple(settings), best)
+    def rank(one: Winner) -> tuple[float, ...]:
+        return (one.result.work, -one.result.quality) if dial.shows else (-one.result.value,)
+
+    return Tuned(tuple(settings), min(kept, key=rank, default=None), present, tuple(findings))
+
+
+def _present(
+    method: Method, fixed: Values, measurer: MethodMeasurer, prompts: int, log: Callable[[str], None]
+) -> Winner | None:
+    """The setting that is given whole, on all prompts; None where none is."""
+    if method.dial not in fixed and not fixed.get(method.whole):
+        return None
+    choice = MethodChoice(method.name, fixed)
+    result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, Floor(-1, -1), True)
+    log(f"your present setting: {verdict.about(choice, result)}")
+    for line in verdict.notes(choice, result):
+        log(line)
+    return Winner(choice, result)
 
 
 def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
@@ -121,9 +157,9 @@ def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
 
 
 def _report(choice: MethodChoice, found: Found, log: Callable[[str], None]) -> None:
-    others = content(choice)
-    if others != choice.method.label:
-        log(f"{others}:")
+    tried = [one.name for one in choice.method.parameters if one.grid and one.name != choice.method.dial]
+    if tried:
+        log(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
     for result in found.results:
         log(f"  {verdict.about(choice, result)}")
         for line in verdict.notes(choice, result):
@@ -134,34 +170,38 @@ def _report(choice: MethodChoice, found: Found, log: Callable[[str], None]) -> N
 
 def time_side_by_side(
     pipe: ECDiffPipeline, choices: Sequence[MethodChoice], prompts: CalibrationSet, count: int, ledger: Ledger
-) -> tuple[float, dict[str, float]]:
+) -> tuple[float, dict[MethodChoice, float]]:
     """Median seconds of an image without a method and with each, at batch 1, taking turns prompt by prompt.
 
-    Timings that the ledger holds are not taken again.
+    Turns that the ledger holds of these same choices are not taken again.
 
     Returns:
-        Seconds without; seconds by the names of the methods.
+        Seconds without; seconds by choice.
     """
+    # Seconds beside other choices were taken under another load.
+    beside = " | ".join(one.text for one in choices)
     keys: dict[MethodChoice | None, ConfigKey] = {
-        one: ConfigKey("", 0.0, "", "", "side by side " + ("off" if one is None else one.text))
+        one: ConfigKey("", 0.0, "", "", f"{'off' if one is None else one.text} beside {beside}")
         for one in (None, *choices)
     }
     names = prompts.keys[:count]
     known = {one: ledger.read_timings(key) for one, key in keys.items()}
-    lacking = [one for one in keys if not set(names) <= known[one].keys()]
-    if lacking:
-        lacking = list(keys)  # side by side: with what is known they would meet another load
-    for turn in range(-1 if lacking else 0, len(names)):
-        for one in lacking:
-            generator = torch.Generator().manual_seed(prompts.seeds[max(0, turn)])
+    lacking = [turn for turn, name in enumerate(names) if any(name not in one for one in known.values())]
+    for turn in (lacking[:1] and [-1]) + lacking:  # once before, to warm up
+        row = max(0, turn)
+        seconds: dict[MethodChoice | None, float] = {}
+        for one in keys:
+            generator = torch.Generator().manual_seed(prompts.seeds[row])
             sampling = pipe.config.sampling
             with accelerated(pipe.pair, one, pipe.num_steps, sampling.guidance_scale, pipe.scheduler):
-                output = pipe(prompts.prompts[max(0, turn)], generator=generator, output_type="pt")
-            if turn >= 0:
-                ledger.append_timing(keys[one], names[turn], output.seconds.total)
-                known[one].setdefault(names[turn], output.seconds.total)
+                output = pipe(prompts.prompts[row], generator=generator, output_type="pt")
+            seconds[one] = output.seconds.total
+        if turn >= 0:
+            ledger.append_timings((keys[one], names[turn], taken) for one, taken in seconds.items())
+            for one, taken in seconds.items():
+                known[one][names[turn]] = taken
     median = {one: statistics.median(known[one][name] for name in names) for one in keys}
-    return median[None], {one.name: seconds for one, seconds in median.items() if one is not None}
+    return median[None], {one: seconds for one, seconds in median.items() if one is not None}
 
 
 def config_of(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ecdiff_core.methods.choice import MethodChoice
-from ecdiff_tune.methods.dial import Found, Result, does_nothing
+from ecdiff_core.methods.method import shown
+from ecdiff_tune.methods.dial import SAME, Found, Result, does_nothing
 
 CLIFF = 0.05
 """Mean SSIM lost from one pattern to the next that is called a cliff."""
@@ -18,16 +19,33 @@ def about(choice: MethodChoice, result: Result) -> str:
         choice: with the value of the result.
     """
     line = (
-        f"{choice.method.label} {choice.method.dial}={result.value:.6g}: mean SSIM {result.quality:.4f}, "
+        f"{choice.method.label} {_setting(choice, result)}: mean SSIM {result.quality:.4f}, "
         f"worst {result.worst:.4f} on {len(result.seen)} prompts, {result.reused:.0%} of the calls reuse, "
         f"{result.work:.0%} of the work"
     )
     return f"{line}{'' if result.kept else f' ({result.reason})'}"
 
 
+def _setting(choice: MethodChoice, result: Result) -> str:
+    """What of the values is looked at: the dial, or what stands in its place."""
+    whole = choice.method.whole
+    given = choice.values.get(whole)
+    return f"{whole}={shown(given)}" if given else f"{choice.method.dial}={result.value:.6g}"
+
+
+def beaten(name: str, present: Result, preset: Result) -> str:
+    """Whether a preset keeps more than the present setting with no more computed; empty where it does not."""
+    if preset.quality <= present.quality or preset.work > present.work + SAME:
+        return ""
+    return (
+        f"your present setting does worse than {name}, which computes no more: "
+        f"mean SSIM {present.quality:.4f} against {preset.quality:.4f}"
+    )
+
+
 def notes(choice: MethodChoice, result: Result) -> Iterator[str]:
     """What a person would not expect of a setting."""
-    dial = f"{choice.method.dial}={result.value:.6g}"
+    dial = _setting(choice, result)
     if does_nothing(choice.method.parameter(choice.method.dial), result):
         yield f"{dial}: no step was skipped: this setting does nothing"
     elif all(one.reused == 0 for one in result.seen):
@@ -49,6 +67,30 @@ def limit(choice: MethodChoice, found: Found) -> str:
     if lost > CLIFF:
         return f"cliff {between}: mean SSIM {best.quality:.4f} to {beyond.quality:.4f}"
     return f"limit {between}: {beyond.reason}"
+
+
+def answer(
+    present: MethodChoice,
+    result: Result,
+    seconds: Mapping[MethodChoice, float],
+    off: float,
+    best: MethodChoice | None,
+) -> str:
+    """What a person's present setting is worth, and what would be better.
+
+    Args:
+        result: of the present setting.
+        seconds, off: of an image with each choice, and without a method.
+        best: the fastest that keeps as much; None where there is none.
+    """
+    mine = seconds[present]
+    line = f"{about(present, result)}, {mine:.2f} s an image, {off:.2f} s without it"
+    if best is None or best == present or seconds[best] >= mine:
+        better = "no other setting that keeps as much is faster"
+    else:
+        better = f"the best at equal quality: {best.text}, {seconds[best]:.2f} s"
+    slower = ": slower than off" * (mine >= off)
+    return f"your present setting: {line}{slower}; {better}"
 
 
 def speed(label: str, seconds: float, off: float) -> str:

@@ -77,6 +77,34 @@ def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
+class Accelerated:
+    """What ``tune`` found of accelerations.
+
+    Args:
+        table: a row a setting; None where none was tuned.
+        findings: sentences.
+    """
+
+    table: Table | None = None
+    findings: tuple[str, ...] = ()
+
+
+def accelerations(path: Path) -> Accelerated:
+    """What ``tune method=…`` left in a study's folder.
+
+    Raises:
+        StudyError: a file is damaged.
+    """
+    folder = path / files.METHODS
+    if not (folder / files.METHODS_TABLE).is_file():
+        return Accelerated()
+    settings = table(folder / files.METHODS_TABLE, ("method", "quality", "work", "kept"))
+    written = folder / files.METHODS_FINDINGS
+    lines = written.read_text(encoding="utf-8").splitlines() if written.is_file() else []
+    return Accelerated(Table("methods", settings), tuple(lines))
+
+
+@dataclass(frozen=True)
 class Errors:
     """The latent error over steps where it is known, and the other tables.
 

@@ -88,6 +88,7 @@ def view(data: StudyData) -> dict[str, Any]:
         "noise": None if data.noise is None or data.noise.empty else noise_change(data.noise, warm_up),
         "errors": experiments.latent_errors(data.path),
         "compared": compared,
+        "accelerated": experiments.accelerations(data.path),
         "bars": costs.bars(data),
         "costs": costs.costs(data),
         "sweeps": sweeps,

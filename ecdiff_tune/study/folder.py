@@ -155,7 +155,7 @@ class StudyFolder:
         bound_to = {} if state is None or "search.name" not in state["settings"] else state["settings"]
         self.spec = self.spec.with_reference(bound_to.get("reference"))
         fingerprint = {**self.spec.settings, **flat(found)}
-        fingerprint = {key: value for key, value in fingerprint.items() if key not in _FREE_TO_CHANGE}
+        fingerprint = {key: value for key, value in fingerprint.items() if not _is_free(key)}
         if not self.spec.searches:
             fingerprint = _without_search(fingerprint)
         created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -198,6 +198,11 @@ def read_state(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path} is damaged.", key=str(path), advice=advice) from error
 
 
+def _is_free(key: str) -> bool:
+    """Whether a flat setting may change: by its own name, or as a part of one that is a mapping."""
+    return key in _FREE_TO_CHANGE or key.startswith("acceleration.values.")
+
+
 def _without_search(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Flat settings but for those of how is searched, and against what."""
     return {key: value for key, value in settings.items() if not key.startswith(("search.", "reference"))}
@@ -210,7 +215,7 @@ def _refuse_differences(
         names = ({"search.name": one.get("search.name")} for one in (old, new))
         old, new = ({**_without_search(one), **name} for one, name in zip((old, new), names, strict=True))
     ours, theirs = (
-        {key: value for key, value in one.items() if key not in _FREE_TO_CHANGE | PLACES | free}
+        {key: value for key, value in one.items() if not _is_free(key) and key not in PLACES | free}
         for one in (old, new)
     )
     found = differences(ours, theirs)

@@ -66,6 +66,11 @@ def changed(path: str, value: object) -> str:
     return yaml.safe_dump(tree)
 
 
+def without_comments(text: str) -> list[str]:
+    """The lines of a YAML, whose comments are free to change."""
+    return [line.partition("  # ")[0] for line in text.splitlines()]
+
+
 @pytest.mark.parametrize("config", [FULL, replace(FULL, score=None, provenance=None)], ids=["full", "bare"])
 def test_reads_back_what_it_wrote(config: TunedConfig, tmp_path: Path) -> None:
     assert TunedConfig.from_yaml(config.to_yaml()) == config
@@ -175,7 +180,7 @@ def test_golden_v3_loads_forever() -> None:
     values = {"threshold": 0.08, "max_skip_steps": 3, "retention_ratio": 0.2}
     assert config.method == MethodChoice("mag_cache", {**values, "mag_ratios": (1.0, 0.97, 0.98, 1.02)})
     assert config.plan().schedule == "4C"
-    assert config.to_yaml().splitlines() == GOLDEN_3.read_text("utf-8").splitlines()[1:]
+    assert without_comments(config.to_yaml()) == without_comments(GOLDEN_3.read_text("utf-8"))[1:]
 
 
 def test_golden_v4_loads_forever() -> None:
@@ -184,7 +189,7 @@ def test_golden_v4_loads_forever() -> None:
         FrontRow(ECDiffParams(p=2, k=1, alpha=0.3, s=4), 0.81, 0.4, handoff_adapter="matched"),
         FrontRow(ECDiffParams.scheduled([0, 1, 4], 0.5, 6), 0.93, 0.7, estimator="secant"),
     )
-    assert config.to_yaml().splitlines() == GOLDEN_4.read_text("utf-8").splitlines()[1:]
+    assert without_comments(config.to_yaml()) == without_comments(GOLDEN_4.read_text("utf-8"))[1:]
 
 
 def test_a_row_of_the_front_is_a_config_of_its_own() -> None:
@@ -223,7 +228,10 @@ def test_the_version_follows_from_what_a_config_holds() -> None:
 def test_golden_is_what_is_written_today_and_optional_keys() -> None:
     """Should a key go or change: raise FORMAT_VERSION, keep these files, and add a golden of the new one."""
     assert FORMAT_VERSION == 4
-    assert TunedConfig.load(GOLDEN_2).to_yaml().splitlines() == GOLDEN_2.read_text("utf-8").splitlines()[1:]
+    assert (
+        without_comments(TunedConfig.load(GOLDEN_2).to_yaml())
+        == without_comments(GOLDEN_2.read_text("utf-8"))[1:]
+    )
     written = yaml.safe_load(TunedConfig.load(GOLDEN).to_yaml())
     assert written["sampling"].pop("use_dynamic_cfg") is False
     assert written == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -329,6 +331,42 @@ def broken_pair(config: TunedConfig, folder: Path) -> TunedConfig:
     tensors = {name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
     return replace(config, pair=replace(config.pair, cloud=ModelRef(str(folder))))
+
+
+@pytest.mark.parametrize("what", ["image", "video"])
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(
+    what: str,
+    config_path: Path,
+    video_config: TunedConfig,
+    out: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def save(_: object, path: Path | str, **others: object) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if what == "video":
+        pytest.importorskip("imageio_ffmpeg")
+        monkeypatch.setattr("diffusers.utils.export_to_video", save)
+        video_config.save(config_path)
+    else:
+        monkeypatch.setattr(Image.Image, "save", save)
+    assert generate(config_path, out, "--prompt", "a circle", "--seed", "7") == 2
+    name = "00007.mp4" if what == "video" else "00007.png"
+    assert capsys.readouterr().err == f"error: Cannot write {out / name}: No space left on device.\n"
+    assert names(out) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(
+    config_path: Path, out: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert generate(config_path, out, "--prompt", "a circle") == 2
+        assert names(out) == ["00000.png"]
+    assert capsys.readouterr().err == "error: No space left on device: nothing more can be written.\n"
 
 
 def test_latents_that_are_not_finite(

@@ -30,7 +30,13 @@ ALLOWED = {
 """Beside the standard library. Not hydra, omegaconf, optuna, pandas, matplotlib or ecdiff_tune."""
 SERVE = {"fastapi", "httpx2", "prometheus_client", "starlette", "uvicorn"}
 """Of the extra ``serve``, in its room alone."""
-OPTIONAL = {"methods/deepcache.py": {"DeepCache"}, "methods/tome.py": {"tomesd"}}
+OPTIONAL = {
+    "methods/cache_dit_blocks.py": {"cache_dit"},
+    "methods/dbcache.py": {"cache_dit"},
+    "methods/deepcache.py": {"DeepCache"},
+    "methods/step_mask.py": {"cache_dit"},
+    "methods/tome.py": {"tomesd"},
+}
 """Accelerations that are packages of their own, imported when they are switched on."""
 
 

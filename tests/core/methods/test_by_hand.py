@@ -20,6 +20,7 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.hook.apply import apply_ecdiff, remove_ecdiff
 from ecdiff_core.methods import METHODS, get_method
+from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.enable import Enabled, enable, obstacle
 
 from ...hooking import STEPS as ALL_STEPS
@@ -39,6 +40,13 @@ VALUES: dict[str, dict[str, Any]] = {
     "faster_cache": {"unconditional_batch_skip_range": 3, "unconditional_below": 900, "attention_below": 900},
     "deepcache": {"cache_interval": 3},
     "tome": {"ratio": 0.5, "max_downsample": 2},
+    "dbcache": {
+        "residual_diff_threshold": 2.0,
+        "max_warmup_steps": 2,
+        "calibrator": "taylorseer",
+        "taylorseer_order": 2,
+    },
+    "step_mask": {"warmup": 3, "skipped": 2},
 }
 MODULES = [r"(.+\.)?transformer_blocks\.\d+\.(attn\d?|ff|ff_context)"]
 
@@ -92,10 +100,10 @@ CASES = [
     ("unet", "pab"),
     ("unet", "deepcache"),
     ("unet", "tome"),
-    *(("flow", name) for name in ("first_block_cache", "taylorseer", "mag_cache", "pab", "faster_cache")),
+    *(("flow", name) for name in METHODS if name not in ("deepcache", "tome", "sea_cache")),
     *(("video", name) for name in METHODS if name not in ("deepcache", "tome", "sea_cache")),
 ]
-PACKAGES = {"deepcache": "DeepCache", "tome": "tomesd"}
+PACKAGES = {"deepcache": "DeepCache", "tome": "tomesd", "dbcache": "cache_dit", "step_mask": "cache_dit"}
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
@@ -122,6 +130,21 @@ def by_hand(pipe: Pipe, name: str) -> Callable[[], None]:
 
         tomesd.apply_patch(model, ratio=0.5, max_downsample=2, use_rand=False)
         return lambda: tomesd.remove_patch(model)
+    if name in ("dbcache", "step_mask"):
+        import cache_dit
+
+        config = cache_dit.DBCacheConfig(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=2.0)
+        calibrator = cache_dit.TaylorSeerCalibratorConfig(True, False, taylorseer_order=2)
+        if name == "step_mask":
+            mask = [1, 1, 1, 0, 0, 1, 0, 0]
+            config.update(steps_computation_mask=mask, steps_computation_policy="static")
+        cache_dit.enable_cache(pipe, config, calibrator if name == "dbcache" else None)
+
+        def disable() -> None:
+            cache_dit.disable_cache(pipe)
+            vars(pipe.transformer).pop("forward", None)  # it leaves one
+
+        return disable
     timestep: list[float] = []
     signature = inspect.signature(type(model).forward)
 
@@ -351,3 +374,78 @@ def test_branches_of_guidance_have_caches_of_their_own(pipes: dict[str, Pipe]) -
     with torch.no_grad(), enabled(pipe, "taylorseer"):
         together, apart = denoise(pipe, 1), denoise(pipe, 2)
     assert (together - apart).abs().max() <= 1e-5 * max(1.0, together.abs().max().item())
+
+
+needs_cache_dit = pytest.mark.skipif(find_spec("cache_dit") is None, reason="needs cache-dit")
+
+
+@needs_cache_dit
+@pytest.mark.parametrize(
+    ("calibrator", "config"), [("foca", "FoCaCalibratorConfig"), ("dmd", "DMDCalibratorConfig")]
+)
+def test_calibrators_of_cache_dit_by_hand(pipes: dict[str, Pipe], calibrator: str, config: str) -> None:
+    import cache_dit
+
+    pipe = pipes["video"]
+    with enabled(pipe, "dbcache", counts=False, calibrator=calibrator):
+        ours = run(pipe)
+    given = cache_dit.DBCacheConfig(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=2.0)
+    cache_dit.enable_cache(pipe, given, getattr(cache_dit, config)(True, False))
+    try:
+        theirs = run(pipe)
+        reason = "cache-dit is on in it already: call cache_dit.disable_cache() first"
+        assert obstacle(get_method("dbcache"), pipe.transformer, STEPS) == reason
+    finally:
+        cache_dit.disable_cache(pipe)
+        vars(pipe.transformer).pop("forward", None)
+    assert torch.equal(ours, theirs)
+
+
+@needs_cache_dit
+def test_a_mask_decides_which_calls_are_computed(pipes: dict[str, Pipe]) -> None:
+    pipe, mask = pipes["flow"], (1, 0, 1, 1, 0, 0, 1, 0)
+    with enabled(pipe, "step_mask", mask=mask) as on:
+        run(pipe)
+        assert tuple(int(call.is_whole) for call in on.hits.calls) == mask
+    for wrong in ([1, 0, 1], [0, 1, 1, 1, 1, 1, 1, 1]):
+        with pytest.raises(ParamsError) as error:
+            enabled(pipe, "step_mask", mask=wrong)
+        assert (error.value.key, error.value.got) == ("method.values.mask", wrong)
+    assert not hasattr(model_of(pipe), "ecdiff_method")
+    blocks = len(model_of(pipe).transformer_blocks)
+    with pytest.raises(ParamsError) as error:
+        enabled(pipe, "dbcache", Fn_compute_blocks=blocks + 1)
+    assert error.value.expected == f"to be at most {blocks}, the blocks of SD3Transformer2DModel"
+    with pytest.raises(ParamsError) as error:
+        enabled(pipe, "dbcache", calibrator="fooca")
+    assert (error.value.key, error.value.got) == ("method.values.calibrator", "fooca")
+
+
+@needs_cache_dit
+def test_an_exception_inside_a_call_leaves_the_blocks_in_their_places(pipes: dict[str, Pipe]) -> None:
+    pipe = pipes["flow"]
+    model: Any = model_of(pipe)
+    order, blocks = list(model._modules), model.transformer_blocks
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with enabled(pipe, "step_mask"):
+        begun = run(pipe)
+        handle = blocks[-1].register_forward_hook(fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(pipe)
+        handle.remove()
+        assert model.transformer_blocks is blocks
+        assert torch.equal(run(pipe), begun)  # nothing of the call that failed is reused
+    assert list(model._modules) == order
+
+
+def test_masks_of_cache_dit() -> None:
+    pytest.importorskip("cache_dit")
+    presets = get_method("step_mask").presets
+    found = {name: sum(values["mask"]) for name, values in presets(28).items()}
+    assert found == {"slow": 18, "medium": 15, "fast": 11, "ultra": 8}
+    assert presets(5) == {}
+    choice = MethodChoice("step_mask", {"mask": [1, 0, 1]})
+    assert choice.text == "Step mask skipped=2 warmup=6 mask=101"

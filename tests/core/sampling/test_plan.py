@@ -272,24 +272,24 @@ def test_both_models_steps_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "crossings", "tensors"),
+    ("schedule", "crossings", "exchanges", "tensors"),
     [
-        ("5C", 0, 0),
-        ("5E", 0, 0),
-        ("2C3E", 1, 1),
-        ("1C1B3M", 1, 2),  # the last cloud call's noise too
-        ("2C1E1A1E", 1, 2),  # the gradient needs a noise of the cloud's
-        ("1C1B1M1A1M", 1, 2),
-        ("2C2A1B2A3M", 1, 3),  # and the latents of now
-        ("2C2E1A1C1E", 3, 3),  # up and down once more
-        ("2C1E2C1E", 5, 5),
-        ("2E1C1E", 2, 2),
-        ("2C2A1C2A", 0, 0),
+        ("5C", 0, 0, 0),
+        ("5E", 0, 0, 0),
+        ("2C3E", 1, 1, 1),
+        ("1C1B3M", 1, 1, 2),  # the last cloud call's noise too
+        ("2C1E1A1E", 1, 1, 2),  # the gradient needs a noise of the cloud's
+        ("1C1B1M1A1M", 1, 1, 2),
+        ("2C2A1B2A3M", 1, 1, 3),  # and the latents of now
+        ("2C2E1A1C1E", 3, 2, 3),  # up and down once more
+        ("2C1E2C1E", 5, 3, 5),
+        ("2E1C1E", 2, 1, 2),
+        ("2C2A1C2A", 0, 0, 0),
     ],
 )
-def test_crossings_of_the_link(schedule: str, crossings: int, tensors: int) -> None:
+def test_crossings_of_the_link(schedule: str, crossings: int, exchanges: int, tensors: int) -> None:
     steps = Plan.from_schedule(schedule)
-    assert (steps.crossings, steps.tensors_sent) == (crossings, tensors)
+    assert (steps.crossings, steps.exchanges, steps.tensors_sent) == (crossings, exchanges, tensors)
     assert steps.hands_over is (crossings > 0)
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core import (
+    ECDiffParams,
+    ECDiffPipeline,
+    ModelRef,
+    PairSpec,
+    RemoteCloud,
+    Sampling,
+    TunedConfig,
+)
 from ecdiff_core.serving.limits import Limits
 from ecdiff_core.serving.server import Listen, make_server
 
@@ -47,12 +55,23 @@ def pipe(request: pytest.FixtureRequest) -> ECDiffPipeline:
 
 
 @contextmanager
-def serving(pipe: ECDiffPipeline, token: str | None = TOKEN, **limits: Any) -> Iterator[str]:
-    """The URL of a server in a thread."""
+def serving(
+    pipe: ECDiffPipeline,
+    token: str | None = TOKEN,
+    listen: Listen | None = None,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+    **limits: Any,
+) -> Iterator[str]:
+    """The URL of a server in a thread, which runs within ``around``."""
     urls: queue.Queue[str] = queue.Queue()
     limits = {"drain_seconds": 2, **limits}
-    server = make_server(pipe, Listen(port=0, token=token), Limits(**limits), urls.put)
-    thread = threading.Thread(target=server.run)
+    server = make_server(pipe, listen or Listen(port=0, token=token), Limits(**limits), urls.put)
+
+    def run() -> None:
+        with around():
+            server.run()
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         yield urls.get(timeout=60)
@@ -67,3 +86,10 @@ def url(tiny_pipe: ECDiffPipeline) -> Iterator[str]:
     """Of a server of the tiny pair."""
     with serving(tiny_pipe) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def edge(tiny_pair: Path, url: str) -> ECDiffPipeline:
+    """The tiny pair's edge alone; tests give it clouds of their own."""
+    config = config_of(tiny_pair, FAMILIES["tiny_pair"])
+    return ECDiffPipeline.from_config(config, device="cpu", cloud=RemoteCloud(url, TOKEN))

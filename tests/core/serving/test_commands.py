@@ -59,7 +59,7 @@ def test_generate_asks_the_cloud_and_says_so_in_the_image(
 def test_without_the_cloud_the_edge_goes_on_alone_where_that_is_asked_for(
     config: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ecdiff_core.serving.client.time.sleep", lambda _: None)
+    monkeypatch.setattr("ecdiff_core.serving.transport.time.sleep", lambda _: None)
     assert generate(config, tmp_path / "none", "--cloud", NOWHERE) == 2
     assert f"error: The cloud at {NOWHERE} cannot be had after 4 attempts" in capsys.readouterr().err
     assert generate(config, tmp_path / "edge", "--mode", "edge") == 0
@@ -126,7 +126,7 @@ def test_what_cannot_be_done_is_one_line(
 def test_a_missing_package_names_the_extra(
     config: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("ecdiff_core.serving.server", "ecdiff_core.serving.client"):
+    for name in ("ecdiff_core.serving.server", "ecdiff_core.serving.client", "ecdiff_core.serving.transport"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     for package in ("uvicorn", "httpx2"):
         monkeypatch.setitem(sys.modules, package, None)

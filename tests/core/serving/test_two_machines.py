@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,17 @@ import torch
 
 from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, PairError, ParamsError
-from ecdiff_core.serving.client import Retry
 from ecdiff_core.serving.seconds import timings_of
+from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.transport import Retry
+from shaped_link import Shape, ShapedLink
+from two_namespaces import CLOUD_ADDRESS, NamespaceError, two_namespaces
 
 from ...refusals import refused
 from .conftest import FAMILIES, TOKEN, config_of, serving
 
 PROMPT = "a small red ring"
+SHAPE = Shape(mbps=18.88, round_trip_seconds=0.02)
 
 
 def made(pipe: ECDiffPipeline, *prompts: str, seed: int = 3, **others: object) -> torch.Tensor:
@@ -25,14 +31,39 @@ def made(pipe: ECDiffPipeline, *prompts: str, seed: int = 3, **others: object) -
     return pipe(list(prompts), generator=generators, output_type="pt", **others).images  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_images_equal_those_of_one_process(name: str, request: pytest.FixtureRequest) -> None:
-    config = config_of(request.getfixturevalue(name), FAMILIES[name])
-    whole = ECDiffPipeline.from_config(config, device="cpu")
-    with serving(whole) as url:
-        edge = ECDiffPipeline.from_config(config, device="cpu", cloud=RemoteCloud(url, TOKEN))
+@contextmanager
+def behind_a_proxy(whole: ECDiffPipeline) -> Iterator[str]:
+    with serving(whole) as url, ShapedLink(url, SHAPE) as link:
+        yield link.url
+
+
+@contextmanager
+def behind_a_veth_pair(whole: ECDiffPipeline) -> Iterator[str]:
+    with ExitStack() as stack:
+        try:
+            spaces = stack.enter_context(two_namespaces(SHAPE))
+            stack.enter_context(spaces.entered(spaces.edge))
+        except NamespaceError as error:
+            pytest.skip(str(error))
+        listen = Listen(CLOUD_ADDRESS, 0, TOKEN)
+        yield stack.enter_context(serving(whole, listen=listen, around=lambda: spaces.entered(spaces.cloud)))
+
+
+@pytest.mark.parametrize("link", [behind_a_proxy, behind_a_veth_pair])
+def test_images_over_a_slow_link_equal_those_of_one_process(
+    pipe: ECDiffPipeline, link: Callable[[ECDiffPipeline], AbstractContextManager[str]]
+) -> None:
+    with link(pipe) as url:
+        edge = ECDiffPipeline.from_config(pipe.config, device="cpu", cloud=RemoteCloud(url, TOKEN))
         for mode in ("ecdiff", "hybrid"):  # back and forth; one way
-            assert torch.equal(made(edge, PROMPT, mode=mode), made(whole, PROMPT, mode=mode))
+            assert torch.equal(made(edge, PROMPT, mode=mode), made(pipe, PROMPT, mode=mode))
+
+
+def test_a_slow_link_is_measured_as_slow_as_it_is(url: str) -> None:
+    with ShapedLink(url, SHAPE) as link:
+        trip, rate = RemoteCloud(link.url, TOKEN).measure(repeats=3, size_bytes=2**17)
+    assert 0.02 < trip.low < 0.2
+    assert 0.5 * 18.88 < rate.median < 2 * 18.88  # a busy machine adds to either
 
 
 def test_every_mode_and_a_negative_prompt(tiny_pair: Path, tiny_pipe: ECDiffPipeline, url: str) -> None:

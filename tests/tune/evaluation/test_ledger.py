@@ -101,7 +101,7 @@ def test_rows_of_version_4_get_their_keys_of_now(path: Path) -> None:
         for schedule, ssim in (("2C3A1C4E", 0.5), ("2C1A1C1A3E", 0.6)):
             old = ConfigKey(schedule, 0.3, "newton2", "identity")
             ledger.append(old, [("a", Measurement(ssim, 20.0, 1.0, {"lpips": 0.1}))])
-            ledger.append_timing(old, "a", 2.0)
+            ledger.append_timings([(old, "a", 2.0)])
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("PRAGMA user_version = 4")
     with closing(Ledger(path)) as ledger:
@@ -262,9 +262,8 @@ def test_extra_metrics_can_come_later(ledger: Ledger) -> None:
 
 
 def test_timings_persist_and_stay(ledger: Ledger, path: Path) -> None:
-    ledger.append_timing(KEY, "a", 0.5)
-    ledger.append_timing(KEY, "a", 0.25)
-    ledger.append_timing(KEY, "b", 0.125)
+    ledger.append_timings([(KEY, "a", 0.5)])
+    ledger.append_timings([(KEY, "a", 0.25), (KEY, "b", 0.125)])
     ledger.close()
     again = Ledger(path)
     assert again.read_timings(KEY) == {"a": 0.5, "b": 0.125}

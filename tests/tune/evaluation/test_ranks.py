@@ -157,7 +157,8 @@ def test_all_ranks_measure_what_the_search_of_rank_0_asks_for() -> None:
         search, asked = in_step(ranks, predict, make), []
         while not search.done:
             asked.append(search.ask())
-            search.tell([Result(0.5 + ranks.rank)])
+            value = 0.5 + ranks.rank
+            search.tell([Result(value, values=(value,) * (asked[-1].prompts or 0))])
         return asked, search.best, search.pruned, predicted
 
     expected = (

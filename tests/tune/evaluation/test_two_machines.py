@@ -158,6 +158,6 @@ def test_what_contradicts_a_url(given: dict[str, Any], key: str) -> None:
 
 
 def test_nobody_there(pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ecdiff_core.serving.client.time.sleep", lambda _: None)
+    monkeypatch.setattr("ecdiff_core.serving.transport.time.sleep", lambda _: None)
     with pytest.raises(CloudUnavailableError):
         two_machines.measure(pipe, Link(url="http://127.0.0.1:9"))

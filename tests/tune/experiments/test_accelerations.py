@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from ecdiff_core import MethodChoice, TunedConfig
+from ecdiff_tune.evaluation.ledger import Ledger
 
 from ..studies import Command, draw_nothing
 
@@ -39,10 +44,22 @@ def test_compare_tells_accelerations_apart(
         "device=cpu",
     )
     assert tuned.status == 0, tuned
+    folder = tmp_path / "videos/default"
+    own = MethodChoice("pab", {"spatial_attention_block_skip_range": 3})
+    (folder / "methods").mkdir()
+    replace(TunedConfig.load(folder / "ecdiff.yaml"), method=own).save(folder / "methods/pab.yaml")
     methods = ",".join(["cloud", "tuned", "fewer_own", "mag_cache", *IN_TRANSFORMERS])
     options = [f"compare.methods=[{methods}]", "compare.timed_prompts=1"]
     outcome = command("compare", "pair=custom", *where, *options)
     assert outcome.status == 0, outcome
+    (line,) = [one for one in outcome.out.splitlines() if one.startswith("at their authors' values: ")]
+    assert "first_block_cache, taylorseer, sea_cache, faster_cache" in line
+    assert "pab" not in line
+    text = (folder / "compare/table1.csv").read_text()
+    assert "PAB (tuned)" in text
+    assert "TaylorSeer (tuned)" not in text
+    with closing(Ledger(folder / "ledger.sqlite")) as ledger:
+        assert own.text in {key.sampler for key in ledger.configs()}
     quality = pd.read_csv(tmp_path / "videos/default/compare/table1.csv", index_col="method")
     cost = pd.read_csv(tmp_path / "videos/default/compare/table6.csv", index_col="method")
     assert {"fewer_own", "tuned", *IN_TRANSFORMERS} <= set(quality.index)

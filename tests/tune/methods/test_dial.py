@@ -192,3 +192,21 @@ def test_an_image_of_another_batch_is_not_something_that_the_setting_does() -> N
     assert line == "cache_interval=1: no step was skipped: this setting does nothing"
     (line,) = verdict.notes(MethodChoice("tome"), off)
     assert line == "ratio=1: no step was skipped: this setting does nothing"
+
+
+def test_the_answer_about_a_present_setting() -> None:
+    mine, other = (MethodChoice("taylorseer", {"cache_interval": value}) for value in (3, 4))
+    result = Result(3, (Seen(0.95, 0.5, 20, 10, "x", 3, 3),), True)
+    begin = (
+        "your present setting: TaylorSeer cache_interval=3: mean SSIM 0.9500, worst 0.9500 on 1 prompts, "
+        "50% of the calls reuse, 50% of the work, 2.00 s an image, "
+    )
+    assert verdict.answer(mine, result, {mine: 2.0, other: 1.5}, 3.0, other) == (
+        f"{begin}3.00 s without it; the best at equal quality: TaylorSeer cache_interval=4 "
+        "disable_cache_before_step=3 max_order=1, 1.50 s"
+    )
+    nothing = "no other setting that keeps as much is faster"
+    assert verdict.answer(mine, result, {mine: 2.0}, 3.0, mine) == f"{begin}3.00 s without it; {nothing}"
+    slow = f"{begin}1.00 s without it: slower than off; {nothing}"
+    assert verdict.answer(mine, result, {mine: 2.0, other: 2.5}, 1.0, None) == slow
+    assert verdict.speed("PAB", 2.0, 2.0).endswith(": slower than off")

@@ -15,7 +15,7 @@ from diffusers import CogVideoXPipeline
 from ecdiff_core import ECDiffParams, MethodChoice, TunedConfig
 from ecdiff_core.errors import ConfigError
 from ecdiff_core.methods.enable import enable
-from ecdiff_tune.methods.export import to_cache_dit, to_diffusers
+from ecdiff_tune.methods.export import mask_in, to_cache_dit, to_diffusers, to_sglang, to_vllm_omni
 
 from ...hooking import run
 from ...refusals import refused
@@ -109,10 +109,106 @@ def test_a_threshold_reaches_cache_dit(cloud: TunedConfig, tmp_path: Path) -> No
     assert (config.residual_diff_threshold, config.Fn_compute_blocks, config.max_warmup_steps) == (3.0, 1, 0)
 
 
+CACHE_DIT = [
+    MethodChoice(
+        "dbcache",
+        {
+            "residual_diff_threshold": 2.0,
+            "max_warmup_steps": 2,
+            "max_continuous_cached_steps": 2,
+            "calibrator": "taylorseer",
+        },
+    ),
+    MethodChoice("step_mask", {"warmup": 3, "skipped": 2}),
+]
+
+
+@pytest.mark.skipif(find_spec("cache_dit") is None, reason="needs cache-dit")
+@pytest.mark.parametrize("choice", CACHE_DIT, ids=lambda choice: choice.name)
+def test_cache_dit_makes_the_images_that_were_tuned(
+    video: Any, cloud: TunedConfig, choice: MethodChoice, tmp_path: Path
+) -> None:
+    import cache_dit
+
+    on = enable(
+        choice.method, video.transformer, choice.values, num_steps=STEPS, guided=True, video=True, counts=True
+    )
+    with on:
+        ours = run(video, num_inference_steps=STEPS)
+        assert on.hits.reused > 0
+    path = tmp_path / "cache_dit.yaml"
+    path.write_text(to_cache_dit(replace(cloud, method=choice)))
+    cache_dit.enable_cache(video, **cache_dit.load_configs(str(path)))
+    try:
+        assert torch.equal(run(video, num_inference_steps=STEPS), ours)
+    finally:
+        cache_dit.disable_cache(video)
+
+
+def variables(text: str) -> dict[str, str]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {
+        name.removeprefix("SGLANG_CACHE_DIT_"): value for name, value in (one.split("=") for one in lines)
+    }
+
+
+def test_sglang_is_told_by_environment_variables(cloud: TunedConfig) -> None:
+    assert variables(to_sglang(replace(cloud, method=CACHE_DIT[0]))) == {
+        "ENABLED": "true",
+        "FN": "1",
+        "BN": "0",
+        "WARMUP": "2",
+        "RDT": "2.0",
+        "MC": "2",
+        "TAYLORSEER": "true",
+        "TS_ORDER": "1",
+    }
+    masked = replace(cloud, params=ECDiffParams(p=3, k=2, alpha=0.3, s=STEPS))
+    found = variables(to_sglang(masked))
+    assert (found["SCM_COMPUTE_BINS"], found["SCM_CACHE_BINS"]) == ("3,1,1", "2,2")
+    assert (found["SCM_POLICY"], found["MC"], found["RDT"]) == ("static", "-1", "0.0")
+    with refused(ConfigError, key="method.values.calibrator", got="dmd"):
+        to_sglang(replace(cloud, method=MethodChoice("dbcache", {"calibrator": "dmd"})))
+    with refused(ConfigError, key="method.values"):
+        to_sglang(replace(cloud, method=MethodChoice("dbcache", {"max_cached_steps": 3})))
+
+
+@pytest.mark.skipif(find_spec("cache_dit") is None, reason="needs cache-dit")
+def test_bins_are_the_mask_and_presets_have_their_names(cloud: TunedConfig) -> None:
+    from cache_dit import steps_mask
+
+    masked = replace(cloud, params=ECDiffParams(p=3, k=2, alpha=0.3, s=STEPS))
+    found = variables(to_sglang(masked))
+    bins = [list(map(int, found[f"SCM_{name}_BINS"].split(","))) for name in ("COMPUTE", "CACHE")]
+    assert tuple(steps_mask(*bins, total_steps=STEPS)) == mask_in(masked) == (1, 1, 1, 0, 0, 1, 0, 0, 1)
+    fast = MethodChoice("step_mask", {"mask": steps_mask(total_steps=STEPS, mask_policy="fast")})
+    told = json.loads(to_vllm_omni(replace(cloud, method=fast)))
+    assert (told["scm_steps_mask_policy"], told["scm_steps_policy"]) == ("fast", "static")
+
+
+def test_vllm_omni_is_told_by_a_dictionary(cloud: TunedConfig) -> None:
+    assert json.loads(to_vllm_omni(replace(cloud, method=CACHE_DIT[0]))) == {
+        "Fn_compute_blocks": 1,
+        "Bn_compute_blocks": 0,
+        "max_warmup_steps": 2,
+        "max_cached_steps": -1,
+        "max_continuous_cached_steps": 2,
+        "residual_diff_threshold": 2.0,
+        "enable_taylorseer": True,
+        "taylorseer_order": 1,
+        "scm_steps_mask_policy": None,
+        "scm_steps_policy": "dynamic",
+    }
+    with refused(ConfigError, key="mask", got="111101010"):
+        to_vllm_omni(replace(cloud, params=ECDiffParams(p=4, k=1, alpha=0.3, s=STEPS)))
+
+
 def test_what_cache_dit_cannot_be_told(cloud: TunedConfig, video_config: TunedConfig) -> None:
     with refused(ConfigError, key="s", got=video_config.plan().edge_calls, expected="0"):
         to_cache_dit(video_config)
-    with refused(ConfigError, key="method", got="taylorseer", expected=["first_block_cache"]):
+    with refused(
+        ConfigError, key="method", got="taylorseer", expected=["first_block_cache", "dbcache", "step_mask"]
+    ):
         to_cache_dit(replace(cloud, method=CHOICES[1]))
     with refused(ConfigError, key="k", got=0):
         to_cache_dit(cloud)
@@ -130,3 +226,8 @@ def test_the_command(cloud: TunedConfig, tmp_path: Path, command: Command) -> No
     assert outcome.status == 0, outcome
     assert "residual_diff_threshold: 3.0" in (folder / "export" / "cache_dit.yaml").read_text()
     refuses(command("export", "to=sglng", *here), key="export.to", got="sglng")
+    assert "method=step_mask" not in outcome.out
+    replace(cloud, params=ECDiffParams(p=3, k=2, alpha=0.3, s=STEPS)).save(folder / "accelerated.yaml")
+    outcome = command("export", "to=sglang", *here)
+    assert "SCM_COMPUTE_BINS=3,1,1" in (folder / "export" / "sglang.env").read_text()
+    assert "method=step_mask 'acceleration.values={mask: [1, 1, 1, 0, 0, 1, 0, 0, 1]}'" in outcome.out

@@ -32,8 +32,14 @@ def test_an_undisturbed_study_and_one_that_was_killed(
     ask = ["method=taylorseer", "acceleration.timed_prompts=1", values]
     outcome = made("tune", *ask)
     assert outcome.status == 0, outcome
-    (line,) = [one for one in outcome.out.splitlines() if "your present setting: " in one]
-    assert "TaylorSeer cache_interval=2: mean SSIM" in line
+    first, answer = [one for one in outcome.out.splitlines() if "your present setting: " in one]
+    assert "TaylorSeer cache_interval=2: mean SSIM" in first
+    assert first in answer
+    findings = (made.folder / "methods/findings.txt").read_text()
+    said = {line.strip() for line in outcome.out.splitlines()}
+    assert set(findings.splitlines()) <= said
+    assert {first, answer} <= set(findings.splitlines())
+    assert "s without it" in answer
     whole = table(made)
     present, kept = whole.iloc[0], whole[whole["kept"]]
     assert (present["cache_interval"], present["prompts"]) == (2, 3)
@@ -70,7 +76,14 @@ def test_an_undisturbed_study_and_one_that_was_killed(
         file.write('{"frame": "cut o')
     assert killed("tune", *ask).status == 0
     assert table(killed).equals(whole)
+    sentences = (killed.folder / "methods/findings.txt").read_text().splitlines()
+    assert [one for one in sentences if " s an image" not in one] == [
+        one for one in findings.splitlines() if " s an image" not in one
+    ]
     assert len(runs.read_text().splitlines()) == len(complete.splitlines()) + 1
+    other = made("tune", *ask[:2], "acceleration.values={cache_interval: 3, max_order: 1}")
+    assert other.status == 0, other  # another present setting in the same study
+    assert "your present setting: TaylorSeer cache_interval=3: " in other.out
 
 
 def test_mag_cache_is_measured_on_the_model(tiny_videos: Path, tmp_path: Path, command: Command) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.methods.method import Values
+from ecdiff_core.methods.step_mask import mask_of
+from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.methods import tuned as tuned_module
 from ecdiff_tune.methods.dial import Floor, Result, Seen
 from ecdiff_tune.methods.measure import MethodMeasurer
-from ecdiff_tune.methods.tuned import Tuned, tune
+from ecdiff_tune.methods.tuned import Tuned, time_side_by_side, tune
 
 
 class Made:
@@ -24,7 +34,9 @@ class Made:
         return [Seen(quality, work, 20, reused, f"{value}", value, value)] * (first or 3)
 
 
-def tuned(name: str, made: Made, **fixed: Any) -> tuple[Tuned, list[str], list[Result | None]]:
+def tuned(
+    name: str, made: Made, presets: Mapping[str, Values] | None = None, /, **fixed: Any
+) -> tuple[Tuned, list[str], list[Result | None]]:
     lines: list[str] = []
     presents: list[Result | None] = []
 
@@ -32,7 +44,7 @@ def tuned(name: str, made: Made, **fixed: Any) -> tuple[Tuned, list[str], list[R
         presents.append(present)
         return Floor(0.9, 0.8) if present is None else Floor(present.quality, present.worst)
 
-    found = tune(get_method(name), fixed, cast(MethodMeasurer, made), 3, floor, lines.append)
+    found = tune(get_method(name), fixed, cast(MethodMeasurer, made), 3, floor, lines.append, presets)
     return found, lines, presents
 
 
@@ -78,3 +90,51 @@ def test_of_what_makes_calls_cheaper_the_greatest_value_wins() -> None:
     found, _, _ = tuned("tome", Made(give))
     assert found.winner is not None
     assert found.winner.choice.values == {"ratio": 0.75, "max_downsample": 2}
+
+
+def masked(choice: MethodChoice) -> tuple[float, float, int]:
+    """The more is computed at the end, the better; the more is computed, the more work."""
+    mask = mask_of(choice.values, 6)
+    quality = 1 - sum((1 - one) * (1 + place) for place, one in enumerate(mask)) / 100
+    return quality, sum(mask) / 6, 6 - sum(mask)
+
+
+def test_a_present_mask_is_held_against_the_presets() -> None:
+    presets = {"slow": {"mask": [1, 1, 1, 0, 1, 1]}, "fast": {"mask": [1, 0, 0, 1, 1, 1]}}
+    mine = [1, 1, 1, 1, 0, 0]  # computes as much as fast, where it matters less
+    found, lines, (present,) = tuned("step_mask", Made(masked), presets, mask=mine)
+    assert lines[0].startswith("your present setting: Step mask mask=111100: mean SSIM 0.8900")
+    assert present is not None
+    assert present.quality == pytest.approx(0.89)
+    assert [line.strip() for line in lines if "does worse" in line] == [
+        "your present setting does worse than fast, which computes no more: mean SSIM 0.8900 against 0.9500"
+    ]
+    assert found.winner is not None
+    assert found.winner.choice.values["mask"] == (1, 0, 0, 1, 1, 1)  # of equal work the best
+    assert list(found.table()["mask"].dropna()) == ["111100", "111011", "100111"]
+    assert lines.count("Step mask warmup=3:") == 1
+
+
+def test_seconds_beside_other_choices_are_other_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load of the machine changes: what was taken beside one choice says nothing of another."""
+    load = iter([1.0] * 6 + [3.0] * 6)
+    asked: list[str] = []
+
+    def pipe(prompt: str, **_: object) -> SimpleNamespace:
+        asked.append(prompt)
+        return SimpleNamespace(seconds=SimpleNamespace(total=next(load)))
+
+    monkeypatch.setattr(tuned_module, "accelerated", lambda *_, **__: nullcontext())
+    fake: Any = pipe
+    fake.pair, fake.num_steps, fake.scheduler = None, 20, None
+    fake.config = SimpleNamespace(sampling=SimpleNamespace(guidance_scale=1.0))
+    prompts: Any = SimpleNamespace(prompts=["p", "q"], keys=["a", "b"], seeds=[0, 1])
+    first, second = MethodChoice("taylorseer", {"cache_interval": 2}), MethodChoice("tome")
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        measure = partial(time_side_by_side, fake, prompts=prompts, count=2, ledger=ledger)
+        assert measure(choices=[first]) == (1.0, {first: 1.0})
+        assert measure(choices=[second]) == (3.0, {second: 3.0})
+        assert asked == ["p", "p", "p", "p", "q", "q"] * 2
+        assert measure(choices=[first]) == (1.0, {first: 1.0})  # nothing is timed again

@@ -339,6 +339,19 @@ def test_text_of_others_stays_text(recorded: RecordedStudy, command: Command) ->
     assert any(title.startswith(nasty) for title in shown.titles)
 
 
+def test_what_was_found_of_accelerations(recorded: RecordedStudy, command: Command) -> None:
+    assert "Accelerations of the cloud model" not in written(recorded, command).text
+    folder = recorded.folder / files.METHODS
+    folder.mkdir()
+    row = {"method": "pab", "spatial": 2, "quality": 0.9123, "work": 0.75, "kept": True}
+    pd.DataFrame([row]).to_csv(folder / files.METHODS_TABLE, index=False)
+    found = ["cliff between threshold 0.17 and 0.18: mean SSIM 0.98 to 0.60", "PAB: slower than off"]
+    (folder / files.METHODS_FINDINGS).write_text("\n".join(found) + "\n")
+    shown = written(recorded, command)
+    assert "accelerations" in shown.ids
+    assert all(line in shown.text for line in (*found, "0.912"))
+
+
 def test_a_table_that_is_too_long_is_named(recorded: RecordedStudy, command: Command) -> None:
     (recorded.folder / "errors").mkdir()
     pd.DataFrame({"prompt": range(1234)}).to_csv(recorded.folder / "errors" / "theorems.csv", index=False)

@@ -1,0 +1,97 @@
+"""What ``--cloud`` adds to ``ecdiff generate``: a server that does the cloud's part.
+
+Torch and the extra's packages are imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
+from ecdiff_core.serving.commands import add_cacert, add_token, with_extra
+
+if TYPE_CHECKING:
+    from ecdiff_core.pipeline import ECDiffPipeline
+    from ecdiff_core.serving.client import RemoteCloud
+
+FALLBACKS = ("none", "edge")
+
+
+def add_cloud(add: Any) -> None:
+    """What ``generate`` has for another machine."""
+    add(
+        "--cloud",
+        metavar="URL",
+        help="of ecdiff serve: only the edge's model and the decoder are loaded here",
+    )
+    add_token(add)
+    add_cacert(add)
+    add(
+        "--packet",
+        default="computed",
+        help="how numbers travel: computed, float16 or int8 (default computed)",
+    )
+    add(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="of an image: the best config of the YAML's front that keeps it is taken; the server refuses a "
+        "cloud's part that takes longer",
+    )
+    add(
+        "--fallback",
+        choices=FALLBACKS,
+        default="none",
+        help="what does the steps where the cloud cannot be had: nothing (default), or the edge's model",
+    )
+
+
+def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
+    """The server that ``generate`` is to ask; None without ``--cloud``."""
+    if args.cloud is None:
+        for name in ("token_file", "cacert", "deadline"):
+            if getattr(args, name) is not None:
+                line = f"--{name.replace('_', '-')} goes with --cloud URL."
+                raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
+        return None
+    with with_extra():
+        from ecdiff_core.serving.client import RemoteCloud
+    from ecdiff_core.serving.packet import check_encoding
+    from ecdiff_core.serving.token_file import find_token
+
+    if args.deadline is not None and not args.deadline > 0:
+        raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
+    token, packet = find_token(args.token_file), check_encoding(args.packet)
+    return RemoteCloud(
+        args.cloud, token, packet=packet, deadline_seconds=args.deadline, verify=args.cacert or True
+    )
+
+
+def within_deadline(pipe: ECDiffPipeline, args: argparse.Namespace) -> ECDiffPipeline:
+    """The pipeline with the config of its front that ``--deadline`` allows.
+
+    Without a front, and for baselines, it stays as it is: the deadline is the cloud's alone.
+    """
+    if args.deadline is None or pipe.config.front is None or args.mode != "ecdiff":
+        return pipe
+    try:
+        pipe = pipe.within(args.deadline)
+    except CloudUnavailableError as error:
+        if args.fallback != "edge":
+            raise
+        fall_back(pipe, error)
+        return pipe
+    print(f"note: {pipe.choice}", file=sys.stderr)
+    return pipe
+
+
+def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:
+    """Let the edge's model do all steps from now on, with text encoders of its own."""
+    from ecdiff_core.models.devices import get_dtype
+    from ecdiff_core.models.one_side import load_text_encoders
+
+    print(f"note: {error} The edge's model does all steps.", file=sys.stderr)
+    load_text_encoders(pipe.pair, get_dtype(pipe.config.sampling.dtype))
+    pipe.cloud = None
