@@ -32,7 +32,7 @@ class OfTheTuner(testing.SearchTests):
                 continue
             asked = {one for ask, _ in trace for one in ask.candidates}
             steps, handoff = case.space.num_steps, getattr(case.space, "handoff", "aligned")
-            keys = {ConfigKey.of(one, plan(one.params, steps, handoff)) for one in asked}
+            keys = {ConfigKey.of(one, plan(one.params, steps, one.handoff or handoff)) for one in asked}
             assert len(keys) == len(asked), label
 
 
