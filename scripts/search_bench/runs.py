@@ -41,7 +41,7 @@ OWN_REFERENCE = ("joint-placed", "schedule", "schedule-one")
 """Studies that make less than a full reference of every prompt, and are charged with what they make."""
 CLOUD_ALONE = ("schedule", "schedule-one")
 """They place the calls of the cloud alone (s = T), which is another space than the grid of the others."""
-PAPER_GRID = ("search.edge_k=[0]", "search.residual=[0.0]", "search.handoff=null")
+PAPER_GRID = ("search.edge_k=[0]", "search.residual=[0.0]")
 """What all of them search: (k, alpha, s) alone."""
 WHOLE_GRID = ("exhaustive", "exact")
 """Searches that find the optimum of the grid for certain."""

@@ -145,7 +145,7 @@ def test_an_exact_handoff_beside_the_aligned_one(study: Study) -> None:
         "search.k=[2]",
         "params.p=3",
     )
-    command += ("search.edge_k=[0]", "search.residual=[0]")
+    command += ("search.edge_k=[0]", "search.residual=[0]", "search.handoff=[aligned,exact]")
     burden = ("objective.w1=0", "objective.w2=0")
     outcome = study("tune", *command, *burden)
     assert outcome.status == 0, outcome

@@ -115,9 +115,9 @@ def test_where_handoffs_are_not_searched(name: str) -> None:
 
 
 def test_handoffs_of_a_search() -> None:
-    assert composed().handoffs == ("aligned", "exact")
+    assert composed().handoffs == ("aligned",)
+    assert composed("search.handoff=[aligned,exact]").handoffs == ("aligned", "exact")
     assert composed("search=race", "search.joint=true", "sampling.handoff=exact").handoffs == ("exact",)
-    assert composed("search.joint=false").search.handoff == ["aligned", "exact"]  # of no account then
 
 
 def test_until_is_an_option_of_the_search() -> None:
