@@ -190,6 +190,7 @@ class TunedConfig:
             own,
             estimator=row.estimator or own.estimator,
             handoff_adapter=row.handoff_adapter or own.handoff_adapter,
+            handoff=row.handoff or own.handoff,
         )
         score = {"quality": row.quality, "seconds": row.seconds}
         return replace(self, params=row.params, sampling=sampling, score=score, provenance=None, front=None)

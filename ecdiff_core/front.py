@@ -9,7 +9,7 @@ from typing import Any
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
-from ecdiff_core.sampling.plan import HandoffAdapter
+from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
 from ecdiff_core.validation import Positive, Similarity, check_fields
 
 
@@ -21,7 +21,7 @@ class FrontRow:
         params: when either model is asked.
         quality: mean SSIM to the cloud's images, -1 … 1.
         seconds: an image, by the latency profile of the study.
-        estimator, handoff_adapter: in place of the config's own; None is that.
+        estimator, handoff_adapter, handoff: in place of the config's own; None is that.
 
     Raises:
         ParamsError, ConfigError: a value is out of range or unknown.
@@ -32,6 +32,7 @@ class FrontRow:
     seconds: Positive
     estimator: str | None = None
     handoff_adapter: HandoffAdapter | None = None
+    handoff: Handoff | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, ParamsError, "front.")
@@ -40,7 +41,11 @@ class FrontRow:
 
     def tree(self) -> dict[str, Any]:
         """As the YAML has it."""
-        others = {"estimator": self.estimator, "handoff_adapter": self.handoff_adapter}
+        others = {
+            "estimator": self.estimator,
+            "handoff_adapter": self.handoff_adapter,
+            "handoff": self.handoff,
+        }
         given = {name: value for name, value in others.items() if value is not None}
         return {"quality": self.quality, "seconds": self.seconds, "params": self.params.tree(), **given}
 

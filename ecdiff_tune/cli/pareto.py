@@ -8,6 +8,7 @@ from dataclasses import replace
 from ecdiff_core.config import Sampling
 from ecdiff_core.front import FrontRow
 from ecdiff_core.io.files import write_text
+from ecdiff_core.sampling.plan import Handoff
 from ecdiff_tune.cli.rerank import within_limits, written_lines
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import ParetoSettings, Settings, SettingsError
@@ -43,7 +44,7 @@ def pareto(settings: Settings) -> None:
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
         config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
-        config = replace(config, front=rows(found, config.sampling))
+        config = replace(config, front=rows(found, config.sampling, record.spec.sampling.handoff))
         config.save(folder.path / files.PARETO_CONFIG)
         for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.log(line)
@@ -55,21 +56,23 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     return [replace(one, number=i) for i, one in enumerate(found, start=1)]
 
 
-def rows(found: Sequence[Trial], sampling: Sampling) -> tuple[FrontRow, ...]:
+def rows(found: Sequence[Trial], sampling: Sampling, handoff: Handoff) -> tuple[FrontRow, ...]:
     """The front as a YAML holds it.
 
     Args:
-        sampling: of the YAML, whose estimator and handoff adapter go without saying.
+        sampling: of the YAML, whose estimator, handoff adapter and handoff go without saying.
+        handoff: the study's, of candidates that have none of their own.
     """
 
     def row(one: Trial) -> FrontRow:
-        its = one.candidate
+        its, own = one.candidate, one.candidate.handoff or handoff
         return FrontRow(
             its.params,
             round(one.quality, KEPT_DIGITS),
             round(one.seconds, 6),
             None if its.estimator == sampling.estimator else its.estimator,
             None if its.handoff_adapter == sampling.handoff_adapter else its.handoff_adapter,
+            None if own == sampling.handoff else own,
         )
 
     return tuple(row(one) for one in found)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bench_guard import limits, never, run, shortened
 
+from bench_guard import limits, never, run, shortened
 from ecdiff_core import ECDiffPipeline, TunedConfig
 from ecdiff_core.sampling.plan import Plan
 
