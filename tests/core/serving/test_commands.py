@@ -112,6 +112,10 @@ def test_a_servers_batch_size_is_found_once_for_a_config_and_a_device(
             ["generate", "--config", "CONFIG", "--prompt", "a", "--deadline", "1"],
             "--deadline goes with --cloud",
         ),
+        (
+            ["generate", "--config", "CONFIG", "--prompt", "a", "--cloud", "http://gpu", "--deadline", "inf"],
+            "Expected --deadline > 0 seconds, and finite, got inf",
+        ),
         (["generate", "--config", "CONFIG", "--prompt", "a", "--cloud", "gpu:1"], "begin with http:// or"),
     ],
 )
