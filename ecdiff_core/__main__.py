@@ -118,7 +118,7 @@ def _save(
                 story |= {"cloud": "fallback to the edge", "mode": "edge"}
         if args.negative_prompt:
             story["negative_prompt"] = args.negative_prompt
-        if pipe.choice:
+        if pipe.choice and pipe.cloud is not None:
             story["choice"] = pipe.choice
         story["config"] = replace(pipe.config, front=None).to_yaml()
         path = _free(args.out / f"{seed:05d}.{'mp4' if video else 'png'}")

@@ -27,7 +27,7 @@ from ecdiff_core.call_arguments import (
 )
 from ecdiff_core.config import PairSpec, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
-from ecdiff_core.methods.in_pair import accelerated
+from ecdiff_core.methods.in_pair import accelerated, check_one_machine
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.memory import Memory
 from ecdiff_core.models.one_side import load_cloud, load_edge
@@ -68,6 +68,8 @@ class ECDiffPipeline(TunedPair):
 
     def __init__(self, pair: Pair, config: TunedConfig | None = None, cloud: Cloud | None = None) -> None:
         super().__init__(pair, config)
+        if cloud is not None:
+            check_one_machine(self.config.method)
         self.cloud = cloud
         self.choice = ""
         """Which row of a front this is and why, where a deadline chose it."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_core.methods import METHODS, get_method
+from ecdiff_core.methods.method import shown
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.cli.composing import compose_settings
 from ecdiff_tune.cli.given import settings_of_call
@@ -64,7 +66,8 @@ class Study:
             StudyError: nothing was measured yet.
         """
         if self.accelerated:
-            return pd.read_csv(self._there(f"{files.METHODS}/{files.METHODS_TABLE}"))
+            path = self._there(f"{files.METHODS}/{files.METHODS_TABLE}")
+            return pd.read_csv(path, dtype=dict.fromkeys(_lists(), str))  # the digits of a mask are no number
         return tables.whole_numbers(tables.present_names(pd.read_csv(self._there(files.TRIALS))))
 
     @property
@@ -83,7 +86,9 @@ class Study:
             wanted = {**config.params.tree(), **ways}
             found = found[found["stage"].astype(str) != "1"]
         for name, value in wanted.items():
-            if name in found and isinstance(value, str | int | float):
+            if name in found and isinstance(value, tuple):
+                found = found[found[name].fillna("") == shown(value)]
+            elif name in found and isinstance(value, str | int | float):
                 found = found[found[name] == value]
         if found.empty:
             line = f"No trial of the config in {self.path}: it was predicted, not measured."
@@ -157,6 +162,12 @@ def tune(
         log("stopped; the same call goes on from here")
         raise
     return Study(study_path(composed).absolute(), bool(composed.methods))
+
+
+def _lists() -> set[str]:
+    """The parameters of methods that are lists."""
+    parameters = [one for name in METHODS for one in get_method(name).parameters]
+    return {one.name for one in parameters if one.kind in ("ints", "floats")}
 
 
 def _log(progress: bool | Callable[[str], None]) -> Callable[[str], None]:

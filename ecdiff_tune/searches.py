@@ -84,6 +84,8 @@ def create(
     spec, options = SEARCHES[name], options or Options()
     if spec.needs_forecast and predict is None:
         raise SearchError(key="predict", expected=f"to be a function of a point with search {name}")
+    if options.until is not None and not spec.ends_early:
+        raise SearchError(key="options.until", got=options.until, expected=f"to be None with search {name}")
     if spec.is_optuna:
         check_installed(options.optuna.sampler)
 

@@ -100,14 +100,14 @@ def cached_blocks(target: Target, config: Any, calibrator: Any = None) -> Iterat
     adapter = _adapter(model)
     (name,) = (name for name, child in model.named_children() if child is adapter.blocks)
     most = len(adapter.blocks)
-    for value in ("Fn_compute_blocks", "Bn_compute_blocks"):
-        if (got := getattr(config, value)) > most:
-            raise ParamsError(
-                key=f"method.values.{value}",
-                got=got,
-                expected=f"to be at most {most}, the blocks of {type(model).__name__}",
-                advice="Give fewer.",
-            )
+    first, last = config.Fn_compute_blocks, config.Bn_compute_blocks
+    if first + last > most:  # cache-dit would apply some of them twice
+        raise ParamsError(
+            key="method.values",
+            got={"Fn_compute_blocks": first, "Bn_compute_blocks": last},
+            expected=f"of both together to be at most {most}, the blocks of {type(model).__name__}",
+            advice="Give fewer.",
+        )
     config.enable_separate_cfg = False  # a call has both halves of guidance
     manager = CachedContextManager("ecdiff", persistent_context=True)
 

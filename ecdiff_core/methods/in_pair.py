@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+from ecdiff_core.errors import ParamsError
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.enable import Enabled, enable, obstacle
 from ecdiff_core.models.families.guidance import is_guided
@@ -59,3 +60,19 @@ def accelerated(
 def why_not(choice: MethodChoice, pair: Pair, num_steps: int) -> str | None:
     """Why a method cannot be used with a pair's cloud model; None where it can."""
     return obstacle(choice.method, pair.cloud, num_steps)
+
+
+def check_one_machine(choice: MethodChoice | None) -> None:
+    """Whether a config can be run by two machines.
+
+    Raises:
+        ParamsError: it has a method. A server's calls hold images at different steps, which none follows.
+    """
+    if choice is not None:
+        raise ParamsError(
+            f"A server does not run the method {choice.name}.",
+            key="method",
+            got=choice.name,
+            expected="none with two machines",
+            advice="Give a config without a method, or generate on one machine.",
+        )

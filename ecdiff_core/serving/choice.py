@@ -11,7 +11,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import Action
 from ecdiff_core.serving.handoff import HandoffForm
 from ecdiff_core.serving.link import Spread
-from ecdiff_core.serving.packet import Encoding, size_bytes
+from ecdiff_core.serving.packet import Encoding, Form, size_bytes
 from ecdiff_core.serving.seconds import Timings
 
 
@@ -36,8 +36,8 @@ class Costs:
         handoff, seconds = HandoffForm(pipe), {name: one.median for name, one in self.timings.items()}
         plan = handoff.plan
         later = plan.steps[plan.first_edge_step :].count(Action.CLOUD)
-        latents = handoff.form.tensors["latents"].size_bytes
-        sent = size_bytes(handoff.form, self.encoding) + later * 2 * latents
+        latents = Form({"latents": handoff.form.tensors["latents"]}, {})
+        sent = size_bytes(handoff.form, self.encoding) + later * 2 * size_bytes(latents, self.encoding)
         return {
             "cloud": seconds["encode"] + plan.cloud_calls * seconds["cloud_call"],
             "link": (1 + later) * self.round_trip.median + 8e-6 * sent / self.mbps.median,

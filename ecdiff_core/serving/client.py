@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 import weakref
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ecdiff_core.errors import CloudError, CloudUnavailableError
+from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -62,7 +63,7 @@ class RemoteCloud:
         verify: False accepts any certificate; a path is that of a PEM file with a certificate to trust.
 
     Raises:
-        ParamsError: the URL is none, or the PEM file cannot be used.
+        ParamsError: the URL is none, the PEM file cannot be used, or the deadline is out of range.
 
     >>> pipe = ECDiffPipeline.from_config(
     ...     "ecdiff.yaml", cloud=RemoteCloud("https://gpu.example:8000", token="…")
@@ -79,6 +80,8 @@ class RemoteCloud:
         retry: Retry | None = None,
         verify: bool | str | Path = True,
     ) -> None:
+        if deadline_seconds is not None and not 0 < deadline_seconds < math.inf:
+            raise ParamsError(key="deadline_seconds", got=deadline_seconds, expected="> 0, and finite")
         self._encoding, self._deadline = check_encoding(packet), deadline_seconds
         self._http = Transport(url, token, retry or Retry(), verify)
         self.url, self.link = self._http.url, self._http.link

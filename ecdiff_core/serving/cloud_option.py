@@ -6,6 +6,7 @@ Torch and the extra's packages are imported when a command runs.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,8 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     from ecdiff_core.serving.packet import check_encoding
     from ecdiff_core.serving.token_file import find_token
 
-    if args.deadline is not None and not args.deadline > 0:
-        raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds")
+    if args.deadline is not None and not 0 < args.deadline < math.inf:
+        raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds, and finite")
     token, packet = find_token(args.token_file), check_encoding(args.packet)
     return RemoteCloud(
         args.cloud, token, packet=packet, deadline_seconds=args.deadline, verify=args.cacert or True

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ecdiff_core.errors import NonFiniteLatentsError
 from ecdiff_core.io.tensor_file import TensorSpec
+from ecdiff_core.methods.in_pair import check_one_machine
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning
@@ -46,9 +47,14 @@ class HandedOver:
 
 
 class CloudSide:
-    """Jobs for one pipeline, whose edge may be elsewhere; ``facts`` are what requests are compared with."""
+    """Jobs for one pipeline, whose edge may be elsewhere; ``facts`` are what requests are compared with.
+
+    Raises:
+        ParamsError: its config has a method.
+    """
 
     def __init__(self, pipe: ECDiffPipeline) -> None:
+        check_one_machine(pipe.config.method)
         self.pipe, self.facts = pipe, facts_of(pipe)
         self.form = lru_cache(lambda mode: HandoffForm(pipe, mode))
         """Of handoffs in a mode."""

@@ -6,6 +6,7 @@ Torch and the extra's packages are imported when a command runs.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -157,7 +158,7 @@ def _size(text: str) -> int | str:
 
 
 def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
-    """The batch size that is fastest on this device, kept beside the config's file where there is one."""
+    """The batch size that is fastest on this device, kept beside the config's file where that can be."""
     from ecdiff_core.batch_size import kept, throughputs
     from ecdiff_core.models.devices import device_name
 
@@ -168,8 +169,9 @@ def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
         print(line, file=sys.stderr, flush=True)
 
     with ExitStack() as stack:
-        if not config.is_file():  # one that comes with the package: nothing is written there
-            config = Path(stack.enter_context(TemporaryDirectory(prefix="ecdiff-"))) / config
+        # One that comes with the package is no file here; of others the folder may be for reading alone.
+        if not (config.is_file() and os.access(config.parent, os.W_OK)):
+            config = Path(stack.enter_context(TemporaryDirectory(prefix="ecdiff-"))) / config.name
         return kept(config.with_suffix(".batch_size.json"), find, log, device_name(pipe.device))
 
 

@@ -140,18 +140,19 @@ class Answers:
                 await asyncio.sleep(self._grace)
             if not entry.clients:
                 entry.task.cancel()
-                self._forget(key)
+                self._forget(key, entry)
             return Response(status_code=499)  # nobody reads it
         entry.done = time.monotonic()
         try:
             return entry.task.result()
         except BaseException:
-            self._forget(key)  # what failed may be tried again
+            self._forget(key, entry)  # what failed may be tried again
             raise
 
-    def _forget(self, key: str | None) -> None:
-        if key is not None:
-            self._kept.pop(key, None)
+    def _forget(self, key: str | None, entry: _Entry) -> None:
+        """Drop an entry; one that a client has begun anew under its key stays."""
+        if key is not None and self._kept.get(key) is entry:
+            del self._kept[key]
 
     def _expire(self) -> None:
         old = time.monotonic() - self._seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,13 @@ def timings_of(config: Mapping[str, Any], url: str) -> Timings:
         CloudError: it tells nothing of the kind.
     """
     try:
-        return {name: Spread(**config["seconds"][name]) for name in SERVED}
-    except (KeyError, TypeError) as error:
+        found = {name: Spread(**config["seconds"][name]) for name in SERVED}
+        if not all(0 < value < math.inf for one in found.values() for value in vars(one).values()):
+            raise ValueError
+    except (KeyError, TypeError, ValueError) as error:
         line = f"{url} does not tell its seconds: it is an older server or none of ours."
         raise CloudError(line, key=url, expected=list(SERVED)) from error
+    return found
 
 
 @torch.no_grad()

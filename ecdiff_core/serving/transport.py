@@ -28,7 +28,8 @@ class Retry:
 
     Args:
         attempts: in all, the first one included.
-        seconds: before the second; each later pause is twice as long, and all are drawn at random up to that.
+        seconds: before the second at most; each later pause is up to twice as long. All are drawn at random,
+            from half of that on, and none is shorter than the server asks for.
         timeout: seconds without a byte, after which a connection counts as lost.
         connect_timeout: the same of making one.
         answer_timeout: seconds for all of an answer from its first byte on.
@@ -86,11 +87,12 @@ class Transport:
             CloudError: it is longer than ``most_bytes``, or the server's certificate is not trusted.
             CloudUnavailableError: none came.
         """
-        wait, why = self._retry.seconds, ""
+        asked_for, why = 0.0, ""
         for attempt in range(self._retry.attempts):
             if attempt:
-                time.sleep(wait * (0.5 + secrets.randbelow(1000) / 2000))
-                wait = 2 * self._retry.seconds * 2**attempt
+                pause = self._retry.seconds * 2 ** (attempt - 1)
+                time.sleep(max(pause * (0.5 + secrets.randbelow(1000) / 2000), asked_for))
+                asked_for = 0.0
             try:
                 with self._http.stream(method, path, **given) as response:
                     answer = Answer(self._content(response, most_bytes), response.headers)
@@ -104,7 +106,7 @@ class Transport:
             if not _may_change(response):
                 line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
                 raise RefusedError(line, key=self.url, got=response.status_code)
-            wait = max(wait, _retry_after(response))
+            asked_for = _retry_after(response)
         line = f"The cloud at {self.url} cannot be had after {self._retry.attempts} attempts: {why}"
         raise CloudUnavailableError(line, key=self.url, got=why)
 

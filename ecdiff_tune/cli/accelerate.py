@@ -99,8 +99,9 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
     table = pd.concat([one.table() for one in found.values()])
     write_text(folder / files.METHODS_TABLE, table.to_csv(index=False))
     winners = {name: one.winner for name, one in found.items() if one.winner is not None}
-    for name in found.keys() - winners.keys():
+    for name in [name for name in found if name not in winners]:
         log(f"{get_method(name).label}: no setting that does something keeps the floor")
+        (folder / f"{name}.yaml").unlink(missing_ok=True)  # an earlier command's, of another floor
     prompts, count = references.calibration.prompt_set, settings.acceleration.timed_prompts
     presents = [one.present for one in found.values() if one.present is not None]
     timed = list(dict.fromkeys(one.choice for one in (*presents, *winners.values())))
@@ -139,6 +140,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         saved.insert(0, target)
     else:
         log("no setting that keeps the floor is faster than off")
+        (study.path / files.ACCELERATED).unlink(missing_ok=True)
     write_text(folder / files.METHODS_FINDINGS, "".join(f"{line.strip()}\n" for line in lines))
     log(study.spending.describe())
     log("wrote " + ", ".join(map(str, [*saved, folder / files.METHODS_TABLE])))

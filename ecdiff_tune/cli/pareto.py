@@ -44,7 +44,7 @@ def pareto(settings: Settings) -> None:
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
         config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
-        config = replace(config, front=rows(found, config.sampling, folder.spec.sampling.handoff))
+        config = replace(config, front=rows(found, config.sampling, record.spec.sampling.handoff))
         config.save(folder.path / files.PARETO_CONFIG)
         for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.log(line)

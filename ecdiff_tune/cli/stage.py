@@ -148,8 +148,9 @@ class Stages:
     def _end_race(self, prompts: int) -> None:
         """Say and keep on how many prompts a race has ended that may end before all."""
         until, references = self.study.spec.options.until, self.references
-        if until is not None and not references.has_all:
-            left_out.end_race(self.study.path, prompts)
+        early = until is not None and not references.has_all
+        left_out.end_race(self.study.path, prompts if early else None)
+        if early:
             self.study.progress.log(
                 f"the race ended after {prompts} of {counted(len(references.drawn), 'prompt')}: no other "
                 f"config can be better by {until:g} of the objective (calibration.until)"

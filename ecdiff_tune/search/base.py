@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from statistics import fmean
 from typing import Generic, Self
@@ -64,7 +65,7 @@ class Result:
             values: of every prompt that was asked for, or of the one there is; the higher the better. Minus
                 infinity of one says that the candidate cannot be used.
         """
-        each = (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+        each = (float(values),) if isinstance(values, int | float | Real) else tuple(map(float, values))
         value = fmean(each)
         if value == float("-inf"):
             return cls(value, each)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 from ecdiff_tune.search.options import SearchError
@@ -34,6 +34,10 @@ class Point(Mapping[str, Any]):
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The values alone: the hash of a text is another one in another process."""
+        return partial(Point, **self._values), ()
 
     def __repr__(self) -> str:
         return f"Point({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"

@@ -44,9 +44,12 @@ def add(study: Path, prompts: CalibrationSet, faulty: Mapping[int, tuple[str, in
         write_text(study / files.LEFT_OUT, json.dumps(known | found, indent=2) + "\n")
 
 
-def end_race(study: Path, prompts: int) -> None:
-    """Keep on how many prompts a race has ended that might end before all."""
-    write_text(study / files.RACED, json.dumps({"prompts": prompts}) + "\n")
+def end_race(study: Path, prompts: int | None) -> None:
+    """Keep on how many prompts a race has ended that might end before all; None where it did not."""
+    if prompts is None:
+        (study / files.RACED).unlink(missing_ok=True)
+    else:
+        write_text(study / files.RACED, json.dumps({"prompts": prompts}) + "\n")
 
 
 def raced(study: Path) -> int | None:

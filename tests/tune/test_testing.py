@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from ecdiff_tune import searches, testing
@@ -190,6 +195,7 @@ def test_what_cannot_be_used_never_wins() -> None:
         ("joint", {}, {"key": "predict"}),
         ("greedy", {"num_prompts": 0}, {"key": "num_prompts", "got": 0, "expected": ">= 1"}),
         ("greedy", {"space": {"k": [1]}}, {"key": "space"}),
+        ("race", {"options": Options(until=0.1)}, {"key": "options.until", "got": 0.1}),
     ],
 )
 def test_a_search_that_cannot_be_made(name: str, more: dict[str, Any], told: dict[str, Any]) -> None:
@@ -205,6 +211,21 @@ def test_a_search_that_cannot_be_made(name: str, more: dict[str, Any], told: dic
 def test_a_space_that_cannot_be(dimensions: dict[str, Any], key: str) -> None:
     with refused(SearchError, key=key):
         Space(**dimensions)
+
+
+def test_a_point_is_itself_in_another_process() -> None:
+    """Whose texts have other hashes."""
+    point = Point(name="a", k=2)
+    code = (
+        "import pickle, sys; from ecdiff_tune.searches import Point;"
+        f"found = pickle.loads({pickle.dumps(point)!r}); sys.exit(found not in {{Point(name='a', k=2)}})"
+    )
+    assert pickle.loads(pickle.dumps(point)) == point
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+
+
+def test_numbers_of_numpy_are_results() -> None:
+    assert Result.of(np.float32(0.5)) == Result.of(0.5) == Result.of(np.array([0.5]))
 
 
 def test_results_that_do_not_fit() -> None:

@@ -97,7 +97,13 @@ def test_a_servers_batch_size_is_found_once_for_a_config_and_a_device(
     assert _fastest_size(tiny_pipe, Path(config)) == 4
     assert _fastest_size(tiny_pipe, Path("shapes")) == 4
     assert tried == [1, 2, 4, 8, 16] * 3
-    assert json.loads(Path(config).with_suffix(".batch_size.json").read_text())["device"] == "another device"
+    file = Path(config).with_suffix(".batch_size.json")
+    assert json.loads(file.read_text())["device"] == "another device"
+
+    file.unlink()
+    monkeypatch.setattr("ecdiff_core.serving.commands.os.access", lambda *_: False)
+    assert _fastest_size(tiny_pipe, Path(config)) == 4
+    assert not file.exists()
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,10 @@ def test_a_servers_batch_size_is_found_once_for_a_config_and_a_device(
         (
             ["generate", "--config", "CONFIG", "--prompt", "a", "--deadline", "1"],
             "--deadline goes with --cloud",
+        ),
+        (
+            ["generate", "--config", "CONFIG", "--prompt", "a", "--cloud", "http://gpu", "--deadline", "inf"],
+            "Expected --deadline > 0 seconds, and finite, got inf",
         ),
         (["generate", "--config", "CONFIG", "--prompt", "a", "--cloud", "gpu:1"], "begin with http:// or"),
     ],

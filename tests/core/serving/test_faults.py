@@ -23,6 +23,7 @@ import torch
 from bench_serve import server_process
 from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ECDiffError
+from ecdiff_core.serving import transport
 from ecdiff_core.serving.transport import RefusedError, Retry
 from shaped_link import Shape, ShapedLink, Spoil
 
@@ -285,3 +286,16 @@ def test_what_another_server_answers_is_one_line(
         with refused(error, key=url, line=message):
             RemoteCloud(url, retry=Retry(attempts=2, seconds=0.01, timeout=5)).config()
         assert len(asked) == attempts
+
+
+@pytest.mark.parametrize(("after", "least"), [(None, (0.5, 1.0, 2.0)), ("3", (3.0, 3.0, 3.0))])
+def test_pauses_double_and_none_is_shorter_than_the_server_asks_for(
+    after: str | None, least: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(transport.time, "sleep", pauses.append)
+    headers = {} if after is None else {"Retry_After": after}
+    with answering(503, b"", **headers) as (url, _), refused(CloudUnavailableError, key=url):
+        RemoteCloud(url, retry=Retry(attempts=4, seconds=1.0)).config()
+    most = [max(one, two) for one, two in zip(least, (1.0, 2.0, 4.0), strict=True)]
+    assert all(low <= one <= high for low, one, high in zip(least, pauses, most, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import socket
 import threading
@@ -264,6 +265,8 @@ def test_a_server_that_is_not_there_or_does_not_know_us(tiny_pair: Path, url: st
         expected="to begin with http:// or https://",
     ):
         RemoteCloud("gpu.example:8000")
+    with refused(ParamsError, key="deadline_seconds", got=math.inf):
+        RemoteCloud("http://127.0.0.1:9", deadline_seconds=math.inf)
 
 
 def test_does_not_listen_to_strangers_without_a_token() -> None:

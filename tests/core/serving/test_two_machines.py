@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 
 from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, PairError, ParamsError
+from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.serving.cloud_side import Sides
 from ecdiff_core.serving.seconds import timings_of
 from ecdiff_core.serving.server import Listen
 from ecdiff_core.serving.transport import Retry
@@ -140,6 +143,14 @@ def test_another_config_is_refused_with_the_difference(tiny_pair: Path, url: str
     edge = ECDiffPipeline.from_config(other, device="cpu", cloud=RemoteCloud(url, TOKEN, retry=Retry(1)))
     with refused(CloudError, key=url, got=409, line=r"guidance_scale '2\.0' \| '3\.0'"):
         made(edge, PROMPT)
+
+
+def test_a_method_is_refused_on_either_machine(tiny_pipe: ECDiffPipeline) -> None:
+    config = replace(tiny_pipe.config, method=MethodChoice("taylorseer"))
+    with refused(ParamsError, key="method", got="taylorseer"):
+        ECDiffPipeline(tiny_pipe.pair, config, RemoteCloud("http://127.0.0.1:9"))
+    with refused(ParamsError, key="method", got="taylorseer"):
+        Sides(ECDiffPipeline(tiny_pipe.pair, config))
 
 
 def test_a_generator_that_was_drawn_from_is_refused(tiny_pair: Path, url: str) -> None:

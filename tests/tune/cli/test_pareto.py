@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecdiff_core.config import TunedConfig
+from ecdiff_core.config import Sampling, TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff
 from ecdiff_core.sampling.plan_of_params import plan
-from ecdiff_tune.cli.pareto import front, picked
+from ecdiff_tune.cli.pareto import front, picked, rows
 from ecdiff_tune.config import ParetoSettings, SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import Score, Trial
 
 from ...refusals import refused
-from ..recorded_study import GRID, STEPS, RecordedStudy, quality
+from ..recorded_study import GRID, SPEC, STEPS, RecordedStudy, quality
 from ..studies import Command, one_line
 
 
@@ -57,6 +58,24 @@ def test_each_merit_counts() -> None:
     assert values(front([base, base])) == values([base, base])
     other = trial(0.95, 1.1, 5)
     assert values(front([other, base])) == values([base, other])
+
+
+@pytest.mark.parametrize("of_yaml", ["aligned", "exact"])
+@pytest.mark.parametrize("of_study", ["aligned", "exact"])
+def test_a_row_makes_the_steps_that_were_measured(of_study: Handoff, of_yaml: Handoff) -> None:
+    """Each has the handoff that it was measured with, whichever the picked config has."""
+    params = ECDiffParams(3, 2, 0.3, 8)
+    trials = [
+        Trial("joint", 1, Candidate(params, handoff=own).resolve(STEPS, of_study), (), 1.0, FRONT[0].score)
+        for own in (None, "aligned", "exact")
+    ]
+    sampling = Sampling(STEPS, handoff=of_yaml)
+    config = TunedConfig(SPEC, params, sampling, front=rows(trials, sampling, of_study))
+    config = TunedConfig.from_yaml(config.to_yaml())
+    assert config.front is not None
+    made = [config.of_row(row).plan().schedule for row in config.front]
+    assert made == [one.plan.schedule for one in trials]
+    assert made[1] != made[2]
 
 
 FRONT = [trial(0.7, 0.5, 1), trial(0.95, 0.6, 9), trial(0.85, 0.7, 2), trial(0.96, 0.9, 6)]
