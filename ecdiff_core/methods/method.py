@@ -178,7 +178,7 @@ class Method:
 def shown(value: Any) -> str:
     """A parameter's value in words; empty of a list, but of one of 0 and 1.
 
-    >>> shown(0.0800001), shown("none"), shown((1, 0, 1)), shown((0.97, 1.0))
+    >>> shown(0.08000001), shown("none"), shown((1, 0, 1)), shown((0.97, 1.0))
     ('0.08', 'none', '101', '')
     """
     if isinstance(value, int | float):

@@ -12,8 +12,8 @@ import yaml
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError
 from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.methods.masks import POLICIES, mask_of, presets
 from ecdiff_core.methods.method import shown
-from ecdiff_core.methods.step_mask import POLICIES, mask_of, presets
 from ecdiff_core.sampling.plan import Action
 
 CACHE_DIT = ("first_block_cache", "dbcache", "step_mask")

@@ -77,7 +77,7 @@ def test_the_optimum_is_that_of_the_whole_grid(found: list[runs.Finished]) -> No
     assert written.set_index("search")["regret"]["exhaustive"] == pytest.approx(0, abs=2e-5)
 
 
-@pytest.mark.parametrize("name", ["joint", "joint-placed", "race", "optuna-tpe"])
+@pytest.mark.parametrize("name", ["joint", "joint-placed", "race"])
 def test_the_winner_is_that_of_exhaustive_or_tied_with_it(found: list[runs.Finished], name: str) -> None:
     by_name = {one.name: one for one in found}
     best = by_name["exhaustive"].config

@@ -152,7 +152,7 @@ def test_the_edge_side_by_hand(call: Command, tmp_path: Path) -> None:
         (("stage2", "params.edge_schedule=[3]"), "Expected params.schedule with params.edge_schedule"),
         (
             ("stage2", SCHEDULE, "params.alpha=0.5", "params.edge_schedule=[3]", "params.edge_k=1"),
-            "edge_k, or an edge_schedule in its place",
+            "edge_k or an edge_schedule in its place",
         ),
         (
             ("stage2", SCHEDULE, "params.alpha=0.5", "params.edge_schedule=[3]", "search.s=[8]"),
