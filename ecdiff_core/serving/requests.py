@@ -21,7 +21,7 @@ _MOST_KEYS = 2 * _MAX_FACTS
 
 
 class ImageRequest(BaseModel):
-    """A picture by the cloud alone."""
+    """An image by the cloud alone."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     prompt: str
@@ -42,7 +42,7 @@ class ImageRequest(BaseModel):
 
 
 class HandoffRequest(ImageRequest):
-    """The cloud's part of a picture; ``config`` holds the edge's facts, to be compared with the server's."""
+    """The cloud's part of an image; ``config`` holds the edge's facts, to be compared with the server's."""
 
     mode: Mode = "ecdiff"
     packet: Encoding = "computed"

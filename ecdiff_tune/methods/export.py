@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
@@ -157,6 +158,13 @@ def to_vllm_omni(config: TunedConfig) -> str:
     policy = found.pop("steps_computation_policy", "dynamic")
     own = {name: list(values["mask"]) for name, values in presets(steps).items()}
     names = [name for name, preset in own.items() if preset == mask]
+    if mask and find_spec("cache_dit") is None:
+        raise ConfigError(
+            "vLLM-Omni takes cache-dit's own masks alone, and cache-dit is not installed to compare with.",
+            key="mask",
+            got=shown(mask),
+            advice="pip install cache-dit, or export to=cache_dit or sglang.",
+        )
     if mask and not names:
         raise ConfigError(
             f"vLLM-Omni takes cache-dit's own masks alone ({', '.join(POLICIES)}), and {shown(mask)} is none "

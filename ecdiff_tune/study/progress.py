@@ -53,7 +53,8 @@ def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str
         words.append(candidate.estimator)
     if stage != 1 and candidate.handoff_adapter != "identity":
         words.append(candidate.handoff_adapter)
-    words += ["exact"] * (stage == "joint" and candidate.handoff == "exact")
+    if stage == "joint" and candidate.handoff is not None:  # another one than the study's
+        words.append(candidate.handoff)
     return " ".join(words)
 
 

@@ -6,12 +6,14 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_core.sampling.plan import Handoff
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.report import tables
@@ -152,7 +154,7 @@ def test_the_edge_side_by_hand(call: Command, tmp_path: Path) -> None:
         (("stage2", "params.edge_schedule=[3]"), "Expected params.schedule with params.edge_schedule"),
         (
             ("stage2", SCHEDULE, "params.alpha=0.5", "params.edge_schedule=[3]", "params.edge_k=1"),
-            "edge_k or an edge_schedule in its place",
+            "Expected edge_k or an edge_schedule in its place",
         ),
         (
             ("stage2", SCHEDULE, "params.alpha=0.5", "params.edge_schedule=[3]", "search.s=[8]"),
@@ -170,6 +172,8 @@ def test_one_line_for_what_is_wrong(call: Command, arguments: tuple[str, ...], m
 
 def test_told_by_its_number_of_listed_steps(tiny_config: TunedConfig) -> None:
     params = ECDiffParams.scheduled((0, 1, 4), 0.5, 8)
+    for handoff in get_args(Handoff):  # of a study that has the other one
+        assert describe(Candidate(params, handoff=handoff), "joint").endswith(f" {handoff}")
     assert describe(Candidate(params, "secant"), "joint") == "3 listed steps (0-1,4) alpha=0.5 s=8 secant"
     table = tables.table5([tiny_config, TunedConfig(tiny_config.pair, params, tiny_config.sampling)])
     hybrid = TunedConfig(tiny_config.pair, ECDiffParams(3, 0, 0.3, 9), tiny_config.sampling)

@@ -203,6 +203,15 @@ def test_vllm_omni_is_told_by_a_dictionary(cloud: TunedConfig) -> None:
         to_vllm_omni(replace(cloud, params=ECDiffParams(p=4, k=1, alpha=0.3, s=STEPS)))
 
 
+def test_without_cache_dit_no_mask_is_called_another_than_its_own(
+    cloud: TunedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in ("ecdiff_core.methods.step_mask", "ecdiff_tune.methods.export"):
+        monkeypatch.setattr(f"{room}.find_spec", lambda _: None)
+    with refused(ConfigError, key="mask", line="cache-dit is not installed"):
+        to_vllm_omni(replace(cloud, params=ECDiffParams(p=4, k=1, alpha=0.3, s=STEPS)))
+
+
 def test_what_cache_dit_cannot_be_told(cloud: TunedConfig, video_config: TunedConfig) -> None:
     with refused(ConfigError, key="s", got=video_config.plan().edge_calls, expected="0"):
         to_cache_dit(video_config)

@@ -13,8 +13,8 @@ import pytest
 
 from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.methods.masks import mask_of
 from ecdiff_core.methods.method import Values
-from ecdiff_core.methods.step_mask import mask_of
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import tuned as tuned_module
 from ecdiff_tune.methods.dial import Floor, Result, Seen
