@@ -206,7 +206,7 @@ def test_vllm_omni_is_told_by_a_dictionary(cloud: TunedConfig) -> None:
 def test_without_cache_dit_no_mask_is_called_another_than_its_own(
     cloud: TunedConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in ("ecdiff_core.methods.step_mask", "ecdiff_tune.methods.export"):
+    for room in ("ecdiff_core.methods.masks", "ecdiff_tune.methods.export"):
         monkeypatch.setattr(f"{room}.find_spec", lambda _: None)
     with refused(ConfigError, key="mask", line="cache-dit is not installed"):
         to_vllm_omni(replace(cloud, params=ECDiffParams(p=4, k=1, alpha=0.3, s=STEPS)))
