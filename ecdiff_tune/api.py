@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_core.io.console import quiet_libraries
 from ecdiff_core.methods import METHODS, get_method
 from ecdiff_core.methods.method import shown
 from ecdiff_core.pipeline import ECDiffPipeline
@@ -128,7 +129,7 @@ def tune(
     """Find (p, k, alpha, s) for a pair: the command ``tune``.
 
     Called again with the same arguments it goes on with the study, also after it was stopped; what was
-    measured is not measured again.
+    measured is not measured again. The loading bars and warnings of the libraries below are off from then on.
 
     Args:
         pair: the name of a pair (``shapes``, ``sd14_bksdm_small``, …), a folder with ``cloud/`` and
@@ -154,6 +155,7 @@ def tune(
     >>> study = tune("shapes", ["a large red circle", "two small blue stars"])  # doctest: +SKIP
     >>> study.config.save("ecdiff.yaml")  # doctest: +SKIP
     """
+    quiet_libraries()
     log = _log(progress)
     composed, loaded = settings_of_call(pair, prompts, search, folder, settings, log)
     try:

@@ -39,6 +39,9 @@ from ecdiff_tune.study.process_setup import thumbnails
 from ecdiff_tune.study.progress import describe, duration
 from ecdiff_tune.study.references import References
 
+FAR = 0.05
+"""SSIM between predicted and measured, from which on a forecast misleads: configs differ by less."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -119,6 +122,7 @@ class Stages:
             tracked.winner(winner)
         progress.end_stage()
         self._end_race(len(winner.measurements))
+        self._doubt_forecast(winner)
         space = spaces[-1]
         if spec.kind.walks and len(trials) < len(space.grid):
             left = len(space.grid) - len(trials)
@@ -143,6 +147,21 @@ class Stages:
                 f"early answer: {describe(first, stage)}, predicted quality {shown(quality)} with "
                 f"{plan.cloud_calls} cloud and {plan.edge_calls} edge calls; {self.early.path} has it, and "
                 "then whatever is measured to be better"
+            )
+
+    def _doubt_forecast(self, winner: Trial) -> None:
+        """Say where the winner is far from what was predicted of it: a better config may not have raced."""
+        if winner.stage == 1 or not self.study.spec.kind.predicts:
+            return
+        try:
+            (quality,) = self._predict([winner.candidate])
+        except ECDiffError:
+            return
+        if math.isfinite(quality) and abs(quality - winner.quality) > FAR:
+            self.study.progress.log(
+                f"note: the winner's quality was predicted as {shown(quality)} and is {shown(winner.quality)}: "
+                "the forecast misleads here, and a better config may not have raced. search.finalists=N lets "
+                "more race; search=race search.joint=true goes without a forecast"
             )
 
     def _end_race(self, prompts: int) -> None:

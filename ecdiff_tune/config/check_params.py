@@ -38,6 +38,8 @@ def check_params(settings: Settings) -> None:
             raise ParamsError(key=key, got=value, expected=f"within 0 … {settings.num_steps - 1}")
     if settings.params.edge_schedule is not None:
         _check_edge_schedule(settings)
+    for name in ("edge_k", "residual"):
+        check_distinct(f"search.{name}", getattr(settings.search, name))
     params = settings.params_by_hand(p if isinstance(p, int) else LEAST_P)
     if params is not None:
         sampling = settings.core_sampling()
@@ -76,8 +78,6 @@ def check_grids(settings: Settings) -> None:
         ("estimator", settings.estimators),
         ("handoff_adapter", settings.handoff_adapters),
         ("handoff", settings.handoffs),
-        ("edge_k", search.edge_k),
-        ("residual", search.residual),
     ):
         check_distinct(f"search.{name}", values)
     fills = all(get_estimator(one).fills_with_edge for one in settings.estimators)

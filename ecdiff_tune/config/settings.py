@@ -115,9 +115,10 @@ class Settings(Schema):
         Args:
             p: the warm-up where k is given.
         """
-        given, residual = self.params, self.residuals[0]
+        given = self.params
         if given.alpha is None:
             return None
+        residual = self.residuals[0]
         if given.schedule is not None and given.edge_schedule is not None:
             found = ECDiffParams.interleaved(given.schedule, given.edge_schedule, given.alpha, residual)
             return replace(found, edge_k=self.edge_ks[0])

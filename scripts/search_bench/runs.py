@@ -20,7 +20,7 @@ from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.spaces import SEARCHING
 from ecdiff_tune.study import files
 
-IMAGES = "pictures"
+IMAGES = "images"
 """The study that makes the reference and the latency profile for all."""
 STUDIES: Mapping[str, tuple[str, ...]] = {
     "greedy-off": ("search=greedy", "sharing=off", "search.error_rate=0"),

@@ -13,6 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from ecdiff_core.sampling.params import ECDiffParams
+from ecdiff_tune.cli import stage
 from ecdiff_tune.evaluation import evaluator
 from ecdiff_tune.evaluation.candidate import ConfigKey, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
@@ -168,6 +169,16 @@ def test_an_exact_handoff_beside_the_aligned_one(study: Study) -> None:
     assert study("rerank", *command, "objective.w1=1", "objective.w2=0", "objective.w3=0").status == 0
     nearer = study.config("rerank.yaml")
     assert nearer.plan().cloud_calls == 5 - (nearer.sampling.handoff == "exact")
+
+
+@pytest.mark.parametrize(("far", "doubted"), [(0.0, True), (1.0, False)])
+def test_a_forecast_that_misleads_is_named(
+    study: Study, monkeypatch: pytest.MonkeyPatch, far: float, doubted: bool
+) -> None:
+    monkeypatch.setattr(stage, "FAR", far)
+    outcome = study("tune", "search=joint", *SMALL, "search.k=[2]", "search.alpha=[0.3]", "params.p=3")
+    assert outcome.status == 0, outcome
+    assert ("the forecast misleads here" in outcome.out) == doubted
 
 
 def test_one_prompt_and_the_cloud_alone(study: Study) -> None:

@@ -309,6 +309,8 @@ NOT_DISTINCT = "to hold at least one value, none twice"
     ("override", "got", "expected"),
     [
         ("sampling.num_inference_steps=0", 0, ">= 1"),
+        ("search.residual=[]", [], NOT_DISTINCT),
+        ("search.edge_k=[]", [], NOT_DISTINCT),
         ("sampling.guidance_scale=-1", -1, ">= 0"),
         ("sampling.handoff=alinged", "alinged", ["aligned", "exact"]),
         ("sampling.estimator=gradeint", "gradeint", ["edge", "gradient", "newton2", "reuse", "secant"]),
