@@ -129,7 +129,8 @@ def tune(
     """Find (p, k, alpha, s) for a pair: the command ``tune``.
 
     Called again with the same arguments it goes on with the study, also after it was stopped; what was
-    measured is not measured again. The loading bars and warnings of the libraries below are off from then on.
+    measured is not measured again. The loading bars and warnings of the libraries below are off from then
+    on.
 
     Args:
         pair: the name of a pair (``shapes``, ``sd14_bksdm_small``, …), a folder with ``cloud/`` and
