@@ -159,9 +159,9 @@ class Stages:
             return
         if math.isfinite(quality) and abs(quality - winner.quality) > FAR:
             self.study.progress.log(
-                f"note: the winner's quality was predicted as {shown(quality)} and is {shown(winner.quality)}: "
-                "the forecast misleads here, and a better config may not have raced. search.finalists=N lets "
-                "more race; search=race search.joint=true goes without a forecast"
+                f"note: the winner's quality was predicted as {shown(quality)} and is "
+                f"{shown(winner.quality)}: the forecast misleads here, and a better config may not have "
+                "raced. search.finalists=N lets more race; search=race search.joint=true goes without one"
             )
 
     def _end_race(self, prompts: int) -> None:

@@ -34,6 +34,7 @@ OPTIONAL = {
     "methods/cache_dit_blocks.py": {"cache_dit"},
     "methods/dbcache.py": {"cache_dit"},
     "methods/deepcache.py": {"DeepCache"},
+    "methods/masks.py": {"cache_dit"},
     "methods/step_mask.py": {"cache_dit"},
     "methods/tome.py": {"tomesd"},
 }
