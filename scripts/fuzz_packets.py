@@ -108,26 +108,26 @@ def change_entry(data: bytes, rng: random.Random) -> bytes:
     name = rng.choice([*header])
     kind = rng.randrange(5)
     if name == "__metadata__":
-        header[name][rng.choice([*header[name]])] = _odd(rng)
+        header[name][rng.choice([*header[name]])] = junk(rng)
     elif kind == 0:
-        header[str(_odd(rng))] = header.pop(name)
+        header[str(junk(rng))] = header.pop(name)
     elif kind == 1:
-        header[name] = _odd(rng)
+        header[name] = junk(rng)
     elif kind == 2:
-        header[name][str(_odd(rng))] = _odd(rng)
+        header[name][str(junk(rng))] = junk(rng)
     else:
         key = rng.choice([*header[name]])
         if isinstance(header[name][key], list) and rng.random() < 0.7:
-            header[name][key][rng.randrange(len(header[name][key]))] = _odd(rng)
+            header[name][key][rng.randrange(len(header[name][key]))] = junk(rng)
         else:
-            header[name][key] = _odd(rng)
+            header[name][key] = junk(rng)
     return _with_header(header, data)
 
 
 def repeat_entry(data: bytes, rng: random.Random) -> bytes:
     text = data[8 : 8 + _length(data)].rstrip()
     name = rng.choice([*json.loads(text)])
-    text = text[:-1] + b"," + json.dumps(name).encode() + b":" + json.dumps(_odd(rng)).encode() + b"}"
+    text = text[:-1] + b"," + json.dumps(name).encode() + b":" + json.dumps(junk(rng)).encode() + b"}"
     return len(text).to_bytes(8, "little") + text + data[8 + _length(data) :]
 
 
@@ -163,7 +163,7 @@ def _means_the_same(data: bytes, good: bytes) -> bool:
     return headers[0] == headers[1] and data[8 + _length(data) :] == good[8 + _length(good) :]
 
 
-def _odd(rng: random.Random) -> object:
+def junk(rng: random.Random) -> object:
     """A value that nobody sends."""
     return rng.choice(
         (
@@ -192,7 +192,7 @@ def fuzz(count: int, seed: int) -> Outcome:
         read_packet(data, FORM, encoding)
     gc.collect()
     gc.freeze()  # else a collection among the libraries' million objects counts as a slow refusal
-    accepted, crashed, slowest, before = {}, {}, 0.0, _height()
+    accepted, crashed, slowest, before = {}, {}, 0.0, memory_height()
     for number in range(count):
         encoding: Encoding = rng.choice([*good])
         mutation = rng.choice(MUTATIONS)
@@ -208,21 +208,26 @@ def fuzz(count: int, seed: int) -> Outcome:
         except Exception as error:
             crashed[number] = f"{mutation.__name__}: {error!r}"
         slowest = max(slowest, time.thread_time() - began)
-    return Outcome(count, accepted, crashed, slowest, _height() - before)
+    return Outcome(count, accepted, crashed, slowest, memory_height() - before)
 
 
-def _height() -> int:
+def memory_height() -> int:
     """Of the process's memory, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse_args(description: str, what: str, arguments: list[str] | None) -> argparse.Namespace:
+    """How many to damage, and by which seed."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="packets (default 10000)")
+    parser.add_argument("--count", type=int, default=10_000, metavar="N", help=f"{what} (default 10000)")
     parser.add_argument("--seed", type=int, default=0, help="of the damage (default 0)")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_args(__doc__, "packets", arguments)
 
     def run() -> None:
         found = fuzz(args.count, args.seed)
