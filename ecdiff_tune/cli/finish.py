@@ -10,6 +10,7 @@ from typing import Any
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.files import write_text
 from ecdiff_tune.cli import samples
+from ecdiff_tune.cli.front import measure_front
 from ecdiff_tune.cli.stage import Found, Stages
 from ecdiff_tune.evaluation.warm_up import falls
 from ecdiff_tune.objective import Trial
@@ -52,6 +53,7 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     config = config_of_winner(stages, found, heldout)
     config.save(study.path / files.CONFIG)
     write_text(study.path / files.TABLE5, tables.table5([config]))
+    measure_front(stages, found.space)
     with study.spending.part(SAMPLES):
         shown = references.shown()
         samples.write(study.path, stages.evaluator, shown, found.winner)

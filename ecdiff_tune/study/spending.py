@@ -21,6 +21,7 @@ from ecdiff_tune.evaluation.model_calls import KINDS
 LATENCY = "latency"
 REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
 SAMPLES = "samples"
+FRONT = "front"
 """Parts that are no search; those that are have the names of ``search.spaces.SEARCHING``."""
 
 
