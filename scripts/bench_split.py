@@ -70,12 +70,15 @@ class SplitBench(Bench):
         return Candidate(params, estimator, self.adapter)
 
     def split(self, calls: int, edge_calls: int, one_way: bool) -> Candidate:
-        """Ours: the best of the few best predicted of every estimator."""
+        """Ours: the best of the few best predicted of every estimator, and of the cloud alone."""
         finalists = [
             self.candidate(one.params(1.0), name)
             for name in ESTIMATORS
             for one in self._splits(name).propose(calls, edge_calls, one_way)[:FINALISTS]
         ]
+        for name in ESTIMATORS if calls > 2 else ():
+            real, alpha = self.placer(name).propose(calls, self.pipe.num_steps)[0]
+            finalists.append(Candidate(ECDiffParams.scheduled(real, alpha, self.pipe.num_steps), name))
         return self.best(finalists)
 
     def paper_split(self, calls: int) -> Candidate | None:
