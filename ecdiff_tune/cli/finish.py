@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.cli import samples
 from ecdiff_tune.cli.stage import Found, Stages
-from ecdiff_tune.evaluation.warm_up import falls
+from ecdiff_tune.evaluation.reference import falls
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import page, tables
 from ecdiff_tune.report.figure_files import save_figure

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.evaluation.model_calls import KINDS
 
 LATENCY = "latency"
