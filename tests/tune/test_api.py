@@ -375,7 +375,9 @@ def test_the_best_of_masks_is_told_from_others_of_the_same_dial(
     masks = [(), (1, 0, 1) + (1,) * 40, (1, 1, 0) + (1,) * 40]
     (tmp_path / "methods").mkdir()
     choices = [MethodChoice("step_mask", {"mask": one}) for one in masks]
-    results = [DialResult(2.0, (Seen(quality, 0.5, 43, 1, "", 2.0, 2.0),), True) for quality in (0.7, 0.9, 0.8)]
+    results = [
+        DialResult(2.0, (Seen(quality, 0.5, 43, 1, "", 2.0, 2.0),), True) for quality in (0.7, 0.9, 0.8)
+    ]
     table = Tuned(tuple(map(Winner, choices, results)), None).table()
     table.to_csv(tmp_path / "methods" / "methods.csv", index=False)
     study = ecdiff_tune.Study(tmp_path, accelerated=True)
