@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +15,9 @@ from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.models.memory import free, is_out_of_memory, out_of_memory_as_error
-from ecdiff_core.tuned_pair import TunedPair
+
+if TYPE_CHECKING:
+    from ecdiff_core.tuned_pair import TunedPair
 
 PROMPT = "a photo of a red circle"
 """Stands for any wherever only seconds or memory count: its length could matter, and tokenizers pad."""
