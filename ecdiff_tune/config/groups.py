@@ -193,6 +193,10 @@ class HeldoutSettings:
     """Prompts that only the winner is measured on."""
 
     num_prompts: AtLeast0 = setting(50, "prompts that only the winner is measured on; 0 leaves that out")
+    fewer_steps: AtLeast0 = setting(
+        16,
+        "on how many of them the cloud alone runs too, with as many steps as take the winner's time; 0: none",
+    )
 
 
 @dataclass

@@ -39,6 +39,7 @@ _FREE_TO_CHANGE = {
     "params.edge_k",
     "params.residual",
     "params.edge_schedule",
+    "heldout.fewer_steps",
     "rerank.latency",
     "rerank.min_quality",
     "rerank.max_seconds",

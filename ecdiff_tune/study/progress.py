@@ -26,6 +26,8 @@ ESTIMATE_COUNTS = 5
 """Trials that the estimate of before a stage weighs as much as."""
 LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
+SPOKEN_FROM = 0.1
+"""Share of the work from which on the time left of the whole command is known well enough to be said."""
 
 
 def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str:
@@ -102,6 +104,7 @@ class Progress:
         self._logged = self._begun = 0.0
         self._most_trials = self._prompts_in_all = 1
         self._fresh = self._fresh_seconds = self._asked = self._estimate = 0.0
+        self._spoken = False  # of the time left of the whole command
         self.time_left: TimeLeft | None = None
 
     def _bar(self, old: tqdm, place: int, total: int, label: str, unit: str) -> tqdm:
@@ -140,12 +143,31 @@ class Progress:
         self._prompts.set_postfix_str(left.removeprefix(", "), refresh=False)
         self._prompts.update(count)
         if not self._live and self._done < self._total and now - self._logged > LINE_SECONDS:
-            self.log(f"  {self._label}: {self._done} of {self._total} prompts{left}")
-            self._logged = now
+            self._log_task(left)
+
+    def calls_made(self) -> None:
+        """Some of a batch's calls were made, which may take longer than a person waits without a word."""
+        soon = self.time_left is not None and not self._spoken and self.time_left.share() >= SPOKEN_FROM
+        now = time.monotonic()
+        if not soon and now - self._logged <= LINE_SECONDS:
+            return
+        left = self._in_all()
+        self._logged = now
+        if self._live:
+            self._prompts.set_postfix_str(left.removeprefix(", "))
+        elif left:
+            self._log_task(left)
+
+    def _log_task(self, left: str) -> None:
+        done = f": {self._done} of {self._total} prompts" if self._done > self._known else ""
+        self.log(f"  {self._label}{done}{left}")
+        self._logged = time.monotonic()
 
     def _in_all(self) -> str:
-        """What is left of the whole command; empty where that is not known."""
-        seconds = None if self.time_left is None else self.time_left.seconds()
+        """What is left of the whole command; empty where that is not known, or not yet."""
+        early = self.time_left is None or self.time_left.share() < SPOKEN_FROM
+        seconds = None if self.time_left is None or early else self.time_left.seconds()
+        self._spoken |= seconds is not None
         return "" if seconds is None else f", about {duration(seconds)} left in all"
 
     def start_stage(

@@ -58,6 +58,7 @@ class StudySpec:
         warm_start: whether Optuna begins with the paper's params.
         extend: whether the search goes on beyond its grid.
         by_hand: whether (k, alpha) was given instead of searched.
+        fewer_steps: held-out prompts that the winner is held against fewer steps of the cloud alone on.
         handoff_adapters: that are searched.
         p: the warm-up; None reads it off the noise profile.
         weights, link: of the objective, and of the transfer.
@@ -88,6 +89,7 @@ class StudySpec:
     warm_start: bool = True
     extend: bool = False
     by_hand: bool = False
+    fewer_steps: int = 0
     handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
     p: int | None = None
     weights: Weights = field(default_factory=Weights)
