@@ -10,6 +10,7 @@ from typing import Any
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.cli import samples
+from ecdiff_tune.cli.front import measure_front
 from ecdiff_tune.cli.stage import Found, Stages
 from ecdiff_tune.evaluation.reference import falls
 from ecdiff_tune.experiments import fewer_steps
@@ -55,6 +56,7 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
         config = _with_fewer_steps(study, pair, references, config, heldout)
     config.save(study.path / files.CONFIG)
     write_text(study.path / files.TABLE5, tables.table5([config]))
+    measure_front(stages, found.space)
     with study.spending.part(SAMPLES):
         shown = references.shown()
         samples.write(study.path, stages.evaluator, shown, found.winner)

@@ -34,6 +34,7 @@ _FREE_TO_CHANGE = {
     "search.trials",
     "search.artifacts",
     "search.extend",
+    "search.front",
     "search.cloud_calls",
     "params.schedule",
     "params.edge_k",

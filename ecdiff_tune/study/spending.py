@@ -22,6 +22,7 @@ LATENCY = "latency"
 REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
 FEWER_STEPS = "fewer steps"
 SAMPLES = "samples"
+FRONT = "front"
 """Parts that are no search; those that are have the names of ``search.spaces.SEARCHING``."""
 
 
