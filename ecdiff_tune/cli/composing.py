@@ -19,6 +19,7 @@ from ecdiff_tune.cli.arguments import written_out
 from ecdiff_tune.cli.hydra_configs import primary_config
 from ecdiff_tune.cli.hydra_messages import one_line
 from ecdiff_tune.config import Settings, SettingsError, composed, fitting
+from ecdiff_tune.config.idle import idle
 from ecdiff_tune.data.conf_folder import config_folder
 
 _ALONE = threading.Lock()
@@ -49,8 +50,11 @@ def settings_of(
     elif kind.divides:
         config = restore.with_own_search(config, overrides, log)
     chosen = composed.from_config(config, overrides, log)
-    if idle := unheeded(command, fitting.keys_of(overrides)):
-        log(f"note: {command} does not go by {', '.join(idle)}.")
+    given = fitting.keys_of(overrides)
+    if unread := unheeded(command, given):
+        log(f"note: {command} does not go by {', '.join(unread)}.")
+    for line in idle(chosen, given) if kind.searches else ():
+        log(line)
     return chosen
 
 
