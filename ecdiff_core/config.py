@@ -192,7 +192,8 @@ class TunedConfig:
             handoff_adapter=row.handoff_adapter or own.handoff_adapter,
             handoff=row.handoff or own.handoff,
         )
-        score = {"quality": row.quality, "seconds": row.seconds}
+        score: dict[str, Any] = {"quality": row.quality, "seconds": row.seconds}
+        score |= {} if row.num_prompts is None else {"num_prompts": row.num_prompts}
         return replace(self, params=row.params, sampling=sampling, score=score, provenance=None, front=None)
 
     @property

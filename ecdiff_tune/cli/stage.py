@@ -76,10 +76,11 @@ class Stages:
         stage, spec, progress = space.stage, self.study.spec, self.study.progress
         most = self.call_bounds(space)
         alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
-        progress.log(self.effort(stage_name(stage), space.p, [most]) + alone)
+        title = "placed calls" if spec.kind.places else stage_name(stage)
+        progress.log(self.effort(title, space.p, [most]) + alone)
         num_prompts = len(self.references.most_prompts)
         seconds = self.total_seconds(most)
-        progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
+        progress.start_stage(title, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
         each, time_left = (0.0, 0.0), progress.time_left
         if time_left is not None:
             calls = self.total_calls(most)

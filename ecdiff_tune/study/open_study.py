@@ -21,7 +21,7 @@ from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyFolder
-from ecdiff_tune.study.machine_profile import batch_size_of, given_profile, latency_profile
+from ecdiff_tune.study.machine_profile import batch_size_of, check_server, given_profile, latency_profile
 from ecdiff_tune.study.optuna_setup import refuse_another_start
 from ecdiff_tune.study.process_setup import (
     LoadedPair,
@@ -121,6 +121,7 @@ def open_study(
             locked = StudyFolder.of_worker(spec) if as_worker else StudyFolder(spec)
             folder = stack.enter_context(locked)
             spec, given = folder.spec, given_profile(folder)
+            check_server(folder)
         progress = stack.enter_context(Progress(caller.log))
         pipe = load_pipe(spec, caller.pair)
         for rank, found in enumerate(ranks.gather(pipe.pair.spec)):
