@@ -25,7 +25,7 @@ from ecdiff_core.sampling.plan import Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
 from ecdiff_core.serving.choice import Costs, choose
 from ecdiff_core.serving.handoff import HandoffForm, facts_of
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link import Spread, measure_link
 from ecdiff_core.serving.packet import (
     Encoding,
     Form,
@@ -151,29 +151,8 @@ class RemoteCloud:
         return found.pipe
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
-        """Round trip in seconds, and megabits a second downwards; a first request of each is not counted.
-
-        Raises:
-            CloudError, CloudUnavailableError: the server refuses, cannot be had, or sends another number of
-                bytes than it is asked for.
-        """
-        self._http.ask("GET", "/health/live")
-        trips, rates = [], []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            self._http.ask("GET", "/health/live")
-            trips.append(time.perf_counter() - began)
-        trip = Spread.of(trips)
-        for number in range(repeats + 1):
-            began = time.perf_counter()
-            got = len(self._http.ask("GET", "/v1/bytes", size_bytes, params={"count": size_bytes}).content)
-            took = time.perf_counter() - began - trip.median
-            if got != size_bytes:
-                line = f"{self.url} sent {got} bytes, not {size_bytes}: it is no server of ecdiff serve."
-                raise CloudError(line, key=self.url, got=got, expected=f"{size_bytes} bytes")
-            if number:
-                rates.append(8e-6 * got / max(took, 1e-6))
-        return trip, Spread.of(rates)
+        """Round trip in seconds, and megabits a second downwards (``measure_link``)."""
+        return measure_link(self._http, repeats, size_bytes)
 
     def _hand_over(
         self, pipe: ECDiffPipeline, mode: Mode, prompt: str, negative: str | None, seed: int

@@ -69,7 +69,7 @@ class Transport:
     """
 
     def __init__(self, url: str, token: str | None, retry: Retry, verify: bool | str | Path) -> None:
-        _check_url(url)
+        check_url(url)
         self.url, self._retry, self.link = url.rstrip("/"), retry, LinkMeter()
         # Nothing is unpacked here, so that no answer is larger than what came over the link.
         headers = {"Accept-Encoding": "identity"}
@@ -142,7 +142,12 @@ class Transport:
             cause = cause.__cause__ or cause.__context__
 
 
-def _check_url(url: str) -> None:
+def check_url(url: str) -> None:
+    """Refuse what is no server's URL.
+
+    Raises:
+        ParamsError: with what is expected of it.
+    """
     if not url.startswith(("http://", "https://")):
         raise ParamsError(key="the cloud's URL", got=url, expected="to begin with http:// or https://")
     try:

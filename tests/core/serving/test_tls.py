@@ -13,7 +13,7 @@ import pytest
 from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.__main__ import main
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
-from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.listen import Listen
 from ecdiff_core.serving.transport import Retry
 
 from ...refusals import refused
