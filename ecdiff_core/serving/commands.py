@@ -10,7 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -163,7 +163,12 @@ def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: li
             print(f"note: serving at {url}; stdout: {error.strerror}", file=sys.stderr)
             leave_stdout()
 
-    make_server(pipe, listen, limits, log).run(sockets)
+    def log_end() -> None:
+        with suppress(OSError):
+            within = f"within {limits.drain_seconds} s; Ctrl-C again drops it"
+            print(f"\nstopping when what is under way is done, {within}", file=sys.stderr, flush=True)
+
+    make_server(pipe, listen, limits, log, log_end).run(sockets)
 
 
 def _load(config: TunedConfig, args: argparse.Namespace) -> ECDiffPipeline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
@@ -19,14 +20,26 @@ class Server(uvicorn.Server):
     """uvicorn's, which says where it listens once it does, and gives up on who does not read.
 
     Args:
+        on_start: is called with its URL once it listens.
+        on_stop: is called when it is told to end.
         seconds: in which what was sent has to be taken (Linux).
     """
 
     def __init__(
-        self, config: uvicorn.Config, listen: Listen, on_start: Callable[[str], None], seconds: float
+        self,
+        config: uvicorn.Config,
+        listen: Listen,
+        on_start: Callable[[str], None],
+        on_stop: Callable[[], None],
+        seconds: float,
     ) -> None:
         super().__init__(config)
-        self._listen, self._on_start, self._seconds = listen, on_start, seconds
+        self._listen, self._on_start, self._on_stop, self._seconds = listen, on_start, on_stop, seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            self._on_stop()
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         try:
@@ -60,14 +73,18 @@ def make_app(pipe: ECDiffPipeline, token: str | None, limits: Limits) -> Guard:
 
 
 def make_server(
-    pipe: ECDiffPipeline, listen: Listen, limits: Limits, on_start: Callable[[str], None] = lambda _: None
+    pipe: ECDiffPipeline,
+    listen: Listen,
+    limits: Limits,
+    on_start: Callable[[str], None] = lambda _: None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> Server:
     """A server of a pipeline; ``run()`` ends with SIGTERM or Ctrl-C, when what is under way is done.
 
     ``run(sockets)`` takes those of ``bound``, in place of the address.
 
     Args:
-        on_start: is called with the server's URL once it listens.
+        on_start, on_stop: of ``Server``.
     """
     config = uvicorn.Config(
         make_app(pipe, listen.token, limits),
@@ -85,4 +102,4 @@ def make_server(
         lifespan="on",
         timeout_graceful_shutdown=limits.drain_seconds,
     )
-    return Server(config, listen, on_start, limits.reader_seconds)
+    return Server(config, listen, on_start, on_stop, limits.reader_seconds)
