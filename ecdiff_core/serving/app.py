@@ -22,7 +22,7 @@ from ecdiff_core.serving import packet, problems
 from ecdiff_core.serving.cloud_side import CloudSide, HandedOver, Sides
 from ecdiff_core.serving.kept import Answers, Sessions
 from ecdiff_core.serving.limits import Limits
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.metrics import Metrics
 from ecdiff_core.serving.packet import Encoding
 from ecdiff_core.serving.problems import Problem

@@ -22,9 +22,9 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
 from ecdiff_core.sampling.plan import Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
-from ecdiff_core.serving.choice import Costs, choose
-from ecdiff_core.serving.handoff import HandoffForm, facts_of
-from ecdiff_core.serving.link import Spread, measure_link
+from ecdiff_core.serving.deadline import Costs, choose
+from ecdiff_core.serving.handoff_form import HandoffForm, facts_of
+from ecdiff_core.serving.link_meter import Spread, measure_link
 from ecdiff_core.serving.packet import (
     Encoding,
     Form,

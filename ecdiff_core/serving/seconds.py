@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ecdiff_core.batch_size import PROMPT
 from ecdiff_core.models.devices import get_dtype, synchronize
 from ecdiff_core.sampling.batching import Conditioning
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link_meter import Spread
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
 
 CALLS = 5
 """That are timed of each operation, after one that warms up."""
-PROMPT = ""
-"""Only its length could matter, and tokenizers pad."""
 SERVED = ("cloud_call", "encode")
 """What the server does of an image."""
 Timings = Mapping[str, Spread]

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ecdiff_core.errors import CloudError
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.packet import FORMAT_VERSION
 from ecdiff_core.serving.seconds import Timings
 

@@ -14,7 +14,7 @@ import httpx2
 
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.io.text import visible
-from ecdiff_core.serving.link import LinkMeter
+from ecdiff_core.serving.link_meter import LinkMeter
 
 _AGAIN = (429, 503)
 """Answers of a server after which it is worth trying again."""

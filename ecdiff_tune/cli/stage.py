@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.text import counted
 from ecdiff_tune.config import SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -26,8 +26,7 @@ from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Ask, Cost, Records
 from ecdiff_tune.search.in_step import Predict, in_step
-from ecdiff_tune.search.schedule_space import ScheduleSpace
-from ecdiff_tune.search.spaces import GridSpace
+from ecdiff_tune.search.spaces import GridSpace, ScheduleSpace
 from ecdiff_tune.search.upper_bound import CallBound
 from ecdiff_tune.study import files, left_out, trackers
 from ecdiff_tune.study.early import EarlyAnswers
@@ -77,10 +76,11 @@ class Stages:
         stage, spec, progress = space.stage, self.study.spec, self.study.progress
         most = self.call_bounds(space)
         alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
-        progress.log(self.effort(stage_name(stage), space.p, [most]) + alone)
+        title = "placed calls" if spec.kind.places else stage_name(stage)
+        progress.log(self.effort(title, space.p, [most]) + alone)
         num_prompts = len(self.references.most_prompts)
         seconds = self.total_seconds(most)
-        progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
+        progress.start_stage(title, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
         each, time_left = (0.0, 0.0), progress.time_left
         if time_left is not None:
             calls = self.total_calls(most)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.serving import packet
 from ecdiff_core.serving.commands import with_extra
-from ecdiff_core.serving.handoff import facts_of
+from ecdiff_core.serving.handoff_form import facts_of
 from ecdiff_core.serving.seconds import SERVED
 from ecdiff_core.serving.token_file import find_token
 from ecdiff_tune.evaluation import latency

@@ -10,7 +10,7 @@ from pathlib import Path
 from ecdiff_core.io.text import counted
 from ecdiff_core.models.pair import EMBEDDED, Pair
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.data import calibration, long_prompts
+from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.divided_batches import DividedBatches, division
 from ecdiff_tune.evaluation.evaluator import Evaluator
@@ -201,7 +201,7 @@ def _opening(spec: StudySpec, pipe: ECDiffPipeline, prompts: int, heldout: int) 
 def _notes(spec: StudySpec, pipe: ECDiffPipeline, prompts: Sequence[str]) -> Iterator[str]:
     """What may not be as it was meant."""
     yield from pipe.pair.notes
-    if cut := long_prompts.note(pipe.pair.family, prompts):
+    if cut := calibration.note_cut(pipe.pair.family, prompts):
         yield cut
     scale = spec.sampling.guidance_scale
     if scale < 1:

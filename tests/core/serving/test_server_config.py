@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ecdiff_core.errors import CloudError
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.server_config import read_config
 
 from ...refusals import refused

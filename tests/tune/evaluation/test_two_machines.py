@@ -13,8 +13,8 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import CloudUnavailableError
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import Plan
-from ecdiff_core.serving.handoff import facts_of
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.handoff_form import facts_of
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.server_config import ServerConfig
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation import two_machines

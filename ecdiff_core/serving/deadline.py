@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.front import FrontRow
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.serving.handoff import HandoffForm
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.handoff_form import HandoffForm
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.packet import Encoding, Form, size_bytes
 from ecdiff_core.serving.seconds import Timings
 

@@ -16,9 +16,9 @@ from ecdiff_core.errors import CloudError, ParamsError
 from ecdiff_core.front import FrontRow
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.serving import client as client_module
-from ecdiff_core.serving.choice import Costs, choose
-from ecdiff_core.serving.handoff import HandoffForm
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.deadline import Costs, choose
+from ecdiff_core.serving.handoff_form import HandoffForm
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.packet import size_bytes
 from ecdiff_core.serving.seconds import edge_timings
 
