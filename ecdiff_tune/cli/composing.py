@@ -20,15 +20,10 @@ from ecdiff_core.errors import nearest
 from ecdiff_tune.cli import COMMANDS, restore, unheeded
 from ecdiff_tune.cli.arguments import quoting_hint, written_out
 from ecdiff_tune.cli.hydra_configs import primary_config
-<<<<<<< HEAD
 from ecdiff_tune.config import Settings, SettingsError, composed
 from ecdiff_tune.config.groups import LoraSettings
-from ecdiff_tune.config.names import unknown_setting
-=======
-from ecdiff_tune.cli.hydra_messages import one_line
-from ecdiff_tune.config import Settings, SettingsError, composed, fitting
 from ecdiff_tune.config.idle import idle
->>>>>>> first15
+from ecdiff_tune.config.names import unknown_setting
 from ecdiff_tune.data.conf_folder import config_folder
 
 _ALONE = threading.Lock()
@@ -59,16 +54,11 @@ def settings_of(
     elif kind.divides:
         config = restore.with_own_search(config, overrides, log)
     chosen = composed.from_config(config, overrides, log)
-<<<<<<< HEAD
-    if idle := unheeded(command, composed.keys_of(overrides)):
-        log(f"note: {command} does not go by {', '.join(idle)}.")
-=======
-    given = fitting.keys_of(overrides)
+    given = composed.keys_of(overrides)
     if unread := unheeded(command, given):
         log(f"note: {command} does not go by {', '.join(unread)}.")
     for line in idle(chosen, given) if kind.searches else ():
         log(line)
->>>>>>> first15
     return chosen
 
 
