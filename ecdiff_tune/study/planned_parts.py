@@ -15,6 +15,8 @@ from ecdiff_tune.study.time_left import TimeLeft
 
 CLOUD_SHARE, EDGE_SHARE = 0.18, 0.13
 """Calls of a generation as shares of T, until the forecast says which configs are measured."""
+PAGE_SECONDS = 3.0
+"""Of the figures and the page, which calls no model."""
 KEPT = 0.7
 """Of those that race, who is left after a rung."""
 SHOWN = 8
@@ -23,7 +25,7 @@ SHOWN = 8
 
 def planned_parts(study: OpenStudy, references: References, latency: LatencyProfile) -> TimeLeft:
     """What ``tune`` will do in this run; each part says more exactly what it takes when it begins."""
-    left = TimeLeft(study.spending, latency)
+    left = TimeLeft(study.spending, latency, PAGE_SECONDS)
     plan_search(left, study, references, stage_name("joint"), *_calls(study, _generations(study, references)))
     if not (study.path / files.SAMPLES_GRID).is_file():
         steps, heldout = study.spec.num_steps, len(references.heldout_prompts)
