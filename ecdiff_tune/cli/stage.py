@@ -203,7 +203,8 @@ class Stages:
         seconds = "" if self.study.progress.time_left else f", about {duration(self.total_seconds(bounds))}"
         return (
             f"{what}: up to {counted(trials, 'trial')}, {cloud:,} cloud and {edge:,} edge calls{seconds} "
-            "if all are needed" + ("" if spec.kind.places else f" (p = {p})")
+            + ("while the forecast holds" if spec.kind.climbs else "if all are needed")
+            + ("" if spec.kind.places else f" (p = {p})")
         )
 
     def total_seconds(self, bounds: Sequence[CallBound]) -> float:
