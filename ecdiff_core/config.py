@@ -11,7 +11,7 @@ from typing import Any
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
 from ecdiff_core.front import FrontRow, whole_params
 from ecdiff_core.io import checked_yaml
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import PairSpec

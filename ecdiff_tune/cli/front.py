@@ -22,13 +22,13 @@ def measure_front(stages: Stages, space: Space) -> None:
     lacking = [one for one in configs if evaluator.missing([one], prompts)]
     if not lacking:
         return
-    calls = [prompts * side for side in evaluator.most_calls([one.candidate for one in lacking])]
+    cloud, edge = (prompts * side for side in evaluator.most_calls([one.candidate for one in lacking]))
     progress.log(
         f"front: {counted(len(lacking), 'config')} of other seconds and cloud calls on "
-        f"{counted(prompts, 'prompt')}, {calls[0]:,} cloud and {calls[1]:,} edge calls at most (search.front)"
+        f"{counted(prompts, 'prompt')}, {cloud:,} cloud and {edge:,} edge calls at most (search.front)"
     )
     if progress.time_left is not None:
-        progress.time_left.plan(FRONT, *calls, prompts * len(lacking))
+        progress.time_left.plan(FRONT, cloud, edge, prompts * len(lacking))
     with study.spending.part(FRONT):
         missing = evaluator.missing(lacking, prompts)
         progress.start_task("front on the first prompts", prompts, prompts - missing)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.front import FrontRow
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.sampling.plan import Handoff
 from ecdiff_tune.cli.rerank import within_limits, written_lines
 from ecdiff_tune.cli.study_spec import study_spec

@@ -48,6 +48,7 @@ def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
         extend=search.extend,
         front=search.front,
         by_hand=settings.params.alpha is not None,
+        fewer_steps=settings.heldout.fewer_steps,
         handoff_adapters=settings.handoff_adapters,
         p=None if settings.params.p == AUTO else int(settings.params.p),
         weights=Weights(objective.w1, objective.w2, objective.w3, cast(BurdenOf, objective.burden)),
