@@ -24,7 +24,7 @@ def schedule(space: Space, context: Context) -> Search:
 
 
 def in_turn(ranked: Sequence[Candidate], num_steps: int) -> list[Candidate]:
-    """One of each kind, then the second of each, and so on: placements by estimator, with and without an edge,
+    """One of each kind, then the second of each, and so on: placements by estimator with and without edge,
     and the (p, k).
 
     The forecast ranks placements of one estimator well, estimators among one another less well.
