@@ -48,6 +48,7 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     """Held-out score, YAML, table, images and page; the last lines that a command prints."""
     study, references = stages.study, stages.references
     heldout = None
+    measure_front(stages, found.space)  # before the YAML, which says what all that was measured tells
     stages.early.found(config_of_winner(stages, found))
     if len(references.heldout_prompts):
         with study.spending.part(HELDOUT):
@@ -57,7 +58,6 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
         config = _with_fewer_steps(study, pair, references, config, heldout)
     config.save(study.path / files.CONFIG)
     write_text(study.path / files.TABLE5, tables.table5([config]))
-    measure_front(stages, found.space)
     with study.spending.part(SAMPLES):
         shown = references.shown()
         study.progress.start_task(files.SAMPLES_GRID, SHOWN)
