@@ -165,11 +165,11 @@ def _command(arguments: Sequence[str]) -> int:
         refuse_deletions(rest)
         with swept_to_scratch(rest) as more:
             sys.argv = [f"ecdiff-tune {command}", *rest, *more]
+            if "torch" not in sys.modules:  # which takes seconds, diffusers more
+                print("ecdiff: loading …", file=sys.stderr, flush=True)
             if {"-h", "--help"} & set(rest):
                 _print_settings(command)
             else:
-                if "torch" not in sys.modules:  # which takes seconds, diffusers more
-                    print("ecdiff: loading …", file=sys.stderr, flush=True)
                 _run(command)
 
     return run_command(work, "; run the same command again to go on from here")

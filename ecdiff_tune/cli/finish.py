@@ -21,6 +21,7 @@ from ecdiff_tune.report.paper_figures import noise_change
 from ecdiff_tune.report.result import beaten_note, command, made_by, result_lines
 from ecdiff_tune.study import files, recorded, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
+from ecdiff_tune.study.planned_parts import SHOWN
 from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.references import References
 from ecdiff_tune.study.spending import HELDOUT, SAMPLES
@@ -59,7 +60,9 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     measure_front(stages, found.space)
     with study.spending.part(SAMPLES):
         shown = references.shown()
+        study.progress.start_task(files.SAMPLES_GRID, SHOWN)
         samples.write(study.path, stages.evaluator, shown, found.winner)
+    study.progress.end_stage()
     samples.write_edge_alone(study.path, shown, study.progress)
     log_result(stages, config)
     record = recorded.load(study.spec)

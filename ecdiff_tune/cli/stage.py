@@ -25,6 +25,7 @@ from ecdiff_tune.objective import Scorer, Stage, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Ask, Cost, Records
+from ecdiff_tune.search.climb import FAR
 from ecdiff_tune.search.in_step import Predict, in_step
 from ecdiff_tune.search.spaces import GridSpace, ScheduleSpace
 from ecdiff_tune.search.upper_bound import CallBound
@@ -37,9 +38,6 @@ from ecdiff_tune.study.planned_parts import plan_rest, plan_search
 from ecdiff_tune.study.process_setup import thumbnails
 from ecdiff_tune.study.progress import describe, duration
 from ecdiff_tune.study.references import References
-
-FAR = 0.05
-"""SSIM between predicted and measured, from which on a forecast misleads: configs differ by less."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Stages:
             tracked.winner(winner)
         progress.end_stage()
         self._end_race(len(winner.measurements))
-        self._doubt_forecast(winner)
+        self._doubt_forecast(winner, trials)
         space = spaces[-1]
         if spec.kind.walks and len(trials) < len(space.grid):
             left = len(space.grid) - len(trials)
@@ -149,9 +147,16 @@ class Stages:
                 "then whatever is measured to be better"
             )
 
-    def _doubt_forecast(self, winner: Trial) -> None:
-        """Say where the winner is far from what was predicted of it: a better config may not have raced."""
+    def _doubt_forecast(self, winner: Trial, trials: Sequence[Trial]) -> None:
+        """Say where the forecast misleads: what was measured beside, or that a better config may not have
+        been."""
         if winner.stage == 1 or not self.study.spec.kind.predicts:
+            return
+        if (more := len(trials) - self.study.spec.options.finalists) > 0 and self.study.spec.kind.climbs:
+            self.study.progress.log(
+                f"the forecast misleads here, by more than {FAR:g} SSIM: {counted(more, 'more config')} were "
+                "measured, the best of every kind and the neighbours of the best"
+            )
             return
         try:
             (quality,) = self._predict([winner.candidate])
@@ -160,8 +165,9 @@ class Stages:
         if math.isfinite(quality) and abs(quality - winner.quality) > FAR:
             self.study.progress.log(
                 f"note: the winner's quality was predicted as {shown(quality)} and is "
-                f"{shown(winner.quality)}: the forecast misleads here, and a better config may not have "
-                "raced. search.finalists=N lets more race; search=race search.joint=true goes without one"
+                f"{shown(winner.quality)}: the forecast misleads here, and a better config may not "
+                "be among those measured. search.finalists=N lets more race; search=race search.joint=true "
+                "goes without one"
             )
 
     def _end_race(self, prompts: int) -> None:
@@ -196,7 +202,8 @@ class Stages:
         seconds = "" if self.study.progress.time_left else f", about {duration(self.total_seconds(bounds))}"
         return (
             f"{what}: up to {counted(trials, 'trial')}, {cloud:,} cloud and {edge:,} edge calls{seconds} "
-            "if all are needed" + ("" if spec.kind.places else f" (p = {p})")
+            + ("while the forecast holds" if spec.kind.climbs else "if all are needed")
+            + ("" if spec.kind.places else f" (p = {p})")
         )
 
     def total_seconds(self, bounds: Sequence[CallBound]) -> float:

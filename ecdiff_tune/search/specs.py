@@ -35,6 +35,7 @@ class SearchSpec:
             forecast chooses who races, and the race decides between near equals.
         walks: it may end without having measured its whole grid, and gives no reason for what is left.
         ends_early: its race may end before all prompts (``calibration.until``), at once.
+        climbs: where its forecast misleads it goes on from neighbour to neighbour.
         places: it lists the real steps itself, in place of p and k.
         is_optuna: its trials are those of an Optuna study, which keeps images of them.
         limits: those of ``LIMITS`` that it heeds.
@@ -53,6 +54,7 @@ class SearchSpec:
     needs_forecast: bool = False
     walks: bool = False
     ends_early: bool = False
+    climbs: bool = False
     places: bool = False
     is_optuna: bool = False
     limits: tuple[str, ...] = ()
@@ -61,7 +63,8 @@ class SearchSpec:
     @property
     def reads(self) -> tuple[str, ...]:
         """The settings of ``search.`` that it goes by."""
-        return ("name", *self.own, *self.limits)
+        front = ("front",) if self.needs_forecast else ()
+        return ("name", *self.own, *front, *self.limits)
 
 
 def _optuna(space: Any, context: Context) -> Search:
@@ -109,6 +112,7 @@ SEARCHES: dict[str, SearchSpec] = {
         predicts=True,
         needs_forecast=True,
         ends_early=True,
+        climbs=True,
         own=(*_JOINT_GRID, "finalists", *_TESTS),
     ),
     "schedule": SearchSpec(

@@ -17,6 +17,8 @@ CLOUD_SHARE, EDGE_SHARE = 0.18, 0.13
 """Calls of a generation as shares of T, until the forecast says which configs are measured."""
 FRONT_CLOUD_SHARE = 0.25
 """The same of the front's cloud calls, which are spread over what there is."""
+PAGE_SECONDS = 3.0
+"""Of the figures and the page, which calls no model."""
 KEPT = 0.7
 """Of those that race, who is left after a rung."""
 SHOWN = 8
@@ -25,7 +27,7 @@ SHOWN = 8
 
 def planned_parts(study: OpenStudy, references: References, latency: LatencyProfile) -> TimeLeft:
     """What ``tune`` will do in this run; each part says more exactly what it takes when it begins."""
-    left = TimeLeft(study.spending, latency)
+    left = TimeLeft(study.spending, latency, PAGE_SECONDS)
     plan_search(left, study, references, stage_name("joint"), *_calls(study, _generations(study, references)))
     if not (study.path / files.SAMPLES_GRID).is_file():
         steps, heldout = study.spec.num_steps, len(references.heldout_prompts)

@@ -21,10 +21,13 @@ class TimeLeft:
     else the machine does, is seen in what this run has spent. What is in the ledger already is not planned,
     so that a resumed run is right too. A batch may take minutes, and is spent only once it is done: the calls
     of the one under way are those that ``called`` was told of.
+
+    Args:
+        last: seconds of what comes in the end and calls no model.
     """
 
-    def __init__(self, spending: Spending, latency: LatencyProfile) -> None:
-        self._spending, self._latency = spending, latency
+    def __init__(self, spending: Spending, latency: LatencyProfile, last: float = 0.0) -> None:
+        self._spending, self._latency, self._last = spending, latency, last
         self._planned: dict[str, float] = {}
         self._under_way, self._counted = Counter[str](), Counter(spending.calls)
 
@@ -67,7 +70,7 @@ class TimeLeft:
         if not done:
             return None
         spent = sum(self._spending.of(part)[1] for part in self._planned if self._done(part))
-        return left * spent / done
+        return left * spent / done + self._last
 
     def share(self) -> float:
         """Of the work that is done, 0 … 1."""
