@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, get_args
 
 from ecdiff_core import __version__
 from ecdiff_core.errors import CloudUnavailableError, OutputError, ParamsError
+from ecdiff_core.io.atomic_files import replacing
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
-from ecdiff_core.io.files import replacing
 from ecdiff_core.io.text import is_unicode, visible
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Mode, Plan
-from ecdiff_core.serving.cloud_option import add_cloud, fall_back, remote_cloud, within_deadline
+from ecdiff_core.serving.cloud_option import add_cloud, check_cloud, fall_back, remote_cloud, within_deadline
 from ecdiff_core.serving.commands import add_link, add_serve, link, serve
 
 if TYPE_CHECKING:
@@ -179,7 +179,9 @@ def generate(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ecdiff_core.config import TunedConfig
+    from ecdiff_core.models.find import find_configs
     from ecdiff_core.models.memory import Batches, Memory, keep_freed_memory
+    from ecdiff_core.models.pair_files import family_of
     from ecdiff_core.pipeline import ECDiffPipeline
 
     if args.batch_size < 1:
@@ -199,6 +201,9 @@ def generate(args: argparse.Namespace) -> None:
     except OSError as error:
         line = f"Cannot write to --out {args.out}: {error.strerror}."
         raise OutputError(line, key="--out", got=str(args.out)) from error
+    if family_of(find_configs(config.pair.cloud)).media == "video":
+        check_writer()
+    lost = check_cloud(cloud, args)
     pipe = ECDiffPipeline.from_config(
         config,
         device=args.device,
@@ -207,14 +212,14 @@ def generate(args: argparse.Namespace) -> None:
         check_weights=not args.any_weights,
         cloud=cloud,
     )
+    if lost is not None:
+        fall_back(pipe, lost)
     pipe = within_deadline(pipe, args)
     early = [f"the config is an early answer: {config.basis}"] if config.basis else []
     for note in (*early, *pipe.pair.notes):
         print(f"note: {note}", file=sys.stderr)
     if pipe.device.type == "cpu":
         keep_freed_memory()
-    if pipe.pair.family.media == "video":
-        check_writer()
     spent: list[Seconds] = []
     plan = pipe.plan(args.mode)
     bar = tqdm(unit="step", disable=not sys.stderr.isatty(), leave=False)

@@ -66,7 +66,7 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune.cli import composing, hydra_configs, hydra_messages
+    from ecdiff_tune.cli import composing, hydra_configs
     from ecdiff_tune.config import names
 
     kind = COMMANDS[command]
@@ -99,7 +99,7 @@ def _run(command: str) -> None:
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        raise CommandLineError(hydra_messages.one_line(error), key="arguments", got=sys.argv[1:]) from error
+        raise CommandLineError(composing.one_line(error), key="arguments", got=sys.argv[1:]) from error
     except OSError as error:
         if begun or isinstance(error, BrokenPipeError):
             raise

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.console import quiet_libraries, run_command
-from ecdiff_core.io.files import write_text
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join_prompts, take, take_prompts

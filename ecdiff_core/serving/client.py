@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import secrets
 import time
 import weakref
@@ -21,11 +21,11 @@ from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
-from ecdiff_core.sampling.plan import Action, Mode
+from ecdiff_core.sampling.plan import Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
-from ecdiff_core.serving.choice import Costs, choose
-from ecdiff_core.serving.handoff import HandoffForm, facts_of
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.deadline import Costs, choose
+from ecdiff_core.serving.handoff_form import HandoffForm, facts_of
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.packet import (
     Encoding,
     Form,
@@ -35,12 +35,14 @@ from ecdiff_core.serving.packet import (
     size_bytes,
     write_packet,
 )
-from ecdiff_core.serving.seconds import edge_timings, timings_of
+from ecdiff_core.serving.seconds import edge_timings
+from ecdiff_core.serving.server_config import ServerConfig, read_config
 from ecdiff_core.serving.transport import Answer, RefusedError, Retry, Transport
 from ecdiff_core.tuned_pair import Prepared
 
 T = TypeVar("T")
-_SESSION = "Ecdiff-Session"
+_SESSION, _NAME = "Ecdiff-Session", re.compile(r"[\w-]{16,64}", re.ASCII)
+"""The header with a session's name, and what a name is."""
 _FEW = 3
 """Measurements of the link, where somebody waits."""
 _MOST_BYTES = 2**23
@@ -118,17 +120,17 @@ class RemoteCloud:
         denoise = self._denoiser(pipe, mode, sessions, lambda row: one(row)[2]) if sessions else None
         return Prepared(state, conditioning, denoise)
 
-    def config(self) -> dict[str, Any]:
-        """What the server tells of itself: ``facts``, ``seconds_per_call``, versions; a round trip."""
+    def config(self) -> ServerConfig:
+        """What the server tells of itself; a round trip.
+
+        Raises:
+            CloudError: the server refuses, or is none of ``ecdiff serve`` of this version.
+            CloudUnavailableError: it cannot be had.
+        """
         began = time.perf_counter()
         answer = self._http.ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
-        try:
-            facts: dict[str, Any] = dict(json.loads(answer.content))
-        except (ValueError, TypeError, RecursionError) as error:
-            line = f"{self.url} does not answer as a server of ecdiff serve does."
-            raise CloudError(line, key=self.url) from error
-        return facts
+        return read_config(answer.content, self.url)
 
     def within(self, pipe: ECDiffPipeline, deadline: float) -> ECDiffPipeline:
         """The best config of the pipeline's front with which an image takes at most ``deadline`` seconds.
@@ -141,7 +143,7 @@ class RemoteCloud:
             CloudError, CloudUnavailableError: the server refuses, or cannot be had.
         """
         form = self._form(pipe, "ecdiff").form
-        served = timings_of(self.config(), self.url)
+        served = self.config().timings
         round_trip, mbps = self.measure(_FEW, min(_MOST_BYTES, size_bytes(form, self._encoding)))
         costs = Costs({**served, **edge_timings(pipe)}, round_trip, mbps, self._encoding)
         found = choose(pipe, costs, deadline)
@@ -149,7 +151,12 @@ class RemoteCloud:
         return found.pipe
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
-        """Round trip in seconds, and megabits a second downwards; a first request of each is not counted."""
+        """Round trip in seconds, and megabits a second downwards; a first request of each is not counted.
+
+        Raises:
+            CloudError, CloudUnavailableError: the server refuses, cannot be had, or sends another number of
+                bytes than it is asked for.
+        """
         self._http.ask("GET", "/health/live")
         trips, rates = [], []
         for _ in range(repeats):
@@ -161,6 +168,9 @@ class RemoteCloud:
             began = time.perf_counter()
             got = len(self._http.ask("GET", "/v1/bytes", size_bytes, params={"count": size_bytes}).content)
             took = time.perf_counter() - began - trip.median
+            if got != size_bytes:
+                line = f"{self.url} sent {got} bytes, not {size_bytes}: it is no server of ecdiff serve."
+                raise CloudError(line, key=self.url, got=got, expected=f"{size_bytes} bytes")
             if number:
                 rates.append(8e-6 * got / max(took, 1e-6))
         return trip, Spread.of(rates)
@@ -181,9 +191,22 @@ class RemoteCloud:
 
         def read(answer: Answer) -> _HandedOver:
             state, conditioning, _ = form.read(answer.content, self._encoding, {"seed": str(seed)})
-            return state, conditioning, answer.headers.get(_SESSION)
+            session = self._session(answer) if form.plan.later_cloud_steps else None
+            return state, conditioning, session
 
         return self._ask_and_read("/v1/handoff", read, form.form.most_bytes, json=asked)
+
+    def _session(self, answer: Answer) -> str:
+        name = answer.headers.get(_SESSION)
+        if name is None or not _NAME.fullmatch(name):
+            raise CloudError(
+                f"The answer of {self.url} names no session, which this plan comes back to.",
+                key=_SESSION,
+                got=name,
+                expected="16 to 64 letters and digits",
+                advice="Let what lies between pass the header on; give both machines one ecdiff.",
+            )
+        return name
 
     def _denoiser(
         self,
@@ -198,8 +221,7 @@ class RemoteCloud:
             begin_again: hands a row over once more, and names its new session.
         """
         plan, timesteps = self._form(pipe, mode).plan, pipe.scheduler.timesteps
-        later = [i for i in range(plan.first_edge_step, plan.num_steps) if plan.steps[i] is Action.CLOUD]
-        numbers = {float(timesteps[step]): step for step in later}
+        numbers = {float(timesteps[step]): step for step in plan.later_cloud_steps}
         noise_dtype = pipe.pair.family.noise_dtype or get_dtype(pipe.config.sampling.dtype)
 
         def denoise(latents: Tensor, timestep: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
+from ecdiff_core.io.text import visible
 from ecdiff_core.serving.commands import add_cacert, add_token, with_extra
 
 if TYPE_CHECKING:
@@ -70,12 +71,32 @@ def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
     )
 
 
+def check_cloud(cloud: RemoteCloud | None, args: argparse.Namespace) -> CloudUnavailableError | None:
+    """See that the server answers and takes the token, before anything is loaded for it.
+
+    Returns:
+        why it cannot be had, where ``--fallback edge`` goes on without it.
+
+    Raises:
+        CloudError, CloudUnavailableError: it refuses, or cannot be had.
+    """
+    if cloud is None:
+        return None
+    try:
+        cloud.config()
+    except CloudUnavailableError as error:
+        if args.fallback != "edge":
+            raise
+        return error
+    return None
+
+
 def within_deadline(pipe: ECDiffPipeline, args: argparse.Namespace) -> ECDiffPipeline:
     """The pipeline with the config of its front that ``--deadline`` allows.
 
     Without a front, and for baselines, it stays as it is: the deadline is the cloud's alone.
     """
-    if args.deadline is None or pipe.config.front is None or args.mode != "ecdiff":
+    if args.deadline is None or pipe.cloud is None or pipe.config.front is None or args.mode != "ecdiff":
         return pipe
     try:
         pipe = pipe.within(args.deadline)
@@ -93,6 +114,6 @@ def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:
     from ecdiff_core.models.devices import get_dtype
     from ecdiff_core.models.one_side import load_text_encoders
 
-    print(f"note: {error} The edge's model does all steps.", file=sys.stderr)
+    print(f"note: {visible(str(error))} The edge's model does all steps.", file=sys.stderr)
     load_text_encoders(pipe.pair, get_dtype(pipe.config.sampling.dtype))
     pipe.cloud = None

@@ -20,6 +20,7 @@ from ecdiff_core.errors import ECDiffError, ParamsError
 from ecdiff_core.io.console import leave_stdout, quiet_libraries
 
 if TYPE_CHECKING:
+    from ecdiff_core.config import TunedConfig
     from ecdiff_core.pipeline import ECDiffPipeline
 
 AUTO = "auto"
@@ -116,9 +117,9 @@ def serve(args: argparse.Namespace) -> None:
     quiet_libraries()
     with with_extra():
         from ecdiff_core.serving.limits import Limits
-        from ecdiff_core.serving.server import Listen, make_server
-    from ecdiff_core.models.memory import keep_freed_memory
-    from ecdiff_core.pipeline import ECDiffPipeline
+        from ecdiff_core.serving.server import Listen, bound, make_server
+    from ecdiff_core.config import TunedConfig
+    from ecdiff_core.methods.in_pair import check_one_machine
     from ecdiff_core.serving.token_file import find_token
 
     token = find_token(args.token_file)
@@ -127,29 +128,38 @@ def serve(args: argparse.Namespace) -> None:
     finds_size = args.batch_size == AUTO
     if args.batch_size is not None and not finds_size:
         asked["batch_size"] = args.batch_size
-    limits = Limits(**asked)
+    limits, config = Limits(**asked), TunedConfig.load(args.config)
+    check_one_machine(config.method)
+    with bound(listen) as sockets:
+        pipe = _load(config, args)
+        if finds_size:
+            limits = replace(limits, batch_size=_fastest_size(pipe, Path(args.config)))
+        whom = "for who has the token" if token else "for this machine"
+
+        def log(url: str) -> None:
+            try:
+                print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
+            except OSError as error:  # a full disk: no reason not to serve
+                print(f"note: serving at {url}; stdout: {error.strerror}", file=sys.stderr)
+                leave_stdout()
+
+        make_server(pipe, listen, limits, log).run(sockets)
+    print("stopped; what was under way is done", file=sys.stderr)
+
+
+def _load(config: TunedConfig, args: argparse.Namespace) -> ECDiffPipeline:
+    """The cloud's side."""
+    from ecdiff_core.models.memory import keep_freed_memory
+    from ecdiff_core.pipeline import ECDiffPipeline
+
     pipe = ECDiffPipeline.from_config(
-        args.config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
+        config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
     )
+    for note in pipe.pair.notes:
+        print(f"note: {note}", file=sys.stderr)
     if pipe.device.type == "cpu":
         keep_freed_memory()
-    if finds_size:
-        limits = replace(limits, batch_size=_fastest_size(pipe, Path(args.config)))
-
-    def log(url: str) -> None:
-        whom = "for who has the token" if token else "for this machine"
-        try:
-            print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
-        except OSError as error:  # a full disk: no reason not to serve
-            print(f"note: serving at {url}; stdout: {error.strerror}", file=sys.stderr)
-            leave_stdout()
-
-    server = make_server(pipe, listen, limits, log)
-    server.run()
-    if not server.started:
-        line = f"Cannot listen on {args.host}:{args.port}; the line above says why."
-        raise ECDiffError(line, key="--port", got=args.port)
-    print("stopped; what was under way is done", file=sys.stderr)
+    return pipe
 
 
 def _size(text: str) -> int | str:

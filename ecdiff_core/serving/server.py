@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,9 @@ from ecdiff_core.serving.app import Service, create_app
 from ecdiff_core.serving.cloud_side import Sides
 from ecdiff_core.serving.guard import Guard, is_loopback
 from ecdiff_core.serving.limits import Limits
+
+_LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Of one address of a name, where this machine has others."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,51 @@ def _check_certificate(certfile: Path, keyfile: Path | None) -> None:
         ) from error
 
 
+@contextmanager
+def bound(listen: Listen) -> Iterator[list[socket.socket]]:
+    """Sockets that hold the address for a server to come; nobody can connect before it runs.
+
+    Raises:
+        ParamsError: the address is in use, or none of this machine's.
+    """
+    try:
+        found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(listen, error) from error
+    with ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        lacking: OSError | None = None
+        for family, kind, protocol, _, address in found if listen.port else found[:1]:
+            try:
+                one = stack.enter_context(socket.socket(family, kind, protocol))
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                one.bind(address)
+            except OSError as error:
+                if error.errno not in _LACKING:
+                    raise _cannot_listen(listen, error) from error
+                lacking = error
+            else:
+                sockets.append(one)
+        if lacking and not sockets:
+            raise _cannot_listen(listen, lacking) from lacking
+        yield sockets
+
+
+def _cannot_listen(listen: Listen, error: Exception) -> ParamsError:
+    number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or "no such name"
+    other_port = number in (errno.EADDRINUSE, errno.EACCES)
+    return ParamsError(
+        f"Cannot listen on {listen.host}:{listen.port}: {why}.",
+        key="--port" if other_port else "--host",
+        got={"host": listen.host, "port": listen.port},
+        advice="Give another --port; 0 is any that is free."
+        if other_port
+        else "Give an address of this machine; 0.0.0.0 is all of them.",
+    )
+
+
 class Server(uvicorn.Server):
     """uvicorn's, which says where it listens once it does, and gives up on who does not read.
 
@@ -77,12 +128,17 @@ class Server(uvicorn.Server):
         seconds: in which what was sent has to be taken (Linux).
     """
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None], seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listen: Listen, on_start: Callable[[str], None], seconds: float
+    ) -> None:
         super().__init__(config)
-        self._on_start, self._seconds = on_start, seconds
+        self._listen, self._on_start, self._seconds = listen, on_start, seconds
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
+        try:
+            await super().startup(sockets)  # type: ignore[arg-type]
+        except OSError as error:  # two that held one address began to listen at a time
+            raise _cannot_listen(self._listen, error) from error
         if self.started:
             self._limit_readers()
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -114,6 +170,8 @@ def make_server(
 ) -> Server:
     """A server of a pipeline; ``run()`` ends with SIGTERM or Ctrl-C, when what is under way is done.
 
+    ``run(sockets)`` takes those of ``bound``, in place of the address.
+
     Args:
         on_start: is called with the server's URL once it listens.
     """
@@ -133,4 +191,4 @@ def make_server(
         lifespan="on",
         timeout_graceful_shutdown=limits.drain_seconds,
     )
-    return Server(config, on_start, limits.reader_seconds)
+    return Server(config, listen, on_start, limits.reader_seconds)

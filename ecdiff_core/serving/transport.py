@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
-from ecdiff_core.serving.link import LinkMeter
+from ecdiff_core.io.text import visible
+from ecdiff_core.serving.link_meter import LinkMeter
 
 _AGAIN = (429, 503)
 """Answers of a server after which it is worth trying again."""
@@ -102,7 +103,7 @@ class Transport:
                 continue
             if response.is_success:
                 return answer
-            why = _detail(answer.content) or response.reason_phrase
+            why = visible(_detail(answer.content) or response.reason_phrase)
             if not _may_change(response):
                 line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
                 raise RefusedError(line, key=self.url, got=response.status_code)

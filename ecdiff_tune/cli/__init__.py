@@ -121,7 +121,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "errors": Command(
         "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
-        "cli.errors",
+        "cli.latent_errors",
         of_study=True,
         note=f"{_OWN}. Free are errors.*: num_prompts and noise\n"
         "take time, config is another YAML than the study's ecdiff.yaml.",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_config
-from ecdiff_tune.experiments import baselines, method_runs, summary, tables
+from ecdiff_tune.experiments import baselines, method_runs, summary
+from ecdiff_tune.experiments import paper_tables as tables
 from ecdiff_tune.experiments.baselines import Known
 from ecdiff_tune.experiments.method_measurements import MethodEvaluator, extra_metrics
 from ecdiff_tune.experiments.method_names import METHODS

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.cli import samples
+from ecdiff_tune.cli.front import measure_front
 from ecdiff_tune.cli.stage import Found, Stages
-from ecdiff_tune.evaluation.warm_up import falls
+from ecdiff_tune.evaluation.reference import falls
 from ecdiff_tune.experiments import fewer_steps
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import page, tables
@@ -56,6 +57,7 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
         config = _with_fewer_steps(study, pair, references, config, heldout)
     config.save(study.path / files.CONFIG)
     write_text(study.path / files.TABLE5, tables.table5([config]))
+    measure_front(stages, found.space)
     with study.spending.part(SAMPLES):
         shown = references.shown()
         study.progress.start_task(files.SAMPLES_GRID, SHOWN)

@@ -13,7 +13,7 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import nearest
 from ecdiff_core.models.devices import device_of_tensors
 from ecdiff_tune.config import SearchSettings, Settings, SettingsError
-from ecdiff_tune.config.fitting import fit_grids, keys_of
+from ecdiff_tune.config.composed import fit_grids, keys_of
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences, flat, read_state
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.text import counted
 from ecdiff_tune.config import SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -27,8 +27,7 @@ from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Ask, Cost, Records
 from ecdiff_tune.search.climb import FAR
 from ecdiff_tune.search.in_step import Predict, in_step
-from ecdiff_tune.search.schedule_space import ScheduleSpace
-from ecdiff_tune.search.spaces import GridSpace
+from ecdiff_tune.search.spaces import GridSpace, ScheduleSpace
 from ecdiff_tune.search.upper_bound import CallBound
 from ecdiff_tune.study import files, left_out, trackers
 from ecdiff_tune.study.early import EarlyAnswers

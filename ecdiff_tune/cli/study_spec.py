@@ -46,6 +46,7 @@ def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
         options=settings.search_options(),
         warm_start=search.warm_start,
         extend=search.extend,
+        front=search.front,
         by_hand=settings.params.alpha is not None,
         fewer_steps=settings.heldout.fewer_steps,
         handoff_adapters=settings.handoff_adapters,

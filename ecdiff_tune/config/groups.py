@@ -150,6 +150,11 @@ class SearchSettings:
     )
     margin: NotNegative = setting(0.0005, "objective that may be given away at a rung, to end sooner")
     finalists: AtLeast1 = setting(8, "how many of the best predicted configs race")
+    front: AtLeast0 = setting(
+        6,
+        "predict, joint, schedule: configs of other seconds and cloud calls, the best predicted, that are "
+        "measured on five prompts for pareto and the page; 0 is none",
+    )
     sampler: Annotated[str, OneOf(SAMPLERS)] = setting("tpe", "Optuna's sampler")
     trials: AtLeast1 = setting(50, "trials of the Optuna study; more of them go on with it")
     study_name: str | None = setting(None, "name in the storage; null is <pair>/<study>")

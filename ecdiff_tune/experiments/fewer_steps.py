@@ -9,14 +9,14 @@ from ecdiff_tune.evaluation.evaluator import Evaluator
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.experiments import baselines, method_runs
-from ecdiff_tune.experiments.methods import Method
+from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.study.config_sections import DIGITS, ssims_of
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.spending import FEWER_STEPS
 
 
-def fewer_steps(tuned: TunedConfig, pair: LoadedPair) -> Method | None:
+def fewer_steps(tuned: TunedConfig, pair: LoadedPair) -> ComparedMethod | None:
     """The cloud alone, with the study's own scheduler; None where that has no fewer steps, or makes none."""
     own = {scheduler: name for name, scheduler in baselines.FEWER.items()}
     name = own.get(tuned.sampling.scheduler, "fewer_own")

@@ -17,11 +17,11 @@ from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.evaluator import Generation
-from ecdiff_tune.experiments.methods import Method
+from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.study.open_study import OpenStudy
 
 
-def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:
+def pipeline(pair: Pair, method: ComparedMethod) -> ECDiffPipeline:
     """Inference with a method, but for its acceleration.
 
     Raises:
@@ -34,7 +34,7 @@ def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:
     return ECDiffPipeline(pair, TunedConfig(pair.spec, candidate.params, sampling))
 
 
-def generation(method: Method, pipe: ECDiffPipeline) -> Generation:
+def generation(method: ComparedMethod, pipe: ECDiffPipeline) -> Generation:
     """To be entered for each generation of a method."""
     choice, sampling = method.sampler.acceleration, pipe.config.sampling
     if choice is None:
@@ -42,7 +42,7 @@ def generation(method: Method, pipe: ECDiffPipeline) -> Generation:
     return partial(accelerated, pipe.pair, choice, pipe.num_steps, sampling.guidance_scale, pipe.scheduler)
 
 
-def obstacle(pair: Pair, method: Method) -> str | None:
+def obstacle(pair: Pair, method: ComparedMethod) -> str | None:
     """Why a method cannot be used with these models, or its scheduler makes too few steps for it; None where
     it can."""
     choice = method.sampler.acceleration
@@ -59,7 +59,7 @@ def time_methods(
     study: OpenStudy,
     pair: Pair,
     heldout: CalibrationSet,
-    methods: Sequence[Method],
+    methods: Sequence[ComparedMethod],
     tuned_with: Sampling,
     prompts: int,
 ) -> dict[str, float | None]:
@@ -98,7 +98,7 @@ def time_methods(
     }
 
 
-def _seconds(method: Method, pipe: ECDiffPipeline, prompt: str, seed: int) -> float | None:
+def _seconds(method: ComparedMethod, pipe: ECDiffPipeline, prompt: str, seed: int) -> float | None:
     """Of one image; None where it is not finite."""
     try:
         with generation(method, pipe)():

@@ -55,7 +55,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Result:
+class DialResult:
     """A value, and what is known of it.
 
     Args:
@@ -90,7 +90,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Found:
+class DialSearch:
     """What a search along a dial found.
 
     Args:
@@ -102,9 +102,9 @@ class Found:
         exact: whether nothing lies between these two.
     """
 
-    results: tuple[Result, ...]
-    best: Result | None
-    beyond: Result | None
+    results: tuple[DialResult, ...]
+    best: DialResult | None
+    beyond: DialResult | None
     good: float
     bad: float
     exact: bool
@@ -113,7 +113,7 @@ class Found:
 Measure = Callable[[float, int], Sequence[Seen]]
 
 
-def does_nothing(dial: Parameter, result: Result) -> bool:
+def does_nothing(dial: Parameter, result: DialResult) -> bool:
     """Whether a value leaves the images as they are: no call reuses anything, and where the pattern does not
     tell all that the dial does, no image differs."""
     return all(one.reused == 0 for one in result.seen) and (dial.shows or result.worst >= 1 - SAME)
@@ -125,7 +125,7 @@ def _qualities(seen: Sequence[Seen]) -> list[float]:
 
 def judge(
     value: float, measure: Measure, prompts: int, floor: Floor, whole: bool = False, glance: bool = False
-) -> Result:
+) -> DialResult:
     """Measure a value on more and more prompts, until it cannot keep the floor any more or all are measured.
 
     Args:
@@ -137,8 +137,8 @@ def judge(
     for count in counts[: 1 if glance else None]:
         seen = tuple(measure(value, count))
         if reason := missed(_qualities(seen), prompts, floor):
-            return Result(value, seen, False, reason)
-    return Result(value, seen, True)
+            return DialResult(value, seen, False, reason)
+    return DialResult(value, seen, True)
 
 
 def missed(qualities: Sequence[float], prompts: int, floor: Floor) -> str:
@@ -157,8 +157,13 @@ def missed(qualities: Sequence[float], prompts: int, floor: Floor) -> str:
 
 
 def search(
-    dial: Parameter, start: float, measure: Measure, prompts: int, floor: Floor, first: Result | None = None
-) -> Found:
+    dial: Parameter,
+    start: float,
+    measure: Measure,
+    prompts: int,
+    floor: Floor,
+    first: DialResult | None = None,
+) -> DialSearch:
     """The greatest value of a dial that keeps the floor; a greater value skips no less.
 
     Upwards a look at a part of the prompts is enough to go on; the value that this ends at is measured on
@@ -169,9 +174,9 @@ def search(
         start: where it begins.
         first: what is known of ``start``.
     """
-    results: dict[float, Result] = {}
-    best: Result | None = None
-    beyond: Result | None = None
+    results: dict[float, DialResult] = {}
+    best: DialResult | None = None
+    beyond: DialResult | None = None
     value: float | None = start
     for _ in range(MOST):
         if value is None and (best is None or len(best.seen) == prompts):
@@ -195,24 +200,24 @@ def search(
     end = -math.inf if best is None else _end(dial, best)
     begin = math.inf if beyond is None else _begin(beyond)
     good = best.value if best is not None and dial.kind == "int" else end
-    return Found(
+    return DialSearch(
         tuple(results.values()), best, beyond, good, begin, exact=math.isfinite(begin) and end >= begin
     )
 
 
-def _end(dial: Parameter, result: Result) -> float:
+def _end(dial: Parameter, result: DialResult) -> float:
     """The first greater value that may do something else."""
     if dial.kind == "int":
         return result.value + 1
     return max(result.value, min(one.high for one in result.seen))
 
 
-def _begin(result: Result) -> float:
+def _begin(result: DialResult) -> float:
     """The least value that fails in the same way."""
     return min(result.value, max(one.low for one in result.seen))
 
 
-def _next(dial: Parameter, best: Result | None, beyond: Result | None) -> float | None:
+def _next(dial: Parameter, best: DialResult | None, beyond: DialResult | None) -> float | None:
     if best is None:
         assert beyond is not None
         least = dial.low

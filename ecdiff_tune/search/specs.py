@@ -63,7 +63,8 @@ class SearchSpec:
     @property
     def reads(self) -> tuple[str, ...]:
         """The settings of ``search.`` that it goes by."""
-        return ("name", *self.own, *self.limits)
+        front = ("front",) if self.needs_forecast else ()
+        return ("name", *self.own, *front, *self.limits)
 
 
 def _optuna(space: Any, context: Context) -> Search:

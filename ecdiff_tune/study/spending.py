@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.evaluation.model_calls import KINDS
 
 LATENCY = "latency"
 REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
 FEWER_STEPS = "fewer steps"
 SAMPLES = "samples"
+FRONT = "front"
 """Parts that are no search; those that are have the names of ``search.spaces.SEARCHING``."""
 
 

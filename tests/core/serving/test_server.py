@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -222,6 +223,35 @@ def test_full_slow_and_gone(tiny_pipe: ECDiffPipeline, monkeypatch: pytest.Monke
             head = f"POST /v1/handoff HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
             stalled.sendall(f"{head}Content-Length: 99\r\n\r\nabc".encode())
             assert b" 408 " in stalled.recv(4096)
+
+
+def test_handoffs_side_by_side_begin_no_more_sessions_than_there_may_be(
+    tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails, and who goes away, gives the place back."""
+    bind = tiny_pipe.bind_cloud
+
+    def delayed(conditioning: Conditioning) -> Denoiser:
+        time.sleep(0.1)
+        return bind(conditioning)
+
+    monkeypatch.setattr(tiny_pipe, "bind_cloud", delayed)
+    with (
+        serving(tiny_pipe, sessions=2) as url,
+        httpx2.Client(base_url=url, headers=AUTHORIZED, timeout=20) as http,
+    ):
+
+        def status(_: int) -> int:
+            return http.post("/v1/handoff", json=BODY).status_code
+
+        for _ in range(3):
+            problem(http.post("/v1/handoff", json={**BODY, "deadline_seconds": 1e-6}), 503)
+            with pytest.raises(httpx2.ReadTimeout):
+                http.post("/v1/handoff", json=BODY, timeout=0.05)
+        while "ecdiff_running 0.0" not in http.get("/metrics").text:
+            time.sleep(0.02)
+        with ThreadPoolExecutor(6) as pool:
+            assert sorted(pool.map(status, range(6))) == [200] * 2 + [429] * 4
 
 
 def test_what_is_under_way_is_done_before_the_server_ends(

@@ -20,7 +20,7 @@ from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import verdict
-from ecdiff_tune.methods.dial import Floor, Found, Measure, Result, does_nothing, judge, search
+from ecdiff_tune.methods.dial import DialResult, DialSearch, Floor, Measure, does_nothing, judge, search
 from ecdiff_tune.methods.measure import MethodMeasurer, with_value
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
@@ -31,7 +31,7 @@ class Winner:
     """The setting of a method that skips most and keeps the floor."""
 
     choice: MethodChoice
-    result: Result
+    result: DialResult
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def tune(
     fixed: Values,
     measurer: MethodMeasurer,
     prompts: int,
-    floor: Callable[[Result | None], Floor],
+    floor: Callable[[DialResult | None], Floor],
     log: Callable[[str], None],
     presets: Mapping[str, Values] | None = None,
 ) -> Tuned:
@@ -156,7 +156,7 @@ def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
     return lambda value, count: measurer.measure(with_value(choice, value), count)
 
 
-def _report(choice: MethodChoice, found: Found, log: Callable[[str], None]) -> None:
+def _report(choice: MethodChoice, found: DialSearch, log: Callable[[str], None]) -> None:
     tried = [one.name for one in choice.method.parameters if one.grid and one.name != choice.method.dial]
     if tried:
         log(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
@@ -209,7 +209,7 @@ def config_of(
     winner: Winner,
     seconds: float,
     off: float,
-    heldout: Result | None,
+    heldout: DialResult | None,
     how: Values,
     seed: int,
 ) -> TunedConfig:
@@ -241,7 +241,7 @@ def config_of(
     )
 
 
-def _score(result: Result, seed: int) -> dict[str, object]:
+def _score(result: DialResult, seed: int) -> dict[str, object]:
     qualities = [one.quality for one in result.seen if one.quality is not None]
     return {
         "quality": round(result.quality, KEPT_DIGITS),
