@@ -20,7 +20,14 @@ from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Mode, Plan
-from ecdiff_core.serving.cloud_option import add_cloud, check_cloud, fall_back, remote_cloud, within_deadline
+from ecdiff_core.serving.cloud_option import (
+    add_cloud,
+    check_cloud,
+    check_options,
+    fall_back,
+    remote_cloud,
+    within_deadline,
+)
 from ecdiff_core.serving.commands import add_link, add_serve, link, serve
 
 if TYPE_CHECKING:
@@ -174,6 +181,14 @@ def _cloud_alone(plan: Plan, spent: Sequence[Seconds]) -> float | None:
 def generate(args: argparse.Namespace) -> None:
     """Run the command; prints a line an image and a closing line with calls and seconds."""
     # Torch and diffusers take seconds to import: --help and a mistyped option should not wait for them.
+    if args.batch_size < 1:
+        raise ParamsError(key="--batch-size", got=args.batch_size, expected=">= 1")
+    if args.fps < 1:
+        raise ParamsError(key="--fps", got=args.fps, expected=">= 1")
+    if not 0 <= args.seed <= MAX_SEED:
+        raise ParamsError(key="--seed", got=args.seed, expected=f"within 0 … {MAX_SEED}")
+    prompts = _prompts(args)
+    check_options(args)
     quiet_libraries()
     import torch
     from tqdm import tqdm
@@ -184,14 +199,7 @@ def generate(args: argparse.Namespace) -> None:
     from ecdiff_core.models.pair_files import family_of
     from ecdiff_core.pipeline import ECDiffPipeline
 
-    if args.batch_size < 1:
-        raise ParamsError(key="--batch-size", got=args.batch_size, expected=">= 1")
-    if args.fps < 1:
-        raise ParamsError(key="--fps", got=args.fps, expected=">= 1")
-    if not 0 <= args.seed <= MAX_SEED:
-        raise ParamsError(key="--seed", got=args.seed, expected=f"within 0 … {MAX_SEED}")
     memory = Memory(args.offload, args.vae_slicing, args.vae_tiling)
-    prompts = _prompts(args)
     cloud = remote_cloud(args)
     config = TunedConfig.load(args.config)
     try:

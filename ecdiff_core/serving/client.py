@@ -8,7 +8,6 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +24,7 @@ from ecdiff_core.sampling.plan import Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
 from ecdiff_core.serving.deadline import Costs, choose
 from ecdiff_core.serving.handoff_form import HandoffForm, facts_of
-from ecdiff_core.serving.link_meter import Spread
+from ecdiff_core.serving.link_meter import Spread, measure_link
 from ecdiff_core.serving.packet import (
     Encoding,
     Form,
@@ -37,6 +36,7 @@ from ecdiff_core.serving.packet import (
 )
 from ecdiff_core.serving.seconds import edge_timings
 from ecdiff_core.serving.server_config import ServerConfig, read_config
+from ecdiff_core.serving.side_by_side import side_by_side
 from ecdiff_core.serving.transport import Answer, RefusedError, Retry, Transport
 from ecdiff_core.tuned_pair import Prepared
 
@@ -47,8 +47,6 @@ _FEW = 3
 """Measurements of the link, where somebody waits."""
 _MOST_BYTES = 2**23
 """Of such a download; what the server gives at most."""
-_AT_A_TIME = 16
-"""Requests under way at once: the server batches them."""
 _HandedOver = tuple[SamplerState, Conditioning, str | None]
 """State, conditioning, and the name of the session where the plan asks for the cloud again."""
 
@@ -113,7 +111,7 @@ class RemoteCloud:
             negative = None if negative_prompts is None else negative_prompts[row]
             return self._hand_over(pipe, mode, prompts[row], negative, seeds[row])
 
-        parts = _side_by_side(one, range(len(prompts)))
+        parts = side_by_side(one, range(len(prompts)))
         state = join([state for state, _, _ in parts])
         conditioning = join_prompts([prompt for _, prompt, _ in parts])
         sessions = [session for _, _, session in parts if session is not None]
@@ -151,29 +149,8 @@ class RemoteCloud:
         return found.pipe
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
-        """Round trip in seconds, and megabits a second downwards; a first request of each is not counted.
-
-        Raises:
-            CloudError, CloudUnavailableError: the server refuses, cannot be had, or sends another number of
-                bytes than it is asked for.
-        """
-        self._http.ask("GET", "/health/live")
-        trips, rates = [], []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            self._http.ask("GET", "/health/live")
-            trips.append(time.perf_counter() - began)
-        trip = Spread.of(trips)
-        for number in range(repeats + 1):
-            began = time.perf_counter()
-            got = len(self._http.ask("GET", "/v1/bytes", size_bytes, params={"count": size_bytes}).content)
-            took = time.perf_counter() - began - trip.median
-            if got != size_bytes:
-                line = f"{self.url} sent {got} bytes, not {size_bytes}: it is no server of ecdiff serve."
-                raise CloudError(line, key=self.url, got=got, expected=f"{size_bytes} bytes")
-            if number:
-                rates.append(8e-6 * got / max(took, 1e-6))
-        return trip, Spread.of(rates)
+        """Round trip in seconds, and megabits a second downwards (``measure_link``)."""
+        return measure_link(self._http, repeats, size_bytes)
 
     def _hand_over(
         self, pipe: ECDiffPipeline, mode: Mode, prompt: str, negative: str | None, seed: int
@@ -239,7 +216,7 @@ class RemoteCloud:
                     sessions[row] = session
                     return ask(session)
 
-            return torch.cat(_side_by_side(one, range(len(sessions)))).to(latents.device)
+            return torch.cat(side_by_side(one, range(len(sessions)))).to(latents.device)
 
         return denoise
 
@@ -268,10 +245,3 @@ class RemoteCloud:
                 line = f"The answer of {self.url} is of no use: {error}"
                 raise kind(line, key=self.url, got=error.got, expected=error.expected) from error
         raise AssertionError
-
-
-def _side_by_side(work: Callable[[int], T], rows: Sequence[int]) -> list[T]:
-    if len(rows) == 1:
-        return [work(rows[0])]
-    with ThreadPoolExecutor(min(len(rows), _AT_A_TIME)) as pool:
-        return list(pool.map(work, rows))

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
 from ecdiff_core.io.text import visible
 from ecdiff_core.serving.commands import add_cacert, add_token, with_extra
+from ecdiff_core.serving.token_file import find_token
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.serving.client import RemoteCloud
 
 FALLBACKS = ("none", "edge")
+PACKETS = ("computed", "float16", "int8")
+"""``packet.Encoding``, which cannot be had without torch."""
 
 
 def add_cloud(add: Any) -> None:
@@ -32,8 +35,9 @@ def add_cloud(add: Any) -> None:
     add_cacert(add)
     add(
         "--packet",
+        choices=PACKETS,
         default="computed",
-        help="how numbers travel: computed, float16 or int8 (default computed)",
+        help="how numbers travel: as computed (default), or smaller",
     )
     add(
         "--deadline",
@@ -50,24 +54,38 @@ def add_cloud(add: Any) -> None:
     )
 
 
-def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
-    """The server that ``generate`` is to ask; None without ``--cloud``."""
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse what can be seen without torch to be wrong.
+
+    Raises:
+        ParamsError: an option is out of range, or goes with ``--cloud``.
+    """
     if args.cloud is None:
         for name in ("token_file", "cacert", "deadline"):
             if getattr(args, name) is not None:
                 line = f"--{name.replace('_', '-')} goes with --cloud URL."
                 raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
-        return None
+        return
     with with_extra():
-        from ecdiff_core.serving.client import RemoteCloud
-    from ecdiff_core.serving.packet import check_encoding
-    from ecdiff_core.serving.token_file import find_token
-
+        from ecdiff_core.serving.transport import check_url
+    check_url(args.cloud)
     if args.deadline is not None and not 0 < args.deadline < math.inf:
         raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds, and finite")
-    token, packet = find_token(args.token_file), check_encoding(args.packet)
+    find_token(args.token_file)
+
+
+def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
+    """The server that ``generate`` is to ask; None without ``--cloud``."""
+    if args.cloud is None:
+        return None
+    from ecdiff_core.serving.client import RemoteCloud
+
     return RemoteCloud(
-        args.cloud, token, packet=packet, deadline_seconds=args.deadline, verify=args.cacert or True
+        args.cloud,
+        find_token(args.token_file),
+        packet=args.packet,
+        deadline_seconds=args.deadline,
+        verify=args.cacert or True,
     )
 
 

@@ -92,8 +92,13 @@ def from_config(
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
     """The settings and groups that overrides of a command line set."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [one.key_or_group for one in parsed]
+    return [_key_of(one) for one in overrides]
+
+
+@cache
+def _key_of(override: str) -> str:
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    return parsed.key_or_group
 
 
 def fit_grids(config: DictConfig, overrides: Sequence[str]) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -16,9 +18,12 @@ from ecdiff_core import ECDiffPipeline, TunedConfig, batch_size
 from ecdiff_core.__main__ import main
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.serving.cloud_option import PACKETS
 from ecdiff_core.serving.commands import _fastest_size
 from ecdiff_core.serving.limits import Limits
-from ecdiff_core.serving.server import Listen, bound, make_server
+from ecdiff_core.serving.listen import Listen, bound
+from ecdiff_core.serving.packet import Encoding
+from ecdiff_core.serving.server import make_server
 
 from ...refusals import refused
 from .conftest import FAMILIES, TOKEN, config_of
@@ -197,6 +202,36 @@ def test_generate_asks_the_server_before_it_loads(
     ):
         assert generate(config, tmp_path, "--cloud", *given) == 2
         assert line in capsys.readouterr().err
+
+
+def test_what_options_alone_tell_needs_no_torch(config: str) -> None:
+    """Which takes seconds to import; so does measuring a link."""
+    commands = [
+        ["serve", "--config", config, "--host", "0.0.0.0"],
+        ["generate", "--config", config, "--prompt", "a", "--cloud", "gpu:8000"],
+        ["generate", "--config", config, "--prompt", "a", "--seed", "-1"],
+        ["link", NOWHERE],
+    ]
+    code = (
+        "import sys, time; from ecdiff_core.__main__ import main; time.sleep = lambda _: None\n"
+        f"print([main(one) for one in {commands}], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[2, 2, 2, 2] False\n"
+    assert done.stderr.count("\n") == 4
+
+
+def test_help_tells_the_limits_that_there_are(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in ("batch_size", "queue", "sessions", "prompt_chars", "drain_seconds"):
+        option = shown.split(f" --{name.replace('_', '-')} N ")[-1].split(" --")[0]
+        assert f"(default {getattr(Limits(), name)}" in option
+    assert get_args(Encoding) == PACKETS
+    with pytest.raises(SystemExit):
+        main(["serve", "--config", "shapes", "--batch-size", "many"])
+    assert "expected a whole number or auto, got 'many'" in capsys.readouterr().err
 
 
 def test_a_missing_package_names_the_extra(

@@ -311,6 +311,7 @@ def answering(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, l
         (429, b'{"detail": 1}', {"Retry_After": "\xb2"}, CloudUnavailableError, "attempts: 1", 2),
         (400, b'{"detail": "\x1b[2Jred"}', {}, RefusedError, r"refuses \(400\): Bad Request", 1),
         (400, b'{"detail": "\\u001b[2J"}', {}, RefusedError, r"refuses \(400\): \\x1b\[2J$", 1),
+        (503, b'{"detail": "late", "estimate_seconds": 3}', {}, CloudUnavailableError, "deadline: late", 1),
         (302, b"", {"Location": "http://127.0.0.1:9"}, RefusedError, r"refuses \(302\)", 1),
     ],
 )

@@ -22,7 +22,7 @@ from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
-from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.listen import Listen
 from ecdiff_core.serving.token_file import find_token
 from ecdiff_core.serving.transport import Retry
 
@@ -286,8 +286,10 @@ def test_what_is_under_way_is_done_before_the_server_ends(
 def test_a_server_that_is_not_there_or_does_not_know_us(tiny_pair: Path, url: str) -> None:
     with refused(CloudUnavailableError, key="http://127.0.0.1:9", got=re.compile("^ConnectError: ")):
         RemoteCloud("http://127.0.0.1:9", retry=Retry(2, 0.01)).config()
-    with refused(CloudError, key=url, got=401):
+    with refused(CloudError, key=url, got=401, advice=re.compile("--token-file FILE or set ECDIFF_TOKEN")):
         RemoteCloud(url, "another-token-altogether", retry=ONCE).config()
+    with refused(CloudError, key=url.replace("http", "https"), expected=url):
+        RemoteCloud(url.replace("http", "https"), TOKEN, retry=Retry(2, 60.0)).config()
     with refused(
         ParamsError,
         key="the cloud's URL",

@@ -18,7 +18,7 @@ from ecdiff_core.errors import CloudError, PairError, ParamsError
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.models.memory import Memory
 from ecdiff_core.serving.cloud_side import Sides
-from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.listen import Listen
 from ecdiff_core.serving.transport import Retry
 from shaped_link import Shape, ShapedLink
 from two_namespaces import CLOUD_ADDRESS, NamespaceError, two_namespaces
