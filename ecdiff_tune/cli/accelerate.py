@@ -20,8 +20,8 @@ from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.calibrate import ratios
-from ecdiff_tune.methods.dial import Floor, Result, judge
 from ecdiff_tune.methods.measure import MethodMeasurer, Runs
+from ecdiff_tune.methods.seen import Floor, Result, judge
 from ecdiff_tune.methods.tuned import Tuned, Winner, config_of, time_side_by_side, tune
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, OpenStudy, open_study

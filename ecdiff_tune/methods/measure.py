@@ -23,7 +23,7 @@ from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.reference import Reference
-from ecdiff_tune.methods.dial import Seen
+from ecdiff_tune.methods.seen import Seen
 
 
 def content(choice: MethodChoice) -> str:

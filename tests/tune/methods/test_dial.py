@@ -12,7 +12,8 @@ from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.method import Parameter
 from ecdiff_tune.methods import verdict
-from ecdiff_tune.methods.dial import Floor, Found, Result, Seen, judge, missed, search
+from ecdiff_tune.methods.dial import Found, search
+from ecdiff_tune.methods.seen import Floor, Result, Seen, judge, missed
 
 THRESHOLD = get_method("first_block_cache").parameter("threshold")
 INTERVAL = get_method("taylorseer").parameter("cache_interval")
@@ -52,7 +53,7 @@ def test_a_cliff_is_found_between_two_patterns() -> None:
     assert found.best.quality == pytest.approx(0.98)
     choice = MethodChoice("first_block_cache")
     line = verdict.limit(choice, found)
-    assert line == "cliff between threshold 0.1728 and 0.1732: mean SSIM 0.9800 to 0.5800"
+    assert line == "cliff between threshold 0.1728 and 0.173: mean SSIM 0.9800 to 0.5800"
     assert len(found.results) <= 12
 
 

@@ -17,8 +17,8 @@ from ecdiff_core.methods.masks import mask_of
 from ecdiff_core.methods.method import Values
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import tuned as tuned_module
-from ecdiff_tune.methods.dial import Floor, Result, Seen
 from ecdiff_tune.methods.measure import MethodMeasurer
+from ecdiff_tune.methods.seen import Floor, Result, Seen
 from ecdiff_tune.methods.tuned import Tuned, time_side_by_side, tune
 
 
