@@ -106,7 +106,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
     presents = [one.present for one in found.values() if one.present is not None]
     timed = list(dict.fromkeys(one.choice for one in (*presents, *winners.values())))
     with study.spending.part("seconds"):
-        off, seconds = time_side_by_side(pair.pipe, timed, prompts, count, study.ledger)
+        off, seconds = time_side_by_side(pair.pipe, timed, prompts, count, study.ledger, study.spending.calls)
     saved = []
     for name, winner in winners.items():
         heldout = _heldout(opened, winner, runs)

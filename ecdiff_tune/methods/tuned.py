@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.side_by_side import machine, side_by_side
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.dial import Found, search
 from ecdiff_tune.methods.measure import MethodMeasurer, with_value
@@ -205,38 +206,36 @@ def _report(choice: MethodChoice, found: Found, prompts: int, log: Callable[[str
 
 
 def time_side_by_side(
-    pipe: ECDiffPipeline, choices: Sequence[MethodChoice], prompts: CalibrationSet, count: int, ledger: Ledger
+    pipe: ECDiffPipeline,
+    choices: Sequence[MethodChoice],
+    prompts: CalibrationSet,
+    count: int,
+    ledger: Ledger,
+    calls: Counter[str],
 ) -> tuple[float, dict[MethodChoice, float]]:
     """Median seconds of an image without a method and with each, at batch 1, taking turns prompt by prompt.
 
     Turns that the ledger holds of these same choices are not taken again.
 
+    Args:
+        calls: to count model calls and decodes in.
+
     Returns:
         Seconds without; seconds by choice.
     """
-    # Seconds beside other choices were taken under another load.
-    beside = " | ".join(one.text for one in choices)
+    sampling = pipe.config.sampling
+
+    def take(one: MethodChoice | None, row: int) -> float:
+        generator = torch.Generator().manual_seed(prompts.seeds[row])
+        with accelerated(pipe.pair, one, pipe.num_steps, sampling.guidance_scale, pipe.scheduler):
+            output = pipe(prompts.prompts[row], generator=generator, output_type="pt")
+        calls.update(cloud=pipe.num_steps, decode=1)
+        return output.seconds.total
+
     keys: dict[MethodChoice | None, ConfigKey] = {
-        one: ConfigKey("", 0.0, "", "", f"{'off' if one is None else one.text} beside {beside}")
-        for one in (None, *choices)
+        one: ConfigKey("", 0.0, "", "", "off" if one is None else one.text) for one in (None, *choices)
     }
-    names = prompts.keys[:count]
-    known = {one: ledger.read_timings(key) for one, key in keys.items()}
-    lacking = [turn for turn, name in enumerate(names) if any(name not in one for one in known.values())]
-    for turn in (lacking[:1] and [-1]) + lacking:  # once before, to warm up
-        row = max(0, turn)
-        seconds: dict[MethodChoice | None, float] = {}
-        for one in keys:
-            generator = torch.Generator().manual_seed(prompts.seeds[row])
-            sampling = pipe.config.sampling
-            with accelerated(pipe.pair, one, pipe.num_steps, sampling.guidance_scale, pipe.scheduler):
-                output = pipe(prompts.prompts[row], generator=generator, output_type="pt")
-            seconds[one] = output.seconds.total
-        if turn >= 0:
-            ledger.append_timings((keys[one], names[turn], taken) for one, taken in seconds.items())
-            for one, taken in seconds.items():
-                known[one][names[turn]] = taken
-    median = {one: statistics.median(known[one][name] for name in names) for one in keys}
+    median = side_by_side(ledger, keys, machine(pipe.device), prompts.keys[:count], take)
     return median[None], {one: seconds for one, seconds in median.items() if one is not None}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from functools import partial
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
@@ -129,12 +131,15 @@ def test_seconds_beside_other_choices_are_other_seconds(
     monkeypatch.setattr(tuned_module, "accelerated", lambda *_, **__: nullcontext())
     fake: Any = pipe
     fake.pair, fake.num_steps, fake.scheduler = None, 20, None
+    fake.device = torch.device("cpu")
     fake.config = SimpleNamespace(sampling=SimpleNamespace(guidance_scale=1.0))
     prompts: Any = SimpleNamespace(prompts=["p", "q"], keys=["a", "b"], seeds=[0, 1])
     first, second = MethodChoice("taylorseer", {"cache_interval": 2}), MethodChoice("tome")
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
-        measure = partial(time_side_by_side, fake, prompts=prompts, count=2, ledger=ledger)
+        calls: Counter[str] = Counter()
+        measure = partial(time_side_by_side, fake, prompts=prompts, count=2, ledger=ledger, calls=calls)
         assert measure(choices=[first]) == (1.0, {first: 1.0})
         assert measure(choices=[second]) == (3.0, {second: 3.0})
         assert asked == ["p", "p", "p", "p", "q", "q"] * 2
         assert measure(choices=[first]) == (1.0, {first: 1.0})  # nothing is timed again
+    assert calls == {"cloud": 12 * 20, "decode": 12}
