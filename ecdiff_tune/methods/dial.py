@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ecdiff_core.methods.method import Parameter
-from ecdiff_tune.methods.seen import Floor, Measure, Result, judge, missed
+from ecdiff_tune.methods.seen import Floor, Measure, Result, judge, surely_missed
 from ecdiff_tune.search.paired import TIE
 
 GLANCE = 0.1
 """Share of the prompts that values are looked at on."""
-AGAIN = 3
+AGAIN = 2
 """How many times as many tell what is next to a value that was measured on all."""
 NARROW = 0.03
 """A bracket this narrow, relative to its upper end, is searched no further."""
@@ -71,6 +71,7 @@ def search(
     """
     few = glance(prompts)
     results: dict[float, Result] = {}
+    raced: dict[float, Result] = {}
     value: float | None = start
     best: Result | None = None
     beyond: Result | None = None
@@ -80,13 +81,16 @@ def search(
         elif best is None or not _is_worth_it(dial, best, results, prompts) or not wanted(best):
             break
         else:
-            results[best.value] = judge(best.value, measure, prompts, floor)
+            raced[best.value] = judge(best.value, measure, prompts, floor)
             few = min(prompts, AGAIN * glance(prompts))
-        results = {one: _expected(known, results, prompts, floor) for one, known in results.items()}
+        results = results | raced
+        looks = [one for value, one in results.items() if value not in raced]
+        results |= {one.value: _expected(one, results, prompts, floor) for one in looks}
         best, beyond = _bracket(results, prompts)
         value = _next(dial, best, beyond)
-        if value is None and beyond is not None and _is_guessed(beyond, few, prompts, floor):
-            value = beyond.value
+        if value is None and beyond is not None and beyond.value not in raced:
+            is_sure = surely_missed(beyond.qualities, prompts, floor)
+            value = None if is_sure or len(beyond.seen) >= few else beyond.value
     sure = _surest(results, prompts)
     if sure is not None or (best is not None and wanted(best)):
         best = sure
@@ -107,7 +111,7 @@ def _surest(results: Mapping[float, Result], prompts: int) -> Result | None:
 def _expected(result: Result, results: Mapping[float, Result], prompts: int, floor: Floor) -> Result:
     """A value, judged by what is known of all: where another lost more on all prompts than on those that
     this one was seen on, so will this."""
-    mine, reason = len(result.seen), missed(result.qualities, prompts, floor)
+    mine, reason = len(result.seen), surely_missed(result.qualities, prompts, floor)
     if mine == prompts or reason:
         return Result(result.value, result.seen, not reason, reason)
     more = [one for one in results.values() if len(one.seen) > mine]
@@ -122,11 +126,6 @@ def _expected(result: Result, results: Mapping[float, Result], prompts: int, flo
             reason = f"{name} SSIM {quality:.4f} is expected on all {prompts} prompts, below {least:g}"
             return Result(result.value, result.seen, False, reason)
     return Result(result.value, result.seen, True)
-
-
-def _is_guessed(result: Result, few: int, prompts: int, floor: Floor) -> bool:
-    """Whether a value that is expected to miss the floor was seen on fewer prompts than are to tell."""
-    return len(result.seen) < few and not missed(result.qualities, prompts, floor)
 
 
 def _bracket(results: Mapping[float, Result], prompts: int) -> tuple[Result | None, Result | None]:

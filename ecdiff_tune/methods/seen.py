@@ -117,15 +117,22 @@ def judge(value: float, measure: Measure, prompts: int, floor: Floor, whole: boo
 
 
 def missed(qualities: Sequence[float], prompts: int, floor: Floor) -> str:
+    """Why the floor is missed, certainly or by a test; empty where it may be kept."""
+    reason = surely_missed(qualities, prompts, floor)
+    if reason or len(qualities) == prompts:
+        return reason
+    aim = [floor.mean] * len(qualities)
+    return _of_mean(qualities, floor) * significantly_worse(qualities, aim, prompts, ERROR_RATE)
+
+
+def surely_missed(qualities: Sequence[float], prompts: int, floor: Floor) -> str:
     """Why the floor is missed, whatever the prompts are like that were not measured; empty where it may be
     kept."""
     if min(qualities) < floor.worst - TIE:
         return f"worst SSIM {min(qualities):.4f} is below {floor.worst:g}"
     most = (sum(qualities) + prompts - len(qualities)) / prompts  # SSIM is at most 1
-    mean = f"mean SSIM {fmean(qualities):.4f} is below {floor.mean:g}"
-    if most < floor.mean - TIE:
-        return mean
-    if len(qualities) < prompts:
-        aim = [floor.mean] * len(qualities)
-        return mean * significantly_worse(qualities, aim, prompts, ERROR_RATE)
-    return ""
+    return _of_mean(qualities, floor) if most < floor.mean - TIE else ""
+
+
+def _of_mean(qualities: Sequence[float], floor: Floor) -> str:
+    return f"mean SSIM {fmean(qualities):.4f} is below {floor.mean:g}"

@@ -94,6 +94,22 @@ def test_of_what_makes_calls_cheaper_the_greatest_value_wins() -> None:
     assert found.winner.choice.values == {"ratio": 0.75, "max_downsample": 2}
 
 
+def test_only_what_is_ahead_is_measured_on_all_prompts() -> None:
+    """Of three orders one keeps the floor at a greater interval."""
+
+    def give(choice: MethodChoice) -> tuple[float, float, int]:
+        quality, work, reused = interval(choice)
+        return (quality - 0.04 * (choice.values["max_order"] != 2), work, reused)
+
+    found, lines, _ = tuned("taylorseer", Made(give))
+    assert found.winner is not None
+    assert found.winner.choice.values["max_order"] == 2
+    assert found.winner.choice.values["cache_interval"] == 2
+    whole = {one.choice.values["max_order"] for one in found.settings if len(one.result.seen) == 3}
+    assert whole == {2}
+    assert sum("not measured on all 3 prompts" in line for line in lines) == 2
+
+
 def masked(choice: MethodChoice) -> tuple[float, float, int]:
     """The more is computed at the end, the better; the more is computed, the more work."""
     mask = mask_of(choice.values, 6)
