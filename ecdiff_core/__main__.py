@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, get_args
 
 from ecdiff_core import __version__
 from ecdiff_core.errors import CloudUnavailableError, OutputError, ParamsError
+from ecdiff_core.io.atomic_files import replacing
 from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
-from ecdiff_core.io.files import replacing
 from ecdiff_core.io.text import is_unicode, visible
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.sampling.params import MAX_SEED
 from ecdiff_core.sampling.plan import Mode, Plan
-from ecdiff_core.serving.cloud_option import add_cloud, fall_back, remote_cloud, within_deadline
+from ecdiff_core.serving.cloud_option import (
+    add_cloud,
+    check_cloud,
+    check_options,
+    fall_back,
+    remote_cloud,
+    within_deadline,
+)
 from ecdiff_core.serving.commands import add_link, add_serve, link, serve
 
 if TYPE_CHECKING:
@@ -174,22 +181,25 @@ def _cloud_alone(plan: Plan, spent: Sequence[Seconds]) -> float | None:
 def generate(args: argparse.Namespace) -> None:
     """Run the command; prints a line an image and a closing line with calls and seconds."""
     # Torch and diffusers take seconds to import: --help and a mistyped option should not wait for them.
-    quiet_libraries()
-    import torch
-    from tqdm import tqdm
-
-    from ecdiff_core.config import TunedConfig
-    from ecdiff_core.models.memory import Batches, Memory, keep_freed_memory
-    from ecdiff_core.pipeline import ECDiffPipeline
-
     if args.batch_size < 1:
         raise ParamsError(key="--batch-size", got=args.batch_size, expected=">= 1")
     if args.fps < 1:
         raise ParamsError(key="--fps", got=args.fps, expected=">= 1")
     if not 0 <= args.seed <= MAX_SEED:
         raise ParamsError(key="--seed", got=args.seed, expected=f"within 0 … {MAX_SEED}")
-    memory = Memory(args.offload, args.vae_slicing, args.vae_tiling)
     prompts = _prompts(args)
+    check_options(args)
+    quiet_libraries()
+    import torch
+    from tqdm import tqdm
+
+    from ecdiff_core.config import TunedConfig
+    from ecdiff_core.models.find import find_configs
+    from ecdiff_core.models.memory import Batches, Memory, keep_freed_memory
+    from ecdiff_core.models.pair_files import family_of
+    from ecdiff_core.pipeline import ECDiffPipeline
+
+    memory = Memory(args.offload, args.vae_slicing, args.vae_tiling)
     cloud = remote_cloud(args)
     config = TunedConfig.load(args.config)
     try:
@@ -199,6 +209,9 @@ def generate(args: argparse.Namespace) -> None:
     except OSError as error:
         line = f"Cannot write to --out {args.out}: {error.strerror}."
         raise OutputError(line, key="--out", got=str(args.out)) from error
+    if family_of(find_configs(config.pair.cloud)).media == "video":
+        check_writer()
+    lost = check_cloud(cloud, args)
     pipe = ECDiffPipeline.from_config(
         config,
         device=args.device,
@@ -207,14 +220,14 @@ def generate(args: argparse.Namespace) -> None:
         check_weights=not args.any_weights,
         cloud=cloud,
     )
+    if lost is not None:
+        fall_back(pipe, lost)
     pipe = within_deadline(pipe, args)
     early = [f"the config is an early answer: {config.basis}"] if config.basis else []
     for note in (*early, *pipe.pair.notes):
         print(f"note: {note}", file=sys.stderr)
     if pipe.device.type == "cpu":
         keep_freed_memory()
-    if pipe.pair.family.media == "video":
-        check_writer()
     spent: list[Seconds] = []
     plan = pipe.plan(args.mode)
     bar = tqdm(unit="step", disable=not sys.stderr.isatty(), leave=False)

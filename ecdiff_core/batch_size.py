@@ -7,17 +7,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.models.memory import free, is_out_of_memory, out_of_memory_as_error
-from ecdiff_core.tuned_pair import TunedPair
+
+if TYPE_CHECKING:
+    from ecdiff_core.tuned_pair import TunedPair
 
 PROMPT = "a photo of a red circle"
-"""Only its length could matter, and tokenizers pad."""
+"""Stands for any wherever only seconds or memory count: its length could matter, and tokenizers pad."""
 TIMED_CALLS = 3
 """After one that warms up; the fastest counts, so that other work on the machine matters little."""
 GAIN = 1.05

@@ -11,7 +11,7 @@ from typing import Any
 from ecdiff_core.errors import ConfigError, ECDiffError, ParamsError
 from ecdiff_core.front import FrontRow, whole_params
 from ecdiff_core.io import checked_yaml
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.models.pair_spec import PairSpec
@@ -192,7 +192,8 @@ class TunedConfig:
             handoff_adapter=row.handoff_adapter or own.handoff_adapter,
             handoff=row.handoff or own.handoff,
         )
-        score = {"quality": row.quality, "seconds": row.seconds}
+        score: dict[str, Any] = {"quality": row.quality, "seconds": row.seconds}
+        score |= {} if row.num_prompts is None else {"num_prompts": row.num_prompts}
         return replace(self, params=row.params, sampling=sampling, score=score, provenance=None, front=None)
 
     @property

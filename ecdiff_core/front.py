@@ -10,7 +10,9 @@ from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
-from ecdiff_core.validation import Positive, Similarity, check_fields
+from ecdiff_core.validation import AtLeast1, Positive, Similarity, check_fields
+
+_OPTIONAL = ("estimator", "handoff_adapter", "handoff", "num_prompts")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class FrontRow:
         quality: mean SSIM to the cloud's images, -1 … 1.
         seconds: an image, by the latency profile of the study.
         estimator, handoff_adapter, handoff: in place of the config's own; None is that.
+        num_prompts: that the quality is a mean over; None is all that the study tuned on.
 
     Raises:
         ParamsError, ConfigError: a value is out of range or unknown.
@@ -33,6 +36,7 @@ class FrontRow:
     estimator: str | None = None
     handoff_adapter: HandoffAdapter | None = None
     handoff: Handoff | None = None
+    num_prompts: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, ParamsError, "front.")
@@ -41,7 +45,7 @@ class FrontRow:
 
     def tree(self) -> dict[str, Any]:
         """As the YAML has it."""
-        others = {name: getattr(self, name) for name in ("estimator", "handoff_adapter", "handoff")}
+        others = {name: getattr(self, name) for name in _OPTIONAL}
         given = {name: value for name, value in others.items() if value is not None}
         return {"quality": self.quality, "seconds": self.seconds, "params": self.params.tree(), **given}
 

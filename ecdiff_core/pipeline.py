@@ -108,13 +108,17 @@ class ECDiffPipeline(TunedPair):
         """
         if not isinstance(config, TunedConfig):
             config = TunedConfig.load(config)
+        if side not in _LOADERS:
+            raise ParamsError.unknown("side", side, _LOADERS)
+        if cloud is not None:
+            check_one_machine(config.method)
+        if deadline is not None:
+            _check_deadline(deadline, config, cloud)
         if dtype is not None and dtype_name(dtype) != config.sampling.dtype:
             bare = _without(config.pair, "tensors")  # which hold for the config's dtype
             config = replace(config, pair=bare, sampling=replace(config.sampling, dtype=dtype_name(dtype)))
         spec = config.pair if check_weights else _without(config.pair, "fingerprint", "tensors")
         dtype_of_models = get_dtype(config.sampling.dtype)
-        if side not in _LOADERS:
-            raise ParamsError.unknown("side", side, _LOADERS)
         load = _LOADERS[side if cloud is None else "edge"]
         pair = load(spec, device=get_device(device), dtype=dtype_of_models, memory=memory)
         pipe = cls(pair, replace(config, pair=pair.spec), cloud)
@@ -126,16 +130,7 @@ class ECDiffPipeline(TunedPair):
         Raises:
             ParamsError: there is none, no front, or no other machine.
         """
-        if not deadline > 0:
-            raise ParamsError(key="deadline", got=deadline, expected="> 0 seconds")
-        if self.cloud is None or self.config.front is None:
-            raise ParamsError(
-                "A deadline chooses among the rows of a config's front by another machine's seconds: give "
-                "cloud=RemoteCloud(URL), and a config with a front, as pareto writes it.",
-                key="deadline",
-                got=deadline,
-            )
-        return self.cloud.within(self, deadline)
+        return _check_deadline(deadline, self.config, self.cloud).within(self, deadline)
 
     @property
     def _interrupt(self) -> bool:
@@ -285,6 +280,24 @@ class ECDiffPipeline(TunedPair):
             f"{self.plan()}, {sampling.scheduler}, guidance_scale {sampling.guidance_scale:g}, "
             f"{sampling.height}x{sampling.width}{frames}, {sampling.dtype} on {self.device})"
         )
+
+
+def _check_deadline(deadline: float, config: TunedConfig, cloud: Cloud | None) -> Cloud:
+    """The machine that a deadline is kept with.
+
+    Raises:
+        ParamsError: there is none, or no front to choose from.
+    """
+    if not deadline > 0:
+        raise ParamsError(key="deadline", got=deadline, expected="> 0 seconds")
+    if cloud is None or config.front is None:
+        raise ParamsError(
+            "A deadline chooses among the rows of a config's front by another machine's seconds: give "
+            "cloud=RemoteCloud(URL), and a config with a front, as pareto writes it.",
+            key="deadline",
+            got=deadline,
+        )
+    return cloud
 
 
 def _without(spec: PairSpec, *digests: str) -> PairSpec:

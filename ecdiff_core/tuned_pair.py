@@ -9,11 +9,11 @@ from typing import get_args
 import torch
 
 from ecdiff_core.config import Sampling, TunedConfig
+from ecdiff_core.device_placement import Placed
 from ecdiff_core.errors import ConfigError, ParamsError
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.handoff import adapt, check_adapter
 from ecdiff_core.models.pair import Pair
-from ecdiff_core.placement import Placed
 from ecdiff_core.sampling.batching import Conditioning, take_prompts
 from ecdiff_core.sampling.estimators import Estimator, get_estimator
 from ecdiff_core.sampling.params import ECDiffParams

@@ -66,7 +66,7 @@ def _run(command: str) -> None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ecdiff_tune.cli import composing, hydra_configs, hydra_messages
+    from ecdiff_tune.cli import composing, hydra_configs
     from ecdiff_tune.config import names
 
     kind = COMMANDS[command]
@@ -99,7 +99,7 @@ def _run(command: str) -> None:
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        raise CommandLineError(hydra_messages.one_line(error), key="arguments", got=sys.argv[1:]) from error
+        raise CommandLineError(composing.one_line(error), key="arguments", got=sys.argv[1:]) from error
     except OSError as error:
         if begun or isinstance(error, BrokenPipeError):
             raise
@@ -165,6 +165,8 @@ def _command(arguments: Sequence[str]) -> int:
         refuse_deletions(rest)
         with swept_to_scratch(rest) as more:
             sys.argv = [f"ecdiff-tune {command}", *rest, *more]
+            if "torch" not in sys.modules:  # which takes seconds, diffusers more
+                print("ecdiff: loading …", file=sys.stderr, flush=True)
             if {"-h", "--help"} & set(rest):
                 _print_settings(command)
             else:

@@ -172,6 +172,8 @@ MERITS: Mapping[str, Callable[[Trial], float]] = {
     "cloud_calls": lambda trial: -trial.plan.cloud_calls,
 }
 """What configs are compared by, the higher the better."""
+FRONT_MERITS = tuple(MERITS)
+"""What a person who pays for GPUs weighs: all of them."""
 
 
 def pareto_front(trials: Iterable[Trial], merits: Sequence[str]) -> list[Trial]:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.console import quiet_libraries, run_command
-from ecdiff_core.io.files import write_text
 from ecdiff_core.io.threads import CHOSEN_BY, WAIT_POLICY, share_cores
 
 POLICIES = ("unset", "active", "passive")

@@ -28,7 +28,7 @@ import pandas as pd
 
 from bench_split import ESTIMATORS, SplitBench
 from cloud_call_bench.bench import ALPHAS, PLACED_ALPHAS, decibels, measure, opened
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.placement import Forecast

@@ -18,8 +18,8 @@ import json
 import sys
 from pathlib import Path
 
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.console import quiet_libraries, run_command
-from ecdiff_core.io.files import write_text
 
 VARIANTS_HELP = (
     "columns of Table 6 to generate by, as 'cloud only,EC-Diff', which must be among them (default: all)"

@@ -30,8 +30,8 @@ from urllib.request import Request, urlopen
 
 from bench_serve import server_process
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.console import quiet_libraries, run_command
-from ecdiff_core.io.files import write_text
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.serving.token_file import find_token
 from shaped_link import Shape, ShapedLink

@@ -23,7 +23,7 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.methods import METHODS, get_method
 from ecdiff_core.models.devices import device_name, get_device
 from ecdiff_tune.__main__ import main as ecdiff_tune
-from ecdiff_tune.methods.tuned import combinations
+from ecdiff_tune.methods.tuning import combinations
 
 SWEEP = 20
 """Values of an even sweep."""

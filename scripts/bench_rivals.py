@@ -28,7 +28,7 @@ import torch
 
 from bench_split import numbers
 from cloud_call_bench.bench import FIRST, PLACED_ALPHAS, Bench, decibels, measure, opened, placed
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams, Factors
 from ecdiff_core.sampling.plan_of_params import plan

@@ -29,8 +29,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.console import quiet_libraries, run_command
-from ecdiff_core.io.files import write_text
 from ecdiff_core.io.threads import share_cores
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def bench_rates(args: argparse.Namespace) -> dict[str, Any]:
 
     from ecdiff_core.models.memory import keep_freed_memory
     from ecdiff_core.pipeline import ECDiffPipeline
-    from ecdiff_core.serving.handoff import HandoffForm
+    from ecdiff_core.serving.handoff_form import HandoffForm
 
     pipe = ECDiffPipeline.from_config(args.config, device=args.device, side="cloud")
     if pipe.device.type == "cpu":

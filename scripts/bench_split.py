@@ -27,7 +27,7 @@ import pandas as pd
 from cloud_call_bench import split_figure
 from cloud_call_bench.bench import ALPHAS, PLACED_ALPHAS, SAMPLING, Bench, decibels, opened
 from cloud_call_bench.fewer_steps import SOLVERS, solved
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan
 from ecdiff_core.sampling.plan_of_params import plan

@@ -25,8 +25,8 @@ import pandas as pd
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.console import quiet_libraries, run_command
-from ecdiff_core.io.files import write_text
 from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.__main__ import main as tuner
 from ecdiff_tune.cli.composing import compose_settings

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ecdiff_core import ECDiffPipeline, Sampling
-from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.io.atomic_files import replacing, write_text
 from ecdiff_core.shapes.grammar import Scene, scenes
 from ecdiff_tune.evaluation import latency
 from ecdiff_tune.evaluation.link import Link

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ecdiff_core import ECDiffPipeline, Sampling, TunedConfig
-from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.io.atomic_files import replacing, write_text
 from ecdiff_core.shapes_video.grammar import MovingScene, scenes
 from ecdiff_tune.metrics.images import psnr, ssim
 from ecdiff_tune.metrics.intervals import interval95

@@ -61,7 +61,8 @@ class Found:
 def serving(pipe: ECDiffPipeline) -> Iterator[tuple[str, int]]:
     """Host and port of a server in a thread."""
     from ecdiff_core.serving.limits import Limits
-    from ecdiff_core.serving.server import Listen, make_server
+    from ecdiff_core.serving.listen import Listen
+    from ecdiff_core.serving.server import make_server
 
     urls: queue.Queue[str] = queue.Queue()
     limits = Limits(body_seconds=BODY_SECONDS, drain_seconds=2)

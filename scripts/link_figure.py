@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecdiff_core.io.atomic_files import replacing
 from ecdiff_core.io.console import run_command
-from ecdiff_core.io.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

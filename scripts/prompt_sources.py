@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from ecdiff_core.errors import ECDiffError, nearest
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.text import counted
 from ecdiff_tune.data.prompt_tables import column_name, is_text, read_table
 from ecdiff_tune.data.spreadsheets import csv_text

@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from shapes_pair import models
 from shapes_pair.data import training_images, training_scenes
 from shapes_pair.export import export

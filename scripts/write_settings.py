@@ -72,8 +72,7 @@ def _searches() -> str:
     """Every search, what it measures, and which settings it has beside the grids."""
     rows = []
     for name, spec in SEARCHES.items():
-        own = yaml.safe_load((ROOT / "conf" / "search" / f"{name}.yaml").read_text("utf-8"))
-        heeded = ", ".join(f"`{one}`" for one in own if one not in ("name", "k", "alpha", "s"))
+        heeded = ", ".join(f"`{one}`" for one in spec.reads if one not in ("name", "k", "alpha", "s"))
         rows.append(f"| `{name}` | {spec.about} | {heeded} |")
     return "| search | measures | settings `search.…` beside `k`, `alpha`, `s` |\n|---|---|---|\n" + _lines(
         rows

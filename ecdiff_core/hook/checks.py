@@ -17,7 +17,7 @@ from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.methods.model_hooks import ECDIFF
 from ecdiff_core.models.answers import Answer, check_answers
 from ecdiff_core.models.families import FAMILIES
-from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.family import Size
 from ecdiff_core.sampling.scheduler_settings import check_settings, differences
 from ecdiff_core.sampling.scheduler_trial import refuse_stochastic
 from ecdiff_core.sampling.timesteps import check_own_timesteps

@@ -21,8 +21,6 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.hook import weights
 from ecdiff_core.hook.adapters import Adapter, adapter_notes, adapters_on
-from ecdiff_core.hook.arguments import check_undisturbed, guidance_note, refuse_arguments
-from ecdiff_core.hook.callers import current_call
 from ecdiff_core.hook.checks import (
     check_answers_of,
     check_size,
@@ -34,6 +32,7 @@ from ecdiff_core.hook.checks import (
 )
 from ecdiff_core.hook.edge import EdgeModel
 from ecdiff_core.hook.history import History
+from ecdiff_core.hook.pipeline_call import check_undisturbed, current_call, guidance_note, refuse_arguments
 from ecdiff_core.hook.tracking import StepTracker
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling.estimators import get_estimator

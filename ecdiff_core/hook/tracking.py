@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.hook.arguments import busy
-from ecdiff_core.hook.callers import current_call, is_inside_pipeline
+from ecdiff_core.hook.pipeline_call import busy, current_call, is_inside_pipeline
 from ecdiff_core.sampling.plan_of_params import count_steps
 
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.hook.apply import apply_ecdiff, remove_ecdiff
-from ecdiff_core.hook.callers import is_inside_pipeline
 from ecdiff_core.hook.checks import denoiser_of, without_offload
+from ecdiff_core.hook.pipeline_call import is_inside_pipeline
 from ecdiff_core.methods.enable import enable, enabled_on
 from ecdiff_core.models.families.guidance import is_guided
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ecdiff_core.errors import OutputError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 
 CACHE_VARIABLE = "ECDIFF_CACHE"
 """Environment variable: the folder for what is remembered; empty remembers nothing."""

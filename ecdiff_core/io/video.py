@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecdiff_core.errors import OutputError, first_line
-from ecdiff_core.io.files import replacing
+from ecdiff_core.io.atomic_files import replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image

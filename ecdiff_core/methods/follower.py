@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.methods.hits import Call, Hits
+from ecdiff_core.methods.hits import DenoiserCall, Hits
 
 BUSY = (
     "Another call of this pipeline is under way in another thread, and what an acceleration keeps of a "
@@ -47,7 +47,7 @@ class Follower(ModelHook):
         self.reset: Callable[[], None] = lambda: None
         self._signature: inspect.Signature | None = None
         self._handles: list[RemovableHandle] = []
-        self._calls: list[Call] = []
+        self._calls: list[DenoiserCall] = []
         self._ran: list[tuple[int, int, int]] = []
         self._full: dict[int, int] = {}
         self._whole = 0.0
@@ -167,7 +167,7 @@ class Follower(ModelHook):
 
         return note
 
-    def _call(self) -> Call:
+    def _call(self) -> DenoiserCall:
         """What the call applied, against the first one of its generation, which every method computes."""
         for index, _, batch in self._ran:
             self._full.setdefault(index, batch)
@@ -177,4 +177,4 @@ class Follower(ModelHook):
             self._whole = applied
         parts = " ".join(f"{index}:{share:g}" for index, _, share in sorted(shares))
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
-        return Call(round(min(1.0, applied / max(1, self._whole)), 6), digest)
+        return DenoiserCall(round(min(1.0, applied / max(1, self._whole)), 6), digest)

@@ -8,7 +8,7 @@ from itertools import groupby
 
 
 @dataclass(frozen=True)
-class Call:
+class DenoiserCall:
     """One call of the denoiser.
 
     Args:
@@ -29,7 +29,7 @@ class Call:
 class Hits:
     """The calls of one generation, in order."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[DenoiserCall, ...]
 
     @property
     def reused(self) -> int:
@@ -49,7 +49,8 @@ class Hits:
     def __str__(self) -> str:
         """Computed (C) and reused (R) calls, run-length encoded.
 
-        >>> str(Hits((Call(1, "a"), Call(1, "a"), Call(0.25, "b"), Call(1, "a"))))
+        >>> whole, reused = DenoiserCall(1, "a"), DenoiserCall(0.25, "b")
+        >>> str(Hits((whole, whole, reused, whole)))
         '2C1R1C'
         """
         runs = groupby("C" if one.is_whole else "R" for one in self.calls)

@@ -57,14 +57,7 @@ def place(models: Sequence[nn.Module], vae: Any, device: torch.device, memory: M
     Raises:
         ParamsError: offload without an accelerator, or the autoencoder cannot decode in parts.
     """
-    if memory.offload != "none" and device.type == "cpu":
-        raise ParamsError(
-            f"offload={memory.offload} needs an accelerator, and the device is the CPU.",
-            key="offload",
-            got=memory.offload,
-            expected="none",
-            advice="Leave it out.",
-        )
+    check_offload(memory, device)
     for wanted, method in ((memory.vae_slicing, "enable_slicing"), (memory.vae_tiling, "enable_tiling")):
         if wanted and not hasattr(vae, method):
             key, name = f"vae_{method.removeprefix('enable_')}", type(vae).__name__
@@ -79,6 +72,22 @@ def place(models: Sequence[nn.Module], vae: Any, device: torch.device, memory: M
     else:
         for model in models:
             model.to(device)
+
+
+def check_offload(memory: Memory | None, device: torch.device) -> None:
+    """Whether a device can do what ``memory`` says.
+
+    Raises:
+        ParamsError: offload without an accelerator.
+    """
+    if memory is not None and memory.offload != "none" and device.type == "cpu":
+        raise ParamsError(
+            f"offload={memory.offload} needs an accelerator, and the device is the CPU.",
+            key="offload",
+            got=memory.offload,
+            expected="none",
+            advice="Leave it out.",
+        )
 
 
 def one_at_a_time(models: Sequence[nn.Module], device: torch.device) -> None:

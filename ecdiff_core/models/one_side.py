@@ -16,7 +16,7 @@ from ecdiff_core.models.compatibility import check_rows, compare, whole_config
 from ecdiff_core.models.families import Family
 from ecdiff_core.models.find import ModelFiles, find_configs
 from ecdiff_core.models.lora import adapted, find_lora, load_lora
-from ecdiff_core.models.memory import Memory, out_of_memory_as_error, place
+from ecdiff_core.models.memory import Memory, check_offload, out_of_memory_as_error, place
 from ecdiff_core.models.model_folder import check_parts
 from ecdiff_core.models.pair import (
     Pair,
@@ -72,11 +72,12 @@ def load_cloud(
     spec: PairSpec, *, device: torch.device, dtype: torch.dtype, memory: Memory | None = None
 ) -> Pair:
     """The cloud's pipeline; of the edge its configs alone. Raises as ``load_pair``."""
+    check_offload(memory, device)
     own, folders = _own(spec, "cloud"), _find(spec)
     weighted, unweighted = parts_of(folders.family, folders.cloud)
     files = check_weights(spec.cloud, folders.cloud, weighted)
+    found = _checked(own, "cloud", fingerprint_of(files, weighted, unweighted))
     family = load_or_refuse(lambda: folders.family.load(files, dtype), files)
-    found = fingerprint_of(files, weighted, unweighted)
     pair = _pair(spec, "cloud", own, files, found, folders, family, folders.stand_in("edge", dtype))
     return _placed(pair, family.models, device, memory)
 
@@ -88,6 +89,7 @@ def load_edge(
 
     The cloud is to be a diffusers folder or hub id: of a checkpoint the decoder alone cannot be had.
     """
+    check_offload(memory, device)
     own, folders = _own(spec, "edge"), _find(spec)
     decoder = check_weights(spec.cloud, folders.cloud, ("vae",))
     files = check_weights(spec.edge, folders.edge, (folders.family.denoiser_part,))
@@ -98,11 +100,11 @@ def load_edge(
             advice="Give the cloud as a diffusers folder or hub id here, of which configs, tokenizers and "
             "the autoencoder are enough.",
         )
+    found = _checked(own, "edge", fingerprint_of(files, (folders.family.denoiser_part,)))
     cloud = folders.stand_in("cloud", dtype)
     family = load_or_refuse(lambda: folders.family.load_decoder(decoder, dtype, cloud), decoder)
     edge = load_or_refuse(lambda: folders.family.load_denoiser(files, dtype), files)
     check_whole(files, [edge])
-    found = fingerprint_of(files, (folders.family.denoiser_part,))
     pair = _pair(spec, "edge", own, files, found, folders, family, edge)
     return _placed(pair, [*family.models, edge], device, memory)
 
@@ -131,6 +133,12 @@ def _find(spec: PairSpec) -> _Folders:
     return _Folders(family, cloud, edge)
 
 
+def _checked(own: PairSpec, side: Side, fingerprint: str) -> str:
+    """Of the side that is here, adapters included; raises PairError where another one is asked for."""
+    ref: ModelRef = getattr(own, side)
+    return checked_fingerprint(side, ref, adapted(fingerprint, own.lora_on(side)))
+
+
 def _pair(
     spec: PairSpec,
     side: Side,
@@ -143,9 +151,8 @@ def _pair(
 ) -> Pair:
     """With the fingerprint of the side that is here; the other's is what the spec says."""
     ref: ModelRef = getattr(spec, side)
-    found = checked_fingerprint(side, ref, adapted(fingerprint, own.lora_on(side)))
     notes = load_lora(family, edge, own.lora)
-    loaded = loaded_ref(replace(ref, fingerprint=found), files)
+    loaded = loaded_ref(replace(ref, fingerprint=fingerprint), files)
     whole = replace(spec, cloud=loaded) if side == "cloud" else replace(spec, edge=loaded)
     return Pair(whole, family, edge, *schedules(folders.cloud, folders.edge), notes=notes)
 

@@ -20,7 +20,7 @@ from ecdiff_core.models.find import EMBEDDED, ModelFiles, from_anywhere
 from ecdiff_core.models.handoff import NoiseSchedule
 from ecdiff_core.models.inventory import larger_edge
 from ecdiff_core.models.lora import adapted, find_lora, load_lora
-from ecdiff_core.models.memory import Memory, out_of_memory_as_error, place
+from ecdiff_core.models.memory import Memory, check_offload, out_of_memory_as_error, place
 from ecdiff_core.models.pair_files import PairFiles, find_pair
 from ecdiff_core.models.pair_spec import ModelRef, PairSpec, Side
 from ecdiff_core.models.tensor_digest import parts_digests, tensor_digest
@@ -73,6 +73,7 @@ def load_pair(
     """
     check_type("the pair", spec, PairSpec, "a PairSpec, such as that of a TunedConfig", PairError)
     check_type("memory", memory, (Memory, NoneType), "a Memory or None", ParamsError)
+    check_offload(memory, device)
     spec = replace(spec, lora=find_lora(spec))
     files = find_pair(spec)
     cloud_files, edge_files, family_class = files.cloud, files.edge, files.family

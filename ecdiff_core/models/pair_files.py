@@ -151,11 +151,11 @@ def common_family(cloud: Path, edge: Path) -> type[Family]:
     Raises:
         PairError: it is not supported, or not the same.
     """
-    ours = _family_of(cloud)
+    ours = family_of(cloud)
     if not (edge / "model_index.json").is_file():
         _check_denoiser(cloud, edge, ours.denoiser_part)
         return ours
-    theirs = _family_of(edge)
+    theirs = family_of(edge)
     if theirs is not ours:
         raise PairError(
             "Cloud and edge are of different families: "
@@ -183,7 +183,12 @@ def _check_denoiser(cloud: Path, edge: Path, part: str) -> None:
         )
 
 
-def _family_of(folder: Path) -> type[Family]:
+def family_of(folder: Path) -> type[Family]:
+    """The family of a diffusers folder.
+
+    Raises:
+        PairError: it is none, is damaged, or of a class that is not supported.
+    """
     path = folder / "model_index.json"
     if not path.is_file():
         line = f"{folder} is no diffusers folder: it has no model_index.json."

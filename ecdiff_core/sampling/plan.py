@@ -147,10 +147,11 @@ class Plan:
         """Whether the cloud's machine does a step, when there are two machines."""
         return step < self.first_edge_step or self.steps[step] is Action.CLOUD
 
-    @property
-    def _later_cloud_calls(self) -> int:
-        """Cloud calls after the first edge step, for which latents go up and noise comes down."""
-        return self.steps[self.first_edge_step :].count(Action.CLOUD)
+    @cached_property
+    def later_cloud_steps(self) -> tuple[int, ...]:
+        """With a cloud call after the first edge step, for which latents go up and noise comes down."""
+        first = self.first_edge_step
+        return tuple(step for step in range(first, self.num_steps) if self.steps[step] is Action.CLOUD)
 
     @property
     def _begins_on_cloud(self) -> bool:
@@ -166,8 +167,7 @@ class Plan:
         """
         first = self.first_edge_step
         found = {first: 1} if self._begins_on_cloud else {}
-        later = (step for step in range(first, self.num_steps) if self.steps[step] is Action.CLOUD)
-        return found | dict.fromkeys(later, 2)
+        return found | dict.fromkeys(self.later_cloud_steps, 2)
 
     @property
     def crossings(self) -> int:
@@ -185,7 +185,7 @@ class Plan:
         >>> Plan.from_schedule("2C3A1C4E").exchanges, Plan.from_schedule("2C3E1C4E").exchanges
         (1, 2)
         """
-        return self._begins_on_cloud + self._later_cloud_calls
+        return self._begins_on_cloud + len(self.later_cloud_steps)
 
     @property
     def tensors_sent(self) -> int:
@@ -201,7 +201,7 @@ class Plan:
         >>> Plan.from_schedule("2C2A1B2A3M").tensors_sent
         3
         """
-        return self._tensors_at_handoff * self._begins_on_cloud + 2 * self._later_cloud_calls
+        return self._tensors_at_handoff * self._begins_on_cloud + 2 * len(self.later_cloud_steps)
 
     @property
     def _tensors_at_handoff(self) -> int:

@@ -32,7 +32,7 @@ _DRAWS = frozenset(
 
 
 @dataclass(frozen=True)
-class Trial:
+class SchedulerTrial:
     """What two runs through all steps from one noise showed.
 
     Args:
@@ -89,7 +89,7 @@ def without_dynamic_shifting(scheduler: SchedulerMixin) -> SchedulerMixin:
     return type(scheduler).from_config(scheduler.config, use_dynamic_shifting=False)
 
 
-def _refuse_unrepeatable(scheduler: SchedulerMixin, trial: Trial) -> None:
+def _refuse_unrepeatable(scheduler: SchedulerMixin, trial: SchedulerTrial) -> None:
     if trial.repeatable:
         return
     takes, config = signature(type(scheduler).__init__).parameters, scheduler.config
@@ -133,13 +133,13 @@ def _refuse_other_steps(scheduler: SchedulerMixin) -> None:
 
 def _try(
     scheduler: SchedulerMixin, num_inference_steps: int, set_timesteps: Callable[[SchedulerMixin, int], None]
-) -> Trial:
+) -> SchedulerTrial:
     try:
         one, other = (_end(scheduler, num_inference_steps, set_timesteps, seed) for seed in (0, 1))
     except Exception as error:  # whatever a scheduler raises of its settings
-        return Trial(error)
+        return SchedulerTrial(error)
     same = torch.equal(one.nan_to_num(), other.nan_to_num())
-    return Trial(finite=bool(one.isfinite().all()), repeatable=same)
+    return SchedulerTrial(finite=bool(one.isfinite().all()), repeatable=same)
 
 
 def _end(

@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict
 from typing import Annotated, TypeVar
 
@@ -18,12 +18,11 @@ from torch import Tensor
 
 from ecdiff_core import __version__
 from ecdiff_core.models.devices import device_name, dtype_name
-from ecdiff_core.sampling.plan import Action
 from ecdiff_core.serving import packet, problems
 from ecdiff_core.serving.cloud_side import CloudSide, HandedOver, Sides
 from ecdiff_core.serving.kept import Answers, Sessions
 from ecdiff_core.serving.limits import Limits
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.metrics import Metrics
 from ecdiff_core.serving.packet import Encoding
 from ecdiff_core.serving.problems import Problem
@@ -98,16 +97,14 @@ class Service:
     async def handoff(self, side: CloudSide, asked: HandoffRequest, raw: bool) -> Response:
         """A packet, or latents alone; begins a session where the plan asks for the cloud again."""
         plan = side.form(asked.mode).plan
-        comes_back = Action.CLOUD in plan.steps[plan.first_edge_step :]
-        if comes_back:
-            self.sessions.check_room()
-        job = side.handoff(asked.asked(asked.mode), asked.packet, asked.deadline_seconds)
-        done = await self.do("/v1/handoff", job)
-        assert isinstance(done, HandedOver)
-        latents = done.state.latents
-        headers = {"shape": json.dumps(list(latents.shape)), "dtype": dtype_name(latents.dtype)}
-        if comes_back:
-            headers[SESSION] = self.sessions.begin(done.conditioning, plan)
+        with self.sessions.place() if plan.later_cloud_steps else nullcontext():
+            job = side.handoff(asked.asked(asked.mode), asked.packet, asked.deadline_seconds)
+            done = await self.do("/v1/handoff", job)
+            assert isinstance(done, HandedOver)
+            latents = done.state.latents
+            headers = {"shape": json.dumps(list(latents.shape)), "dtype": dtype_name(latents.dtype)}
+            if plan.later_cloud_steps:
+                headers[SESSION] = self.sessions.begin(done.conditioning, plan)
         if raw:
             return Response(_raw_bytes(latents), 200, headers, RAW)
         return Response(done.packet, 200, headers, SAFETENSORS)
@@ -115,8 +112,7 @@ class Service:
     async def noise(self, body: bytes, name: str, step: int, encoding: Encoding) -> Response:
         """The guided noise of a session's latents at a cloud step."""
         session = self.sessions.use(name)
-        plan = session.plan
-        later = [i for i in range(plan.first_edge_step, plan.num_steps) if plan.steps[i] is Action.CLOUD]
+        later = list(session.plan.later_cloud_steps)
         if step not in later:
             raise Problem(
                 422, f"Expected a step of {later}, at which the plan asks for the cloud, got {step}."

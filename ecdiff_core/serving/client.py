@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import secrets
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,11 +20,11 @@ from ecdiff_core.io.tensor_file import TensorFileError, TensorSpec
 from ecdiff_core.models.devices import get_dtype
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, join, join_prompts
-from ecdiff_core.sampling.plan import Action, Mode
+from ecdiff_core.sampling.plan import Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
-from ecdiff_core.serving.choice import Costs, choose
-from ecdiff_core.serving.handoff import HandoffForm, facts_of
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.deadline import Costs, choose
+from ecdiff_core.serving.handoff_form import HandoffForm, facts_of
+from ecdiff_core.serving.link_meter import Spread, measure_link
 from ecdiff_core.serving.packet import (
     Encoding,
     Form,
@@ -35,18 +34,19 @@ from ecdiff_core.serving.packet import (
     size_bytes,
     write_packet,
 )
-from ecdiff_core.serving.seconds import edge_timings, timings_of
+from ecdiff_core.serving.seconds import edge_timings
+from ecdiff_core.serving.server_config import ServerConfig, read_config
+from ecdiff_core.serving.side_by_side import side_by_side
 from ecdiff_core.serving.transport import Answer, RefusedError, Retry, Transport
 from ecdiff_core.tuned_pair import Prepared
 
 T = TypeVar("T")
-_SESSION = "Ecdiff-Session"
+_SESSION, _NAME = "Ecdiff-Session", re.compile(r"[\w-]{16,64}", re.ASCII)
+"""The header with a session's name, and what a name is."""
 _FEW = 3
 """Measurements of the link, where somebody waits."""
 _MOST_BYTES = 2**23
 """Of such a download; what the server gives at most."""
-_AT_A_TIME = 16
-"""Requests under way at once: the server batches them."""
 _HandedOver = tuple[SamplerState, Conditioning, str | None]
 """State, conditioning, and the name of the session where the plan asks for the cloud again."""
 
@@ -111,24 +111,24 @@ class RemoteCloud:
             negative = None if negative_prompts is None else negative_prompts[row]
             return self._hand_over(pipe, mode, prompts[row], negative, seeds[row])
 
-        parts = _side_by_side(one, range(len(prompts)))
+        parts = side_by_side(one, range(len(prompts)))
         state = join([state for state, _, _ in parts])
         conditioning = join_prompts([prompt for _, prompt, _ in parts])
         sessions = [session for _, _, session in parts if session is not None]
         denoise = self._denoiser(pipe, mode, sessions, lambda row: one(row)[2]) if sessions else None
         return Prepared(state, conditioning, denoise)
 
-    def config(self) -> dict[str, Any]:
-        """What the server tells of itself: ``facts``, ``seconds_per_call``, versions; a round trip."""
+    def config(self) -> ServerConfig:
+        """What the server tells of itself; a round trip.
+
+        Raises:
+            CloudError: the server refuses, or is none of ``ecdiff serve`` of this version.
+            CloudUnavailableError: it cannot be had.
+        """
         began = time.perf_counter()
         answer = self._http.ask("GET", "/v1/config")
         self.link.trip(time.perf_counter() - began)
-        try:
-            facts: dict[str, Any] = dict(json.loads(answer.content))
-        except (ValueError, TypeError, RecursionError) as error:
-            line = f"{self.url} does not answer as a server of ecdiff serve does."
-            raise CloudError(line, key=self.url) from error
-        return facts
+        return read_config(answer.content, self.url)
 
     def within(self, pipe: ECDiffPipeline, deadline: float) -> ECDiffPipeline:
         """The best config of the pipeline's front with which an image takes at most ``deadline`` seconds.
@@ -141,7 +141,7 @@ class RemoteCloud:
             CloudError, CloudUnavailableError: the server refuses, or cannot be had.
         """
         form = self._form(pipe, "ecdiff").form
-        served = timings_of(self.config(), self.url)
+        served = self.config().timings
         round_trip, mbps = self.measure(_FEW, min(_MOST_BYTES, size_bytes(form, self._encoding)))
         costs = Costs({**served, **edge_timings(pipe)}, round_trip, mbps, self._encoding)
         found = choose(pipe, costs, deadline)
@@ -149,21 +149,8 @@ class RemoteCloud:
         return found.pipe
 
     def measure(self, repeats: int, size_bytes: int) -> tuple[Spread, Spread]:
-        """Round trip in seconds, and megabits a second downwards; a first request of each is not counted."""
-        self._http.ask("GET", "/health/live")
-        trips, rates = [], []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            self._http.ask("GET", "/health/live")
-            trips.append(time.perf_counter() - began)
-        trip = Spread.of(trips)
-        for number in range(repeats + 1):
-            began = time.perf_counter()
-            got = len(self._http.ask("GET", "/v1/bytes", size_bytes, params={"count": size_bytes}).content)
-            took = time.perf_counter() - began - trip.median
-            if number:
-                rates.append(8e-6 * got / max(took, 1e-6))
-        return trip, Spread.of(rates)
+        """Round trip in seconds, and megabits a second downwards (``measure_link``)."""
+        return measure_link(self._http, repeats, size_bytes)
 
     def _hand_over(
         self, pipe: ECDiffPipeline, mode: Mode, prompt: str, negative: str | None, seed: int
@@ -181,9 +168,22 @@ class RemoteCloud:
 
         def read(answer: Answer) -> _HandedOver:
             state, conditioning, _ = form.read(answer.content, self._encoding, {"seed": str(seed)})
-            return state, conditioning, answer.headers.get(_SESSION)
+            session = self._session(answer) if form.plan.later_cloud_steps else None
+            return state, conditioning, session
 
         return self._ask_and_read("/v1/handoff", read, form.form.most_bytes, json=asked)
+
+    def _session(self, answer: Answer) -> str:
+        name = answer.headers.get(_SESSION)
+        if name is None or not _NAME.fullmatch(name):
+            raise CloudError(
+                f"The answer of {self.url} names no session, which this plan comes back to.",
+                key=_SESSION,
+                got=name,
+                expected="16 to 64 letters and digits",
+                advice="Let what lies between pass the header on; give both machines one ecdiff.",
+            )
+        return name
 
     def _denoiser(
         self,
@@ -198,8 +198,7 @@ class RemoteCloud:
             begin_again: hands a row over once more, and names its new session.
         """
         plan, timesteps = self._form(pipe, mode).plan, pipe.scheduler.timesteps
-        later = [i for i in range(plan.first_edge_step, plan.num_steps) if plan.steps[i] is Action.CLOUD]
-        numbers = {float(timesteps[step]): step for step in later}
+        numbers = {float(timesteps[step]): step for step in plan.later_cloud_steps}
         noise_dtype = pipe.pair.family.noise_dtype or get_dtype(pipe.config.sampling.dtype)
 
         def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
@@ -217,7 +216,7 @@ class RemoteCloud:
                     sessions[row] = session
                     return ask(session)
 
-            return torch.cat(_side_by_side(one, range(len(sessions)))).to(latents.device)
+            return torch.cat(side_by_side(one, range(len(sessions)))).to(latents.device)
 
         return denoise
 
@@ -246,10 +245,3 @@ class RemoteCloud:
                 line = f"The answer of {self.url} is of no use: {error}"
                 raise kind(line, key=self.url, got=error.got, expected=error.expected) from error
         raise AssertionError
-
-
-def _side_by_side(work: Callable[[int], T], rows: Sequence[int]) -> list[T]:
-    if len(rows) == 1:
-        return [work(rows[0])]
-    with ThreadPoolExecutor(min(len(rows), _AT_A_TIME)) as pool:
-        return list(pool.map(work, rows))

@@ -11,13 +11,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import CloudUnavailableError, ECDiffError, ParamsError
+from ecdiff_core.io.text import visible
 from ecdiff_core.serving.commands import add_cacert, add_token, with_extra
+from ecdiff_core.serving.token_file import find_token
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.serving.client import RemoteCloud
 
 FALLBACKS = ("none", "edge")
+PACKETS = ("computed", "float16", "int8")
+"""``packet.Encoding``, which cannot be had without torch."""
 
 
 def add_cloud(add: Any) -> None:
@@ -31,8 +35,9 @@ def add_cloud(add: Any) -> None:
     add_cacert(add)
     add(
         "--packet",
+        choices=PACKETS,
         default="computed",
-        help="how numbers travel: computed, float16 or int8 (default computed)",
+        help="how numbers travel: as computed (default), or smaller",
     )
     add(
         "--deadline",
@@ -49,25 +54,59 @@ def add_cloud(add: Any) -> None:
     )
 
 
-def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
-    """The server that ``generate`` is to ask; None without ``--cloud``."""
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse what can be seen without torch to be wrong.
+
+    Raises:
+        ParamsError: an option is out of range, or goes with ``--cloud``.
+    """
     if args.cloud is None:
         for name in ("token_file", "cacert", "deadline"):
             if getattr(args, name) is not None:
                 line = f"--{name.replace('_', '-')} goes with --cloud URL."
                 raise ParamsError(line, key=f"--{name.replace('_', '-')}", got=str(getattr(args, name)))
-        return None
+        return
     with with_extra():
-        from ecdiff_core.serving.client import RemoteCloud
-    from ecdiff_core.serving.packet import check_encoding
-    from ecdiff_core.serving.token_file import find_token
-
+        from ecdiff_core.serving.transport import check_url
+    check_url(args.cloud)
     if args.deadline is not None and not 0 < args.deadline < math.inf:
         raise ParamsError(key="--deadline", got=args.deadline, expected="> 0 seconds, and finite")
-    token, packet = find_token(args.token_file), check_encoding(args.packet)
+    find_token(args.token_file)
+
+
+def remote_cloud(args: argparse.Namespace) -> RemoteCloud | None:
+    """The server that ``generate`` is to ask; None without ``--cloud``."""
+    if args.cloud is None:
+        return None
+    from ecdiff_core.serving.client import RemoteCloud
+
     return RemoteCloud(
-        args.cloud, token, packet=packet, deadline_seconds=args.deadline, verify=args.cacert or True
+        args.cloud,
+        find_token(args.token_file),
+        packet=args.packet,
+        deadline_seconds=args.deadline,
+        verify=args.cacert or True,
     )
+
+
+def check_cloud(cloud: RemoteCloud | None, args: argparse.Namespace) -> CloudUnavailableError | None:
+    """See that the server answers and takes the token, before anything is loaded for it.
+
+    Returns:
+        why it cannot be had, where ``--fallback edge`` goes on without it.
+
+    Raises:
+        CloudError, CloudUnavailableError: it refuses, or cannot be had.
+    """
+    if cloud is None:
+        return None
+    try:
+        cloud.config()
+    except CloudUnavailableError as error:
+        if args.fallback != "edge":
+            raise
+        return error
+    return None
 
 
 def within_deadline(pipe: ECDiffPipeline, args: argparse.Namespace) -> ECDiffPipeline:
@@ -75,7 +114,7 @@ def within_deadline(pipe: ECDiffPipeline, args: argparse.Namespace) -> ECDiffPip
 
     Without a front, and for baselines, it stays as it is: the deadline is the cloud's alone.
     """
-    if args.deadline is None or pipe.config.front is None or args.mode != "ecdiff":
+    if args.deadline is None or pipe.cloud is None or pipe.config.front is None or args.mode != "ecdiff":
         return pipe
     try:
         pipe = pipe.within(args.deadline)
@@ -93,6 +132,6 @@ def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:
     from ecdiff_core.models.devices import get_dtype
     from ecdiff_core.models.one_side import load_text_encoders
 
-    print(f"note: {error} The edge's model does all steps.", file=sys.stderr)
+    print(f"note: {visible(str(error))} The edge's model does all steps.", file=sys.stderr)
     load_text_encoders(pipe.pair, get_dtype(pipe.config.sampling.dtype))
     pipe.cloud = None

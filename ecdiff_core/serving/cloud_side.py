@@ -21,7 +21,7 @@ from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Action, Mode
 from ecdiff_core.sampling.sampler import Call, SamplerState, trajectory
 from ecdiff_core.serving.engine import Engine, Steps
-from ecdiff_core.serving.handoff import HandoffForm, facts_of, plan_facts
+from ecdiff_core.serving.handoff_form import HandoffForm, facts_of, plan_facts
 from ecdiff_core.serving.packet import Encoding, Form, write_packet
 from ecdiff_core.serving.seconds import cloud_seconds
 from ecdiff_core.serving.worker import Job

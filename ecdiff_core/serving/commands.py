@@ -10,7 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,18 +20,23 @@ from ecdiff_core.errors import ECDiffError, ParamsError
 from ecdiff_core.io.console import leave_stdout, quiet_libraries
 
 if TYPE_CHECKING:
+    import socket
+
+    from ecdiff_core.config import TunedConfig
     from ecdiff_core.pipeline import ECDiffPipeline
+    from ecdiff_core.serving.limits import Limits
+    from ecdiff_core.serving.listen import Listen
 
 AUTO = "auto"
 LARGEST_BATCH = 64
 """That ``--batch-size auto`` tries."""
 _LIMITS = {
-    "queue": "requests that wait; more are answered with 429",
-    "sessions": "images of plans that go back and forth, at a time",
-    "prompt_chars": "of a prompt",
-    "drain_seconds": "for requests under way after SIGTERM",
+    "queue": "requests that wait; more are answered with 429 (default 64)",
+    "sessions": "images of plans that go back and forth, at a time; more get 429 (default 64)",
+    "prompt_chars": "longest prompt (default 2000 characters)",
+    "drain_seconds": "that requests under way have after SIGTERM (default 30)",
 }
-"""That are options, by their names in ``Limits``; with their defaults there."""
+"""That are options, by their names in ``Limits``."""
 
 
 class MissingExtraError(ECDiffError):
@@ -66,8 +71,17 @@ def add_serve(commands: Any) -> None:
         "SIGTERM and Ctrl-C end it when what is under way is done.",
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="YAML", help="tuned config; the edges' is to be the same")
-    add("--host", default="127.0.0.1", help="address to listen on; others than this machine's need a token")
+    add(
+        "--config",
+        required=True,
+        metavar="YAML",
+        help="tuned config, of the edges too: a file, or shapes, which comes with ecdiff",
+    )
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default 127.0.0.1); others than this machine's own need a token",
+    )
     add("--port", type=int, default=8000, help="default 8000; 0 is any that is free")
     add_token(add)
     add("--ssl-certfile", type=Path, metavar="PEM", help="certificate, for https")
@@ -79,8 +93,8 @@ def add_serve(commands: Any) -> None:
         "--batch-size",
         type=_size,
         metavar="N",
-        help="samples in one call of the model, halved where memory runs out; auto tries out how many are "
-        "fastest, once for a config file and a device",
+        help="samples in one call of the model (default 16), halved where memory runs out; auto tries out "
+        "how many are fastest, once for a config file and a device",
     )
     for name, meaning in _LIMITS.items():
         add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=meaning)
@@ -113,48 +127,71 @@ def add_cacert(add: Any) -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Run a server until it is told to end."""
-    quiet_libraries()
-    with with_extra():
-        from ecdiff_core.serving.limits import Limits
-        from ecdiff_core.serving.server import Listen, make_server
-    from ecdiff_core.models.memory import keep_freed_memory
-    from ecdiff_core.pipeline import ECDiffPipeline
+    from ecdiff_core.serving.limits import Limits
+    from ecdiff_core.serving.listen import Listen, bound
     from ecdiff_core.serving.token_file import find_token
 
-    token = find_token(args.token_file)
-    listen = Listen(args.host, args.port, token, args.ssl_certfile, args.ssl_keyfile)
+    listen = Listen(args.host, args.port, find_token(args.token_file), args.ssl_certfile, args.ssl_keyfile)
     asked = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
-    finds_size = args.batch_size == AUTO
-    if args.batch_size is not None and not finds_size:
+    if args.batch_size not in (None, AUTO):
         asked["batch_size"] = args.batch_size
     limits = Limits(**asked)
-    pipe = ECDiffPipeline.from_config(
-        args.config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
-    )
-    if pipe.device.type == "cpu":
-        keep_freed_memory()
-    if finds_size:
+    with bound(listen) as sockets:
+        _serve(args, listen, limits, sockets)
+    print("stopped; what was under way is done", file=sys.stderr)
+
+
+def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: list[socket.socket]) -> None:
+    """What takes seconds: imports, models, and serving itself."""
+    quiet_libraries()
+    with with_extra():
+        from ecdiff_core.serving.server import make_server
+    from ecdiff_core.config import TunedConfig
+    from ecdiff_core.methods.in_pair import check_one_machine
+
+    config = TunedConfig.load(args.config)
+    check_one_machine(config.method)
+    pipe = _load(config, args)
+    if args.batch_size == AUTO:
         limits = replace(limits, batch_size=_fastest_size(pipe, Path(args.config)))
+    whom = "for this machine" if listen.token is None else "for who has the token"
 
     def log(url: str) -> None:
-        whom = "for who has the token" if token else "for this machine"
         try:
             print(f"serving {pipe.pair.spec.name} ({pipe.plan()}) at {url} {whom}", flush=True)
         except OSError as error:  # a full disk: no reason not to serve
             print(f"note: serving at {url}; stdout: {error.strerror}", file=sys.stderr)
             leave_stdout()
 
-    server = make_server(pipe, listen, limits, log)
-    server.run()
-    if not server.started:
-        line = f"Cannot listen on {args.host}:{args.port}; the line above says why."
-        raise ECDiffError(line, key="--port", got=args.port)
-    print("stopped; what was under way is done", file=sys.stderr)
+    def log_end() -> None:
+        with suppress(OSError):
+            within = f"within {limits.drain_seconds} s; Ctrl-C again drops it"
+            print(f"\nstopping when what is under way is done, {within}", file=sys.stderr, flush=True)
+
+    make_server(pipe, listen, limits, log, log_end).run(sockets)
+
+
+def _load(config: TunedConfig, args: argparse.Namespace) -> ECDiffPipeline:
+    """The cloud's side."""
+    from ecdiff_core.models.memory import keep_freed_memory
+    from ecdiff_core.pipeline import ECDiffPipeline
+
+    pipe = ECDiffPipeline.from_config(
+        config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
+    )
+    for note in pipe.pair.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if pipe.device.type == "cpu":
+        keep_freed_memory()
+    return pipe
 
 
 def _size(text: str) -> int | str:
     """``auto``, or a number."""
-    return AUTO if text == AUTO else int(text)
+    try:
+        return AUTO if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or {AUTO}, got {text!r}") from None
 
 
 def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
@@ -178,14 +215,16 @@ def _fastest_size(pipe: ECDiffPipeline, config: Path) -> int:
 def link(args: argparse.Namespace) -> None:
     """Print what the link is."""
     with with_extra():
-        from ecdiff_core.serving.client import RemoteCloud
+        from ecdiff_core.serving.transport import Retry, Transport
+    from ecdiff_core.serving.link_meter import measure_link
     from ecdiff_core.serving.token_file import find_token
 
     if args.repeats < 1:
         raise ParamsError(key="--repeats", got=args.repeats, expected=">= 1")
     if not 0 < args.size_mib <= 8:
         raise ParamsError(key="--size-mib", got=args.size_mib, expected="> 0 and <= 8")
-    cloud = RemoteCloud(args.url, find_token(args.token_file), verify=args.cacert or True)
-    trip, rate = cloud.measure(args.repeats, round(args.size_mib * 2**20))
+    http = Transport(args.url, find_token(args.token_file), Retry(), args.cacert or True)
+    trip, rate = measure_link(http, args.repeats, round(args.size_mib * 2**20))
+    http.close()
     print(f"round trip {1000 * trip.median:.2f} ms ({1000 * trip.low:.2f} … {1000 * trip.high:.2f})")
     print(f"bandwidth {rate.median:.2f} Mbps ({rate.low:.2f} … {rate.high:.2f})")

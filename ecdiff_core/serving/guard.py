@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from ipaddress import ip_address
 from typing import Any
 
+from ecdiff_core.serving.listen import is_loopback
 from ecdiff_core.serving.problems import Problem
 
 Scope = MutableMapping[str, Any]
@@ -20,14 +20,6 @@ _MOST_DIGITS = 18
 _MOST_HEADERS, _MOST_HEADER_BYTES = 100, 2**15
 _OPEN = ("/health/live", "/health/ready")
 """That a balancer asks, which has no token."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's own, which no other one reaches."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _check_size(headers: Sequence[tuple[bytes, bytes]]) -> None:

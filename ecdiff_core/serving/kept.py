@@ -7,14 +7,15 @@ import hashlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ecdiff_core.sampling.batching import Conditioning
-from ecdiff_core.sampling.plan import Action, Plan
+from ecdiff_core.sampling.plan import Plan
 from ecdiff_core.serving.problems import Problem
 
 _HEADERS = ("accept", "ecdiff-session")
@@ -42,29 +43,38 @@ class Sessions:
     def __init__(self, most: int, seconds: float) -> None:
         self._most, self._seconds = most, seconds
         self._kept: OrderedDict[str, Session] = OrderedDict()
+        self._promised = 0
 
     def __len__(self) -> int:
         self._expire()
         return len(self._kept)
 
-    def check_room(self) -> None:
-        """Raise Problem where there is none."""
-        if len(self) >= self._most:
-            wait = next(iter(self._kept.values())).until - time.monotonic()
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Room for a session that may begin within, for nobody else meanwhile; raises Problem where there is
+        none.
+        """
+        if len(self) + self._promised >= self._most:
+            oldest = next((session.until for session in self._kept.values()), 0.0)
             raise Problem(
                 429,
                 f"All {self._most} sessions are in use. Try again later.",
-                {"Retry-After": str(min(5, max(1, int(wait))))},
+                {"Retry-After": str(min(5, max(1, int(oldest - time.monotonic()))))},
             )
+        self._promised += 1
+        try:
+            yield
+        finally:
+            self._promised -= 1
 
     def begin(self, conditioning: Conditioning, plan: Plan) -> str:
-        """A new one; returns its name, which cannot be guessed."""
+        """A new one in a ``place``; returns its name, which cannot be guessed."""
         name = secrets.token_urlsafe(16)
         self._kept[name] = Session(
             conditioning,
             plan,
             time.monotonic() + self._seconds,
-            plan.steps[plan.first_edge_step :].count(Action.CLOUD),
+            len(plan.later_cloud_steps),
         )
         return name
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from ecdiff_core.errors import CloudError
+from ecdiff_core.batch_size import PROMPT
 from ecdiff_core.models.devices import get_dtype, synchronize
 from ecdiff_core.sampling.batching import Conditioning
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link_meter import Spread
 
 if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
 
 CALLS = 5
 """That are timed of each operation, after one that warms up."""
-PROMPT = ""
-"""Only its length could matter, and tokenizers pad."""
 SERVED = ("cloud_call", "encode")
 """What the server does of an image."""
 Timings = Mapping[str, Spread]
@@ -48,22 +45,6 @@ def edge_timings(pipe: ECDiffPipeline) -> Timings:
     timestep = pipe.scheduler.timesteps[0].to(pipe.device)
     operations = {"edge_call": lambda: edge(latents, timestep), "decode": lambda: family.decode(latents)}
     return {name: Spread.of(seconds) for name, seconds in _timed(pipe, operations).items()}
-
-
-def timings_of(config: Mapping[str, Any], url: str) -> Timings:
-    """What a server tells of itself in ``GET /v1/config``: ``cloud_call`` and ``encode``.
-
-    Raises:
-        CloudError: it tells nothing of the kind.
-    """
-    try:
-        found = {name: Spread(**config["seconds"][name]) for name in SERVED}
-        if not all(0 < value < math.inf for one in found.values() for value in vars(one).values()):
-            raise ValueError
-    except (KeyError, TypeError, ValueError) as error:
-        line = f"{url} does not tell its seconds: it is an older server or none of ours."
-        raise CloudError(line, key=url, expected=list(SERVED)) from error
-    return found
 
 
 @torch.no_grad()

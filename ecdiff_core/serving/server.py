@@ -3,86 +3,49 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
-from ecdiff_core.errors import ParamsError, first_line
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.serving.app import Service, create_app
 from ecdiff_core.serving.cloud_side import Sides
-from ecdiff_core.serving.guard import Guard, is_loopback
+from ecdiff_core.serving.guard import Guard
 from ecdiff_core.serving.limits import Limits
-
-
-@dataclass(frozen=True)
-class Listen:
-    """Where a server listens, and to whom.
-
-    Args:
-        host, port: port 0 is any that is free.
-        token: what every request is to bring; None for nobody's but this machine's.
-        certfile, keyfile: of TLS; None for plain HTTP.
-
-    Raises:
-        ParamsError: other machines could connect, and there is no token.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    token: str | None = None
-    certfile: Path | None = None
-    keyfile: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port < 2**16:
-            raise ParamsError(key="--port", got=self.port, expected=f"within 0 … {2**16 - 1}")
-        if self.token is None and not is_loopback(self.host):
-            raise ParamsError(
-                f"Expected a token to listen on {self.host}, which other machines can reach.",
-                key="--token-file",
-                got={"host": self.host},
-                advice="Give --token-file FILE or set ECDIFF_TOKEN, or listen on 127.0.0.1.",
-            )
-        if self.keyfile is not None and self.certfile is None:
-            line = "--ssl-keyfile goes with --ssl-certfile PEM."
-            raise ParamsError(line, key="--ssl-keyfile", got=str(self.keyfile))
-        for key, path in (("--ssl-certfile", self.certfile), ("--ssl-keyfile", self.keyfile)):
-            if path is not None and not path.is_file():
-                raise ParamsError(f"No file at {path}.", key=key, got=str(path), advice="Give a PEM file.")
-        if self.certfile is not None:
-            _check_certificate(self.certfile, self.keyfile)
-
-
-def _check_certificate(certfile: Path, keyfile: Path | None) -> None:
-    try:
-        # With an empty password, or it would be asked for.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password=lambda: "")
-    except OSError as error:  # ssl's own are among them
-        raise ParamsError(
-            f"Cannot use the certificate {certfile} and its key: {first_line(error)}.",
-            key="--ssl-certfile",
-            got={"certificate": str(certfile), "key": str(keyfile or certfile)},
-            advice="Give PEM files that belong together, the key without a password.",
-        ) from error
+from ecdiff_core.serving.listen import Listen, cannot_listen
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which says where it listens once it does, and gives up on who does not read.
 
     Args:
+        on_start: is called with its URL once it listens.
+        on_stop: is called when it is told to end.
         seconds: in which what was sent has to be taken (Linux).
     """
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None], seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listen: Listen,
+        on_start: Callable[[str], None],
+        on_stop: Callable[[], None],
+        seconds: float,
+    ) -> None:
         super().__init__(config)
-        self._on_start, self._seconds = on_start, seconds
+        self._listen, self._on_start, self._on_stop, self._seconds = listen, on_start, on_stop, seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            self._on_stop()
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
+        try:
+            await super().startup(sockets)  # type: ignore[arg-type]
+        except OSError as error:  # two that held one address began to listen at a time
+            raise cannot_listen(self._listen, error) from error
         if self.started:
             self._limit_readers()
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -110,12 +73,18 @@ def make_app(pipe: ECDiffPipeline, token: str | None, limits: Limits) -> Guard:
 
 
 def make_server(
-    pipe: ECDiffPipeline, listen: Listen, limits: Limits, on_start: Callable[[str], None] = lambda _: None
+    pipe: ECDiffPipeline,
+    listen: Listen,
+    limits: Limits,
+    on_start: Callable[[str], None] = lambda _: None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> Server:
     """A server of a pipeline; ``run()`` ends with SIGTERM or Ctrl-C, when what is under way is done.
 
+    ``run(sockets)`` takes those of ``bound``, in place of the address.
+
     Args:
-        on_start: is called with the server's URL once it listens.
+        on_start, on_stop: of ``Server``.
     """
     config = uvicorn.Config(
         make_app(pipe, listen.token, limits),
@@ -133,4 +102,4 @@ def make_server(
         lifespan="on",
         timeout_graceful_shutdown=limits.drain_seconds,
     )
-    return Server(config, on_start, limits.reader_seconds)
+    return Server(config, listen, on_start, on_stop, limits.reader_seconds)

@@ -13,11 +13,14 @@ from typing import Any
 import httpx2
 
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
-from ecdiff_core.serving.link import LinkMeter
+from ecdiff_core.io.text import visible
+from ecdiff_core.serving.link_meter import LinkMeter
 
 _AGAIN = (429, 503)
 """Answers of a server after which it is worth trying again."""
 _PROBLEM = "application/problem+json"
+_ADVICE = {401: "Give --token-file FILE or set ECDIFF_TOKEN (in Python token=…)."}
+"""What to do of an answer, by its status."""
 _MOST_BYTES = 2**20
 """Of an answer whose length nothing else bounds."""
 
@@ -68,7 +71,7 @@ class Transport:
     """
 
     def __init__(self, url: str, token: str | None, retry: Retry, verify: bool | str | Path) -> None:
-        _check_url(url)
+        check_url(url)
         self.url, self._retry, self.link = url.rstrip("/"), retry, LinkMeter()
         # Nothing is unpacked here, so that no answer is larger than what came over the link.
         headers = {"Accept-Encoding": "identity"}
@@ -85,7 +88,7 @@ class Transport:
         Raises:
             RefusedError: the answer is an error.
             CloudError: it is longer than ``most_bytes``, or the server's certificate is not trusted.
-            CloudUnavailableError: none came.
+            CloudUnavailableError: none came, or the server cannot keep the deadline.
         """
         asked_for, why = 0.0, ""
         for attempt in range(self._retry.attempts):
@@ -97,15 +100,20 @@ class Transport:
                 with self._http.stream(method, path, **given) as response:
                     answer = Answer(self._content(response, most_bytes), response.headers)
             except (httpx2.TransportError, httpx2.DecodingError) as error:
-                self._check_certificate(error)
+                self._check_tls(error)
                 why = f"{type(error).__name__}: {error}".rstrip(": ")
                 continue
             if response.is_success:
                 return answer
-            why = _detail(answer.content) or response.reason_phrase
+            why = visible(_detail(answer.content) or response.reason_phrase)
             if not _may_change(response):
                 line = f"The cloud at {self.url} refuses ({response.status_code}): {why}"
-                raise RefusedError(line, key=self.url, got=response.status_code)
+                raise RefusedError(
+                    line, key=self.url, got=response.status_code, advice=_ADVICE.get(response.status_code, "")
+                )
+            if _is_late(answer.content):
+                line = f"The cloud at {self.url} cannot keep the deadline: {why}"
+                raise CloudUnavailableError(line, key=self.url, got=why)
             asked_for = _retry_after(response)
         line = f"The cloud at {self.url} cannot be had after {self._retry.attempts} attempts: {why}"
         raise CloudUnavailableError(line, key=self.url, got=why)
@@ -127,7 +135,7 @@ class Transport:
             self.link.transfer(len(content), time.perf_counter() - began)
         return bytes(content)
 
-    def _check_certificate(self, error: BaseException) -> None:
+    def _check_tls(self, error: BaseException) -> None:
         """Raise CloudError where a connection failed for what another attempt does not change."""
         cause: BaseException | None = error
         while cause is not None:
@@ -138,10 +146,26 @@ class Transport:
                     key=self.url,
                     got=cause.verify_message,
                 ) from error
+            if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+                line, plain = (
+                    f"What listens at {self.url} speaks no TLS.",
+                    self.url.replace("https", "http", 1),
+                )
+                raise CloudError(
+                    line,
+                    key=self.url,
+                    expected=plain,
+                    advice=f"Give {plain}, or a server with a certificate.",
+                ) from error
             cause = cause.__cause__ or cause.__context__
 
 
-def _check_url(url: str) -> None:
+def check_url(url: str) -> None:
+    """Refuse what is no server's URL.
+
+    Raises:
+        ParamsError: with what is expected of it.
+    """
     if not url.startswith(("http://", "https://")):
         raise ParamsError(key="the cloud's URL", got=url, expected="to begin with http:// or https://")
     try:
@@ -172,10 +196,19 @@ def _retry_after(response: httpx2.Response) -> float:
     return min(float(text), 30.0) if text.isdecimal() else 0.0
 
 
-def _detail(content: bytes) -> str:
-    """What a problem says, on one line; empty where it says nothing."""
+def _problem(content: bytes) -> dict[str, Any]:
+    """What a server says of an error; empty where it says nothing."""
     try:
-        text = str(json.loads(content)["detail"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
-    return " ".join(text.split())[:500]
+        return dict(json.loads(content))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _detail(content: bytes) -> str:
+    """In a line; empty where it is none."""
+    return " ".join(str(_problem(content).get("detail", "")).split())[:500]
+
+
+def _is_late(content: bytes) -> bool:
+    """Whether a deadline cannot be met, which waiting makes no better."""
+    return "estimate_seconds" in _problem(content)

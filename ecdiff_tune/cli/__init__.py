@@ -22,6 +22,7 @@ class Command:
         of_study: it goes by the settings of a study that is there, and begins none.
         of_config: it goes by the settings of a tuned config, and begins a study of its own.
         loads_models: it works with the pair itself.
+        searches: it goes by the settings of a search.
         divides: on several ranks all of them work; of other commands the first does everything.
         heeds: settings and groups that it goes by alone; empty is all that are not another command's own.
         search: what is chosen of the group ``search`` where neither the command line nor conf/base.yaml
@@ -35,6 +36,7 @@ class Command:
     of_config: bool = False
     loads_models: bool = True
     note: str = ""
+    searches: bool = False
     divides: bool = False
     heeds: tuple[str, ...] = ()
     search: str = "greedy"
@@ -60,17 +62,23 @@ COMMANDS: dict[str, Command] = {
     "tune": Command(
         "reference, search, then the winner on held-out prompts",
         "cli.tune",
+        searches=True,
         divides=True,
         note="It searches the whole grid at once (search=joint). search=greedy is the paper's walk over\n"
         "(k, alpha) and then over s, which stage1 and stage2 take. A study goes on with its own search.",
         search="joint",
     ),
     "stage1": Command(
-        "search (k, alpha) with the cloud model alone (Algorithm 2)", "cli.tune", divides=True, note=_WALKS
+        "search (k, alpha) with the cloud model alone (Algorithm 2)",
+        "cli.tune",
+        searches=True,
+        divides=True,
+        note=_WALKS,
     ),
     "stage2": Command(
         "search s for the stage-1 winner, or (p, k, alpha) or (schedule, alpha) by hand (Algorithm 3)",
         "cli.tune",
+        searches=True,
         divides=True,
         note=_WALKS,
     ),
@@ -113,7 +121,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "errors": Command(
         "noise at each step, latent error over steps, the theorems' bounds (Figures 1 and 5)",
-        "cli.errors",
+        "cli.latent_errors",
         of_study=True,
         note=f"{_OWN}. Free are errors.*: num_prompts and noise\n"
         "take time, config is another YAML than the study's ecdiff.yaml.",
@@ -123,6 +131,7 @@ COMMANDS: dict[str, Command] = {
         "a tuned config at another number of steps, scheduler, guidance or size, checked on few prompts",
         "cli.transfer",
         of_config=True,
+        searches=True,
         note="It needs transfer.config=FILE.yaml; of pair and sampling what is not given is that config's\n"
         "own. Its study is called transfer and has 12 prompts, unless others are given.",
         search="joint",

@@ -10,9 +10,10 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import PlannedCandidate
-from ecdiff_tune.experiments import summary, tables
+from ecdiff_tune.experiments import paper_tables as tables
+from ecdiff_tune.experiments import summary
 from ecdiff_tune.experiments.method_measurements import MethodEvaluator, extra_metrics
-from ecdiff_tune.experiments.methods import Method, Sampler
+from ecdiff_tune.experiments.methods import ComparedMethod, Sampler
 from ecdiff_tune.experiments.winners import config_of_study
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import open_study
@@ -44,20 +45,20 @@ def ablate(settings: Settings) -> None:
         log("wrote " + ", ".join(map(str, paths)))
 
 
-def ablations(tuned: TunedConfig) -> Iterator[Method]:
+def ablations(tuned: TunedConfig) -> Iterator[ComparedMethod]:
     """The tuned config, and what becomes of it with a part taken out or exchanged."""
     own, params = tuned.sampling, tuned.params
     candidate = PlannedCandidate.of_config(tuned).candidate
-    yield Method("tuned", "EC-Diff (tuned)", candidate, Sampler(own))
+    yield ComparedMethod("tuned", "EC-Diff (tuned)", candidate, Sampler(own))
     twice = replace(candidate, params=correcting_twice(params, tuned.plan().handoff_step, own.num_steps))
-    yield Method("twice", "correct errors twice", twice, Sampler(own))
+    yield ComparedMethod("twice", "correct errors twice", twice, Sampler(own))
     without = replace(candidate, params=replace(params, alpha=1.0))
-    yield Method("without_alpha", "w/o alpha (1)", without, Sampler(own))
+    yield ComparedMethod("without_alpha", "w/o alpha (1)", without, Sampler(own))
     for name, (scheduler, short) in SCHEDULERS.items():
         # Where the study has that scheduler, this is the tuned config's row once more.
         sampling = replace(own, scheduler=scheduler)
         sampler = Sampler(sampling, own_cloud=scheduler != own.scheduler)
-        yield Method(name, f"w/ {short} scheduler", candidate, sampler)
+        yield ComparedMethod(name, f"w/ {short} scheduler", candidate, sampler)
 
 
 def correcting_twice(params: ECDiffParams, handoff_step: int, num_steps: int) -> ECDiffParams:

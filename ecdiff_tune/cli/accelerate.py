@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from ecdiff_core.errors import ConfigError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.in_pair import why_not
@@ -21,8 +21,8 @@ from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.calibrate import ratios
 from ecdiff_tune.methods.measure import MethodMeasurer, Runs
-from ecdiff_tune.methods.seen import Floor, Result, judge
-from ecdiff_tune.methods.tuned import Tuned, Winner, config_of, time_side_by_side, tune
+from ecdiff_tune.methods.seen import DialResult, Floor, judge
+from ecdiff_tune.methods.tuning import Tuned, Winner, config_of, time_side_by_side, tune
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, OpenStudy, open_study
 from ecdiff_tune.study.process_setup import LoadedPair
@@ -74,7 +74,7 @@ def _tune(settings: Settings, name: str, fixed: Values, opened: Opened, runs: Ru
     prompts, where = calibration.prompt_set, study.path / files.METHODS / f"{name}.json"
     known = {**ratios(method, pair.pipe, prompts, where, study.spending.calls), **fixed}
 
-    def floor(present: Result | None) -> Floor:
+    def floor(present: DialResult | None) -> Floor:
         mean, worst = (LEAST_MEAN, LEAST_WORST) if present is None else (present.quality, present.worst)
         return Floor(
             mean if given.min_quality is None else given.min_quality,
@@ -151,7 +151,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         )
 
 
-def _heldout(opened: Opened, winner: Winner, runs: Runs) -> Result | None:
+def _heldout(opened: Opened, winner: Winner, runs: Runs) -> DialResult | None:
     study, _, references = opened
     if not len(references.heldout_prompts):
         return None

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_config
-from ecdiff_tune.experiments import baselines, equal_seconds, method_runs, summary, tables
+from ecdiff_tune.experiments import baselines, equal_seconds, method_runs, summary
+from ecdiff_tune.experiments import paper_tables as tables
 from ecdiff_tune.experiments.baselines import Known
 from ecdiff_tune.experiments.method_measurements import MethodEvaluator, extra_metrics
 from ecdiff_tune.experiments.method_names import METHODS
-from ecdiff_tune.experiments.methods import Method
+from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.experiments.winners import config_of_study, schedule_config
 from ecdiff_tune.methods.measure import Runs
 from ecdiff_tune.report import quality_seconds
@@ -46,7 +47,7 @@ def compare(settings: Settings) -> None:
         runs = Runs(spec.path / files.METHODS / files.RUNS)
         fronts = equal_seconds.measured_settings(runs, study.ledger, tuned.sampling, references.drawn.keys)
 
-        def clock(methods: Sequence[Method]) -> Mapping[Method, float | None]:
+        def clock(methods: Sequence[ComparedMethod]) -> Mapping[ComparedMethod, float | None]:
             count, again = given.timed_prompts, given.time_again
             return method_runs.time_methods(study, pipe, heldout, methods, tuned.sampling, count, again)
 

@@ -1,24 +1,29 @@
-"""A command's settings from the overrides that it is given, on a command line or by a Python program."""
+"""A command's settings from the overrides that it is given, on a command line or by a Python program, and
+what Hydra finds wrong with them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 
 from hydra import compose, initialize_config_dir, version
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobRuntime
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from ecdiff_core.errors import nearest
 from ecdiff_tune.cli import COMMANDS, restore, unheeded
-from ecdiff_tune.cli.arguments import written_out
+from ecdiff_tune.cli.arguments import quoting_hint, written_out
 from ecdiff_tune.cli.hydra_configs import primary_config
-from ecdiff_tune.cli.hydra_messages import one_line
-from ecdiff_tune.config import Settings, SettingsError, composed, fitting
+from ecdiff_tune.config import Settings, SettingsError, composed
+from ecdiff_tune.config.groups import LoraSettings
+from ecdiff_tune.config.idle import idle
+from ecdiff_tune.config.names import unknown_setting
 from ecdiff_tune.data.conf_folder import config_folder
 
 _ALONE = threading.Lock()
@@ -49,8 +54,11 @@ def settings_of(
     elif kind.divides:
         config = restore.with_own_search(config, overrides, log)
     chosen = composed.from_config(config, overrides, log)
-    if idle := unheeded(command, fitting.keys_of(overrides)):
-        log(f"note: {command} does not go by {', '.join(idle)}.")
+    given = composed.keys_of(overrides)
+    if unread := unheeded(command, given):
+        log(f"note: {command} does not go by {', '.join(unread)}.")
+    for line in idle(chosen, given) if kind.searches else ():
+        log(line)
     return chosen
 
 
@@ -92,3 +100,29 @@ def _hydra_left_alone() -> Iterator[None]:
         runtime.set("name", job)
         for name in added:
             OmegaConf.clear_resolver(name)
+
+
+def one_line(error: Exception) -> str:
+    """What Hydra or OmegaConf found wrong, on one line, with the nearest name where one was mistyped."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"Unknown {group} {choice!r}: {nearest(choice, error.options)}."
+    if isinstance(error, OverrideParseException):
+        line = f"Expected KEY=VALUE or GROUP=CHOICE, got {error.override!r}; --help lists all settings."
+        return line + quoting_hint(error.override or "")
+    cause = error.__cause__
+    for one in (error, cause):
+        key = str(getattr(one, "full_key", None) or getattr(one, "key", None) or "")
+        if isinstance(one, ConfigAttributeError | ConfigKeyError) and key:
+            if getattr(one, "object_type", None) is LoraSettings:
+                return (
+                    f"Unknown key {key} of pair.lora: {nearest(key, [f.name for f in fields(LoraSettings)])}."
+                )
+            return unknown_setting(key)
+    key = str(getattr(error, "full_key", None) or getattr(cause, "full_key", None) or "")
+    if "ListConfig" in f"{error}{cause}" and key:
+        return f"Expected {key} to be a list, in brackets such as {key}=[…]."
+    first = [
+        str(one).strip().splitlines()[0] for one in (error, cause) if one is not None and str(one).strip()
+    ]
+    return ": ".join(dict.fromkeys(line.rstrip(".") for line in first)) + "."

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.cli.study_spec import study_path
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.methods.export import FORMS, mask_in

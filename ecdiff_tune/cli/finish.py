@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.cli import samples
+from ecdiff_tune.cli.front import measure_front
 from ecdiff_tune.cli.stage import Found, Stages
-from ecdiff_tune.evaluation.warm_up import falls
+from ecdiff_tune.evaluation.reference import falls
+from ecdiff_tune.experiments import fewer_steps
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.report import page, tables
 from ecdiff_tune.report.figure_files import save_figure
@@ -19,6 +21,7 @@ from ecdiff_tune.report.paper_figures import noise_change
 from ecdiff_tune.report.result import beaten_note, command, made_by, result_lines
 from ecdiff_tune.study import files, recorded, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
+from ecdiff_tune.study.planned_parts import SHOWN
 from ecdiff_tune.study.process_setup import LoadedPair
 from ecdiff_tune.study.references import References
 from ecdiff_tune.study.spending import HELDOUT, SAMPLES
@@ -50,11 +53,16 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
         with study.spending.part(HELDOUT):
             heldout = _measure_heldout(study, pair, references, found.winner)
     config = config_of_winner(stages, found, heldout)
+    if heldout is not None:
+        config = _with_fewer_steps(study, pair, references, config, heldout)
     config.save(study.path / files.CONFIG)
     write_text(study.path / files.TABLE5, tables.table5([config]))
+    measure_front(stages, found.space)
     with study.spending.part(SAMPLES):
         shown = references.shown()
+        study.progress.start_task(files.SAMPLES_GRID, SHOWN)
         samples.write(study.path, stages.evaluator, shown, found.winner)
+    study.progress.end_stage()
     samples.write_edge_alone(study.path, shown, study.progress)
     log_result(stages, config)
     record = recorded.load(study.spec)
@@ -69,7 +77,7 @@ def finish(stages: Stages, pair: LoadedPair, found: Found) -> None:
     )
     study.progress.log(f"next: python -m ecdiff_core generate --config {yaml_path} {prompt}")
     if heldout is not None:
-        study.progress.log(f"and against fewer steps of the cloud alone: {command('compare', study.spec)}")
+        study.progress.log(f"and against what else could be done: {command('compare', study.spec)}")
     # After all else, which an error of the page must not keep back.
     study.progress.log(f"page: {page.write(record)}")
 
@@ -85,6 +93,18 @@ def _measure_heldout(study: OpenStudy, pair: LoadedPair, references: References,
     (measured,) = evaluator.measure([config], progress.prompts_done)
     progress.end_stage()
     return Heldout(prompts, measured)
+
+
+def _with_fewer_steps(
+    study: OpenStudy, pair: LoadedPair, references: References, config: TunedConfig, heldout: Heldout
+) -> TunedConfig:
+    """The winner's YAML, with the cloud alone in the same time on some of the held-out prompts."""
+    count = study.spec.fewer_steps
+    fewer = fewer_steps.measure(study, pair, references.heldout, config, heldout.rows, count)
+    if fewer is None:
+        return config
+    score = dict(config.score or {})
+    return replace(config, score={**score, "heldout": {**score["heldout"], "fewer_steps": fewer}})
 
 
 def example(prompts: Sequence[str]) -> str:

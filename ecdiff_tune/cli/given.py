@@ -12,7 +12,7 @@ from typing import Any
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import nearest
 from ecdiff_core.hook.loaded import pair_of
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.models.devices import dtype_name
 from ecdiff_core.models.one_side import Elsewhere
 from ecdiff_core.models.pair import Pair

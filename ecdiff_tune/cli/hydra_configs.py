@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -44,11 +45,17 @@ def primary_config(command: str, arguments: Sequence[str] = ()) -> str:
 def _own_groups(folder: Path, command: Command) -> list[dict[str, str]]:
     """A command's own choice of search, where the folder's base.yaml makes none for all commands."""
     try:
-        chosen = yaml.safe_load((folder / "base.yaml").read_text(encoding="utf-8"))["defaults"]
+        groups = _chosen_groups((folder / "base.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # which Hydra will tell of
-        chosen = []
-    groups = {name.split()[-1].strip("/") for one in chosen if isinstance(one, dict) for name in one}
+        groups = frozenset()
     return [] if "search" in groups else [{"search": command.search}]
+
+
+@cache
+def _chosen_groups(text: str) -> frozenset[str]:
+    """The groups in the defaults of a config file: a program that composes often asks each time."""
+    chosen = yaml.safe_load(text)["defaults"]
+    return frozenset(name.split()[-1].strip("/") for one in chosen if isinstance(one, dict) for name in one)
 
 
 def _help(name: str, command: Command) -> str:

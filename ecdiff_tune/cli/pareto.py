@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.front import FrontRow
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.sampling.plan import Handoff
 from ecdiff_tune.cli.rerank import within_limits, written_lines
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import ParetoSettings, Settings, SettingsError
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS, shown
-from ecdiff_tune.objective import Trial, pareto_front
+from ecdiff_tune.objective import FRONT_MERITS, Trial, pareto_front
 from ecdiff_tune.report import tables
 from ecdiff_tune.study import files, recorded, reranked
 from ecdiff_tune.study.folder import StudyFolder
@@ -30,11 +30,16 @@ def pareto(settings: Settings) -> None:
         record = recorded.load(folder.spec)
         for line in record.notes:
             progress.log(line)
-        found = front(within_limits(record.trials, settings.rerank))
+        found = front(within_limits((*record.trials, *record.partly), settings.rerank))
+        table = tables.front_table(found, record.spec.seed)
         chosen = None if settings.pareto.pick is None else picked(found, settings.pareto)
-        write_text(folder.path / files.PARETO_TABLE, tables.ranking_table(found).to_csv(index=False))
+        write_text(folder.path / files.PARETO_TABLE, table.to_csv(index=False))
         progress.log(f"{len(found)} of them are not beaten in quality, seconds and cloud calls at once")
-        for line in (*tables.ranking(found), f"wrote {folder.path / files.PARETO_TABLE}"):
+        if table["prompts"].nunique() > 1:
+            progress.log(
+                "note: those of few prompts were measured for this front alone, or lost a race early"
+            )
+        for line in (*tables.ranking(table), f"wrote {folder.path / files.PARETO_TABLE}"):
             progress.log(line)
         if chosen is None:
             progress.log(
@@ -44,7 +49,8 @@ def pareto(settings: Settings) -> None:
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
         config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
-        config = replace(config, front=rows(found, config.sampling, record.spec.sampling.handoff))
+        of_study = record.spec.sampling.handoff, len(record.prompts)
+        config = replace(config, front=rows(found, config.sampling, *of_study))
         config.save(folder.path / files.PARETO_CONFIG)
         for line in ("", *written_lines(record, config, chosen, files.PARETO_CONFIG)):
             progress.log(line)
@@ -52,16 +58,17 @@ def pareto(settings: Settings) -> None:
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
     """What no other trial beats in quality, seconds and cloud calls at once, numbered from the fastest on."""
-    found = pareto_front(trials, ("quality", "seconds", "cloud_calls"))
+    found = pareto_front(trials, FRONT_MERITS)
     return [replace(one, number=i) for i, one in enumerate(found, start=1)]
 
 
-def rows(found: Sequence[Trial], sampling: Sampling, handoff: Handoff) -> tuple[FrontRow, ...]:
+def rows(found: Sequence[Trial], sampling: Sampling, handoff: Handoff, prompts: int) -> tuple[FrontRow, ...]:
     """The front as a YAML holds it.
 
     Args:
         sampling: of the YAML, whose estimator, handoff adapter and handoff go without saying.
         handoff: of the study.
+        prompts: of the study; a row says on how many where it is of fewer.
     """
 
     def row(one: Trial) -> FrontRow:
@@ -73,6 +80,7 @@ def rows(found: Sequence[Trial], sampling: Sampling, handoff: Handoff) -> tuple[
             None if its.estimator == sampling.estimator else its.estimator,
             None if its.handoff_adapter == sampling.handoff_adapter else its.handoff_adapter,
             None if way == sampling.handoff else way,
+            None if len(one.measurements) == prompts else len(one.measurements),
         )
 
     return tuple(row(one) for one in found)

@@ -43,7 +43,8 @@ def rerank(settings: Settings) -> None:
         config.save(folder.path / files.RERANK)
         changed = "; ".join(reranked.changed(record))
         progress.log(f"scored with {changed}" if changed else "scored as the study itself was")
-        for line in (*tables.ranking(left[:SHOWN]), "", *written_lines(record, config, winner, files.RERANK)):
+        table = tables.ranking_table(left[:SHOWN])
+        for line in (*tables.ranking(table), "", *written_lines(record, config, winner, files.RERANK)):
             progress.log(line)
 
 

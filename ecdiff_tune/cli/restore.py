@@ -13,13 +13,13 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import nearest
 from ecdiff_core.models.devices import device_of_tensors
 from ecdiff_tune.config import SearchSettings, Settings, SettingsError
-from ecdiff_tune.config.fitting import fit_grids, keys_of
+from ecdiff_tune.config.composed import fit_grids, keys_of
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import differences, flat, read_state
 
 GROUPS = ("pair", "search", "calibration", "objective", "link")
 _FREE = (
-    *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors.", "export."),
+    *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors.", "export.", "heldout.fewer_steps"),
     *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
     "link.token_file",
 )

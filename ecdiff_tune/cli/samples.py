@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.io.atomic_files import replacing, write_text
 from ecdiff_core.io.video import FPS
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Plan

@@ -8,8 +8,7 @@ from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast import proposals
 from ecdiff_tune.forecast.predictor import Predictor
-from ecdiff_tune.search.schedule_space import ScheduleSpace
-from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
+from ecdiff_tune.search.spaces import JointSpace, ScheduleSpace, Stage1Space, Stage2Space
 
 
 def stage1_space(settings: Settings, p: int) -> Stage1Space:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.text import counted
 from ecdiff_tune.config import SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
@@ -25,9 +25,9 @@ from ecdiff_tune.objective import Scorer, Stage, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Ask, Cost, Records
+from ecdiff_tune.search.climb import FAR
 from ecdiff_tune.search.in_step import Predict, in_step
-from ecdiff_tune.search.schedule_space import ScheduleSpace
-from ecdiff_tune.search.spaces import GridSpace
+from ecdiff_tune.search.spaces import GridSpace, ScheduleSpace
 from ecdiff_tune.search.upper_bound import CallBound
 from ecdiff_tune.study import files, left_out, trackers
 from ecdiff_tune.study.early import EarlyAnswers
@@ -38,9 +38,6 @@ from ecdiff_tune.study.planned_parts import plan_rest, plan_search
 from ecdiff_tune.study.process_setup import thumbnails
 from ecdiff_tune.study.progress import describe, duration
 from ecdiff_tune.study.references import References
-
-FAR = 0.05
-"""SSIM between predicted and measured, from which on a forecast misleads: configs differ by less."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,11 @@ class Stages:
         stage, spec, progress = space.stage, self.study.spec, self.study.progress
         most = self.call_bounds(space)
         alone = "; its objective leaves the burden out: stage 2's is another" if stage == 1 else ""
-        progress.log(self.effort(stage_name(stage), space.p, [most]) + alone)
+        title = "placed calls" if spec.kind.places else stage_name(stage)
+        progress.log(self.effort(title, space.p, [most]) + alone)
         num_prompts = len(self.references.most_prompts)
         seconds = self.total_seconds(most)
-        progress.start_stage(stage, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
+        progress.start_stage(title, most[0].count, num_prompts, self._keeps, not spec.kind.prunes, seconds)
         each, time_left = (0.0, 0.0), progress.time_left
         if time_left is not None:
             calls = self.total_calls(most)
@@ -122,7 +120,7 @@ class Stages:
             tracked.winner(winner)
         progress.end_stage()
         self._end_race(len(winner.measurements))
-        self._doubt_forecast(winner)
+        self._doubt_forecast(winner, trials)
         space = spaces[-1]
         if spec.kind.walks and len(trials) < len(space.grid):
             left = len(space.grid) - len(trials)
@@ -149,9 +147,16 @@ class Stages:
                 "then whatever is measured to be better"
             )
 
-    def _doubt_forecast(self, winner: Trial) -> None:
-        """Say where the winner is far from what was predicted of it: a better config may not have raced."""
+    def _doubt_forecast(self, winner: Trial, trials: Sequence[Trial]) -> None:
+        """Say where the forecast misleads: what was measured beside, or that a better config may not have
+        been."""
         if winner.stage == 1 or not self.study.spec.kind.predicts:
+            return
+        if (more := len(trials) - self.study.spec.options.finalists) > 0 and self.study.spec.kind.climbs:
+            self.study.progress.log(
+                f"the forecast misleads here, by more than {FAR:g} SSIM: {counted(more, 'more config')} were "
+                "measured, the best of every kind and the neighbours of the best"
+            )
             return
         try:
             (quality,) = self._predict([winner.candidate])
@@ -160,8 +165,9 @@ class Stages:
         if math.isfinite(quality) and abs(quality - winner.quality) > FAR:
             self.study.progress.log(
                 f"note: the winner's quality was predicted as {shown(quality)} and is "
-                f"{shown(winner.quality)}: the forecast misleads here, and a better config may not have "
-                "raced. search.finalists=N lets more race; search=race search.joint=true goes without one"
+                f"{shown(winner.quality)}: the forecast misleads here, and a better config may not "
+                "be among those measured. search.finalists=N lets more race; search=race search.joint=true "
+                "goes without one"
             )
 
     def _end_race(self, prompts: int) -> None:
@@ -196,7 +202,8 @@ class Stages:
         seconds = "" if self.study.progress.time_left else f", about {duration(self.total_seconds(bounds))}"
         return (
             f"{what}: up to {counted(trials, 'trial')}, {cloud:,} cloud and {edge:,} edge calls{seconds} "
-            "if all are needed" + ("" if spec.kind.places else f" (p = {p})")
+            + ("while the forecast holds" if spec.kind.climbs else "if all are needed")
+            + ("" if spec.kind.places else f" (p = {p})")
         )
 
     def total_seconds(self, bounds: Sequence[CallBound]) -> float:

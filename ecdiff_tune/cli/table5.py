@@ -34,7 +34,7 @@ CAPTION = "Tuned here, and by the paper (Table 5; its scores are not in it)."
 
 
 @dataclass(frozen=True)
-class Row:
+class Table5Row:
     """A config and the study that found it.
 
     Args:
@@ -73,7 +73,9 @@ def table5(settings: Settings) -> None:
     print(f"wrote {', '.join(map(str, paths))}")
 
 
-def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], log: Callable[[str], None]) -> list[Row]:
+def rows_in(
+    paths: Iterable[Path], study_of: Callable[[Path], str], log: Callable[[str], None]
+) -> list[Table5Row]:
     """A row a file that can be read; ``log`` is called with a line for each of the others."""
     found = []
     for path in sorted(paths):
@@ -86,7 +88,7 @@ def rows_in(paths: Iterable[Path], study_of: Callable[[Path], str], log: Callabl
     return found
 
 
-def _row(path: Path, study: str) -> Row:
+def _row(path: Path, study: str) -> Table5Row:
     config = TunedConfig.load(path)
     if config.basis:
         raise ConfigError(f"{path} is an early answer ({config.basis}).", key=str(path), got=config.basis)
@@ -111,10 +113,10 @@ def _row(path: Path, study: str) -> Row:
         "file": str(path),
     }
     cells = [study, str(plan.num_steps), *tables.table5_cells(config), config.sampling.estimator]
-    return Row(study, config, cells, record)
+    return Table5Row(study, config, cells, record)
 
 
-def table(rows: Sequence[Row]) -> pd.DataFrame:
+def table(rows: Sequence[Table5Row]) -> pd.DataFrame:
     """The records; p and k are empty where the real steps are listed in their place."""
     return pd.DataFrame([row.record for row in rows]).astype({"p": "Int64", "k": "Int64"})
 
@@ -125,7 +127,7 @@ def _section(config: TunedConfig, name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def scored_apart(rows: Sequence[Row]) -> list[str]:
+def scored_apart(rows: Sequence[Table5Row]) -> list[str]:
     """Says of each pair whose rows were scored by several latency profiles or objectives that they were.
 
     Rows whose file does not tell are left out.
@@ -158,7 +160,7 @@ def scored_apart(rows: Sequence[Row]) -> list[str]:
 
 
 def _by_section(
-    rows: Sequence[Row], section: str, names: Sequence[str], *words: str
+    rows: Sequence[Table5Row], section: str, names: Sequence[str], *words: str
 ) -> dict[tuple[Any, ...], list[str]]:
     """The studies by the numbers that their section holds under ``names`` and what it says under ``words``,
     empty for nothing."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from torch import nn
+
 from ecdiff_core.config import TunedConfig
+from ecdiff_core.models.pair_spec import Side
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli.accelerate import accelerate
 from ecdiff_tune.cli.boundary import boundary_note
@@ -23,9 +26,10 @@ from ecdiff_tune.search import Space
 from ecdiff_tune.search.spaces import Stage1Space, Stage2Space
 from ecdiff_tune.study import files
 from ecdiff_tune.study.early import EarlyAnswers
-from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, open_study
+from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, OpenStudy, open_study
 from ecdiff_tune.study.planned_parts import planned_parts
 from ecdiff_tune.study.process_setup import LoadedPair
+from ecdiff_tune.study.time_left import watched
 from ecdiff_tune.study.winner import ConfigSource
 
 
@@ -99,10 +103,13 @@ def open_stages(
         whole: the command goes on to the held-out prompts.
     """
     spec = study_spec(settings, searches=True)
-    with open_study(spec, current(), settings.has_workers, caller) as (study, pair, references):
+    with ExitStack() as stack:
+        opened = open_study(spec, current(), settings.has_workers, caller)
+        study, pair, references = stack.enter_context(opened)
         if whole and study.spec.kind.needs_forecast:
             study.progress.time_left = planned_parts(study, references, pair.latency)
             references.plan_ahead()
+            stack.enter_context(_calls_watched(study, pair))
         study.progress.log(f"search {settings.search.name}: {settings.kind.about}")
         spec, made = study.spec, references.calibration
         scorer = Scorer.of(pair.latency, spec.weights, spec.earliest_s, made if spec.timed else None)
@@ -112,6 +119,23 @@ def open_stages(
         source = ConfigSource.of_pipe(spec, study.created, prompts, pair.latency, pair.pipe, None)
         early = EarlyAnswers(study.path / files.CONFIG, source, scorer)
         yield Stages(study, references, evaluator, scorer, early, current(), tracking, columns), pair
+
+
+@contextmanager
+def _calls_watched(study: OpenStudy, pair: LoadedPair) -> Iterator[None]:
+    """The time left goes by every call, and not only by batches, one of which may be a third of the work."""
+    progress, models = study.progress, pair.pipe.pair
+    left, ranks = progress.time_left, pair.batches.ranks.size
+    assert left is not None
+
+    def called(side: Side, prompts: float) -> None:
+        left.called(side, prompts * ranks)  # the others work beside this one
+        progress.calls_made()
+
+    samples = 2 if study.spec.sampling.guidance_scale > 1 else 1
+    sides: dict[Side, nn.Module] = {"cloud": models.cloud, "edge": models.edge}
+    with watched(sides, samples, called):
+        yield
 
 
 def _refuse_params_by_hand(settings: Settings) -> None:

@@ -33,6 +33,10 @@ def check_params(settings: Settings) -> None:
         raise SettingsError(
             key="both params.k and params.alpha", got={"k": k, "alpha": alpha}, expected=expected
         )
+    most = max(settings.num_steps, LEAST_P)  # fewer steps than that are refused as such
+    for name in ("edge_first", "edge_last"):
+        if (real := getattr(settings.params, name)) > most:
+            raise ParamsError(key=f"params.{name}", got=real, expected=f"<= {most}, all steps")
     for key, value in (("params.k", k), ("params.edge_k", settings.params.edge_k)):
         if value is not None and value >= settings.num_steps:
             raise ParamsError(key=key, got=value, expected=f"within 0 … {settings.num_steps - 1}")

@@ -9,7 +9,7 @@ from ecdiff_tune.config.setting import SettingsError, check_distinct
 from ecdiff_tune.config.settings import Settings
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.options import check_installed
-from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.search.spaces import LEAST_CALLS
 from ecdiff_tune.search.specs import LIMITS
 from ecdiff_tune.study.spec import PLACED
 

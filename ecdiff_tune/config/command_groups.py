@@ -11,7 +11,7 @@ from ecdiff_core.validation import AtLeast1, NotNegative, OneOf, Positive, Simil
 from ecdiff_tune.config.setting import setting
 from ecdiff_tune.experiments.method_names import METHODS
 from ecdiff_tune.methods.export import FORMS
-from ecdiff_tune.metrics.spec import LPIPS_NETS, METRICS
+from ecdiff_tune.metrics.choice import LPIPS_NETS, METRICS
 
 NoiseShare = Annotated[float, Field(gt=0, le=1)]
 

@@ -142,12 +142,19 @@ class SearchSettings:
     extend: bool = setting(
         False, "greedy, exhaustive: search on where the winner lies on the boundary of its grid"
     )
-    rungs: list[Rung] = setting([0.05, 0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned")
+    rungs: list[Rung] = setting(
+        [0.05, 0.1, 0.25, 0.5], "shares of the prompts after which losers are pruned, rising"
+    )
     error_rate: ErrorRate = setting(
         0.05, "greatest probability of a wrong decision; 0: upper bounds alone decide, greedy walks whole"
     )
     margin: NotNegative = setting(0.0005, "objective that may be given away at a rung, to end sooner")
     finalists: AtLeast1 = setting(8, "how many of the best predicted configs race")
+    front: AtLeast0 = setting(
+        6,
+        "predict, joint, schedule: configs of other seconds and cloud calls, the best predicted, that are "
+        "measured on five prompts for pareto and the page; 0 is none",
+    )
     sampler: Annotated[str, OneOf(SAMPLERS)] = setting("tpe", "Optuna's sampler")
     trials: AtLeast1 = setting(50, "trials of the Optuna study; more of them go on with it")
     study_name: str | None = setting(None, "name in the storage; null is <pair>/<study>")
@@ -160,7 +167,9 @@ class SearchSettings:
     min_quality: Similarity | None = setting(None, "least mean SSIM that the winner must have")
     max_seconds: Positive | None = setting(None, "most seconds an image that the winner may take")
     edge_calls: list[AtLeast1] | None = setting(
-        None, "schedule: numbers of edge calls, [8], to place as well; null: every step after s is one"
+        None,
+        "schedule: numbers of edge calls, [8], to place as well, with a residual at least 2; null: each step "
+        "after s is one",
     )
     crossings: int | None = setting(
         1,
@@ -193,6 +202,10 @@ class HeldoutSettings:
     """Prompts that only the winner is measured on."""
 
     num_prompts: AtLeast0 = setting(50, "prompts that only the winner is measured on; 0 leaves that out")
+    fewer_steps: AtLeast0 = setting(
+        16,
+        "on how many of them the cloud alone runs too, with as many steps as take the winner's time; 0: none",
+    )
 
 
 @dataclass

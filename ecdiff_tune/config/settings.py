@@ -18,10 +18,10 @@ from ecdiff_tune.config.groups import (
 )
 from ecdiff_tune.config.schema import Schema
 from ecdiff_tune.evaluation.link import Link
-from ecdiff_tune.metrics.spec import MetricChoice
+from ecdiff_tune.metrics.choice import MetricChoice
 from ecdiff_tune.search import SEARCHES, SearchSpec
 from ecdiff_tune.search.options import Options, OptunaOptions
-from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.search.spaces import LEAST_CALLS
 
 ECDIFF = "ecdiff"
 """For ``method``: what this tool tunes of itself."""

@@ -1,4 +1,5 @@
-"""Prompts to tune on and prompts to check on: where they come from, their seeds, their digest."""
+"""Prompts to tune on and prompts to check on: where they come from, their seeds, their digest, and
+what text encoders do not read of them."""
 
 from __future__ import annotations
 
@@ -8,11 +9,21 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ecdiff_core.io.text import counted, visible
 from ecdiff_core.shapes import grammar as images
 from ecdiff_core.shapes_video import grammar as clips
 from ecdiff_tune.data.prompt_files import read_rows
 from ecdiff_tune.data.prompt_tables import PromptFileError
+
+if TYPE_CHECKING:
+    from ecdiff_core.models.families import Family
+
+_SHOWN = 3
+"""Prompts that are named."""
+_BEGINNING = 40
+"""Characters of each."""
 
 
 class CalibrationError(PromptFileError):
@@ -114,3 +125,31 @@ def load(
 
 def _take(prompts: Sequence[str], seeds: Sequence[int]) -> CalibrationSet:
     return CalibrationSet(tuple(prompts), tuple(seeds))
+
+
+def note_cut(family: Family, prompts: Sequence[str]) -> str:
+    """A line about the prompts of which not all is read, for diffusers cuts them without a word; else empty.
+
+    Args:
+        family: whose pipeline has ``tokenizer``, and ``tokenizer_2`` and so on if it has more.
+    """
+    limits = _limits(family)
+    if not limits:
+        return ""
+    most, tokenizer = max(limits, key=lambda pair: pair[0])
+    counts = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    long = [i for i, count in enumerate(counts) if count > most]
+    if not long:
+        return ""
+    shown = [f"'{visible(prompts[i][:_BEGINNING])}…' ({counts[i]})" for i in long[:_SHOWN]]
+    shown += ["…"] * (len(long) > _SHOWN)
+    return (
+        f"the text encoder reads {most} tokens, so the end is left out of {len(long)} of "
+        f"{counted(len(prompts), 'prompt')}: {', '.join(shown)}"
+    )
+
+
+def _limits(family: Family) -> list[tuple[int, Any]]:
+    """Tokens that are read of a prompt by each tokenizer's encoder, and the tokenizer."""
+    parts = family.pipeline.components.items()
+    return [(family.read_tokens(name), part) for name, part in parts if name.startswith("tokenizer") and part]

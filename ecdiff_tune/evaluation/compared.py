@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ecdiff_tune.evaluation.image_faults import fault
 from ecdiff_tune.evaluation.ledger import Measurement
-from ecdiff_tune.metrics.choice import PSNR, SSIM, Metric, measure
+from ecdiff_tune.metrics.metric import PSNR, SSIM, Metric, measure
 
 
 def compared(

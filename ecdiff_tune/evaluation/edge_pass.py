@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ecdiff_core.io.files import replacing
+from ecdiff_core.io.atomic_files import replacing
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.batching import Conditioning, take_prompts

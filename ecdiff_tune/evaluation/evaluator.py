@@ -25,7 +25,7 @@ from ecdiff_tune.evaluation.prefix_sharing import Generations
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.evaluation.thumbnails import Thumbnails
-from ecdiff_tune.metrics.choice import Metric
+from ecdiff_tune.metrics.metric import Metric
 
 Generation = Callable[[], AbstractContextManager[object]]
 Measured = dict[ConfigKey, list[tuple[int, Measurement]]]

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ecdiff_core.batch_size import PROMPT
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.models.devices import synchronize
 from ecdiff_core.models.memory import out_of_memory_as_error
 from ecdiff_core.sampling.plan import Plan
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_tune.evaluation.link import Link, MeasuredLink
 from ecdiff_tune.evaluation.machine_conditions import Conditions
 
@@ -31,8 +32,6 @@ OPERATIONS = ("cloud_call", "edge_call", "encode", "decode")
 """Whose seconds a profile holds."""
 CALLS = WARM_UP_CALLS + 15
 """Of either model and of the decoder, that ``measure`` makes; those after the warm-up are timed."""
-PROMPT = "a photo of a red circle"
-"""Only its length could matter, and tokenizers pad."""
 WIDE_SPREAD = 0.2
 """Of quartiles over the median. The median of so few calls is then off by about 5%, which moves the objective
 by about as much as its 95% interval over 100 prompts is wide."""

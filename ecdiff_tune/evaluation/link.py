@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.validation import NotNegative, Positive, check_fields
 
 BYTES_PER_VALUE = 2

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ecdiff_core.io.files import replacing
+from ecdiff_core.io.atomic_files import replacing
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.data.calibration import CalibrationSet

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ecdiff_core.io.files import replacing
+from ecdiff_core.io.atomic_files import replacing
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.models.pair_spec import Side
 from ecdiff_core.pipeline import ECDiffPipeline

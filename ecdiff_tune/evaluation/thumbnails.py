@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ecdiff_core.io.files import replacing
+from ecdiff_core.io.atomic_files import replacing
 from ecdiff_tune.evaluation.candidate import ConfigKey
 
 FIRST = 4

@@ -17,7 +17,7 @@ from ecdiff_core.sampling.plan import Handoff, HandoffAdapter, Plan
 from ecdiff_core.sampling.plan_of_params import count_steps
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
-from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler
+from ecdiff_tune.experiments.methods import ComparedMethod, LeftOut, Sampler
 
 HYBRID_EDGE_STEPS = (10, 25)
 """The paper's k of HybridSD: edge steps of 50."""
@@ -57,7 +57,7 @@ class Known:
         return self.tuned.sampling
 
 
-Make = Callable[[Known], Method]
+Make = Callable[[Known], ComparedMethod]
 
 
 def _method(
@@ -68,19 +68,19 @@ def _method(
     estimator: str | None = None,
     adapter: HandoffAdapter | None = None,
     handoff: Handoff | None = None,
-) -> Method:
+) -> ComparedMethod:
     """One of the study's own sampler; what is not told is the tuned config's."""
     own = known.sampling
     ways = (estimator or own.estimator, adapter or own.handoff_adapter, handoff or own.handoff)
     candidate = Candidate(params, *ways)
-    return Method(name, label, candidate, Sampler(own))
+    return ComparedMethod(name, label, candidate, Sampler(own))
 
 
-def _cloud(known: Known) -> Method:
+def _cloud(known: Known) -> ComparedMethod:
     return _method(known, "cloud", "cloud", ECDiffParams.cloud_only(known.sampling.num_steps))
 
 
-def _edge(known: Known) -> Method:
+def _edge(known: Known) -> ComparedMethod:
     params = ECDiffParams.edge_only()
     return _method(known, "edge", "edge", params, adapter=known.reference_adapter)
 
@@ -95,7 +95,7 @@ def hybrid_edge_steps(paper: int, sampling: Sampling) -> int:
 
 
 def _hybrid(edge_steps: int) -> Make:
-    def make(known: Known) -> Method:
+    def make(known: Known) -> ComparedMethod:
         k = hybrid_edge_steps(edge_steps, known.sampling)
         params = ECDiffParams.hybrid(known.sampling.num_steps - k)
         return _method(known, f"hybrid_{edge_steps}", f"HybridSD (k={k})", params)
@@ -103,7 +103,7 @@ def _hybrid(edge_steps: int) -> Make:
     return make
 
 
-def _paper(known: Known) -> Method:
+def _paper(known: Known) -> ComparedMethod:
     if known.paper is None:
         raise LeftOutError(f"the paper has no row for the pair {known.tuned.pair.name}")
     params = known.paper.params.scaled(PAPER_STEPS, known.sampling.num_inference_steps)
@@ -112,14 +112,14 @@ def _paper(known: Known) -> Method:
     return _method(known, "paper", "EC-Diff (paper's row)", params, *ways)
 
 
-def _tuned(known: Known) -> Method:
+def _tuned(known: Known) -> ComparedMethod:
     return _method(known, "tuned", "EC-Diff (tuned)", known.tuned.params)
 
 
 def _residual(name: str, label: str, edge_k: int) -> Make:
     """The tuned config with the whole residual, and with so many edge steps of edge_k + 1 approximated."""
 
-    def make(known: Known) -> Method:
+    def make(known: Known) -> ComparedMethod:
         plan = known.tuned.plan()
         if plan.residual_steps or known.tuned.params.edge_schedule is not None:
             raise LeftOutError("the tuned config has a residual")
@@ -133,16 +133,16 @@ def _residual(name: str, label: str, edge_k: int) -> Make:
     return make
 
 
-def _reuse(known: Known) -> Method:
+def _reuse(known: Known) -> ComparedMethod:
     return _method(known, "reuse", "reuse, no gradient", known.tuned.params, "reuse")
 
 
-def _secant(known: Known) -> Method:
+def _secant(known: Known) -> ComparedMethod:
     """The plain secant: the tuned alpha damps another estimator's gradient."""
     return _method(known, "secant", "secant", replace(known.tuned.params, alpha=1.0), "secant")
 
 
-def _schedule(known: Known) -> Method:
+def _schedule(known: Known) -> ComparedMethod:
     config = known.schedule
     if config is None:
         raise LeftOutError("no compare.schedule=STUDY is given")
@@ -154,7 +154,7 @@ def _schedule(known: Known) -> Method:
 def _fewer(name: str, scheduler: str | None, short: str) -> Make:
     """The cloud alone with as many steps as take no less time than the tuned config."""
 
-    def make(known: Known) -> Method:
+    def make(known: Known) -> ComparedMethod:
         study = known.sampling
         chosen = scheduler or study.scheduler
         if scheduler is None and study.scheduler in FEWER.values():
@@ -164,7 +164,7 @@ def _fewer(name: str, scheduler: str | None, short: str) -> Make:
         sampling = replace(study, scheduler=chosen, num_inference_steps=min(steps, study.num_inference_steps))
         candidate = Candidate(ECDiffParams.cloud_only(sampling.num_steps), study.estimator)
         label = f"{short or chosen.removesuffix('Scheduler')}, {sampling.num_inference_steps} steps"
-        return Method(name, label, candidate, Sampler(sampling))
+        return ComparedMethod(name, label, candidate, Sampler(sampling))
 
     return make
 
@@ -195,7 +195,7 @@ def tuned_accelerations(folder: Path) -> dict[str, MethodChoice]:
     return {name: choice for name, choice in choices.items() if choice is not None}
 
 
-def untuned(methods: Iterable[Method], tuned: Mapping[str, MethodChoice]) -> str:
+def untuned(methods: Iterable[ComparedMethod], tuned: Mapping[str, MethodChoice]) -> str:
     """Which accelerations are compared at values that nobody chose for this pair; empty where none is."""
     names = [one.name for one in methods if one.sampler.acceleration is not None and one.name not in tuned]
     what = f"at their authors' values: {', '.join(names)} (tune method=[{','.join(names)}] finds this pair's)"
@@ -205,7 +205,7 @@ def untuned(methods: Iterable[Method], tuned: Mapping[str, MethodChoice]) -> str
 def _accelerated(name: str) -> Make:
     """The cloud alone with an acceleration: as it was tuned in the study, else with its authors' values."""
 
-    def make(known: Known) -> Method:
+    def make(known: Known) -> ComparedMethod:
         method, tuned = get_method(name), known.accelerations.get(name)
         if tuned is None and method.calibrated:
             raise LeftOutError(f"{', '.join(method.calibrated)} is not measured: run tune method={name}")
@@ -234,9 +234,9 @@ MAKERS: Mapping[str, Make] = {
 """By name."""
 
 
-def made(known: Known, names: Sequence[str]) -> tuple[list[Method], LeftOut]:
+def made(known: Known, names: Sequence[str]) -> tuple[list[ComparedMethod], LeftOut]:
     """The methods of these names that apply, and why the others do not."""
-    found: list[Method] = []
+    found: list[ComparedMethod] = []
     left_out: LeftOut = {}
     for name in names:
         try:

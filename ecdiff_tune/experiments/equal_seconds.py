@@ -9,7 +9,7 @@ from statistics import fmean
 from ecdiff_core.config import Sampling
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_tune.evaluation.ledger import Ledger
-from ecdiff_tune.experiments.methods import Method
+from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.methods.measure import Runs, whole_key
 from ecdiff_tune.methods.seen import Seen
 
@@ -88,7 +88,9 @@ def near(settings: Sequence[Setting], share: float) -> list[Setting]:
     return list(settings[max(0, below - BELOW) : below + ABOVE])
 
 
-def candidates(method: Method, settings: Mapping[str, Sequence[Setting]], share: float) -> list[Method]:
+def candidates(
+    method: ComparedMethod, settings: Mapping[str, Sequence[Setting]], share: float
+) -> list[ComparedMethod]:
     """A method with the settings that are worth a clock; itself where nothing else was measured."""
     label = method.label.removesuffix(" (tuned)") + " (tuned)"
     return [
@@ -98,11 +100,11 @@ def candidates(method: Method, settings: Mapping[str, Sequence[Setting]], share:
 
 
 def best_within(
-    group: Sequence[Method],
-    seconds: Mapping[Method, float | None],
+    group: Sequence[ComparedMethod],
+    seconds: Mapping[ComparedMethod, float | None],
     settings: Sequence[Setting],
     budget: float,
-) -> Method:
+) -> ComparedMethod:
     """The best of one method's settings that takes no longer than the budget; where none does, the fastest.
 
     Args:
@@ -125,16 +127,16 @@ class EqualSeconds:
         seconds: by the names of methods; None where there is no image.
     """
 
-    methods: tuple[Method, ...]
+    methods: tuple[ComparedMethod, ...]
     seconds: Mapping[str, float | None]
     budget: float | None
 
 
 def choose(
-    methods: Sequence[Method],
+    methods: Sequence[ComparedMethod],
     settings: Mapping[str, Sequence[Setting]],
     share: float,
-    clock: Callable[[Sequence[Method]], Mapping[Method, float | None]],
+    clock: Callable[[Sequence[ComparedMethod]], Mapping[ComparedMethod, float | None]],
     budget_of: Callable[[Mapping[str, float | None]], float | None],
 ) -> EqualSeconds:
     """Every acceleration with the best of its measured settings within the budget.

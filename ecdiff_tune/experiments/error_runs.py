@@ -65,7 +65,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Found:
+class BatchErrors:
     """What came of a batch of prompts.
 
     Args:
@@ -86,7 +86,7 @@ class Found:
 
 
 @torch.no_grad()
-def measure(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, rows: Sequence[int]) -> Found:
+def measure(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, rows: Sequence[int]) -> BatchErrors:
     """All of it on a batch of prompts.
 
     Raises:
@@ -110,7 +110,7 @@ def measure(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, rows: Seq
         similar.append(ssim(disturbed, own))
         nearness.append(psnr(disturbed, own))
     followed = [_follow(pipe, batch, run, cloud) for run in work.runs]
-    return Found(
+    return BatchErrors(
         tuple(rows),
         torch.stack(stills, dim=1).half(),
         torch.stack(similar, dim=1).double().numpy(),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ecdiff_tune.experiments.bounds import Check, Coefficients
 from ecdiff_tune.experiments.corrections import MODES, Correction, corrections
-from ecdiff_tune.experiments.error_runs import Found, Run, Work
+from ecdiff_tune.experiments.error_runs import BatchErrors, Run, Work
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.report.paper_figures import Example
 
@@ -36,7 +36,7 @@ class Errors:
     corrections: tuple[Correction, ...]
 
     @classmethod
-    def of(cls, work: Work, found: Sequence[Found]) -> Errors:
+    def of(cls, work: Work, found: Sequence[BatchErrors]) -> Errors:
         """The batches put together; ranks may have finished them in another order."""
         order = np.argsort([row for one in found for row in one.rows])
         prompt_of = {row: place for place, row in enumerate(sorted(row for one in found for row in one.rows))}

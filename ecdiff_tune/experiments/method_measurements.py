@@ -17,9 +17,9 @@ from ecdiff_tune.evaluation.ledger import Measurement, added
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.reference_files import SIDES
 from ecdiff_tune.experiments import method_runs
-from ecdiff_tune.experiments.methods import LeftOut, Method, Sampler, describe, distinct
-from ecdiff_tune.metrics.choice import Metric, load_metrics
-from ecdiff_tune.metrics.spec import MetricChoice
+from ecdiff_tune.experiments.methods import ComparedMethod, LeftOut, Sampler, describe, distinct
+from ecdiff_tune.metrics.choice import MetricChoice
+from ecdiff_tune.metrics.metric import Metric, load_metrics
 from ecdiff_tune.report.comparison import ALONE
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.process_setup import LoadedPair
@@ -73,7 +73,7 @@ class MethodEvaluator:
         """The prompts' keys."""
         return self._reference.prompt_set.keys[: self._first]
 
-    def usable(self, methods: Iterable[Method], left_out: LeftOut) -> list[Method]:
+    def usable(self, methods: Iterable[ComparedMethod], left_out: LeftOut) -> list[ComparedMethod]:
         """Those that these models can do and that make images of their own.
 
         The others are logged, with those that are left out already.
@@ -86,9 +86,9 @@ class MethodEvaluator:
             self._study.progress.log(line)
         return found
 
-    def measure(self, methods: Sequence[Method]) -> Measured:
+    def measure(self, methods: Sequence[ComparedMethod]) -> Measured:
         """Every method on every prompt; what the ledger holds is not generated again."""
-        by_sampler: dict[Sampler, list[Method]] = {}
+        by_sampler: dict[Sampler, list[ComparedMethod]] = {}
         found: Measured = {}
         for method in methods:
             if method.name in ALONE:
@@ -99,7 +99,7 @@ class MethodEvaluator:
             found |= self._generated(group)
         return {one.name: found[one.name] for one in methods}
 
-    def _of_reference(self, method: Method) -> tuple[Measurement, ...]:
+    def _of_reference(self, method: ComparedMethod) -> tuple[Measurement, ...]:
         """The cloud's or the edge's own images against the cloud's, without a model call."""
         side: Side = "cloud" if method.name == "cloud" else "edge"
         key, names = method.key(self._tuned_with), self._names
@@ -115,7 +115,7 @@ class MethodEvaluator:
             found[name] = added(found.get(name), measured)
         return tuple(found[name] for name in names)
 
-    def _generated(self, methods: Sequence[Method]) -> Measured:
+    def _generated(self, methods: Sequence[ComparedMethod]) -> Measured:
         """Methods of one sampler together, which share what their trajectories have in common."""
         evaluator, progress = self._evaluator(methods), self._study.progress
         candidates = [one.candidate for one in methods]
@@ -136,7 +136,7 @@ class MethodEvaluator:
         progress.end_stage()
         return {one.name: found for one, found in zip(methods, rows, strict=True)}
 
-    def _evaluator(self, methods: Sequence[Method]) -> Evaluator:
+    def _evaluator(self, methods: Sequence[ComparedMethod]) -> Evaluator:
         pair, sampler = self._pair, methods[0].sampler
         alone = sampler.acceleration is not None and sampler.acceleration.method.batch_wide
         key, pipe = sampler.key(self._tuned_with), method_runs.pipeline(pair.pipe.pair, methods[0])

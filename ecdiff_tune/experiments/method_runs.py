@@ -18,11 +18,11 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.evaluator import Generation
 from ecdiff_tune.evaluation.side_by_side import finite, machine, side_by_side
-from ecdiff_tune.experiments.methods import Method
+from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.study.open_study import OpenStudy
 
 
-def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:
+def pipeline(pair: Pair, method: ComparedMethod) -> ECDiffPipeline:
     """Inference with a method, but for its acceleration.
 
     Raises:
@@ -35,7 +35,7 @@ def pipeline(pair: Pair, method: Method) -> ECDiffPipeline:
     return ECDiffPipeline(pair, TunedConfig(pair.spec, candidate.params, sampling))
 
 
-def generation(method: Method, pipe: ECDiffPipeline) -> Generation:
+def generation(method: ComparedMethod, pipe: ECDiffPipeline) -> Generation:
     """To be entered for each generation of a method."""
     choice, sampling = method.sampler.acceleration, pipe.config.sampling
     if choice is None:
@@ -43,7 +43,7 @@ def generation(method: Method, pipe: ECDiffPipeline) -> Generation:
     return partial(accelerated, pipe.pair, choice, pipe.num_steps, sampling.guidance_scale, pipe.scheduler)
 
 
-def obstacle(pair: Pair, method: Method) -> str | None:
+def obstacle(pair: Pair, method: ComparedMethod) -> str | None:
     """Why a method cannot be used with these models, or its scheduler makes too few steps for it; None where
     it can."""
     choice = method.sampler.acceleration
@@ -60,11 +60,11 @@ def time_methods(
     study: OpenStudy,
     pipe: ECDiffPipeline,
     heldout: CalibrationSet,
-    methods: Sequence[Method],
+    methods: Sequence[ComparedMethod],
     tuned_with: Sampling,
     prompts: int,
     again: bool = False,
-) -> dict[Method, float | None]:
+) -> dict[ComparedMethod, float | None]:
     """Seconds of a generation at batch 1, encoding and decoding included, the median over prompts.
 
     Each method is warmed up by an untimed generation; then the methods take turns, prompt by prompt. What the
@@ -81,7 +81,7 @@ def time_methods(
     progress, names = study.progress, heldout.keys[:prompts]
     pipes = {one: pipeline(pipe.pair, one) for one in methods}
 
-    def take(method: Method, row: int) -> float:
+    def take(method: ComparedMethod, row: int) -> float:
         seconds = _seconds(method, pipes[method], heldout.prompts[row], heldout.seeds[row])
         progress.prompts_done(1)
         return seconds
@@ -93,7 +93,7 @@ def time_methods(
     return {one: finite(seconds) for one, seconds in timed.items()}
 
 
-def _seconds(method: Method, pipe: ECDiffPipeline, prompt: str, seed: int) -> float:
+def _seconds(method: ComparedMethod, pipe: ECDiffPipeline, prompt: str, seed: int) -> float:
     """Of one image; infinite where it is not finite."""
     try:
         with generation(method, pipe)():

@@ -37,7 +37,7 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class Method:
+class ComparedMethod:
     """One row of a comparison.
 
     Args:
@@ -67,13 +67,13 @@ LeftOut = dict[str, str]
 """Why methods do not apply, by their names."""
 
 
-def distinct(methods: Iterable[Method], study: Sampling) -> tuple[list[Method], LeftOut]:
+def distinct(methods: Iterable[ComparedMethod], study: Sampling) -> tuple[list[ComparedMethod], LeftOut]:
     """Those that make other images than every earlier one, and whose the others make.
 
     Args:
         study: the sampling settings that the study was tuned with.
     """
-    earlier: dict[ConfigKey, Method] = {}
+    earlier: dict[ConfigKey, ComparedMethod] = {}
     left_out: LeftOut = {}
     for method in methods:
         same = earlier.setdefault(method.key(study), method)

@@ -14,12 +14,12 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.evaluation.link import BYTES_PER_VALUE
 from ecdiff_tune.evaluation.model_calls import PlanCalls
-from ecdiff_tune.experiments.methods import Method
+from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.metrics.intervals import interval95
 
 
 def quality_table(
-    methods: Sequence[Method], measured: Mapping[str, Sequence[Measurement]], seed: int
+    methods: Sequence[ComparedMethod], measured: Mapping[str, Sequence[Measurement]], seed: int
 ) -> pd.DataFrame:
     """A row a method: mean and bootstrap 95% interval over prompts of SSIM, PSNR and extra metrics.
 
@@ -56,7 +56,10 @@ def _mean(values: Sequence[float], seed: int) -> tuple[float | None, float | Non
 
 
 def cost_table(
-    methods: Sequence[Method], latency: LatencyProfile, timed: Mapping[str, float | None], study_steps: int
+    methods: Sequence[ComparedMethod],
+    latency: LatencyProfile,
+    timed: Mapping[str, float | None],
+    study_steps: int,
 ) -> pd.DataFrame:
     """A row a method: seconds and what they consist of.
 
@@ -88,7 +91,7 @@ def cost_table(
     return pd.DataFrame(rows).astype({"bytes": "Int64"})
 
 
-def bytes_sent(method: Method, latency: LatencyProfile) -> int | None:
+def bytes_sent(method: ComparedMethod, latency: LatencyProfile) -> int | None:
     """What crosses the link in one generation; None where an old profile does not tell."""
     if not method.plan.hands_over:
         return 0
@@ -107,7 +110,7 @@ def comparable_seconds(costs: pd.DataFrame) -> pd.Series:
     return costs["seconds"].astype(float).fillna(costs["measured_seconds"].astype(float) * factor)
 
 
-def with_budget(costs: pd.DataFrame, methods: Sequence[Method], budget: float | None) -> pd.DataFrame:
+def with_budget(costs: pd.DataFrame, methods: Sequence[ComparedMethod], budget: float | None) -> pd.DataFrame:
     """The costs with ``setting``, an acceleration's values, and ``within_budget``, by the clock."""
     settings = [
         "" if (choice := one.sampler.acceleration) is None else choice.text.removeprefix(choice.method.label)

@@ -19,7 +19,7 @@ from ecdiff_tune.forecast.error_growth import Array
 from ecdiff_tune.forecast.placement import Forecast, Schedule
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.splits import SplitPlacer
-from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.search.spaces import LEAST_CALLS
 
 LONGEST_GAP = 12
 """Steps from one real call to the next that the dynamic programming tries."""

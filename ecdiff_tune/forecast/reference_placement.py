@@ -10,7 +10,7 @@ from ecdiff_tune.evaluation.placed_images import ReferencePlan
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.proposals import Placer
-from ecdiff_tune.search.schedule_space import LEAST_CALLS
+from ecdiff_tune.search.spaces import LEAST_CALLS
 
 BOUND = 5e-4
 """Of the predicted 1 - SSIM to the cloud's own images."""

@@ -11,7 +11,7 @@ from statistics import fmean
 
 import torch
 
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.methods.enable import enable
 from ecdiff_core.methods.mag_cache import measuring
 from ecdiff_core.methods.method import Method

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ecdiff_core.methods.method import Parameter
-from ecdiff_tune.methods.seen import Floor, Measure, Result, judge, surely_missed
+from ecdiff_tune.methods.seen import DialResult, Floor, Measure, judge, surely_missed
 from ecdiff_tune.search.paired import TIE
 
 GLANCE = 0.1
@@ -24,7 +24,7 @@ MOST = 40
 
 
 @dataclass(frozen=True)
-class Found:
+class DialSearch:
     """What a search along a dial found.
 
     Args:
@@ -37,9 +37,9 @@ class Found:
         exact: whether nothing lies between these two.
     """
 
-    results: tuple[Result, ...]
-    best: Result | None
-    beyond: Result | None
+    results: tuple[DialResult, ...]
+    best: DialResult | None
+    beyond: DialResult | None
     good: float
     bad: float
     exact: bool
@@ -56,8 +56,8 @@ def search(
     measure: Measure,
     prompts: int,
     floor: Floor,
-    wanted: Callable[[Result], bool] = lambda _: True,
-) -> Found:
+    wanted: Callable[[DialResult], bool] = lambda _: True,
+) -> DialSearch:
     """The greatest value of a dial that keeps the floor; a greater value skips no less.
 
     Values are looked at on a tenth of the prompts: from ``start`` in steps of two until one is expected to
@@ -70,14 +70,14 @@ def search(
         wanted: whether the best value is to be measured on all prompts, told of it on the tenth.
     """
     few = glance(prompts)
-    results: dict[float, Result] = {}
-    raced: dict[float, Result] = {}
+    results: dict[float, DialResult] = {}
+    raced: dict[float, DialResult] = {}
     value: float | None = start
-    best: Result | None = None
-    beyond: Result | None = None
+    best: DialResult | None = None
+    beyond: DialResult | None = None
     for _ in range(MOST):
         if value is not None:
-            results[value] = Result(value, tuple(measure(value, few)), True)
+            results[value] = DialResult(value, tuple(measure(value, few)), True)
         elif best is None or not _is_worth_it(dial, best, results, prompts) or not wanted(best):
             break
         else:
@@ -94,26 +94,33 @@ def search(
     sure = _surest(results, prompts)
     if sure is not None or (best is not None and wanted(best)):
         best = sure
+    return _found(dial, tuple(results.values()), best, beyond)
+
+
+def _found(
+    dial: Parameter, results: tuple[DialResult, ...], best: DialResult | None, beyond: DialResult | None
+) -> DialSearch:
     end = -math.inf if best is None else _end(dial, best)
     begin = math.inf if beyond is None else _begin(beyond)
     good = best.value if best is not None and dial.kind == "int" else end
-    return Found(
-        tuple(results.values()), best, beyond, good, begin, exact=math.isfinite(begin) and end >= begin
-    )
+    is_exact = math.isfinite(begin) and end >= begin
+    return DialSearch(results, best, beyond, good, begin, exact=is_exact)
 
 
-def _surest(results: Mapping[float, Result], prompts: int) -> Result | None:
+def _surest(results: Mapping[float, DialResult], prompts: int) -> DialResult | None:
     """The greatest value that keeps the floor on all prompts."""
     whole = [one for one in results.values() if one.kept and len(one.seen) == prompts]
     return max(whole, key=lambda one: one.value, default=None)
 
 
-def _expected(result: Result, results: Mapping[float, Result], prompts: int, floor: Floor) -> Result:
+def _expected(
+    result: DialResult, results: Mapping[float, DialResult], prompts: int, floor: Floor
+) -> DialResult:
     """A value, judged by what is known of all: where another lost more on all prompts than on those that
     this one was seen on, so will this."""
     mine, reason = len(result.seen), surely_missed(result.qualities, prompts, floor)
     if mine == prompts or reason:
-        return Result(result.value, result.seen, not reason, reason)
+        return DialResult(result.value, result.seen, not reason, reason)
     more = [one for one in results.values() if len(one.seen) > mine]
     other = max(more, key=lambda one: (len(one.seen), -abs(one.value - result.value)), default=result)
     part = other.on(mine)
@@ -124,11 +131,13 @@ def _expected(result: Result, results: Mapping[float, Result], prompts: int, flo
         quality = 1 - lost * (theirs / of_these if of_these > TIE else 1)
         if quality < least - TIE:
             reason = f"{name} SSIM {quality:.4f} is expected on all {prompts} prompts, below {least:g}"
-            return Result(result.value, result.seen, False, reason)
-    return Result(result.value, result.seen, True)
+            return DialResult(result.value, result.seen, False, reason)
+    return DialResult(result.value, result.seen, True)
 
 
-def _bracket(results: Mapping[float, Result], prompts: int) -> tuple[Result | None, Result | None]:
+def _bracket(
+    results: Mapping[float, DialResult], prompts: int
+) -> tuple[DialResult | None, DialResult | None]:
     """The greatest value that keeps the floor, or is expected to, and the next that is not."""
     sure = _surest(results, prompts)
     above = [one for one in results.values() if sure is None or one.value > sure.value]
@@ -137,7 +146,9 @@ def _bracket(results: Mapping[float, Result], prompts: int) -> tuple[Result | No
     return max(below, key=lambda one: one.value, default=sure), beyond
 
 
-def _is_worth_it(dial: Parameter, best: Result, results: Mapping[float, Result], prompts: int) -> bool:
+def _is_worth_it(
+    dial: Parameter, best: DialResult, results: Mapping[float, DialResult], prompts: int
+) -> bool:
     """Whether a value is to be measured on all prompts: not if it was, or one that was skips as much."""
     sure = _surest(results, prompts)
     if sure is None or sure.value == best.value:
@@ -150,19 +161,19 @@ def _is_narrow(dial: Parameter, end: float, begin: float) -> bool:
     return end >= begin or (dial.kind == "float" and begin - end < NARROW * begin)
 
 
-def _end(dial: Parameter, result: Result) -> float:
+def _end(dial: Parameter, result: DialResult) -> float:
     """The first greater value that may do something else."""
     if dial.kind == "int":
         return result.value + 1
     return max(result.value, min(one.high for one in result.seen))
 
 
-def _begin(result: Result) -> float:
+def _begin(result: DialResult) -> float:
     """The least value that fails in the same way."""
     return min(result.value, max(one.low for one in result.seen))
 
 
-def _next(dial: Parameter, best: Result | None, beyond: Result | None) -> float | None:
+def _next(dial: Parameter, best: DialResult | None, beyond: DialResult | None) -> float | None:
     if best is None:
         assert beyond is not None
         least = dial.low

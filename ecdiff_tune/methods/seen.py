@@ -48,7 +48,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Result:
+class DialResult:
     """A value, and what is known of it.
 
     Args:
@@ -87,22 +87,22 @@ class Result:
         """Mean share of the calls in which something was reused."""
         return fmean(one.reused / max(1, one.calls) for one in self.seen)
 
-    def on(self, first: int) -> Result:
+    def on(self, first: int) -> DialResult:
         """The same on the first so many prompts."""
-        return Result(self.value, self.seen[:first], self.kept, self.reason)
+        return DialResult(self.value, self.seen[:first], self.kept, self.reason)
 
 
 Measure = Callable[[float, int], Sequence[Seen]]
 """What became of a value on the first so many prompts."""
 
 
-def does_nothing(dial: Parameter, result: Result) -> bool:
+def does_nothing(dial: Parameter, result: DialResult) -> bool:
     """Whether a value leaves the images as they are: no call reuses anything, and where the pattern does not
     tell all that the dial does, no image differs."""
     return all(one.reused == 0 for one in result.seen) and (dial.shows or result.worst >= 1 - SAME)
 
 
-def judge(value: float, measure: Measure, prompts: int, floor: Floor, whole: bool = False) -> Result:
+def judge(value: float, measure: Measure, prompts: int, floor: Floor, whole: bool = False) -> DialResult:
     """Measure a value on more and more prompts, until it cannot keep the floor any more or all are measured.
 
     Args:
@@ -110,9 +110,9 @@ def judge(value: float, measure: Measure, prompts: int, floor: Floor, whole: boo
     """
     rungs = [] if whole else sorted({max(2, math.ceil(share * prompts)) for share in RUNGS})
     for count in [*(one for one in rungs if one < prompts), prompts]:
-        result = Result(value, tuple(measure(value, count)), True)
+        result = DialResult(value, tuple(measure(value, count)), True)
         if reason := missed(result.qualities, prompts, floor):
-            return Result(value, result.seen, False, reason)
+            return DialResult(value, result.seen, False, reason)
     return result
 
 

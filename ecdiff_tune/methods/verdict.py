@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.method import shown
-from ecdiff_tune.methods.dial import Found
-from ecdiff_tune.methods.seen import SAME, Result, does_nothing
+from ecdiff_tune.methods.dial import DialSearch
+from ecdiff_tune.methods.seen import SAME, DialResult, does_nothing
 
 CLIFF = 0.05
 """Mean SSIM lost from one pattern to the next that is called a cliff."""
 
 
-def about(choice: MethodChoice, result: Result) -> str:
+def about(choice: MethodChoice, result: DialResult) -> str:
     """One setting: what it skips, and what that costs.
 
     Args:
@@ -27,14 +27,14 @@ def about(choice: MethodChoice, result: Result) -> str:
     return f"{line}{'' if result.kept else f' ({result.reason})'}"
 
 
-def _setting(choice: MethodChoice, result: Result) -> str:
+def _setting(choice: MethodChoice, result: DialResult) -> str:
     """What of the values is looked at: the dial, or what stands in its place."""
     whole = choice.method.whole
     given = choice.values.get(whole)
     return f"{whole}={shown(given)}" if given else f"{choice.method.dial}={result.value:.6g}"
 
 
-def beaten(name: str, present: Result, preset: Result) -> str:
+def beaten(name: str, present: DialResult, preset: DialResult) -> str:
     """Whether a preset keeps more than the present setting with no more computed; empty where it does not."""
     if preset.quality <= present.quality or preset.work > present.work + SAME:
         return ""
@@ -44,7 +44,7 @@ def beaten(name: str, present: Result, preset: Result) -> str:
     )
 
 
-def notes(choice: MethodChoice, result: Result) -> Iterator[str]:
+def notes(choice: MethodChoice, result: DialResult) -> Iterator[str]:
     """What a person would not expect of a setting."""
     dial = _setting(choice, result)
     if does_nothing(choice.method.parameter(choice.method.dial), result):
@@ -55,7 +55,7 @@ def notes(choice: MethodChoice, result: Result) -> Iterator[str]:
         yield f"{dial}: all steps skipped, but the first"
 
 
-def limit(choice: MethodChoice, found: Found) -> str:
+def limit(choice: MethodChoice, found: DialSearch) -> str:
     """Where the quality is lost; empty where that was not reached."""
     best, beyond, dial = found.best, found.beyond, choice.method.dial
     if best is None:
@@ -73,7 +73,7 @@ def limit(choice: MethodChoice, found: Found) -> str:
 
 def answer(
     present: MethodChoice,
-    result: Result,
+    result: DialResult,
     seconds: Mapping[MethodChoice, float],
     off: float,
     best: MethodChoice | None,

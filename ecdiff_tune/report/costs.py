@@ -64,7 +64,7 @@ def _parts(latency: LatencyProfile, steps: Plan) -> tuple[tuple[str, str, float]
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostRow:
     """A row of the page.
 
     Args:
@@ -87,7 +87,7 @@ class Cost:
         return 100 - 100 * sum(self.calls) / sum(self.whole)
 
 
-def costs(data: StudyData) -> list[Cost]:
+def costs(data: StudyData) -> list[CostRow]:
     """Of the search, of the winner on held-out prompts, and of the models' own images, as far as this study
     made them.
 
@@ -104,15 +104,15 @@ def costs(data: StudyData) -> list[Cost]:
     spent = _sums(made, SEARCHING)
     if spent is not None and spent["decode"] < search.count:
         spent = None  # another run, or another worker of an Optuna study, measured some of them
-    found = [Cost("search", search.configs, search.count, search.whole, _calls(spent))]
+    found = [CostRow("search", search.configs, search.count, search.whole, _calls(spent))]
     if len(record.heldout):
         spent = _sums(made, (HELDOUT,))
         if spent is not None and spent["decode"] != held.count:
             spent = None  # with those of an earlier winner, or without some of this one
-        found.append(Cost("held-out prompts", held.configs, held.count, held.whole, _calls(spent)))
+        found.append(CostRow("held-out prompts", held.configs, held.count, held.whole, _calls(spent)))
     spent = _sums(made, (REFERENCE, HELDOUT_REFERENCE))
     decoded = None if spent is None else spent["decode"]
-    return [*found, Cost("reference", None, decoded, None, _calls(spent))]
+    return [*found, CostRow("reference", None, decoded, None, _calls(spent))]
 
 
 def _made(data: StudyData) -> pd.DataFrame | None:

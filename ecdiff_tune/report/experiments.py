@@ -105,7 +105,7 @@ def accelerations(path: Path) -> Accelerated:
 
 
 @dataclass(frozen=True)
-class Errors:
+class ErrorTables:
     """The latent error over steps where it is known, and the other tables.
 
     Args:
@@ -117,7 +117,7 @@ class Errors:
     too_long: tuple[tuple[str, int], ...]
 
 
-def latent_errors(path: Path) -> Errors:
+def latent_errors(path: Path) -> ErrorTables:
     """What ``errors`` measured of a study; nothing if it has not run.
 
     Raises:
@@ -136,7 +136,7 @@ def latent_errors(path: Path) -> Errors:
             tables.append(Table(f"errors-{name}", _with_intervals(frame)))
         else:
             too_long.append((f"{files.ERRORS}/{name}.csv", len(frame)))
-    return Errors(figure, tuple(tables), tuple(too_long))
+    return ErrorTables(figure, tuple(tables), tuple(too_long))
 
 
 def _frames(folder: Path, columns: tuple[str, ...]) -> dict[str, pd.DataFrame]:

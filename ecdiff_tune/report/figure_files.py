@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ecdiff_core.io.files import replacing
+from ecdiff_core.io.atomic_files import replacing
 from ecdiff_core.io.text import visible
 from ecdiff_tune.report.figures import colours, styled
 

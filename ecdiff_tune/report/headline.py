@@ -9,7 +9,7 @@ from typing import Any
 
 from ecdiff_core.io.text import counted
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.report.result import made_by, race_end
+from ecdiff_tune.report.result import fewer_steps, made_by, race_end
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.study.folder import flat
 
@@ -34,6 +34,7 @@ def sentence(data: StudyData) -> str:
     if held.get("quality") is not None:
         checked = (
             f", and {shown(held['quality'], 3)} on {counted(held['num_prompts'], 'prompt')} not tuned on"
+            f"{fewer_steps(score)}"
         )
     end = race_end(data.config)
     ended = f" {end[0].upper()}{end[1:]}." if end else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ecdiff_tune.metrics.score_format import shown
@@ -42,25 +43,22 @@ class Spot:
 
 
 def quality_against_seconds(
-    medium: str, spots: Iterable[Spot], trials: Sequence[Trial] = (), compared: str = ""
+    medium: str,
+    spots: Iterable[Spot],
+    trials: Sequence[Trial] = (),
+    compared: str = "",
+    partly: Sequence[Trial] = (),
 ) -> Figure:
     """Labelled points with the 95% intervals of their quality; trials as small ones, with their front.
 
     Args:
         medium: what a generation makes, image or video.
+        partly: trials of few prompts, hollow.
         compared: what hollow points are, for the legend.
     """
     with drawing(f"Quality against seconds per {medium}", height=3.9) as (figure, (axis,)):
         axis.set(xlabel=f"seconds per {medium}", ylabel=f"quality (mean SSIM to the cloud's {medium})")
-        soft = colours()["soft"]
-        if trials:
-            x, y = [one.seconds for one in trials], [one.quality for one in trials]
-            titles = [title_of(one) for one in trials]
-            points(axis, x, y, titles, size=14, color=soft, label="a config, on all prompts")
-            best = pareto_front(trials, ("quality", "seconds"))
-            x, y = [one.seconds for one in best], [one.quality for one in best]
-            front = "no config is faster and better"
-            axis.step(x, y, "--", where="post", color=soft, linewidth=1, label=front)
+        _small_points(axis, trials, partly)
         for one in spots:
             if one.quality is None:
                 rule(axis, one.seconds, one.label, one.colour)
@@ -83,6 +81,19 @@ def quality_against_seconds(
     return figure
 
 
+def _small_points(axis: Axes, trials: Sequence[Trial], partly: Sequence[Trial]) -> None:
+    soft, on_some = colours()["soft"], "a config, on some of the prompts"
+    for some, name, hollow in ((partly, on_some, True), (trials, "a config, on all prompts", False)):
+        x, y = [one.seconds for one in some], [one.quality for one in some]
+        titles = [title_of(one) for one in some]
+        if some:
+            points(axis, x, y, titles, size=14, color=soft, label=name, hollow=hollow)
+    if best := pareto_front((*trials, *partly), ("quality", "seconds")):
+        x, y = [one.seconds for one in best], [one.quality for one in best]
+        front = "no config is faster and better"
+        axis.step(x, y, "--", where="post", color=soft, linewidth=1, label=front)
+
+
 def tradeoff(data: StudyData, others: Iterable[Spot]) -> Figure:
     """Every config of a study and the front, cloud and edge alone, the paper's row, what compare measured."""
     others = list(others)
@@ -92,7 +103,8 @@ def tradeoff(data: StudyData, others: Iterable[Spot]) -> Figure:
     winner = Spot("the winner", "accent", own.seconds, own.quality, title, (interval[0], interval[1]), "*")
     compared = "measured by compare, on the held-out prompts" if others else ""
     spots = [*others, *_paper(data), *alone, winner]
-    return quality_against_seconds(data.medium, spots, data.record.trials, compared)
+    record = data.record
+    return quality_against_seconds(data.medium, spots, record.trials, compared, record.partly)
 
 
 def methods(table: pd.DataFrame, medium: str) -> Figure:

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ecdiff_tune.evaluation.candidate import Candidate
+from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.objective import pareto_front
+from ecdiff_tune.objective import FRONT_MERITS, pareto_front
 from ecdiff_tune.report.sensitivity import Sweep
 from ecdiff_tune.report.study_data import StudyData
 from ecdiff_tune.report.tables import ranking_table, without_usual
+from ecdiff_tune.study.config_sections import ssims_of
 from ecdiff_tune.study.progress import describe
 
 FORMATS = {"alpha": "{:.3g}", "from": "{:.3g}", "to": "{:.3g}", "PSNR, dB": "{:.2f}"}
@@ -22,7 +24,7 @@ FORMATS = {"alpha": "{:.3g}", "from": "{:.3g}", "to": "{:.3g}", "PSNR, dB": "{:.
 FIRST = [
     *("p", "k", "alpha", "s", "edge_k", "residual", "estimator", "handoff_adapter", "handoff"),
     *("objective", "quality", "seconds", "efficiency", "burden"),
-    *("cloud_calls", "approximated", "edge_calls", "cloud_share"),
+    *("cloud_calls", "approximated", "edge_calls", "cloud_share", "prompts"),
 ]
 """Of ranking_table, what people look for first."""
 WORDS = {"handoff_adapter": "adapter", "label": "method", "ssim": "SSIM", "psnr": "PSNR"}
@@ -112,14 +114,18 @@ def heading(column: str) -> str:
 
 
 def configs(data: StudyData) -> Table:
-    """Every config of the ledger that was measured on all prompts, the winner marked."""
-    trials = data.record.trials
-    front = {one.candidate for one in pareto_front(trials, ("quality", "seconds"))}
+    """Every config of the ledger that was measured on all prompts or on enough of them, the winner marked."""
+    trials = (*data.record.trials, *data.record.partly)
+    front = {one.candidate for one in pareto_front(trials, FRONT_MERITS)}
     tied = {_key(one) for one in (data.config.provenance or {}).get("tied", ())}
     frame = without_usual(ranking_table(trials)[FIRST]).assign(
         front=["yes" if one.candidate in front else "" for one in trials],
         tied=["yes" if _key(_named(one.candidate)) in tied else "" for one in trials],
     )
+    if data.record.partly:
+        ends = [interval95(ssims_of(one.measurements), data.spec.seed) for one in trials]
+        both = [f"{shown(low, 3)} … {shown(high, 3)}" for low, high in ends]
+        frame.insert(list(frame).index("quality") + 1, f"quality{INTERVAL}", both)
     return Table("configs", frame, ["winner" * (one.candidate == data.winner.candidate) for one in trials])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.data.spreadsheets import csv_text
 
 _LATEX = str.maketrans({"–": "--", "…": r"\dots{}", "×": r"$\times$", "∞": r"$\infty$"})

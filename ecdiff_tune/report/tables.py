@@ -8,9 +8,11 @@ import pandas as pd
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_tune.evaluation.candidate import PlannedCandidate
+from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.report.table_files import markdown
+from ecdiff_tune.study.config_sections import ssims_of
 
 _WHOLE_OR_EMPTY = ("p", "k", "s", "suggested_s")
 """Columns of whole numbers that may be left empty."""
@@ -149,22 +151,38 @@ def ranking_table(trials: Iterable[Trial]) -> pd.DataFrame:
                 "cloud_share": plan.cloud_share,
                 **vars(score),
                 "seconds": trial.seconds,
+                "prompts": len(trial.measurements),
                 "schedule": plan.schedule,
             }
         )
     return whole_numbers(pd.DataFrame(rows))
 
 
+def front_table(trials: Sequence[Trial], seed: int) -> pd.DataFrame:
+    """The same with the bootstrap 95% intervals of the quality, over as many prompts as each was measured on.
+
+    Args:
+        seed: of the bootstrap.
+    """
+    intervals = [interval95(ssims_of(one.measurements), seed) for one in trials]
+    low, high = zip(*intervals, strict=True)
+    return ranking_table(trials).assign(quality_low=low, quality_high=high)
+
+
 def without_usual(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without what stands in all rows alike of how steps are made."""
-    return table.drop(columns=[name for name in _WAYS if table[name].nunique() == 1])
+    """The table without what stands in all rows alike of how steps are made and on how many prompts."""
+    return table.drop(columns=[name for name in (*_WAYS, "prompts") if table[name].nunique() == 1])
 
 
-def ranking(trials: Sequence[Trial]) -> list[str]:
-    """The same as lines of a markdown table; estimators and adapters where they differ, and no schedules."""
-    table = without_usual(ranking_table(trials)).drop(columns="schedule").rename(columns={"number": "#"})
-    shown = pd.DataFrame({name: [_cell(str(name), one) for one in table[name]] for name in table.columns})
-    return markdown(shown).splitlines()
+def ranking(table: pd.DataFrame) -> list[str]:
+    """Either as lines of a markdown table; estimators and adapters where they differ, and no schedules."""
+    table = without_usual(table).drop(columns="schedule").rename(columns={"number": "#"})
+    if "quality_low" in table:
+        ends = zip(table.pop("quality_low"), table.pop("quality_high"), strict=True)
+        both = [f"{shown(low, 3)} … {shown(high, 3)}" for low, high in ends]
+        table.insert(list(table).index("quality") + 1, "quality 95%", both)
+    cells = pd.DataFrame({name: [_cell(str(name), one) for one in table[name]] for name in table.columns})
+    return markdown(cells).splitlines()
 
 
 def _cell(name: str, value: object) -> str:

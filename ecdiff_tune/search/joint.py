@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.base import Context, Rounds, Search
+from ecdiff_tune.search.climb import climb
 from ecdiff_tune.search.predict import by_forecast
 from ecdiff_tune.search.race import RaceState, run_rungs
 from ecdiff_tune.search.spaces import Space
@@ -14,8 +16,9 @@ from ecdiff_tune.search.spaces import Space
 def joint(space: Space, context: Context) -> Search:
     """``Search`` that measures one candidate whole and a few others on some prompts."""
     pruned: dict[Candidate, str] = {}
-    ranked = by_forecast(space.grid, context)
-    return Search(finals(ranked, RaceState(context, pruned), context, pruned), pruned)
+    ranked, state = by_forecast(space.grid, context), RaceState(context, pruned)
+    beyond = partial(climb, ranked, state=state, context=context, pruned=pruned)
+    return Search(finals(ranked, state, context, pruned, beyond), pruned)
 
 
 def last_rung(context: Context) -> int:
@@ -24,7 +27,11 @@ def last_rung(context: Context) -> int:
 
 
 def finals(
-    ranked: Sequence[Candidate], state: RaceState, context: Context, pruned: dict[Candidate, str]
+    ranked: Sequence[Candidate],
+    state: RaceState,
+    context: Context,
+    pruned: dict[Candidate, str],
+    beyond: Callable[[Candidate, int], Rounds[Candidate]] | None = None,
 ) -> Rounds[Candidate | None]:
     """The first ones race, and after the last rung their leader goes on alone.
 
@@ -33,6 +40,7 @@ def finals(
 
     Args:
         ranked: the most promising first.
+        beyond: whoever is better than the winner, who was compared on so many prompts; None looks no further.
     """
     everything, options = context.num_prompts, context.options
     seen = last_rung(context)
@@ -48,6 +56,8 @@ def finals(
             winner = state.leader(left, seen)
             yield from state.measure([winner], everything)
             if winner not in pruned:
+                if beyond is not None:
+                    winner = yield from beyond(winner, seen)
                 state.bound(ranked)
                 ties = dict.fromkeys(finalists, f"tie after {seen} prompts")
                 reasons = {**dict.fromkeys(ranked, "forecast"), **ties}

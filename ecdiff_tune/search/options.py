@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
@@ -102,7 +103,7 @@ class Options:
     """How candidates race, and how many.
 
     Args:
-        rungs: shares of the prompts after which losers are pruned, 0 < share < 1.
+        rungs: shares of the prompts after which losers are pruned, 0 < share < 1, rising.
         error_rate: greatest probability of pruning the best candidate in the whole race; 0 leaves it to
             the bounds alone.
         margin: objective that may be given away at a rung; 0 is nothing.
@@ -127,6 +128,9 @@ class Options:
 
     def __post_init__(self) -> None:
         check_fields(self, SearchError, "search.")
+        if any(later <= earlier for earlier, later in pairwise(self.rungs)):
+            expected = "to rise from rung to rung, as [0.1,0.25,0.5]"
+            raise SearchError(key="search.rungs", got=self.rungs, expected=expected)
 
     def prompts(self, num_prompts: int) -> tuple[int, ...]:
         """How many prompts were seen at each rung, upwards.

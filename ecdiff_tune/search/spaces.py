@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, TypeVar, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
 
 from ecdiff_core.sampling.estimators import get_estimator
 from ecdiff_core.sampling.params import ECDiffParams
@@ -14,8 +14,9 @@ from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
 from ecdiff_core.sampling.plan_of_params import effective_s
 from ecdiff_tune.evaluation.candidate import Candidate, same_images
 from ecdiff_tune.objective import Stage, stage_name
-from ecdiff_tune.search.schedule_space import ScheduleSpace
 
+LEAST_CALLS = 3
+"""Of the cloud calls of a schedule: the two that a first estimate needs, and one to place."""
 SEARCHING = tuple(map(stage_name, get_args(Stage)))
 """The names of all stages."""
 
@@ -234,6 +235,35 @@ class JointSpace:
         >>> [one.params.s for one in both.grid if one.handoff == "exact"]
         [30, 32, 33, 35, 36, 38, 39]
         """
+        return tuple(dict.fromkeys(self.aliases.values()))
+
+
+@dataclass(frozen=True)
+class ScheduleSpace:
+    """Candidates of ``search=schedule``: real steps, alpha, s and estimator all at once.
+
+    Args:
+        proposed: at least one.
+    """
+
+    stage: ClassVar[Literal["joint"]] = "joint"
+    proposed: tuple[Candidate, ...]
+    num_steps: int
+    handoff: Handoff = "aligned"
+
+    @property
+    def p(self) -> int:
+        """The longest warm-up."""
+        return max(one.params.warm_up for one in self.proposed)
+
+    @cached_property
+    def aliases(self) -> Mapping[Candidate, Candidate]:
+        """Every candidate, and the one of the grid that makes the same images."""
+        return same_images(self.proposed, self.num_steps, self.handoff)
+
+    @property
+    def grid(self) -> tuple[Candidate, ...]:
+        """One candidate an image."""
         return tuple(dict.fromkeys(self.aliases.values()))
 
 

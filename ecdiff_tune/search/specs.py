@@ -9,6 +9,10 @@ from typing import Any
 from ecdiff_tune.search import exhaustive, greedy, joint, predict, race, schedule, upper_bound
 from ecdiff_tune.search.base import Context, Search
 
+_GRID = ("k", "alpha", "s", "estimator", "handoff_adapter")
+_JOINT_GRID = ("joint", "p", *_GRID, "handoff", "edge_k", "residual")
+_TESTS = ("rungs", "error_rate", "margin")
+_OF_OPTUNA = ("sampler", "trials", "study_name", "storage", "artifacts", "warm_start", "objectives")
 LIMITS = ("min_quality", "max_seconds", "cloud_calls", "edge_calls")
 """Settings of ``search.`` that only some searches heed."""
 
@@ -31,9 +35,11 @@ class SearchSpec:
             forecast chooses who races, and the race decides between near equals.
         walks: it may end without having measured its whole grid, and gives no reason for what is left.
         ends_early: its race may end before all prompts (``calibration.until``), at once.
+        climbs: where its forecast misleads it goes on from neighbour to neighbour.
         places: it lists the real steps itself, in place of p and k.
         is_optuna: its trials are those of an Optuna study, which keeps images of them.
         limits: those of ``LIMITS`` that it heeds.
+        own: settings of ``search.`` that it goes by beside its limits.
     """
 
     about: str
@@ -48,9 +54,17 @@ class SearchSpec:
     needs_forecast: bool = False
     walks: bool = False
     ends_early: bool = False
+    climbs: bool = False
     places: bool = False
     is_optuna: bool = False
     limits: tuple[str, ...] = ()
+    own: tuple[str, ...] = _JOINT_GRID
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The settings of ``search.`` that it goes by."""
+        front = ("front",) if self.needs_forecast else ()
+        return ("name", *self.own, *front, *self.limits)
 
 
 def _optuna(space: Any, context: Context) -> Search:
@@ -67,9 +81,22 @@ SEARCHES: dict[str, SearchSpec] = {
         by_clock=True,
         extends=True,
         walks=True,
+        own=("joint", *_GRID, "edge_k", "residual", "extend", *_TESTS),
     ),
-    "exhaustive": SearchSpec("every config of the grid", exhaustive.exhaustive, by_clock=True, extends=True),
-    "race": SearchSpec("every config that can still win", race.race, prunes=True, predicts=True),
+    "exhaustive": SearchSpec(
+        "every config of the grid",
+        exhaustive.exhaustive,
+        by_clock=True,
+        extends=True,
+        own=(*_JOINT_GRID, "extend"),
+    ),
+    "race": SearchSpec(
+        "every config that can still win",
+        race.race,
+        prunes=True,
+        predicts=True,
+        own=(*_JOINT_GRID, *_TESTS),
+    ),
     "predict": SearchSpec(
         "the best predicted config alone",
         predict.predict,
@@ -85,6 +112,8 @@ SEARCHES: dict[str, SearchSpec] = {
         predicts=True,
         needs_forecast=True,
         ends_early=True,
+        climbs=True,
+        own=(*_JOINT_GRID, "finalists", *_TESTS),
     ),
     "schedule": SearchSpec(
         "calls placed step by step, the best few measured on some prompts, the winner on all",
@@ -97,6 +126,7 @@ SEARCHES: dict[str, SearchSpec] = {
         ends_early=True,
         places=True,
         limits=("min_quality", "cloud_calls", "edge_calls"),
+        own=("joint", *_GRID, "crossings", "residual", "finalists", *_TESTS),
     ),
     "optuna": SearchSpec(
         "what an Optuna study suggests",
@@ -105,5 +135,6 @@ SEARCHES: dict[str, SearchSpec] = {
         prunes=True,
         is_optuna=True,
         limits=("min_quality", "max_seconds"),
+        own=(*_JOINT_GRID, *_OF_OPTUNA, *_TESTS),
     ),
 }

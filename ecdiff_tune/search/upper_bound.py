@@ -48,7 +48,8 @@ def best_predicted(space: Space, context: Context) -> list[CallBound]:
 
 
 def finalists(space: Space, context: Context) -> list[CallBound]:
-    """Some up to the last rung, one on the rest.
+    """Some up to the last rung, one on the rest; a search that ``climbs`` asks for more where the forecast
+    misleads.
 
     Raises:
         UnpredictableError: nothing can be predicted.

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from ecdiff_core.config import PairSpec
 from ecdiff_core.errors import ECDiffError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.study import files
 from ecdiff_tune.study.renamed import WITHOUT, present_settings
 from ecdiff_tune.study.spec import StudySpec
@@ -34,11 +34,13 @@ _FREE_TO_CHANGE = {
     "search.trials",
     "search.artifacts",
     "search.extend",
+    "search.front",
     "search.cloud_calls",
     "params.schedule",
     "params.edge_k",
     "params.residual",
     "params.edge_schedule",
+    "heldout.fewer_steps",
     "rerank.latency",
     "rerank.min_quality",
     "rerank.max_seconds",

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.image_faults import FAULTS
 from ecdiff_tune.study import files

@@ -34,6 +34,16 @@ def given_profile(folder: StudyFolder) -> LatencyProfile | None:
     return LatencyProfile.load(Path(source).expanduser())
 
 
+def check_server(folder: StudyFolder) -> None:
+    """See that the server of ``link=URL`` answers, where the study has not measured it yet.
+
+    Raises:
+        CloudError, CloudUnavailableError: it refuses, or cannot be had.
+    """
+    if not (folder.path / files.LATENCY).is_file():
+        two_machines.check_server(folder.spec.link)
+
+
 def latency_profile(
     folder: StudyFolder,
     pipe: ECDiffPipeline,

@@ -10,7 +10,7 @@ from pathlib import Path
 from ecdiff_core.io.text import counted
 from ecdiff_core.models.pair import EMBEDDED, Pair
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_tune.data import calibration, long_prompts
+from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.divided_batches import DividedBatches, division
 from ecdiff_tune.evaluation.evaluator import Evaluator
@@ -21,7 +21,7 @@ from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.study import files
 from ecdiff_tune.study.folder import StudyFolder
-from ecdiff_tune.study.machine_profile import batch_size_of, given_profile, latency_profile
+from ecdiff_tune.study.machine_profile import batch_size_of, check_server, given_profile, latency_profile
 from ecdiff_tune.study.optuna_setup import refuse_another_start
 from ecdiff_tune.study.process_setup import (
     LoadedPair,
@@ -121,6 +121,7 @@ def open_study(
             locked = StudyFolder.of_worker(spec) if as_worker else StudyFolder(spec)
             folder = stack.enter_context(locked)
             spec, given = folder.spec, given_profile(folder)
+            check_server(folder)
         progress = stack.enter_context(Progress(caller.log))
         pipe = load_pipe(spec, caller.pair)
         for rank, found in enumerate(ranks.gather(pipe.pair.spec)):
@@ -200,7 +201,7 @@ def _opening(spec: StudySpec, pipe: ECDiffPipeline, prompts: int, heldout: int) 
 def _notes(spec: StudySpec, pipe: ECDiffPipeline, prompts: Sequence[str]) -> Iterator[str]:
     """What may not be as it was meant."""
     yield from pipe.pair.notes
-    if cut := long_prompts.note(pipe.pair.family, prompts):
+    if cut := calibration.note_cut(pipe.pair.family, prompts):
         yield cut
     scale = spec.sampling.guidance_scale
     if scale < 1:

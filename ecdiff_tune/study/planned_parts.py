@@ -5,16 +5,20 @@ from __future__ import annotations
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import stage_name
 from ecdiff_tune.search.base import Ask
-from ecdiff_tune.search.options import Options
+from ecdiff_tune.search.options import LEAST_PROMPTS, Options
 from ecdiff_tune.study import files, reference_plan
 from ecdiff_tune.study.open_study import OpenStudy
 from ecdiff_tune.study.references import References
 from ecdiff_tune.study.spec import StudySpec
-from ecdiff_tune.study.spending import HELDOUT, SAMPLES
+from ecdiff_tune.study.spending import FEWER_STEPS, FRONT, HELDOUT, SAMPLES
 from ecdiff_tune.study.time_left import TimeLeft
 
-CLOUD_SHARE, EDGE_SHARE = 0.1, 0.14
+CLOUD_SHARE, EDGE_SHARE = 0.18, 0.13
 """Calls of a generation as shares of T, until the forecast says which configs are measured."""
+FRONT_CLOUD_SHARE = 0.25
+"""The same of the front's cloud calls, which are spread over what there is."""
+PAGE_SECONDS = 3.0
+"""Of the figures and the page, which calls no model."""
 KEPT = 0.7
 """Of those that race, who is left after a rung."""
 SHOWN = 8
@@ -23,11 +27,19 @@ SHOWN = 8
 
 def planned_parts(study: OpenStudy, references: References, latency: LatencyProfile) -> TimeLeft:
     """What ``tune`` will do in this run; each part says more exactly what it takes when it begins."""
-    left = TimeLeft(study.spending, latency)
+    left = TimeLeft(study.spending, latency, PAGE_SECONDS)
     plan_search(left, study, references, stage_name("joint"), *_calls(study, _generations(study, references)))
     if not (study.path / files.SAMPLES_GRID).is_file():
         steps, heldout = study.spec.num_steps, len(references.heldout_prompts)
         left.plan(HELDOUT, *_calls(study, heldout), heldout)
+        fewer, call = (
+            min(study.spec.fewer_steps, heldout),
+            latency.edge_call.median / latency.cloud_call.median,
+        )
+        cloud, edge = _calls(study, fewer)
+        left.plan(FEWER_STEPS, cloud + call * edge, 0, fewer)
+        front = study.spec.front * min(LEAST_PROMPTS, len(references.drawn))
+        left.plan(FRONT, FRONT_CLOUD_SHARE * steps * front, EDGE_SHARE * steps * front, front)
         left.plan(SAMPLES, 0.6 * SHOWN * steps, 0.5 * SHOWN * steps, 2 * SHOWN)
     return left
 

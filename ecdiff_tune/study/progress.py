@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ecdiff_core.io.text import counted, visible
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.metrics.score_format import shown
-from ecdiff_tune.objective import Stage, stage_name
+from ecdiff_tune.objective import Stage
 from ecdiff_tune.search.base import Ask
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ ESTIMATE_COUNTS = 5
 """Trials that the estimate of before a stage weighs as much as."""
 LINE_SECONDS = 15.0
 """The least time between two lines about one task where there is no terminal."""
+SPOKEN_FROM = 0.1
+"""Share of the work from which on the time left of the whole command is known well enough to be said."""
 
 
 def describe(candidate: Candidate, stage: Stage, with_alpha: bool = True) -> str:
@@ -98,10 +100,11 @@ class Progress:
         self._may_win: Callable[[Trial], bool] = lambda _: True
         self._one_by_one = True
         self._done = self._total = self._known = 0
-        self._label = ""
+        self._label = self._title = ""
         self._logged = self._begun = 0.0
         self._most_trials = self._prompts_in_all = 1
         self._fresh = self._fresh_seconds = self._asked = self._estimate = 0.0
+        self._spoken = False  # of the time left of the whole command
         self.time_left: TimeLeft | None = None
 
     def _bar(self, old: tqdm, place: int, total: int, label: str, unit: str) -> tqdm:
@@ -140,17 +143,36 @@ class Progress:
         self._prompts.set_postfix_str(left.removeprefix(", "), refresh=False)
         self._prompts.update(count)
         if not self._live and self._done < self._total and now - self._logged > LINE_SECONDS:
-            self.log(f"  {self._label}: {self._done} of {self._total} prompts{left}")
-            self._logged = now
+            self._log_task(left)
+
+    def calls_made(self) -> None:
+        """Some of a batch's calls were made, which may take longer than a person waits without a word."""
+        soon = self.time_left is not None and not self._spoken and self.time_left.share() >= SPOKEN_FROM
+        now = time.monotonic()
+        if not soon and now - self._logged <= LINE_SECONDS:
+            return
+        left = self._in_all()
+        self._logged = now
+        if self._live:
+            self._prompts.set_postfix_str(left.removeprefix(", "))
+        elif left:
+            self._log_task(left)
+
+    def _log_task(self, left: str) -> None:
+        done = f": {self._done} of {self._total} prompts" if self._done > self._known else ""
+        self.log(f"  {self._label}{done}{left}")
+        self._logged = time.monotonic()
 
     def _in_all(self) -> str:
-        """What is left of the whole command; empty where that is not known."""
-        seconds = None if self.time_left is None else self.time_left.seconds()
+        """What is left of the whole command; empty where that is not known, or not yet."""
+        early = self.time_left is None or self.time_left.share() < SPOKEN_FROM
+        seconds = None if self.time_left is None or early else self.time_left.seconds()
+        self._spoken |= seconds is not None
         return "" if seconds is None else f", about {duration(seconds)} left in all"
 
     def start_stage(
         self,
-        stage: Stage,
+        title: str,
         most_trials: int,
         prompts: int,
         may_win: Callable[[Trial], bool] = lambda _: True,
@@ -160,15 +182,17 @@ class Progress:
         """Begin a search stage of at most that many trials.
 
         Args:
+            title: of the stage, with which the lines of its trials begin.
             may_win: of a trial with a score, whether it keeps the limits.
             one_by_one: every trial ends before the next begins, so that the time left is known.
             seconds: that it may take at most, as estimated before.
         """
+        self._title = title
         self._estimate = seconds / most_trials if most_trials else 0.0
         self._best, self._most_trials, self._prompts_in_all = None, most_trials, prompts
         self._may_win, self._one_by_one = may_win, one_by_one
         self._fresh = self._fresh_seconds = self._asked = 0.0
-        self._trials = self._bar(self._trials, 1, most_trials, stage_name(stage), "trials at most")
+        self._trials = self._bar(self._trials, 1, most_trials, title, "trials at most")
 
     def more_trials(self, most_trials: int) -> None:
         """The stage has grown: at most that many trials in all."""
@@ -215,7 +239,7 @@ class Progress:
             best = "the best so far"
         self._trials.set_postfix_str(f"{best}{left}", refresh=False)
         self._trials.update()
-        self.log(f"{_trial_line(trial)}   {best}{left}")
+        self.log(f"{_trial_line(trial, self._title)}   {best}{left}")
 
     def end_stage(self) -> None:
         """Take the stage's bars away."""
@@ -228,8 +252,8 @@ def _left(about: str, seconds: float, done: float, remaining: float | None) -> s
     return "" if not remaining or done <= 0 else f", {about} {duration(seconds / done * remaining)} left"
 
 
-def _trial_line(trial: Trial) -> str:
-    head = f"{stage_name(trial.stage)}  trial {trial.number:>2}  {describe(trial.candidate, trial.stage):<13}"
+def _trial_line(trial: Trial, title: str) -> str:
+    head = f"{title}  trial {trial.number:>2}  {describe(trial.candidate, trial.stage):<13}"
     if trial.score is None:
         return f"{head}  infeasible: latents not finite"
     score = trial.score

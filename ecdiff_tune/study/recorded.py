@@ -18,6 +18,7 @@ from ecdiff_tune.evaluation.latency import LatencyError, LatencyProfile, check_p
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.link import Link
 from ecdiff_tune.objective import Scorer, Trial
+from ecdiff_tune.search.options import LEAST_PROMPTS
 from ecdiff_tune.study import files, reference_plan
 from ecdiff_tune.study import left_out as unusable
 from ecdiff_tune.study.folder import StudyError, read_state
@@ -34,6 +35,7 @@ class Recorded:
         prompts, heldout: as it was measured on.
         trials: every config that has a finite image of every calibration prompt, the best first; of equal
             ones the faster, then the one of higher quality.
+        partly: the configs that were measured on ``LEAST_PROMPTS`` of them or more, not on all.
         heldout_rows: of the configs that were measured on all held-out prompts.
         notes: lines about how the trials came about.
         reference: ``provenance.reference`` of their YAMLs.
@@ -47,6 +49,7 @@ class Recorded:
     latency: LatencyProfile
     scorer: Scorer
     trials: tuple[Trial, ...]
+    partly: tuple[Trial, ...]
     heldout_rows: Mapping[PlannedCandidate, tuple[Measurement, ...]]
     notes: tuple[str, ...]
     reference: Mapping[str, Any] | None = None
@@ -87,20 +90,21 @@ def load(spec: StudySpec) -> Recorded:
         notes.append("note: the study's trials were timed; here all seconds follow from its latency profile.")
     scorer = Scorer.of(latency, spec.weights, spec.earliest_s, None)
     known, reference = _read_ledger(spec)
-    measured = _on_all(known, prompts)
-    trials = [scorer.trial("joint", 0, config, rows) for config, rows in measured.items()]
-    trials = [one for one in trials if one.score]
+    trials = _scored(scorer, _on_all(known, prompts))
+    partly = _scored(scorer, _on_some(known, prompts))
     if not trials:
         line = f"{path} has no config with images of all {len(prompts)} prompts yet."
         raise StudyError(line, key=str(path), got=0, expected=str(len(prompts)))
     left_out = sum(not rows.keys().isdisjoint(prompts.keys) for rows in known.values()) - len(trials)
     notes.append(
         f"configs measured on all of {counted(len(prompts), 'prompt')}: {len(trials)}"
-        + (f" (left out: {left_out} measured on fewer, or without finite images)" if left_out else "")
+        + (f" (beside them {left_out} measured on fewer, or without finite images)" if left_out else "")
     )
     trials, left_out_notes = _within_limits(trials, spec)
     notes += left_out_notes
-    trials.sort(key=lambda one: (-one.value, one.seconds, -(one.score.quality if one.score else 0.0)))
+    partly = [one for one in partly if one.keeps(*_limits(spec))]
+    for some in (trials, partly):
+        some.sort(key=lambda one: (-one.value, one.seconds, -one.quality))
     heldout_rows = _on_all(known, heldout) if len(heldout) else {}
     return Recorded(
         spec,
@@ -111,6 +115,7 @@ def load(spec: StudySpec) -> Recorded:
         latency,
         scorer,
         tuple(trials),
+        tuple(partly),
         heldout_rows,
         tuple(notes),
         reference,
@@ -129,15 +134,37 @@ def _on_all(
     }
 
 
+def _on_some(
+    known: Mapping[PlannedCandidate, Mapping[str, Measurement]], prompts: CalibrationSet
+) -> dict[PlannedCandidate, tuple[Measurement, ...]]:
+    """The rows, in the order of the prompts, of those that were measured on enough of them, not on all."""
+    names = prompts.keys
+    found = {one: tuple(rows[name] for name in names if name in rows) for one, rows in known.items()}
+    return {config: rows for config, rows in found.items() if LEAST_PROMPTS <= len(rows) < len(prompts)}
+
+
+def _scored(scorer: Scorer, rows: Mapping[PlannedCandidate, tuple[Measurement, ...]]) -> list[Trial]:
+    """Those that have finite images."""
+    trials = (scorer.trial("joint", 0, config, some) for config, some in rows.items())
+    return [one for one in trials if one.score]
+
+
+def _limits(spec: StudySpec) -> tuple[float | None, float | None]:
+    """The quality and the seconds that the study's search asks for, where ``rerank`` sets no others."""
+    search, instead = spec.options.optuna, spec.rescoring
+    return (
+        search.min_quality if instead.min_quality is None else None,
+        search.max_seconds if instead.max_seconds is None else None,
+    )
+
+
 def _within_limits(trials: list[Trial], spec: StudySpec) -> tuple[list[Trial], list[str]]:
     """Those that keep the limits of the study's search, where ``rerank`` sets no others; all if none does.
 
     Returns:
         With notes about the others.
     """
-    search, instead = spec.options.optuna, spec.rescoring
-    quality = search.min_quality if instead.min_quality is None else None
-    seconds = search.max_seconds if instead.max_seconds is None else None
+    quality, seconds = _limits(spec)
     kept = [one for one in trials if one.keeps(quality, seconds)]
     limits = " and ".join(
         f"search.{name}={limit:g}"

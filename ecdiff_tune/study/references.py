@@ -14,8 +14,7 @@ from ecdiff_tune.evaluation import image_faults, reference_files
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.edge_pass import FIRST_PROMPTS, EdgePass
 from ecdiff_tune.evaluation.placed_images import ReferencePlan
-from ecdiff_tune.evaluation.reference import Reference
-from ecdiff_tune.evaluation.warm_up import auto_p
+from ecdiff_tune.evaluation.reference import Reference, auto_p
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.reference_placement import place_reference
 from ecdiff_tune.search.options import LEAST_PROMPTS

@@ -57,7 +57,9 @@ class StudySpec:
         options: how candidates race, and what Optuna is given.
         warm_start: whether Optuna begins with the paper's params.
         extend: whether the search goes on beyond its grid.
+        front: configs that are measured for a front beside the winner, where there is a forecast.
         by_hand: whether (k, alpha) was given instead of searched.
+        fewer_steps: held-out prompts that the winner is held against fewer steps of the cloud alone on.
         handoff_adapters: that are searched.
         p: the warm-up; None reads it off the noise profile.
         weights, link: of the objective, and of the transfer.
@@ -87,7 +89,9 @@ class StudySpec:
     options: Options = field(default_factory=Options)
     warm_start: bool = True
     extend: bool = False
+    front: int = 0
     by_hand: bool = False
+    fewer_steps: int = 0
     handoff_adapters: tuple[HandoffAdapter, ...] = ("identity",)
     p: int | None = None
     weights: Weights = field(default_factory=Weights)

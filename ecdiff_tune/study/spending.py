@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.evaluation.model_calls import KINDS
 
 LATENCY = "latency"
 REFERENCE, HELDOUT_REFERENCE, HELDOUT = "reference", "held-out reference", "held-out"
+FEWER_STEPS = "fewer steps"
 SAMPLES = "samples"
+FRONT = "front"
 """Parts that are no search; those that are have the names of ``search.spaces.SEARCHING``."""
 
 
@@ -55,6 +57,11 @@ class Spending:
             self.save()
             self._inside.pop()
             self.ended.add(name)
+
+    @property
+    def under_way(self) -> str:
+        """The part that is; empty between parts."""
+        return self._inside[-1] if self._inside else ""
 
     def of(self, name: str) -> tuple[Mapping[str, int], float]:
         """Calls and seconds of a part in this run, up to now."""

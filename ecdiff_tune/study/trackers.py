@@ -53,7 +53,7 @@ def check(tracking: str) -> None:
         raise TrackingError(line, key="tracking", got=tracking, expected=[tracking])
 
 
-class Run:
+class TrackerRun:
     """One search stage in a tracker, if there is one."""
 
     def __init__(self, tracker: GeneralTracker | None = None) -> None:
@@ -116,7 +116,7 @@ def _word(value: Any) -> str | int | float:
 
 
 @contextmanager
-def run(tracking: str, name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
+def run(tracking: str, name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[TrackerRun]:
     """A run from its begin to its end; one that an error or a person ends is not called finished.
 
     Args:
@@ -125,7 +125,7 @@ def run(tracking: str, name: str, folder: Path, settings: Mapping[str, Any]) -> 
         folder: of the study.
         settings: of the study, flat.
     """
-    made = Run(None if tracking == NONE else _begin(tracking, name, folder, settings))
+    made = TrackerRun(None if tracking == NONE else _begin(tracking, name, folder, settings))
     state: State = "stopped"
     try:
         yield made

@@ -117,7 +117,8 @@ def config_of(
     w1, seed = spec.weights.w1, spec.seed
     reported = trial if basis else scorer.on_own_runs(trial)
     score = config_sections.score_section(reported, w1, seed, basis)
-    if reported is not trial or source.ended_early:
+    of_few = not basis and len(trial.measurements) < len(source.prompts)
+    if reported is not trial or source.ended_early or of_few:
         score["num_prompts"] = len(reported.measurements)
     if heldout is not None:
         found = scorer.score(trial.plan, heldout.rows, with_burden=True)

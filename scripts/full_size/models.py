@@ -14,7 +14,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import nn
 
-from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.family import Size
 
 CONFIGS = Path(__file__).parent / "configs"
 NORM_GROUPS = 32

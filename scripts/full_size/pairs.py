@@ -14,8 +14,8 @@ from torch import Tensor
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.models.families import Family
-from ecdiff_core.models.families.base import Prompts, Size
 from ecdiff_core.models.families.cogvideox import CogVideoX
+from ecdiff_core.models.families.family import Prompts, Size
 from ecdiff_core.models.families.stable_diffusion import StableDiffusion
 from ecdiff_core.models.families.stable_diffusion_xl import StableDiffusionXL
 from ecdiff_core.models.pair import Pair

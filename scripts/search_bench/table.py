@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.report.result import falls_short, heldout_verdict
 from ecdiff_tune.report.table_files import write_table

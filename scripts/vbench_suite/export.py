@@ -13,7 +13,7 @@ import torch
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_core.io.text import counted
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
 from ecdiff_core.models.devices import dtype_name

@@ -15,7 +15,7 @@ from torch import nn
 
 import bench_latency
 from ecdiff_core import ECDiffParams, TunedConfig
-from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.family import Size
 from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.data.paper import paper_files
 from full_size import measure, models, pairs, run, table

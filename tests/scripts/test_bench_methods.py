@@ -9,8 +9,8 @@ import pytest
 
 import bench_methods
 from ecdiff_core import MethodChoice, TunedConfig
-from ecdiff_tune.methods.seen import Result, Seen
-from ecdiff_tune.methods.tuned import Winner, config_of
+from ecdiff_tune.methods.seen import DialResult, Seen
+from ecdiff_tune.methods.tuning import Winner, config_of
 
 ARGUMENTS = argparse.Namespace(prompts=6, steps=20)
 
@@ -33,7 +33,7 @@ def test_a_row_has_price_default_and_held_out(folder: Path, tiny_config: TunedCo
     assert row["of_a_sweep"] == 0.025
     assert (row["default_quality"], row["default_prompts"]) == (0.37, 2)
     assert row["setting"] == "none that does something keeps the floor"
-    seen = Result(2, (Seen(0.99, 0.6, 20, 9, "x", 2, 2),) * 6, True)
+    seen = DialResult(2, (Seen(0.99, 0.6, 20, 9, "x", 2, 2),) * 6, True)
     winner = Winner(MethodChoice("taylorseer", {"cache_interval": 2}), seen)
     config = config_of(tiny_config, winner, 2.0, 3.0, seen, {}, 0)
     config.save(folder / "methods/taylorseer.yaml")

@@ -18,7 +18,7 @@ from search_bench import runs, table
 from ..refusals import refused
 from ..tune.studies import show_nothing
 
-STEPS, PROMPTS = 12, 6
+STEPS, PROMPTS = 12, 3
 WEIGHT = 0.4
 
 

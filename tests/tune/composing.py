@@ -6,10 +6,11 @@ What a command line gives is parsed, applied and checked each time.
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra.core.default_element import ResultDefault
 from hydra.plugins.config_source import ConfigResult
@@ -22,27 +23,32 @@ def compose_once(patch: pytest.MonkeyPatch) -> None:
     """Keep what was read and merged, and leave out composing for ``hydra.mode`` alone, which no test sets."""
     load, merge = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
     read: dict[str, ConfigResult | None] = {}
-    merged: dict[str, DictConfig] = {}
+    merged: dict[str, bytes] = {}
 
     def load_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
         if not _of_ours_alone(repository):
             return load(repository, config_path)
         if config_path not in read:
             read[config_path] = load(repository, config_path)
-        return copy.deepcopy(read[config_path])
+        return read[config_path]
 
     def merge_once(
-        loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository
+        loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: CachingConfigRepository
     ) -> DictConfig:
         if not _of_ours_alone(repo):
             return merge(loader, defaults, repo)
         key = repr(defaults)
         if key not in merged:
-            merged[key] = merge(loader, defaults, repo)
-        return copy.deepcopy(merged[key])
+            repo.cache = copy.deepcopy(repo.cache)  # merging writes to what was read
+            merged[key] = pickle.dumps(merge(loader, defaults, repo))
+        return pickle.loads(merged[key])
+
+    def begin(caching: CachingConfigRepository, delegate: ConfigRepository) -> None:
+        caching.delegate, caching.cache = copy.copy(delegate), {}  # new sources are another list
 
     patch.setattr(ConfigRepository, "load_config", load_once)
     patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
+    patch.setattr(CachingConfigRepository, "__init__", begin)
     patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
 
 

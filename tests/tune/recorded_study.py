@@ -53,6 +53,7 @@ class RecordedStudy:
     profile: LatencyProfile
     link: LinkSettings = field(default_factory=lambda: LinkSettings(18.88))
     latency: str = "profile"
+    spread: tuple[float, ...] = SPREAD
 
     @property
     def settings(self) -> Settings:
@@ -60,7 +61,7 @@ class RecordedStudy:
             pair=PairSettings("tiny", "a", "b"),
             sampling=SamplingSettings(num_inference_steps=STEPS, guidance_scale=3.0),
             search=SearchSettings("exhaustive", [1, 2], [0.3, 0.5]),
-            calibration=CalibrationSettings(len(SPREAD)),
+            calibration=CalibrationSettings(len(self.spread)),
             heldout=HeldoutSettings(2),
             link=self.link,
             latency=self.latency,
@@ -90,8 +91,8 @@ class RecordedStudy:
         self.profile.save(self.folder / "latency.json")
         ledger = Ledger(self.folder / "ledger.sqlite")
         for params in configs:
-            count = (rows or {}).get(params, len(SPREAD))
-            found = [Measurement(of(params) + one, 30.0, 0.1) for one in SPREAD]
+            count = (rows or {}).get(params, len(self.spread))
+            found = [Measurement(of(params) + one, 30.0, 0.1) for one in self.spread]
             ledger.append(key_of(params), list(zip(prompts.keys, found, strict=True))[:count])
         for params in heldout:
             ledger.append(key_of(params), [(one, Measurement(of(params), 30.0, 0.1)) for one in spare.keys])

@@ -165,4 +165,4 @@ def loaded_by(commands: Sequence[tuple[Sequence[str], set[str]]]) -> list[list[s
         lines.append(f"print(*sorted({libraries!r} & set(sys.modules)), file=sys.stderr)")
     script = "\n".join(lines)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return [line.split() for line in done.stderr.splitlines()]
+    return [line.split() for line in done.stderr.splitlines() if not line.startswith("ecdiff: ")]

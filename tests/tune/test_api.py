@@ -26,8 +26,8 @@ from ecdiff_tune import api
 from ecdiff_tune.cli import tune as tune_command
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.prompt_tables import PromptFileError
-from ecdiff_tune.methods.seen import Result, Seen
-from ecdiff_tune.methods.tuned import Tuned, Winner
+from ecdiff_tune.methods.seen import DialResult, Seen
+from ecdiff_tune.methods.tuning import Tuned, Winner
 from ecdiff_tune.study.folder import BusyStudyError, StudyError, StudyFolder
 from ecdiff_tune.study.open_study import Caller
 
@@ -375,7 +375,9 @@ def test_the_best_of_masks_is_told_from_others_of_the_same_dial(
     masks = [(), (1, 0, 1) + (1,) * 40, (1, 1, 0) + (1,) * 40]
     (tmp_path / "methods").mkdir()
     choices = [MethodChoice("step_mask", {"mask": one}) for one in masks]
-    results = [Result(2.0, (Seen(quality, 0.5, 43, 1, "", 2.0, 2.0),), True) for quality in (0.7, 0.9, 0.8)]
+    results = [
+        DialResult(2.0, (Seen(quality, 0.5, 43, 1, "", 2.0, 2.0),), True) for quality in (0.7, 0.9, 0.8)
+    ]
     table = Tuned(tuple(map(Winner, choices, results)), None).table()
     table.to_csv(tmp_path / "methods" / "methods.csv", index=False)
     study = ecdiff_tune.Study(tmp_path, accelerated=True)

@@ -11,8 +11,7 @@ from ecdiff_tune import testing
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search import SEARCHES, Search, Space
 from ecdiff_tune.search.base import Cost
-from ecdiff_tune.search.schedule_space import ScheduleSpace
-from ecdiff_tune.search.spaces import JointSpace, Stage1Space, Stage2Space
+from ecdiff_tune.search.spaces import JointSpace, ScheduleSpace, Stage1Space, Stage2Space
 from ecdiff_tune.testing import NEVER, Trace, scrambled
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

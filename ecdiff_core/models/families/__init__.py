@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ecdiff_core.models.families.base import Family
 from ecdiff_core.models.families.cogvideox import CogVideoX
+from ecdiff_core.models.families.family import Family
 from ecdiff_core.models.families.stable_diffusion import StableDiffusion
 from ecdiff_core.models.families.stable_diffusion_3 import StableDiffusion3
 from ecdiff_core.models.families.stable_diffusion_xl import StableDiffusionXL

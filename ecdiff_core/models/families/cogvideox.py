@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.models.families.base import Family, Generators, Prompts, Size, initial_noise
+from ecdiff_core.models.families.family import Family, Generators, Prompts, Size, initial_noise
 from ecdiff_core.models.families.guidance import Guidance, both_halves, guide
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser

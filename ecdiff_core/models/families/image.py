@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.models.families.base import Family, Generators, Size, initial_noise
+from ecdiff_core.models.families.family import Family, Generators, Size, initial_noise
 from ecdiff_core.models.families.guidance import (
     Guidance,
     both_halves,

@@ -11,7 +11,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import c
 from torch import Tensor, nn
 
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.models.families.base import Prompts, Size
+from ecdiff_core.models.families.family import Prompts, Size
 from ecdiff_core.models.families.image import OF_ONE_SIZE, ImageFamily
 from ecdiff_core.sampling.batching import Conditioning
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from ecdiff_core.models.families.base import Prompts, Size
+from ecdiff_core.models.families.family import Prompts, Size
 from ecdiff_core.models.families.image import OF_ONE_SIZE, OTHER_CONDITIONS, OWN_GUIDANCE, ImageFamily
 from ecdiff_core.sampling.batching import Conditioning
 

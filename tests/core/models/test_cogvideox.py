@@ -23,8 +23,8 @@ from ecdiff_core.errors import ParamsError
 from ecdiff_core.io import video
 from ecdiff_core.models.compatibility import Row, Verdict, compare, refusals
 from ecdiff_core.models.families import FAMILIES
-from ecdiff_core.models.families.base import Size
 from ecdiff_core.models.families.cogvideox import CogVideoX
+from ecdiff_core.models.families.family import Size
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.models.find import ModelFiles
 from ecdiff_core.sampling.schedulers import build_scheduler

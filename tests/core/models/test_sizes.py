@@ -25,7 +25,7 @@ from ecdiff_core import (
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.models.compatibility import compare
 from ecdiff_core.models.families import FAMILIES
-from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.family import Size
 from ecdiff_core.models.pair import Pair, load_pair
 from ecdiff_core.sampling.schedulers import build_scheduler
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ecdiff_core import ECDiffPipeline, TunedConfig
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.family import Size
 from ecdiff_core.models.families.guidance import Guidance
 from ecdiff_core.sampling import estimators
 from ecdiff_core.sampling.batching import take

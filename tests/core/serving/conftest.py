@@ -21,7 +21,8 @@ from ecdiff_core import (
     TunedConfig,
 )
 from ecdiff_core.serving.limits import Limits
-from ecdiff_core.serving.server import Listen, make_server
+from ecdiff_core.serving.listen import Listen
+from ecdiff_core.serving.server import make_server
 
 TOKEN = "a-token-of-the-tests"
 FAMILIES = {

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
 
-from ecdiff_core import ECDiffPipeline, batch_size
+from ecdiff_core import ECDiffPipeline, TunedConfig, batch_size
 from ecdiff_core.__main__ import main
+from ecdiff_core.errors import ParamsError
+from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.serving.cloud_option import PACKETS
 from ecdiff_core.serving.commands import _fastest_size
+from ecdiff_core.serving.limits import Limits
+from ecdiff_core.serving.listen import Listen, bound
+from ecdiff_core.serving.packet import Encoding
+from ecdiff_core.serving.server import make_server
 
+from ...refusals import refused
 from .conftest import FAMILIES, TOKEN, config_of
 
 Capture = pytest.CaptureFixture[str]
@@ -131,6 +143,95 @@ def test_what_cannot_be_done_is_one_line(
     monkeypatch.delenv("ECDIFF_TOKEN", raising=False)
     assert main([config if one == "CONFIG" else one for one in arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders = dict.fromkeys(("both", "cloud", "edge"), pytest.fail)
+    monkeypatch.setattr("ecdiff_core.pipeline._LOADERS", loaders)
+
+
+@pytest.mark.usefixtures("nothing_loads")
+def test_a_server_looks_at_its_address_and_config_before_it_loads(
+    config: str, token_file: str, tmp_path: Path, capsys: Capture
+) -> None:
+    def fails(*arguments: str) -> str:
+        assert main(["serve", "--config", *arguments]) == 2
+        return capsys.readouterr().err
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"127.0.0.1:{port}: Address already in use. Give another --port" in fails(
+            config, "--port", port
+        )
+    for host in ("203.0.113.7", "x" * 99):
+        line = fails(config, "--host", host, "--token-file", token_file)
+        assert f"Cannot listen on {host}:8000: " in line
+        assert "Give an address of this machine" in line
+    tuned = replace(TunedConfig.load(config), method=MethodChoice("taylorseer"))
+    tuned.save(tmp_path / "method.yaml")
+    assert "A server does not run the method taylorseer" in fails(str(tmp_path / "method.yaml"))
+
+
+def test_an_address_is_held_from_before_the_models_load(tiny_pipe: ECDiffPipeline) -> None:
+    """Of two that hold it the second to listen fails; a name may have addresses that this machine lacks."""
+    with bound(Listen("localhost", 0)) as sockets:
+        port = sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(sockets[0].getsockname()[:2])
+        sockets[0].listen()
+        with refused(ParamsError, key="--port", got={"host": "localhost", "port": port}):
+            bound(Listen("localhost", port)).__enter__()
+    with bound(Listen(port=0)) as (one,):
+        listen = Listen(port=one.getsockname()[1])
+        with bound(listen) as other:
+            one.listen()
+            with refused(ParamsError, key="--port"):
+                make_server(tiny_pipe, listen, Limits()).run(other)
+
+
+@pytest.mark.usefixtures("nothing_loads")
+def test_generate_asks_the_server_before_it_loads(
+    config: str, url: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecdiff_core.serving.transport.time.sleep", lambda _: None)
+    (tmp_path / "other").write_text("another-token-altogether")
+    for given, line in (
+        ((url, "--token-file", f"{tmp_path}/other", "--fallback", "edge"), "refuses (401)"),
+        ((NOWHERE,), "cannot be had"),
+    ):
+        assert generate(config, tmp_path, "--cloud", *given) == 2
+        assert line in capsys.readouterr().err
+
+
+def test_what_options_alone_tell_needs_no_torch(config: str) -> None:
+    """Which takes seconds to import; so does measuring a link."""
+    commands = [
+        ["serve", "--config", config, "--host", "0.0.0.0"],
+        ["generate", "--config", config, "--prompt", "a", "--cloud", "gpu:8000"],
+        ["generate", "--config", config, "--prompt", "a", "--seed", "-1"],
+        ["link", NOWHERE],
+    ]
+    code = (
+        "import sys, time; from ecdiff_core.__main__ import main; time.sleep = lambda _: None\n"
+        f"print([main(one) for one in {commands}], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[2, 2, 2, 2] False\n"
+    assert done.stderr.count("\n") == 4
+
+
+def test_help_tells_the_limits_that_there_are(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in ("batch_size", "queue", "sessions", "prompt_chars", "drain_seconds"):
+        option = shown.split(f" --{name.replace('_', '-')} N ")[-1].split(" --")[0]
+        assert f"(default {getattr(Limits(), name)}" in option
+    assert get_args(Encoding) == PACKETS
+    with pytest.raises(SystemExit):
+        main(["serve", "--config", "shapes", "--batch-size", "many"])
+    assert "expected a whole number or auto, got 'many'" in capsys.readouterr().err
 
 
 def test_a_missing_package_names_the_extra(

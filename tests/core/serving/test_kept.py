@@ -1,15 +1,16 @@
-"""Answers that are kept for clients who lost their connection."""
+"""Sessions, and answers that are kept for clients who lost their connection."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ecdiff_core.serving.kept import Answers
+from ecdiff_core.sampling.plan import Plan
+from ecdiff_core.serving.kept import Answers, Sessions
 from ecdiff_core.serving.problems import Problem
 
 
@@ -63,3 +64,32 @@ def test_a_client_that_has_gone_does_not_drop_what_was_begun_anew_under_its_key(
 
     assert asyncio.run(run()) == b"done"
     assert begun == [1]
+
+
+def test_a_place_is_nobody_elses_until_it_is_used_or_given_back() -> None:
+    sessions, plan = Sessions(2, 60.0), Plan.from_schedule("2C1E1C1E")
+
+    def begin() -> str:
+        return sessions.begin(cast(Any, None), plan)
+
+    async def work(begins: bool) -> bool:
+        with sessions.place():
+            await asyncio.sleep(0)
+            if not begins:
+                raise ValueError
+            return bool(begin())
+
+    async def all_of(*begin: bool) -> list[object]:
+        return await asyncio.gather(*map(work, begin), return_exceptions=True)
+
+    for _ in range(2):
+        failed = asyncio.run(all_of(False, False, False))
+        assert [type(one) for one in failed] == [ValueError, ValueError, Problem]
+    done = asyncio.run(all_of(True, True, True))
+    assert done[:2] == [True, True]
+    assert isinstance(done[2], Problem)
+    (late,) = asyncio.run(all_of(True))
+    assert isinstance(late, Problem)
+    found = [(one.status, one.headers["Retry-After"]) for one in (done[2], late)]
+    assert found == [(429, "1"), (429, "5")]  # who is about to begin may fail; a session lasts
+    assert len(sessions) == 2

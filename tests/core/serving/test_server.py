@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -21,7 +22,7 @@ from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
-from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.listen import Listen
 from ecdiff_core.serving.token_file import find_token
 from ecdiff_core.serving.transport import Retry
 
@@ -224,6 +225,35 @@ def test_full_slow_and_gone(tiny_pipe: ECDiffPipeline, monkeypatch: pytest.Monke
             assert b" 408 " in stalled.recv(4096)
 
 
+def test_handoffs_side_by_side_begin_no_more_sessions_than_there_may_be(
+    tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails, and who goes away, gives the place back."""
+    bind = tiny_pipe.bind_cloud
+
+    def delayed(conditioning: Conditioning) -> Denoiser:
+        time.sleep(0.1)
+        return bind(conditioning)
+
+    monkeypatch.setattr(tiny_pipe, "bind_cloud", delayed)
+    with (
+        serving(tiny_pipe, sessions=2) as url,
+        httpx2.Client(base_url=url, headers=AUTHORIZED, timeout=20) as http,
+    ):
+
+        def status(_: int) -> int:
+            return http.post("/v1/handoff", json=BODY).status_code
+
+        for _ in range(3):
+            problem(http.post("/v1/handoff", json={**BODY, "deadline_seconds": 1e-6}), 503)
+            with pytest.raises(httpx2.ReadTimeout):
+                http.post("/v1/handoff", json=BODY, timeout=0.05)
+        while "ecdiff_running 0.0" not in http.get("/metrics").text:
+            time.sleep(0.02)
+        with ThreadPoolExecutor(6) as pool:
+            assert sorted(pool.map(status, range(6))) == [200] * 2 + [429] * 4
+
+
 def test_what_is_under_way_is_done_before_the_server_ends(
     tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,8 +286,10 @@ def test_what_is_under_way_is_done_before_the_server_ends(
 def test_a_server_that_is_not_there_or_does_not_know_us(tiny_pair: Path, url: str) -> None:
     with refused(CloudUnavailableError, key="http://127.0.0.1:9", got=re.compile("^ConnectError: ")):
         RemoteCloud("http://127.0.0.1:9", retry=Retry(2, 0.01)).config()
-    with refused(CloudError, key=url, got=401):
+    with refused(CloudError, key=url, got=401, advice=re.compile("--token-file FILE or set ECDIFF_TOKEN")):
         RemoteCloud(url, "another-token-altogether", retry=ONCE).config()
+    with refused(CloudError, key=url.replace("http", "https"), expected=url):
+        RemoteCloud(url.replace("http", "https"), TOKEN, retry=Retry(2, 60.0)).config()
     with refused(
         ParamsError,
         key="the cloud's URL",

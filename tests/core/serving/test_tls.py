@@ -13,7 +13,7 @@ import pytest
 from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.__main__ import main
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
-from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.listen import Listen
 from ecdiff_core.serving.transport import Retry
 
 from ...refusals import refused
@@ -45,8 +45,8 @@ def test_a_certificate_is_trusted_where_it_is_named(
     listen = Listen(port=0, token=TOKEN, certfile=pem / "cert.pem", keyfile=pem / "key.pem")
     with serving(tiny_pipe, listen=listen) as url:
         assert url.startswith("https://")
-        assert RemoteCloud(url, TOKEN, verify=pem / "cert.pem").config()["facts"]["alpha"] == "0.3"
-        assert RemoteCloud(url, TOKEN, verify=False).config()["facts"]["alpha"] == "0.3"
+        assert RemoteCloud(url, TOKEN, verify=pem / "cert.pem").config().facts["alpha"] == "0.3"
+        assert RemoteCloud(url, TOKEN, verify=False).config().facts["alpha"] == "0.3"
 
         began = time.monotonic()
         with refused(CloudError, key=url, got=re.compile("^self.signed certificate"), line="--cacert PEM"):

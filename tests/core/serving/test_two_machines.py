@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ import torch
 from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, PairError, ParamsError
 from ecdiff_core.methods.choice import MethodChoice
+from ecdiff_core.models.memory import Memory
 from ecdiff_core.serving.cloud_side import Sides
-from ecdiff_core.serving.seconds import timings_of
-from ecdiff_core.serving.server import Listen
+from ecdiff_core.serving.listen import Listen
 from ecdiff_core.serving.transport import Retry
 from shaped_link import Shape, ShapedLink
 from two_namespaces import CLOUD_ADDRESS, NamespaceError, two_namespaces
@@ -79,8 +80,9 @@ def test_every_mode_and_a_negative_prompt(tiny_pair: Path, tiny_pipe: ECDiffPipe
     assert torch.equal(made(edge, PROMPT, **given), made(tiny_pipe, PROMPT, **given))
     assert not torch.equal(made(edge, PROMPT, **given), made(edge, PROMPT))
     served = cloud.config()
-    assert served["facts"]["schedule"] == "2C1A1B1M1A1B2M"
-    for one in timings_of(served, url).values():
+    assert served.facts["schedule"] == "2C1A1B1M1A1B2M"
+    assert (served.guidance_scale, served.device[:3]) == (3.0, "cpu")
+    for one in served.timings.values():
         assert 0 < one.low <= one.median <= one.high < 5
     cloud.close()
 
@@ -124,6 +126,21 @@ def test_the_server_needs_no_weights_of_the_edge(
     assert torch.equal(made(cloud, PROMPT, mode="cloud"), made(tiny_pipe, PROMPT, mode="cloud"))
     with refused(PairError, key="edge"):
         made(cloud, PROMPT)
+
+
+@pytest.mark.parametrize("side", ["both", "cloud", "edge"])
+def test_other_weights_and_offload_to_the_cpu_are_refused_before_anything_is_loaded(
+    side: Literal["both", "cloud", "edge"], tiny_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in ("one_side", "pair"):
+        monkeypatch.setattr(f"ecdiff_core.models.{room}.load_or_refuse", pytest.fail)
+    config, own = config_of(tiny_pair, FAMILIES["tiny_pair"]), "cloud" if side == "both" else side
+    other = replace(getattr(config.pair, own), fingerprint="another")
+    changed = replace(config, pair=replace(config.pair, **{own: other}))
+    with refused(PairError, key=f"{own}.fingerprint", expected="another"):
+        ECDiffPipeline.from_config(changed, device="cpu", side=side)
+    with refused(ParamsError, key="offload", got="model"):
+        ECDiffPipeline.from_config(config, device="cpu", side=side, memory=Memory("model"))
 
 
 @pytest.mark.parametrize(("packet", "bound"), [("float16", 0.01), ("int8", 0.1)])

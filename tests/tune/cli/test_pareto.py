@@ -20,7 +20,7 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.objective import Score, Trial
 
 from ...refusals import refused
-from ..recorded_study import GRID, SPEC, STEPS, RecordedStudy, quality
+from ..recorded_study import GRID, SPEC, SPREAD, STEPS, RecordedStudy, quality
 from ..studies import Command, one_line
 
 
@@ -70,7 +70,7 @@ def test_a_row_makes_the_steps_that_were_measured(of_study: Handoff, of_yaml: Ha
         for own in (None, "aligned", "exact")
     ]
     sampling = Sampling(STEPS, handoff=of_yaml)
-    config = TunedConfig(SPEC, params, sampling, front=rows(trials, sampling, of_study))
+    config = TunedConfig(SPEC, params, sampling, front=rows(trials, sampling, of_study, 0))
     config = TunedConfig.from_yaml(config.to_yaml())
     assert config.front is not None
     made = [config.of_row(row).plan().schedule for row in config.front]
@@ -141,6 +141,32 @@ def test_the_command(tmp_path: Path, latency: LatencyProfile, command: Command) 
         (pytest.approx(row.quality), pytest.approx(row.seconds), row.k, row.s) for row in table.itertuples()
     ]
     assert config.params in [one.params for one in config.front]
+
+
+def test_configs_of_few_prompts_are_on_the_front(
+    tmp_path: Path, latency: LatencyProfile, command: Command
+) -> None:
+    """As a joint search leaves them: one config measured on all prompts, others on the first five."""
+    few = sorted(GRID, key=quality)[:-1]
+    study = RecordedStudy(tmp_path, latency, spread=SPREAD * 2)
+    study.write(rows=dict.fromkeys(few, 5) | {few[0]: 4})
+    outcome = command("pareto", *study.arguments("pareto.pick=1"))
+    assert outcome.status == 0, outcome
+    table, config = pd.read_csv(study.folder / "pareto.csv"), TunedConfig.load(study.folder / "pareto.yaml")
+    assert len(table) > 2
+    assert set(table["prompts"]) == {5, 8}
+    of_five = table[table["prompts"] == 5]
+    shift = sum(SPREAD[:1]) / 5  # the fifth prompt is like the first
+    for row in of_five.itertuples():
+        params = ECDiffParams(row.p, row.k, row.alpha, row.s)
+        assert params in few[1:]
+        assert row.quality == pytest.approx(quality(params) + shift)
+        assert row.quality_low < row.quality < row.quality_high
+    assert config.front is not None
+    assert [one.num_prompts for one in config.front] == [None if n == 8 else n for n in table["prompts"]]
+    assert config.score is not None
+    assert config.score.get("num_prompts", 8) == table["prompts"][0]
+    assert "quality 95%" in outcome.out
 
 
 def test_a_bad_limit(tmp_path: Path, latency: LatencyProfile, command: Command) -> None:

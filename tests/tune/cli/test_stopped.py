@@ -111,7 +111,8 @@ def test_interrupted(done: Study, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130, out + err
-    assert err.strip() == "stopped; run the same command again to go on from here"
+    stopped = "stopped; run the same command again to go on from here"
+    assert err.split("\n") == ["ecdiff: loading …", "", stopped, ""], "the first line before anything heavy"
     assert study.rows() > 0
     assert not (study.folder / "samples.png").exists()  # the last file; ecdiff.yaml may hold an early answer
     assert "3 prompts to tune on, 2 held out" in out

@@ -13,13 +13,13 @@ import pytest
 from diffusers import StableDiffusion3Pipeline
 from omegaconf import OmegaConf
 
-from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.family import Size
 from ecdiff_core.models.families.stable_diffusion_3 import StableDiffusion3
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.shapes.grammar import scenes
 from ecdiff_core.shapes_video.grammar import scenes as moving_scenes
-from ecdiff_tune.config.fitting import unread_column
-from ecdiff_tune.data import calibration, long_prompts
+from ecdiff_tune.config.composed import unread_column
+from ecdiff_tune.data import calibration
 from ecdiff_tune.data.calibration import CalibrationError, CalibrationSet, PromptSource
 from ecdiff_tune.data.prompt_files import Rows, read_rows
 from ecdiff_tune.data.prompt_tables import COLUMNS, KINDS, PromptFileError
@@ -341,18 +341,18 @@ def test_prompts_that_are_too_long_are_named(pipe: ECDiffPipeline) -> None:
     family = pipe.pair.family
     most = family.pipeline.tokenizer.model_max_length
     prompts = ["a red circle", "red " * (most - 2), "a " * most]
-    line = long_prompts.note(family, prompts)
+    line = calibration.note_cut(family, prompts)
     assert line.startswith(
         f"the text encoder reads {most} tokens, so the end is left out of 1 of 3 prompts: 'a a"
     )
     assert line.endswith(f"…' ({most + 2})")
-    assert long_prompts.note(family, prompts[:2]) == ""
+    assert calibration.note_cut(family, prompts[:2]) == ""
 
 
 def test_of_stable_diffusion_3_a_part_of_what_t5_could_read_is_read(sd3_pair: Path) -> None:
     pipeline = StableDiffusion3Pipeline.from_pretrained(sd3_pair / "cloud")
     pipeline.tokenizer_3.model_max_length = 512
-    line = long_prompts.note(StableDiffusion3(pipeline), ["a" * 200, "a" * 300])
+    line = calibration.note_cut(StableDiffusion3(pipeline), ["a" * 200, "a" * 300])
     assert line.startswith(
         "the text encoder reads 256 tokens, so the end is left out of 1 of 2 prompts: 'aaaa"
     )

@@ -24,8 +24,8 @@ from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.evaluation.state_store import StateStore
-from ecdiff_tune.metrics.choice import Metric
 from ecdiff_tune.metrics.images import psnr, ssim
+from ecdiff_tune.metrics.metric import Metric
 from ecdiff_tune.objective import Scorer, Trial, Weights
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Context

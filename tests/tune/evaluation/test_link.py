@@ -9,7 +9,7 @@ import torch
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.models.families import FAMILIES
-from ecdiff_core.models.families.base import Size
+from ecdiff_core.models.families.family import Size
 from ecdiff_core.models.find import ModelFiles
 from ecdiff_tune.evaluation.link import BYTES_PER_VALUE, Link
 

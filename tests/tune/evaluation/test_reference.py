@@ -18,9 +18,8 @@ from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference_files, reference_runs
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.image_faults import FAULTS, UnusableReferenceError, describe, fault
-from ecdiff_tune.evaluation.reference import PromptReference, Reference
+from ecdiff_tune.evaluation.reference import PromptReference, Reference, auto_p, falls
 from ecdiff_tune.evaluation.reference_files import DamagedReferenceError
-from ecdiff_tune.evaluation.warm_up import auto_p, falls
 
 from ...refusals import refused
 from ..conftest import Calls

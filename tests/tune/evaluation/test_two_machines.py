@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.errors import CloudError, CloudUnavailableError
+from ecdiff_core.errors import CloudUnavailableError
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.plan import Plan
-from ecdiff_core.serving.handoff import facts_of
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.handoff_form import facts_of
+from ecdiff_core.serving.link_meter import Spread
+from ecdiff_core.serving.server_config import ServerConfig
 from ecdiff_tune.evaluation import latency as latency_module
 from ecdiff_tune.evaluation import two_machines
 from ecdiff_tune.evaluation.latency import LatencyError, LatencyProfile, Timing
@@ -26,6 +27,12 @@ from ..studies import Study, refuses
 
 URL = "http://gpu:8000"
 MEASURED = MeasuredLink(URL, Spread(16.0, 15.0, 18.0), Spread(0.02, 0.01, 0.03))
+
+
+def served(facts: dict[str, str]) -> ServerConfig:
+    """What a server says of itself, of these facts."""
+    seconds = {name: Spread(0.1, 0.1, 0.1) for name in two_machines.SERVED}
+    return ServerConfig("1", "a GPU", facts, float(facts["guidance_scale"]), seconds, 0.1)
 
 
 @pytest.mark.usefixtures("unshown")
@@ -76,9 +83,8 @@ def test_each_later_cloud_call_takes_one_round_trip(
     class Server:
         def __init__(self, *_: object) -> None: ...
 
-        def config(self) -> dict[str, Any]:
-            seconds = {name: asdict(Spread(0.1, 0.1, 0.1)) for name in two_machines.SERVED}
-            return {"facts": facts_of(pipe), "seconds": seconds, "device": "a GPU"}
+        def config(self) -> ServerConfig:
+            return served(facts_of(pipe))
 
         def measure(self, *_: int) -> tuple[Spread, Spread]:
             return MEASURED.round_trip_seconds, MEASURED.mbps
@@ -101,23 +107,24 @@ def test_each_later_cloud_call_takes_one_round_trip(
 @pytest.mark.parametrize(
     ("facts", "differs"),
     [
-        ({"cloud": "another"}, "cloud 'another' | "),
-        ({"dtype": "float16"}, "dtype 'float16' | 'float32'"),
-        ({"guidance_scale": "1.0"}, "guidance_scale '1.0' | '3.0'"),
+        ({"cloud": "another"}, "cloud"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"dtype": None}, "dtype"),
+        ({"size": None}, "size"),
+        ({"guidance_scale": "1.0"}, "guidance_scale"),
     ],
 )
 def test_a_server_of_something_else_is_refused(
-    pipe: ECDiffPipeline, facts: dict[str, str], differs: str
+    pipe: ECDiffPipeline, facts: dict[str, str | None], differs: str
 ) -> None:
-    seconds = {name: asdict(Spread(0.1, 0.1, 0.1)) for name in two_machines.SERVED}
-    own = facts_of(pipe)
-    config = {"facts": {**own, **facts}, "seconds": seconds}
-    with refused(LatencyError, key=URL, line=differs.replace("|", r"\|")):
+    own = {"edge": "ours", **facts_of(pipe)}
+    config = served({name: text for name, text in {**own, **facts}.items() if text is not None})
+    with refused(LatencyError, key=URL) as caught:
         two_machines._served(config, pipe, URL)
-    another_plan = {"facts": {**own, "schedule": "12C", "guidance_scale": "7.5"}, "seconds": seconds}
+    assert [*caught.value.got] == [differs]  # type: ignore[call-overload]
+    unknown = {name: text for name, text in own.items() if name not in ("cloud", "edge")}
+    another_plan = served({**unknown, "schedule": "12C", "guidance_scale": "7.5"})
     assert two_machines._served(another_plan, pipe, URL)["encode"].median == 0.1
-    with refused(CloudError, key=URL, expected=list(two_machines.SERVED)):
-        two_machines._served({"facts": own}, pipe, URL)
 
 
 def test_the_link_of_a_study_that_is_read(done: Study, tmp_path: Path) -> None:
@@ -161,3 +168,14 @@ def test_nobody_there(pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("ecdiff_core.serving.transport.time.sleep", lambda _: None)
     with pytest.raises(CloudUnavailableError):
         two_machines.measure(pipe, Link(url="http://127.0.0.1:9"))
+
+
+def test_a_server_that_refuses_is_told_before_the_pair_is_loaded(
+    study: Study, pipe: ECDiffPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study.folder / "latency.json").unlink()
+    (tmp_path / "token").write_text("another-token-altogether")
+    monkeypatch.setattr("ecdiff_tune.study.open_study.load_pipe", pytest.fail)
+    with serving(pipe) as url:
+        outcome = study("reference", f"link={url}", f"link.token_file={tmp_path / 'token'}")
+        refuses(outcome, key=url, got=401)

@@ -14,7 +14,7 @@ from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.side_by_side import side_by_side
 from ecdiff_tune.experiments.equal_seconds import Setting, choose, front, measured_settings, near
-from ecdiff_tune.experiments.methods import Method, Sampler
+from ecdiff_tune.experiments.methods import ComparedMethod, Sampler
 from ecdiff_tune.methods.measure import Runs, content, frame, whole_key
 
 
@@ -26,9 +26,9 @@ FRONT = front([taylor(2, 0.99), taylor(4, 0.9), taylor(3, 0.8), taylor(8, 0.7)])
 CLOUD = Candidate(ECDiffParams.cloud_only(12))
 PLAIN = Sampler(Sampling(num_inference_steps=12))
 METHODS = [
-    Method("cloud", "cloud", CLOUD, PLAIN),
-    Method("taylorseer", "TaylorSeer", CLOUD, Sampler(PLAIN.sampling, MethodChoice("taylorseer"))),
-    Method("pab", "PAB", CLOUD, Sampler(PLAIN.sampling, MethodChoice("pab"))),
+    ComparedMethod("cloud", "cloud", CLOUD, PLAIN),
+    ComparedMethod("taylorseer", "TaylorSeer", CLOUD, Sampler(PLAIN.sampling, MethodChoice("taylorseer"))),
+    ComparedMethod("pab", "PAB", CLOUD, Sampler(PLAIN.sampling, MethodChoice("pab"))),
 ]
 
 
@@ -42,7 +42,7 @@ def test_the_front_has_what_no_other_beats() -> None:
 
 @pytest.mark.parametrize(("budget", "interval"), [(0.6, 2), (0.3, 4), (0.13, 8), (0.01, 8), (None, 5)])
 def test_the_best_within_the_budget_else_the_fastest(budget: float | None, interval: int) -> None:
-    def clock(methods: Sequence[Method]) -> Mapping[Method, float | None]:
+    def clock(methods: Sequence[ComparedMethod]) -> Mapping[ComparedMethod, float | None]:
         choices = {one: one.sampler.acceleration for one in methods}
         return {
             one: 1.0 if choice is None or choice.name == "pab" else 1.01 / choice.values["cache_interval"]

@@ -20,7 +20,7 @@ from ecdiff_tune.evaluation.baseline_trajectory import prepare
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.experiments.bounds import Coefficients
-from ecdiff_tune.experiments.error_runs import Found, Work, gaussian_nudge, measure, runs_beside
+from ecdiff_tune.experiments.error_runs import BatchErrors, Work, gaussian_nudge, measure, runs_beside
 from ecdiff_tune.experiments.error_tables import (
     Errors,
     checks_table,
@@ -111,7 +111,7 @@ def test_calls(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work, calls:
 def test_other_ranks_can_do_it(pipe: ECDiffPipeline, prompts: CalibrationSet, work: Work) -> None:
     """What they answer goes through pickle."""
     found = measure(pipe, prompts, work, [1])
-    again: Found = pickle.loads(pickle.dumps(found))
+    again: BatchErrors = pickle.loads(pickle.dumps(found))
     assert (again.rows, again.checks) == (found.rows, found.checks)
 
 

@@ -12,11 +12,11 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.data.paper import paper_config
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Measurement
-from ecdiff_tune.experiments import summary, tables
+from ecdiff_tune.experiments import paper_tables, summary
 from ecdiff_tune.experiments.baselines import MAKERS, Known, equal_cost_steps, made
 from ecdiff_tune.experiments.error_runs import runs_beside
 from ecdiff_tune.experiments.method_names import METHODS
-from ecdiff_tune.experiments.methods import Method, distinct
+from ecdiff_tune.experiments.methods import ComparedMethod, distinct
 from ecdiff_tune.report import comparison, quality_seconds
 from ecdiff_tune.report.comparison import value
 from ecdiff_tune.report.table_files import latex
@@ -31,7 +31,7 @@ def papers_pair(latency: LatencyProfile, **sampling: object) -> Known:
     return Known(tuned, paper, None, latency)
 
 
-def by_name(known: Known) -> dict[str, Method]:
+def by_name(known: Known) -> dict[str, ComparedMethod]:
     return {one.name: one for one in made(known, METHODS)[0]}
 
 
@@ -96,7 +96,7 @@ def test_what_makes_equal_images_is_left_out(latency: LatencyProfile) -> None:
     assert left_out == {"paper": "it makes the same images as tuned"}
 
 
-def two(latency: LatencyProfile) -> list[Method]:
+def two(latency: LatencyProfile) -> list[ComparedMethod]:
     found = by_name(papers_pair(latency))
     return [found["cloud"], found["tuned"], found["reuse"]]
 
@@ -183,4 +183,4 @@ def test_a_figure_has_a_point_a_method() -> None:
     assert interval.get_xydata().tolist() == [[1.0, 0.8], [1.0, 0.95]]
     assert axis.get_xlabel() == "seconds per video"
     assert axis.get_ylabel() == "quality (mean SSIM to the cloud's video)"
-    assert tables.table6(table, "video").caption.startswith("Seconds per video by")
+    assert paper_tables.table6(table, "video").caption.startswith("Seconds per video by")

@@ -12,8 +12,8 @@ from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.method import Parameter
 from ecdiff_tune.methods import verdict
-from ecdiff_tune.methods.dial import Found, search
-from ecdiff_tune.methods.seen import Floor, Result, Seen, judge, missed
+from ecdiff_tune.methods.dial import DialSearch, search
+from ecdiff_tune.methods.seen import DialResult, Floor, Seen, judge, missed
 
 THRESHOLD = get_method("first_block_cache").parameter("threshold")
 INTERVAL = get_method("taylorseer").parameter("cache_interval")
@@ -215,8 +215,8 @@ def test_a_dial_that_hits_the_ends_of_its_range() -> None:
     def measure(value: float, count: int) -> list[Seen]:
         return [Seen(1 - value / 10, 1.0, 20, 0, "x", value, value)] * count
 
-    found: Found = search(narrow, 0.5, measure, 2, Floor(0.9, 0.8))
-    assert isinstance(found.best, Result)
+    found: DialSearch = search(narrow, 0.5, measure, 2, Floor(0.9, 0.8))
+    assert isinstance(found.best, DialResult)
     assert found.best.value == 0.75
     assert found.beyond is None
     (line,) = verdict.notes(MethodChoice("tome"), found.best)
@@ -231,7 +231,7 @@ def test_a_place_that_is_known_exactly_is_named_once() -> None:
 
 
 def test_an_image_of_another_batch_is_not_something_that_the_setting_does() -> None:
-    off = Result(1, (Seen(0.99999, 1.0, 20, 0, "x", 1, 1),), True)
+    off = DialResult(1, (Seen(0.99999, 1.0, 20, 0, "x", 1, 1),), True)
     (line,) = verdict.notes(MethodChoice("taylorseer", {"cache_interval": 1}), off)
     assert line == "cache_interval=1: no step was skipped: this setting does nothing"
     (line,) = verdict.notes(MethodChoice("tome"), off)
@@ -240,7 +240,7 @@ def test_an_image_of_another_batch_is_not_something_that_the_setting_does() -> N
 
 def test_the_answer_about_a_present_setting() -> None:
     mine, other = (MethodChoice("taylorseer", {"cache_interval": value}) for value in (3, 4))
-    result = Result(3, (Seen(0.95, 0.5, 20, 10, "x", 3, 3),), True)
+    result = DialResult(3, (Seen(0.95, 0.5, 20, 10, "x", 3, 3),), True)
     begin = (
         "your present setting: TaylorSeer cache_interval=3: mean SSIM 0.9500, worst 0.9500 on 1 prompts, "
         "50% of the calls reuse, 50% of the work, 2.00 s an image, "

@@ -29,7 +29,7 @@ from ecdiff_tune.data.spreadsheets import csv_text
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.ledger import Measurement
 from ecdiff_tune.experiments import summary
-from ecdiff_tune.experiments.methods import Method, Sampler
+from ecdiff_tune.experiments.methods import ComparedMethod, Sampler
 from ecdiff_tune.report import (
     experiments,
     figures,
@@ -331,7 +331,7 @@ def test_extra_metrics_that_compare_left(tmp_path: Path) -> None:
         "lpips_vgg": (0.0, 0.4, 0.3, 0.2),
         "clip_vit_base": (32.0, 29.0, 30.0, 31.0),
     }
-    methods = [Method(name, name, Candidate(ECDiffParams(3, 1, 0.3, 9)), SAMPLER) for name in names]
+    methods = [ComparedMethod(name, name, Candidate(ECDiffParams(3, 1, 0.3, 9)), SAMPLER) for name in names]
     measured = {}
     for i, name in enumerate(names):
         more = {metric: column[i] for metric, column in values.items() if metric != "ssim"}
@@ -353,7 +353,7 @@ def test_extra_metrics_that_compare_left(tmp_path: Path) -> None:
 
 
 def test_what_errors_left(tmp_path: Path) -> None:
-    assert experiments.latent_errors(tmp_path) == experiments.Errors(None, (), ())
+    assert experiments.latent_errors(tmp_path) == experiments.ErrorTables(None, (), ())
     (tmp_path / "errors").mkdir()
     curves = [
         (m, p, s, 0.1 * s * (p + 1), "C") for m in ("EC-Diff", "reuse") for p in (0, 1) for s in range(4)

@@ -14,7 +14,7 @@ from ecdiff_tune.config import SettingsError
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.search.options import Options
 from ecdiff_tune.search.schedule import in_turn
-from ecdiff_tune.search.schedule_space import ScheduleSpace
+from ecdiff_tune.search.spaces import ScheduleSpace
 from ecdiff_tune.testing import whole
 
 from ...refusals import refused

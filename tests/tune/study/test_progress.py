@@ -46,7 +46,7 @@ def test_the_best_so_far_keeps_the_limits(
     trials = recorded.load(study.spec).trials
     best, second = (replace(one, number=i) for i, one in enumerate(trials[:2], start=1))
     with Progress() as progress:
-        progress.start_stage("joint", 3, 10, lambda trial: trial is not best, one_by_one=False)
+        progress.start_stage("joint search", 3, 10, lambda trial: trial is not best, one_by_one=False)
         for trial in (best, second):
             progress.end_trial(trial)
     first, last = capsys.readouterr().out.splitlines()
@@ -68,7 +68,7 @@ def test_the_time_left_goes_by_what_was_measured_now(
     # Two trials come from the ledger, one lacks half of its prompts, one all of them.
     takes = [(0, 0.0), (0, 0.0), (2, 30.0), (4, 60.0)]
     with Progress() as progress:
-        progress.start_stage("joint", 10, 4)
+        progress.start_stage("joint search", 10, 4)
         for number, (trial, (missing, seconds)) in enumerate(zip(trials, takes, strict=False), start=1):
             progress.start_trials("joint", number, Ask((trial.candidate,)), missing)
             now[0] += seconds
@@ -86,7 +86,7 @@ def test_bars_on_a_terminal(tmp_path: Path, latency: LatencyProfile, monkeypatch
     trial = recorded.load(RecordedStudy(tmp_path, latency).write().spec).trials[0]
     monkeypatch.setattr(sys, "stdout", screen := Terminal())
     with Progress() as progress:
-        progress.start_stage("joint", 3, 10)
+        progress.start_stage("joint search", 3, 10)
         progress.start_trials("joint", 1, Ask((trial.candidate,)), 10)
         progress.prompts_done(10)
         progress.end_trial(replace(trial, number=1))
@@ -111,7 +111,7 @@ def test_the_time_left_begins_with_the_estimate(
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     with Progress() as progress:
-        progress.start_stage("joint", 10, 4, seconds=20.0)
+        progress.start_stage("joint search", 10, 4, seconds=20.0)
         progress.start_trials("joint", 1, Ask((trials[0].candidate,)), 4)
         now[0] += 8.0
         progress.end_trial(replace(trials[0], number=1))
@@ -135,7 +135,7 @@ def test_the_last_trial_leaves_no_time(
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     with Progress() as progress:
-        progress.start_stage("joint", 2, 10)
+        progress.start_stage("joint search", 2, 10)
         for number, trial in enumerate(trials[:2], start=1):
             progress.start_trials("joint", number, Ask((trial.candidate,)), 10)
             now[0] += 0.1

@@ -42,7 +42,7 @@ def test_every_config_on_all_prompts_the_best_first(tmp_path: Path, latency: Lat
     study = RecordedStudy(tmp_path, latency).write(rows={partly: 3, nowhere: 0}, heldout=[held])
     record, said = load(study)
     assert said == [
-        "configs measured on all of 4 prompts: 8 (left out: 1 measured on fewer, or without finite images)"
+        "configs measured on all of 4 prompts: 8 (beside them 1 measured on fewer, or without finite images)"
     ]
     assert {one.candidate.params for one in record.trials} == set(GRID) - {partly, nowhere}
     values = [one.value for one in record.trials]

@@ -9,7 +9,7 @@ import torch
 
 from ecdiff_core import ECDiffPipeline
 from ecdiff_core.sampling.sampler import advance
-from ecdiff_core.serving.handoff import HandoffForm
+from ecdiff_core.serving.handoff_form import HandoffForm
 from ecdiff_core.serving.packet import PacketError
 
 from ...refusals import refused

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.front import FrontRow
 from ecdiff_core.pipeline import ECDiffPipeline
-from ecdiff_core.sampling.plan import Action
-from ecdiff_core.serving.handoff import HandoffForm
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.handoff_form import HandoffForm
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.packet import Encoding, Form, size_bytes
 from ecdiff_core.serving.seconds import Timings
 
@@ -35,7 +34,7 @@ class Costs:
         """Seconds of an image by a pipeline's plan: in the cloud, on the link, at the edge."""
         handoff, seconds = HandoffForm(pipe), {name: one.median for name, one in self.timings.items()}
         plan = handoff.plan
-        later = plan.steps[plan.first_edge_step :].count(Action.CLOUD)
+        later = len(plan.later_cloud_steps)
         latents = Form({"latents": handoff.form.tensors["latents"]}, {})
         sent = size_bytes(handoff.form, self.encoding) + later * 2 * size_bytes(latents, self.encoding)
         return {

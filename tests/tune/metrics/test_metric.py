@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ecdiff_tune.metrics.choice import load_metrics, measure
+from ecdiff_tune.metrics.choice import METRICS, MetricChoice
 from ecdiff_tune.metrics.clip_score import CLIPScore
 from ecdiff_tune.metrics.images import MetricError, psnr, ssim
 from ecdiff_tune.metrics.lpips import LPIPS, NETS
-from ecdiff_tune.metrics.spec import METRICS, MetricChoice
+from ecdiff_tune.metrics.metric import load_metrics, measure
 from ecdiff_tune.report.comparison import better
 
 from ...refusals import refused

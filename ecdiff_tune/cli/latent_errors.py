@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ecdiff_core.config import TunedConfig
-from ecdiff_core.io.files import write_text
+from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.calibration import CalibrationSet

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ecdiff_core.errors import OutputError
-from ecdiff_core.io.files import replacing, write_text
+from ecdiff_core.io.atomic_files import replacing, write_text
 
 from ...refusals import refused
 

@@ -11,7 +11,7 @@ import torch
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.models.devices import device_name
-from ecdiff_tune.metrics.choice import Metric
+from ecdiff_tune.metrics.metric import Metric
 from ecdiff_tune.report.comparison import Shown, better, cells, value
 from ecdiff_tune.report.table_files import markdown, write_table
 from ecdiff_tune.study.spec import StudySpec
@@ -44,7 +44,7 @@ MEASURED = (
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A table with what is shown of it.
 
     Args:
@@ -65,18 +65,18 @@ def _of(extra: Sequence[Metric]) -> tuple[Column, ...]:
     )
 
 
-def table1(quality: pd.DataFrame, costs: pd.DataFrame, extra: Sequence[Metric] = ()) -> Table:
-    """Quality, seconds and speedup, as the paper's Table 1."""
+def table1(quality: pd.DataFrame, costs: pd.DataFrame, extra: Sequence[Metric] = ()) -> PaperTable:
+    """Quality, seconds and speedup, as the paper's PaperTable 1."""
     rows = quality.merge(costs[["method", "seconds", "speedup"]], on="method", validate="1:1")
-    return Table(
+    return PaperTable(
         rows,
         (*QUALITY, *_of(extra), SECONDS, SPEEDUP),
         "Quality against the cloud's images, mean and bootstrap 95% interval",
     )
 
 
-def table6(costs: pd.DataFrame, medium: str, budget: float | None = None) -> Table:
-    """Where the seconds of an image or video come from, as the paper's Table 6.
+def table6(costs: pd.DataFrame, medium: str, budget: float | None = None) -> PaperTable:
+    """Where the seconds of an image or video come from, as the paper's PaperTable 6.
 
     Args:
         budget: seconds by the clock that accelerations may take; None where there is none.
@@ -89,17 +89,17 @@ def table6(costs: pd.DataFrame, medium: str, budget: float | None = None) -> Tab
     caption = f"Seconds per {medium} by the latency profile and by the clock at batch 1"
     if budget is not None:
         caption += f", where accelerations have a budget of {budget:.3f} s"
-    return Table(costs, columns, caption)
+    return PaperTable(costs, columns, caption)
 
 
-def table2(quality: pd.DataFrame, costs: pd.DataFrame, extra: Sequence[Metric] = ()) -> Table:
-    """What parts of the method are worth, as the paper's Table 2."""
+def table2(quality: pd.DataFrame, costs: pd.DataFrame, extra: Sequence[Metric] = ()) -> PaperTable:
+    """What parts of the method are worth, as the paper's PaperTable 2."""
     names = ["method", "seconds", *(one.name for one in COUNTS)]
     rows = quality.merge(costs[names], on="method", validate="1:1")
     caption = (
         "Ablation, mean and bootstrap 95% interval; other schedulers against the cloud with the same one"
     )
-    return Table(rows, (*QUALITY, *_of(extra), *COUNTS, SECONDS), caption)
+    return PaperTable(rows, (*QUALITY, *_of(extra), *COUNTS, SECONDS), caption)
 
 
 def conditions(spec: StudySpec, device: torch.device, sampling: Sampling, prompts: int) -> str:
@@ -114,7 +114,9 @@ def conditions(spec: StudySpec, device: torch.device, sampling: Sampling, prompt
     )
 
 
-def write(folder: Path, name: str, table: Table, conditions: str, log: Callable[[str], None]) -> list[Path]:
+def write(
+    folder: Path, name: str, table: PaperTable, conditions: str, log: Callable[[str], None]
+) -> list[Path]:
     """A table's files; it is logged too.
 
     Returns:

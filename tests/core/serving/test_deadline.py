@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from ecdiff_core import ECDiffParams, ECDiffPipeline, RemoteCloud, TunedConfig
 from ecdiff_core.__main__ import main
 from ecdiff_core.errors import CloudError, ParamsError
 from ecdiff_core.front import FrontRow
+from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.serving import client as client_module
-from ecdiff_core.serving.choice import Costs, choose
-from ecdiff_core.serving.handoff import HandoffForm
-from ecdiff_core.serving.link import Spread
+from ecdiff_core.serving.deadline import Costs, choose
+from ecdiff_core.serving.handoff_form import HandoffForm
+from ecdiff_core.serving.link_meter import Spread
 from ecdiff_core.serving.packet import size_bytes
-from ecdiff_core.serving.seconds import edge_timings, timings_of
+from ecdiff_core.serving.seconds import edge_timings
 
 from ...refusals import refused
 from .conftest import FAMILIES, INTERLEAVED, TOKEN, config_of, serving
@@ -162,11 +164,23 @@ def test_what_a_deadline_needs(config: TunedConfig, tiny_pipe: ECDiffPipeline) -
         tiny_pipe.within(1.0)
     with refused(ParamsError, key="deadline", expected="> 0 seconds"):
         ECDiffPipeline.from_config(config, device="cpu", cloud=RemoteCloud(NOWHERE), deadline=0)
-    with refused(CloudError, key=NOWHERE, expected=["cloud_call", "encode"]):
-        timings_of({"facts": {}}, NOWHERE)
-    odd = {"median": "1", "low": 1.0, "high": 1.0}
-    with refused(CloudError, key=NOWHERE):
-        timings_of({"seconds": {"cloud_call": odd, "encode": odd}}, NOWHERE)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_loaded(
+    config: TunedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = dict.fromkeys(("both", "cloud", "edge"), pytest.fail)
+    monkeypatch.setattr("ecdiff_core.pipeline._LOADERS", loaded)
+    cloud, load = RemoteCloud(NOWHERE), ECDiffPipeline.from_config
+    for given, some in ((cloud, replace(config, front=None)), (None, config)):
+        with refused(ParamsError, key="deadline", got=1.0):
+            load(some, device="cpu", cloud=given, deadline=1.0)
+    with refused(ParamsError, key="deadline", got=re.compile("nan")):
+        load(config, device="cpu", cloud=cloud, deadline=math.nan)
+    with refused(ParamsError, key="method", got="taylorseer"):
+        load(replace(config, method=MethodChoice("taylorseer")), device="cpu", cloud=cloud)
+    with refused(ParamsError, key="side", got="cluod"):
+        load(config, device="cpu", side="cluod")  # type: ignore[arg-type]
 
 
 def test_without_the_cloud_the_fallback_goes_on(

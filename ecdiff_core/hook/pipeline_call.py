@@ -1,17 +1,23 @@
-"""Arguments of a pipeline's call that do not reach its model, and change what the plan's steps come to.
+"""The call of a pipeline that a call of its model comes from, and which of its arguments a plan bears.
 
-What both models are given alike (prompts, embeddings, ``clip_skip``, sizes and crops of SDXL, the scale of a
-LoRA) or what comes after the last step is the call's own affair.
+It is read off the stack, for a hook is not given it. What both models are given alike (prompts, embeddings,
+``clip_skip``, sizes and crops of SDXL, the scale of a LoRA) or what comes after the last step is the call's
+own affair.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
+
+from diffusers import DiffusionPipeline
 
 from ecdiff_core.config import Sampling
 from ecdiff_core.errors import ParamsError
-from ecdiff_core.hook.callers import Call
 
 _EXTRA = {
     "eta": "draws fresh noise at every step",
@@ -26,7 +32,44 @@ _VARYING = ("callback_on_step_end", "use_dynamic_cfg", "guidance_schedule")
 """With one of them the call may change its scale itself."""
 
 
-def refuse_arguments(call: Call | None, sampling: Sampling) -> None:
+@dataclass(frozen=True)
+class PipelineCall:
+    """A call of a diffusers pipeline that is under way.
+
+    Args:
+        arguments: by name, those that were left out with their defaults.
+    """
+
+    pipe: DiffusionPipeline
+    arguments: Mapping[str, Any]
+
+
+def current_call() -> PipelineCall | None:
+    """The one that is under way in this thread, the innermost; None in a plain loop."""
+    return next(_calls(sys._getframe()), None)
+
+
+def is_inside_pipeline(thread: int, component: object) -> bool:
+    """Whether a thread is in a call of a pipeline with this component, at this moment.
+
+    Args:
+        thread: as ``threading.get_ident()`` numbers it; one that ended is in no call.
+    """
+    found = _calls(sys._current_frames().get(thread))
+    return any(part is component for call in found for part in list(vars(call.pipe).values()))
+
+
+def _calls(frame: FrameType | None) -> Iterator[PipelineCall]:
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__call__" and code.co_varnames[:1] == ("self",):
+            names, found = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount], frame.f_locals
+            if isinstance(owner := found.get("self"), DiffusionPipeline):
+                yield PipelineCall(owner, {name: found[name] for name in names if name in found})
+        frame = frame.f_back
+
+
+def refuse_arguments(call: PipelineCall | None, sampling: Sampling) -> None:
     """Refuse a call with arguments for which the config's plan does not hold.
 
     Args:
@@ -67,7 +110,7 @@ def _is_read(name: str, pipe: Any) -> bool:
     return name == "pag_scale" or bool(getattr(pipe, "do_classifier_free_guidance", True))
 
 
-def guidance_note(call: Call | None, tuned: float) -> str:
+def guidance_note(call: PipelineCall | None, tuned: float) -> str:
     """Says so where a call has another guidance scale than the config; 1 and less are none.
 
     Args:
@@ -85,7 +128,7 @@ def guidance_note(call: Call | None, tuned: float) -> str:
     )
 
 
-def check_undisturbed(call: Call | None) -> None:
+def check_undisturbed(call: PipelineCall | None) -> None:
     """Refuse to go on with a call whose settings another thread's call has overwritten on the pipeline.
 
     Raises:

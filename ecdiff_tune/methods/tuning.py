@@ -22,9 +22,9 @@ from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.evaluation.side_by_side import machine, side_by_side
 from ecdiff_tune.methods import verdict
-from ecdiff_tune.methods.dial import Found, search
+from ecdiff_tune.methods.dial import DialSearch, search
 from ecdiff_tune.methods.measure import MethodMeasurer, with_value
-from ecdiff_tune.methods.seen import Floor, Measure, Result, does_nothing, judge
+from ecdiff_tune.methods.seen import DialResult, Floor, Measure, does_nothing, judge
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
 
@@ -34,7 +34,7 @@ class Winner:
     """The setting of a method that skips most and keeps the floor."""
 
     choice: MethodChoice
-    result: Result
+    result: DialResult
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def tune(
     fixed: Values,
     measurer: MethodMeasurer,
     prompts: int,
-    floor: Callable[[Result | None], Floor],
+    floor: Callable[[DialResult | None], Floor],
     log: Callable[[str], None],
     presets: Mapping[str, Values] | None = None,
 ) -> Tuned:
@@ -136,14 +136,14 @@ def tune(
     return Tuned(tuple(settings), best, present, tuple(findings))
 
 
-def _rank(dial: Parameter, result: Result) -> tuple[float, ...]:
+def _rank(dial: Parameter, result: DialResult) -> tuple[float, ...]:
     """The less, the faster; what makes calls cheaper applies all weights whatever its dial is."""
     return (result.work, -result.quality) if dial.shows else (-result.value,)
 
 
 def _searched(
     method: Method, others: Values, measurer: MethodMeasurer, prompts: int, floor: Floor
-) -> Mapping[MethodChoice, Found]:
+) -> Mapping[MethodChoice, DialSearch]:
     """The dial searched in every combination: on a few prompts at first, on all of them only where the best
     value may be better than what was found before.
 
@@ -152,11 +152,11 @@ def _searched(
     """
     dial, winner = method.parameter(method.dial), None
 
-    def searched(choice: MethodChoice, wanted: Callable[[Result], bool]) -> Found:
+    def searched(choice: MethodChoice, wanted: Callable[[DialResult], bool]) -> DialSearch:
         start = choice.values[dial.name]
         return search(dial, start, _measure(measurer, choice), prompts, floor, wanted)
 
-    def is_ahead(one: Result) -> bool:
+    def is_ahead(one: DialResult) -> bool:
         if does_nothing(dial, one):
             return False
         return winner is None or _rank(dial, one) < _rank(dial, winner.on(len(one.seen)))
@@ -191,7 +191,7 @@ def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
     return lambda value, count: measurer.measure(with_value(choice, value), count)
 
 
-def _report(choice: MethodChoice, found: Found, prompts: int, log: Callable[[str], None]) -> None:
+def _report(choice: MethodChoice, found: DialSearch, prompts: int, log: Callable[[str], None]) -> None:
     tried = [one.name for one in choice.method.parameters if one.grid and one.name != choice.method.dial]
     if tried:
         log(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
@@ -244,7 +244,7 @@ def config_of(
     winner: Winner,
     seconds: float,
     off: float,
-    heldout: Result | None,
+    heldout: DialResult | None,
     how: Values,
     seed: int,
 ) -> TunedConfig:
@@ -276,7 +276,7 @@ def config_of(
     )
 
 
-def _score(result: Result, seed: int) -> dict[str, object]:
+def _score(result: DialResult, seed: int) -> dict[str, object]:
     qualities = [one.quality for one in result.seen if one.quality is not None]
     return {
         "quality": round(result.quality, KEPT_DIGITS),

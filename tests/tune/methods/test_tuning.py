@@ -18,10 +18,10 @@ from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.masks import mask_of
 from ecdiff_core.methods.method import Values
 from ecdiff_tune.evaluation.ledger import Ledger
-from ecdiff_tune.methods import tuned as tuned_module
+from ecdiff_tune.methods import tuning as tuned_module
 from ecdiff_tune.methods.measure import MethodMeasurer
-from ecdiff_tune.methods.seen import Floor, Result, Seen
-from ecdiff_tune.methods.tuned import Tuned, time_side_by_side, tune
+from ecdiff_tune.methods.seen import DialResult, Floor, Seen
+from ecdiff_tune.methods.tuning import Tuned, time_side_by_side, tune
 
 
 class Made:
@@ -38,11 +38,11 @@ class Made:
 
 def tuned(
     name: str, made: Made, presets: Mapping[str, Values] | None = None, /, **fixed: Any
-) -> tuple[Tuned, list[str], list[Result | None]]:
+) -> tuple[Tuned, list[str], list[DialResult | None]]:
     lines: list[str] = []
-    presents: list[Result | None] = []
+    presents: list[DialResult | None] = []
 
-    def floor(present: Result | None) -> Floor:
+    def floor(present: DialResult | None) -> Floor:
         presents.append(present)
         return Floor(0.9, 0.8) if present is None else Floor(present.quality, present.worst)
 
