@@ -218,7 +218,7 @@ def link(args: argparse.Namespace) -> None:
     """Print what the link is."""
     with with_extra():
         from ecdiff_core.serving.transport import Retry, Transport
-    from ecdiff_core.serving.link_meter import measure_link
+    from ecdiff_core.serving.measure_link import measure_link
     from ecdiff_core.serving.token_file import find_token
 
     if args.repeats < 1:
