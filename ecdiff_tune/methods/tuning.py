@@ -202,7 +202,7 @@ def _report(choice: MethodChoice, found: DialSearch, prompts: int, log: Callable
     if line := verdict.limit(choice, found):
         log(f"  {line}")
     if found.best is not None and len(found.best.seen) < prompts:
-        log(f"  not measured on all {prompts} prompts: another setting is expected to be faster")
+        log(f"  not measured on all {prompts} prompts: another setting is ahead of it")
 
 
 def time_side_by_side(
