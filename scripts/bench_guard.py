@@ -288,7 +288,7 @@ def ways(
             row |= {"rank": rank(over, found[way]), "distances": one.distances}
         yield row
         more = row["calls"] - plan.cloud_calls
-        if way.startswith("guard") and more < len(by_calls):
+        if way.startswith("guard") and more < len(by_calls) - 1:
             yield {"way": "as many at random", "calls": row["calls"], **at_random(by_calls, more)}
 
 
