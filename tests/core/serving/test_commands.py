@@ -203,6 +203,16 @@ def test_a_server_is_told_to_end_once_and_drops_its_work_at_the_second_ctrl_c(
 
 
 @pytest.mark.usefixtures("nothing_loads")
+def test_what_writes_videos_is_looked_for_before_anything_is_loaded(
+    tiny_videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecdiff_core.io.video.find_spec", lambda _: None)
+    config_of(tiny_videos, FAMILIES["tiny_videos"]).save(tmp_path / "video.yaml")
+    assert generate(str(tmp_path / "video.yaml"), tmp_path) == 2
+    assert "Videos cannot be written without imageio and imageio_ffmpeg." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_loads")
 def test_generate_asks_the_server_before_it_loads(
     config: str, url: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
