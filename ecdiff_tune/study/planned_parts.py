@@ -18,8 +18,8 @@ CLOUD_SHARE, EDGE_SHARE = 0.18, 0.13
 PAGE_SECONDS = 3.0
 """Of the figures and the page, which calls no model."""
 FRONT_NEW, FRONT_CLOUD_SHARE = 0.5, 0.1
-"""Of the front's limits those with a config of their own that is not measured, and the cloud calls of its image
-as a share of T: many are of one trajectory."""
+"""Of the front's limits those with a config of their own that is not measured, and the cloud calls of its
+image as a share of T: many are of one trajectory."""
 KEPT = 0.7
 """Of those that race, who is left after a rung."""
 SHOWN = 8
