@@ -2,6 +2,7 @@
 HybridSD, the cloud alone, fewer steps.
 
     python scripts/bench_split.py [--budgets 2,3,4,5,6,8,10,14] [--prompts 50] [--json FILE] [--out FOLDER]
+    python scripts/bench_split.py --budgets 4 --edge-calls 25
     python scripts/bench_split.py --pair shapes_flow --budgets 4,6,8 --prompts 8
 
 Every method chooses its config for a number of cloud calls on calibration prompts, by the predicted error and
@@ -33,8 +34,9 @@ from ecdiff_core.sampling.plan import Plan
 from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.latency import LatencyProfile, measure
-from ecdiff_tune.evaluation.ledger import Measurement
+from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.link import Link
+from ecdiff_tune.evaluation.state_store import StateStore
 from ecdiff_tune.forecast.placement import Forecast
 from ecdiff_tune.forecast.proposals import paper_params
 from ecdiff_tune.forecast.splits import SplitPlacer
@@ -45,7 +47,7 @@ LINK = Link(mbps=18.88, round_trip_seconds=0.02)
 """The paper's bandwidth."""
 ONE_WAY_EDGE_CALLS = 8
 INTERLEAVED_EDGE_CALLS = 15
-"""As many as ours may make, those for the residual included."""
+"""As many as ours may make, those for the residual included; interleaved also as --edge-calls says."""
 ESTIMATORS = ("gradient", "secant", "newton2")
 FINALISTS = 3
 """Plans of each estimator that are generated."""
@@ -55,6 +57,10 @@ PAPERS = 6
 
 class SplitBench(Bench):
     """The methods in which an edge model takes part, beside those of the cloud alone."""
+
+    def __init__(self, args: argparse.Namespace, ledger: Ledger, store: StateStore) -> None:
+        super().__init__(args, ledger, store)
+        self.edge_calls: int = getattr(args, "edge_calls", INTERLEAVED_EDGE_CALLS)
 
     @staticmethod
     def merit(one: Measurement) -> float:
@@ -70,12 +76,15 @@ class SplitBench(Bench):
         return Candidate(params, estimator, self.adapter)
 
     def split(self, calls: int, edge_calls: int, one_way: bool) -> Candidate:
-        """Ours: the best of the few best predicted of every estimator."""
+        """Ours: the best of the few best predicted of every estimator, and of the cloud alone."""
         finalists = [
             self.candidate(one.params(1.0), name)
             for name in ESTIMATORS
             for one in self._splits(name).propose(calls, edge_calls, one_way)[:FINALISTS]
         ]
+        for name in ESTIMATORS if calls > 2 else ():
+            real, alpha = self.placer(name).propose(calls, self.pipe.num_steps)[0]
+            finalists.append(Candidate(ECDiffParams.scheduled(real, alpha, self.pipe.num_steps), name))
         return self.best(finalists)
 
     def paper_split(self, calls: int) -> Candidate | None:
@@ -96,7 +105,7 @@ class SplitBench(Bench):
         """A config of each method, chosen on the calibration prompts; None where it has none."""
         return {
             "ours, one-way": self.split(calls, ONE_WAY_EDGE_CALLS, one_way=True),
-            "ours, interleaved": self.split(calls, INTERLEAVED_EDGE_CALLS, one_way=False),
+            "ours, interleaved": self.split(calls, self.edge_calls, one_way=False),
             "the paper's best": self.paper_split(calls),
             "HybridSD": self.candidate(ECDiffParams.hybrid(calls)),
             "cloud alone, placed": self.ours(calls) if calls > 2 else None,
@@ -163,6 +172,9 @@ def main() -> None:
     parser.add_argument("--budgets", type=numbers, default=[2, 3, 4, 5, 6, 8, 10, 14], help="cloud calls")
     parser.add_argument("--prompts", type=int, default=50, help="held-out prompts to measure on")
     parser.add_argument("--calibration", type=int, default=12, help="prompts to choose on")
+    parser.add_argument(
+        "--edge-calls", type=int, default=INTERLEAVED_EDGE_CALLS, help="of ours interleaved, at most"
+    )
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pair", default="shapes", choices=SAMPLING, help="an embedded pair")

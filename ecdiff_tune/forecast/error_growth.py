@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 
@@ -169,19 +170,20 @@ class _Walk:
         alphas, residuals = torch.tensor(factors, dtype=torch.float64).T
         self._factors = Factors(alphas, residuals)
         self._steps = len(reactions)
-        self._basis = np.eye(2 * self._steps)
-        self._errors: Array = np.zeros((self._steps, len(factors), 2 * self._steps))
+        self._basis = np.eye(3 * self._steps)
+        self._errors: Array = np.zeros((self._steps, len(factors), 3 * self._steps))
         self._done: list[tuple[str, NoiseState, int]] = []
         """Of every step its letter, the history after it, and the last cloud step."""
 
     def errors(self, letters: str) -> Array:
-        """What the noises of a plan's first steps are wrong by, in terms of e_0 … e_{2T-1}.
+        """What the noises of a plan's first steps are wrong by, in terms of e_0 … e_{2T-1} and of an error of
+        the answer at each step.
 
         Args:
             letters: C, A, E or, for an edge step with the residual, M.
 
         Returns:
-            Shape (steps, rows, 2T); overwritten by the next call.
+            Shape (steps, rows, 3T); overwritten by the next call.
         """
         alike = (one[0] == letter for one, letter in zip(self._done, letters, strict=False))
         del self._done[sum(takewhile(bool, alike)) :]
@@ -195,7 +197,8 @@ class _Walk:
             history = self._estimator.estimate(history, self._factors.alpha)
         else:
             wrong = np.tensordot(self._reactions[step] * self._response[step, :step], self._errors[:step], 1)
-            noise = torch.from_numpy(wrong + self._basis[step if letter == "C" else self._steps + step])
+            asked = step if letter == "C" else self._steps + step
+            noise = torch.from_numpy(wrong + self._basis[asked] + self._basis[2 * self._steps + step])
             if letter == "M":
                 noise = add_residual(noise, self.residual(last), self._factors.residual)
             last = step if letter == "C" else last
@@ -205,7 +208,7 @@ class _Walk:
         self._done.append((letter, history, last))
 
     def residual(self, step: int) -> Tensor:
-        """Cloud minus edge, asked at the same latents, at which both react alike; shape (rows, 2T)."""
+        """Cloud minus edge, asked at the same latents, at which both react alike; shape (rows, 3T)."""
         apart = torch.from_numpy(self._basis[step] - self._basis[self._steps + step])
         return apart.expand(len(self._errors[0]), -1)
 
@@ -214,29 +217,41 @@ _SETTLED = re.compile(r"(E*|M*)$")
 """The end of a plan that is edge steps alone, all with the residual or all without."""
 
 
-def coefficients(
-    candidates: Sequence[Candidate], handoff: Handoff, response: Array, reactions: Array
-) -> Array:
-    """The error of every candidate's final latents in terms of e_0 … e_{2T-1}.
+@dataclass(frozen=True)
+class Growth:
+    """What errors of noises become by some plans.
 
-    Those of a candidate in which the edge takes no part are 0 from T on.
+    Args:
+        latents: the errors of the latents before every step, and of the final ones, in terms of e_0 …
+            e_{2T-1}, shape (plans, T + 1, 2T); 0 from T on where the edge takes no part.
+        answers: by what an error of the answer at each real step moves the final latents, shape (plans, T).
+    """
+
+    latents: Array
+    answers: Array
+
+    @property
+    def final(self) -> Array:
+        """Of the final latents, shape (plans, 2T)."""
+        return self.latents[:, -1]
+
+
+def growth(candidates: Sequence[Candidate], handoff: Handoff, response: Array, reactions: Array) -> Growth:
+    """How errors grow by the candidates' plans.
 
     Args:
         response: W of the scheduler, shape (T + 1, T).
         reactions: of both models, shape (T,); all 0 is the open loop.
-
-    Returns:
-        Shape (candidates, 2T).
     """
     steps = len(reactions)
-    found = np.zeros((len(candidates), 2 * steps))
+    found = np.zeros((len(candidates), steps + 1, 2 * steps))
+    answers = np.zeros((len(candidates), steps))
     plans = [one.resolve(steps, handoff).plan for one in candidates]
     letters = [whole.letters.replace("B", "C") for whole in plans]
 
     @cache
-    def ends(start: int) -> tuple[Array, Array]:
-        before, after = tail(response, reactions, start)
-        return before[-1], after[-1]
+    def tails(start: int) -> tuple[Array, Array]:
+        return tail(response, reactions, start)
 
     for name in dict.fromkeys(one.estimator for one in candidates):
         estimator = get_estimator(name)
@@ -249,12 +264,16 @@ def coefficients(
             settled = _SETTLED.search(letters[i])
             assert settled is not None
             start = settled.start()
-            before, after = ends(start)
-            found[i] = before @ walk.errors(letters[i][:start])[:, factors.index(pairs[i])]
-            found[i, start:steps] -= after
-            found[i, steps + start :] += after
+            before, after = tails(start)
+            early = walk.errors(letters[i][:start])[:, factors.index(pairs[i])]
+            found[i, :start] = response[:start, :start] @ early[:, : 2 * steps]
+            late = found[i, start:]
+            late += before @ early[:, : 2 * steps]
+            late[:, start:steps] -= after
+            late[:, steps + start :] += after
             if settled[0][:1] == "M":
-                last, moved = letters[i].rindex("C"), pairs[i][1] * after.sum()
-                found[i, last] += moved
-                found[i, steps + last] -= moved
-    return found
+                last, moved = letters[i].rindex("C"), pairs[i][1] * after.sum(axis=1)
+                late[:, last] += moved
+                late[:, steps + last] -= moved
+            answers[i] = [*(before[-1] @ early[:, 2 * steps : 2 * steps + start]), *after[-1]]
+    return Growth(found, answers)

@@ -34,6 +34,9 @@ BEAM = 3
 SHAPES = 6
 """Spread placements that are proposed an estimator, each of another warm-up and power."""
 
+ALONE = 2
+"""Placements of the cloud alone that are proposed beside those with the edge, an estimator."""
+
 Placed = tuple[Schedule, float]
 """Real steps and alpha."""
 
@@ -206,7 +209,8 @@ def propose_splits(
     adapters: Sequence[HandoffAdapter],
     alphas: tuple[float, ...],
 ) -> tuple[Candidate, ...]:
-    """Candidates in which the edge's calls are placed as well.
+    """Candidates in which the edge's calls are placed as well; beside them the cloud alone with as many calls
+    of its own, which may be better than any of them: that is for a race to decide.
 
     Args:
         budgets, edge_calls: numbers of cloud and of edge calls.
@@ -223,6 +227,15 @@ def propose_splits(
         for calls, more in itertools.product(budgets, edge_calls):
             some = placer.propose(calls, more, one_way)
             found += [Candidate(one.params(residual), name, adapter) for one in some]
+    steps, most = predictor.response.shape[1], max(budgets)
+    for name in estimators if most >= LEAST_CALLS else ():
+        estimator = get_estimator(name)
+        if not estimator.fills_with_edge:
+            factors = alphas if estimator.uses_alpha else alphas[:1]
+            placer = Placer(Forecast.of(predictor), name, factors, most, steps)
+            for calls in budgets:
+                some = placer.propose(calls, steps)[:ALONE] if calls >= LEAST_CALLS else ()
+                found += [Candidate(ECDiffParams.scheduled(*one, steps), name, adapters[0]) for one in some]
     return tuple(found)
 
 

@@ -16,21 +16,24 @@ from ecdiff_tune.search.spaces import Space
 def schedule(space: Space, context: Context) -> Search:
     """``Search`` for the best candidate by eq. 12; where a quality is wanted, for the best that has it."""
     pruned: dict[Candidate, str] = {}
-    ranked, state = in_turn(by_forecast(space.grid, context)), RaceState(context, pruned)
+    ranked, state = in_turn(by_forecast(space.grid, context), space.num_steps), RaceState(context, pruned)
     least = context.options.min_quality
     if least is None:
         return Search(finals(ranked, state, context, pruned), pruned)
     return Search(_fewest_calls(ranked, least, state, context, pruned), pruned)
 
 
-def in_turn(ranked: Sequence[Candidate]) -> list[Candidate]:
-    """One of each kind, then the second of each, and so on: placements by estimator, and the (p, k).
+def in_turn(ranked: Sequence[Candidate], num_steps: int) -> list[Candidate]:
+    """One of each kind, then the second of each, and so on: placements by estimator with and without edge,
+    and the (p, k).
 
     The forecast ranks placements of one estimator well, estimators among one another less well.
     """
-    kinds: dict[str, list[Candidate]] = {}
+    kinds: dict[tuple[str, bool], list[Candidate]] = {}
     for one in ranked:
-        kinds.setdefault("(p, k)" if one.params.schedule is None else one.estimator, []).append(one)
+        alone = one.params.s == num_steps and one.params.edge_schedule is None
+        kind = ("(p, k)", False) if one.params.schedule is None else (one.estimator, alone)
+        kinds.setdefault(kind, []).append(one)
     rounds = zip_longest(*kinds.values())
     return [one for some in rounds for one in some if one is not None]
 

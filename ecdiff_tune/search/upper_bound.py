@@ -63,7 +63,7 @@ def finalists_in_turn(space: Space, context: Context) -> list[CallBound]:
     Raises:
         UnpredictableError: nothing can be predicted.
     """
-    return _finals(in_turn(by_forecast(space.grid, context)), space, context)
+    return _finals(in_turn(by_forecast(space.grid, context), space.num_steps), space, context)
 
 
 def trials(space: Space, context: Context) -> list[CallBound]:

@@ -15,10 +15,10 @@ from ecdiff_tune.study.time_left import TimeLeft
 
 CLOUD_SHARE, EDGE_SHARE = 0.18, 0.13
 """Calls of a generation as shares of T, until the forecast says which configs are measured."""
-FRONT_CLOUD_SHARE = 0.25
-"""The same of the front's cloud calls, which are spread over what there is."""
 PAGE_SECONDS = 3.0
 """Of the figures and the page, which calls no model."""
+FRONT_CLOUD_SHARE = 0.25
+"""The same of the front's cloud calls, which are spread over what there is."""
 KEPT = 0.7
 """Of those that race, who is left after a rung."""
 SHOWN = 8

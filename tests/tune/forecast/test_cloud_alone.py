@@ -8,8 +8,8 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.reference import Reference
-from ecdiff_tune.forecast.error_growth import UnpredictableError, coefficients, reaction
-from ecdiff_tune.forecast.predictor import Predictor
+from ecdiff_tune.forecast.error_growth import UnpredictableError, growth, reaction
+from ecdiff_tune.forecast.predictor import UNFORESEEN, Predictor
 
 from ...refusals import refused
 
@@ -23,10 +23,15 @@ PLACED = [
 def test_errors_are_those_of_models_that_undo_them(pipe: ECDiffPipeline, made: Reference) -> None:
     predictor = Predictor.of_cloud_alone(pipe.scheduler, "aligned", made)
     undone = reaction(pipe.scheduler, STEPS, 0.0)
-    factors = coefficients(PLACED, "aligned", predictor.response, undone)[:, :STEPS]
-    for one, found in zip(factors, predictor.squared_errors(PLACED), strict=True):
-        expected = [one @ prompt.gram.numpy() @ one for prompt in made.prompts]
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    grown, grams = growth(PLACED, "aligned", predictor.response, undone), predictor.cloud_grams
+    for latents, answers, found in zip(
+        grown.latents[:, :, :STEPS], grown.answers, predictor.squared_errors(PLACED), strict=True
+    ):
+        linear = np.array([latents[-1] @ gram @ latents[-1] for gram in grams])
+        apart = [one @ grams.mean(axis=0) @ one for one in latents[:-1]]
+        unforeseen = UNFORESEEN * sum((answers * undone) ** 2 * apart)
+        assert (unforeseen > 0) == (answers[6:].any())  # no call after an estimate, nothing to react
+        np.testing.assert_allclose(found, linear * (1 + unforeseen / linear.mean()), rtol=1e-9)
     assert all(0 < one < 1 for one in predictor.qualities(PLACED))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import diffusers
 import numpy as np
@@ -20,7 +20,7 @@ from ecdiff_core.sampling.sampler import Denoiser, advance, start
 from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.forecast.error_growth import (
     UnpredictableError,
-    coefficients,
+    growth,
     reaction,
     scheduler_response,
     tail,
@@ -136,7 +136,7 @@ def gaussian_pair(scheduler: SchedulerMixin, spread: float) -> Pair:
 def test_the_open_loop_is_exact_for_models_that_do_not_look(name: str, handoff: Handoff) -> None:
     pair = blind_pair(ready(SCHEDULERS[name]()))
     response = scheduler_response(pair.scheduler, STEPS)
-    factors = coefficients(CANDIDATES, handoff, response, np.zeros(STEPS))
+    factors = growth(CANDIDATES, handoff, response, np.zeros(STEPS)).final
     noises, right = pair.noises(), pair.run(CANDIDATES[-1])
     for row, candidate in zip(torch.from_numpy(factors), CANDIDATES, strict=True):
         torch.testing.assert_close(row @ noises, pair.run(candidate, handoff) - right, atol=1e-5, rtol=1e-5)
@@ -147,14 +147,44 @@ def test_the_open_loop_is_exact_for_models_that_do_not_look(name: str, handoff: 
 def test_the_reaction_is_exact_for_linear_models(name: str, spread: float) -> None:
     pair = gaussian_pair(ready(SCHEDULERS[name]()), spread)
     response = scheduler_response(pair.scheduler, STEPS)
-    factors = coefficients(CANDIDATES, "aligned", response, reaction(pair.scheduler, STEPS, spread))
-    open_loop = coefficients(CANDIDATES, "aligned", response, np.zeros(STEPS))
+    factors = growth(CANDIDATES, "aligned", response, reaction(pair.scheduler, STEPS, spread)).final
+    open_loop = growth(CANDIDATES, "aligned", response, np.zeros(STEPS)).final
     noises, right = pair.noises(), pair.run(CANDIDATES[-1])
     for i, candidate in enumerate(CANDIDATES):
         error = pair.run(candidate) - right
         scale = float(max(error.norm(), 1.0))
         torch.testing.assert_close(torch.from_numpy(factors[i]) @ noises, error, atol=1e-5 * scale, rtol=1e-4)
     assert np.abs(factors[:-1] - open_loop[:-1]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_an_error_of_one_answer_moves_the_final_latents(name: str) -> None:
+    """Both models err alike at one step; what estimates and later answers make of it is in the factor."""
+    pair = gaussian_pair(ready(SCHEDULERS[name]()), 0.3)
+    bump, response = randn(1, ELEMENTS, seed=7), scheduler_response(pair.scheduler, STEPS)
+    grown = growth(CANDIDATES, "aligned", response, reaction(pair.scheduler, STEPS, 0.3))
+
+    def erring(model: Denoiser, step: int) -> Denoiser:
+        at = float(pair.scheduler.timesteps[step])
+        return lambda latents, timestep: model(latents, timestep) + bump * (float(timestep) == at)
+
+    for candidate, answers in zip(CANDIDATES, grown.answers, strict=True):
+        right = pair.run(candidate)
+        for step in range(1, STEPS, 2):
+            wrong = replace(pair, cloud=erring(pair.cloud, step), edge=erring(pair.edge, step)).run(candidate)
+            moved = float(answers[step]) * bump[0]
+            scale = float(max(moved.norm(), 1.0))
+            torch.testing.assert_close(wrong - right, moved, atol=3e-5 * scale, rtol=1e-3)
+
+
+def test_the_latents_on_the_way() -> None:
+    """A plan that is cut after some steps ends where the whole one is then."""
+    response, r = lower(), np.array([0.0, 0.3, -0.2, 0.5, 0.1, 0.4, -0.3])
+    (whole,) = growth([BY_HAND], "exact", response, r).latents
+    for steps in (4, 5, 6):
+        cut = Candidate(replace(BY_HAND.params, s=steps))
+        (part,) = growth([cut], "exact", response[: steps + 1, :steps], r[:steps]).latents
+        np.testing.assert_allclose(whole[: steps + 1, :steps], part[:, :steps], atol=1e-9)
 
 
 def test_weights_of_ddim() -> None:
@@ -190,7 +220,7 @@ def test_coefficients_by_hand() -> None:
     first = 2 * unit[1] - unit[0]  # eq. 3: the first gradient is not scaled
     second = unit[3] + 0.25 * (unit[3] - first)  # eq. 6
     expected = w[2] * (first - unit[2]) + w[4] * (second - unit[4]) + w[6] * (unit[13] - unit[6])
-    (found,) = coefficients([BY_HAND], "exact", response, np.zeros(7))
+    (found,) = growth([BY_HAND], "exact", response, np.zeros(7)).final
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -205,14 +235,14 @@ def test_coefficients_of_a_reacting_model_by_hand() -> None:
     before6 = sum(response[6, i] * d for i, d in ((2, d2), (3, d3), (4, d4), (5, d5)))
     d6 = unit[13] - unit[6] + r[6] * before6
     expected = sum(response[7, i] * d for i, d in ((2, d2), (3, d3), (4, d4), (5, d5), (6, d6)))
-    (found,) = coefficients([BY_HAND], "exact", response, r)
+    (found,) = growth([BY_HAND], "exact", response, r).final
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_candidates_coefficients_do_not_depend_on_the_others() -> None:
     response, r = scheduler_response(ready(ddim()), STEPS), np.linspace(0, 1, STEPS)
-    together = coefficients(CANDIDATES, "aligned", response, r)
-    alone = np.concatenate([coefficients([one], "aligned", response, r) for one in CANDIDATES])
+    together = growth(CANDIDATES, "aligned", response, r).final
+    alone = np.concatenate([growth([one], "aligned", response, r).final for one in CANDIDATES])
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 

@@ -11,9 +11,10 @@ import pytest
 from ecdiff_core.sampling.estimators import ESTIMATORS
 from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.evaluation.candidate import Candidate
-from ecdiff_tune.forecast.error_growth import coefficients, reaction, scheduler_response
-from ecdiff_tune.forecast.placement import Estimates, Forecast, Placements, factors, window_weights
-from ecdiff_tune.forecast.predictor import Directions
+from ecdiff_tune.forecast.error_growth import growth, reaction, scheduler_response
+from ecdiff_tune.forecast.estimates import APPROX, Estimates, Placements, window_weights
+from ecdiff_tune.forecast.placement import Forecast, displacements, factors
+from ecdiff_tune.forecast.predictor import UNFORESEEN, Directions
 
 from .test_error_growth import SCHEDULERS, STEPS, ready
 
@@ -53,10 +54,18 @@ def test_factors_are_the_coefficients_of_a_run(name: str, estimator: str) -> Non
         [ALPHAS.index(one.alpha) for one in params],
         [float(one.residual) for one in scales],
     )
-    found = factors(placements, Estimates.of(placements), response, reactions)
-    wanted = coefficients(candidates, "exact", response, reactions)
-    scale = np.abs(wanted).max(axis=1, keepdims=True) + 1e-3
-    np.testing.assert_allclose(found.T / scale, wanted / scale, atol=3e-5)  # estimators work in float32
+    of_plans = placements, Estimates.of(placements), response, reactions
+    (found, answers), grown = factors(*of_plans), growth(candidates, "exact", response, reactions)
+
+    def agree(ours: np.ndarray, theirs: np.ndarray) -> None:
+        scale = np.abs(theirs).max(axis=1, keepdims=True) + 1e-3
+        np.testing.assert_allclose(ours / scale, theirs / scale, atol=3e-5)  # estimators work in float32
+
+    agree(found.T, grown.final)
+    agree(np.where(placements.actions == APPROX, 0.0, answers.T), grown.answers)
+    noises = np.random.default_rng(1).normal(size=(2 * STEPS, 3))
+    apart = np.square(grown.latents[:, :-1] @ noises).sum(axis=2)
+    agree(displacements(*of_plans, noises).T, apart)
 
 
 def test_window_weights_of_known_estimators() -> None:
@@ -79,13 +88,13 @@ def test_the_squared_error_mixes_directions() -> None:
     letters = ["".join("C" if i in one else "A" for i in range(STEPS)) for one in drawn(STEPS)]
     placements = Placements.of("secant", ALPHAS, letters, [0] * 14, [0.0] * 14)
     found = Forecast(response, parts, noises @ noises.T).errors(placements)
-    wanted = sum(
-        one.share
-        * np.square(
-            factors(placements, Estimates.of(placements), response, one.reactions)[:STEPS].T @ noises
-        ).sum(axis=1)
-        for one in parts
-    )
-    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    candidates = [Candidate(ECDiffParams.scheduled(one, ALPHAS[0], STEPS), "secant") for one in drawn(STEPS)]
+    wanted = np.zeros(len(candidates))
+    for part in parts:
+        grown = growth(candidates, "exact", response, part.reactions)
+        apart = np.square(grown.latents[:, :, :STEPS] @ noises).sum(axis=2)
+        unforeseen = np.square(grown.answers * part.reactions) * apart[:, :-1]
+        wanted += part.share * (apart[:, -1] + UNFORESEEN * unforeseen.sum(axis=1))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
     assert found[-2] == pytest.approx(0, abs=1e-9)  # every step real
     assert (found[:-2] > 0).all()

@@ -111,9 +111,13 @@ def test_a_wanted_quality_holds_on_all_prompts() -> None:
 
 def test_kinds_take_turns() -> None:
     listed = [placed(9, alpha) for alpha in (0.1, 0.2, 0.3)]
-    others = [placed(9, 0.1, "newton2"), Candidate(ECDiffParams(3, 2, 0.1, 50), "secant")]
-    assert in_turn([*listed, *others]) == [listed[0], *others, *listed[1:]]
-    assert in_turn([]) == []
+    others = [
+        placed(9, 0.1, "newton2"),
+        Candidate(ECDiffParams(3, 2, 0.1, 50), "secant"),
+        Candidate(ECDiffParams.interleaved((0, 1, 6), (20, 40), 0.1, 1.0), "secant"),
+    ]
+    assert in_turn([*listed, *others], 50) == [listed[0], *others, *listed[1:]]
+    assert in_turn([], 50) == []
 
 
 def test_the_space_lists_one_candidate_a_image() -> None:
