@@ -39,7 +39,7 @@ def accelerate(settings: Settings, caller: Caller = COMMAND_LINE) -> None:
         ECDiffError: something that the user can act on.
     """
     names = settings.methods
-    fixed = {str(name): value for name, value in (settings.acceleration.values or {}).items()}
+    fixed = dict(settings.acceleration.values or {})
     if fixed and len(names) > 1:
         line = "acceleration.values belong to one method: name it, method=NAME."
         raise SettingsError(line, key="acceleration.values", got=names)

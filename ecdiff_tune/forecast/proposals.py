@@ -4,7 +4,7 @@ formula, and the paper's (p, k)."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -227,16 +227,28 @@ def propose_splits(
         for calls, more in itertools.product(budgets, edge_calls):
             some = placer.propose(calls, more, one_way)
             found += [Candidate(one.params(residual), name, adapter) for one in some]
-    steps, most = predictor.response.shape[1], max(budgets)
-    for name in estimators if most >= LEAST_CALLS else ():
+    enough = [calls for calls in budgets if calls >= LEAST_CALLS]
+    return (*found, *_alone(predictor, enough, estimators, adapters[0], alphas))
+
+
+def _alone(
+    predictor: Predictor,
+    budgets: Sequence[int],
+    estimators: Sequence[str],
+    adapter: HandoffAdapter,
+    alphas: tuple[float, ...],
+) -> Iterator[Candidate]:
+    """The few best predicted placements of the cloud alone."""
+    steps = predictor.response.shape[1]
+    for name in estimators if budgets else ():
         estimator = get_estimator(name)
-        if not estimator.fills_with_edge:
-            factors = alphas if estimator.uses_alpha else alphas[:1]
-            placer = Placer(Forecast.of(predictor), name, factors, most, steps)
-            for calls in budgets:
-                some = placer.propose(calls, steps)[:ALONE] if calls >= LEAST_CALLS else ()
-                found += [Candidate(ECDiffParams.scheduled(*one, steps), name, adapters[0]) for one in some]
-    return tuple(found)
+        if estimator.fills_with_edge:
+            continue
+        factors = alphas if estimator.uses_alpha else alphas[:1]
+        placer = Placer(Forecast.of(predictor), name, factors, max(budgets), steps)
+        for calls in budgets:
+            for schedule, alpha in placer.propose(calls, steps)[:ALONE]:
+                yield Candidate(ECDiffParams.scheduled(schedule, alpha, steps), name, adapter)
 
 
 def paper_params(
