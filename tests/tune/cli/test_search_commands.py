@@ -137,6 +137,28 @@ def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.Mo
     assert (other.config().provenance or {})["reference"] == provenance["reference"]
 
 
+def test_a_joint_search_leaves_a_front(study: Study) -> None:
+    command = (
+        "search=joint",
+        *SMALL,
+        "search.k=[1,2,4]",
+        "search.alpha=[0.3]",
+        "search.finalists=1",
+        "params.p=3",
+    )
+    outcome = study("tune", *command)
+    assert outcome.status == 0, outcome
+    assert "on 5 prompts" in next(line for line in outcome.out.splitlines() if line.startswith("front: "))
+    rows = study.rows()
+    assert study("pareto", *command, "pareto.pick=1").status == 0
+    table, config = pd.read_csv(study.folder / "pareto.csv"), study.config("pareto.yaml")
+    assert len(table) > 1
+    assert 5 in set(table["prompts"])
+    assert len(config.front or ()) == len(table)
+    assert study("tune", *command).status == 0
+    assert study.rows() == rows  # nothing is measured twice
+
+
 def test_an_exact_handoff_beside_the_aligned_one(study: Study) -> None:
     command = (
         "search=joint",
