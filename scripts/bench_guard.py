@@ -6,12 +6,13 @@ At a real cloud step after a window of approximated ones, what the estimator wou
 known too. Its distance from the real noise, as a share of that, is compared with a quantile over calibration
 prompts at the same step; where it is larger, the next window gets a real call in its middle. Beside it every
 prompt gets one call more, and two: in the first windows, where the forecast is the worst, or as a plan with
-so many placed calls. At a guard's mean number of calls stands what prompts drawn at random have when so many
-of them get those plans. Prompts: the calibration's kind; the grammar's rarest (three objects of one shape and
-size on a patterned background); the first of these at guidance 7.5. With --cloud-alone the cloud does all
-steps, by the paper's p and k and by placed calls; else the plan is the config's own. FILE holds a row for
-each plan, set and way (calls, SSIM to the cloud's own images: mean, lowest tenth, worst), and how the largest
-distance of a prompt ranks with its loss of SSIM (Spearman).
+so many placed calls; of the config's own plan windows drawn at random get as many calls as the guard's. At a
+guard's mean number of calls stands what prompts drawn at random have when so many of them get those plans.
+Prompts: the calibration's kind; the grammar's rarest (three objects of one shape and size on a patterned
+background); the first of these at guidance 7.5. With --cloud-alone the cloud does all steps, by the paper's p
+and k and by placed calls; else the plan is the config's own. FILE holds a row for each plan, set and way
+(calls, SSIM to the cloud's own images: mean, lowest tenth, worst), and how the largest distance of a prompt
+ranks with its loss of SSIM (Spearman).
 """
 
 from __future__ import annotations
@@ -162,17 +163,19 @@ class Case:
 
     Args:
         larger: with a call more for everybody, two, …; empty: real calls in the first windows.
+        hands_over: whether as many calls in windows drawn at random are measured beside it.
     """
 
     config: TunedConfig
     larger: tuple[TunedConfig, ...] = ()
+    hands_over: bool = False
 
 
 def cases(config: TunedConfig, cloud_alone: bool) -> dict[str, Case]:
     """By name."""
     steps = config.sampling.num_steps
     if not cloud_alone:
-        return {"as tuned": Case(config)}
+        return {"as tuned": Case(config, hands_over=True)}
 
     def placed(calls: int) -> TunedConfig:
         sampling = replace(config.sampling, estimator="secant")
@@ -200,6 +203,19 @@ def more_calls(pipe: ECDiffPipeline, case: Case, begun: Any, tuned: Run) -> list
 def with_guidance(config: TunedConfig, pipe: ECDiffPipeline) -> TunedConfig:
     sampling = replace(config.sampling, guidance_scale=pipe.config.sampling.guidance_scale)
     return replace(config, pair=pipe.pair.spec, sampling=sampling)
+
+
+def windows_at_random(guard: Run, plan: Plan) -> Decide:
+    """As many windows as the guard shortened, of prompts and steps drawn at random."""
+    checks = [
+        (i, step)
+        for i, found in enumerate(guard.distances)
+        for step in found
+        if shortened(plan, step) != plan
+    ]
+    spent = sum(guard.calls) - plan.cloud_calls * len(guard.calls)
+    chosen = set(random.Random(0).sample(checks, min(spent, len(checks))))
+    return lambda number, step, _: (number, step) in chosen
 
 
 def at_random(by_calls: Sequence[Tensor], more: float) -> dict[str, float]:
@@ -261,7 +277,10 @@ def ways(
     for quantile, limit in kept.items():
         way = f"guard {quantile:g}"
         made[way] = run(pipe, begun, plan, lambda _, step, d, limit=limit: d > limit[step])
-        found[way] = ssim(decoded(pipe, made[way].latents), wanted)
+        if case.hands_over:
+            chance = windows_at_random(made[way], plan)
+            made[f"windows as {quantile:g}"] = run(pipe, begun, plan, chance)
+    found |= {way: ssim(decoded(pipe, one.latents), wanted) for way, one in made.items() if way not in found}
     for way, one in made.items():
         row = summary(found[way], one.calls) | {"way": way, "ssim": found[way].tolist()}
         if one is tuned:
@@ -269,7 +288,7 @@ def ways(
             row |= {"rank": rank(over, found[way]), "distances": one.distances}
         yield row
         more = row["calls"] - plan.cloud_calls
-        if way.startswith("guard") and more < len(by_calls):
+        if way.startswith("guard") and more < len(by_calls) - 1:
             yield {"way": "as many at random", "calls": row["calls"], **at_random(by_calls, more)}
 
 

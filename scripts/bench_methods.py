@@ -47,7 +47,7 @@ def tune(pair: str, method: str, args: argparse.Namespace) -> dict[str, Any] | N
             f"sampling.scheduler={SCHEDULERS[pair]}",
             "sampling.guidance_scale=3.0",
             f"calibration.num_prompts={args.prompts}",
-            f"heldout.num_prompts={args.prompts}",
+            f"heldout.num_prompts={args.heldout}",
             f"acceleration.timed_prompts={args.timed}",
             f"device={args.device}",
             f"output_dir={args.output_dir}",
@@ -58,7 +58,13 @@ def tune(pair: str, method: str, args: argparse.Namespace) -> dict[str, Any] | N
         return None
     folder = args.output_dir / pair / f"{args.prompts}_prompts_{args.steps}_steps"
     device = device_name(get_device(args.device))
-    where = {"pair": pair, "steps": args.steps, "prompts": args.prompts, "device": device}
+    where = {
+        "pair": pair,
+        "steps": args.steps,
+        "prompts": args.prompts,
+        "heldout": args.heldout,
+        "device": device,
+    }
     return where | row(method, folder, args)
 
 
@@ -112,7 +118,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--pairs", nargs="+", default=list(SCHEDULERS), choices=SCHEDULERS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--prompts", type=int, default=6, help="to tune on, and as many held out (default 6)")
+    parser.add_argument("--prompts", type=int, default=6, help="to tune on (default 6)")
+    parser.add_argument("--heldout", type=int, default=6, help="prompts held out (default 6)")
     parser.add_argument("--steps", type=int, default=20, help="T (default 20)")
     parser.add_argument("--timed", type=int, default=3, help="images whose median is the seconds (default 3)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, …; auto takes an accelerator")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,13 +91,8 @@ def video_config(tiny_videos: Path) -> TunedConfig:
 def sd14_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders named ``sd14``, ``bk_sdm_small`` and ``bk_sdm_tiny``: the real models' blocks, narrow."""
     folder = tmp_path_factory.mktemp("sd14")
-    small_unets.save_sd_models(
-        folder,
-        {
-            name: partial(small_unets.sd_unet, **small_unets.layout(name))
-            for name in ("sd14", "bk_sdm_small", "bk_sdm_tiny")
-        },
-    )
+    names = ("sd14", "bk_sdm_small", "bk_sdm_tiny")
+    small_unets.save_sd_models(folder, _of_real_layout(small_unets.sd_unet, names))
     return folder
 
 
@@ -103,11 +100,10 @@ def sd14_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sdxl_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders named ``sdxl_base``, ``ssd_1b`` and ``segmind_vega``: the real models' depths, narrow."""
     folder = tmp_path_factory.mktemp("sdxl_models")
-    small_unets.save_sdxl_models(
-        folder,
-        {
-            name: partial(small_unets.sdxl_unet, **small_unets.layout(name))
-            for name in ("sdxl_base", "ssd_1b", "segmind_vega")
-        },
-    )
+    names = ("sdxl_base", "ssd_1b", "segmind_vega")
+    small_unets.save_sdxl_models(folder, _of_real_layout(small_unets.sdxl_unet, names))
     return folder
+
+
+def _of_real_layout(make: Callable[..., Any], names: Sequence[str]) -> dict[str, Callable[[], Any]]:
+    return {name: partial(make, **small_unets.layout(name)) for name in names}

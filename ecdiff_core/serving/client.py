@@ -24,7 +24,8 @@ from ecdiff_core.sampling.plan import Mode
 from ecdiff_core.sampling.sampler import Denoiser, SamplerState
 from ecdiff_core.serving.deadline import Costs, choose
 from ecdiff_core.serving.handoff_form import HandoffForm, facts_of
-from ecdiff_core.serving.link_meter import Spread, measure_link
+from ecdiff_core.serving.link_meter import Spread
+from ecdiff_core.serving.measure_link import measure_link
 from ecdiff_core.serving.packet import (
     Encoding,
     Form,

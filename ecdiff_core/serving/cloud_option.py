@@ -132,6 +132,7 @@ def fall_back(pipe: ECDiffPipeline, error: ECDiffError) -> None:
     from ecdiff_core.models.devices import get_dtype
     from ecdiff_core.models.one_side import load_text_encoders
 
-    print(f"note: {visible(str(error))} The edge's model does all steps.", file=sys.stderr)
+    why = visible(str(error)).removesuffix(".")
+    print(f"note: {why}. The edge's model does all steps.", file=sys.stderr)
     load_text_encoders(pipe.pair, get_dtype(pipe.config.sampling.dtype))
     pipe.cloud = None

@@ -137,12 +137,12 @@ def serve(args: argparse.Namespace) -> None:
         asked["batch_size"] = args.batch_size
     limits = Limits(**asked)
     with bound(listen) as sockets:
-        _serve(args, listen, limits, sockets)
-    print("stopped; what was under way is done", file=sys.stderr)
+        is_done = _serve(args, listen, limits, sockets)
+    print("stopped; what was under way is done" if is_done else "stopped", file=sys.stderr)
 
 
-def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: list[socket.socket]) -> None:
-    """What takes seconds: imports, models, and serving itself."""
+def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: list[socket.socket]) -> bool:
+    """What takes seconds: imports, models, and serving itself; whether it ended with nothing under way."""
     quiet_libraries()
     with with_extra():
         from ecdiff_core.serving.server import make_server
@@ -168,7 +168,9 @@ def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: li
             within = f"within {limits.drain_seconds} s; Ctrl-C again drops it"
             print(f"\nstopping when what is under way is done, {within}", file=sys.stderr, flush=True)
 
-    make_server(pipe, listen, limits, log, log_end).run(sockets)
+    server = make_server(pipe, listen, limits, log, log_end)
+    server.run(sockets)
+    return not server.force_exit
 
 
 def _load(config: TunedConfig, args: argparse.Namespace) -> ECDiffPipeline:
@@ -216,7 +218,7 @@ def link(args: argparse.Namespace) -> None:
     """Print what the link is."""
     with with_extra():
         from ecdiff_core.serving.transport import Retry, Transport
-    from ecdiff_core.serving.link_meter import measure_link
+    from ecdiff_core.serving.measure_link import measure_link
     from ecdiff_core.serving.token_file import find_token
 
     if args.repeats < 1:

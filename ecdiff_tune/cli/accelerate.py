@@ -20,8 +20,8 @@ from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.calibrate import ratios
-from ecdiff_tune.methods.dial import DialResult, Floor, judge
 from ecdiff_tune.methods.measure import MethodMeasurer, Runs
+from ecdiff_tune.methods.seen import DialResult, Floor, judge
 from ecdiff_tune.methods.tuning import Tuned, Winner, config_of, time_side_by_side, tune
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, OpenStudy, open_study
@@ -106,7 +106,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
     presents = [one.present for one in found.values() if one.present is not None]
     timed = list(dict.fromkeys(one.choice for one in (*presents, *winners.values())))
     with study.spending.part("seconds"):
-        off, seconds = time_side_by_side(pair.pipe, timed, prompts, count, study.ledger)
+        off, seconds = time_side_by_side(pair.pipe, timed, prompts, count, study.ledger, study.spending.calls)
     saved = []
     for name, winner in winners.items():
         heldout = _heldout(opened, winner, runs)

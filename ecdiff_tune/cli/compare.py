@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_config
-from ecdiff_tune.experiments import baselines, method_runs, summary
+from ecdiff_tune.experiments import baselines, equal_seconds, method_runs, summary
 from ecdiff_tune.experiments import paper_tables as tables
 from ecdiff_tune.experiments.baselines import Known
 from ecdiff_tune.experiments.method_measurements import MethodEvaluator, extra_metrics
 from ecdiff_tune.experiments.method_names import METHODS
+from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.experiments.winners import config_of_study, schedule_config
+from ecdiff_tune.methods.measure import Runs
 from ecdiff_tune.report import quality_seconds
 from ecdiff_tune.report.figure_files import write_figure
 from ecdiff_tune.report.result import medium
@@ -39,18 +43,34 @@ def compare(settings: Settings) -> None:
         chosen = evaluator.usable(*baselines.made(known, names))
         if line := baselines.untuned(chosen, accelerations):
             log(line)
-        measured, heldout = evaluator.measure(chosen), references.heldout_with_edge.prompt_set
-        count = settings.compare.timed_prompts
-        timed = method_runs.time_methods(study, pipe.pair, heldout, chosen, tuned.sampling, count)
+        heldout, given = references.heldout_with_edge.prompt_set, settings.compare
+        runs = Runs(spec.path / files.METHODS / files.RUNS)
+        fronts = equal_seconds.measured_settings(runs, study.ledger, tuned.sampling, references.drawn.keys)
+
+        def clock(methods: Sequence[ComparedMethod]) -> Mapping[ComparedMethod, float | None]:
+            count, again = given.timed_prompts, given.time_again
+            return method_runs.time_methods(study, pipe, heldout, methods, tuned.sampling, count, again)
+
+        def budget(seconds: Mapping[str, float | None]) -> float | None:
+            clocked = seconds.get("tuned")
+            sent = pair.latency.transfer(tuned.plan())
+            return given.seconds or (None if clocked is None else clocked + sent)
+
+        alone, _ = pair.latency.alone(tuned.sampling.num_steps)
+        share = (given.seconds or pair.latency.seconds(tuned.plan())) / alone
+        equal = equal_seconds.choose(chosen, fronts, share, clock, budget)
+        chosen = list(equal.methods)
+        measured = evaluator.measure(chosen)
         quality = summary.quality_table(chosen, measured, settings.seed)
-        costs = summary.cost_table(chosen, pair.latency, timed, tuned.sampling.num_steps)
+        costs = summary.cost_table(chosen, pair.latency, equal.seconds, tuned.sampling.num_steps)
         costs = costs.assign(comparable_seconds=summary.comparable_seconds(costs))
+        costs = summary.with_budget(costs, chosen, equal.budget)
         folder = study.path / files.COMPARE
         conditions = tables.conditions(spec, pipe.device, tuned.sampling, len(heldout))
         made = medium(tuned.sampling)
         paths = [
             *tables.write(folder, "table1", tables.table1(quality, costs, extra), conditions, log),
-            *tables.write(folder, "table6", tables.table6(costs, made), conditions, log),
+            *tables.write(folder, "table6", tables.table6(costs, made, equal.budget), conditions, log),
         ]
         points = quality.assign(seconds=costs["comparable_seconds"])
         paths += write_figure(folder, "quality_seconds", quality_seconds.methods(points, made))

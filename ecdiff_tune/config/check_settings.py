@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 
@@ -78,7 +78,7 @@ def _adapter() -> TypeAdapter[Settings]:
 
 
 def _check_methods(settings: Settings) -> None:
-    """Refuse methods that are unknown, or named beside EC-Diff."""
+    """Refuse methods that are unknown, or named beside EC-Diff, and values without names."""
     named = [settings.method] if isinstance(settings.method, str) else settings.method
     if not isinstance(named, Sequence) or not named:
         raise SettingsError(key="method", got=named, expected="to be a name or a list of names")
@@ -89,6 +89,10 @@ def _check_methods(settings: Settings) -> None:
         if name not in METHODS:
             raise SettingsError.unknown("method", name, [ECDIFF, *METHODS])
     check_distinct("method", named)
+    values = settings.acceleration.values
+    if values is not None and not isinstance(values, Mapping):
+        expected = "to be values by name, {threshold: 0.1}"
+        raise SettingsError(key="acceleration.values", got=values, expected=expected)
 
 
 def _check_auto(key: str, value: object, least: int) -> None:

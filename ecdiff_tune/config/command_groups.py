@@ -79,6 +79,10 @@ class CompareSettings:
         None, "another study of the pair whose winner lists its real steps, or a YAML"
     )
     timed_prompts: AtLeast1 = setting(3, "images that each method's seconds by the clock are the median of")
+    seconds: Positive | None = setting(
+        None, "by the clock, that an acceleration may take; null is what the tuned config takes"
+    )
+    time_again: bool = setting(False, "time all anew: the machine has another load than before")
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,6 +17,7 @@ from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.evaluator import Generation
+from ecdiff_tune.evaluation.side_by_side import finite, machine, side_by_side
 from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.study.open_study import OpenStudy
 
@@ -57,52 +58,46 @@ def obstacle(pair: Pair, method: ComparedMethod) -> str | None:
 
 def time_methods(
     study: OpenStudy,
-    pair: Pair,
+    pipe: ECDiffPipeline,
     heldout: CalibrationSet,
     methods: Sequence[ComparedMethod],
     tuned_with: Sampling,
     prompts: int,
-) -> dict[str, float | None]:
+    again: bool = False,
+) -> dict[ComparedMethod, float | None]:
     """Seconds of a generation at batch 1, encoding and decoding included, the median over prompts.
 
     Each method is warmed up by an untimed generation; then the methods take turns, prompt by prompt. What the
-    ledger holds is not timed again.
+    ledger holds of these same methods side by side on this machine is not timed again.
 
     Args:
         tuned_with: the sampling settings that the study was tuned with.
         prompts: how many of the held-out ones.
+        again: times all anew.
 
     Returns:
-        By the names of methods; None where there is no finite image.
+        None where there is no finite image.
     """
-    ledger, progress, names = study.ledger, study.progress, heldout.keys[:prompts]
-    keys = {one.name: one.key(tuned_with) for one in methods}
-    timed = {name: ledger.read_timings(key) for name, key in keys.items()}
-    lacking = [one for one in methods if not set(names) <= timed[one.name].keys()]
-    pipes = {one.name: pipeline(pair, one) for one in lacking}
-    progress.start_task("seconds at batch 1", (len(names) + 1) * len(lacking))
-    failed = set()
-    for turn in range(-1 if lacking else 0, len(names)):
-        for method in lacking:
-            seconds = _seconds(method, pipes[method.name], heldout.prompts[turn], heldout.seeds[turn])
-            if seconds is None:
-                failed.add(method.name)
-            elif turn >= 0:
-                ledger.append_timings([(keys[method.name], names[turn], seconds)])
-                timed[method.name].setdefault(names[turn], seconds)  # as the ledger keeps it
-            progress.prompts_done(1)
+    progress, names = study.progress, heldout.keys[:prompts]
+    pipes = {one: pipeline(pipe.pair, one) for one in methods}
+
+    def take(method: ComparedMethod, row: int) -> float:
+        seconds = _seconds(method, pipes[method], heldout.prompts[row], heldout.seeds[row])
+        progress.prompts_done(1)
+        return seconds
+
+    progress.start_task("seconds at batch 1", (len(names) + 1) * len(methods))
+    keys = {one: one.key(tuned_with) for one in methods}
+    timed = side_by_side(study.ledger, keys, machine(pipe.device), names, take, again)
     progress.end_stage()
-    return {
-        name: None if name in failed else statistics.median(seconds[one] for one in names)
-        for name, seconds in timed.items()
-    }
+    return {one: finite(seconds) for one, seconds in timed.items()}
 
 
-def _seconds(method: ComparedMethod, pipe: ECDiffPipeline, prompt: str, seed: int) -> float | None:
-    """Of one image; None where it is not finite."""
+def _seconds(method: ComparedMethod, pipe: ECDiffPipeline, prompt: str, seed: int) -> float:
+    """Of one image; infinite where it is not finite."""
     try:
         with generation(method, pipe)():
             output = pipe(prompt, generator=torch.Generator().manual_seed(seed))
     except NonFiniteLatentsError:
-        return None
+        return math.inf
     return output.seconds.total

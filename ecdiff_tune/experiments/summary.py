@@ -108,3 +108,16 @@ def comparable_seconds(costs: pd.DataFrame) -> pd.Series:
         return costs["seconds"]
     factor = cloud["seconds"].iloc[0] / cloud["measured_seconds"].astype(float).iloc[0]
     return costs["seconds"].astype(float).fillna(costs["measured_seconds"].astype(float) * factor)
+
+
+def with_budget(costs: pd.DataFrame, methods: Sequence[ComparedMethod], budget: float | None) -> pd.DataFrame:
+    """The costs with ``setting``, an acceleration's values, and ``within_budget``, by the clock."""
+    settings = [
+        "" if (choice := one.sampler.acceleration) is None else choice.text.removeprefix(choice.method.label)
+        for one in methods
+    ]
+    costs = costs.assign(setting=[one.strip() for one in settings])
+    if budget is None:
+        return costs
+    within = costs["measured_seconds"].astype(float) <= budget * (1 + 1e-9)
+    return costs.assign(budget_seconds=budget, within_budget=within.map({True: "yes", False: "no"}))

@@ -6,87 +6,21 @@ It knows of no model: ``measure`` gives what became of a value on the first so m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
 from ecdiff_core.methods.method import Parameter
-from ecdiff_tune.search.paired import TIE, significantly_worse
+from ecdiff_tune.methods.seen import DialResult, Floor, Measure, judge, surely_missed
+from ecdiff_tune.search.paired import TIE
 
-RUNGS = (0.1, 0.25, 0.5)
-"""Shares of the prompts after which a value that misses a floor is pruned."""
-ERROR_RATE = 0.01
-"""Of giving up one that keeps the floor, at each rung."""
-NARROW = 0.02
+GLANCE = 0.1
+"""Share of the prompts that values are looked at on."""
+AGAIN = 2
+"""How many times as many tell what is next to a value that was measured on all."""
+NARROW = 0.03
 """A bracket this narrow, relative to its upper end, is searched no further."""
-MOST = 24
+MOST = 40
 """Values that are measured at most."""
-SAME = 1e-4
-"""SSIM that an image may lose by being made in another batch."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A value on one prompt.
-
-    Args:
-        quality: SSIM to the image without the method; None where there is no image.
-        work: share of the model's weights that a call applied, 0 … 1.
-        calls, reused: of the model, and those in which something was reused.
-        pattern: of what was skipped.
-        low, high: values of the dial, from the first up to the second, that do the same.
-    """
-
-    quality: float | None
-    work: float
-    calls: int
-    reused: int
-    pattern: str
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Floor:
-    """The quality that a value must keep: mean and worst SSIM over prompts, -1 … 1."""
-
-    mean: float
-    worst: float
-
-
-@dataclass(frozen=True)
-class DialResult:
-    """A value, and what is known of it.
-
-    Args:
-        kept: whether it keeps the floor on all prompts.
-        reason: why not; empty where it does.
-    """
-
-    value: float
-    seen: tuple[Seen, ...]
-    kept: bool
-    reason: str = ""
-
-    @property
-    def quality(self) -> float:
-        """Mean SSIM; -1 where an image could not be made."""
-        return fmean(_qualities(self.seen))
-
-    @property
-    def worst(self) -> float:
-        """The lowest SSIM of a prompt."""
-        return min(_qualities(self.seen))
-
-    @property
-    def work(self) -> float:
-        """Mean share of the weights that a call applied."""
-        return fmean(one.work for one in self.seen)
-
-    @property
-    def reused(self) -> float:
-        """Mean share of the calls in which something was reused."""
-        return fmean(one.reused / max(1, one.calls) for one in self.seen)
 
 
 @dataclass(frozen=True)
@@ -94,9 +28,10 @@ class DialSearch:
     """What a search along a dial found.
 
     Args:
-        results: all values, in the order in which they were measured.
-        best: the one that skips most and keeps the floor; None where none does.
-        beyond: the nearest one that skips more, and does not keep it.
+        results: all values, in the order in which they were first looked at.
+        best: the one that skips most and keeps the floor; None where none does. Measured on all prompts,
+            unless it was not ``wanted``.
+        beyond: the nearest one that skips more, and does not keep it, or is not expected to.
         good, bad: up to which value the best one's images are known to stay the same, and from which on those
             of ``beyond`` do; of a dial of whole numbers the two values themselves.
         exact: whether nothing lies between these two.
@@ -110,50 +45,9 @@ class DialSearch:
     exact: bool
 
 
-Measure = Callable[[float, int], Sequence[Seen]]
-
-
-def does_nothing(dial: Parameter, result: DialResult) -> bool:
-    """Whether a value leaves the images as they are: no call reuses anything, and where the pattern does not
-    tell all that the dial does, no image differs."""
-    return all(one.reused == 0 for one in result.seen) and (dial.shows or result.worst >= 1 - SAME)
-
-
-def _qualities(seen: Sequence[Seen]) -> list[float]:
-    return [-1.0 if one.quality is None else one.quality for one in seen]
-
-
-def judge(
-    value: float, measure: Measure, prompts: int, floor: Floor, whole: bool = False, glance: bool = False
-) -> DialResult:
-    """Measure a value on more and more prompts, until it cannot keep the floor any more or all are measured.
-
-    Args:
-        whole: measure all prompts whatever comes of it.
-        glance: stop after the first rung.
-    """
-    rungs = [] if whole else sorted({max(2, math.ceil(share * prompts)) for share in RUNGS})
-    counts = [*(one for one in rungs if one < prompts), prompts]
-    for count in counts[: 1 if glance else None]:
-        seen = tuple(measure(value, count))
-        if reason := missed(_qualities(seen), prompts, floor):
-            return DialResult(value, seen, False, reason)
-    return DialResult(value, seen, True)
-
-
-def missed(qualities: Sequence[float], prompts: int, floor: Floor) -> str:
-    """Why the floor is missed, whatever the prompts are like that were not measured; empty where it may be
-    kept."""
-    if min(qualities) < floor.worst - TIE:
-        return f"worst SSIM {min(qualities):.4f} is below {floor.worst:g}"
-    most = (sum(qualities) + prompts - len(qualities)) / prompts  # SSIM is at most 1
-    mean = f"mean SSIM {fmean(qualities):.4f} is below {floor.mean:g}"
-    if most < floor.mean - TIE:
-        return mean
-    if len(qualities) < prompts:
-        aim = [floor.mean] * len(qualities)
-        return mean * significantly_worse(qualities, aim, prompts, ERROR_RATE)
-    return ""
+def glance(prompts: int) -> int:
+    """How many of the prompts values are looked at on."""
+    return math.ceil(GLANCE * prompts)
 
 
 def search(
@@ -162,47 +56,109 @@ def search(
     measure: Measure,
     prompts: int,
     floor: Floor,
-    first: DialResult | None = None,
+    wanted: Callable[[DialResult], bool] = lambda _: True,
 ) -> DialSearch:
     """The greatest value of a dial that keeps the floor; a greater value skips no less.
 
-    Upwards a look at a part of the prompts is enough to go on; the value that this ends at is measured on
-    all. What lies between the best value and the first that fails is halved until nothing does, or the
-    bracket is narrow. Values that skip the same calls are not measured again.
+    Values are looked at on a tenth of the prompts: from ``start`` in steps of two until one is expected to
+    keep the floor and one is not, then what lies between is halved, until nothing does or the bracket is
+    narrow. The best one is measured on all prompts, which tells how they compare with the tenth: from there
+    it goes on, with more of them.
 
     Args:
         start: where it begins.
-        first: what is known of ``start``.
+        wanted: whether the best value is to be measured on all prompts, told of it on the tenth.
     """
+    few = glance(prompts)
     results: dict[float, DialResult] = {}
+    raced: dict[float, DialResult] = {}
+    value: float | None = start
     best: DialResult | None = None
     beyond: DialResult | None = None
-    value: float | None = start
     for _ in range(MOST):
-        if value is None and (best is None or len(best.seen) == prompts):
+        if value is not None:
+            results[value] = DialResult(value, tuple(measure(value, few)), True)
+        elif best is None or not _is_worth_it(dial, best, results, prompts) or not wanted(best):
             break
-        known = first if first is not None and first.value == value else None
-        going_up = value is not None and beyond is None
-        value = value if value is not None or best is None else best.value
-        assert value is not None
-        result = known or judge(value, measure, prompts, floor, glance=going_up)
-        results[value] = result
-        if result.kept:
-            best = result
         else:
-            beyond = result
-            lower = [one for one in results.values() if one.kept and one.value < result.value]
-            best = max(lower, key=lambda one: one.value, default=None)
+            raced[best.value] = judge(best.value, measure, prompts, floor)
+            few = min(prompts, AGAIN * glance(prompts))
+        results = results | raced
+        looks = [one for value, one in results.items() if value not in raced]
+        results |= {one.value: _expected(one, results, prompts, floor) for one in looks}
+        best, beyond = _bracket(results, prompts)
         value = _next(dial, best, beyond)
-    if best is not None and len(best.seen) < prompts:
-        whole = [one for one in results.values() if one.kept and len(one.seen) == prompts]
-        best = max(whole, key=lambda one: one.value, default=None)
+        if value is None and beyond is not None and beyond.value not in raced:
+            is_sure = surely_missed(beyond.qualities, prompts, floor)
+            value = None if is_sure or len(beyond.seen) >= few else beyond.value
+    sure = _surest(results, prompts)
+    if sure is not None or (best is not None and wanted(best)):
+        best = sure
+    return _found(dial, tuple(results.values()), best, beyond)
+
+
+def _found(
+    dial: Parameter, results: tuple[DialResult, ...], best: DialResult | None, beyond: DialResult | None
+) -> DialSearch:
     end = -math.inf if best is None else _end(dial, best)
     begin = math.inf if beyond is None else _begin(beyond)
     good = best.value if best is not None and dial.kind == "int" else end
-    return DialSearch(
-        tuple(results.values()), best, beyond, good, begin, exact=math.isfinite(begin) and end >= begin
-    )
+    is_exact = math.isfinite(begin) and end >= begin
+    return DialSearch(results, best, beyond, good, begin, exact=is_exact)
+
+
+def _surest(results: Mapping[float, DialResult], prompts: int) -> DialResult | None:
+    """The greatest value that keeps the floor on all prompts."""
+    whole = [one for one in results.values() if one.kept and len(one.seen) == prompts]
+    return max(whole, key=lambda one: one.value, default=None)
+
+
+def _expected(
+    result: DialResult, results: Mapping[float, DialResult], prompts: int, floor: Floor
+) -> DialResult:
+    """A value, judged by what is known of all: where another lost more on all prompts than on those that
+    this one was seen on, so will this."""
+    mine, reason = len(result.seen), surely_missed(result.qualities, prompts, floor)
+    if mine == prompts or reason:
+        return DialResult(result.value, result.seen, not reason, reason)
+    more = [one for one in results.values() if len(one.seen) > mine]
+    other = max(more, key=lambda one: (len(one.seen), -abs(one.value - result.value)), default=result)
+    part = other.on(mine)
+    for name, least in (("mean", floor.mean), ("worst", floor.worst)):
+        lost, theirs, of_these = (
+            1 - (one.quality if name == "mean" else one.worst) for one in (result, other, part)
+        )
+        quality = 1 - lost * (theirs / of_these if of_these > TIE else 1)
+        if quality < least - TIE:
+            reason = f"{name} SSIM {quality:.4f} is expected on all {prompts} prompts, below {least:g}"
+            return DialResult(result.value, result.seen, False, reason)
+    return DialResult(result.value, result.seen, True)
+
+
+def _bracket(
+    results: Mapping[float, DialResult], prompts: int
+) -> tuple[DialResult | None, DialResult | None]:
+    """The greatest value that keeps the floor, or is expected to, and the next that is not."""
+    sure = _surest(results, prompts)
+    above = [one for one in results.values() if sure is None or one.value > sure.value]
+    beyond = min((one for one in above if not one.kept), key=lambda one: one.value, default=None)
+    below = [one for one in above if one.kept and (beyond is None or one.value < beyond.value)]
+    return max(below, key=lambda one: one.value, default=sure), beyond
+
+
+def _is_worth_it(
+    dial: Parameter, best: DialResult, results: Mapping[float, DialResult], prompts: int
+) -> bool:
+    """Whether a value is to be measured on all prompts: not if it was, or one that was skips as much."""
+    sure = _surest(results, prompts)
+    if sure is None or sure.value == best.value:
+        return sure is None
+    return dial.kind == "int" or not _is_narrow(dial, _end(dial, sure), best.value)
+
+
+def _is_narrow(dial: Parameter, end: float, begin: float) -> bool:
+    """Whether nothing that is worth it lies between two values."""
+    return end >= begin or (dial.kind == "float" and begin - end < NARROW * begin)
 
 
 def _end(dial: Parameter, result: DialResult) -> float:
@@ -231,7 +187,7 @@ def _next(dial: Parameter, best: DialResult | None, beyond: DialResult | None) -
             return None
         return _rounded(dial, min(dial.high, max(2 * best.value, end)))
     begin = _begin(beyond)
-    if end >= begin or begin - end < NARROW * begin * (dial.kind == "float"):
+    if _is_narrow(dial, end, begin):
         return None
     if dial.kind == "int":
         return int(end + begin - 1) // 2

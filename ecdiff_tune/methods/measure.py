@@ -6,11 +6,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ecdiff_core.config import Sampling
 from ecdiff_core.errors import NonFiniteLatentsError
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.enable import Enabled
@@ -23,7 +25,7 @@ from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.compared import compared
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.evaluation.reference import Reference
-from ecdiff_tune.methods.dial import Seen
+from ecdiff_tune.methods.seen import Seen
 
 
 def content(choice: MethodChoice) -> str:
@@ -40,6 +42,12 @@ def frame(choice: MethodChoice) -> str:
     """All values but the dial, which runs that differ in the dial alone have in common."""
     others = {name: value for name, value in choice.values.items() if name != choice.method.dial}
     return json.dumps([choice.name, others], sort_keys=True)
+
+
+def whole_key(sampling: Sampling) -> ConfigKey:
+    """In the ledger: the cloud alone, every call computed."""
+    whole = Candidate(ECDiffParams.cloud_only(sampling.num_steps), sampling.estimator)
+    return whole.resolve(sampling.num_steps, sampling.handoff).key
 
 
 class Runs:
@@ -71,6 +79,29 @@ class Runs:
                 return row
         return None
 
+    def choices(self) -> list[MethodChoice]:
+        """All settings that there are runs of, the first first."""
+        found: dict[str, MethodChoice] = {}
+        for (text, _), rows in self._known.items():
+            name, others = json.loads(text)
+            for row in rows:
+                choice = with_value(MethodChoice(name, others), row["value"])
+                found.setdefault(f"{text} {row['value']}", choice)
+        return list(found.values())
+
+    def recall(self, ledger: Ledger, whole: ConfigKey, choice: MethodChoice, prompt: str) -> Seen | None:
+        """What became of a setting on a prompt; None where it was not measured.
+
+        Args:
+            whole: the key of the cloud alone.
+        """
+        row = self.find(choice, prompt)
+        measured = row and ledger.read(_key(whole, choice, row["pattern"])).get(prompt)
+        if not row or not measured:
+            return None
+        place = row["work"], row["calls"], row["reused"], row["pattern"]
+        return Seen(measured.ssim, *place, *_interval(row))
+
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add runs, written at once."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,15 +132,7 @@ class MethodMeasurer:
     ) -> None:
         self._pipe, self._reference, self._ledger = pipe, reference, ledger
         self._runs, self._batches, self._calls = runs, batches, calls
-        sampling = pipe.config.sampling
-        whole = Candidate(ECDiffParams.cloud_only(pipe.num_steps), sampling.estimator)
-        self._whole = whole.resolve(pipe.num_steps, sampling.handoff).key
-
-    def key(self, choice: MethodChoice, pattern: str) -> ConfigKey:
-        """In the ledger: values that skip the same calls have one."""
-        return ConfigKey(
-            **{**vars(self._whole), "sampler": f"{content(choice)} skipping {pattern}"},
-        )
+        self._whole = whole_key(pipe.config.sampling)
 
     def measure(self, choice: MethodChoice, first: int | None = None) -> list[Seen]:
         """A method on the first so many prompts; None is all. What is known is not generated again."""
@@ -122,12 +145,7 @@ class MethodMeasurer:
         return [one for one in found if one is not None]
 
     def _known(self, choice: MethodChoice, name: str) -> Seen | None:
-        row = self._runs.find(choice, name)
-        measured = row and self._ledger.read(self.key(choice, row["pattern"])).get(name)
-        if not row or not measured:
-            return None
-        place = row["work"], row["calls"], row["reused"], row["pattern"]
-        return Seen(measured.ssim, *place, *_interval(row))
+        return self._runs.recall(self._ledger, self._whole, choice, name)
 
     def _generate(self, choice: MethodChoice, rows: Sequence[int]) -> None:
         pipe, prompts = self._pipe, self._reference.prompt_set
@@ -142,7 +160,7 @@ class MethodMeasurer:
         self._calls.update(cloud=len(rows) * pipe.num_steps, decode=len(rows))
         names = [prompts.keys[row] for row in rows]
         # The ledger first: a run without its measurement would be looked for in vain.
-        self._ledger.append(self.key(choice, row["pattern"]), zip(names, measured, strict=True))
+        self._ledger.append(_key(self._whole, choice, row["pattern"]), zip(names, measured, strict=True))
         self._runs.add([{**row, "prompt": name} for name in names])
 
     def _compared(self, rows: Sequence[int]) -> list[Measurement]:
@@ -156,6 +174,11 @@ class MethodMeasurer:
         cloud = torch.stack([self._reference.prompts[row].cloud for row in rows]).float()
         seconds = (output.seconds.total - output.seconds.encode) / len(rows)
         return compared(output.latents, output.images.cpu(), cloud, texts, seconds)
+
+
+def _key(whole: ConfigKey, choice: MethodChoice, pattern: str) -> ConfigKey:
+    """In the ledger: values that skip the same calls have one."""
+    return replace(whole, sampler=f"{content(choice)} skipping {pattern}")
 
 
 def _interval(row: Mapping[str, Any]) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import statistics
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,16 @@ import torch
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.in_pair import accelerated
-from ecdiff_core.methods.method import Method, Values, shown
+from ecdiff_core.methods.method import Method, Parameter, Values, shown
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.candidate import ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.evaluation.side_by_side import machine, side_by_side
 from ecdiff_tune.methods import verdict
-from ecdiff_tune.methods.dial import DialResult, DialSearch, Floor, Measure, does_nothing, judge, search
+from ecdiff_tune.methods.dial import DialSearch, search
 from ecdiff_tune.methods.measure import MethodMeasurer, with_value
+from ecdiff_tune.methods.seen import DialResult, Floor, Measure, does_nothing, judge
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
 
@@ -114,11 +117,9 @@ def tune(
     keep = floor(None if present is None or does_nothing(dial, present.result) else present.result)
     settings = [] if present is None else [present]
     others = {name: value for name, value in fixed.items() if name != method.whole}
-    for choice in combinations(method, others):
-        start = choice.values[method.dial]
-        found = search(dial, start, _measure(measurer, choice), prompts, keep)
+    for choice, found in _searched(method, others, measurer, prompts, keep).items():
         settings += [Winner(with_value(choice, one.value), one) for one in found.results]
-        _report(choice, found, note)
+        _report(choice, found, prompts, note)
     for name, values in (presets or {}).items():
         choice = MethodChoice(method.name, {**others, **values})
         whole = present is not None
@@ -131,11 +132,45 @@ def tune(
     kept = [one for one in kept if one.result.quality >= keep.mean and one.result.worst >= keep.worst]
     kept = [one for one in kept if not does_nothing(dial, one.result)]
 
-    # What makes calls cheaper applies all weights whatever its dial is.
-    def rank(one: Winner) -> tuple[float, ...]:
-        return (one.result.work, -one.result.quality) if dial.shows else (-one.result.value,)
+    best = min(kept, key=lambda one: _rank(dial, one.result), default=None)
+    return Tuned(tuple(settings), best, present, tuple(findings))
 
-    return Tuned(tuple(settings), min(kept, key=rank, default=None), present, tuple(findings))
+
+def _rank(dial: Parameter, result: DialResult) -> tuple[float, ...]:
+    """The less, the faster; what makes calls cheaper applies all weights whatever its dial is."""
+    return (result.work, -result.quality) if dial.shows else (-result.value,)
+
+
+def _searched(
+    method: Method, others: Values, measurer: MethodMeasurer, prompts: int, floor: Floor
+) -> Mapping[MethodChoice, DialSearch]:
+    """The dial searched in every combination: on a few prompts at first, on all of them only where the best
+    value may be better than what was found before.
+
+    Args:
+        others: values that are given.
+    """
+    dial, winner = method.parameter(method.dial), None
+
+    def searched(choice: MethodChoice, wanted: Callable[[DialResult], bool]) -> DialSearch:
+        start = choice.values[dial.name]
+        return search(dial, start, _measure(measurer, choice), prompts, floor, wanted)
+
+    def is_ahead(one: DialResult) -> bool:
+        if does_nothing(dial, one):
+            return False
+        return winner is None or _rank(dial, one) < _rank(dial, winner.on(len(one.seen)))
+
+    found = {one: searched(one, lambda _: False) for one in combinations(method, others)}
+    looked = {one: found[one].best for one in found}
+    for choice in sorted(
+        looked, key=lambda one: (math.inf,) if (best := looked[one]) is None else _rank(dial, best)
+    ):
+        found[choice] = searched(choice, is_ahead)
+        best = found[choice].best
+        if best is not None and len(best.seen) == prompts and is_ahead(best):
+            winner = best
+    return found
 
 
 def _present(
@@ -156,7 +191,7 @@ def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
     return lambda value, count: measurer.measure(with_value(choice, value), count)
 
 
-def _report(choice: MethodChoice, found: DialSearch, log: Callable[[str], None]) -> None:
+def _report(choice: MethodChoice, found: DialSearch, prompts: int, log: Callable[[str], None]) -> None:
     tried = [one.name for one in choice.method.parameters if one.grid and one.name != choice.method.dial]
     if tried:
         log(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
@@ -166,41 +201,41 @@ def _report(choice: MethodChoice, found: DialSearch, log: Callable[[str], None])
             log(f"  {line}")
     if line := verdict.limit(choice, found):
         log(f"  {line}")
+    if found.best is not None and len(found.best.seen) < prompts:
+        log(f"  not measured on all {prompts} prompts: another setting is ahead of it")
 
 
 def time_side_by_side(
-    pipe: ECDiffPipeline, choices: Sequence[MethodChoice], prompts: CalibrationSet, count: int, ledger: Ledger
+    pipe: ECDiffPipeline,
+    choices: Sequence[MethodChoice],
+    prompts: CalibrationSet,
+    count: int,
+    ledger: Ledger,
+    calls: Counter[str],
 ) -> tuple[float, dict[MethodChoice, float]]:
     """Median seconds of an image without a method and with each, at batch 1, taking turns prompt by prompt.
 
     Turns that the ledger holds of these same choices are not taken again.
 
+    Args:
+        calls: to count model calls and decodes in.
+
     Returns:
         Seconds without; seconds by choice.
     """
-    # Seconds beside other choices were taken under another load.
-    beside = " | ".join(one.text for one in choices)
+    sampling = pipe.config.sampling
+
+    def take(one: MethodChoice | None, row: int) -> float:
+        generator = torch.Generator().manual_seed(prompts.seeds[row])
+        with accelerated(pipe.pair, one, pipe.num_steps, sampling.guidance_scale, pipe.scheduler):
+            output = pipe(prompts.prompts[row], generator=generator, output_type="pt")
+        calls.update(cloud=pipe.num_steps, decode=1)
+        return output.seconds.total
+
     keys: dict[MethodChoice | None, ConfigKey] = {
-        one: ConfigKey("", 0.0, "", "", f"{'off' if one is None else one.text} beside {beside}")
-        for one in (None, *choices)
+        one: ConfigKey("", 0.0, "", "", "off" if one is None else one.text) for one in (None, *choices)
     }
-    names = prompts.keys[:count]
-    known = {one: ledger.read_timings(key) for one, key in keys.items()}
-    lacking = [turn for turn, name in enumerate(names) if any(name not in one for one in known.values())]
-    for turn in (lacking[:1] and [-1]) + lacking:  # once before, to warm up
-        row = max(0, turn)
-        seconds: dict[MethodChoice | None, float] = {}
-        for one in keys:
-            generator = torch.Generator().manual_seed(prompts.seeds[row])
-            sampling = pipe.config.sampling
-            with accelerated(pipe.pair, one, pipe.num_steps, sampling.guidance_scale, pipe.scheduler):
-                output = pipe(prompts.prompts[row], generator=generator, output_type="pt")
-            seconds[one] = output.seconds.total
-        if turn >= 0:
-            ledger.append_timings((keys[one], names[turn], taken) for one, taken in seconds.items())
-            for one, taken in seconds.items():
-                known[one][names[turn]] = taken
-    median = {one: statistics.median(known[one][name] for name in names) for one in keys}
+    median = side_by_side(ledger, keys, machine(pipe.device), prompts.keys[:count], take)
     return median[None], {one: seconds for one, seconds in median.items() if one is not None}
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.method import shown
-from ecdiff_tune.methods.dial import SAME, DialResult, DialSearch, does_nothing
+from ecdiff_tune.methods.dial import DialSearch
+from ecdiff_tune.methods.seen import SAME, DialResult, does_nothing
 
 CLIFF = 0.05
 """Mean SSIM lost from one pattern to the next that is called a cliff."""
@@ -63,9 +64,10 @@ def limit(choice: MethodChoice, found: DialSearch) -> str:
         return f"the floor is kept up to {dial}={best.value:.6g}, beyond which nothing more was tried"
     good, bad = f"{found.good:.4g}", f"{found.bad:.4g}"
     between = f"at {dial} {bad}" if good == bad else f"between {dial} {good} and {bad}"
-    lost = best.quality - beyond.quality
-    if lost > CLIFF:
-        return f"cliff {between}: mean SSIM {best.quality:.4f} to {beyond.quality:.4f}"
+    shared = min(len(best.seen), len(beyond.seen))
+    before, after = best.on(shared).quality, beyond.on(shared).quality
+    if before - after > CLIFF:
+        return f"cliff {between}: mean SSIM {before:.4f} to {after:.4f}"
     return f"limit {between}: {beyond.reason}"
 
 

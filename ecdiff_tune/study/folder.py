@@ -50,6 +50,8 @@ _FREE_TO_CHANGE = {
     "compare.methods",
     "compare.schedule",
     "compare.timed_prompts",
+    "compare.seconds",
+    "compare.time_again",
     "ablate.num_prompts",
     "errors.num_prompts",
     "errors.noise",

@@ -15,10 +15,11 @@ from ecdiff_tune.study.time_left import TimeLeft
 
 CLOUD_SHARE, EDGE_SHARE = 0.18, 0.13
 """Calls of a generation as shares of T, until the forecast says which configs are measured."""
-FRONT_CLOUD_SHARE = 0.25
-"""The same of the front's cloud calls, which are spread over what there is."""
 PAGE_SECONDS = 3.0
 """Of the figures and the page, which calls no model."""
+FRONT_NEW, FRONT_CLOUD_SHARE = 0.5, 0.1
+"""Of the front's limits those with a config of their own that is not measured, and the cloud calls of its
+image as a share of T: many are of one trajectory."""
 KEPT = 0.7
 """Of those that race, who is left after a rung."""
 SHOWN = 8
@@ -38,7 +39,7 @@ def planned_parts(study: OpenStudy, references: References, latency: LatencyProf
         )
         cloud, edge = _calls(study, fewer)
         left.plan(FEWER_STEPS, cloud + call * edge, 0, fewer)
-        front = study.spec.front * min(LEAST_PROMPTS, len(references.drawn))
+        front = FRONT_NEW * study.spec.front * min(LEAST_PROMPTS, len(references.drawn))
         left.plan(FRONT, FRONT_CLOUD_SHARE * steps * front, EDGE_SHARE * steps * front, front)
         left.plan(SAMPLES, 0.6 * SHOWN * steps, 0.5 * SHOWN * steps, 2 * SHOWN)
     return left

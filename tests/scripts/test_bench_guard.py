@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench_guard import limits, never, run, shortened
+from bench_guard import at_random, cases, limits, never, run, shortened, windows_at_random
 from ecdiff_core import ECDiffPipeline, TunedConfig
 from ecdiff_core.sampling.plan import Plan
 
@@ -30,5 +30,23 @@ def test_only_windows_that_are_off_cost_a_call(tiny_config: TunedConfig) -> None
     assert off.calls == [5, 6]
     torch.testing.assert_close(off.latents[0], own[0], atol=1e-5, rtol=0)
     assert not torch.allclose(off.latents[1], own[1], atol=1e-4)
+    chance = run(pipe, begun, pipe.plan(), windows_at_random(off, pipe.plan()))
+    assert sorted(chance.calls) == [5, 6]
     highest = max(found[5] for found in quiet.distances)
     assert limits(quiet, 1.0)[5] == pytest.approx(highest)
+
+
+def test_as_many_calls_for_some_are_as_many_on_average() -> None:
+    by_calls = [torch.zeros(8), torch.full((8,), 0.5), torch.ones(8)]
+    assert at_random(by_calls, 0.25) == pytest.approx({"mean": 0.125, "tenth": 0.0, "worst": 0.0})
+    assert at_random(by_calls, 1.0) == pytest.approx({"mean": 0.5, "tenth": 0.5, "worst": 0.5})
+    assert at_random(by_calls, 1.75)["mean"] == pytest.approx(0.5 + 0.75 * 0.5)
+
+
+def test_plans_of_the_cloud_alone_have_the_calls_that_they_are_named_by() -> None:
+    found = cases(TunedConfig.load("shapes"), cloud_alone=True)
+    calls = {
+        name: [one.plan().cloud_calls for one in (case.config, *case.larger)] for name, case in found.items()
+    }
+    assert calls == {"p=3 k=4": [12], "8 placed": [8, 9, 10]}
+    assert all(case.config.plan().edge_calls == 0 for case in found.values())

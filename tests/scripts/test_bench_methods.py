@@ -9,7 +9,7 @@ import pytest
 
 import bench_methods
 from ecdiff_core import MethodChoice, TunedConfig
-from ecdiff_tune.methods.dial import DialResult, Seen
+from ecdiff_tune.methods.seen import DialResult, Seen
 from ecdiff_tune.methods.tuning import Winner, config_of
 
 ARGUMENTS = argparse.Namespace(prompts=6, steps=20)

@@ -17,7 +17,7 @@ def test_values_and_other_comments_stay() -> None:
         "# me",
         "seed: 9         # " + meanings()["seed"],
         "search:         # how (p, k, alpha, s) are searched; of an older study its own",
-        "  rungs: [0.2]  # shares of the prompts after which losers are pruned (> 0, < 1)",
+        "  rungs: [0.2]  # " + meanings()["search.rungs"],
         "  k: [1]        # approximated steps between two real calls",
         "hydra:  # theirs",
     ]

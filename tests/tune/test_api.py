@@ -26,7 +26,7 @@ from ecdiff_tune import api
 from ecdiff_tune.cli import tune as tune_command
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.prompt_tables import PromptFileError
-from ecdiff_tune.methods.dial import DialResult, Seen
+from ecdiff_tune.methods.seen import DialResult, Seen
 from ecdiff_tune.methods.tuning import Tuned, Winner
 from ecdiff_tune.study.folder import BusyStudyError, StudyError, StudyFolder
 from ecdiff_tune.study.open_study import Caller

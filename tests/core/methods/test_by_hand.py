@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from diffusers.hooks.mag_cache import apply_mag_cache
 from diffusers.hooks.sea_cache import apply_sea_cache
 from torch import Tensor, nn
 
-from ecdiff_core.config import TunedConfig
+from ecdiff_core import ModelRef, PairSpec, TunedConfig
 from ecdiff_core.errors import PairError, ParamsError
 from ecdiff_core.hook.apply import apply_ecdiff, remove_ecdiff
 from ecdiff_core.methods import METHODS, get_method
@@ -59,12 +61,12 @@ def model_of(pipe: Pipe) -> nn.Module:
     return getattr(pipe, "unet", None) or pipe.transformer
 
 
-def enabled(pipe: Pipe, name: str, counts: bool = True, **values: Any) -> Enabled:
+def enabled(pipe: Pipe, name: str, counts: bool = True, num_steps: int = STEPS, **values: Any) -> Enabled:
     return enable(
         get_method(name),
         model_of(pipe),
         VALUES[name] | values,
-        num_steps=STEPS,
+        num_steps=num_steps,
         guided=True,
         video=isinstance(pipe, CogVideoXPipeline),
         scheduler=lambda: pipe.scheduler,
@@ -233,8 +235,13 @@ def forwards_of(model: nn.Module) -> list[Any]:
 
 def test_sea_cache_by_hand(pipes: dict[str, Pipe], plain: dict[str, Tensor]) -> None:
     pipe = pipes["video"]
+    before, forwards = attributes(pipe.transformer), forwards_of(pipe.transformer)
     with enabled(pipe, "sea_cache") as on:
+        with pytest.raises(KeyboardInterrupt):
+            run(pipe, callback_on_step_end=interrupt)
         ours, hits = run(pipe), on.hits
+    assert forwards_of(pipe.transformer) == forwards
+    assert attributes(pipe.transformer) == before
     assert 0 < hits.reused < STEPS  # without its context it runs whole, without a word
     model = pipe.transformer
     apply_sea_cache(
@@ -275,32 +282,47 @@ def interrupt(_: Pipe, step: int, *__: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "ecdiff_first", "removed_first"),
+    ("kind", "name", "ecdiff_first", "removed_first"),
     [
-        ("taylorseer", True, "ecdiff"),
-        ("taylorseer", False, "method"),
-        ("deepcache", True, "method"),
-        ("deepcache", False, "ecdiff"),
+        ("unet", "taylorseer", True, "ecdiff"),
+        ("unet", "taylorseer", False, "method"),
+        ("unet", "deepcache", True, "method"),
+        ("unet", "deepcache", False, "ecdiff"),
+        ("flow", "first_block_cache", True, "ecdiff"),
+        ("flow", "first_block_cache", False, "method"),
+        ("flow", "dbcache", True, "method"),
+        ("flow", "step_mask", False, "ecdiff"),
     ],
 )
 def test_either_order_with_ecdiff(
+    pipes: dict[str, Pipe],
     tiny_pair: Path,
+    sd3_pair_without_t5: Path,
     tiny_config: TunedConfig,
-    plain: dict[str, Tensor],
+    kind: str,
     name: str,
     ecdiff_first: bool,
     removed_first: str,
 ) -> None:
     if name in PACKAGES and find_spec(PACKAGES[name]) is None:
         pytest.skip(f"needs {PACKAGES[name]}")
-    pipe, edge = load(tiny_pair / "cloud"), load(tiny_pair / "edge")
+    pipe, config = deepcopy(pipes[kind]), tiny_config
+    edge = load(tiny_pair / "edge")
+    if kind == "flow":
+        folder, flow = sd3_pair_without_t5, "FlowMatchEulerDiscreteScheduler"
+        edge = StableDiffusion3Pipeline.from_pretrained(
+            folder / "edge", text_encoder_3=None, tokenizer_3=None
+        )
+        spec = PairSpec("sd3", ModelRef(str(folder / "cloud")), ModelRef(str(folder / "edge")))
+        config = replace(config, pair=spec, sampling=replace(config.sampling, scheduler=flow))
+    plain, alone = run_all(pipe), deepcopy(pipe)
 
     def apply() -> None:
-        apply_ecdiff(pipe, tiny_config, edge=edge)
+        apply_ecdiff(pipe, config, edge=edge)
 
     if ecdiff_first:
         apply()
-    on = enabled(pipe, name)
+    on = enabled(pipe, name, num_steps=ALL_STEPS)
     if not ecdiff_first:
         apply()
     both = run_all(pipe)
@@ -310,14 +332,13 @@ def test_either_order_with_ecdiff(
     left = run_all(pipe)
     if removed_first == "method":
         assert pipe.ecdiff.calls == {"cloud": 5, "edge": 3}
-        alone = load(tiny_pair / "cloud")
-        apply_ecdiff(alone, tiny_config, edge=edge)
+        apply_ecdiff(alone, config, edge=edge)
         assert torch.equal(left, run_all(alone))
     else:
         assert len(on.hits.calls) == ALL_STEPS
     (last,) = remove.values()
     last()
-    assert torch.equal(run(pipe), plain["unet"])
+    assert torch.equal(run_all(pipe), plain)
     assert (both - left).abs().max() > 1e-4
 
 

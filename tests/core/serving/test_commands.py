@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_without_the_cloud_the_edge_goes_on_alone_where_that_is_asked_for(
     assert generate(config, tmp_path / "edge", "--mode", "edge") == 0
     assert generate(config, tmp_path / "fallback", "--cloud", NOWHERE, "--fallback", "edge") == 0
     out, err = capsys.readouterr()
-    assert "The edge's model does all steps." in err
+    assert "Connection refused. The edge's model does all steps." in err
     assert "9 steps = 0 cloud + 0 approximated + 9 edge" in out.splitlines()[-1]
     alone = image(tmp_path / "fallback")
     assert alone.tobytes() == image(tmp_path / "edge").tobytes()
@@ -188,6 +189,27 @@ def test_an_address_is_held_from_before_the_models_load(tiny_pipe: ECDiffPipelin
             one.listen()
             with refused(ParamsError, key="--port"):
                 make_server(tiny_pipe, listen, Limits()).run(other)
+
+
+def test_a_server_is_told_to_end_once_and_drops_its_work_at_the_second_ctrl_c(
+    tiny_pipe: ECDiffPipeline,
+) -> None:
+    ends: list[int] = []
+    server = make_server(tiny_pipe, Listen(port=0), Limits(), on_stop=lambda: ends.append(1))
+    server.handle_exit(signal.SIGINT, None)
+    assert (ends, server.should_exit, server.force_exit) == ([1], True, False)
+    server.handle_exit(signal.SIGINT, None)
+    assert (ends, server.should_exit, server.force_exit) == ([1], True, True)
+
+
+@pytest.mark.usefixtures("nothing_loads")
+def test_what_writes_videos_is_looked_for_before_anything_is_loaded(
+    tiny_videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecdiff_core.io.video.find_spec", lambda _: None)
+    config_of(tiny_videos, FAMILIES["tiny_videos"]).save(tmp_path / "video.yaml")
+    assert generate(str(tmp_path / "video.yaml"), tmp_path) == 2
+    assert "Videos cannot be written without imageio and imageio_ffmpeg." in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("nothing_loads")

@@ -25,7 +25,7 @@ from ..studies import ROUNDED, Command, Study, refuses
 
 pytestmark = pytest.mark.usefixtures("unshown")
 
-SMALL = ("calibration.num_prompts=6", "batch_size=3", "search.s=[6,9]", "heldout.num_prompts=0")
+SMALL = ("calibration.num_prompts=4", "batch_size=2", "search.s=[6,9]", "heldout.num_prompts=0")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.Mo
     with closing(Ledger(study.folder / files.LEDGER)) as ledger:
         key = PlannedCandidate.of_config(config).key
         own, near = ledger.read(key), ledger.read(key, plan.name)
-    assert (len(own), len(near)) == (2, 6)
+    assert (len(own), len(near)) == (2, 4)
     # What is reported is against the cloud's own run alone.
     score, provenance = config.score or {}, config.provenance or {}
     assert score["num_prompts"] == 2
@@ -162,7 +162,8 @@ def test_a_joint_search_leaves_a_front(study: Study) -> None:
 def test_an_exact_handoff_beside_the_aligned_one(study: Study) -> None:
     command = (
         "search=joint",
-        *SMALL[:2],
+        "calibration.num_prompts=6",
+        "batch_size=3",
         "heldout.num_prompts=0",
         "search.s=[7]",
         "search.k=[2]",

@@ -237,3 +237,28 @@ def test_it_needs_a_winner_and_held_out_prompts(
     refuses(study(name), key=study.folder / "ecdiff.yaml")
     assert not (study.folder / name).exists()
     refuses(study(name, "study=nothing"), key="study", got="nothing")
+
+
+def test_accelerations_have_the_seconds_of_the_tuned_config(
+    compared: tuple[Study, Outcome], tmp_path: Path
+) -> None:
+    study = compared[0].copy(tmp_path / "outputs")
+    floors = ("acceleration.min_quality=0.5", "acceleration.min_worst=0.3", "acceleration.timed_prompts=1")
+    assert study("tune", "method=deepcache", *floors).status == 0
+    ask = ("compare.timed_prompts=1", "compare.methods=[cloud,tuned,deepcache,taylorseer]")
+    rows = {}
+    for seconds in (1e-6, 100.0):
+        outcome = study("compare", *ask, f"compare.seconds={seconds}")
+        assert outcome.status == 0, outcome
+        rows[seconds] = table(study, "table6")
+    assert (rows[1e-6]["within_budget"] == "no").all()
+    assert (rows[100.0]["within_budget"] == "yes").all()
+    # With much time the best one that was measured is taken: that which skips least.
+    intervals = pd.read_csv(study.folder / "methods/methods.csv")["cache_interval"]
+    assert intervals.nunique() > 1
+    assert rows[100.0].loc["deepcache", "setting"] == f"cache_interval={intervals.min()} cache_branch_id=0"
+    assert study("compare", *ask).status == 0
+    found = table(study, "table6")
+    assert found["budget_seconds"].tolist() == pytest.approx(
+        [found.loc["tuned", "measured_seconds"]] * len(found), abs=1e-6
+    )

@@ -12,7 +12,8 @@ from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.method import Parameter
 from ecdiff_tune.methods import verdict
-from ecdiff_tune.methods.dial import DialResult, DialSearch, Floor, Seen, judge, missed, search
+from ecdiff_tune.methods.dial import DialSearch, search
+from ecdiff_tune.methods.seen import DialResult, Floor, Seen, judge, missed
 
 THRESHOLD = get_method("first_block_cache").parameter("threshold")
 INTERVAL = get_method("taylorseer").parameter("cache_interval")
@@ -52,7 +53,7 @@ def test_a_cliff_is_found_between_two_patterns() -> None:
     assert found.best.quality == pytest.approx(0.98)
     choice = MethodChoice("first_block_cache")
     line = verdict.limit(choice, found)
-    assert line == "cliff between threshold 0.1728 and 0.1732: mean SSIM 0.9800 to 0.5800"
+    assert line == "cliff between threshold 0.1728 and 0.173: mean SSIM 0.9800 to 0.5800"
     assert len(found.results) <= 12
 
 
@@ -80,6 +81,49 @@ def test_the_price_is_a_fifth_of_an_even_sweep(start: float) -> None:
     swept = [judge(0.4 * (1 + i) / 20, world.measure, prompts, floor, whole=True) for i in range(20)]
     assert found.best.work <= min(one.work for one in swept if one.kept) + 0.01
     assert found.best.quality >= 0.95
+
+
+@pytest.mark.parametrize("start", [0.05, 0.4])
+@pytest.mark.parametrize("first", [0.6, 1.0, 1.6])
+def test_the_price_is_a_fifth_where_prompts_differ(start: float, first: float) -> None:
+    """The first prompts lose less than the others, as much, or more."""
+    prompts, calls = 12, set()
+    scales = [first, 0.8 * first] + [0.6 + 0.1 * prompt for prompt in range(prompts - 2)]
+
+    def measure(value: float, count: int) -> list[Seen]:
+        level = max(0, round(20 + 8 * math.log2(value)))
+        low, high = (2 ** ((level - 20 + side) / 8) for side in (-0.5, 0.5))
+        calls.update((prompt, level) for prompt in range(count))
+        qualities = [1 - 0.2 * scale * low**1.5 for scale in scales[:count]]
+        return [Seen(one, 1 - level / 40, 25, min(24, level), str(level), low, high) for one in qualities]
+
+    floor = Floor(0.952, 0.8)
+    found = search(THRESHOLD, start, measure, prompts, floor)
+    price = len(calls)
+    swept = [judge(0.04 * (1 + i), measure, prompts, floor, whole=True) for i in range(20)]
+    best = max((one for one in swept if one.kept), key=lambda one: one.value)
+    assert found.best is not None
+    assert len(found.best.seen) == prompts
+    assert found.best.quality >= 0.952
+    assert found.best.work <= best.work + 1e-9
+    assert price <= 20 * prompts / 5
+
+
+def test_what_others_lost_on_all_prompts_is_expected_of_a_look() -> None:
+    def measure(value: float, count: int) -> list[Seen]:
+        losses = [value / 100] + [value / 50] * 9  # the first prompt loses half of what the others do
+        return [Seen(1 - one, 1 / value, 20, 1, str(value), value, value) for one in losses[:count]]
+
+    found = search(INTERVAL, 2, measure, 10, Floor(0.93, 0.0))
+    assert found.best is not None
+    assert found.best.value == 3  # 1 - 0.019 * 3; on the first prompt alone 7 keeps it
+    (four,) = [one for one in found.results if one.value == 4]
+    assert not four.kept
+    assert len(four.seen) < 10
+    assert four.reason == "mean SSIM 0.9240 is expected on all 10 prompts, below 0.93"
+    looked = search(INTERVAL, 2, measure, 10, Floor(0.93, 0.0), wanted=lambda _: False)
+    assert looked.best is not None
+    assert (looked.best.value, len(looked.best.seen)) == (7, 1)
 
 
 def test_a_glance_that_was_too_kind_is_corrected() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from functools import partial
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
@@ -17,8 +19,8 @@ from ecdiff_core.methods.masks import mask_of
 from ecdiff_core.methods.method import Values
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import tuning as tuned_module
-from ecdiff_tune.methods.dial import DialResult, Floor, Seen
 from ecdiff_tune.methods.measure import MethodMeasurer
+from ecdiff_tune.methods.seen import DialResult, Floor, Seen
 from ecdiff_tune.methods.tuning import Tuned, time_side_by_side, tune
 
 
@@ -92,6 +94,22 @@ def test_of_what_makes_calls_cheaper_the_greatest_value_wins() -> None:
     assert found.winner.choice.values == {"ratio": 0.75, "max_downsample": 2}
 
 
+def test_only_what_is_ahead_is_measured_on_all_prompts() -> None:
+    """Of three orders one keeps the floor at a greater interval."""
+
+    def give(choice: MethodChoice) -> tuple[float, float, int]:
+        quality, work, reused = interval(choice)
+        return (quality - 0.04 * (choice.values["max_order"] != 2), work, reused)
+
+    found, lines, _ = tuned("taylorseer", Made(give))
+    assert found.winner is not None
+    assert found.winner.choice.values["max_order"] == 2
+    assert found.winner.choice.values["cache_interval"] == 2
+    whole = {one.choice.values["max_order"] for one in found.settings if len(one.result.seen) == 3}
+    assert whole == {2}
+    assert sum("not measured on all 3 prompts" in line for line in lines) == 2
+
+
 def masked(choice: MethodChoice) -> tuple[float, float, int]:
     """The more is computed at the end, the better; the more is computed, the more work."""
     mask = mask_of(choice.values, 6)
@@ -129,12 +147,15 @@ def test_seconds_beside_other_choices_are_other_seconds(
     monkeypatch.setattr(tuned_module, "accelerated", lambda *_, **__: nullcontext())
     fake: Any = pipe
     fake.pair, fake.num_steps, fake.scheduler = None, 20, None
+    fake.device = torch.device("cpu")
     fake.config = SimpleNamespace(sampling=SimpleNamespace(guidance_scale=1.0))
     prompts: Any = SimpleNamespace(prompts=["p", "q"], keys=["a", "b"], seeds=[0, 1])
     first, second = MethodChoice("taylorseer", {"cache_interval": 2}), MethodChoice("tome")
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
-        measure = partial(time_side_by_side, fake, prompts=prompts, count=2, ledger=ledger)
+        calls: Counter[str] = Counter()
+        measure = partial(time_side_by_side, fake, prompts=prompts, count=2, ledger=ledger, calls=calls)
         assert measure(choices=[first]) == (1.0, {first: 1.0})
         assert measure(choices=[second]) == (3.0, {second: 3.0})
         assert asked == ["p", "p", "p", "p", "q", "q"] * 2
         assert measure(choices=[first]) == (1.0, {first: 1.0})  # nothing is timed again
+    assert calls == {"cloud": 12 * 20, "decode": 12}
