@@ -54,6 +54,7 @@ def arguments(study: str, outputs: Path, pair: Path) -> list[str]:
         *("sampling.num_inference_steps=12", "sampling.guidance_scale=3.0", "batch_size=2", "device=cpu"),
         *("calibration.num_prompts=2", "heldout.num_prompts=1", "search.k=[1,2]", "search.alpha=[0.3,0.7]"),
         *(f"output_dir={outputs}", f"study={study}", *own),
+        *("heldout.fewer_steps=0", "search.front=0"),  # measured in the end, in studies of now
     ]
 
 

@@ -141,6 +141,7 @@ def test_a_joint_search_leaves_a_front(study: Study) -> None:
     command = (
         "search=joint",
         *SMALL,
+        "calibration.num_prompts=6",
         "search.k=[1,2,4]",
         "search.alpha=[0.3]",
         "search.finalists=1",
