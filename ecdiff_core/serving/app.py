@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -59,7 +60,8 @@ class Service:
         self.ready = True
         yield
         self.ready = False
-        await asyncio.to_thread(self.worker.stop)
+        if not await asyncio.to_thread(self.worker.stop, self.limits.drain_seconds):
+            logging.getLogger("ecdiff.serving").error("the device's last call has not ended: not waited for")
 
     def timings(self) -> Timings:
         """Seconds of one image alone, as measured when it began and as they are since."""

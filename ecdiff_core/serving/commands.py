@@ -170,7 +170,7 @@ def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: li
 
     server = make_server(pipe, listen, limits, log, log_end)
     server.run(sockets)
-    return not server.force_exit
+    return server.is_done
 
 
 def _load(config: TunedConfig, args: argparse.Namespace) -> ECDiffPipeline:

@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._listen, self._on_start, self._on_stop, self._seconds = listen, on_start, on_stop, seconds
+        self.is_done = False  # it has ended, and what was under way before
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
@@ -59,6 +60,10 @@ class Server(uvicorn.Server):
             return
         for listening in [one for server in self.servers for one in server.sockets]:
             listening.setsockopt(socket.IPPROTO_TCP, option, round(1000 * self._seconds))
+
+    async def _wait_tasks_to_complete(self) -> None:
+        await super()._wait_tasks_to_complete()
+        self.is_done = not self.force_exit
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().shutdown(sockets)  # type: ignore[arg-type]

@@ -110,12 +110,13 @@ class Worker:
         """Begin to work."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Fail what is left, and end the thread."""
+    def stop(self, seconds: float) -> bool:
+        """Fail what is left, and end the thread; whether it has ended in that time."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def estimate(self, calls: int) -> float:
         """Seconds that a job of that many calls would take from now on, with those before it."""
@@ -157,7 +158,7 @@ class Worker:
             try:
                 self._drop()
                 self._admit()
-                if self._running:
+                if self._running and not self._stopping:
                     self._step()
             except Exception as error:
                 self._fail(error)
@@ -170,7 +171,7 @@ class Worker:
         """As many as one call takes: more would not be done earlier."""
         while len(self._running) < self._engine.most:
             with self._changed:
-                if not self._waiting:
+                if self._stopping or not self._waiting:
                     return
                 job = self._waiting.popleft()
             if job.result.cancelled():

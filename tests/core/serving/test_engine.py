@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.plan import Action
 from ecdiff_core.sampling.sampler import Call, SamplerState, advance, trajectory
 from ecdiff_core.serving.engine import Engine, Steps
-from ecdiff_core.serving.worker import DeadlineError, Job, Worker
+from ecdiff_core.serving.worker import DeadlineError, Job, StoppedError, Worker
 
 NOBODY = Conditioning({"embeds": torch.zeros(1, 1)}, 1)
 
@@ -205,5 +207,26 @@ def test_a_worker_keeps_the_seconds_of_steps_for_one_image_alone() -> None:
     last = Job(lambda: (asking([1, 2, 3]), NOBODY), lambda total: total, 3)
     worker.submit(last)
     assert last.result.result(timeout=20) == 12
-    worker.stop()
+    assert worker.stop(20)
     assert len(worker.alone) == 3
+
+
+def test_a_call_that_does_not_end_holds_nobody_who_stops() -> None:
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def held(total: int) -> int:
+        is_held.set()
+        assert may_end.wait(20)
+        return total
+
+    worker = Worker(Engine(Model(), 1), 8, NoGauges())
+    first, second = (Job(lambda: (asking([1]), NOBODY), held, 2) for _ in range(2))
+    worker.submit(first)
+    worker.submit(second)
+    worker.start()
+    assert is_held.wait(20)
+    assert not worker.stop(0.01)
+    may_end.set()
+    assert first.result.result(timeout=20) == 2
+    with pytest.raises(StoppedError):
+        second.result.result(timeout=20)

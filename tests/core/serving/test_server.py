@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import queue
 import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -22,7 +24,9 @@ from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
+from ecdiff_core.serving.limits import Limits
 from ecdiff_core.serving.listen import Listen
+from ecdiff_core.serving.server import make_server
 from ecdiff_core.serving.token_file import find_token
 from ecdiff_core.serving.transport import Retry
 
@@ -281,6 +285,43 @@ def test_what_is_under_way_is_done_before_the_server_ends(
     assert statuses == [200]
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/health/live")
+
+
+def test_what_is_not_done_in_time_is_not_said_to_be(
+    tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind, has_begun, is_held, may_end = tiny_pipe.bind_cloud, *(threading.Event() for _ in range(3))
+
+    def held(conditioning: Conditioning) -> Denoiser:
+        if has_begun.is_set():
+            is_held.set()
+            assert may_end.wait(20)
+        return bind(conditioning)
+
+    monkeypatch.setattr(tiny_pipe, "bind_cloud", held)
+    urls: queue.Queue[str] = queue.Queue()
+    server = make_server(tiny_pipe, Listen(port=0, token=TOKEN), Limits(drain_seconds=1), urls.put)
+    running = threading.Thread(target=server.run)
+    running.start()
+    url, statuses = urls.get(timeout=60), list[int]()
+    has_begun.set()
+
+    def ask() -> None:
+        with suppress(httpx2.TransportError):
+            statuses.append(
+                httpx2.post(f"{url}/v1/images", json=BODY, headers=AUTHORIZED, timeout=20).status_code
+            )
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert is_held.wait(20)
+    server.should_exit = True
+    running.join(20)
+    assert not running.is_alive()
+    assert not server.is_done
+    may_end.set()
+    asking.join(20)
+    assert 200 not in statuses
 
 
 def test_a_server_that_is_not_there_or_does_not_know_us(tiny_pair: Path, url: str) -> None:
