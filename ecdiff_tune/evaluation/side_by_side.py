@@ -34,7 +34,8 @@ def side_by_side(
 ) -> dict[One, float]:
     """Median seconds of a generation of each, a round a prompt, after one that warms up.
 
-    Rounds of these same ones on this machine that the ledger holds are not taken again.
+    The latest rounds of these same ones on this machine that the ledger holds are not taken again where they
+    are of all the prompts; else all are taken anew, since the machine may have another load by now.
 
     Args:
         keys: what each is.
@@ -52,21 +53,18 @@ def side_by_side(
     def read(attempt: int) -> dict[One, dict[str, float]]:
         return {one: ledger.read_timings(key(one, attempt)) for one in keys}
 
-    def is_whole(attempt: int) -> bool:
-        return all(set(prompts) <= found.keys() for found in read(attempt).values())
-
-    attempt = 0
-    while keys and is_whole(attempt) and (again or is_whole(attempt + 1)):
-        attempt += 1
-    known = read(attempt)
-    lacking = [row for row, name in enumerate(prompts) if any(name not in one for one in known.values())]
-    for turn in (lacking[:1] and [-1]) + lacking:
-        row = max(0, turn)
-        seconds = {one: take(one, row) for one in keys}
-        if turn >= 0:
-            ledger.append_timings((key(one, attempt), prompts[row], taken) for one, taken in seconds.items())
+    attempt, known = 0, {one: dict[str, float]() for one in keys}
+    while any((rounds := read(attempt)).values()):
+        attempt, known = attempt + 1, rounds
+    if again or any(not set(prompts) <= found.keys() for found in known.values()):
+        known = {one: {} for one in keys}
+        for turn in range(-1, len(prompts)):
+            seconds = {one: take(one, max(0, turn)) for one in keys}
+            if turn < 0:
+                continue
+            ledger.append_timings((key(one, attempt), prompts[turn], taken) for one, taken in seconds.items())
             for one, taken in seconds.items():
-                known[one][prompts[row]] = taken
+                known[one][prompts[turn]] = taken
     return {one: statistics.median(found[name] for name in prompts) for one, found in known.items()}
 
 

@@ -22,7 +22,8 @@ class Setting:
     """A setting that a study measured.
 
     Args:
-        quality: mean SSIM on the prompts that all settings of its method were measured on.
+        quality: mean SSIM on the prompts that all settings of its method were measured on; -1 where an image
+            could not be made.
         work: mean share of the weights that a call applied there, 0 … 1.
     """
 
@@ -44,7 +45,7 @@ def measured_settings(
     found: dict[str, list[tuple[MethodChoice, dict[str, Seen]]]] = {}
     for choice in runs.choices():
         known = {name: runs.recall(ledger, whole, choice, name) for name in prompts}
-        seen = {name: one for name, one in known.items() if one is not None and one.quality is not None}
+        seen = {name: one for name, one in known.items() if one is not None}
         if seen:
             found.setdefault(choice.name, []).append((choice, seen))
     settings = {}
@@ -53,7 +54,7 @@ def measured_settings(
         settings[name] = [
             Setting(
                 choice,
-                fmean(seen[one].quality or 0.0 for one in shared),
+                fmean(seen[one].counted for one in shared),
                 fmean(seen[one].work for one in shared),
             )
             for choice, seen in rows
@@ -139,10 +140,10 @@ def choose(
     clock: Callable[[Sequence[ComparedMethod]], Mapping[ComparedMethod, float | None]],
     budget_of: Callable[[Mapping[str, float | None]], float | None],
 ) -> EqualSeconds:
-    """Every acceleration with the best of its measured settings within the budget.
+    """Every acceleration with the best of its measured settings within the budget; as given without one.
 
     Args:
-        settings: fronts by the names of methods.
+        settings: fronts by the names of methods; empty where nothing sets a budget.
         share: of the seconds without a method that the budget is about, by which settings are picked.
         clock: times methods side by side.
         budget_of: the budget, of the seconds of what has no settings.
@@ -150,6 +151,8 @@ def choose(
     groups = {one: candidates(one, settings, share) for one in methods}
     timed = clock([one for group in groups.values() for one in group])
     budget = budget_of({group[0].name: timed[group[0]] for group in groups.values()})
+    if budget is None and any(one not in timed for one in methods):
+        timed = clock(methods)
     found = [
         one
         if budget is None or one.sampler.acceleration is None

@@ -38,6 +38,11 @@ class Seen:
     low: float
     high: float
 
+    @property
+    def counted(self) -> float:
+        """SSIM; -1 where an image could not be made."""
+        return -1.0 if self.quality is None else self.quality
+
 
 @dataclass(frozen=True)
 class Floor:
@@ -75,7 +80,7 @@ class DialResult:
     @property
     def qualities(self) -> list[float]:
         """SSIM prompt by prompt; -1 where an image could not be made."""
-        return [-1.0 if one.quality is None else one.quality for one in self.seen]
+        return [one.counted for one in self.seen]
 
     @property
     def work(self) -> float:

@@ -55,15 +55,20 @@ def test_the_best_within_the_budget_else_the_fastest(budget: float | None, inter
     assert choice is not None
     assert choice.values["cache_interval"] == interval
     assert found.methods[2] is METHODS[2]  # nothing was measured of it
-    if budget is not None:
-        assert found.methods[1].label == "TaylorSeer (tuned)"
-        assert found.seconds == {"cloud": 1.0, "taylorseer": 1.01 / interval, "pab": 1.0}
-        assert found.budget == budget
+    assert found.methods[1].label == ("TaylorSeer" if budget is None else "TaylorSeer (tuned)")
+    assert found.seconds == {"cloud": 1.0, "taylorseer": 1.01 / interval, "pab": 1.0}
+    assert found.budget == budget
 
 
 def test_settings_are_held_against_each_other_on_shared_prompts(tmp_path: Path) -> None:
     sampling, runs = PLAIN.sampling, Runs(tmp_path / "runs.jsonl")
-    measured = {2: {"a": 0.9, "b": 0.99}, 3: {"a": 0.8}, 4: {"a": 0.85}, 6: {"held out": 0.2}}
+    measured: dict[int, dict[str, float | None]] = {
+        2: {"a": 0.9, "b": 0.99, "c": 0.5},
+        3: {"a": 0.8, "c": 0.5},
+        4: {"a": 0.85, "c": 0.55},
+        5: {"a": 0.95, "c": None},  # an image that could not be made counts -1
+        6: {"held out": 0.2},
+    }
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         for interval, qualities in measured.items():
             choice = MethodChoice("taylorseer", {"cache_interval": interval})
@@ -73,10 +78,10 @@ def test_settings_are_held_against_each_other_on_shared_prompts(tmp_path: Path) 
             rows = [(name, Measurement(one, 20.0, 1.0)) for name, one in qualities.items()]
             ledger.append(ConfigKey(**key), rows)
             runs.add([{**row, "prompt": name} for name in qualities])
-        found = measured_settings(Runs(tmp_path / "runs.jsonl"), ledger, sampling, ["a", "b"])
+        found = measured_settings(Runs(tmp_path / "runs.jsonl"), ledger, sampling, ["a", "b", "c"])
     assert list(found) == ["taylorseer"]
     rows = [(one.choice.values["cache_interval"], one.quality) for one in found["taylorseer"]]
-    assert rows == [(4, 0.85), (2, 0.9)]
+    assert rows == [(5, pytest.approx(-0.025)), (4, pytest.approx(0.7))]
 
 
 def test_rounds_are_taken_side_by_side(tmp_path: Path) -> None:
@@ -89,9 +94,11 @@ def test_rounds_are_taken_side_by_side(tmp_path: Path) -> None:
 
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
 
-        def seconds(names: str, where: str = "here", again: bool = False) -> dict[str, float]:
+        def seconds(
+            names: str, where: str = "here", again: bool = False, prompts: str = "abc"
+        ) -> dict[str, float]:
             chosen = {name: keys[name] for name in names.split()}
-            return side_by_side(ledger, chosen, where, ["a", "b", "c"], take, again)
+            return side_by_side(ledger, chosen, where, list(prompts), take, again)
 
         assert seconds("off pab") == {"off": 2.0, "pab": 2.0}
         assert taken == [("off", 0), ("pab", 0)] + [
@@ -104,6 +111,9 @@ def test_rounds_are_taken_side_by_side(tmp_path: Path) -> None:
         assert seconds("off pab", again=True)["off"] == 10.0
         load[0] = 7.0
         assert seconds("off pab")["off"] == 10.0  # the latest
+        assert seconds("off pab", prompts="abcde")["off"] == 21.0  # more of them: none of an earlier load
+        load[0] = 9.0
+        assert seconds("off pab", prompts="a")["off"] == 7.0
         taken.clear()
 
         def killed(name: str, row: int) -> float:
@@ -113,5 +123,6 @@ def test_rounds_are_taken_side_by_side(tmp_path: Path) -> None:
 
         with pytest.raises(KeyboardInterrupt):
             side_by_side(ledger, {"tome": keys["tome"], "pab": keys["pab"]}, "here", ["a", "b"], killed)
-        assert seconds("tome pab")["pab"] == 14.0
-        assert taken[4:8] == [("tome", 0), ("pab", 0), ("tome", 1), ("pab", 1)]  # round a is known
+        assert seconds("tome pab")["pab"] == 18.0
+        rows = (0, 0, 1, 2)  # round a too, which was taken under another load
+        assert taken[4:] == [(name, row) for row in rows for name in ("tome", "pab")]
