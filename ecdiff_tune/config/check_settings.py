@@ -90,7 +90,8 @@ def _check_methods(settings: Settings) -> None:
             raise SettingsError.unknown("method", name, [ECDIFF, *METHODS])
     check_distinct("method", named)
     values = settings.acceleration.values
-    if values is not None and not isinstance(values, Mapping):
+    by_name = isinstance(values, Mapping) and all(isinstance(one, str) for one in values)
+    if values is not None and not by_name:
         expected = "to be values by name, {threshold: 0.1}"
         raise SettingsError(key="acceleration.values", got=values, expected=expected)
 

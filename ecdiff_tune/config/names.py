@@ -62,9 +62,9 @@ def refuse_unknown(config: DictConfig, prefix: str = "") -> None:
 def _unknown(config: DictConfig, prefix: str) -> Iterator[str]:
     kind = OmegaConf.get_type(config)
     known = {field.name for field in fields(kind)} if is_dataclass(kind) else None
-    for name in map(str, config):
-        if known is not None and name not in known:
-            yield f"{prefix}{name}"
+    for name in config:  # a number, where values are given by one
+        if known is not None and str(name) not in known:
+            yield f"{prefix}{name!s}"
         inside = config._get_node(name)
         if isinstance(inside, DictConfig) and not inside._is_none() and not inside._is_missing():
-            yield from _unknown(inside, f"{prefix}{name}.")
+            yield from _unknown(inside, f"{prefix}{name!s}.")

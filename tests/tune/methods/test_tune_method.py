@@ -132,6 +132,7 @@ def test_refusals(study: Study) -> None:
         (["method=[pab,tome]", "acceleration.values={ratio: 0.1}"], {"key": "acceleration.values"}),
         (["method=taylorseer", "acceleration.values={cache_interval: 0}"], {"key": key, "got": 0}),
         (["method=taylorseer", "acceleration.values=3"], {"key": "acceleration.values", "got": 3}),
+        (["method=taylorseer", "acceleration.values={1: 3}"], {"key": "acceleration.values", "got": {1: 3}}),
         (["method=mag_cache"], {"key": "method"}),
     ):
         refuses(study("tune", *overrides), **about)
