@@ -10,8 +10,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.evaluation.candidate import PlannedCandidate
-from ecdiff_tune.experiments import paper_tables as tables
-from ecdiff_tune.experiments import summary
+from ecdiff_tune.experiments import paper_tables, summary
 from ecdiff_tune.experiments.method_measurements import MethodEvaluator, extra_metrics
 from ecdiff_tune.experiments.methods import ComparedMethod, Sampler
 from ecdiff_tune.experiments.winners import config_of_study
@@ -35,13 +34,14 @@ def ablate(settings: Settings) -> None:
         first = settings.ablate.num_prompts
         evaluator = MethodEvaluator(study, pair, references, tuned.sampling, extra, first)
         chosen = evaluator.usable(ablations(tuned), {})
-        measured = evaluator.measure(chosen)
+        with study.spending.part(files.ABLATE):
+            measured = evaluator.measure(chosen)
         quality = summary.quality_table(chosen, measured, settings.seed)
         costs = summary.cost_table(chosen, pair.latency, {}, tuned.sampling.num_steps)
         count = len(next(iter(measured.values())))
-        conditions = tables.conditions(spec, device, tuned.sampling, count)
-        table = tables.table2(quality, costs, extra)
-        paths = tables.write(study.path / files.ABLATE, "table2", table, conditions, log)
+        conditions = paper_tables.conditions(spec, device, tuned.sampling, count)
+        table = paper_tables.table2(quality, costs, extra)
+        paths = paper_tables.write(study.path / files.ABLATE, "table2", table, conditions, log)
         log("wrote " + ", ".join(map(str, paths)))
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
 from ecdiff_tune.data.paper import paper_config
-from ecdiff_tune.experiments import baselines, equal_seconds, method_runs, summary
-from ecdiff_tune.experiments import paper_tables as tables
+from ecdiff_tune.experiments import baselines, equal_seconds, method_runs, paper_tables, summary
 from ecdiff_tune.experiments.baselines import Known
 from ecdiff_tune.experiments.method_measurements import MethodEvaluator, extra_metrics
 from ecdiff_tune.experiments.method_names import METHODS
@@ -45,7 +44,10 @@ def compare(settings: Settings) -> None:
             log(line)
         heldout, given = references.heldout_with_edge.prompt_set, settings.compare
         runs = Runs(spec.path / files.METHODS / files.RUNS)
-        fronts = equal_seconds.measured_settings(runs, study.ledger, tuned.sampling, references.drawn.keys)
+        drawn = references.drawn.keys
+        fronts = equal_seconds.measured_settings(runs, study.ledger, tuned.sampling, drawn)
+        if not (given.seconds or any(one.name == "tuned" for one in chosen)):
+            fronts = {}  # there is nothing to hold them to
 
         def clock(methods: Sequence[ComparedMethod]) -> Mapping[ComparedMethod, float | None]:
             count, again = given.timed_prompts, given.time_again
@@ -58,19 +60,24 @@ def compare(settings: Settings) -> None:
 
         alone, _ = pair.latency.alone(tuned.sampling.num_steps)
         share = (given.seconds or pair.latency.seconds(tuned.plan())) / alone
-        equal = equal_seconds.choose(chosen, fronts, share, clock, budget)
-        chosen = list(equal.methods)
-        measured = evaluator.measure(chosen)
+        with study.spending.part(files.COMPARE):
+            equal = equal_seconds.choose(chosen, fronts, share, clock, budget)
+            chosen = list(equal.methods)
+            measured = evaluator.measure(chosen)
         quality = summary.quality_table(chosen, measured, settings.seed)
         costs = summary.cost_table(chosen, pair.latency, equal.seconds, tuned.sampling.num_steps)
         costs = costs.assign(comparable_seconds=summary.comparable_seconds(costs))
         costs = summary.with_budget(costs, chosen, equal.budget)
         folder = study.path / files.COMPARE
-        conditions = tables.conditions(spec, pipe.device, tuned.sampling, len(heldout))
+        conditions = paper_tables.conditions(spec, pipe.device, tuned.sampling, len(heldout))
         made = medium(tuned.sampling)
         paths = [
-            *tables.write(folder, "table1", tables.table1(quality, costs, extra), conditions, log),
-            *tables.write(folder, "table6", tables.table6(costs, made, equal.budget), conditions, log),
+            *paper_tables.write(
+                folder, "table1", paper_tables.table1(quality, costs, extra), conditions, log
+            ),
+            *paper_tables.write(
+                folder, "table6", paper_tables.table6(costs, made, equal.budget), conditions, log
+            ),
         ]
         points = quality.assign(seconds=costs["comparable_seconds"])
         paths += write_figure(folder, "quality_seconds", quality_seconds.methods(points, made))

@@ -14,7 +14,7 @@ from ecdiff_tune.cli.study_spec import study_path, study_spec
 from ecdiff_tune.config import Settings, SettingsError
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.ranks import current
-from ecdiff_tune.experiments import error_tables as tables
+from ecdiff_tune.experiments import error_tables
 from ecdiff_tune.experiments.bounds import Coefficients
 from ecdiff_tune.experiments.error_runs import Work, measure, runs_beside
 from ecdiff_tune.experiments.error_tables import Errors
@@ -51,7 +51,7 @@ def errors(settings: Settings) -> None:
         )
         found, stills = _measure_all(pair, prompts, count, work, study.progress)
         paths = _write(study.spec, found, stills, [prompts.prompts[i] for i in range(count)])
-        for line in (*tables.lines(found, settings.seed), wrote(paths)):
+        for line in (*error_tables.lines(found, settings.seed), wrote(paths)):
             study.progress.log(line)
 
 
@@ -97,33 +97,33 @@ def _write(spec: StudySpec, found: Errors, stills: Tensor, prompts: list[str]) -
     """Tables and figures; their paths."""
     folder, run = spec.path / files.ERRORS, found.work.runs[0]
     where = f"{spec.pair.name}, {len(stills)} prompts"
-    disturbed = tables.figure1_table(found, spec.seed)
-    corrected, checked = tables.corrections_by_step(found), tables.checks_by_window(found)
+    disturbed = error_tables.figure1_table(found, spec.seed)
+    corrected, checked = error_tables.corrections_by_step(found), error_tables.checks_by_window(found)
     by_method = {one.name: found.latent_errors[:, i] for i, one in enumerate(found.work.runs)}
     curves = folder / "figure5.csv"
-    write_text(curves, tables.latent_error_table(found).to_csv(index=False))
+    write_text(curves, error_tables.latent_error_table(found).to_csv(index=False))
     return [
         *write_table(
             folder,
             "figure1",
             disturbed,
-            tables.figure1_cells(disturbed),
+            error_tables.figure1_cells(disturbed),
             f"The cloud's own run with noise after each step, against the same without; {where}.",
         ),
         *write_figure(folder, "figure1", figure1(stills, found.work.ratios, found.ssim, prompts)),
         curves,
-        *write_figure(folder, "figure5", latent_error(by_method, run.plan, tables.examples(found))),
+        *write_figure(folder, "figure5", latent_error(by_method, run.plan, error_tables.examples(found))),
         *write_table(
             folder,
             "corrections",
-            tables.corrections_table(found),
+            error_tables.corrections_table(found),
             corrected,
             f"On how many prompts the latent error fell after a real call, and how; {where}, {run.plan}.",
         ),
         *write_table(
             folder,
             "bounds",
-            tables.checks_table(found),
+            error_tables.checks_table(found),
             checked,
             f"Theorems 1 and 2, medians over prompts; {where}, {run.plan}.",
         ),

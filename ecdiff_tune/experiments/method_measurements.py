@@ -151,6 +151,7 @@ class MethodEvaluator:
             batches=Batches(1 if alone else pair.batches.size, self._study.progress.log),
             store=None if key else pair.store,  # whose keys know no sampler
             s_values=sorted(branch_points - {0}),
+            calls=self._study.spending.calls,
             sampler=key,
             generation=method_runs.generation(methods[0], pipe),
             extra=self._extra,

@@ -17,6 +17,7 @@ from ecdiff_core.models.pair import Pair
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation.evaluator import Generation
+from ecdiff_tune.evaluation.model_calls import PlanCalls
 from ecdiff_tune.evaluation.side_by_side import finite, machine, side_by_side
 from ecdiff_tune.experiments.methods import ComparedMethod
 from ecdiff_tune.study.open_study import OpenStudy
@@ -83,6 +84,8 @@ def time_methods(
 
     def take(method: ComparedMethod, row: int) -> float:
         seconds = _seconds(method, pipes[method], heldout.prompts[row], heldout.seeds[row])
+        calls = PlanCalls.of(method.plan)
+        study.spending.calls.update(cloud=calls.cloud_calls, edge=calls.edge_calls, decode=1)
         progress.prompts_done(1)
         return seconds
 

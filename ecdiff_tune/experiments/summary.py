@@ -111,7 +111,10 @@ def comparable_seconds(costs: pd.DataFrame) -> pd.Series:
 
 
 def with_budget(costs: pd.DataFrame, methods: Sequence[ComparedMethod], budget: float | None) -> pd.DataFrame:
-    """The costs with ``setting``, an acceleration's values, and ``within_budget``, by the clock."""
+    """The costs with ``setting``, an acceleration's values, and its ``within_budget``, by the clock.
+
+    Of what has no acceleration, or was not timed, ``within_budget`` is empty.
+    """
     settings = [
         "" if (choice := one.sampler.acceleration) is None else choice.text.removeprefix(choice.method.label)
         for one in methods
@@ -119,5 +122,7 @@ def with_budget(costs: pd.DataFrame, methods: Sequence[ComparedMethod], budget: 
     costs = costs.assign(setting=[one.strip() for one in settings])
     if budget is None:
         return costs
-    within = costs["measured_seconds"].astype(float) <= budget * (1 + 1e-9)
-    return costs.assign(budget_seconds=budget, within_budget=within.map({True: "yes", False: "no"}))
+    measured = costs["measured_seconds"].astype(float)
+    within = (measured <= budget * (1 + 1e-9)).map({True: "yes", False: "no"})
+    held = measured.notna() & pd.Series([one.sampler.acceleration is not None for one in methods])
+    return costs.assign(budget_seconds=budget, within_budget=within.where(held))

@@ -125,6 +125,11 @@ def test_seconds_of_a_cache_are_the_clocks(latency: LatencyProfile) -> None:
     assert costs["measured_speedup"].tolist() == pytest.approx([1.0, 2 / 0.61, 2 / 1.5])
     assert costs["bytes"].tolist() == [0, 2000, 0]
     assert pd.isna(costs["seconds"].iloc[2])
+    for budget, within in ((1.5, "yes"), (1.4, "no")):
+        held = summary.with_budget(costs, methods, budget)["within_budget"]
+        assert held.fillna("").tolist() == ["", "", within]
+    untimed = summary.cost_table(methods, latency, {**timed, "pab": None}, 50)
+    assert summary.with_budget(untimed, methods, 1.5)["within_budget"].isna().all()
     assert summary.comparable_seconds(costs).tolist() == pytest.approx([1.008, 0.398, 1.008 * 1.5 / 2])
 
 
