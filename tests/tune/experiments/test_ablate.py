@@ -43,6 +43,8 @@ def test_the_papers_rows(ablated: Study) -> None:
     assert found["cloud_calls"].tolist() == [5, 7, 5, 5, 5]
     assert found["edge_calls"].tolist() == [3, 1, 3, 3, 3]
     assert found["ssim"].nunique() == 5
+    spent = pd.read_csv(ablated.folder / "calls.csv").set_index("part").loc["ablate"]
+    assert spent["decode"] == 2 * 5 + 2 * 2  # the clouds of the other schedulers too
     for kind in ("md", "tex"):
         assert "correct errors twice" in (ablated.folder / "ablate" / f"table2.{kind}").read_text()
 

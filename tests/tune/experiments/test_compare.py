@@ -85,7 +85,7 @@ def test_the_numbers(compared: tuple[Study, Outcome]) -> None:
     assert (cost["measured_seconds"] > 0).all()
     spent = pd.read_csv(study.folder / "calls.csv").set_index("part").loc["compare"]
     timed = cost[["cloud_calls", "edge_calls"]].sum() * 2  # once to warm up
-    known = ["cloud", "edge", "tuned", "fewer_dpm"]  # whose images the search made
+    known = ["cloud", "edge", "tuned", "fewer_ddim"]  # whose images `tune` made
     assert spent["decode"] == 2 * len(cost) + 2 * len(cost.drop(known))
     assert spent["cloud"] > timed["cloud_calls"]
     assert spent["edge"] > timed["edge_calls"]
