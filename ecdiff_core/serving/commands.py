@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import ECDiffError, ParamsError
 from ecdiff_core.io.console import leave_stdout, quiet_libraries
+from ecdiff_core.io.text import counted
 
 if TYPE_CHECKING:
     import socket
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ecdiff_core.pipeline import ECDiffPipeline
     from ecdiff_core.serving.limits import Limits
     from ecdiff_core.serving.listen import Listen
+    from ecdiff_core.serving.server import Server
 
 AUTO = "auto"
 LARGEST_BATCH = 64
@@ -137,12 +139,16 @@ def serve(args: argparse.Namespace) -> None:
         asked["batch_size"] = args.batch_size
     limits = Limits(**asked)
     with bound(listen) as sockets:
-        is_done = _serve(args, listen, limits, sockets)
-    print("stopped; what was under way is done" if is_done else "stopped", file=sys.stderr)
+        server = _serve(args, listen, limits, sockets)
+    done = "what was under way is done"
+    if server.dropped:
+        left = counted(server.dropped, "request")
+        done = f"{left} not done within {limits.drain_seconds} s, told to ask another server"
+    print("stopped" if server.force_exit else f"stopped; {done}", file=sys.stderr)
 
 
-def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: list[socket.socket]) -> bool:
-    """What takes seconds: imports, models, and serving itself; whether it ended with nothing under way."""
+def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: list[socket.socket]) -> Server:
+    """What takes seconds: imports, models, and serving itself; the server when it has ended."""
     quiet_libraries()
     with with_extra():
         from ecdiff_core.serving.server import make_server
@@ -170,7 +176,7 @@ def _serve(args: argparse.Namespace, listen: Listen, limits: Limits, sockets: li
 
     server = make_server(pipe, listen, limits, log, log_end)
     server.run(sockets)
-    return server.is_done
+    return server
 
 
 def _load(config: TunedConfig, args: argparse.Namespace) -> ECDiffPipeline:

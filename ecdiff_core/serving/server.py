@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -15,32 +16,42 @@ from ecdiff_core.serving.guard import Guard
 from ecdiff_core.serving.limits import Limits
 from ecdiff_core.serving.listen import Listen, cannot_listen
 
+_LAST_WORDS = 3
+"""Seconds in which those who were not served in time are to take that answer."""
+
 
 class Server(uvicorn.Server):
     """uvicorn's, which says where it listens once it does, and gives up on who does not read.
 
     Args:
+        limits: of the service; its drain_seconds end with an answer to all that is left.
+        fail_all: answers it, and tells how much it was.
         on_start: is called with its URL once it listens.
         on_stop: is called when it is told to end.
-        seconds: in which what was sent has to be taken (Linux).
+
+    Attributes:
+        dropped: requests that were not done when it ended.
     """
 
     def __init__(
         self,
         config: uvicorn.Config,
         listen: Listen,
+        limits: Limits,
+        fail_all: Callable[[], int],
         on_start: Callable[[str], None],
         on_stop: Callable[[], None],
-        seconds: float,
     ) -> None:
         super().__init__(config)
-        self._listen, self._on_start, self._on_stop, self._seconds = listen, on_start, on_stop, seconds
-        self.is_done = False  # it has ended, and what was under way before
+        self._listen, self._limits, self._fail_all = listen, limits, fail_all
+        self._on_start, self._on_stop = on_start, on_stop
+        self.dropped = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.should_exit:
-            self._on_stop()
+        is_first = not self.should_exit
         super().handle_exit(sig, frame)
+        if is_first:
+            self._on_stop()
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         try:
@@ -53,28 +64,32 @@ class Server(uvicorn.Server):
             scheme = "https" if self.config.is_ssl else "http"
             self._on_start(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
 
+    def _drop(self) -> None:
+        self.dropped = self._fail_all()
+
     def _limit_readers(self) -> None:
         """Connections take the option from the sockets that they come from."""
         option = getattr(socket, "TCP_USER_TIMEOUT", None)
         if option is None:
             return
         for listening in [one for server in self.servers for one in server.sockets]:
-            listening.setsockopt(socket.IPPROTO_TCP, option, round(1000 * self._seconds))
-
-    async def _wait_tasks_to_complete(self) -> None:
-        await super()._wait_tasks_to_complete()
-        self.is_done = not self.force_exit
+            listening.setsockopt(socket.IPPROTO_TCP, option, round(1000 * self._limits.reader_seconds))
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        late = asyncio.get_running_loop().call_later(self._limits.drain_seconds, self._drop)
         await super().shutdown(sockets)  # type: ignore[arg-type]
+        late.cancel()
         self._captured_signals.clear()  # else uvicorn raises them again, and the status is not 0
 
 
 def make_app(pipe: ECDiffPipeline, token: str | None, limits: Limits) -> Guard:
     """The server as an ASGI app, which others than uvicorn can run too (``scripts/ray_serve.py``)."""
-    service = Service(Sides(pipe), limits)
+    return _guarded(Service(Sides(pipe), limits), token)
+
+
+def _guarded(service: Service, token: str | None) -> Guard:
     most, answered = service.most_bytes, service.metrics.answered
-    return Guard(create_app(service), token, most, limits.body_seconds, answered)
+    return Guard(create_app(service), token, most, service.limits.body_seconds, answered)
 
 
 def make_server(
@@ -91,8 +106,9 @@ def make_server(
     Args:
         on_start, on_stop: of ``Server``.
     """
+    service = Service(Sides(pipe), limits)
     config = uvicorn.Config(
-        make_app(pipe, listen.token, limits),
+        _guarded(service, listen.token),
         host=listen.host,
         port=listen.port,
         ssl_certfile=listen.certfile,
@@ -105,6 +121,6 @@ def make_server(
         access_log=False,
         server_header=False,
         lifespan="on",
-        timeout_graceful_shutdown=limits.drain_seconds,
+        timeout_graceful_shutdown=limits.drain_seconds + _LAST_WORDS,
     )
-    return Server(config, listen, on_start, on_stop, limits.reader_seconds)
+    return Server(config, listen, limits, service.worker.fail_all, on_start, on_stop)

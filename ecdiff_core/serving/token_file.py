@@ -8,15 +8,15 @@ from pathlib import Path
 from ecdiff_core.errors import ParamsError
 
 VARIABLE = "ECDIFF_TOKEN"
-_LEAST = 16
-"""Characters; 22 of random letters and digits hold 128 bits."""
+_LEAST, _MOST = 16, 1024
+"""Characters; 22 of random letters and digits hold 128 bits, and headers have an end."""
 
 
 def find_token(path: Path | None) -> str | None:
     """The token in a file; without one, that of the environment variable ``ECDIFF_TOKEN``, if there is any.
 
     Raises:
-        ParamsError: the file cannot be read, or the token is short or not printable.
+        ParamsError: the file cannot be read, or the token is short, long or not printable.
     """
     if path is None:
         found = os.environ.get(VARIABLE)
@@ -30,12 +30,12 @@ def find_token(path: Path | None) -> str | None:
 
 def _checked(text: str, source: str) -> str:
     token = text.strip()
-    if len(token) < _LEAST or not token.isascii() or not token.isprintable() or " " in token:
+    if not _LEAST <= len(token) <= _MOST or not token.isascii() or not token.isprintable() or " " in token:
         raise ParamsError(
-            f"Expected {source} to hold a token of at least {_LEAST} printable ASCII characters without "
+            f"Expected {source} to hold a token of {_LEAST} to {_MOST} printable ASCII characters without "
             "spaces.",
             key=source,
-            expected=f"at least {_LEAST} printable ASCII characters",
+            expected=f"{_LEAST} to {_MOST} printable ASCII characters",
             advice='Make one: python -c "import secrets; print(secrets.token_urlsafe(32))"',
         )
     return token

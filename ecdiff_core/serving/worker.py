@@ -66,15 +66,17 @@ class Job:
     seconds: float | None = None
     result: Future[Any] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
+    _settling: threading.Lock = field(default_factory=threading.Lock)
 
     def settle(self, value: Any) -> None:
-        """Give the result, or the exception; nothing where it was cancelled."""
-        if not self.result.set_running_or_notify_cancel():
-            return
-        if isinstance(value, BaseException):
-            self.result.set_exception(value)
-        else:
-            self.result.set_result(value)
+        """Give the result, or the exception; nothing where it has one, or was cancelled."""
+        with self._settling:
+            if self.result.done() or not self.result.set_running_or_notify_cancel():
+                return
+            if isinstance(value, BaseException):
+                self.result.set_exception(value)
+            else:
+                self.result.set_result(value)
 
     @property
     def is_late(self) -> bool:
@@ -112,11 +114,19 @@ class Worker:
 
     def stop(self, seconds: float) -> bool:
         """Fail what is left, and end the thread; whether it has ended in that time."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self.fail_all()
         self._thread.join(seconds)
         return not self._thread.is_alive()
+
+    def fail_all(self) -> int:
+        """Answer all that is left that the server stops, and begin nothing more; how many they were."""
+        with self._changed:
+            self._stopping = True
+            left = [*self._running, *self._waiting]
+            self._changed.notify()
+        for job in left:
+            job.settle(StoppedError())
+        return len(left)
 
     def estimate(self, calls: int) -> float:
         """Seconds that a job of that many calls would take from now on, with those before it."""

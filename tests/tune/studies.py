@@ -130,6 +130,11 @@ def show_nothing(patch: pytest.MonkeyPatch) -> None:
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
     """The images of the winner are made, and no figure or page of them."""
     patch.setattr(image_grid, "samples", lambda *_: None)
+    draw_samples_alone(patch)
+
+
+def draw_samples_alone(patch: pytest.MonkeyPatch) -> None:
+    """No figure but samples.png, and no page."""
     patch.setattr(finish, "noise_change", lambda *_: None)
     patch.setattr(finish, "save_figure", lambda *_: None)
     patch.setattr(page, "write", lambda *_: Path())

@@ -16,7 +16,7 @@ import pytest
 
 from ecdiff_tune.evaluation.ledger import Ledger
 
-from ..studies import Study
+from ..studies import Study, draw_samples_alone
 
 needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
@@ -66,7 +66,8 @@ def tune_until(study: Study, doom: Callable[..., None], details: tuple[object, .
 
 @needs_fork
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_killed_again_and_again(done: Study, study: Study) -> None:
+def test_killed_again_and_again(done: Study, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_samples_alone(monkeypatch)  # in the forks too
     shutil.copy(done.folder / "study.json", study.folder)  # the same date in the YAML files
     for doom, details in MOMENTS:
         process = multiprocessing.get_context("fork").Process(target=tune_until, args=(study, doom, details))

@@ -13,10 +13,11 @@ import torch
 from ecdiff_core import batch_size
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.pipeline import ECDiffPipeline
+from ecdiff_tune.cli import compare
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.metrics.lpips import NETS
 
-from ..studies import Outcome, Study, refuses
+from ..studies import Outcome, Study, refuses, show_nothing
 
 ALL = [
     "cloud",
@@ -44,6 +45,13 @@ def compared(tuned: tuple[Study, Outcome], tmp_path_factory: pytest.TempPathFact
     outcome = study("compare", "compare.timed_prompts=1")
     assert outcome.status == 0, outcome
     return study, outcome
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(compared: tuple[Study, Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``compared`` has the figure; what is compared after it needs none."""
+    show_nothing(monkeypatch)
+    monkeypatch.setattr(compare, "write_figure", lambda *_: [])
 
 
 def table(study: Study, name: str = "table1") -> pd.DataFrame:

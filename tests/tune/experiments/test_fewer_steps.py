@@ -14,7 +14,7 @@ from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.experiments.baselines import equal_cost_steps
 from ecdiff_tune.study.spending import FEWER_STEPS
 
-from ..studies import ROUNDED, Outcome, Study
+from ..studies import ROUNDED, Outcome, Study, draw_nothing
 
 
 def test_the_closing_sentence_compares_with_fewer_steps(
@@ -33,7 +33,10 @@ def test_the_closing_sentence_compares_with_fewer_steps(
     assert f"fewer DDIM steps at the same time ({steps}) give {found['quality']:.3f}" in outcome.out
 
 
-def test_its_calls_are_counted_and_made_once(done: Study, tmp_path: Path) -> None:
+def test_its_calls_are_counted_and_made_once(
+    done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_nothing(monkeypatch)
     config, calls = done.config(), pd.read_csv(done.folder / "calls.csv").set_index("part")
     assert config.score is not None
     steps = config.score["heldout"]["fewer_steps"]["steps"]

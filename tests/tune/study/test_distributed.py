@@ -251,6 +251,7 @@ def test_a_refusal_is_told_once(done: Study) -> None:
     assert (first.status, second) == (2, Outcome(2, "", ""))
 
 
+@pytest.mark.usefixtures("unshown")
 def test_an_error_of_a_worker(fresh: Study) -> None:
     def not_finite(_: Sequence[int]) -> None:
         raise NonFiniteLatentsError("not finite", key="dtype")
@@ -269,6 +270,7 @@ def test_an_error_of_a_worker(fresh: Study) -> None:
     assert second.err.endswith("KeyError: 'a bug'\n")
 
 
+@pytest.mark.usefixtures("unshown")
 def test_an_error_of_rank_0_while_another_works(fresh: Study) -> None:
     def full(_: object) -> None:
         raise LedgerError("no space left", key="ledger")
@@ -291,6 +293,7 @@ def test_commands_that_rank_0_does_alone(done: Study) -> None:
     assert second == Outcome(0, "", "")
 
 
+@pytest.mark.usefixtures("unshown")
 @pytest.mark.parametrize(
     ("number", "statuses", "told"),
     [
