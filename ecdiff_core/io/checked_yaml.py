@@ -22,7 +22,7 @@ def read(text: str, source: str) -> Mapping[str, Any]:
         ConfigError: it is no YAML, no mapping, or has a key twice.
     """
     try:
-        tree = yaml.load(text, Loader=_Loader)
+        tree = _parsed(text)
     except (yaml.YAMLError, ValueError) as error:  # PyYAML lets ValueError of impossible dates through
         raise ConfigError(f"{source} is not valid YAML{_place(error)}", key=source) from error
     if tree is None:
@@ -54,7 +54,14 @@ def write(tree: Mapping[str, Any], comments: Mapping[str, str], bare: Sequence[s
     return "\n".join([*map(with_comment, lines[:first_bare]), *lines[first_bare:]]) + "\n"
 
 
-class _Loader(yaml.SafeLoader):
+def _parsed(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_FastLoader)
+    except (yaml.YAMLError, ValueError):
+        return yaml.load(text, Loader=_Loader)  # whose errors say more
+
+
+class _KeysOnce:
     """Refuses a key that is given twice, of which PyYAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -68,9 +75,17 @@ class _Loader(yaml.SafeLoader):
                     f"the key {key.value} is given twice, in line {lines[key.value]} and in line {line}."
                 )
             lines[key.value] = line
-        found = super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)  # type: ignore[misc]
         # YAML 1.1 takes a bare `on` for a truth value
         return {"on" if key is True else key: value for key, value in found.items()}
+
+
+class _Loader(_KeysOnce, yaml.SafeLoader):
+    """In Python."""
+
+
+class _FastLoader(_KeysOnce, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """By libyaml, where PyYAML was built with it."""
 
 
 class _Dumper(yaml.SafeDumper):
