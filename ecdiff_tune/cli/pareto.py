@@ -37,7 +37,8 @@ def pareto(settings: Settings) -> None:
         progress.log(f"{len(found)} of them are not beaten in quality, seconds and cloud calls at once")
         if table["prompts"].nunique() > 1:
             progress.log(
-                "note: those of few prompts were measured for this front alone, or lost a race early"
+                "note: those of few prompts were measured for this front alone, or lost a race early; their "
+                "quality counts what the best config has on all prompts more than on theirs"
             )
         for line in (*tables.ranking(table), f"wrote {folder.path / files.PARETO_TABLE}"):
             progress.log(line)
@@ -48,7 +49,8 @@ def pareto(settings: Settings) -> None:
             )
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
-        config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how})
+        among = len(record.trials) + len(record.partly)
+        config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how}, among)
         of_study = record.spec.sampling.handoff, len(record.prompts)
         config = replace(config, front=rows(found, config.sampling, *of_study))
         config.save(folder.path / files.PARETO_CONFIG)

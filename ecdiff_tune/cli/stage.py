@@ -163,11 +163,11 @@ class Stages:
         except ECDiffError:
             return
         if math.isfinite(quality) and abs(quality - winner.quality) > FAR:
+            more_race = "search.finalists=N lets more race; " * ("finalists" in self.study.spec.kind.own)
             self.study.progress.log(
                 f"note: the winner's quality was predicted as {shown(quality)} and is "
                 f"{shown(winner.quality)}: the forecast misleads here, and a better config may not "
-                "be among those measured. search.finalists=N lets more race; search=race search.joint=true "
-                "goes without one"
+                f"be among those measured. {more_race}search=race search.joint=true goes without one"
             )
 
     def _end_race(self, prompts: int) -> None:

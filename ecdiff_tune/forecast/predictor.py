@@ -47,8 +47,6 @@ SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, float("inf"))
 MOST_DIRECTIONS = 3
 CHUNK = 256
 """Candidates at a time, which bounds memory."""
-
-
 UNFORESEEN = 0.1
 """Variance of a model's reaction to an error, as a share of the squared reaction that linear models have; on
 the shapes pair 0.1 … 0.3 rank plans about alike, and better than 0 does (docs/split.md)."""

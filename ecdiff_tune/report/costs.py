@@ -18,8 +18,8 @@ from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.evaluation.model_calls import KINDS, Calls
 from ecdiff_tune.report.study_data import StudyData, table
 from ecdiff_tune.search.spaces import SEARCHING
-from ecdiff_tune.study import files
-from ecdiff_tune.study.spending import HELDOUT, HELDOUT_REFERENCE, REFERENCE
+from ecdiff_tune.study import files, reference_plan
+from ecdiff_tune.study.spending import FRONT, HELDOUT, HELDOUT_REFERENCE, REFERENCE
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,10 @@ def costs(data: StudyData) -> list[CostRow]:
     with closing(Ledger(data.path / files.LEDGER, record.spec.sampling.handoff_adapter)) as ledger:
         # A comparison with other schedulers, steps or caches is no part of the search.
         tried = [key for key in ledger.configs() if not key.sampler]
-        search = _images(ledger, tried, record.prompts)
+        placed = reference_plan.read(data.path)
+        search = _images(ledger, tried, record.prompts, ("", placed.name) if placed else ("",))
         held = _images(ledger, [winner], record.heldout)
-    spent = _sums(made, SEARCHING)
+    spent = _sums(made, (*SEARCHING, FRONT))
     if spent is not None and spent["decode"] < search.count:
         spent = None  # another run, or another worker of an Optuna study, measured some of them
     found = [CostRow("search", search.configs, search.count, search.whole, _calls(spent))]
@@ -141,11 +142,13 @@ class _Images:
     whole: Calls
 
 
-def _images(ledger: Ledger, keys: Iterable[ConfigKey], prompts: CalibrationSet) -> _Images:
-    """Of configs on these prompts."""
+def _images(
+    ledger: Ledger, keys: Iterable[ConfigKey], prompts: CalibrationSet, references: Sequence[str] = ("",)
+) -> _Images:
+    """Of configs on these prompts, against any of these references."""
     names, configs, count, cloud, edge = set(prompts.keys), 0, 0, 0, 0
     for key in keys:
-        rows = sum(name in names for name in ledger.read(key))
+        rows = len(names & {name for one in references for name in ledger.read(key, one)})
         steps = Plan.from_schedule(key.schedule)
         configs, count = configs + (rows > 0), count + rows
         cloud, edge = cloud + rows * steps.cloud_calls, edge + rows * steps.edge_calls

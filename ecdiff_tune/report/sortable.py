@@ -180,7 +180,7 @@ def heldout(data: StudyData) -> Table | None:
         return None
     rows = []
     for name, score, count in (
-        ("tuned on", data.score, len(data.record.prompts)),
+        ("tuned on", data.score, data.score.get("num_prompts", len(data.record.prompts))),
         ("held out", held, held["num_prompts"]),
     ):
         row: dict[str, Any] = {"set": name, "prompts": count}

@@ -40,7 +40,9 @@ def climb(
     while fresh := [one for one in fresh if state.seen(one) < seen]:
         yield from state.measure(fresh, seen)
         tried += fresh
-        best = state.leader(state.left([leader, *fresh]), seen)
+        if not (left := state.left([leader, *fresh])):
+            return winner
+        best = state.leader(left, seen)
         if best is leader and leader is not winner:
             break
         leader = best

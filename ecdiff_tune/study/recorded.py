@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ecdiff_core.config import TunedConfig
@@ -21,6 +22,7 @@ from ecdiff_tune.objective import Scorer, Trial
 from ecdiff_tune.search.options import LEAST_PROMPTS
 from ecdiff_tune.study import files, reference_plan
 from ecdiff_tune.study import left_out as unusable
+from ecdiff_tune.study.config_sections import ssims_of
 from ecdiff_tune.study.folder import StudyError, read_state
 from ecdiff_tune.study.spec import StudySpec
 
@@ -35,7 +37,8 @@ class Recorded:
         prompts, heldout: as it was measured on.
         trials: every config that has a finite image of every calibration prompt, the best first; of equal
             ones the faster, then the one of higher quality.
-        partly: the configs that were measured on ``LEAST_PROMPTS`` of them or more, not on all.
+        partly: the configs that were measured on ``LEAST_PROMPTS`` of them or more, not on all; their SSIMs
+            are moved by what the best of the trials has on all prompts more than on theirs.
         heldout_rows: of the configs that were measured on all held-out prompts.
         notes: lines about how the trials came about.
         reference: ``provenance.reference`` of their YAMLs.
@@ -91,7 +94,6 @@ def load(spec: StudySpec) -> Recorded:
     scorer = Scorer.of(latency, spec.weights, spec.earliest_s, None)
     known, reference = _read_ledger(spec)
     trials = _scored(scorer, _on_all(known, prompts))
-    partly = _scored(scorer, _on_some(known, prompts))
     if not trials:
         line = f"{path} has no config with images of all {len(prompts)} prompts yet."
         raise StudyError(line, key=str(path), got=0, expected=str(len(prompts)))
@@ -102,9 +104,11 @@ def load(spec: StudySpec) -> Recorded:
     )
     trials, left_out_notes = _within_limits(trials, spec)
     notes += left_out_notes
-    partly = [one for one in partly if one.keeps(*_limits(spec))]
-    for some in (trials, partly):
-        some.sort(key=lambda one: (-one.value, one.seconds, -one.quality))
+    trials.sort(key=_rank)
+    partly = _scored(scorer, _as_of_all(_on_some(known, prompts), trials[0], prompts))
+    if trials[0].keeps(*_limits(spec)):
+        partly = [one for one in partly if one.keeps(*_limits(spec))]
+    partly.sort(key=_rank)
     heldout_rows = _on_all(known, heldout) if len(heldout) else {}
     return Recorded(
         spec,
@@ -136,11 +140,32 @@ def _on_all(
 
 def _on_some(
     known: Mapping[PlannedCandidate, Mapping[str, Measurement]], prompts: CalibrationSet
-) -> dict[PlannedCandidate, tuple[Measurement, ...]]:
-    """The rows, in the order of the prompts, of those that were measured on enough of them, not on all."""
+) -> dict[PlannedCandidate, dict[str, Measurement]]:
+    """The rows by prompt, in the order of the prompts, of those that have enough of them, not all."""
     names = prompts.keys
-    found = {one: tuple(rows[name] for name in names if name in rows) for one, rows in known.items()}
+    found = {one: {name: rows[name] for name in names if name in rows} for one, rows in known.items()}
     return {config: rows for config, rows in found.items() if LEAST_PROMPTS <= len(rows) < len(prompts)}
+
+
+def _as_of_all(
+    some: Mapping[PlannedCandidate, Mapping[str, Measurement]], best: Trial, prompts: CalibrationSet
+) -> dict[PlannedCandidate, tuple[Measurement, ...]]:
+    """The rows, moved by how much harder all prompts are than theirs for the best config, which has all."""
+    of_best = dict(zip(prompts.keys, ssims_of(best.measurements), strict=True))
+    on_all = fmean(of_best.values())
+
+    def moved(rows: Mapping[str, Measurement]) -> tuple[Measurement, ...]:
+        shift = on_all - fmean(of_best[name] for name in rows)
+        return tuple(
+            row if row.ssim is None else replace(row, ssim=min(1.0, row.ssim + shift))
+            for row in rows.values()
+        )
+
+    return {config: moved(rows) for config, rows in some.items()}
+
+
+def _rank(trial: Trial) -> tuple[float, float, float]:
+    return -trial.value, trial.seconds, -trial.quality
 
 
 def _scored(scorer: Scorer, rows: Mapping[PlannedCandidate, tuple[Measurement, ...]]) -> list[Trial]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.models.pair_spec import Lora, ModelRef, PairSpec
+from ecdiff_tune.evaluation.candidate import PlannedCandidate
 from ecdiff_tune.objective import Trial
 from ecdiff_tune.study import left_out, recorded
 from ecdiff_tune.study.folder import StudyError, differences
@@ -24,18 +25,38 @@ _SCORING = ("objective.", *_LINK)
 
 
 def config_of_choice(
-    record: Recorded, chosen: Trial, among: Sequence[Trial], how: Mapping[str, Any]
+    record: Recorded,
+    chosen: Trial,
+    among: Sequence[Trial],
+    how: Mapping[str, Any],
+    configs: int | None = None,
 ) -> TunedConfig:
     """The whole YAML, with held-out scores where the study has them.
 
     Args:
-        among: the trials that it was chosen from.
+        among: the trials whose objective it is held against.
         how: it was chosen, for ``provenance.chosen``.
+        configs: that it was chosen from; None is all that have all prompts.
     """
-    choice = {"chosen": {**how, "configs": len(record.trials), "changed": changed(record)}}
+    choice = {"chosen": {**how, "configs": configs or len(record.trials), "changed": changed(record)}}
     rows = record.heldout_rows.get(chosen.config)
     heldout = None if rows is None else Heldout(record.heldout, rows)
-    return config_of(chosen, among, _source(record), choice, record.scorer, heldout)
+    config = config_of(chosen, among, _source(record), choice, record.scorer, heldout)
+    return _with_fewer_steps(config, recorded.own_configs(record.path))
+
+
+def _with_fewer_steps(config: TunedConfig, own: Sequence[TunedConfig]) -> TunedConfig:
+    """With what the study measured beside its winner, if this is it."""
+    score = dict(config.score or {})
+    for one in own:
+        fewer = ((one.score or {}).get("heldout") or {}).get("fewer_steps")
+        if (
+            fewer
+            and "heldout" in score
+            and PlannedCandidate.of_config(one) == PlannedCandidate.of_config(config)
+        ):
+            return replace(config, score={**score, "heldout": {**score["heldout"], "fewer_steps": fewer}})
+    return config
 
 
 def _source(record: Recorded) -> ConfigSource:

@@ -19,6 +19,7 @@ from ecdiff_tune.evaluation.candidate import ConfigKey, PlannedCandidate
 from ecdiff_tune.evaluation.latency import LatencyProfile
 from ecdiff_tune.evaluation.ledger import Ledger, Measurement
 from ecdiff_tune.forecast import reference_placement
+from ecdiff_tune.report import costs, page, study_data
 from ecdiff_tune.study import files, reference_plan, references
 
 from ..studies import ROUNDED, Command, Study, refuses
@@ -124,6 +125,14 @@ def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.Mo
     assert study("rerank", *command[1:]).status == 0
     assert study.config("rerank.yaml").score == score
     assert study("tune", *command[1:], "reference=full").status == 2  # another study
+    # The page counts images against either reference once, and the front's with them.
+    shown = list[costs.CostRow]()
+    monkeypatch.setattr(page, "write", lambda record: shown.extend(costs.costs(study_data.of(record))))
+    assert study("report", *command[1:]).status == 0
+    spent = pd.read_csv(study.folder / files.CALLS).query("part in ('joint search', 'front')")
+    assert set(spent["part"]) == {"joint search"}  # as large as its front is here
+    assert shown[0].images == spent["decode"].sum()
+    assert shown[0].calls == (spent["cloud"].sum(), spent["edge"].sum())
 
     other = study.copy(tmp_path / "other", "latency.json")
     for path in other.outputs.rglob("*placed*"):
