@@ -278,3 +278,8 @@ def test_accelerations_have_the_seconds_of_the_tuned_config(
     assert found["budget_seconds"].tolist() == pytest.approx(
         [found.loc["tuned", "measured_seconds"]] * len(found), abs=1e-6
     )
+    # Without a budget it is timed as given, and no other setting is.
+    assert study("compare", ask[0], "compare.methods=[cloud,deepcache]").status == 0
+    assert table(study, "table6")["measured_seconds"].notna().all()
+    spent = pd.read_csv(study.folder / "calls.csv").iloc[-1]
+    assert (spent["part"], spent["decode"] <= 2 * 2 + 2) == ("compare", True), spent
