@@ -56,7 +56,7 @@ def write(tree: Mapping[str, Any], comments: Mapping[str, str], bare: Sequence[s
 
 def _parsed(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_FastLoader)
+        return yaml.load(str(text), Loader=_FastLoader)  # libyaml takes no subclass of str
     except (yaml.YAMLError, ValueError):
         return yaml.load(text, Loader=_Loader)  # whose errors say more
 
