@@ -111,6 +111,10 @@ class Guard:
         except TimeoutError:
             late = f"Expected the whole body within {self._seconds:g} s."
             raise Problem(408, late, {"Connection": "close"}) from None
+        except asyncio.CancelledError:  # by the server's end; the answer is the task's last act
+            raise Problem(
+                503, "The server is going down. Ask another one.", {"Connection": "close"}
+            ) from None
 
     def _length(self, headers: dict[bytes, bytes]) -> int:
         if b"transfer-encoding" in headers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import math
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -23,6 +25,7 @@ from ecdiff_core import ECDiffPipeline, RemoteCloud
 from ecdiff_core.errors import CloudError, CloudUnavailableError, ParamsError
 from ecdiff_core.sampling.batching import Conditioning
 from ecdiff_core.sampling.sampler import Denoiser
+from ecdiff_core.serving.guard import Guard
 from ecdiff_core.serving.limits import Limits
 from ecdiff_core.serving.listen import Listen
 from ecdiff_core.serving.server import make_server
@@ -284,6 +287,31 @@ def test_what_is_under_way_is_done_before_the_server_ends(
     assert statuses == [200]
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/health/live")
+
+
+def test_a_body_that_the_servers_end_cuts_off_is_answered() -> None:
+    sent: list[Any] = []
+
+    async def app(*_: object) -> None:
+        raise AssertionError("without its body")
+
+    async def never() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def cut() -> None:
+        guard = Guard(app, TOKEN, 100, 60.0, lambda *_: None)
+        headers = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"content-length", b"9")]
+        asked = {"type": "http", "path": "/v1/handoff", "headers": headers}
+        task = asyncio.ensure_future(guard(asked, never, send))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    asyncio.run(cut())
+    assert sent[0]["status"] == 503
 
 
 def test_who_cannot_be_served_in_time_is_told_so(
