@@ -36,6 +36,8 @@ SLOWEST_SECONDS, MOST_GROWN_BYTES = 0.05, 50 * 2**20
 BODY_SECONDS = 0.2
 """In which the server wants a body; bodies that are shorter than they claim to be take as long."""
 _TIMEOUT = 10.0
+_TRIES = 3
+"""Of a request that seems slow: what other threads of the process take is in its time. The quickest counts."""
 
 
 @dataclass
@@ -143,13 +145,17 @@ def _send_one(
 ) -> None:
     request = damage(sound(), rng)
     raw = request if isinstance(request, bytes) else request.raw
-    began = time.process_time()
-    try:
-        status, body = send(address, raw)
-        wrong = check(request, status, body)
-    except TimeoutError:
-        status, wrong = -1, "neither answered nor closed"
-    took = time.process_time() - began
+    took = float("inf")
+    for _ in range(_TRIES):
+        began = time.process_time()
+        try:
+            status, body = send(address, raw)
+            wrong = check(request, status, body)
+        except TimeoutError:
+            status, wrong = -1, "neither answered nor closed"
+        took = min(took, time.process_time() - began)
+        if took < SLOWEST_SECONDS:
+            break
     found.statuses[status] += 1
     if wrong:
         found.wrong[number] = f"{damage.__name__}: {wrong}: {raw[:200]!r}"
