@@ -37,7 +37,7 @@ BODY_SECONDS = 0.2
 """In which the server wants a body; bodies that are shorter than they claim to be take as long."""
 _TIMEOUT = 10.0
 _TRIES = 3
-"""Of a request that seems slow: what other threads of the process take is in its time. The quickest counts."""
+"""Of a request that seems slow, of which the quickest counts: the process's other threads are in its time."""
 
 
 @dataclass
