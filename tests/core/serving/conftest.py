@@ -82,7 +82,7 @@ def serving(
         assert not thread.is_alive()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def url(tiny_pipe: ECDiffPipeline) -> Iterator[str]:
     """Of a server of the tiny pair."""
     with serving(tiny_pipe) as found:

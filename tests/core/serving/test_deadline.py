@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from ecdiff_core.__main__ import main
 from ecdiff_core.errors import CloudError, ParamsError
 from ecdiff_core.front import FrontRow
 from ecdiff_core.methods.choice import MethodChoice
-from ecdiff_core.serving import client as client_module
+from ecdiff_core.serving import transport
 from ecdiff_core.serving.deadline import Costs, choose
 from ecdiff_core.serving.handoff_form import HandoffForm
 from ecdiff_core.serving.link_meter import Spread
@@ -186,7 +188,8 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(
 def test_without_the_cloud_the_fallback_goes_on(
     config: TunedConfig, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module.time, "sleep", lambda _: None)
+    own = SimpleNamespace(sleep=lambda _: None, perf_counter=time.perf_counter)
+    monkeypatch.setattr(transport, "time", own)
     config.save(tmp_path / "ecdiff.yaml")
     given = ("generate", "--config", f"{tmp_path}/ecdiff.yaml", "--prompt", "a ring", "--seed", "3")
     more = ("--device", "cpu", "--out", str(tmp_path), "--cloud", NOWHERE, "--deadline", "1")

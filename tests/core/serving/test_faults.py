@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from os import kill
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -329,7 +330,9 @@ def test_pauses_double_and_none_is_shorter_than_the_server_asks_for(
     after: str | None, least: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(transport.time, "sleep", pauses.append)
+    monkeypatch.setattr(
+        transport, "time", SimpleNamespace(sleep=pauses.append, perf_counter=time.perf_counter)
+    )
     headers = {} if after is None else {"Retry_After": after}
     with answering(503, b"", **headers) as (url, _), refused(CloudUnavailableError, key=url):
         RemoteCloud(url, retry=Retry(attempts=4, seconds=1.0)).config()

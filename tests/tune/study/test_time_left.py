@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def test_it_is_right_after_the_first_tenth(
 ) -> None:
     """Batches take a third of what single calls would; what an earlier run did takes no time."""
     now = [0.0]
-    monkeypatch.setattr(spending_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(spending_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     spending = Spending(tmp_path / "calls.csv")
     left = TimeLeft(spending, latency)
     left.plan(REFERENCE, 100 - known, 100 - known)
@@ -52,8 +53,8 @@ def test_a_batch_under_way_is_said_from_the_first_tenth_on(
 ) -> None:
     """A batch is half of the work and spent only in its end; a call is of two samples a prompt."""
     now, lines = [0.0], list[str]()
-    monkeypatch.setattr(spending_module.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(spending_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     spending, progress, model = Spending(tmp_path / "calls.csv"), Progress(lines.append), nn.Identity()
     progress.time_left = left = TimeLeft(spending, latency)
     left.plan(REFERENCE, 12 * 50, 0)
