@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ecdiff_core.errors import ParamsError
 from ecdiff_core.sampling.estimators import get_estimator
@@ -12,6 +12,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan import Handoff, HandoffAdapter
 from ecdiff_core.validation import AtLeast1, Positive, Similarity, check_fields
 
+T = TypeVar("T")
 _OPTIONAL = ("estimator", "handoff_adapter", "handoff", "num_prompts")
 
 
@@ -48,6 +49,24 @@ class FrontRow:
         others = {name: getattr(self, name) for name in _OPTIONAL}
         given = {name: value for name, value in others.items() if value is not None}
         return {"quality": self.quality, "seconds": self.seconds, "params": self.params.tree(), **given}
+
+
+def check_deadline(deadline: float, front: Sequence[FrontRow] | None, cloud: T | None) -> T:
+    """The other machine, by whose seconds a row of the front is chosen.
+
+    Raises:
+        ParamsError: there is none, or no front to choose from.
+    """
+    if not deadline > 0:
+        raise ParamsError(key="deadline", got=deadline, expected="> 0 seconds")
+    if cloud is None or front is None:
+        raise ParamsError(
+            "A deadline chooses among the rows of a config's front by another machine's seconds: give "
+            "cloud=RemoteCloud(URL), and a config with a front, as pareto writes it.",
+            key="deadline",
+            got=deadline,
+        )
+    return cloud
 
 
 def whole_params(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from ecdiff_core.call_arguments import (
 )
 from ecdiff_core.config import PairSpec, TunedConfig
 from ecdiff_core.errors import NonFiniteLatentsError, ParamsError
+from ecdiff_core.front import check_deadline
 from ecdiff_core.methods.in_pair import accelerated, check_one_machine
 from ecdiff_core.models.devices import dtype_name, get_device, get_dtype
 from ecdiff_core.models.memory import Memory
@@ -113,7 +114,7 @@ class ECDiffPipeline(TunedPair):
         if cloud is not None:
             check_one_machine(config.method)
         if deadline is not None:
-            _check_deadline(deadline, config, cloud)
+            check_deadline(deadline, config.front, cloud)
         if dtype is not None and dtype_name(dtype) != config.sampling.dtype:
             bare = _without(config.pair, "tensors")  # which hold for the config's dtype
             config = replace(config, pair=bare, sampling=replace(config.sampling, dtype=dtype_name(dtype)))
@@ -130,7 +131,7 @@ class ECDiffPipeline(TunedPair):
         Raises:
             ParamsError: there is none, no front, or no other machine.
         """
-        return _check_deadline(deadline, self.config, self.cloud).within(self, deadline)
+        return check_deadline(deadline, self.config.front, self.cloud).within(self, deadline)
 
     @property
     def _interrupt(self) -> bool:
@@ -280,24 +281,6 @@ class ECDiffPipeline(TunedPair):
             f"{self.plan()}, {sampling.scheduler}, guidance_scale {sampling.guidance_scale:g}, "
             f"{sampling.height}x{sampling.width}{frames}, {sampling.dtype} on {self.device})"
         )
-
-
-def _check_deadline(deadline: float, config: TunedConfig, cloud: Cloud | None) -> Cloud:
-    """The machine that a deadline is kept with.
-
-    Raises:
-        ParamsError: there is none, or no front to choose from.
-    """
-    if not deadline > 0:
-        raise ParamsError(key="deadline", got=deadline, expected="> 0 seconds")
-    if cloud is None or config.front is None:
-        raise ParamsError(
-            "A deadline chooses among the rows of a config's front by another machine's seconds: give "
-            "cloud=RemoteCloud(URL), and a config with a front, as pareto writes it.",
-            key="deadline",
-            got=deadline,
-        )
-    return cloud
 
 
 def _without(spec: PairSpec, *digests: str) -> PairSpec:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench_guard import at_random, cases, limits, never, run, shortened, windows_at_random
+from bench_guard import at_random, cases, limits, windows_at_random
 from ecdiff_core import ECDiffPipeline, TunedConfig
 from ecdiff_core.sampling.plan import Plan
+from guarded_runs import never, run, shortened
 
 
 @pytest.mark.parametrize(
