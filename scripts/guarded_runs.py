@@ -1,4 +1,4 @@
-"""Generations whose plan changes on the way: where extrapolated noise was off, the next window gets a call."""
+"""Generations that get a real call in the next window where the extrapolated noise was off."""
 
 from __future__ import annotations
 
