@@ -50,7 +50,8 @@ def pareto(settings: Settings) -> None:
             return
         how = {name: value for name, value in vars(settings.pareto).items() if value is not None}
         among = len(record.trials) + len(record.partly)
-        config = reranked.config_of_choice(record, chosen, (), {"by": "pareto", **how}, among)
+        measured = record.as_measured(chosen)  # what the YAML says of its quality
+        config = reranked.config_of_choice(record, measured, (), {"by": "pareto", **how}, among)
         of_study = record.spec.sampling.handoff, len(record.prompts)
         config = replace(config, front=rows(found, config.sampling, *of_study))
         config.save(folder.path / files.PARETO_CONFIG)

@@ -28,7 +28,11 @@ def _no_tests(settings: Settings) -> str:
 
 
 def _no_edge_k(settings: Settings) -> str:
-    return "" if any(settings.edge_ks) else "search.edge_k=[0], where every edge step is real anyway"
+    if any(settings.edge_ks):
+        return ""
+    by_hand = "search.edge_k=[0]" if settings.params.edge_k is None else "params.edge_k=0"
+    cause = f"search={settings.search.name}" if settings.kind.places else by_hand
+    return f"{cause}, where every edge step is real anyway"
 
 
 def _with(is_so: bool, what: str) -> str:

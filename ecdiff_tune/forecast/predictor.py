@@ -45,8 +45,8 @@ from ecdiff_tune.metrics.images import ssim
 SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, float("inf"))
 """Of clean latents, in their own units; infinity is the open loop."""
 MOST_DIRECTIONS = 3
-CHUNK = 256
-"""Candidates at a time, which bounds memory."""
+CHUNK, MOST_VALUES = 256, 2**22
+"""Candidates at a time, and values of their latents at all steps, of each direction: memory is bounded."""
 UNFORESEEN = 0.1
 """Variance of a model's reaction to an error, as a share of the squared reaction that linear models have; on
 the shapes pair 0.1 … 0.3 rank plans about alike, and better than 0 does (docs/split.md)."""
@@ -231,8 +231,10 @@ class Predictor:
     def squared_errors(self, candidates: Sequence[Candidate]) -> list[Array]:
         """The squared error of every candidate's final latents, shape (prompts,) each."""
         found: list[Array] = []
-        for first in range(0, len(candidates), CHUNK):
-            found += self._squared_errors(candidates[first : first + CHUNK])
+        steps = self.response.shape[1]
+        chunk = max(1, min(CHUNK, MOST_VALUES // (2 * steps * (steps + 1))))
+        for first in range(0, len(candidates), chunk):
+            found += self._squared_errors(candidates[first : first + chunk])
         return found
 
     def _squared_errors(self, candidates: Sequence[Candidate]) -> list[Array]:

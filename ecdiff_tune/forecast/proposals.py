@@ -33,7 +33,6 @@ BEAM = 3
 """Beginnings that the dynamic programming keeps for each last real step."""
 SHAPES = 6
 """Spread placements that are proposed an estimator, each of another warm-up and power."""
-
 ALONE = 2
 """Placements of the cloud alone that are proposed beside those with the edge, an estimator."""
 

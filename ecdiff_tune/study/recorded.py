@@ -39,6 +39,7 @@ class Recorded:
             ones the faster, then the one of higher quality.
         partly: the configs that were measured on ``LEAST_PROMPTS`` of them or more, not on all; their SSIMs
             are moved by what the best of the trials has on all prompts more than on theirs.
+        partly_rows: of these, as they were measured.
         heldout_rows: of the configs that were measured on all held-out prompts.
         notes: lines about how the trials came about.
         reference: ``provenance.reference`` of their YAMLs.
@@ -53,9 +54,15 @@ class Recorded:
     scorer: Scorer
     trials: tuple[Trial, ...]
     partly: tuple[Trial, ...]
+    partly_rows: Mapping[PlannedCandidate, tuple[Measurement, ...]]
     heldout_rows: Mapping[PlannedCandidate, tuple[Measurement, ...]]
     notes: tuple[str, ...]
     reference: Mapping[str, Any] | None = None
+
+    def as_measured(self, trial: Trial) -> Trial:
+        """One of ``partly`` by its own rows alone; any other is as it is."""
+        rows = self.partly_rows.get(trial.config)
+        return trial if rows is None else self.scorer.trial(trial.stage, trial.number, trial.config, rows)
 
     @property
     def path(self) -> Path:
@@ -105,7 +112,8 @@ def load(spec: StudySpec) -> Recorded:
     trials, left_out_notes = _within_limits(trials, spec)
     notes += left_out_notes
     trials.sort(key=_rank)
-    partly = _scored(scorer, _as_of_all(_on_some(known, prompts), trials[0], prompts))
+    some = _on_some(known, prompts)
+    partly = _scored(scorer, _as_of_all(some, trials[0], prompts))
     if trials[0].keeps(*_limits(spec)):
         partly = [one for one in partly if one.keeps(*_limits(spec))]
     partly.sort(key=_rank)
@@ -120,6 +128,7 @@ def load(spec: StudySpec) -> Recorded:
         scorer,
         tuple(trials),
         tuple(partly),
+        {config: tuple(rows.values()) for config, rows in some.items()},
         heldout_rows,
         tuple(notes),
         reference,

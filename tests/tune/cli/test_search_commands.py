@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
@@ -100,6 +101,20 @@ def test_tune_goes_on_after_a_stop(
     assert not other.config().basis
 
 
+def check_costs(
+    study: Study, settings: Sequence[str], parts: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """See that the page counts what the search spent on its images, in these parts."""
+    shown = list[costs.CostRow]()
+    with monkeypatch.context() as seen:
+        seen.setattr(page, "write", lambda record: shown.extend(costs.costs(study_data.of(record))))
+        assert study("report", *settings).status == 0
+    spent = pd.read_csv(study.folder / files.CALLS).query("part in ('joint search', 'front')")
+    assert set(spent["part"]) == parts
+    assert shown[0].images == spent["decode"].sum()
+    assert shown[0].calls == (spent["cloud"].sum(), spent["edge"].sum())
+
+
 def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "FULL_RUNS", 2)
     monkeypatch.setattr(reference_placement, "BOUND", 1.0)  # the models are random
@@ -125,14 +140,7 @@ def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.Mo
     assert study("rerank", *command[1:]).status == 0
     assert study.config("rerank.yaml").score == score
     assert study("tune", *command[1:], "reference=full").status == 2  # another study
-    # The page counts images against either reference once, and the front's with them.
-    shown = list[costs.CostRow]()
-    monkeypatch.setattr(page, "write", lambda record: shown.extend(costs.costs(study_data.of(record))))
-    assert study("report", *command[1:]).status == 0
-    spent = pd.read_csv(study.folder / files.CALLS).query("part in ('joint search', 'front')")
-    assert set(spent["part"]) == {"joint search"}  # as large as its front is here
-    assert shown[0].images == spent["decode"].sum()
-    assert shown[0].calls == (spent["cloud"].sum(), spent["edge"].sum())
+    check_costs(study, command[1:], {"joint search"}, monkeypatch)  # images against either reference once
 
     other = study.copy(tmp_path / "other", "latency.json")
     for path in other.outputs.rglob("*placed*"):
@@ -146,7 +154,7 @@ def test_a_placed_reference(study: Study, tmp_path: Path, monkeypatch: pytest.Mo
     assert (other.config().provenance or {})["reference"] == provenance["reference"]
 
 
-def test_a_joint_search_leaves_a_front(study: Study) -> None:
+def test_a_joint_search_leaves_a_front(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     command = (
         "search=joint",
         *SMALL,
@@ -158,6 +166,7 @@ def test_a_joint_search_leaves_a_front(study: Study) -> None:
     )
     outcome = study("tune", *command)
     assert outcome.status == 0, outcome
+    check_costs(study, command, {"joint search", "front"}, monkeypatch)
     assert "on 5 prompts" in next(line for line in outcome.out.splitlines() if line.startswith("front: "))
     rows = study.rows()
     assert study("pareto", *command, "pareto.pick=1").status == 0

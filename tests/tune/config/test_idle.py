@@ -50,6 +50,21 @@ def test_what_changes_nothing_is_named(given: Sequence[str], idle: list[str]) ->
     assert named("tune", *given) == idle
 
 
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        (["search=schedule", "search.cloud_calls=[14]"], "search=schedule"),
+        (["search=joint", "params.edge_k=0"], "params.edge_k=0"),
+        (["search=joint", "search.edge_k=[0]"], "search.edge_k=[0]"),
+    ],
+)
+def test_the_cause_is_what_was_set(given: Sequence[str], cause: str) -> None:
+    lines: list[str] = []
+    compose_settings("tune", ["pair=shapes", *given, "params.edge_last=4"], lines.append)
+    (line,) = (one for one in lines if "params.edge_last" in one)
+    assert f"no effect with {cause}" in line
+
+
 def test_a_command_that_does_not_search_says_nothing_of_searches() -> None:
     assert named("reference", "search=greedy", "search.finalists=4") == []
 

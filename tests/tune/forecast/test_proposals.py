@@ -56,7 +56,9 @@ def test_the_best_proposal_is_nearly_the_best_of_all(estimator: str, seed: int) 
         errors = one.errors(every(calls, STEPS), STEPS)
         found = one.errors(one.propose(calls, STEPS), STEPS).min()
         assert (errors < found * (1 - 1e-9)).mean() < 0.01
-        assert found < 3 * errors.min()
+        assert (
+            found < 3 * errors.min()
+        )  # 2.8 once: one placement of 1,001, which no move of one call leads to
 
 
 def test_proposals_are_different_placements_of_so_many_calls() -> None:
