@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,17 @@ def problem(response: httpx2.Response, status: int) -> str:
     assert tree["status"] == status
     assert "Traceback" not in response.text
     return str(tree["detail"])
+
+
+def before_calls(pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Do something before the cloud's model is bound to the prompts of a call."""
+    bind = pipe.bind_cloud
+
+    def bound(conditioning: Conditioning) -> Denoiser:
+        work()
+        return bind(conditioning)
+
+    monkeypatch.setattr(pipe, "bind_cloud", bound)
 
 
 def test_handoff_has_the_headers_of_diffusers_remote_utils(http: httpx2.Client) -> None:
@@ -187,15 +198,9 @@ def test_a_retried_request_is_not_worked_for_twice(http: httpx2.Client) -> None:
 
 def test_full_slow_and_gone(tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """One at a time, one that waits: the next is 429; who goes away frees the place; a slow body is 408."""
-    slow, bind = threading.Event(), tiny_pipe.bind_cloud
+    slow = threading.Event()
     slow.set()
-
-    def delayed(conditioning: Conditioning) -> Denoiser:
-        if slow.is_set():
-            time.sleep(0.25)
-        return bind(conditioning)
-
-    monkeypatch.setattr(tiny_pipe, "bind_cloud", delayed)
+    before_calls(tiny_pipe, monkeypatch, lambda: time.sleep(0.25 * slow.is_set()))
     limits = {"batch_size": 1, "queue": 1, "body_seconds": 0.3, "sessions": 1}
     with (
         serving(tiny_pipe, **limits) as url,
@@ -235,13 +240,7 @@ def test_handoffs_side_by_side_begin_no_more_sessions_than_there_may_be(
     tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What fails, and who goes away, gives the place back."""
-    bind = tiny_pipe.bind_cloud
-
-    def delayed(conditioning: Conditioning) -> Denoiser:
-        time.sleep(0.1)
-        return bind(conditioning)
-
-    monkeypatch.setattr(tiny_pipe, "bind_cloud", delayed)
+    before_calls(tiny_pipe, monkeypatch, lambda: time.sleep(0.1))
     with (
         serving(tiny_pipe, sessions=2) as url,
         httpx2.Client(base_url=url, headers=AUTHORIZED, timeout=20) as http,
@@ -263,13 +262,7 @@ def test_handoffs_side_by_side_begin_no_more_sessions_than_there_may_be(
 def test_what_is_under_way_is_done_before_the_server_ends(
     tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bind = tiny_pipe.bind_cloud
-
-    def delayed(conditioning: Conditioning) -> Denoiser:
-        time.sleep(0.05)
-        return bind(conditioning)
-
-    monkeypatch.setattr(tiny_pipe, "bind_cloud", delayed)
+    before_calls(tiny_pipe, monkeypatch, lambda: time.sleep(0.05))
     statuses: list[int] = []
 
     def ask() -> None:
@@ -317,15 +310,14 @@ def test_a_body_that_the_servers_end_cuts_off_is_answered() -> None:
 def test_who_cannot_be_served_in_time_is_told_so(
     tiny_pipe: ECDiffPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bind, has_begun, is_held, may_end = tiny_pipe.bind_cloud, *(threading.Event() for _ in range(3))
+    has_begun, is_held, may_end = (threading.Event() for _ in range(3))
 
-    def held(conditioning: Conditioning) -> Denoiser:
+    def hold() -> None:
         if has_begun.is_set():
             is_held.set()
             assert may_end.wait(20)
-        return bind(conditioning)
 
-    monkeypatch.setattr(tiny_pipe, "bind_cloud", held)
+    before_calls(tiny_pipe, monkeypatch, hold)
     urls: queue.Queue[str] = queue.Queue()
     server = make_server(tiny_pipe, Listen(port=0, token=TOKEN), Limits(drain_seconds=1), urls.put)
     running = threading.Thread(target=server.run)
