@@ -25,7 +25,7 @@ from ecdiff_tune.objective import Scorer, Stage, Trial, stage_name
 from ecdiff_tune.report import tables
 from ecdiff_tune.search import Context, Search, Space, extend
 from ecdiff_tune.search.base import Ask, Cost, Records
-from ecdiff_tune.search.climb import FAR
+from ecdiff_tune.search.climb import FAR, misleads
 from ecdiff_tune.search.in_step import Predict, in_step
 from ecdiff_tune.search.spaces import GridSpace, ScheduleSpace
 from ecdiff_tune.search.upper_bound import CallBound
@@ -152,15 +152,17 @@ class Stages:
         been."""
         if winner.stage == 1 or not self.study.spec.kind.predicts:
             return
-        if (more := len(trials) - self.study.spec.options.finalists) > 0 and self.study.spec.kind.climbs:
+        try:
+            first = next((one for one in trials if one.state == "complete"), winner)  # what is looked beyond
+            expected, quality = self._predict([first.candidate, winner.candidate])
+        except ECDiffError:
+            return
+        more = len(trials) - self.study.spec.options.finalists
+        if self.study.spec.kind.climbs and more > 0 and misleads(expected, first.quality):
             self.study.progress.log(
                 f"the forecast misleads here, by more than {FAR:g} SSIM: {counted(more, 'more config')} were "
                 "measured, the best of every kind and the neighbours of the best"
             )
-            return
-        try:
-            (quality,) = self._predict([winner.candidate])
-        except ECDiffError:
             return
         if math.isfinite(quality) and abs(quality - winner.quality) > FAR:
             more_race = "search.finalists=N lets more race; " * ("finalists" in self.study.spec.kind.own)

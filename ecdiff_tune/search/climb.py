@@ -59,7 +59,12 @@ def _is_far(winner: Candidate, state: RaceState, context: Context) -> bool:
     if not isinstance(winner, Candidate) or result is None or result.score is None:
         return False  # a point of a space of a person's own has no kinds and no SSIM
     (predicted,) = context.predict([winner])
-    return predicted - result.score.quality > FAR
+    return misleads(predicted, result.score.quality)
+
+
+def misleads(predicted: float, measured: float) -> bool:
+    """Whether a winner is so much worse than its forecast that better ones may not have been looked at."""
+    return predicted - measured > FAR
 
 
 def best_of_kinds(ranked: Sequence[Candidate]) -> list[Candidate]:
