@@ -55,6 +55,7 @@ def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
         link=settings.core_link(),
         reference=settings.reference,
         asks_edge=settings.asks_edge,
+        accelerates=bool(settings.methods),
         latency=settings.latency,
         rescoring=Rescoring(
             None if rescored.latency is None else Path(rescored.latency).expanduser(),

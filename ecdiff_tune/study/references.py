@@ -15,6 +15,7 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.edge_pass import FIRST_PROMPTS, EdgePass
 from ecdiff_tune.evaluation.placed_images import ReferencePlan
 from ecdiff_tune.evaluation.reference import Reference, auto_p
+from ecdiff_tune.forecast.error_growth import UnpredictableError
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.reference_placement import place_reference
 from ecdiff_tune.search.options import LEAST_PROMPTS
@@ -102,7 +103,12 @@ class References:
     def _decided_plan(self) -> ReferencePlan | None:
         """The plan that makes the images of most prompts, on all ranks rank 0's."""
         ranks, study = self._pair.batches.ranks, self._spec.path
-        predictor = None if ranks.broadcast(reference_plan.is_decided(study)) else self.predictor
+        try:
+            predictor = None if ranks.broadcast(reference_plan.is_decided(study)) else self.predictor
+        except UnpredictableError:
+            if self._spec.accelerates:  # which can do without
+                return None
+            raise
 
         def decide() -> ReferencePlan | None:
             assert predictor is not None
@@ -123,9 +129,11 @@ class References:
 
     @property
     def _without_edge(self) -> bool:
-        """Whether the edge is not asked: on fewer prompts than a rung has, what it tells of cloud-only plans
-        is not worth twice the cloud's calls."""
+        """Whether the edge is not asked: where nothing is predicted of the cloud alone, or where on fewer
+        prompts than a rung has what it tells of cloud-only plans is not worth twice the cloud's calls."""
         spec = self._spec
+        if spec.accelerates and not self._places:
+            return True
         return spec.kind.predicts and not spec.asks_edge and len(self.drawn) < LEAST_PROMPTS
 
     def shown(self) -> Reference:
