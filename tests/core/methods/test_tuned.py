@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -101,12 +102,38 @@ def test_what_cannot_be_applied_leaves_nothing(config: TunedConfig, tiny_pair: P
     assert enabled_on(pipe.unet) is None
 
 
-def test_two_threads_take_turns(config: TunedConfig) -> None:
-    pipe = ECDiffPipeline.from_config(config, device="cpu")
+PACKAGES = {"deepcache": "DeepCache", "tome": "tomesd", "dbcache": "cache_dit"}
+CHOICES = [
+    ("tiny", TAYLOR),
+    ("tiny", MethodChoice("deepcache")),
+    ("tiny", MethodChoice("tome", {"max_downsample": 4})),
+    ("videos", MethodChoice("first_block_cache", {"threshold": 2.0})),
+    ("videos", MethodChoice("faster_cache", {"unconditional_below": 900, "attention_below": 900})),
+    ("videos", MethodChoice("dbcache", {"residual_diff_threshold": 2.0, "max_warmup_steps": 1})),
+]
+
+
+@pytest.mark.parametrize(("pair", "choice"), CHOICES, ids=lambda one: getattr(one, "name", one))
+def test_two_threads_take_turns(
+    config: TunedConfig, video_config: TunedConfig, pair: str, choice: MethodChoice
+) -> None:
+    if find_spec(PACKAGES.get(choice.name, "torch")) is None:
+        pytest.skip(f"needs {PACKAGES[choice.name]}")
+    base = config if pair == "tiny" else video_config
+    sampling, few = replace(base.sampling, num_inference_steps=5), ECDiffParams.cloud_only(5)
+    pipe = ECDiffPipeline.from_config(
+        replace(base, params=few, sampling=sampling, method=choice), device="cpu"
+    )
     alone = latents(pipe)
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(lambda _: latents(pipe), range(2)))
     assert all(torch.equal(one, alone) for one in found)
+    plain = pipe(PROMPT, generator=seeded(), output_type="latent", mode="cloud").latents
+    assert (alone - plain).abs().max() > 1e-4  # it did something
+
+
+def test_hits_of_a_generation(config: TunedConfig) -> None:
+    pipe = ECDiffPipeline.from_config(config, device="cpu")
     with accelerated(pipe.pair, TAYLOR, STEPS, 3.0, pipe.scheduler, counts=True) as on:
         assert on is not None
         latents(ECDiffPipeline(pipe.pair, replace(config, method=None)))
