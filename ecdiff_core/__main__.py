@@ -259,8 +259,11 @@ def generate(args: argparse.Namespace) -> None:
     bar.close()
     if cloud is not None and pipe.cloud is None:
         plan = pipe.plan("edge")
-    closing = f"{plan} · {sum(one.total for one in spent) / len(prompts):.2f} s"
-    alone = None if args.mode == "cloud" or cloud is not None else _cloud_alone(plan, spent)
+    method = config.method if args.mode == "ecdiff" else None
+    with_method = "" if method is None else f" with {method.text}"
+    closing = f"{plan}{with_method} · {sum(one.total for one in spent) / len(prompts):.2f} s"
+    measured = args.mode != "cloud" and cloud is None and method is None
+    alone = _cloud_alone(plan, spent) if measured else None
     if alone is not None:
         closing += f" (cloud only about {alone / len(prompts):.2f} s)"
     what = "video" if pipe.pair.family.media == "video" else "image"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings
-from ecdiff_tune.report import page
+from ecdiff_tune.report import accelerated_page, page
 from ecdiff_tune.study import recorded
 from ecdiff_tune.study.folder import StudyFolder
 from ecdiff_tune.study.progress import Progress
@@ -26,6 +26,9 @@ def report(settings: Settings, log: Callable[[str], None] | None = None) -> Path
         ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress(log) as progress:
-        path = page.write(recorded.load(folder.spec))
+        if accelerated_page.is_all(folder.path):
+            path = accelerated_page.write(folder.spec)
+        else:
+            path = page.write(recorded.load(folder.spec))
         progress.log(f"wrote {path}")
     return path

@@ -20,6 +20,7 @@ from ecdiff_tune.study.folder import differences, flat, read_state
 GROUPS = ("pair", "search", "calibration", "objective", "link")
 _FREE = (
     *("rerank.", "pareto.", "compare.", "ablate.", "metrics.", "errors.", "export.", "heldout.fewer_steps"),
+    *("method", "acceleration."),
     *("output_dir", "study", "batch_size", "sharing", "offload", "vae_slicing", "tracking"),
     "link.token_file",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def write(record: Recorded) -> Path:
 
 def html(data: StudyData) -> str:
     """The whole page, images and styles inside."""
+    return rendered("page.html", view(data))
+
+
+def rendered(template: str, shown_there: Mapping[str, Any]) -> str:
+    """One of the pages with what it shows, styles inside."""
     jinja = Environment(
         loader=FileSystemLoader(figures.STATIC),
         autoescape=True,
@@ -59,7 +65,7 @@ def html(data: StudyData) -> str:
     style, script = (
         Markup((figures.STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
     )
-    return jinja.get_template("page.html").render(style=style, script=script, **view(data))
+    return jinja.get_template(template).render(style=style, script=script, **shown_there)
 
 
 def _shown(value: Any) -> Any:

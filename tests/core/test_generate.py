@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ecdiff_core import ECDiffParams, ECDiffPipeline, ModelRef, TunedConfig
+from ecdiff_core import ECDiffParams, ECDiffPipeline, MethodChoice, ModelRef, TunedConfig
 from ecdiff_core.__main__ import _cloud_alone, _free, _save, main
 from ecdiff_core.models.pair import load_pair
 from ecdiff_core.output import Seconds
@@ -458,3 +458,15 @@ def test_an_early_answer_says_that_it_is_one(
     assert told == ["note: the config is an early answer: predicted, not measured"] * bool(basis)
     if basis:
         assert f"basis: {basis}  # an early answer" in config_path.read_text("utf-8")
+
+
+def test_an_acceleration_is_named(
+    tiny_config: TunedConfig, tmp_path: Path, out: Path, capsys: Capture
+) -> None:
+    """Its calls are cheaper than the cloud's own, of whose seconds nothing is known."""
+    method = MethodChoice("taylorseer", {"cache_interval": 2})
+    replace(tiny_config, params=ECDiffParams.cloud_only(12), method=method).save(tmp_path / "fast.yaml")
+    assert generate(tmp_path / "fast.yaml", out, "--prompt", "a ring") == 0
+    closing = capsys.readouterr().out.splitlines()[-1]
+    plan = "12 steps = 12 cloud + 0 approximated + 0 edge"
+    assert re.fullmatch(rf"{re.escape(plan)} with TaylorSeer cache_interval=2 .* · \d+\.\d\d s", closing)

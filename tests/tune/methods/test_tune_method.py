@@ -11,6 +11,7 @@ import pytest
 from ecdiff_core import MethodChoice, TunedConfig
 from ecdiff_core.pipeline import ECDiffPipeline as Pipeline
 
+from ..page_reader import Page
 from ..studies import Command, Study, refuses
 
 TABLE = "methods/methods.csv"
@@ -58,6 +59,14 @@ def test_an_undisturbed_study_and_one_that_was_killed(
     assert config.score["work"] == pytest.approx(kept["work"].min(), abs=1e-4)
     assert config.score["heldout"]["num_prompts"] == 2
     assert config.plan().schedule == "12C"
+    assert "reference: 36 cloud and 0 edge calls" in outcome.out  # the cloud alone is accelerated
+    named = ["pair=custom", "pair.name=tiny", f"output_dir={made.outputs}"]
+    config.save(made.folder / "accelerated.yaml")  # whichever was faster
+    page = made.run("report", *named, *ask)  # tune's settings, none of which measurements depend on
+    assert page.status == 0, page
+    shown = Page.read(made.folder / "report/index.html")
+    assert config.method.text in shown.text
+    assert answer.strip() in shown.text
     again = made("tune", *ask)  # all is known: no call of the cloud
     assert again.status == 0, again
     assert "this run: 0 cloud calls" in again.out
