@@ -12,6 +12,9 @@ from ecdiff_core.spelling import meant
 from ecdiff_tune.config.setting import SettingsError
 from ecdiff_tune.config.settings import Settings
 
+HOLD_NAMES = ("acceleration.values",)
+"""Settings whose values have names of their own."""
+
 
 def setting_names() -> list[str]:
     """All of them, ``group.name`` where they are in a group."""
@@ -31,6 +34,8 @@ def unknown_setting(key: str) -> str:
     """
     group, _, name = key.rpartition(".")
     known = setting_names()
+    if group in HOLD_NAMES:
+        return f"Unknown setting {key}: give {group} as a whole, {group}={{{name}: VALUE}}."
     elsewhere = [one for one in known if one.rpartition(".")[2] == name]
     if elsewhere:
         return f"Unknown setting {key} (did you mean {' or '.join(elsewhere)}?); --help lists all."

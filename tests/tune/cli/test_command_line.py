@@ -124,6 +124,10 @@ def test_cfg_job(command: Command, tmp_path: Path) -> None:
             "Unknown setting calibration.num_promts: .* \\(did you mean calibration.num_prompts\\?\\)",
         ),
         (["tune", "serach.k=[1]"], "Unknown setting serach"),
+        (
+            ["tune", "method=pab", "acceleration.values.timestep_low=1"],
+            "give acceleration.values as a whole, acceleration.values={timestep_low: VALUE}",
+        ),
         (["tune", "seed=many"], "'many'.* Integer"),
         (["tune", "search.k=[1"], "Expected KEY=VALUE or GROUP=CHOICE, got 'search.k=.1'"),
         (["tune", "+foo=1"], "Unknown setting foo: choose from "),

@@ -24,6 +24,16 @@ def named(command: str, *given: str) -> list[str]:
     return [one.split()[1] for one in lines if "no effect" in one]
 
 
+def test_what_has_no_effect_is_said_with_what_is_tuned() -> None:
+    lines: list[str] = []
+    compose_settings("tune", ["pair=shapes", "acceleration.min_quality=0.9"], lines.append)
+    compose_settings("tune", ["pair=shapes", "method=[pab,tome]", "search.rungs=[0.5]"], lines.append)
+    assert [one for one in lines if "no effect" in one] == [
+        "note: acceleration.min_quality has no effect with method=ecdiff.",
+        "note: search.rungs has no effect with method=pab,tome.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "idle"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -105,9 +106,7 @@ def test_an_undisturbed_study_and_one_that_was_killed(
 
 
 def test_mag_cache_is_measured_on_the_model(tiny_videos: Path, tmp_path: Path, command: Command) -> None:
-    outcome = command(
-        "tune",
-        "method=[mag_cache,deepcache]",
+    ask = [
         "pair.name=videos",
         f"pair.cloud={tiny_videos / 'cloud'}",
         f"pair.edge={tiny_videos / 'edge'}",
@@ -121,7 +120,12 @@ def test_mag_cache_is_measured_on_the_model(tiny_videos: Path, tmp_path: Path, c
         "acceleration.min_worst=0.5",
         "acceleration.timed_prompts=1",
         "device=cpu",
-    )
+    ]
+    if find_spec("cache_dit") is not None:  # the model and T refuse it, before anything is generated
+        outcome = command("tune", "method=step_mask", "acceleration.values={mask: [1, 0]}", *ask)
+        refuses(outcome, key="acceleration.values.mask", got=[1, 0])
+        assert not (tmp_path / "videos/reference").exists()
+    outcome = command("tune", "method=[mag_cache,deepcache]", *ask)
     assert outcome.status == 0, outcome
     assert "left out: deepcache (it is for U-Nets, not for CogVideoXTransformer3DModel)" in outcome.out
     assert "[MagCache] Calibration Complete" not in outcome.out
@@ -147,6 +151,9 @@ def test_refusals(study: Study) -> None:
         ),
         (["method=taylorseer", "acceleration.values=3"], {"key": "acceleration.values", "got": 3}),
         (["method=taylorseer", "acceleration.values={1: 3}"], {"key": "acceleration.values", "got": {1: 3}}),
-        (["method=mag_cache"], {"key": "method"}),
+        (
+            ["method=[mag_cache,sea_cache]"],
+            {"key": "method", "line": r"mag_cache \(it has no list of transformer blocks\); sea_cache \("},
+        ),
     ):
         refuses(study("tune", *overrides), **about)
