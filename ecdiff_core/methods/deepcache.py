@@ -57,7 +57,7 @@ METHOD = Method(
     label="DeepCache",
     source="arXiv 2312.00858; the package DeepCache",
     parameters=(
-        Parameter("cache_interval", "int", 1, 20, 3, "one whole call in so many"),
+        Parameter("cache_interval", "int", 1, 20, 3, "one whole call in so many", in_calls=True),
         Parameter("cache_branch_id", "int", 0, 30, 0, "how deep a call still goes: 3 a level"),
     ),
     dial="cache_interval",

@@ -54,7 +54,13 @@ METHOD = Method(
     source="arXiv 2410.19355; diffusers.FasterCacheConfig",
     parameters=(
         Parameter(
-            "unconditional_batch_skip_range", "int", 1, 50, 5, "one computed half without prompt in so many"
+            "unconditional_batch_skip_range",
+            "int",
+            1,
+            50,
+            5,
+            "one computed half without prompt in so many",
+            in_calls=True,
         ),
         Parameter("spatial_attention_block_skip_range", "int", 1, 50, 2, "one computed attention in so many"),
         Parameter(

@@ -40,6 +40,7 @@ class Parameter:
         decides: whether it is a threshold that is compared with numbers, which alone decide what is skipped.
         shows: whether the pattern of hits tells all that it does: values with one pattern make one image.
         names: that a name can be.
+        in_calls: whether it counts calls, so that what is more than a generation has does what T does.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Parameter:
     shows: bool = True
     decides: bool = False
     names: tuple[str, ...] = ()
+    in_calls: bool = False
 
     def check(self, value: Any) -> Any:
         """The value, of its type.

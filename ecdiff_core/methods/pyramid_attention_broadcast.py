@@ -43,7 +43,13 @@ METHOD = Method(
     source="arXiv 2408.12588; diffusers.PyramidAttentionBroadcastConfig",
     parameters=(
         Parameter(
-            "spatial_attention_block_skip_range", "int", 1, 50, 2, "one computed self-attention in so many"
+            "spatial_attention_block_skip_range",
+            "int",
+            1,
+            50,
+            2,
+            "one computed self-attention in so many",
+            in_calls=True,
         ),
         Parameter(
             "cross_attention_block_skip_range", "int", 1, 50, 1, "the same of cross-attention", grid=(1, 5)

@@ -30,7 +30,7 @@ METHOD = Method(
     label="Step mask",
     source=SOURCE,
     parameters=(
-        Parameter("skipped", "int", 0, 100, 2, "calls that reuse between two computed ones"),
+        Parameter("skipped", "int", 0, 100, 2, "calls that reuse between two computed ones", in_calls=True),
         Parameter("warmup", "int", 1, 1000, 6, "calls at the beginning that are computed", (6, 3)),
         Parameter("mask", "ints", 0, 1, (), "1 computes a call, 0 reuses: in place of these two"),
     ),

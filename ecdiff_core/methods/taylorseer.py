@@ -36,7 +36,7 @@ METHOD = Method(
     label="TaylorSeer",
     source="arXiv 2503.06923; diffusers.TaylorSeerCacheConfig",
     parameters=(
-        Parameter("cache_interval", "int", 1, 20, 5, "one computed call in so many"),
+        Parameter("cache_interval", "int", 1, 20, 5, "one computed call in so many", in_calls=True),
         # diffusers predicts without anything to go by where it is 0
         Parameter("disable_cache_before_step", "int", 1, 1000, 3, "calls at the beginning that are computed"),
         Parameter("max_order", "int", 0, 3, 1, "order of the series", grid=(0, 1, 2), shows=False),

@@ -27,7 +27,8 @@ from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.calibrate import ratios
 from ecdiff_tune.methods.measure import MethodMeasurer, Runs
 from ecdiff_tune.methods.seen import NO_FLOOR, DialResult, Floor, judge
-from ecdiff_tune.methods.tuning import Tuned, Winner, config_of, time_side_by_side, tune
+from ecdiff_tune.methods.tuning import Tuned, Winner, time_side_by_side, tune
+from ecdiff_tune.methods.winner_config import config_of
 from ecdiff_tune.study import files
 from ecdiff_tune.study.open_study import COMMAND_LINE, Caller, OpenStudy, open_study
 from ecdiff_tune.study.process_setup import LoadedPair

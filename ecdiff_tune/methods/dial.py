@@ -35,6 +35,7 @@ class DialSearch:
         good, bad: up to which value the best one's images are known to stay the same, and from which on those
             of ``beyond`` do; of a dial of whole numbers the two values themselves.
         exact: whether nothing lies between these two.
+        high: the greatest value that there is.
     """
 
     results: tuple[DialResult, ...]
@@ -43,6 +44,7 @@ class DialSearch:
     good: float
     bad: float
     exact: bool
+    high: float
 
 
 def glance(prompts: int) -> int:
@@ -103,7 +105,7 @@ def _found(
     begin = math.inf if beyond is None else _begin(beyond)
     good = best.value if best is not None and dial.kind == "int" else end
     is_exact = math.isfinite(begin) and end >= begin
-    return DialSearch(results, best, beyond, good, begin, exact=is_exact)
+    return DialSearch(results, best, beyond, good, begin, exact=is_exact, high=dial.high)
 
 
 def _surest(results: Mapping[float, DialResult], prompts: int) -> DialResult | None:

@@ -144,6 +144,11 @@ class MethodMeasurer:
         self._runs, self._batches, self._calls = runs, batches, calls
         self._whole = whole_key(pipe.config.sampling)
 
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self._pipe.num_steps
+
     def measure(self, choice: MethodChoice, first: int | None = None) -> list[Seen]:
         """A method on the first so many prompts; None is all. What is known is not generated again."""
         names = self._reference.prompt_set.keys[:first]

@@ -6,13 +6,12 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
 
-from ecdiff_core.config import TunedConfig
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.in_pair import accelerated
 from ecdiff_core.methods.method import Method, Parameter, Values, shown
@@ -25,7 +24,6 @@ from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.dial import DialSearch, search
 from ecdiff_tune.methods.measure import MethodMeasurer, with_value
 from ecdiff_tune.methods.seen import NO_FLOOR, DialResult, Floor, Measure, does_nothing, judge
-from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
 
 
@@ -161,9 +159,11 @@ def _searched(
         present: a setting that was measured on all prompts; None where none was.
     """
     dial, winner = method.parameter(method.dial), None
+    if dial.in_calls:
+        dial = replace(dial, high=min(dial.high, measurer.num_steps))
 
     def searched(choice: MethodChoice, wanted: Callable[[DialResult], bool]) -> DialSearch:
-        start, measure = choice.values[dial.name], _measure(measurer, choice)
+        start, measure = min(choice.values[dial.name], dial.high), _measure(measurer, choice)
         known = [present.result] if present is not None and present.choice == choice else []
         return search(dial, start, measure, prompts, floor, wanted, known)
 
@@ -250,51 +250,3 @@ def time_side_by_side(
     }
     median = side_by_side(ledger, keys, machine(pipe.device), prompts.keys[:count], take)
     return median[None], {one: seconds for one, seconds in median.items() if one is not None}
-
-
-def config_of(
-    base: TunedConfig,
-    winner: Winner,
-    seconds: float,
-    off: float,
-    heldout: DialResult | None,
-    how: Values,
-    seed: int,
-) -> TunedConfig:
-    """The YAML of a winner.
-
-    Args:
-        base: the cloud alone.
-        seconds, off: an image, with the method and without.
-        how: it was found, for the provenance.
-        seed: of the intervals.
-    """
-    score = {
-        **_score(winner.result, seed),
-        "work": round(winner.result.work, KEPT_DIGITS),
-        "reused": round(winner.result.reused, KEPT_DIGITS),
-        "seconds": round(seconds, 6),
-        "seconds_off": round(off, 6),
-    }
-    if heldout is not None:
-        score["heldout"] = {**_score(heldout, seed), "num_prompts": len(heldout.seen)}
-    return TunedConfig(
-        base.pair,
-        base.params,
-        base.sampling,
-        score,
-        dict(how),
-        base.scheduler_config,
-        winner.choice,
-    )
-
-
-def _score(result: DialResult, seed: int) -> dict[str, object]:
-    qualities = [one.quality for one in result.seen if one.quality is not None]
-    return {
-        "quality": round(result.quality, KEPT_DIGITS),
-        "quality_ci95": [round(one, KEPT_DIGITS) for one in interval95(qualities, seed)]
-        if qualities
-        else None,
-        "worst": round(result.worst, KEPT_DIGITS),
-    }

@@ -89,7 +89,7 @@ def limit(choice: MethodChoice, found: DialSearch, prompts: int) -> str:
         return f"no value of {dial} keeps the floor: with {beyond.value:.6g} {beyond.reason}"
     if beyond is None:
         kept = f"the floor is kept {_where(best, prompts)} up to {dial}={best.value:.6g}"
-        if best.value >= choice.method.parameter(dial).high:
+        if best.value >= found.high:
             return f"{kept}, the greatest that there is"
         nothing_more = all(math.isinf(one.high) for one in best.seen)
         return f"{kept}; {'greater ones do the same' if nothing_more else 'beyond it nothing was tried'}"

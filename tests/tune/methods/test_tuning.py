@@ -27,6 +27,8 @@ from ecdiff_tune.methods.tuning import Tuned, time_side_by_side, tune
 class Made:
     """A measurer of three prompts: quality, work and reused calls of a setting are given."""
 
+    num_steps = 20
+
     def __init__(self, give: Callable[[MethodChoice], tuple[float, float, int]]) -> None:
         self._give = give
 
@@ -125,6 +127,17 @@ def test_the_search_goes_on_from_a_present_setting() -> None:
     )
     found, _, _ = tuned("taylorseer", Made(interval), cache_interval=3, max_order=1)
     assert [one.choice.values["cache_interval"] for one in found.settings] == [3, 6, 4]
+
+
+def test_no_more_calls_are_counted_than_there_are() -> None:
+    made = Made(lambda choice: interval(choice) if choice.values["cache_interval"] == 1 else (1.0, 0.5, 10))
+    made.num_steps = 7
+    found, lines, _ = tuned("taylorseer", made, max_order=1)
+    assert [one.choice.values["cache_interval"] for one in found.settings] == [5, 7]
+    assert lines[-1].endswith("up to cache_interval=7, the greatest that there is")
+    made.num_steps = 4  # fewer than the default
+    found, _, _ = tuned("taylorseer", made, max_order=1)
+    assert [one.choice.values["cache_interval"] for one in found.settings] == [4]
 
 
 def masked(choice: MethodChoice) -> tuple[float, float, int]:
