@@ -35,6 +35,8 @@ def rerank(settings: Settings) -> None:
         record = recorded.load(folder.spec)
         for line in record.notes:
             progress.log(line)
+        if len(record.trials) == 1 and record.partly:
+            progress.log("note: no other can be chosen; pareto shows those measured on fewer prompts.")
         left = within_limits(record.trials, settings.rerank)
         left = [replace(one, number=i) for i, one in enumerate(left, start=1)]
         winner = left[0]
