@@ -68,7 +68,11 @@ def test_a_present_setting_is_what_must_be_kept() -> None:
 
 def test_a_present_setting_that_does_nothing_is_no_floor() -> None:
     found, lines, presents = tuned("taylorseer", Made(interval), cache_interval=1, max_order=1)
-    assert lines[1] == "cache_interval=1: no step was skipped: this setting does nothing"
+    assert lines[1:3] == [
+        "cache_interval=1: no step was skipped, whatever the prompt: this setting does nothing",
+        "wanted: mean SSIM 0.9 and worst 0.8, or better",
+    ]
+    assert found.floor == Floor(0.9, 0.8)
     assert presents == [None]
     assert found.winner is not None
     assert found.winner.choice.values["cache_interval"] == 2
@@ -107,7 +111,20 @@ def test_only_what_is_ahead_is_measured_on_all_prompts() -> None:
     assert found.winner.choice.values["cache_interval"] == 2
     whole = {one.choice.values["max_order"] for one in found.settings if len(one.result.seen) == 3}
     assert whole == {2}
-    assert sum("not measured on all 3 prompts" in line for line in lines) == 2
+    assert sum("not measured on all prompts: it does nothing" in line for line in lines) == 2
+
+
+def test_the_search_goes_on_from_a_present_setting() -> None:
+    """Which is known on all prompts: no look says something else of it, and nothing below it is tried."""
+    found, lines, _ = tuned("taylorseer", Made(interval), cache_interval=20, max_order=1)
+    assert [one.choice.values["cache_interval"] for one in found.settings] == [20]
+    assert found.winner is not None
+    assert found.winner.choice.values["cache_interval"] == 20
+    assert lines[-1].strip() == (
+        "the floor is kept on 3 prompts up to cache_interval=20, the greatest that there is"
+    )
+    found, _, _ = tuned("taylorseer", Made(interval), cache_interval=3, max_order=1)
+    assert [one.choice.values["cache_interval"] for one in found.settings] == [3, 6, 4]
 
 
 def masked(choice: MethodChoice) -> tuple[float, float, int]:
