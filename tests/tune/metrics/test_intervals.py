@@ -128,6 +128,23 @@ def test_held_out_prompts_below_the_interval(held: float | None, told: bool) -> 
         )
 
 
+@pytest.mark.parametrize(("least", "told"), [(None, False), (0.9, False), (0.95, True)])
+def test_a_quality_that_was_asked_for_is_held_against_the_held_out_one(
+    least: float | None, told: bool
+) -> None:
+    score = {
+        "quality": 0.96,
+        "objective": 0.87,
+        "quality_ci95": [0.95, 0.97],
+        "objective_ci95": [0.85, 0.89],
+        "seconds": 0.5,
+        "heldout": {"quality": 0.9, "objective": 0.87, "num_prompts": 7},
+    }
+    pair = PairSpec("mine", ModelRef("a"), ModelRef("b"))
+    lines = result_lines(TunedConfig(pair, ECDiffParams(7, 2, 0.3, 34), Sampling(), score), 100, 2.5, least)
+    assert any("is not kept (0.9000, wanted 0.95)" in line for line in lines) == told
+
+
 def test_of_videos_it_is_told_that_they_are() -> None:
     score = {
         "quality": 0.9,
