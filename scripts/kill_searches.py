@@ -36,6 +36,7 @@ from typing import Any
 
 import yaml
 
+from ecdiff_core.io.console import quiet_libraries
 from ecdiff_tune.study import files
 
 SETTINGS = [
@@ -240,11 +241,10 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for what the runs write, else a temporary one")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_intermixed_args()
+    quiet_libraries()
     # All that a run imports, so that its fork need not.
     import ecdiff_tune.cli.tune  # noqa: F401
-    from ecdiff_core.io.console import quiet_libraries
 
-    quiet_libraries()
     print(
         "| search | kills | after, % of its time | runs compared | undisturbed, s | SSIM apart | YAML |",
         flush=True,
