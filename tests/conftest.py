@@ -21,17 +21,21 @@ gc.set_threshold(50_000, 20, 100)
 
 LONG_FILES = (
     "test_stopped.py",
+    "test_distributed.py",
     "test_pairs.py",
     "test_search_commands.py",
-    "test_bench_latency.py",
-    "test_spending.py",
-    "test_bench_search.py",
-    "test_distributed.py",
-    "test_accelerations.py",
     "test_compare.py",
-    "test_optuna_workers.py",
-    "test_tune_method.py",
-    "test_kill_searches.py",
+    "test_evaluator.py",
+    "test_use.py",
+    "test_report.py",
+    "test_families.py",
+    "test_faults.py",
+    "test_bench_search.py",
+    "test_generate.py",
+    "test_bench_latency.py",
+    "test_apply.py",
+    "test_pipeline.py",
+    "test_tune.py",
 )
 """Of several processes none is to be left alone with one of these at the end."""
 
