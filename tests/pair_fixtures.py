@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig
+from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig, pipeline
 
 from . import small_sd3, small_unets, small_videos
+from .loading import load_or_copy
 
 torch.set_num_threads(1)  # faster for models this small, and results that do not depend on the machine
+
+
+@pytest.fixture(scope="module")
+def loaded_once() -> Iterator[None]:
+    """``ECDiffPipeline.from_config`` copies a pair that was loaded before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(pipeline._LOADERS, "both", load_or_copy)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import yaml
@@ -107,12 +108,18 @@ def build(cls: type[T], tree: Mapping[str, Any], source: str) -> T:
         ConfigError: a key is unknown or missing, or a value of another type.
         ParamsError: a value is out of range.
     """
+    adapter: TypeAdapter[T] = _adapter(cls)  # type: ignore[arg-type]  # mypy takes no type[T] for hashable
     # Only as JSON does strict validation take a mapping for a dataclass and a list for a tuple.
     text = to_json(tree, inf_nan_mode="constants", fallback=str)
     try:
-        return TypeAdapter(cls).validate_json(text, strict=True, extra="forbid")
+        return adapter.validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
         raise user_error(error, cls, ParamsError).of(source) from None
+
+
+@cache  # making one takes longer than all the rest of reading a file
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
 def _place(error: Exception) -> str:

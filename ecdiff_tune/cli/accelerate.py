@@ -13,7 +13,6 @@ import pandas as pd
 
 from ecdiff_core.errors import ConfigError, ParamsError
 from ecdiff_core.io.atomic_files import write_text
-from ecdiff_core.io.text import counted
 from ecdiff_core.methods import METHODS, get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.in_pair import accelerated, why_not
@@ -157,11 +156,9 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         saved.append(folder / f"{name}.yaml")
         log(verdict.about(winner.choice, winner.result, len(prompts)))
         if heldout is not None and config.score is not None:
-            low, high = config.score["heldout"]["quality_ci95"] or (float("nan"), float("nan"))
-            log(
-                f"  held out: mean SSIM {heldout.quality:.4f} ({low:.4f} … {high:.4f}), "
-                f"worst {heldout.worst:.4f} on {counted(len(heldout.seen), 'prompt')}"
-            )
+            interval = config.score["heldout"]["quality_ci95"] or (math.nan, math.nan)
+            for line in verdict.held_out(heldout, interval, found[name].floor):
+                log(f"  {line}")
         log(f"  {verdict.speed(winner.choice.method.label, seconds[winner.choice], off)}")
     faster = {name: seconds[one.choice] for name, one in winners.items() if seconds[one.choice] < off}
     best = min(faster, key=faster.__getitem__, default=None)

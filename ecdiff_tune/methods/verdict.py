@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ecdiff_core.io.text import counted
 from ecdiff_core.methods.choice import MethodChoice
@@ -129,6 +129,22 @@ def answer(
         better = f"the best {which}: {best.text}, {seconds[best]:.2f} s"
     slower = ": slower than off" * (mine >= off)
     return f"your present setting: {line}{slower}; {better}"
+
+
+def held_out(result: DialResult, interval: Sequence[float], floor: Floor) -> Iterator[str]:
+    """A winner on prompts that it was not tuned on, and whether it keeps there what was asked for.
+
+    Args:
+        interval: of 95 % around the mean.
+    """
+    mean = "{:.4f} ({:.4f} … {:.4f})".format(result.quality, *interval)
+    yield f"held out: mean SSIM {mean}, worst {result.worst:.4f} on {counted(len(result.seen), 'prompt')}"
+    pairs = (("mean", result.quality, floor.mean), ("worst", result.worst, floor.worst))
+    if lacking := " and ".join(f"{name} {least:.4g}" for name, found, least in pairs if found < least - TIE):
+        yield (
+            f"note: on held-out prompts the floor is not kept ({lacking}), to whose edge the search goes. "
+            "Tune on more prompts, or ask for more: acceleration.min_quality, acceleration.min_worst."
+        )
 
 
 def speed(label: str, seconds: float, off: float) -> str:

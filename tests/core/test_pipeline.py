@@ -6,7 +6,9 @@ import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,8 @@ from ecdiff_core.sampling.schedulers import build_scheduler
 
 from ..hooking import assert_close
 from ..refusals import refused
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 PROMPT = "a large red circle left of a small blue star, on a dark plain background"
 PROMPTS = [PROMPT, "a small green ring", "two words"]
@@ -52,6 +56,13 @@ def pipe(tiny_config: TunedConfig) -> ECDiffPipeline:
     return load(tiny_config)
 
 
+@cache
+def own_parts(folder: Path) -> dict[str, Any]:
+    """Of diffusers' own pipeline."""
+    own = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    return own.components
+
+
 def from_diffusers(
     folder: Path,
     config: TunedConfig,
@@ -60,8 +71,9 @@ def from_diffusers(
     negative_prompt: str | list[str] | None = None,
 ) -> tuple[Tensor, list[Image]]:
     """Latents and images of diffusers' own pipeline with the settings of a config."""
-    own = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
-    own.scheduler = build_scheduler(config.sampling.scheduler, own.scheduler)
+    parts = own_parts(folder)
+    scheduler = build_scheduler(config.sampling.scheduler, parts["scheduler"])
+    own = StableDiffusionPipeline(**{**parts, "scheduler": scheduler}, requires_safety_checker=False)
     own.set_progress_bar_config(disable=True)
     latents = own(
         prompt,

@@ -26,9 +26,10 @@ from ecdiff_tune.data.calibration import CalibrationSet
 from ecdiff_tune.evaluation import reference_runs
 from ecdiff_tune.evaluation.latency import LatencyProfile, Timing
 from ecdiff_tune.evaluation.reference import Reference
+from ecdiff_tune.study import process_setup
 
+from ..loading import load_or_copy
 from .composing import compose_once
-from .loading import load_once
 from .studies import Command, Outcome, Study, show_nothing
 
 
@@ -36,7 +37,7 @@ from .studies import Command, Outcome, Study, show_nothing
 def composed_and_loaded_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         compose_once(patch)
-        load_once(patch)
+        patch.setattr(process_setup, "load_pair", load_or_copy)
         yield
 
 

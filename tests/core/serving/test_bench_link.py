@@ -40,7 +40,7 @@ def config(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_parts_add_up_and_are_drawn(config: Path, tmp_path: Path) -> None:
     path = tmp_path / "link.json"
-    given = ["--config", str(config), "--repeats", "1", "--mbps", "8", "--round-trip", "0.02"]
+    given = ["--config", str(config), "--repeats", "1", "--mbps", "80", "--round-trip", "0.02"]
     assert bench_link.main([*given, "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     assert [*rows] == ["one-way", "interleaved"]

@@ -257,7 +257,7 @@ def test_who_does_not_read_is_disconnected(tiny_pipe: ECDiffPipeline) -> None:
         client.connect((host, int(port)))
         asked = f"GET /v1/bytes?count={2**23} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
         client.sendall(asked.encode())
-        time.sleep(3)
+        time.sleep(2)
         client.settimeout(5)
         taken = 0
         with suppress(ConnectionError):

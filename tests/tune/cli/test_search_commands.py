@@ -28,6 +28,8 @@ from ..studies import ROUNDED, Command, Study, refuses
 pytestmark = pytest.mark.usefixtures("unshown")
 
 SMALL = ("calibration.num_prompts=4", "batch_size=2", "search.s=[6,9]", "heldout.num_prompts=0")
+FEW = ("search.finalists=4", "search.front=0")
+"""Of searches that predict, where it is no matter how many configs are measured."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,9 @@ def die_after(patch: pytest.MonkeyPatch, batches: int) -> None:
 
 OF_ITS_OWN = {
     "optuna": ("params.p=3", "search.trials=6"),
-    "schedule": ("search.cloud_calls=[4,5]", "search.finalists=4"),
+    "schedule": ("search.cloud_calls=[4,5]", *FEW),
+    "predict": ("params.p=3", *FEW),
+    "joint": ("params.p=3", "search.finalists=4"),
 }
 
 
@@ -218,7 +222,7 @@ def test_a_forecast_that_misleads_is_named(
     study: Study, monkeypatch: pytest.MonkeyPatch, far: float, doubted: bool
 ) -> None:
     monkeypatch.setattr(stage, "FAR", far)
-    outcome = study("tune", "search=joint", *SMALL, "search.k=[2]", "search.alpha=[0.3]", "params.p=3")
+    outcome = study("tune", "search=joint", *SMALL, *FEW, "search.k=[2]", "search.alpha=[0.3]", "params.p=3")
     assert outcome.status == 0, outcome
     assert ("the forecast misleads here" in outcome.out) == doubted
 
@@ -242,7 +246,7 @@ def test_one_prompt_and_the_cloud_alone(study: Study) -> None:
 def test_where_no_placed_plan_is_near_enough(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "FULL_RUNS", 2)
     monkeypatch.setattr(reference_placement, "BOUND", 0.0)
-    outcome = study("tune", "search=predict", *SMALL, "params.p=3")
+    outcome = study("tune", "search=predict", *SMALL, *FEW, "params.p=3")
     assert outcome.status == 0, outcome
     assert "no placed plan is near enough; the cloud runs on every prompt" in outcome.out
     config = study.config()

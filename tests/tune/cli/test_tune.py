@@ -108,7 +108,7 @@ def test_by_the_clock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_and_slow(spec: StudySpec, pair: Pair | None) -> ECDiffPipeline:
         """The small cloud is so fast that on a busy machine its edge may seem slower."""
         pipe = load(spec, pair)
-        pipe.pair.cloud.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+        pipe.pair.cloud.register_forward_pre_hook(lambda *_: time.sleep(0.01))
         return pipe
 
     monkeypatch.setattr(open_study, "load_pipe", load_and_slow)

@@ -121,35 +121,47 @@ def test_the_result_depends_on_every_parameter(evaluator: Evaluator) -> None:
 # What may be shared.
 
 
+SEVERAL = [Candidate(params) for params in CONFIGS] + [
+    Candidate(replace(TUNED, alpha=0.9)),
+    Candidate(TUNED, "reuse"),
+    Candidate(TUNED, handoff_adapter="matched"),
+    Candidate(replace(TUNED, residual=1.0)),
+    Candidate(replace(TUNED, s=6, residual=0.5)),
+    Candidate(replace(TUNED, s=6, edge_k=1, edge_first=1, edge_last=1, residual=0.5)),
+    Candidate(ECDiffParams.interleaved([0, 1, 2, 7], [3, 4, 8, 11], 0.3, residual=1.0)),
+]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Candidate, list[float]]:
+    """SSIMs of ``SEVERAL``, where nothing is shared."""
+    with closing(Ledger(tmp_path_factory.mktemp("one_by_one") / "ledger.sqlite")) as other:
+        whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
+        return {one: ssims(whole.measure([whole.resolve(one)], lambda _: None)[0]) for one in SEVERAL}
+
+
 @pytest.mark.parametrize("params", CONFIGS, ids=str)
 def test_a_shared_warm_up_changes_nothing(
-    evaluator: Evaluator,
-    pipe: ECDiffPipeline,
-    prompts: CalibrationSet,
-    made: Reference,
-    tmp_path: Path,
-    params: ECDiffParams,
+    evaluator: Evaluator, one_by_one: dict[Candidate, list[float]], params: ECDiffParams
 ) -> None:
     measure(evaluator, replace(params, k=3, alpha=0.1) if params.p else params)  # leaves its warm-up behind
-    other = Ledger(tmp_path / "other.sqlite")
-    whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
-    assert ssims(measure(evaluator, params)) == pytest.approx(ssims(measure(whole, params)), abs=1e-6)
-    other.close()
+    expected = one_by_one[Candidate(params)]
+    assert ssims(measure(evaluator, params)) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_batch_size_changes_nothing(
-    evaluator: Evaluator,
+    one_by_one: dict[Candidate, list[float]],
     pipe: ECDiffPipeline,
     prompts: CalibrationSet,
     made: Reference,
-    tmp_path: Path,
+    ledger: Ledger,
     batch_size: int,
 ) -> None:
-    other = Ledger(tmp_path / "other.sqlite")
-    found = measure(Evaluator(pipe, prompts, made, other, batches=Batches(batch_size)), TUNED)
-    assert ssims(found) == pytest.approx(ssims(measure(evaluator, TUNED)), abs=1e-5)
-    other.close()
+    found = measure(Evaluator(pipe, prompts, made, ledger, batches=Batches(batch_size)), TUNED)
+    assert ssims(found) == pytest.approx(one_by_one[Candidate(TUNED)], abs=1e-5)
 
 
 def test_what_trajectories_have_in_common_is_paid_once(evaluator: Evaluator, calls: Calls) -> None:
@@ -176,27 +188,6 @@ def test_what_trajectories_have_in_common_is_paid_once(evaluator: Evaluator, cal
     assert calls.cloud < 2 * 3  # the last batch, of one prompt, takes both alphas through the model at once
 
 
-SEVERAL = [Candidate(params) for params in CONFIGS] + [
-    Candidate(replace(TUNED, alpha=0.9)),
-    Candidate(TUNED, "reuse"),
-    Candidate(TUNED, handoff_adapter="matched"),
-    Candidate(replace(TUNED, residual=1.0)),
-    Candidate(replace(TUNED, s=6, residual=0.5)),
-    Candidate(replace(TUNED, s=6, edge_k=1, edge_first=1, edge_last=1, residual=0.5)),
-    Candidate(ECDiffParams.interleaved([0, 1, 2, 7], [3, 4, 8, 11], 0.3, residual=1.0)),
-]
-
-
-@pytest.fixture(scope="module")
-def one_by_one(
-    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path_factory: pytest.TempPathFactory
-) -> dict[Candidate, list[float]]:
-    """SSIMs of ``SEVERAL``, where nothing is shared."""
-    with closing(Ledger(tmp_path_factory.mktemp("one_by_one") / "ledger.sqlite")) as other:
-        whole = Evaluator(pipe, prompts, made, other, batches=Batches(2))
-        return {one: ssims(whole.measure([whole.resolve(one)], lambda _: None)[0]) for one in SEVERAL}
-
-
 @pytest.mark.parametrize("first", [0, 5, 6])
 def test_together_equals_one_by_one(
     evaluator: Evaluator, first: int, one_by_one: dict[Candidate, list[float]]
@@ -209,9 +200,26 @@ def test_together_equals_one_by_one(
     assert len({tuple(one) for one in one_by_one.values()}) >= len(several) - 1
 
 
+@pytest.fixture(scope="module")
+def of_estimators(
+    pipe: ECDiffPipeline, prompts: CalibrationSet, made: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[Candidate, list[float]], int]:
+    """SSIMs of configs of every estimator, where nothing is shared, and the cloud's calls for them."""
+    several = [
+        Candidate(replace(TUNED, alpha=alpha, s=s), name)
+        for name in sorted(estimators.ESTIMATORS)
+        for alpha, s in ((0.3, 9), (0.8, 9), (0.3, 12), (0.3, 6))
+    ]
+    with closing(Ledger(tmp_path_factory.mktemp("of_estimators") / "ledger.sqlite")) as other:
+        whole = Evaluator(pipe, prompts, made, other, batches=Batches(3))
+        found = whole.measure(list(map(whole.resolve, several)), lambda _: None)
+    return dict(zip(several, map(ssims, found), strict=True)), whole.calls["cloud"]
+
+
 @pytest.mark.parametrize("first", ["edge", "reuse"])
 def test_sharing_changes_nothing_whatever_the_estimator_and_whoever_is_first(
     evaluator: Evaluator,
+    of_estimators: tuple[dict[Candidate, list[float]], int],
     pipe: ECDiffPipeline,
     prompts: CalibrationSet,
     made: Reference,
@@ -219,29 +227,22 @@ def test_sharing_changes_nothing_whatever_the_estimator_and_whoever_is_first(
     first: str,
 ) -> None:
     """One after the other, over states that others left behind: other alphas, other s, other estimators."""
-    names = [first, *(name for name in sorted(estimators.ESTIMATORS) if name != first)]
-    several = [
-        Candidate(replace(TUNED, alpha=alpha, s=s), name)
-        for name in names
-        for alpha, s in ((0.3, 9), (0.8, 9), (0.3, 12), (0.3, 6))
-    ]
-    with closing(Ledger(tmp_path / "other.sqlite")) as other:
-        whole = Evaluator(pipe, prompts, made, other, batches=Batches(3))
-        expected = [ssims(one) for one in whole.measure(list(map(whole.resolve, several)), lambda _: None)]
-    for candidate, wanted in zip(several, expected, strict=True):
+    expected, cloud_calls = of_estimators
+    for candidate in sorted(expected, key=lambda one: one.estimator != first):
         (found,) = evaluator.measure([evaluator.resolve(candidate)], lambda _: None)
-        assert ssims(found) == pytest.approx(wanted, abs=1e-5), candidate
+        assert ssims(found) == pytest.approx(expected[candidate], abs=1e-5), candidate
     listed = [Candidate(ECDiffParams.scheduled((0, 1, 2, 5, 6, 9), 0.3, s), first) for s in (7, 10, 12)]
     with closing(Ledger(tmp_path / "third.sqlite")) as third:
-        whole_listed = Evaluator(pipe, prompts, made, third, batches=Batches(3))
-        whole_measured = whole_listed.measure(list(map(whole_listed.resolve, listed)), lambda _: None)
-        expected_listed = [ssims(one) for one in whole_measured]
+        whole = Evaluator(pipe, prompts, made, third, batches=Batches(3))
+        expected_listed = [
+            ssims(one) for one in whole.measure(list(map(whole.resolve, listed)), lambda _: None)
+        ]
     for candidate, wanted in zip(listed, expected_listed, strict=True):
         (found,) = evaluator.measure([evaluator.resolve(candidate)], lambda _: None)
         assert ssims(found) == pytest.approx(wanted, abs=1e-5), candidate
-    assert evaluator.calls["cloud"] < whole.calls["cloud"]
+    assert evaluator.calls["cloud"] < cloud_calls
     # Of reuse alpha makes no difference, of gradient not before s = 9.
-    assert len({tuple(round(value, 5) for value in one) for one in expected}) == len(several) - 1
+    assert len({tuple(round(value, 5) for value in one) for one in expected.values()}) == len(expected) - 1
 
 
 def test_calls_of_the_estimator_edge(evaluator: Evaluator, calls: Calls) -> None:

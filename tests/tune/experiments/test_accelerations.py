@@ -40,7 +40,7 @@ def test_compare_tells_accelerations_apart(
         "params.alpha=0.3",
         "search.s=[11]",
         "calibration.num_prompts=1",
-        "heldout.num_prompts=2",
+        "heldout.num_prompts=1",
         "device=cpu",
     )
     assert tuned.status == 0, tuned

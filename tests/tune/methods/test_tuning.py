@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from ecdiff_core.methods.masks import mask_of
 from ecdiff_core.methods.method import Values
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import tuning as tuned_module
+from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.measure import MethodMeasurer
 from ecdiff_tune.methods.seen import DialResult, Floor, Seen
 from ecdiff_tune.methods.tuning import Tuned, time_side_by_side, tune
@@ -189,3 +190,20 @@ def test_seconds_beside_other_choices_are_other_seconds(
         assert asked == ["p", "p", "p", "p", "q", "q"] * 2
         assert measure(choices=[first]) == (1.0, {first: 1.0})  # nothing is timed again
     assert calls == {"cloud": 12 * 20, "decode": 12}
+
+
+@pytest.mark.parametrize(
+    ("qualities", "said"),
+    [
+        ((0.97, 0.95), ""),
+        ((0.96, 0.90), "is not kept (mean 0.95)"),
+        ((0.99, 0.99, 0.99, 0.85), "is not kept (worst 0.9)"),
+        ((0.96, 0.65), "is not kept (mean 0.95 and worst 0.9)"),
+    ],
+)
+def test_a_floor_that_is_missed_on_held_out_prompts_is_said(qualities: Sequence[float], said: str) -> None:
+    seen = tuple(Seen(one, 0.5, 20, 10, "a", 1.0, 1.0) for one in qualities)
+    first, *notes = verdict.held_out(DialResult(1.0, seen, True), (0.9, 1.0), Floor(0.95, 0.9))
+    assert first.endswith(f"(0.9000 … 1.0000), worst {min(qualities):.4f} on {len(seen)} prompts")
+    assert len(notes) == bool(said)
+    assert all(said in line for line in notes)

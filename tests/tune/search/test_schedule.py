@@ -166,7 +166,8 @@ def test_from_a_number_of_calls_to_images(study: Study, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unshown")
 def test_a_wanted_quality_and_the_edge_beside(study: Study) -> None:
-    wanted = ("search.min_quality=0.5", "search.cloud_calls=[4,6,8]", "search.estimator=[secant,edge]")
+    wanted = ("search.min_quality=0.5", "search.cloud_calls=[4,8]", "search.estimator=[secant,edge]")
+    wanted += ("search.front=2",)
     outcome = study("tune", *SMALL, *wanted, "search.s=[8,12]")
     assert outcome.status == 0, outcome
     score = study.config().score

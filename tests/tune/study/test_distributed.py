@@ -190,7 +190,8 @@ def test_a_search_that_predicts(
     monkeypatch.setattr(reference_placement, "BOUND", 1.0)
     (fresh.folder / "study.json").unlink()  # of another search
     alone = fresh.copy(tmp_path / "alone")
-    joint = ("tune", "search=joint", "search.s=[7,9]", "heldout.num_prompts=0")
+    few = ("search.k=[2]", "search.finalists=3", "search.front=2")
+    joint = ("tune", "search=joint", "search.s=[7,9]", "heldout.num_prompts=0", *few)
     assert alone(*joint).status == 0
     assert [one.status for one in run(fresh, 2, *joint)] == [0, 0]
     assert references(fresh) == references(alone)
@@ -279,7 +280,7 @@ def test_an_error_of_rank_0_while_another_works(fresh: Study) -> None:
         ranks.GOODBYE_SECONDS = 0.1
         before(Ledger, "append_all", full)()
 
-    late = before(Ledger, "append_all", lambda _: time.sleep(1))
+    late = before(Ledger, "append_all", lambda _: time.sleep(0.6))
     first, second = run(fresh, 2, "stage1", doom={0: hasty, 1: late})
     assert (first.status, first.err) == (2, "error: no space left\n")
     assert second.status == 2

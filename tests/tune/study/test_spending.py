@@ -77,7 +77,8 @@ def told(out: str) -> dict[str, int]:
 @pytest.mark.parametrize("search", ["greedy", "joint"])
 def test_every_call_is_counted(search: str, study: Study, counted: Counter[str]) -> None:
     (study.folder / "latency.json").unlink()
-    outcome = study("tune", f"search={search}", *SMALL)
+    few = ("search.finalists=3", "search.front=2") if search == "joint" else ()
+    outcome = study("tune", f"search={search}", *SMALL, *few)
     assert outcome.status == 0, outcome
     first = told(outcome.out)
     assert {kind: first[kind] for kind in KINDS} == counted
@@ -95,7 +96,7 @@ def test_every_call_is_counted(search: str, study: Study, counted: Counter[str])
     assert (rows["seconds"] > 0).any()
 
     counted.clear()
-    again = study("tune", f"search={search}", *SMALL)
+    again = study("tune", f"search={search}", *SMALL, *few)
     assert {kind: told(again.out)[kind] for kind in KINDS} == {kind: counted[kind] for kind in KINDS}
     both = table(study)
     assert both["run"].nunique() == 2
