@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 from ecdiff_core import __version__
 from ecdiff_core.errors import CloudUnavailableError, OutputError, ParamsError
 from ecdiff_core.io.atomic_files import replacing
-from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command
+from ecdiff_core.io.console import print_anywhere, quiet_libraries, run_command, show_loading
 from ecdiff_core.io.text import is_unicode, visible
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.io.video import FPS, check_writer, save_mp4
@@ -212,6 +212,7 @@ def generate(args: argparse.Namespace) -> None:
     if family_of(find_configs(config.pair.cloud)).media == "video":
         check_writer()
     lost = check_cloud(cloud, args)
+    show_loading(config.pair.name)
     pipe = ECDiffPipeline.from_config(
         config,
         device=args.device,

@@ -48,6 +48,18 @@ class ECDiffError(Exception):
         line = f"Unknown {key} {got!r}: {nearest(str(got), known)}."
         return cls(line, key=key, got=got, expected=known, advice=advice)
 
+    def renamed(self, key: str, typed: str) -> Self:
+        """The same error about a setting that the user knows by another name, or about a part of it.
+
+        >>> error = ECDiffError(key="method.values.ratio", expected="<= 0.75", got=1)
+        >>> str(error.renamed("method.values", "acceleration.values"))
+        'Expected acceleration.values.ratio <= 0.75, got 1.'
+        """
+        if self.key != key and not self.key.startswith(f"{key}."):
+            return self
+        own = {**vars(self), "key": self.key.replace(key, typed, 1)}
+        return _again(type(self), str(self).replace(key, typed), own)
+
     def of(self, source: str) -> Self:
         """The same error, its line beginning with the file that it is about."""
         line = str(self) if str(self).startswith(source) else f"{source}: {self}"

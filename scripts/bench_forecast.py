@@ -26,6 +26,7 @@ from statistics import fmean
 
 import pandas as pd
 
+import quiet_terminal  # noqa: F401
 from bench_split import ESTIMATORS, SplitBench
 from cloud_call_bench.bench import ALPHAS, PLACED_ALPHAS, decibels, measure, opened
 from ecdiff_core.io.atomic_files import write_text

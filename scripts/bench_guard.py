@@ -32,9 +32,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+import quiet_terminal  # noqa: F401
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.atomic_files import write_text
-from ecdiff_core.io.console import quiet_libraries, run_command
+from ecdiff_core.io.console import run_command
 from ecdiff_core.io.threads import share_cores
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
@@ -150,7 +151,6 @@ def at_random(by_calls: Sequence[Tensor], more: float) -> dict[str, float]:
 
 
 def bench(args: argparse.Namespace) -> None:
-    quiet_libraries()
     config = TunedConfig.load(args.config)
     scale = config.sampling.guidance_scale
     sets = {name: (some, scale) for name, some in prompt_sets(args.num_prompts).items()}

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+import quiet_terminal  # noqa: F401
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.methods import METHODS, get_method
 from ecdiff_core.models.devices import device_name, get_device

@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+import quiet_terminal  # noqa: F401
 from bench_split import numbers
 from cloud_call_bench.bench import FIRST, PLACED_ALPHAS, Bench, decibels, measure, opened, placed
 from ecdiff_core.io.atomic_files import write_text

@@ -18,6 +18,7 @@ from statistics import fmean, median
 
 import pandas as pd
 
+import quiet_terminal  # noqa: F401
 from cloud_call_bench import schedules_figure
 from cloud_call_bench.bench import ALPHAS, Bench, decibels, measure, opened
 from cloud_call_bench.fewer_steps import SOLVERS, solved

@@ -25,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 
+import quiet_terminal  # noqa: F401
 from cloud_call_bench import split_figure
 from cloud_call_bench.bench import ALPHAS, PLACED_ALPHAS, SAMPLING, Bench, decibels, opened
 from cloud_call_bench.fewer_steps import SOLVERS, solved

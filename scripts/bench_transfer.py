@@ -23,10 +23,11 @@ from typing import Any
 
 import pandas as pd
 
+import quiet_terminal  # noqa: F401
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ECDiffError
 from ecdiff_core.io.atomic_files import write_text
-from ecdiff_core.io.console import quiet_libraries, run_command
+from ecdiff_core.io.console import run_command
 from ecdiff_core.io.threads import share_cores
 from ecdiff_tune.__main__ import main as tuner
 from ecdiff_tune.cli.composing import compose_settings
@@ -157,7 +158,6 @@ def row(args: argparse.Namespace, config: Path, setting: str) -> dict[str, Any]:
 
 
 def bench(args: argparse.Namespace) -> None:
-    quiet_libraries()
     config = args.config
     if config is None:
         tuned(args, "own", [])

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+import quiet_terminal  # noqa: F401
 from ecdiff_core import ECDiffPipeline, Sampling
 from ecdiff_core.io.atomic_files import replacing, write_text
 from ecdiff_core.shapes.grammar import Scene, scenes

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
+import quiet_terminal  # noqa: F401
 from ecdiff_core import ECDiffPipeline, Sampling, TunedConfig
 from ecdiff_core.io.atomic_files import replacing, write_text
 from ecdiff_core.shapes_video.grammar import MovingScene, scenes

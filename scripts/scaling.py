@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+import quiet_terminal  # noqa: F401
 from ecdiff_core import ECDiffParams
 from ecdiff_tune.evaluation import latency
 from ecdiff_tune.evaluation.candidate import Candidate

@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries read it: a test that downloads fails at once
 os.environ["ECDIFF_CACHE"] = ""  # tests leave nothing in the user's folders
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # that torchvision is missing, once a worker
 
 import hypothesis
 import pytest

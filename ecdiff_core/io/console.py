@@ -64,6 +64,12 @@ def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
     return 0
 
 
+def show_loading(name: str) -> None:
+    """Say what is loaded, to who waits at a terminal: from a hub that is minutes without a line."""
+    if sys.stderr.isatty():
+        print(f"loading {name}", file=sys.stderr, flush=True)
+
+
 def leave_stdout() -> None:
     """Let what cannot be written be forgotten, so that nothing is left to flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -142,7 +142,7 @@ class Method:
         """
         known = {one.name: one for one in self.parameters}
         if name not in known:
-            raise ParamsError.unknown(f"value of {self.name}", name, known)
+            raise ParamsError.unknown("method.values", name, known)
         return known[name]
 
     @property

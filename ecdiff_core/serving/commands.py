@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ecdiff_core.errors import ECDiffError, ParamsError
-from ecdiff_core.io.console import leave_stdout, quiet_libraries
+from ecdiff_core.io.console import leave_stdout, quiet_libraries, show_loading
 from ecdiff_core.io.text import counted
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def _load(config: TunedConfig, args: argparse.Namespace) -> ECDiffPipeline:
     from ecdiff_core.models.memory import keep_freed_memory
     from ecdiff_core.pipeline import ECDiffPipeline
 
+    show_loading(config.pair.name)
     pipe = ECDiffPipeline.from_config(
         config, device=args.device, dtype=args.dtype, check_weights=not args.any_weights, side="cloud"
     )

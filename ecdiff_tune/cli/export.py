@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.cli.study_spec import study_path
 from ecdiff_tune.config import Settings, SettingsError
-from ecdiff_tune.methods.export import FORMS, mask_in
+from ecdiff_tune.methods.export import FORMS, measured_anew, measured_with
 from ecdiff_tune.study import files
 
 
@@ -32,9 +31,8 @@ def export(settings: Settings) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, text)
     print(f"wrote {target} from {source}")
-    if config.plan().approximated and (mask := mask_in(config)):
-        values = shlex.quote(f"acceleration.values={{mask: {list(mask)}}}")
+    if given.to != "diffusers" and (measured := measured_with(config)):
         print(
-            "measured was EC-Diff's noise, reused is cache-dit's residual: to measure that, beside the masks "
-            f"of cache-dit, add to the study's tune command: method=step_mask {values}"
+            f"measured was {measured}, reused is cache-dit's residual: to measure that, add to the study's "
+            f"tune command: {measured_anew(config)}"
         )

@@ -135,7 +135,8 @@ def log_result(stages: Stages, config: TunedConfig) -> None:
     cloud, _ = stages.scorer.cloud_and_edge_seconds(stages.study.spec.num_steps)
     if reference := (config.provenance or {}).get("reference"):
         stages.study.progress.log(reference_plan.describe(reference))
-    for line in result_lines(config, len(stages.references.calibration.prompt_set), cloud):
+    count, least = len(stages.references.calibration.prompt_set), stages.study.spec.options.min_quality
+    for line in result_lines(config, count, cloud, least):
         stages.study.progress.log(line)
 
 

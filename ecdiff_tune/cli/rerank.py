@@ -35,6 +35,8 @@ def rerank(settings: Settings) -> None:
         record = recorded.load(folder.spec)
         for line in record.notes:
             progress.log(line)
+        if len(record.trials) == 1 and record.partly:
+            progress.log("note: no other can be chosen; pareto shows those measured on fewer prompts.")
         left = within_limits(record.trials, settings.rerank)
         left = [replace(one, number=i) for i, one in enumerate(left, start=1)]
         winner = left[0]
@@ -51,11 +53,13 @@ def rerank(settings: Settings) -> None:
 def written_lines(record: Recorded, config: TunedConfig, chosen: Trial, name: str) -> list[str]:
     """What a command says that wrote a chosen config."""
     alone, _ = record.scorer.cloud_and_edge_seconds(record.spec.num_steps)
-    lines = result_lines(config, len(record.prompts), alone)
+    spec = record.spec
+    least = spec.options.min_quality if spec.rescoring.min_quality is None else spec.rescoring.min_quality
+    lines = result_lines(config, len(record.prompts), alone, least)
     if chosen.config not in record.heldout_rows and len(record.heldout):
         lines.append("note: held-out prompts were measured with the study's own winner alone, not with this.")
     given = reranked.given_for_seconds(record)
-    lines += beaten_note(chosen, record.trials, record.spec, made_by(config.sampling), given)
+    lines += beaten_note(chosen, record.trials, spec, made_by(config.sampling), given)
     return [*lines, against_own_winner(record, chosen), f"wrote {record.path / name}"]
 
 

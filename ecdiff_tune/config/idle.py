@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ecdiff_tune.config.settings import Settings
+from ecdiff_tune.config.settings import ECDIFF, Settings
 from ecdiff_tune.study.spec import FULL_RUNS, PLACED, WALLCLOCK
 
 _BY_TESTS = ("search.rungs", "search.error_rate", "search.margin")
@@ -84,7 +84,9 @@ def idle(settings: Settings, given: Iterable[str]) -> list[str]:
     for key in dict.fromkeys(given):
         reasons = (reason(settings) for keys, reason in REASONS if key in keys)
         if not _is_read(settings, key):
-            line = f"search={settings.search.name}" if not settings.methods else "method="
+            method = f"method={','.join(settings.methods) or ECDIFF}"
+            by_method = settings.methods or key.startswith("acceleration.")
+            line = method if by_method else f"search={settings.search.name}"
         else:
             line = next(filter(None, reasons), "")
         if line:

@@ -83,11 +83,12 @@ class LatencyProfile:
     link: MeasuredLink | None = None
     sources: Mapping[str, str] | None = None
 
-    def spread_note(self, path: Path) -> str:
+    def spread_note(self, path: Path, given: str | None = None) -> str:
         """A line where a model's calls varied more than they do on an idle machine; else empty.
 
         Args:
             path: of the study's own latency.json.
+            given: the file that it was copied from; None where the study measured it.
         """
         calls = {"cloud call": self.cloud_call, "edge call": self.edge_call}
         wide = [
@@ -97,9 +98,14 @@ class LatencyProfile:
         ]
         if not wide:
             return ""
+        advice = (
+            f"Delete {path} to measure again, or give latency=FILE."
+            if given is None
+            else f"Measure again where {given} is from; then delete {path} and give the new file."
+        )
         return (
             f"the latency profile varies ({', '.join(wide)}): the machine was busy, and efficiency and "
-            f"objective are as uncertain. Delete {path} to measure again, or give latency=FILE."
+            f"objective are as uncertain. {advice}"
         )
 
     def seconds(self, plan: Plan) -> float:

@@ -6,11 +6,11 @@ It knows of no model: ``measure`` gives what became of a value on the first so m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ecdiff_core.methods.method import Parameter
-from ecdiff_tune.methods.seen import DialResult, Floor, Measure, judge, surely_missed
+from ecdiff_tune.methods.seen import DialResult, Floor, Measure, judge, judged, surely_missed
 from ecdiff_tune.search.paired import TIE
 
 GLANCE = 0.1
@@ -57,6 +57,7 @@ def search(
     prompts: int,
     floor: Floor,
     wanted: Callable[[DialResult], bool] = lambda _: True,
+    known: Sequence[DialResult] = (),
 ) -> DialSearch:
     """The greatest value of a dial that keeps the floor; a greater value skips no less.
 
@@ -66,31 +67,29 @@ def search(
     it goes on, with more of them.
 
     Args:
-        start: where it begins.
+        start: where it begins, unless something is known.
         wanted: whether the best value is to be measured on all prompts, told of it on the tenth.
+        known: values that were measured on all prompts before.
     """
-    few = glance(prompts)
-    results: dict[float, DialResult] = {}
-    raced: dict[float, DialResult] = {}
-    value: float | None = start
-    best: DialResult | None = None
-    beyond: DialResult | None = None
+    raced = {one.value: judged(one.value, one.seen, prompts, floor) for one in known}
+    results = dict(raced)
     for _ in range(MOST):
+        few = min(prompts, glance(prompts) * (AGAIN if raced else 1))
+        best, beyond = _bracket(results, prompts)
+        value = _next(dial, best, beyond) if results else start
+        if value is None and beyond is not None and beyond.value not in raced:
+            is_sure = surely_missed(beyond.qualities, prompts, floor)
+            value = None if is_sure or len(beyond.seen) >= few else beyond.value
         if value is not None:
             results[value] = DialResult(value, tuple(measure(value, few)), True)
         elif best is None or not _is_worth_it(dial, best, results, prompts) or not wanted(best):
             break
         else:
             raced[best.value] = judge(best.value, measure, prompts, floor)
-            few = min(prompts, AGAIN * glance(prompts))
-        results = results | raced
+        results |= raced
         looks = [one for value, one in results.items() if value not in raced]
         results |= {one.value: _expected(one, results, prompts, floor) for one in looks}
-        best, beyond = _bracket(results, prompts)
-        value = _next(dial, best, beyond)
-        if value is None and beyond is not None and beyond.value not in raced:
-            is_sure = surely_missed(beyond.qualities, prompts, floor)
-            value = None if is_sure or len(beyond.seen) >= few else beyond.value
+    best, beyond = _bracket(results, prompts)
     sure = _surest(results, prompts)
     if sure is not None or (best is not None and wanted(best)):
         best = sure
@@ -117,12 +116,16 @@ def _expected(
     result: DialResult, results: Mapping[float, DialResult], prompts: int, floor: Floor
 ) -> DialResult:
     """A value, judged by what is known of all: where another lost more on all prompts than on those that
-    this one was seen on, so will this."""
+    this one was seen on, so will this. The other is one that skipped the same calls, else the nearest."""
     mine, reason = len(result.seen), surely_missed(result.qualities, prompts, floor)
     if mine == prompts or reason:
         return DialResult(result.value, result.seen, not reason, reason)
     more = [one for one in results.values() if len(one.seen) > mine]
-    other = max(more, key=lambda one: (len(one.seen), -abs(one.value - result.value)), default=result)
+
+    def alike(one: DialResult) -> tuple[float, ...]:
+        return len(one.seen), one.on(mine).patterns == result.patterns, -abs(one.value - result.value)
+
+    other = max(more, key=alike, default=result)
     part = other.on(mine)
     for name, least in (("mean", floor.mean), ("worst", floor.worst)):
         lost, theirs, of_these = (

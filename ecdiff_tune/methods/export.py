@@ -12,10 +12,10 @@ import yaml
 
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError
-from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.masks import POLICIES, mask_of, presets
 from ecdiff_core.methods.method import shown
 from ecdiff_core.sampling.plan import Action
+from ecdiff_tune.methods.diffusers_lines import described, to_diffusers
 
 CACHE_DIT = ("first_block_cache", "dbcache", "step_mask")
 """Methods that cache-dit has."""
@@ -96,7 +96,27 @@ def to_cache_dit(config: TunedConfig) -> str:
     """
     found = {"cache_config": _cache_config(config)}
     text = yaml.safe_dump(found, sort_keys=False, width=10_000, default_flow_style=None)
-    return f"# {_what(config)}\n{text}"
+    return f"# {described(config, measured_with(config))}\n{text}"
+
+
+def measured_with(config: TunedConfig) -> str:
+    """What a config's score was measured with, where cache-dit does something else; empty where it does the
+    same."""
+    if config.plan().approximated:
+        return "EC-Diff's noise"
+    # On SD3 that computes the last block too.
+    by_diffusers = config.method is not None and config.method.name == "first_block_cache"
+    return "diffusers' FirstBlockCache" if by_diffusers else ""
+
+
+def measured_anew(config: TunedConfig) -> str:
+    """Overrides of ``tune`` that measure what cache-dit makes of such a config."""
+    if config.method is None:
+        mask = ", ".join(map(str, mask_in(config)))
+        return f"method=step_mask 'acceleration.values={{mask: [{mask}]}}'"
+    threshold = config.method.values["threshold"]
+    values = f"{{residual_diff_threshold: {threshold}, max_warmup_steps: 0, calibrator: none}}"
+    return f"method=dbcache 'acceleration.values={values}'"
 
 
 def _without_calibrators(found: Mapping[str, Any], tool: str) -> None:
@@ -142,7 +162,8 @@ def to_sglang(config: TunedConfig) -> str:
             lines[f"SCM_{name}_BINS"] = ",".join(str(size) for computed, size in bins if computed == wanted)
         lines["SCM_POLICY"] = "static"
     text = "".join(f"SGLANG_CACHE_DIT_{name}={value}\n" for name, value in lines.items())
-    return f"# {_what(config)}\n# For num_inference_steps={found['num_inference_steps']}\n{text}"
+    what = described(config, measured_with(config))
+    return f"# {what}\n# For num_inference_steps={found['num_inference_steps']}\n{text}"
 
 
 def to_vllm_omni(config: TunedConfig) -> str:
@@ -183,82 +204,6 @@ def to_vllm_omni(config: TunedConfig) -> str:
         "scm_steps_policy": policy,
     }
     return json.dumps(text, indent=2) + "\n"
-
-
-def _first_block_cache(values: Mapping[str, Any]) -> str:
-    return f"FirstBlockCacheConfig(threshold={values['threshold']!r})"
-
-
-def _taylorseer(values: Mapping[str, Any]) -> str:
-    from ecdiff_core.methods.taylorseer import MODULES
-
-    numbers = ", ".join(f"{name}={value!r}" for name, value in values.items())
-    return (
-        f"TaylorSeerCacheConfig({numbers}, cache_identifiers=[{MODULES!r}], "
-        "taylor_factors_dtype=pipe.transformer.dtype)"
-    )
-
-
-def _mag_cache(values: Mapping[str, Any]) -> str:
-    numbers = ", ".join(f"{name}={value!r}" for name, value in values.items() if name != "mag_ratios")
-    ratios = list(values["mag_ratios"])
-    return f"MagCacheConfig({numbers}, num_inference_steps={len(ratios)}, mag_ratios={ratios!r})"
-
-
-def _pab(values: Mapping[str, Any]) -> str:
-    spatial, cross, low, high = values.values()
-    return (
-        f"PyramidAttentionBroadcastConfig(spatial_attention_block_skip_range={spatial!r}, "
-        f"cross_attention_block_skip_range={cross!r}, "
-        f"spatial_attention_timestep_skip_range=({low!r}, {high!r}), "
-        f"cross_attention_timestep_skip_range=({low!r}, {high!r}), "
-        "current_timestep_callback=lambda: pipe.current_timestep)"
-    )
-
-
-_CONFIGS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "first_block_cache": _first_block_cache,
-    "taylorseer": _taylorseer,
-    "mag_cache": _mag_cache,
-    "pab": _pab,
-}
-"""diffusers' own config of a method, as Python."""
-
-
-def to_diffusers(config: TunedConfig) -> str:
-    """Lines of Python that switch the config's method on in ``pipe``, a pipeline whose transformer has
-    diffusers' ``enable_cache``.
-
-    Raises:
-        ConfigError: it has no method, EC-Diff's steps beside it, or one that is not switched on that way.
-    """
-    choice: MethodChoice | None = config.method
-    if choice is None or choice.name not in _CONFIGS or config.plan().cloud_calls < config.sampling.num_steps:
-        got = "EC-Diff" if choice is None else choice.name
-        raise ConfigError(
-            f"Expected a method of {', '.join(_CONFIGS)} alone, got {got}: use apply_tuned(pipe, YAML), "
-            "which runs every config in a diffusers pipeline.",
-            key="method",
-            got=got,
-            expected=list(_CONFIGS),
-        )
-    made = _CONFIGS[choice.name](choice.values)
-    name = made.partition("(")[0]
-    sampling = config.sampling
-    return (
-        f"# {_what(config)}\n"
-        f"# Tuned with num_inference_steps={sampling.num_inference_steps}, {sampling.scheduler}, "
-        f"guidance_scale={sampling.guidance_scale:g}.\n"
-        f"from diffusers import {name}\n\n"
-        f"pipe.transformer.enable_cache({made})\n"
-    )
-
-
-def _what(config: TunedConfig) -> str:
-    quality = (config.score or {}).get("quality")
-    measured = "" if quality is None else f": mean SSIM {quality:.4f} to the images without it"
-    what = str(config.plan()) if config.method is None else config.method.text
-    return f"{config.pair.name}, {what}{measured}"
 
 
 FORMS: Mapping[str, tuple[str, Callable[[TunedConfig], str]]] = {

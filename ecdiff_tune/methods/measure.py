@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from ecdiff_core.config import Sampling
-from ecdiff_core.errors import NonFiniteLatentsError
+from ecdiff_core.errors import ConfigError, NonFiniteLatentsError
+from ecdiff_core.methods import get_method
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.enable import Enabled
 from ecdiff_core.methods.in_pair import accelerated
-from ecdiff_core.methods.method import shown
+from ecdiff_core.methods.method import Method, shown
 from ecdiff_core.models.memory import Batches
 from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_core.sampling.params import ECDiffParams
@@ -54,6 +55,8 @@ class Runs:
     """What was skipped in every run, one JSON object a line: by prompt, values, and the interval of the dial
     that does the same. Only ever added to.
 
+    What a method that is not adaptive skips on one prompt, it skips on all.
+
     Args:
         path: of the file.
     """
@@ -65,19 +68,26 @@ class Runs:
         self._break = "\n" if text and not text.endswith("\n") else ""  # a line that a kill cut off
         for line in text.splitlines():
             try:
-                row = json.loads(line)
-                self._known.setdefault((row["frame"], row["prompt"]), []).append(row)
-            except (ValueError, KeyError):
+                self._keep(json.loads(line))
+            except (ValueError, KeyError, ConfigError):
                 continue
 
+    def _keep(self, row: dict[str, Any]) -> None:
+        name, _ = json.loads(row["frame"])
+        self._known.setdefault(_place(get_method(name), row["frame"], row["prompt"]), []).append(row)
+
     def find(self, choice: MethodChoice, prompt: str) -> dict[str, Any] | None:
-        """The run of that prompt with that value of the dial, or with one that does the same."""
+        """The run of that prompt with that value of the dial, or with one that does the same; of a method
+        that is not adaptive, of any prompt."""
         value = choice.values[choice.method.dial]
-        for row in self._known.get((frame(choice), prompt), ()):
+        found: dict[str, Any] | None = None
+        for row in self._known.get(_place(choice.method, frame(choice), prompt), ()):
             low, high = _interval(row)
             if row["value"] == value or low <= value < high:
-                return row
-        return None
+                if row["prompt"] == prompt:
+                    return row
+                found = found or row
+        return found
 
     def choices(self) -> list[MethodChoice]:
         """All settings that there are runs of, the first first."""
@@ -109,7 +119,7 @@ class Runs:
             file.write(self._break + "".join(json.dumps(row) + "\n" for row in rows))
         self._break = ""
         for row in rows:
-            self._known.setdefault((row["frame"], row["prompt"]), []).append(row)
+            self._keep(row)
 
 
 class MethodMeasurer:
@@ -137,10 +147,12 @@ class MethodMeasurer:
     def measure(self, choice: MethodChoice, first: int | None = None) -> list[Seen]:
         """A method on the first so many prompts; None is all. What is known is not generated again."""
         names = self._reference.prompt_set.keys[:first]
-        lacking = [row for row, name in enumerate(names) if self._known(choice, name) is None]
         size = 1 if choice.method.batch_wide else self._batches.size
-        for start in range(0, len(lacking), size):
-            self._generate(choice, lacking[start : start + size])
+        lacking = list(range(len(names)))
+        # After a batch it is known what the setting skips, and other prompts may have that already.
+        while lacking := [row for row in lacking if self._known(choice, names[row]) is None]:
+            self._generate(choice, lacking[:size])
+            lacking = lacking[size:]
         found = [self._known(choice, name) for name in names]
         return [one for one in found if one is not None]
 
@@ -179,6 +191,11 @@ class MethodMeasurer:
 def _key(whole: ConfigKey, choice: MethodChoice, pattern: str) -> ConfigKey:
     """In the ledger: values that skip the same calls have one."""
     return replace(whole, sampler=f"{content(choice)} skipping {pattern}")
+
+
+def _place(method: Method, text: str, prompt: str) -> tuple[str, str]:
+    """Where a run is kept, by its frame."""
+    return text, prompt if method.adaptive else ""
 
 
 def _interval(row: Mapping[str, Any]) -> tuple[float, float]:

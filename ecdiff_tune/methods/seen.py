@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from ecdiff_core.methods.method import Parameter
@@ -51,6 +51,12 @@ class Floor:
     mean: float
     worst: float
 
+    def __str__(self) -> str:
+        return f"mean SSIM {self.mean:.4g} and worst {self.worst:.4g}"
+
+
+NO_FLOOR = Floor(-1.0, -1.0)
+
 
 @dataclass(frozen=True)
 class DialResult:
@@ -81,6 +87,11 @@ class DialResult:
     def qualities(self) -> list[float]:
         """SSIM prompt by prompt; -1 where an image could not be made."""
         return [one.counted for one in self.seen]
+
+    @property
+    def patterns(self) -> list[str]:
+        """Of what was skipped, prompt by prompt."""
+        return [one.pattern for one in self.seen]
 
     @property
     def work(self) -> float:
@@ -115,10 +126,17 @@ def judge(value: float, measure: Measure, prompts: int, floor: Floor, whole: boo
     """
     rungs = [] if whole else sorted({max(2, math.ceil(share * prompts)) for share in RUNGS})
     for count in [*(one for one in rungs if one < prompts), prompts]:
-        result = DialResult(value, tuple(measure(value, count)), True)
-        if reason := missed(result.qualities, prompts, floor):
-            return DialResult(value, result.seen, False, reason)
+        result = judged(value, measure(value, count), prompts, floor)
+        if not result.kept:
+            break
     return result
+
+
+def judged(value: float, seen: Sequence[Seen], prompts: int, floor: Floor) -> DialResult:
+    """A value by what was measured of it, on some of the prompts or on all."""
+    found = DialResult(value, tuple(seen), True)
+    reason = missed(found.qualities, prompts, floor)
+    return replace(found, kept=not reason, reason=reason)
 
 
 def missed(qualities: Sequence[float], prompts: int, floor: Floor) -> str:

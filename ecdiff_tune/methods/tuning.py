@@ -24,7 +24,7 @@ from ecdiff_tune.evaluation.side_by_side import machine, side_by_side
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.dial import DialSearch, search
 from ecdiff_tune.methods.measure import MethodMeasurer, with_value
-from ecdiff_tune.methods.seen import DialResult, Floor, Measure, does_nothing, judge
+from ecdiff_tune.methods.seen import NO_FLOOR, DialResult, Floor, Measure, does_nothing, judge
 from ecdiff_tune.metrics.intervals import interval95
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
 
@@ -46,12 +46,14 @@ class Tuned:
         winner: None where none that does something keeps the floor.
         present: the setting that was given whole; None where none was.
         findings: what was found of them, a line each.
+        floor: what settings had to keep.
     """
 
     settings: tuple[Winner, ...]
     winner: Winner | None
     present: Winner | None = None
     findings: tuple[str, ...] = ()
+    floor: Floor = NO_FLOOR
 
     def table(self) -> pd.DataFrame:
         """A row a setting, in the order in which they were measured."""
@@ -68,7 +70,7 @@ class Tuned:
                 "reason": one.result.reason,
             }
             for one in self.settings
-        )
+        ).astype(object)  # whole numbers stay whole beside the rows of other methods
 
 
 def _cell(value: Any) -> Any:
@@ -115,17 +117,19 @@ def tune(
     present = _present(method, fixed, measurer, prompts, note)
     # What nothing keeps is no floor for anything.
     keep = floor(None if present is None or does_nothing(dial, present.result) else present.result)
+    note(f"wanted: {keep}, or better")
     settings = [] if present is None else [present]
     others = {name: value for name, value in fixed.items() if name != method.whole}
-    for choice, found in _searched(method, others, measurer, prompts, keep).items():
-        settings += [Winner(with_value(choice, one.value), one) for one in found.results]
+    for choice, found in _searched(method, others, measurer, prompts, keep, present).items():
+        made = [Winner(with_value(choice, one.value), one) for one in found.results]
+        settings += [one for one in made if present is None or one.choice != present.choice]
         _report(choice, found, prompts, note)
     for name, values in (presets or {}).items():
         choice = MethodChoice(method.name, {**others, **values})
         whole = present is not None
         result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, keep, whole)
         settings.append(Winner(choice, result))
-        note(f"  {name}, a preset: {verdict.about(choice, result)}")
+        note(f"  {name}, a preset: {verdict.about(choice, result, prompts)}")
         if present is not None and (line := verdict.beaten(name, present.result, result)):
             note(f"  {line}")
     kept = [one for one in settings if one.result.kept and len(one.result.seen) == prompts]
@@ -133,7 +137,7 @@ def tune(
     kept = [one for one in kept if not does_nothing(dial, one.result)]
 
     best = min(kept, key=lambda one: _rank(dial, one.result), default=None)
-    return Tuned(tuple(settings), best, present, tuple(findings))
+    return Tuned(tuple(settings), best, present, tuple(findings), keep)
 
 
 def _rank(dial: Parameter, result: DialResult) -> tuple[float, ...]:
@@ -142,19 +146,26 @@ def _rank(dial: Parameter, result: DialResult) -> tuple[float, ...]:
 
 
 def _searched(
-    method: Method, others: Values, measurer: MethodMeasurer, prompts: int, floor: Floor
+    method: Method,
+    others: Values,
+    measurer: MethodMeasurer,
+    prompts: int,
+    floor: Floor,
+    present: Winner | None,
 ) -> Mapping[MethodChoice, DialSearch]:
     """The dial searched in every combination: on a few prompts at first, on all of them only where the best
     value may be better than what was found before.
 
     Args:
         others: values that are given.
+        present: a setting that was measured on all prompts; None where none was.
     """
     dial, winner = method.parameter(method.dial), None
 
     def searched(choice: MethodChoice, wanted: Callable[[DialResult], bool]) -> DialSearch:
-        start = choice.values[dial.name]
-        return search(dial, start, _measure(measurer, choice), prompts, floor, wanted)
+        start, measure = choice.values[dial.name], _measure(measurer, choice)
+        known = [present.result] if present is not None and present.choice == choice else []
+        return search(dial, start, measure, prompts, floor, wanted, known)
 
     def is_ahead(one: DialResult) -> bool:
         if does_nothing(dial, one):
@@ -180,9 +191,9 @@ def _present(
     if method.dial not in fixed and not fixed.get(method.whole):
         return None
     choice = MethodChoice(method.name, fixed)
-    result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, Floor(-1, -1), True)
-    log(f"your present setting: {verdict.about(choice, result)}")
-    for line in verdict.notes(choice, result):
+    result = judge(choice.values[method.dial], _measure(measurer, choice), prompts, NO_FLOOR, True)
+    log(f"your present setting: {verdict.about(choice, result, prompts)}")
+    for line in verdict.notes(choice, result, prompts):
         log(line)
     return Winner(choice, result)
 
@@ -196,13 +207,15 @@ def _report(choice: MethodChoice, found: DialSearch, prompts: int, log: Callable
     if tried:
         log(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
     for result in found.results:
-        log(f"  {verdict.about(choice, result)}")
-        for line in verdict.notes(choice, result):
+        log(f"  {verdict.about(choice, result, prompts)}")
+        for line in verdict.notes(choice, result, prompts):
             log(f"  {line}")
-    if line := verdict.limit(choice, found):
+    if line := verdict.limit(choice, found, prompts):
         log(f"  {line}")
     if found.best is not None and len(found.best.seen) < prompts:
-        log(f"  not measured on all {prompts} prompts: another setting is ahead of it")
+        idle = does_nothing(choice.method.parameter(choice.method.dial), found.best)
+        why = "it does nothing" if idle else "another setting is ahead of it"
+        log(f"  {choice.method.dial}={found.best.value:.6g} is not measured on all prompts: {why}")
 
 
 def time_side_by_side(

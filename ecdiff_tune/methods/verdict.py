@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
+from ecdiff_core.io.text import counted
 from ecdiff_core.methods.choice import MethodChoice
 from ecdiff_core.methods.method import shown
 from ecdiff_tune.methods.dial import DialSearch
-from ecdiff_tune.methods.seen import SAME, DialResult, does_nothing
+from ecdiff_tune.methods.seen import SAME, DialResult, Floor, does_nothing
+from ecdiff_tune.search.paired import TIE
 
 CLIFF = 0.05
 """Mean SSIM lost from one pattern to the next that is called a cliff."""
 
 
-def about(choice: MethodChoice, result: DialResult) -> str:
+def about(choice: MethodChoice, result: DialResult, prompts: int) -> str:
     """One setting: what it skips, and what that costs.
 
     Args:
         choice: with the value of the result.
+        prompts: that are tuned on.
     """
     line = (
         f"{choice.method.label} {_setting(choice, result)}: mean SSIM {result.quality:.4f}, "
-        f"worst {result.worst:.4f} on {len(result.seen)} prompts, {result.reused:.0%} of the calls reuse, "
+        f"worst {result.worst:.4f} {_where(result, prompts)}, {result.reused:.0%} of the calls reuse, "
         f"{result.work:.0%} of the work"
     )
     return f"{line}{'' if result.kept else f' ({result.reason})'}"
+
+
+def _where(result: DialResult, prompts: int) -> str:
+    """On how many prompts something was seen."""
+    seen = len(result.seen)
+    return f"on {seen} of {prompts} prompts" if seen < prompts else f"on {counted(prompts, 'prompt')}"
 
 
 def _setting(choice: MethodChoice, result: DialResult) -> str:
@@ -44,30 +54,52 @@ def beaten(name: str, present: DialResult, preset: DialResult) -> str:
     )
 
 
-def notes(choice: MethodChoice, result: DialResult) -> Iterator[str]:
-    """What a person would not expect of a setting."""
-    dial = _setting(choice, result)
-    if does_nothing(choice.method.parameter(choice.method.dial), result):
-        yield f"{dial}: no step was skipped: this setting does nothing"
+def notes(choice: MethodChoice, result: DialResult, prompts: int) -> Iterator[str]:
+    """What a person would not expect of a setting: of the setting itself where it holds on every prompt,
+    else of the prompts that it was seen on.
+
+    Args:
+        prompts: that are tuned on.
+    """
+    setting, method = _setting(choice, result), choice.method
+    dial, where = method.parameter(method.dial), _where(result, prompts)
+    by_count = dial.shows and not method.adaptive
+    if does_nothing(dial, result):
+        what = "no step was skipped" if dial.shows else "no image changed"
+        holds = by_count or len(result.seen) >= prompts
+        seen = "whatever the prompt" if by_count else where
+        yield f"{setting}: {what}, {seen}{': this setting does nothing' * holds}"
     elif all(one.reused == 0 for one in result.seen):
-        yield f"{dial}: no call was skipped; the method makes the calls themselves cheaper"
+        yield f"{setting}: no call was skipped; the method makes the calls themselves cheaper"
     elif all(one.reused >= one.calls - 1 for one in result.seen):
-        yield f"{dial}: all steps skipped, but the first"
+        yield f"{setting}: all steps skipped but the first, {'whatever the prompt' if by_count else where}"
 
 
-def limit(choice: MethodChoice, found: DialSearch) -> str:
-    """Where the quality is lost; empty where that was not reached."""
+def limit(choice: MethodChoice, found: DialSearch, prompts: int) -> str:
+    """Where the quality is lost; empty where nothing was looked at.
+
+    Args:
+        prompts: that are tuned on.
+    """
     best, beyond, dial = found.best, found.beyond, choice.method.dial
+    if best is None and beyond is None:
+        return ""
     if best is None:
-        return f"no value of {dial} keeps the floor" if beyond is not None else ""
+        assert beyond is not None
+        return f"no value of {dial} keeps the floor: with {beyond.value:.6g} {beyond.reason}"
     if beyond is None:
-        return f"the floor is kept up to {dial}={best.value:.6g}, beyond which nothing more was tried"
+        kept = f"the floor is kept {_where(best, prompts)} up to {dial}={best.value:.6g}"
+        if best.value >= choice.method.parameter(dial).high:
+            return f"{kept}, the greatest that there is"
+        nothing_more = all(math.isinf(one.high) for one in best.seen)
+        return f"{kept}; {'greater ones do the same' if nothing_more else 'beyond it nothing was tried'}"
     good, bad = f"{found.good:.4g}", f"{found.bad:.4g}"
     between = f"at {dial} {bad}" if good == bad else f"between {dial} {good} and {bad}"
     shared = min(len(best.seen), len(beyond.seen))
     before, after = best.on(shared).quality, beyond.on(shared).quality
     if before - after > CLIFF:
-        return f"cliff {between}: mean SSIM {before:.4f} to {after:.4f}"
+        where = _where(best.on(shared), prompts)
+        return f"cliff {between}: mean SSIM {before:.4f} to {after:.4f} {where}"
     return f"limit {between}: {beyond.reason}"
 
 
@@ -77,22 +109,42 @@ def answer(
     seconds: Mapping[MethodChoice, float],
     off: float,
     best: MethodChoice | None,
+    floor: Floor,
 ) -> str:
     """What a person's present setting is worth, and what would be better.
 
     Args:
-        result: of the present setting.
+        result: of the present setting, on all prompts.
         seconds, off: of an image with each choice, and without a method.
-        best: the fastest that keeps as much; None where there is none.
+        best: the fastest that keeps the floor; None where there is none.
+        floor: what the others had to keep.
     """
     mine = seconds[present]
-    line = f"{about(present, result)}, {mine:.2f} s an image, {off:.2f} s without it"
+    line = f"{about(present, result, len(result.seen))}, {mine:.2f} s an image, {off:.2f} s without it"
+    as_much = floor.mean >= result.quality - TIE and floor.worst >= result.worst - TIE
     if best is None or best == present or seconds[best] >= mine:
-        better = "no other setting that keeps as much is faster"
+        better = f"no other setting that keeps {'as much' if as_much else floor} is faster"
     else:
-        better = f"the best at equal quality: {best.text}, {seconds[best]:.2f} s"
+        which = "at equal quality" if as_much else f"that keeps {floor}"
+        better = f"the best {which}: {best.text}, {seconds[best]:.2f} s"
     slower = ": slower than off" * (mine >= off)
     return f"your present setting: {line}{slower}; {better}"
+
+
+def held_out(result: DialResult, interval: Sequence[float], floor: Floor) -> Iterator[str]:
+    """A winner on prompts that it was not tuned on, and whether it keeps there what was asked for.
+
+    Args:
+        interval: of 95 % around the mean.
+    """
+    mean = "{:.4f} ({:.4f} … {:.4f})".format(result.quality, *interval)
+    yield f"held out: mean SSIM {mean}, worst {result.worst:.4f} on {counted(len(result.seen), 'prompt')}"
+    pairs = (("mean", result.quality, floor.mean), ("worst", result.worst, floor.worst))
+    if lacking := " and ".join(f"{name} {least:.4g}" for name, found, least in pairs if found < least - TIE):
+        yield (
+            f"note: on held-out prompts the floor is not kept ({lacking}), to whose edge the search goes. "
+            "Tune on more prompts, or ask for more: acceleration.min_quality, acceleration.min_worst."
+        )
 
 
 def speed(label: str, seconds: float, off: float) -> str:

@@ -21,12 +21,15 @@ NAMED = 5
 """Tied configs that are named on the terminal; the YAML lists all."""
 
 
-def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) -> list[str]:
+def result_lines(
+    config: TunedConfig, num_prompts: int, cloud_seconds: float, min_quality: float | None = None
+) -> list[str]:
     """A sentence, a Table 5 row, quality and objective with their intervals, ties, calls and seconds.
 
     Args:
         num_prompts: in the calibration set, where the score does not tell how many it is of.
         cloud_seconds: of an image or video by the cloud alone.
+        min_quality: mean SSIM that was asked for.
     """
     score = config.score or {}
     made, count = made_by(config.sampling), score.get("num_prompts", num_prompts)
@@ -38,6 +41,7 @@ def result_lines(config: TunedConfig, num_prompts: int, cloud_seconds: float) ->
         f"{_heldout(score, 'quality')}",
         f"objective {_with_interval(score, 'objective')}{_heldout(score, 'objective')}",
         *([f"note: {heldout_verdict(score)}"] if falls_short(score) else []),
+        *_floor_note(score, min_quality),
         *tied_line((config.provenance or {}).get("tied", ()), score["seconds"], made),
         " · ".join([str(config.plan()), *_ways(config.sampling), seconds]),
     ]
@@ -117,6 +121,16 @@ def falls_short(score: Mapping[str, Any]) -> bool:
     """Whether held-out prompts do not bear out what the prompts that were tuned on promise."""
     held = (score.get("heldout") or {}).get("objective")
     return held is not None and bool(held < score["objective_ci95"][0])
+
+
+def _floor_note(score: Mapping[str, Any], least: float | None) -> list[str]:
+    held = (score.get("heldout") or {}).get("quality")
+    if least is None or held is None or held >= least:
+        return []
+    return [
+        f"note: on held-out prompts the quality that was asked for is not kept ({shown(held)}, "
+        f"wanted {least:g}): tune on more prompts, or ask for more."
+    ]
 
 
 def heldout_verdict(score: Mapping[str, Any]) -> str:

@@ -86,7 +86,8 @@ def latency_profile(
         profile.save(path)
     for line in _describe(profile, spec.latency, Conditions.of(pipe)):
         progress.log(line)
-    if profile != known and (varies := profile.spread_note(path)):
+    source = spec.latency if given else None
+    if profile != known and (varies := profile.spread_note(path, source)):
         progress.log(f"note: {varies}")
     return profile
 

@@ -38,14 +38,24 @@ def test_killed_once(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert outcome.differing == []
 
 
-def test_a_yaml_that_differs_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        ("quality: 0.5", "quality: 0.6", "differs: ecdiff.yaml"),
+        ("tied: [{k: 1}]", "tied: [{k: 2}]", "differs: ecdiff.yaml"),
+        ("tied: [{k: 1}]", "tied: []", "differs: ecdiff.yaml"),
+        ("quality: [0.5, 0.7]", "quality: [0.5, 0.70001]", "numbers 1e-05 apart"),
+        ("quality: 0.5", "quality: 0.5", "same"),
+    ],
+)
+def test_a_yaml_that_differs_is_found(one: str, other: str, verdict: str, tmp_path: Path) -> None:
     runs = [kill_searches.Run(tmp_path / name, ()) for name in ("undisturbed", "killed")]
     outcome = kill_searches.Outcome("greedy", 1.0)
-    for number, run in enumerate(runs):
+    for text, run in zip((one, other), runs, strict=True):
         study = run.outputs / "tiny" / "default"
         study.mkdir(parents=True)
         (study / "study.json").touch()
-        (study / "ecdiff.yaml").write_text(f"quality: 0.{number}")
+        (study / "ecdiff.yaml").write_text(text)
     kill_searches.compare(*runs, outcome)
-    assert outcome.differing == ["ecdiff.yaml"]
-    assert (tmp_path / "differs1").is_dir()
+    assert outcome.verdict == verdict
+    assert (tmp_path / "differs1").is_dir() == verdict.startswith("differs")

@@ -11,7 +11,7 @@ import pytest
 
 from ecdiff_core.__main__ import main
 from ecdiff_core.errors import ECDiffError, NonFiniteLatentsError, PairError, ParamsError, nearest
-from ecdiff_core.io.console import run_command
+from ecdiff_core.io.console import run_command, show_loading
 
 
 def raising(error: BaseException) -> int:
@@ -32,6 +32,15 @@ def test_errors_of_the_user_are_one_line(
 ) -> None:
     assert raising(error("Expected this, got that. Do so.", key="this")) == 2
     assert capsys.readouterr() == ("", "error: Expected this, got that. Do so.\n")
+
+
+@pytest.mark.parametrize(("terminal", "said"), [(True, "loading shapes\n"), (False, "")])
+def test_what_is_loaded_is_said_at_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool, said: str
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    show_loading("shapes")
+    assert capsys.readouterr() == ("", said)
 
 
 def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +153,8 @@ def test_libraries_do_not_write_into_a_users_terminal() -> None:
         "for name, said in (('diffusers.models', 'theirs'), ('torch', 'theirs'), ('mine', 'own')):\n"
         "    exec('warnings.warn(said)', {'__name__': name, 'warnings': warnings, 'said': said})\n"
     )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHONWARN")}
+    quiet = ("PYTHONWARNINGS", "TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
+    environment = {key: value for key, value in os.environ.items() if key not in quiet}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
     )

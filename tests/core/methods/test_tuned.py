@@ -47,7 +47,7 @@ def test_a_yaml_with_a_method(config: TunedConfig, tmp_path: Path) -> None:
     text = config.to_yaml()
     with refused(ConfigError, key="method", got="tailorseer", nearest="taylorseer"):
         TunedConfig.from_yaml(text.replace("name: taylorseer", "name: tailorseer"))
-    with refused(ParamsError, key="value of taylorseer", got="cache_intervall", nearest="cache_interval"):
+    with refused(ParamsError, key="method.values", got="cache_intervall", nearest="cache_interval"):
         TunedConfig.from_yaml(text.replace("cache_interval", "cache_intervall"))
     with refused(
         ParamsError, key="method.values.cache_interval", got=30, expected="to be a whole number within 1 … 20"

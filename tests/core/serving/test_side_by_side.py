@@ -48,6 +48,15 @@ def test_a_row_that_fails_ends_the_others(never: threading.Event) -> None:
     assert len(begun) <= 17
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Behind a shell's & it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_waits_for_no_answer(never: threading.Event) -> None:
     main = threading.main_thread().ident
     assert main is not None

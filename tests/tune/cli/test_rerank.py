@@ -216,6 +216,18 @@ def test_a_config_that_is_faster_and_better_is_named_with_its_command(
     assert TunedConfig.load(recorded.folder / "pareto.yaml").params == best
 
 
+@pytest.mark.parametrize("measured", [5, 4], ids=["on enough to be held against it", "on fewer"])
+def test_of_one_config_on_all_prompts_there_is_no_choice(
+    tmp_path: Path, latency: LatencyProfile, command: Command, measured: int
+) -> None:
+    study = RecordedStudy(tmp_path, with_payload(latency), spread=(0.0,) * 6)
+    study.write(rows=dict.fromkeys(GRID[1:], measured))
+    outcome = command("rerank", *study.arguments())
+    assert outcome.status == 0, outcome
+    assert ("pareto shows those measured on fewer prompts" in outcome.out) == (measured == 5)
+    assert TunedConfig.load(study.folder / "rerank.yaml").params == GRID[0]
+
+
 def test_an_objective_is_a_named_choice(recorded: RecordedStudy, command: Command) -> None:
     outcome = command("rerank", *recorded.arguments("objective=quality_time"))
     assert outcome.status == 0, outcome

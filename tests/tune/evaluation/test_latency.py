@@ -120,8 +120,10 @@ def test_it_says_what_it_was_measured_under(
 )
 def test_a_busy_machine_is_seen_by_the_spread(latency: LatencyProfile, cloud: Timing, note: str) -> None:
     quiet = replace(latency, edge_call=Timing(0.008, 0.0078, 0.0082))
-    found = replace(quiet, cloud_call=cloud).spread_note(Path("out/latency.json"))
+    profile, kept = replace(quiet, cloud_call=cloud), Path("out/latency.json")
+    found = profile.spread_note(kept)
     assert note in found
+    assert ("give the new file" in profile.spread_note(kept, "server.json")) == bool(note)
     assert ("Delete out/latency.json to measure again" in found) == bool(note)
     assert bool(found) == bool(note)
 

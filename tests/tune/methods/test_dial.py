@@ -52,8 +52,8 @@ def test_a_cliff_is_found_between_two_patterns() -> None:
     assert 0.172 < found.good < found.bad < 0.174
     assert found.best.quality == pytest.approx(0.98)
     choice = MethodChoice("first_block_cache")
-    line = verdict.limit(choice, found)
-    assert line == "cliff between threshold 0.1728 and 0.173: mean SSIM 0.9800 to 0.5800"
+    line = verdict.limit(choice, found, 4)
+    assert line == "cliff between threshold 0.1728 and 0.173: mean SSIM 0.9800 to 0.5800 on 1 of 4 prompts"
     assert len(found.results) <= 12
 
 
@@ -148,23 +148,31 @@ def test_nothing_and_everything_is_skipped() -> None:
     assert found.best.work == 1
     assert found.exact
     choice = MethodChoice("first_block_cache")
-    (first,) = verdict.notes(choice, found.results[0])
-    assert first == "threshold=0.05: no step was skipped: this setting does nothing"
+    looked, whole = found.results[0].on(1), found.results[0]
+    assert list(verdict.notes(choice, looked, 2)) == [
+        "threshold=0.05: no step was skipped, on 1 of 2 prompts"  # what it does on the other is not known
+    ]
+    assert list(verdict.notes(choice, whole, 2)) == [
+        "threshold=0.05: no step was skipped, on 2 prompts: this setting does nothing"
+    ]
     everything = World([i / 100 for i in range(1, 20)], [0.0] * 19, [1.0, 1.0])
     found = search(THRESHOLD, 0.05, everything.measure, 2, Floor(0.9, 0.8))
     assert found.beyond is None
     assert found.best is not None
-    assert list(verdict.notes(choice, found.best)) == [
-        f"threshold={found.best.value:.6g}: all steps skipped, but the first"
+    assert list(verdict.notes(choice, found.best, 2)) == [
+        f"threshold={found.best.value:.6g}: all steps skipped but the first, on 2 prompts"
     ]
-    assert "the floor is kept up to" in verdict.limit(choice, found)
+    kept = f"the floor is kept on 2 prompts up to threshold={found.best.value:.6g}"
+    assert verdict.limit(choice, found, 2) == f"{kept}; greater ones do the same"
 
 
 def test_no_value_keeps_the_floor() -> None:
     world = World([0.0], [0.5], [1.0, 1.0])
     found = search(THRESHOLD, 0.05, world.measure, 2, Floor(0.9, 0.8))
     assert found.best is None
-    assert verdict.limit(MethodChoice("first_block_cache"), found) == "no value of threshold keeps the floor"
+    assert verdict.limit(MethodChoice("first_block_cache"), found, 2) == (
+        "no value of threshold keeps the floor: with 0 worst SSIM 0.5000 is below 0.8"
+    )
 
 
 @pytest.mark.parametrize("most", range(1, 21))
@@ -219,38 +227,65 @@ def test_a_dial_that_hits_the_ends_of_its_range() -> None:
     assert isinstance(found.best, DialResult)
     assert found.best.value == 0.75
     assert found.beyond is None
-    (line,) = verdict.notes(MethodChoice("tome"), found.best)
+    assert verdict.limit(MethodChoice("tome"), found, 2).endswith("ratio=0.75, the greatest that there is")
+    (line,) = verdict.notes(MethodChoice("tome"), found.best, 2)
     assert line.endswith("no call was skipped; the method makes the calls themselves cheaper")
 
 
 def test_a_place_that_is_known_exactly_is_named_once() -> None:
     world = World([0.05, 0.12345678, 0.3], [0.01, 0.4, 0.1], [1.0, 1.0])
     found = search(THRESHOLD, 0.05, world.measure, 2, Floor(0.9, 0.8))
-    line = verdict.limit(MethodChoice("first_block_cache"), found)
-    assert line == "cliff at threshold 0.1235: mean SSIM 0.9900 to 0.5900"
+    line = verdict.limit(MethodChoice("first_block_cache"), found, 2)
+    assert line == "cliff at threshold 0.1235: mean SSIM 0.9900 to 0.5900 on 1 of 2 prompts"
 
 
 def test_an_image_of_another_batch_is_not_something_that_the_setting_does() -> None:
     off = DialResult(1, (Seen(0.99999, 1.0, 20, 0, "x", 1, 1),), True)
-    (line,) = verdict.notes(MethodChoice("taylorseer", {"cache_interval": 1}), off)
-    assert line == "cache_interval=1: no step was skipped: this setting does nothing"
-    (line,) = verdict.notes(MethodChoice("tome"), off)
-    assert line == "ratio=1: no step was skipped: this setting does nothing"
+    (line,) = verdict.notes(MethodChoice("taylorseer", {"cache_interval": 1}), off, 9)
+    assert line == "cache_interval=1: no step was skipped, whatever the prompt: this setting does nothing"
+    (line,) = verdict.notes(MethodChoice("tome"), off, 9)
+    assert line == "ratio=1: no image changed, on 1 of 9 prompts"
+    (line,) = verdict.notes(MethodChoice("tome"), off, 1)
+    assert line == "ratio=1: no image changed, on 1 prompt: this setting does nothing"
 
 
 def test_the_answer_about_a_present_setting() -> None:
     mine, other = (MethodChoice("taylorseer", {"cache_interval": value}) for value in (3, 4))
     result = DialResult(3, (Seen(0.95, 0.5, 20, 10, "x", 3, 3),), True)
     begin = (
-        "your present setting: TaylorSeer cache_interval=3: mean SSIM 0.9500, worst 0.9500 on 1 prompts, "
+        "your present setting: TaylorSeer cache_interval=3: mean SSIM 0.9500, worst 0.9500 on 1 prompt, "
         "50% of the calls reuse, 50% of the work, 2.00 s an image, "
     )
-    assert verdict.answer(mine, result, {mine: 2.0, other: 1.5}, 3.0, other) == (
+    as_much = Floor(0.95, 0.95)
+    assert verdict.answer(mine, result, {mine: 2.0, other: 1.5}, 3.0, other, as_much) == (
         f"{begin}3.00 s without it; the best at equal quality: TaylorSeer cache_interval=4 "
         "disable_cache_before_step=3 max_order=1, 1.50 s"
     )
     nothing = "no other setting that keeps as much is faster"
-    assert verdict.answer(mine, result, {mine: 2.0}, 3.0, mine) == f"{begin}3.00 s without it; {nothing}"
+    line = verdict.answer(mine, result, {mine: 2.0}, 3.0, mine, as_much)
+    assert line == f"{begin}3.00 s without it; {nothing}"
     slow = f"{begin}1.00 s without it: slower than off; {nothing}"
-    assert verdict.answer(mine, result, {mine: 2.0, other: 2.5}, 1.0, None) == slow
+    assert verdict.answer(mine, result, {mine: 2.0, other: 2.5}, 1.0, None, as_much) == slow
+    # With another floor, or where the present setting skips nothing, it is not equal quality.
+    line = verdict.answer(mine, result, {mine: 2.0, other: 1.5}, 3.0, other, Floor(0.9, 0.8))
+    assert "; the best that keeps mean SSIM 0.9 and worst 0.8: TaylorSeer cache_interval=4 " in line
+    line = verdict.answer(mine, result, {mine: 2.0}, 3.0, None, Floor(0.9, 0.8))
+    assert line.endswith("; no other setting that keeps mean SSIM 0.9 and worst 0.8 is faster")
     assert verdict.speed("PAB", 2.0, 2.0).endswith(": slower than off")
+
+
+def test_a_value_that_skips_the_same_calls_loses_as_much() -> None:
+    """From 18 on nothing more is skipped: what 50 lost on all prompts is known of 32, though 16 is nearer."""
+    raced: list[float] = []
+
+    def measure(value: float, count: int) -> list[Seen]:
+        level = min(value, 18)
+        lost = [0.02 if level < 18 else 0.03, *[0.01 if level < 18 else 0.09] * 9]
+        if count == 10:
+            raced.append(value)
+        return [Seen(1 - one, 1 - level / 50, 20, 1, str(level), value, value) for one in lost[:count]]
+
+    found = search(Parameter("range", "int", 1, 50, 2), 2, measure, 10, Floor(0.95, 0.5))
+    assert found.best is not None
+    assert found.best.value == 17
+    assert len([value for value in raced if value >= 18]) == 1

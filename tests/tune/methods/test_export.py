@@ -12,10 +12,11 @@ import pytest
 import torch
 from diffusers import CogVideoXPipeline
 
-from ecdiff_core import ECDiffParams, MethodChoice, TunedConfig
+from ecdiff_core import ECDiffParams, MethodChoice, ModelRef, TunedConfig
 from ecdiff_core.errors import ConfigError
 from ecdiff_core.methods.enable import enable
-from ecdiff_tune.methods.export import mask_in, to_cache_dit, to_diffusers, to_sglang, to_vllm_omni
+from ecdiff_tune.methods.diffusers_lines import to_diffusers
+from ecdiff_tune.methods.export import mask_in, to_cache_dit, to_sglang, to_vllm_omni
 
 from ...hooking import run
 from ...refusals import refused
@@ -27,6 +28,8 @@ CHOICES = [
     MethodChoice("taylorseer", {"cache_interval": 3}),
     MethodChoice("mag_cache", {"threshold": 0.3, "mag_ratios": [1.0, *[0.97] * (STEPS - 1)]}),
     MethodChoice("pab", {"spatial_attention_block_skip_range": 3}),
+    # as many ratios as are given for fewer steps
+    MethodChoice("mag_cache", {"threshold": 0.3, "mag_ratios": [1.0, 0.97, 0.95]}),
 ]
 
 
@@ -42,7 +45,7 @@ def video(tiny_videos: Path) -> Any:
     return pipe
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
+@pytest.mark.parametrize("choice", CHOICES)
 def test_lines_for_diffusers_do_what_the_config_does(
     video: Any, cloud: TunedConfig, choice: MethodChoice
 ) -> None:
@@ -69,6 +72,17 @@ def test_what_diffusers_cannot_be_told(cloud: TunedConfig) -> None:
     for method, got in ((None, "EC-Diff"), (MethodChoice("tome"), "tome")):
         with refused(ConfigError, key="method", got=got):
             to_diffusers(replace(cloud, method=method))
+
+
+def test_lines_that_the_model_has_no_switch_for_are_not_written(
+    cloud: TunedConfig, tiny_pair: Path, sd3_pair_without_t5: Path
+) -> None:
+    for pair, kind in ((tiny_pair, "UNet2DConditionModel"), (sd3_pair_without_t5, "SD3Transformer2DModel")):
+        spec = replace(cloud.pair, cloud=ModelRef(str(pair / "cloud")))
+        with refused(ConfigError, key="pair.cloud", got=kind, line="apply_tuned"):
+            to_diffusers(replace(cloud, pair=spec, method=CHOICES[1]))
+    unknown = replace(cloud.pair, cloud=ModelRef("/no/such/model"))
+    assert "enable_cache" in to_diffusers(replace(cloud, pair=unknown, method=CHOICES[1]))
 
 
 @pytest.mark.skipif(find_spec("cache_dit") is None, reason="needs cache-dit")
@@ -230,10 +244,15 @@ def test_the_command(cloud: TunedConfig, tmp_path: Path, command: Command) -> No
     own = {"pair.name": "videos", "pair.cloud": "x", "pair.edge": "y"}
     (folder / "study.json").write_text(json.dumps({"settings": own, "created": "2026-01-01"}))
     refuses(command("export", *here), key="export.config", got=str(folder))
-    replace(cloud, method=CHOICES[0]).save(folder / "accelerated.yaml")
+    replace(cloud, method=CHOICES[0], score={"quality": 0.9}).save(folder / "accelerated.yaml")
     outcome = command("export", "to=cache_dit", *here)
     assert outcome.status == 0, outcome
-    assert "residual_diff_threshold: 3.0" in (folder / "export" / "cache_dit.yaml").read_text()
+    text = (folder / "export" / "cache_dit.yaml").read_text()
+    assert "residual_diff_threshold: 3.0" in text
+    assert text.splitlines()[0].endswith(
+        "mean SSIM 0.9000 to the images without it, with diffusers' FirstBlockCache"
+    )
+    assert "method=dbcache 'acceleration.values={residual_diff_threshold: 3.0, max" in outcome.out
     refuses(command("export", "to=sglng", *here), key="export.to", got="sglng")
     assert "method=step_mask" not in outcome.out
     replace(cloud, params=ECDiffParams(p=3, k=2, alpha=0.3, s=STEPS)).save(folder / "accelerated.yaml")

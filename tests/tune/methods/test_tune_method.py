@@ -92,7 +92,8 @@ def test_an_undisturbed_study_and_one_that_was_killed(
     config.save(made.folder / "accelerated.yaml")  # as where a floor was lower
     floors = ("acceleration.values=null", "acceleration.min_quality=1", "acceleration.min_worst=1")
     nothing = made("tune", *ask, *floors)
-    assert "TaylorSeer: no setting that does something keeps the floor" in nothing.out
+    assert "TaylorSeer: no setting that does something keeps mean SSIM 1 and worst 1" in nothing.out
+    assert f"removed {made.folder / 'accelerated.yaml'} of an earlier command" in nothing.out
     assert not [*made.folder.rglob("taylorseer.yaml"), *made.folder.rglob("accelerated.yaml")]
 
 
@@ -127,12 +128,16 @@ def test_mag_cache_is_measured_on_the_model(tiny_videos: Path, tmp_path: Path, c
 
 
 def test_refusals(study: Study) -> None:
-    key = "method.values.cache_interval"
+    key = "acceleration.values.cache_interval"
     for overrides, about in (
         (["method=taylorser"], {"got": "taylorser", "nearest": "taylorseer"}),
         (["method=[ecdiff,pab]"], {"key": "method", "expected": "alone"}),
         (["method=[pab,tome]", "acceleration.values={ratio: 0.1}"], {"key": "acceleration.values"}),
         (["method=taylorseer", "acceleration.values={cache_interval: 0}"], {"key": key, "got": 0}),
+        (
+            ["method=taylorseer", "acceleration.values={cache_intervall: 2}"],
+            {"key": "acceleration.values", "got": "cache_intervall", "nearest": "cache_interval"},
+        ),
         (["method=taylorseer", "acceleration.values=3"], {"key": "acceleration.values", "got": 3}),
         (["method=taylorseer", "acceleration.values={1: 3}"], {"key": "acceleration.values", "got": {1: 3}}),
         (["method=mag_cache"], {"key": "method"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from ecdiff_core.methods.masks import mask_of
 from ecdiff_core.methods.method import Values
 from ecdiff_tune.evaluation.ledger import Ledger
 from ecdiff_tune.methods import tuning as tuned_module
+from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.measure import MethodMeasurer
 from ecdiff_tune.methods.seen import DialResult, Floor, Seen
 from ecdiff_tune.methods.tuning import Tuned, time_side_by_side, tune
@@ -68,7 +69,11 @@ def test_a_present_setting_is_what_must_be_kept() -> None:
 
 def test_a_present_setting_that_does_nothing_is_no_floor() -> None:
     found, lines, presents = tuned("taylorseer", Made(interval), cache_interval=1, max_order=1)
-    assert lines[1] == "cache_interval=1: no step was skipped: this setting does nothing"
+    assert lines[1:3] == [
+        "cache_interval=1: no step was skipped, whatever the prompt: this setting does nothing",
+        "wanted: mean SSIM 0.9 and worst 0.8, or better",
+    ]
+    assert found.floor == Floor(0.9, 0.8)
     assert presents == [None]
     assert found.winner is not None
     assert found.winner.choice.values["cache_interval"] == 2
@@ -107,7 +112,20 @@ def test_only_what_is_ahead_is_measured_on_all_prompts() -> None:
     assert found.winner.choice.values["cache_interval"] == 2
     whole = {one.choice.values["max_order"] for one in found.settings if len(one.result.seen) == 3}
     assert whole == {2}
-    assert sum("not measured on all 3 prompts" in line for line in lines) == 2
+    assert sum("not measured on all prompts: it does nothing" in line for line in lines) == 2
+
+
+def test_the_search_goes_on_from_a_present_setting() -> None:
+    """Which is known on all prompts: no look says something else of it, and nothing below it is tried."""
+    found, lines, _ = tuned("taylorseer", Made(interval), cache_interval=20, max_order=1)
+    assert [one.choice.values["cache_interval"] for one in found.settings] == [20]
+    assert found.winner is not None
+    assert found.winner.choice.values["cache_interval"] == 20
+    assert lines[-1].strip() == (
+        "the floor is kept on 3 prompts up to cache_interval=20, the greatest that there is"
+    )
+    found, _, _ = tuned("taylorseer", Made(interval), cache_interval=3, max_order=1)
+    assert [one.choice.values["cache_interval"] for one in found.settings] == [3, 6, 4]
 
 
 def masked(choice: MethodChoice) -> tuple[float, float, int]:
@@ -159,3 +177,20 @@ def test_seconds_beside_other_choices_are_other_seconds(
         assert asked == ["p", "p", "p", "p", "q", "q"] * 2
         assert measure(choices=[first]) == (1.0, {first: 1.0})  # nothing is timed again
     assert calls == {"cloud": 12 * 20, "decode": 12}
+
+
+@pytest.mark.parametrize(
+    ("qualities", "said"),
+    [
+        ((0.97, 0.95), ""),
+        ((0.96, 0.90), "is not kept (mean 0.95)"),
+        ((0.99, 0.99, 0.99, 0.85), "is not kept (worst 0.9)"),
+        ((0.96, 0.65), "is not kept (mean 0.95 and worst 0.9)"),
+    ],
+)
+def test_a_floor_that_is_missed_on_held_out_prompts_is_said(qualities: Sequence[float], said: str) -> None:
+    seen = tuple(Seen(one, 0.5, 20, 10, "a", 1.0, 1.0) for one in qualities)
+    first, *notes = verdict.held_out(DialResult(1.0, seen, True), (0.9, 1.0), Floor(0.95, 0.9))
+    assert first.endswith(f"(0.9000 … 1.0000), worst {min(qualities):.4f} on {len(seen)} prompts")
+    assert len(notes) == bool(said)
+    assert all(said in line for line in notes)

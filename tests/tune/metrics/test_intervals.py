@@ -105,16 +105,18 @@ def test_tied_configs_the_cheapest_first(latency: LatencyProfile) -> None:
     assert tied_line([], 0.1) == []
 
 
+SCORE = {
+    "quality": 0.9,
+    "objective": 0.87,
+    "quality_ci95": [0.89, 0.91],
+    "objective_ci95": [0.85, 0.89],
+    "seconds": 0.5,
+}
+
+
 @pytest.mark.parametrize(("held", "told"), [(0.80, True), (0.86, False), (None, False)])
 def test_held_out_prompts_below_the_interval(held: float | None, told: bool) -> None:
-    score = {
-        "quality": 0.9,
-        "objective": 0.87,
-        "quality_ci95": [0.89, 0.91],
-        "objective_ci95": [0.85, 0.89],
-        "seconds": 0.5,
-        "heldout": {"quality": 0.9, "objective": held, "num_prompts": 7},
-    }
+    score = {**SCORE, "heldout": {"quality": 0.9, "objective": held, "num_prompts": 7}}
     pair = PairSpec("mine", ModelRef("a"), ModelRef("b"))
     lines = result_lines(TunedConfig(pair, ECDiffParams(7, 2, 0.3, 34), Sampling(), score), 100, 2.5)
     assert "quality 0.9000 (95% 0.8900 … 0.9100) on 100 prompts, 0.9000 on 7 held-out ones" in lines
@@ -128,14 +130,18 @@ def test_held_out_prompts_below_the_interval(held: float | None, told: bool) -> 
         )
 
 
+@pytest.mark.parametrize(("least", "told"), [(None, False), (0.9, False), (0.95, True)])
+def test_a_quality_that_was_asked_for_is_held_against_the_held_out_one(
+    least: float | None, told: bool
+) -> None:
+    score = {**SCORE, "quality": 0.96, "heldout": {"quality": 0.9, "objective": 0.87, "num_prompts": 7}}
+    pair = PairSpec("mine", ModelRef("a"), ModelRef("b"))
+    lines = result_lines(TunedConfig(pair, ECDiffParams(7, 2, 0.3, 34), Sampling(), score), 100, 2.5, least)
+    assert any("is not kept (0.9000, wanted 0.95)" in line for line in lines) == told
+
+
 def test_of_videos_it_is_told_that_they_are() -> None:
-    score = {
-        "quality": 0.9,
-        "objective": 0.87,
-        "quality_ci95": [0.89, 0.91],
-        "objective_ci95": [0.85, 0.89],
-        "seconds": 90.0,
-    }
+    score = {**SCORE, "seconds": 90.0}
     other = {"p": 7, "k": 2, "alpha": 0.3, "s": 31, "seconds": 80.0}
     pair, sampling = PairSpec("mine", ModelRef("a"), ModelRef("b")), Sampling(num_frames=49)
     config = TunedConfig(pair, ECDiffParams(7, 2, 0.3, 34), sampling, score, {"tied": [other]})
