@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ecdiff_core.io.atomic_files import write_text
@@ -46,6 +47,14 @@ def write(record: Recorded) -> Path:
 
 def html(data: StudyData) -> str:
     """The whole page, images and styles inside."""
+    style, script = (
+        Markup((figures.STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
+    )
+    return _template().render(style=style, script=script, **view(data))
+
+
+@cache
+def _template() -> Template:
     jinja = Environment(
         loader=FileSystemLoader(figures.STATIC),
         autoescape=True,
@@ -56,10 +65,7 @@ def html(data: StudyData) -> str:
     )
     jinja.filters["seconds"] = headline.seconds_text
     jinja.filters["score"] = lambda value: shown(value, 3)
-    style, script = (
-        Markup((figures.STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
-    )
-    return jinja.get_template("page.html").render(style=style, script=script, **view(data))
+    return jinja.get_template("page.html")
 
 
 def _shown(value: Any) -> Any:
