@@ -115,7 +115,7 @@ def tune(
     present = _present(method, fixed, measurer, prompts, note)
     # What nothing keeps is no floor for anything.
     keep = floor(None if present is None or does_nothing(dial, present.result) else present.result)
-    note(f"wanted: {keep}, or better")
+    note(f"{method.label}, wanted: {keep}, or better")
     settings = [] if present is None else [present]
     others = {name: value for name, value in fixed.items() if name != method.whole}
     for choice, found in _searched(method, others, measurer, prompts, keep, present).items():

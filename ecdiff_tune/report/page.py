@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ecdiff_core.io.atomic_files import write_text
@@ -52,6 +53,14 @@ def html(data: StudyData) -> str:
 
 def rendered(template: str, shown_there: Mapping[str, Any]) -> str:
     """One of the pages with what it shows, styles inside."""
+    style, script = (
+        Markup((figures.STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
+    )
+    return _template(template).render(style=style, script=script, **shown_there)
+
+
+@cache
+def _template(name: str) -> Template:
     jinja = Environment(
         loader=FileSystemLoader(figures.STATIC),
         autoescape=True,
@@ -62,10 +71,7 @@ def rendered(template: str, shown_there: Mapping[str, Any]) -> str:
     )
     jinja.filters["seconds"] = headline.seconds_text
     jinja.filters["score"] = lambda value: shown(value, 3)
-    style, script = (
-        Markup((figures.STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
-    )
-    return jinja.get_template(template).render(style=style, script=script, **shown_there)
+    return jinja.get_template(name)
 
 
 def _shown(value: Any) -> Any:

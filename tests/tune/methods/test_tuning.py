@@ -73,7 +73,7 @@ def test_a_present_setting_that_does_nothing_is_no_floor() -> None:
     found, lines, presents = tuned("taylorseer", Made(interval), cache_interval=1, max_order=1)
     assert lines[1:3] == [
         "cache_interval=1: no step was skipped, whatever the prompt: this setting does nothing",
-        "wanted: mean SSIM 0.9 and worst 0.8, or better",
+        "TaylorSeer, wanted: mean SSIM 0.9 and worst 0.8, or better",
     ]
     assert found.floor == Floor(0.9, 0.8)
     assert presents == [None]
