@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffusers.models.cache_utils import CacheMixin
-
 from ecdiff_core.config import TunedConfig
 from ecdiff_core.errors import ConfigError, PairError
 from ecdiff_core.methods.choice import MethodChoice
-from ecdiff_core.models.families.parts import part_class
-from ecdiff_core.models.find import find_configs
-from ecdiff_core.models.pair_files import family_of
 
 
 def _first_block_cache(values: Mapping[str, Any], _: int) -> str:
@@ -58,6 +53,13 @@ _CONFIGS: Mapping[str, Callable[[Mapping[str, Any], int], str]] = {
 def _without_enable_cache(config: TunedConfig) -> str:
     """The class of the cloud's denoiser where diffusers has no switch for caches in it; empty where it has,
     or where the model's configs cannot be had."""
+    # Commands that load no model know of this module.
+    from diffusers.models.cache_utils import CacheMixin
+
+    from ecdiff_core.models.families.parts import part_class
+    from ecdiff_core.models.find import find_configs
+    from ecdiff_core.models.pair_files import family_of
+
     try:
         folder = find_configs(config.pair.cloud, tokenizers=False)
         found = part_class(folder, family_of(folder).denoiser_part)
