@@ -25,8 +25,6 @@ from ecdiff_core.sampling.schedulers import build_scheduler
 from ..hooking import assert_close
 from ..refusals import refused
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
-
 PROMPT = "a large red circle left of a small blue star, on a dark plain background"
 PROMPTS = [PROMPT, "a small green ring", "two words"]
 SCHEDULERS = [
