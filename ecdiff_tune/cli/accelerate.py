@@ -154,7 +154,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         config = config_of(base, winner, seconds[winner.choice], off, heldout, how, settings.seed)
         config.save(folder / f"{name}.yaml")
         saved.append(folder / f"{name}.yaml")
-        log(verdict.about(winner.choice, winner.result, len(prompts)))
+        log(verdict.about(winner.choice, winner.result, len(prompts), others=True))
         if heldout is not None and config.score is not None:
             interval = config.score["heldout"]["quality_ci95"] or (math.nan, math.nan)
             for line in verdict.held_out(heldout, interval, found[name].floor):

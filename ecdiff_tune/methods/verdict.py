@@ -16,15 +16,18 @@ CLIFF = 0.05
 """Mean SSIM lost from one pattern to the next that is called a cliff."""
 
 
-def about(choice: MethodChoice, result: DialResult, prompts: int) -> str:
+def about(choice: MethodChoice, result: DialResult, prompts: int, others: bool = False) -> str:
     """One setting: what it skips, and what that costs.
 
     Args:
         choice: with the value of the result.
         prompts: that are tuned on.
+        others: name what else was tried in combinations too.
     """
+    tried = [one.name for one in choice.method.parameters if others and one.grid]
+    beside = "".join(f" {name}={shown(choice.values[name])}" for name in tried if name != choice.method.dial)
     line = (
-        f"{choice.method.label} {_setting(choice, result)}: mean SSIM {result.quality:.4f}, "
+        f"{choice.method.label} {_setting(choice, result)}{beside}: mean SSIM {result.quality:.4f}, "
         f"worst {result.worst:.4f} {_where(result, prompts)}, {result.reused:.0%} of the calls reuse, "
         f"{result.work:.0%} of the work"
     )

@@ -252,6 +252,10 @@ def test_an_image_of_another_batch_is_not_something_that_the_setting_does() -> N
 def test_the_answer_about_a_present_setting() -> None:
     mine, other = (MethodChoice("taylorseer", {"cache_interval": value}) for value in (3, 4))
     result = DialResult(3, (Seen(0.95, 0.5, 20, 10, "x", 3, 3),), True)
+    line = verdict.about(mine, result, 2, others=True)
+    assert line.startswith(
+        "TaylorSeer cache_interval=3 max_order=1: mean SSIM 0.9500, worst 0.9500 on 1 of 2 "
+    )
     begin = (
         "your present setting: TaylorSeer cache_interval=3: mean SSIM 0.9500, worst 0.9500 on 1 prompt, "
         "50% of the calls reuse, 50% of the work, 2.00 s an image, "
