@@ -10,7 +10,8 @@ import pytest
 import bench_methods
 from ecdiff_core import MethodChoice, TunedConfig
 from ecdiff_tune.methods.seen import DialResult, Seen
-from ecdiff_tune.methods.tuning import Winner, config_of
+from ecdiff_tune.methods.tuning import Winner
+from ecdiff_tune.methods.winner_config import config_of
 
 ARGUMENTS = argparse.Namespace(prompts=6, steps=20)
 
