@@ -10,9 +10,10 @@ so that the moments fall into the work and not into imports. All runs of a searc
 and one date, which otherwise are never the same twice.
 
 Prints a row a search, with the moments of its kills in percent of an undisturbed run's time, and how far
-apart at most the SSIM of equal rows of both ledgers and the numbers of both YAMLs are: what is left of a
-batch is a smaller batch, which on some processors other kernels compute, to the last digits. Ends with
-status 1 where a YAML differs in anything but a number, or in one by more than that.
+apart at most the SSIM of equal rows of both ledgers and the numbers under `score` and `provenance` of both
+YAMLs are: what is left of a batch is a smaller batch, which on some processors other kernels compute, to the
+last digits. Ends with status 1 where a YAML differs in anything but such a number, or in one by more than
+that.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ FULL_RUNS, BOUND = 3, 1.0
 COMPARED = (files.CONFIG, files.STAGE1)
 BATCHES = 2e-5
 """By how much another batch may move a number."""
+MEASURED = ("score", "provenance")
+"""What of a YAML holds such numbers."""
 GIVEN = (files.STATE, files.LATENCY)
 """The date and the latency profile."""
 
@@ -208,14 +211,18 @@ def compare(undisturbed: Run, killed: Run, outcome: Outcome) -> None:
         shutil.copytree(killed.outputs, killed.outputs.with_name(f"differs{outcome.compared}"))
 
 
-def how_far_apart(one: Any, other: Any) -> float:
-    """The greatest difference of two trees' floats; infinite where anything else differs."""
+def how_far_apart(one: Any, other: Any, measured: bool = False) -> float:
+    """The greatest difference of two trees' measured floats; infinite where anything else differs."""
     if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other)
+        if one == other or (math.isnan(one) and math.isnan(other)):
+            return 0.0
+        return abs(one - other) if measured and math.isfinite(one - other) else math.inf
     if isinstance(one, dict) and isinstance(other, dict) and [*one] == [*other]:
-        return max((how_far_apart(one[key], other[key]) for key in one), default=0.0)
+        return max(
+            (how_far_apart(one[key], other[key], measured or key in MEASURED) for key in one), default=0.0
+        )
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return max(map(how_far_apart, one, other), default=0.0)
+        return max((how_far_apart(*both, measured) for both in zip(one, other, strict=True)), default=0.0)
     return 0.0 if one == other else math.inf
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries read it: a test that downloads fails at once
 os.environ["ECDIFF_CACHE"] = ""  # tests leave nothing in the user's folders
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # that torchvision is missing, once a worker
 
 import hypothesis
 import pytest
@@ -43,7 +42,10 @@ LONG_FILES = (
 
 @pytest.fixture(scope="session", autouse=True)
 def written_when_the_system_likes() -> Iterator[None]:
-    """A commit that waits for the disk takes 25 ms. Nothing is lost of who is killed, but by a power cut."""
+    """A commit that waits for the disk takes 25 ms.
+
+    A process that is killed loses nothing; only a power cut would.
+    """
 
     def unsynced(*given: Any, **settings: Any) -> sqlite3.Connection:
         database = connect(*given, **settings)
@@ -61,7 +63,10 @@ def written_when_the_system_likes() -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     """The pairs, but where this process only hands tests to others: models' libraries take seconds."""
     if not config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
-        from . import pair_fixtures
+        with pytest.MonkeyPatch.context() as patch:
+            # Else each worker says that torchvision is missing; what it starts is to be quiet of itself.
+            patch.setenv("TRANSFORMERS_VERBOSITY", "error")
+            from . import pair_fixtures
 
         config.pluginmanager.register(pair_fixtures)
 

@@ -65,7 +65,7 @@ def run_command(command: Callable[[], None], when_stopped: str = "") -> int:
 
 
 def show_loading(name: str) -> None:
-    """Say what is loaded, to who waits at a terminal: from a hub that is minutes without a line."""
+    """Say on a terminal what is loaded: from a hub that takes minutes without a line."""
     if sys.stderr.isatty():
         print(f"loading {name}", file=sys.stderr, flush=True)
 

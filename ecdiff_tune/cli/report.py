@@ -26,7 +26,7 @@ def report(settings: Settings, log: Callable[[str], None] | None = None) -> Path
         ECDiffError: something that the user can act on.
     """
     with StudyFolder(study_spec(settings)) as folder, Progress(log) as progress:
-        if accelerated_page.is_all(folder.path):
+        if accelerated_page.holds_accelerations_alone(folder.path):
             path = accelerated_page.write(folder.spec)
         else:
             path = page.write(recorded.load(folder.spec))

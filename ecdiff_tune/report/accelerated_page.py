@@ -13,7 +13,7 @@ from ecdiff_tune.study import files
 from ecdiff_tune.study.spec import StudySpec
 
 
-def is_all(path: Path) -> bool:
+def holds_accelerations_alone(path: Path) -> bool:
     """Whether a study's folder holds accelerations and no config of EC-Diff."""
     tuned = any((path / name).is_file() for name in (files.CONFIG, files.STAGE1, files.TRIALS))
     return not tuned and (path / files.METHODS / files.METHODS_TABLE).is_file()
@@ -36,7 +36,7 @@ def write(spec: StudySpec) -> Path:
         "accelerated": experiments.accelerations(spec.path),
         "command": lambda name: result.command(name, spec),
     }
-    write_text(target, page.rendered("methods.html", shown))
+    write_text(target, page.render("methods.html", shown))
     return target
 
 

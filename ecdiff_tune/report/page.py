@@ -48,15 +48,15 @@ def write(record: Recorded) -> Path:
 
 def html(data: StudyData) -> str:
     """The whole page, images and styles inside."""
-    return rendered("page.html", view(data))
+    return render("page.html", view(data))
 
 
-def rendered(template: str, shown_there: Mapping[str, Any]) -> str:
+def render(template: str, values: Mapping[str, Any]) -> str:
     """One of the pages with what it shows, styles inside."""
     style, script = (
         Markup((figures.STATIC / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
     )
-    return _template(template).render(style=style, script=script, **shown_there)
+    return _template(template).render(style=style, script=script, **values)
 
 
 @cache

@@ -41,11 +41,18 @@ def test_killed_once(tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("one", "other", "verdict"),
     [
-        ("quality: 0.5", "quality: 0.6", "differs: ecdiff.yaml"),
+        ("score: {quality: 0.5}", "score: {quality: 0.6}", "differs: ecdiff.yaml"),
+        ("score: {quality: 0.5}", "score: {quality: .nan}", "differs: ecdiff.yaml"),
+        ("score: {quality: .nan}", "score: {quality: 0.5}", "differs: ecdiff.yaml"),
+        ("score: {quality: .inf}", "score: {quality: 0.5}", "differs: ecdiff.yaml"),
+        ("score: {quality: .nan}", "score: {quality: .nan}", "same"),
+        ("score: {quality: .inf}", "score: {quality: .inf}", "same"),
+        ("params: {alpha: 0.5}", "params: {alpha: 0.50001}", "differs: ecdiff.yaml"),
         ("tied: [{k: 1}]", "tied: [{k: 2}]", "differs: ecdiff.yaml"),
         ("tied: [{k: 1}]", "tied: []", "differs: ecdiff.yaml"),
-        ("quality: [0.5, 0.7]", "quality: [0.5, 0.70001]", "numbers 1e-05 apart"),
-        ("quality: 0.5", "quality: 0.5", "same"),
+        ("score: {ci95: [0.5, 0.7]}", "score: {ci95: [0.5, 0.70001]}", "numbers 1e-05 apart"),
+        ("provenance: {bias: 0.7}", "provenance: {bias: 0.70001}", "numbers 1e-05 apart"),
+        ("params: {alpha: 0.5}", "params: {alpha: 0.5}", "same"),
     ],
 )
 def test_a_yaml_that_differs_is_found(one: str, other: str, verdict: str, tmp_path: Path) -> None:

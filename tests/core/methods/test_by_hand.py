@@ -208,12 +208,16 @@ def test_images_equal_those_by_hand_and_nothing_is_left(
     kind, name = case
     pipe = pipes[kind]
     before, forwards = attributes(model_of(pipe)), forwards_of(model_of(pipe))
+    children = list(model_of(pipe).named_children())
     with enabled(pipe, name) as on:
         with refused(PairError, key="method", got=name, line="already"):
             enabled(pipe, name)
         fail_inside_a_call(pipe)
+        if kind == "flow":
+            be_interrupted(pipe)
         ours, hits = run(pipe), on.hits
     on.disable()
+    assert list(model_of(pipe).named_children()) == children
     assert forwards_of(model_of(pipe)) == forwards
     assert not [name for name, own in attributes(model_of(pipe)).items() if own - before[name]]
     take_off = by_hand(pipe, name)
@@ -221,7 +225,7 @@ def test_images_equal_those_by_hand_and_nothing_is_left(
         theirs = run(pipe)
     finally:
         take_off()
-    assert torch.equal(ours, theirs)  # and of the call that failed nothing was reused
+    assert torch.equal(ours, theirs)  # and of the generations that did not end nothing was reused
     assert torch.equal(run(pipe), plain[kind])
     assert len(hits.calls) == STEPS
     assert (hits.reused > 0) == (name != "tome")
@@ -231,7 +235,7 @@ def test_images_equal_those_by_hand_and_nothing_is_left(
 def fail_inside_a_call(pipe: Pipe) -> None:
     """A layer of the first block fails in a later call; what a method puts in is where it was."""
     model, ran = model_of(pipe), []
-    children = dict(model.named_children())
+    children = list(model.named_children())
     name = "down_blocks.0.resnets.0.conv1" if hasattr(model, "down_blocks") else "transformer_blocks.0.norm1"
 
     def fail(*_: Any) -> None:
@@ -243,7 +247,29 @@ def fail_inside_a_call(pipe: Pipe) -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         run(pipe)
     handle.remove()
-    assert dict(model.named_children()) == children
+    assert list(model.named_children()) == children
+
+
+COUNTING = {
+    name: next(kind for kind, other in CASES if other == name)
+    for name in METHODS
+    if get_method(name).parameter(get_method(name).dial).in_calls
+}
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_more_calls_than_a_generation_has_are_all_of_them(pipes: dict[str, Pipe], name: str) -> None:
+    if name in PACKAGES and find_spec(PACKAGES[name]) is None:
+        pytest.skip(f"needs {PACKAGES[name]}")
+    pipe, steps, dial = pipes[COUNTING[name]], 6, get_method(name).dial
+    made = []
+    for calls in (steps, steps + 3):
+        with enabled(pipe, name, num_steps=steps, **{dial: calls}) as on:
+            made.append((run(pipe, num_inference_steps=steps), on.hits))
+    (latents, hits), (others, same) = made
+    assert hits == same
+    assert hits.reused > 0
+    assert torch.equal(latents, others)
 
 
 def forwards_of(model: nn.Module) -> list[Any]:
@@ -254,8 +280,8 @@ def test_sea_cache_by_hand(pipes: dict[str, Pipe], plain: dict[str, Tensor]) -> 
     pipe = pipes["video"]
     before, forwards = attributes(pipe.transformer), forwards_of(pipe.transformer)
     with enabled(pipe, "sea_cache") as on:
-        with pytest.raises(KeyboardInterrupt):
-            run(pipe, callback_on_step_end=interrupt)
+        fail_inside_a_call(pipe)
+        be_interrupted(pipe)
         ours, hits = run(pipe), on.hits
     assert forwards_of(pipe.transformer) == forwards
     assert attributes(pipe.transformer) == before
@@ -292,10 +318,16 @@ def attributes(model: nn.Module) -> dict[str, set[str]]:
     }
 
 
-def interrupt(_: Pipe, step: int, *__: Any) -> dict[str, Any]:
-    if step == 4:
-        raise KeyboardInterrupt
-    return {}
+def be_interrupted(pipe: Pipe) -> None:
+    """Between two calls."""
+
+    def interrupt(_: Pipe, step: int, *__: Any) -> dict[str, Any]:
+        if step == 4:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, callback_on_step_end=interrupt)
 
 
 @pytest.mark.parametrize(

@@ -60,19 +60,23 @@ def die_after(patch: pytest.MonkeyPatch, batches: int) -> None:
     patch.setattr(evaluator.Ledger, "append_all", append_and_die)
 
 
-OF_ITS_OWN = {
-    "optuna": ("params.p=3", "search.trials=6"),
-    "schedule": ("search.cloud_calls=[4,5]", *FEW),
-    "predict": ("params.p=3", *FEW),
-    "joint": ("params.p=3", "search.finalists=4"),
-}
+STOPPED = (
+    ("race", "params.p=3"),
+    ("optuna", "params.p=3", "search.trials=6"),
+    ("schedule", "search.cloud_calls=[4,5]", *FEW),
+    ("predict", "params.p=3", *FEW),
+    ("predict", "params.p=auto", "search.finalists=2"),
+    ("joint", "params.p=3", "search.finalists=4"),
+)
+"""Searches and their settings; the last two go on to a front."""
 
 
-@pytest.mark.parametrize("name", ["race", "predict", "joint", "optuna", "schedule"])
+@pytest.mark.parametrize("searched", STOPPED, ids=" ".join)
 def test_tune_goes_on_after_a_stop(
-    name: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    searched: Sequence[str], study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("tune", f"search={name}", *SMALL, *OF_ITS_OWN.get(name, ("params.p=3",)))
+    name, *settings = searched
+    command = ("tune", f"search={name}", *SMALL, *settings)
     outcome = study(*command)
     assert outcome.status == 0, outcome
     trials = study.trials()
