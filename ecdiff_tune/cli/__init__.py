@@ -172,6 +172,8 @@ COMMANDS: dict[str, Command] = {
 }
 _OF_ONE = ("compare", "ablate", "errors", "pareto", "transfer")
 """Groups of settings that the command of their name alone goes by."""
+_OF_TUNE = ("method", "acceleration")
+"""Settings that ``tune`` alone goes by."""
 
 
 def unheeded(name: str, keys: Iterable[str]) -> list[str]:
@@ -179,9 +181,10 @@ def unheeded(name: str, keys: Iterable[str]) -> list[str]:
 
     >>> unheeded("table5", ["study", "output_dir"]), unheeded("tune", ["compare.schedule", "seed"])
     (['study'], ['compare.schedule'])
+    >>> unheeded("stage1", ["method", "acceleration.values"]), unheeded("tune", ["method"])
+    (['method', 'acceleration.values'], [])
     """
-    heeds = COMMANDS[name].heeds
+    heeds, tunes = COMMANDS[name].heeds, name == "tune"
+    others = {*_OF_ONE, *(() if tunes else _OF_TUNE)} - {name}
     groups = [(key, key.partition(".")[0]) for key in keys]
-    return [
-        key for key, group in groups if (heeds and group not in heeds) or (group in _OF_ONE and group != name)
-    ]
+    return [key for key, group in groups if (heeds and group not in heeds) or group in others]

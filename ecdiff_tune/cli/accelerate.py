@@ -51,7 +51,7 @@ def accelerate(settings: Settings, caller: Caller = COMMAND_LINE) -> None:
     try:
         for name in names:
             get_method(name).complete(fixed)
-        with open_study(study_spec(settings), caller=caller) as (study, pair, references):
+        with open_study(study_spec(settings, accelerates=True), caller=caller) as (study, pair, references):
             runs = Runs(study.path / files.METHODS / files.RUNS)
             found: dict[str, Tuned] = {}
             for name in _usable(names, fixed, pair.pipe, study.progress.log):

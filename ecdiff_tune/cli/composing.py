@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from hydra import compose, initialize_config_dir, version
 from hydra.core.config_store import ConfigStore
@@ -24,6 +24,7 @@ from ecdiff_tune.config import Settings, SettingsError, composed
 from ecdiff_tune.config.groups import LoraSettings
 from ecdiff_tune.config.idle import idle
 from ecdiff_tune.config.names import unknown_setting
+from ecdiff_tune.config.settings import ECDIFF
 from ecdiff_tune.data.conf_folder import config_folder
 
 _ALONE = threading.Lock()
@@ -57,7 +58,8 @@ def settings_of(
     given = composed.keys_of(overrides)
     if unread := unheeded(command, given):
         log(f"note: {command} does not go by {', '.join(unread)}.")
-    for line in idle(chosen, given) if kind.searches else ():
+    searched = chosen if command == "tune" else replace(chosen, method=ECDIFF)
+    for line in idle(searched, [key for key in given if key not in unread]) if kind.searches else ():
         log(line)
     return chosen
 

@@ -21,11 +21,12 @@ def study_path(settings: Settings) -> Path:
     return Path(settings.output_dir) / settings.pair.name / settings.study
 
 
-def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
+def study_spec(settings: Settings, searches: bool = False, accelerates: bool = False) -> StudySpec:
     """The study in plain values.
 
     Args:
         searches: the command searches, so that the study is bound to its search.
+        accelerates: the command tunes accelerations of the cloud model.
     """
     search, objective, rescored = settings.search, settings.objective, settings.rerank
     return StudySpec(
@@ -55,7 +56,7 @@ def study_spec(settings: Settings, searches: bool = False) -> StudySpec:
         link=settings.core_link(),
         reference=settings.reference,
         asks_edge=settings.asks_edge,
-        accelerates=bool(settings.methods),
+        accelerates=accelerates,
         latency=settings.latency,
         rescoring=Rescoring(
             None if rescored.latency is None else Path(rescored.latency).expanduser(),

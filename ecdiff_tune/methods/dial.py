@@ -92,9 +92,8 @@ def search(
         looks = [one for value, one in results.items() if value not in raced]
         results |= {one.value: _expected(one, results, prompts, floor) for one in looks}
     best, beyond = _bracket(results, prompts)
-    sure = _surest(results, prompts)
-    if sure is not None or (best is not None and wanted(best)):
-        best = sure
+    if best is not None and wanted(best):
+        best = _surest(results, prompts)
     return _found(dial, tuple(results.values()), best, beyond)
 
 
@@ -118,7 +117,8 @@ def _expected(
     result: DialResult, results: Mapping[float, DialResult], prompts: int, floor: Floor
 ) -> DialResult:
     """A value, judged by what is known of all: where another lost more on all prompts than on those that
-    this one was seen on, so will this. The other is one that skipped the same calls, else the nearest."""
+    this one was seen on, so will this. The other is of those that were seen on most prompts one that skipped
+    the same calls, else the nearest."""
     mine, reason = len(result.seen), surely_missed(result.qualities, prompts, floor)
     if mine == prompts or reason:
         return DialResult(result.value, result.seen, not reason, reason)
@@ -185,13 +185,13 @@ def _next(dial: Parameter, best: DialResult | None, beyond: DialResult | None) -
         if beyond.value <= least or all(math.isinf(one.low) for one in beyond.seen):
             return None
         low = _begin(beyond)
-        return _rounded(dial, max(least, (low if math.isfinite(low) else beyond.value) / 2))
+        return _rounded(dial, max(least, min(dial.high, low if math.isfinite(low) else beyond.value) / 2))
     end = _end(dial, best)
     if beyond is None:
         if math.isinf(end) or best.value >= dial.high:
             return None
         return _rounded(dial, min(dial.high, max(2 * best.value, end)))
-    begin = _begin(beyond)
+    begin = min(dial.high, _begin(beyond))  # what was given may be beyond
     if _is_narrow(dial, end, begin):
         return None
     if dial.kind == "int":

@@ -23,7 +23,7 @@ from ecdiff_tune.evaluation.side_by_side import machine, side_by_side
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.dial import DialSearch, search
 from ecdiff_tune.methods.measure import MethodMeasurer, with_value
-from ecdiff_tune.methods.seen import NO_FLOOR, DialResult, Floor, Measure, does_nothing, judge
+from ecdiff_tune.methods.seen import NO_FLOOR, DialResult, Floor, Measure, does_nothing, judge, judged
 from ecdiff_tune.metrics.score_format import KEPT_DIGITS
 
 
@@ -116,12 +116,16 @@ def tune(
     # What nothing keeps is no floor for anything.
     keep = floor(None if present is None or does_nothing(dial, present.result) else present.result)
     note(f"{method.label}, wanted: {keep}, or better")
+    if present is not None:
+        seen = present.result.seen
+        present = replace(present, result=judged(present.result.value, seen, prompts, keep))
     settings = [] if present is None else [present]
     others = {name: value for name, value in fixed.items() if name != method.whole}
     for choice, found in _searched(method, others, measurer, prompts, keep, present).items():
         made = [Winner(with_value(choice, one.value), one) for one in found.results]
-        settings += [one for one in made if present is None or one.choice != present.choice]
-        _report(choice, found, prompts, note)
+        made = [one for one in made if present is None or one.choice != present.choice]
+        settings += made
+        _report(choice, found, [one.result for one in made], prompts, note)
     for name, values in (presets or {}).items():
         choice = MethodChoice(method.name, {**others, **values})
         whole = present is not None
@@ -131,9 +135,7 @@ def tune(
         if present is not None and (line := verdict.beaten(name, present.result, result)):
             note(f"  {line}")
     kept = [one for one in settings if one.result.kept and len(one.result.seen) == prompts]
-    kept = [one for one in kept if one.result.quality >= keep.mean and one.result.worst >= keep.worst]
     kept = [one for one in kept if not does_nothing(dial, one.result)]
-
     best = min(kept, key=lambda one: _rank(dial, one.result), default=None)
     return Tuned(tuple(settings), best, present, tuple(findings), keep)
 
@@ -202,11 +204,17 @@ def _measure(measurer: MethodMeasurer, choice: MethodChoice) -> Measure:
     return lambda value, count: measurer.measure(with_value(choice, value), count)
 
 
-def _report(choice: MethodChoice, found: DialSearch, prompts: int, log: Callable[[str], None]) -> None:
+def _report(
+    choice: MethodChoice,
+    found: DialSearch,
+    results: Sequence[DialResult],
+    prompts: int,
+    log: Callable[[str], None],
+) -> None:
     tried = [one.name for one in choice.method.parameters if one.grid and one.name != choice.method.dial]
     if tried:
         log(f"{choice.method.label} {' '.join(f'{name}={shown(choice.values[name])}' for name in tried)}:")
-    for result in found.results:
+    for result in results:
         log(f"  {verdict.about(choice, result, prompts)}")
         for line in verdict.notes(choice, result, prompts):
             log(f"  {line}")

@@ -15,7 +15,6 @@ from ecdiff_tune.evaluation.candidate import Candidate
 from ecdiff_tune.evaluation.edge_pass import FIRST_PROMPTS, EdgePass
 from ecdiff_tune.evaluation.placed_images import ReferencePlan
 from ecdiff_tune.evaluation.reference import Reference, auto_p
-from ecdiff_tune.forecast.error_growth import UnpredictableError
 from ecdiff_tune.forecast.predictor import Predictor
 from ecdiff_tune.forecast.reference_placement import place_reference
 from ecdiff_tune.search.options import LEAST_PROMPTS
@@ -103,12 +102,7 @@ class References:
     def _decided_plan(self) -> ReferencePlan | None:
         """The plan that makes the images of most prompts, on all ranks rank 0's."""
         ranks, study = self._pair.batches.ranks, self._spec.path
-        try:
-            predictor = None if ranks.broadcast(reference_plan.is_decided(study)) else self.predictor
-        except UnpredictableError:
-            if self._spec.accelerates:  # which can do without
-                return None
-            raise
+        predictor = None if ranks.broadcast(reference_plan.is_decided(study)) else self.predictor
 
         def decide() -> ReferencePlan | None:
             assert predictor is not None
@@ -129,10 +123,10 @@ class References:
 
     @property
     def _without_edge(self) -> bool:
-        """Whether the edge is not asked: where nothing is predicted of the cloud alone, or where on fewer
+        """Whether the edge is not asked: where accelerations of the cloud alone are tuned, or where on fewer
         prompts than a rung has what it tells of cloud-only plans is not worth twice the cloud's calls."""
         spec = self._spec
-        if spec.accelerates and not self._places:
+        if spec.accelerates:
             return True
         return spec.kind.predicts and not spec.asks_edge and len(self.drawn) < LEAST_PROMPTS
 
@@ -156,7 +150,9 @@ class References:
 
     @property
     def _places(self) -> bool:
-        return self._spec.reference == PLACED and len(self.drawn) > FULL_RUNS
+        """Whether placed calls make most images: not of accelerations, which are held against whole runs."""
+        spec = self._spec
+        return spec.reference == PLACED and len(self.drawn) > FULL_RUNS and not spec.accelerates
 
     @cached_property
     def heldout(self) -> Reference:

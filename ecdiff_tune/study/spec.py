@@ -65,7 +65,7 @@ class StudySpec:
         weights, link: of the objective, and of the transfer.
         reference: one of ``REFERENCES``; ``auto`` is for the study's folder and its search to decide.
         asks_edge: whether the edge may take part in what is searched.
-        accelerates: whether accelerations of the cloud alone are tuned, which no forecast is needed for.
+        accelerates: whether accelerations of the cloud alone are tuned, which ask neither edge nor forecast.
         latency: where seconds come from: one of ``LATENCIES``, or the path of another study's latency.json.
         rescoring: for commands that read old measurements.
         device: by name, or ``auto``.

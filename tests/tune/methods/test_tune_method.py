@@ -11,6 +11,8 @@ import pytest
 
 from ecdiff_core import MethodChoice, TunedConfig
 from ecdiff_core.pipeline import ECDiffPipeline as Pipeline
+from ecdiff_tune.forecast import reference_placement
+from ecdiff_tune.study import references
 
 from ..page_reader import Page
 from ..studies import Command, Study, refuses
@@ -105,6 +107,16 @@ def test_an_undisturbed_study_and_one_that_was_killed(
     assert "TaylorSeer: no setting that does something keeps mean SSIM 1 and worst 1" in nothing.out
     assert f"removed {made.folder / 'accelerated.yaml'} of an earlier command" in nothing.out
     assert not [*made.folder.rglob("taylorseer.yaml"), *made.folder.rglob("accelerated.yaml")]
+
+
+def test_what_is_compared_with_is_the_models_own_image(made: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "FULL_RUNS", 1)  # EC-Diff would place calls for the others
+    monkeypatch.setattr(reference_placement, "BOUND", 1.0)
+    ask = ["method=deepcache", "acceleration.min_quality=0.5", "sampling.num_inference_steps=4"]
+    outcome = made("tune", *ask, "heldout.num_prompts=0", "acceleration.timed_prompts=1")
+    assert outcome.status == 0, outcome
+    assert "reference: 12 cloud and 0 edge calls" in outcome.out
+    assert table(made)["prompts"].max() == 3
 
 
 def test_mag_cache_is_measured_on_the_model(tiny_videos: Path, tmp_path: Path, command: Command) -> None:

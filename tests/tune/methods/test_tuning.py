@@ -130,12 +130,47 @@ def test_the_search_goes_on_from_a_present_setting() -> None:
     assert [one.choice.values["cache_interval"] for one in found.settings] == [3, 6, 4]
 
 
+def test_what_is_behind_is_looked_at_beyond_a_present_setting_too() -> None:
+    most = {0: 2, 1: 4, 2: 8}
+
+    def give(choice: MethodChoice) -> tuple[float, float, int]:
+        value = choice.values["cache_interval"]
+        return (0.95 if value <= most[choice.values["max_order"]] else 0.85), 1 / value, 20 - 20 // value
+
+    found, lines, _ = tuned("taylorseer", Made(give), cache_interval=3)  # of order 1
+    assert found.winner is not None
+    assert found.winner.choice.values["max_order"] == 2
+    assert found.winner.choice.values["cache_interval"] == 8
+    behind = "cache_interval=4 is not measured on all prompts: another setting is ahead of it"
+    assert behind in [line.strip() for line in lines]
+    assert not any("limit between cache_interval 3" in line for line in lines)
+
+
+def test_a_present_setting_is_held_against_what_is_asked_for() -> None:
+    lines: list[str] = []
+    made, fixed = cast(MethodMeasurer, Made(interval)), {"cache_interval": 3, "max_order": 1}
+    found = tune(get_method("taylorseer"), fixed, made, 3, lambda _: Floor(0.9, 0.9), lines.append)
+    table = found.table().set_index("cache_interval")
+    assert not table.loc[3, "kept"]
+    assert table.loc[3, "reason"] == "worst SSIM 0.8500 is below 0.9"
+    assert found.winner is not None
+    assert found.winner.choice.values["cache_interval"] == 2
+    assert sum("cache_interval=3: " in line for line in lines) == 1
+
+
 def test_no_more_calls_are_counted_than_there_are() -> None:
     made = Made(lambda choice: interval(choice) if choice.values["cache_interval"] == 1 else (1.0, 0.5, 10))
     made.num_steps = 7
     found, lines, _ = tuned("taylorseer", made, max_order=1)
     assert [one.choice.values["cache_interval"] for one in found.settings] == [5, 7]
     assert lines[-1].endswith("up to cache_interval=7, the greatest that there is")
+    made = Made(lambda choice: (1.0 if choice.values["cache_interval"] <= 2 else 0.5, 0.5, 10))
+    made.num_steps = 7
+    given = {"cache_interval": 20, "max_order": 1}
+    floor, measurer = Floor(0.9, 0.9), cast(MethodMeasurer, made)
+    found = tune(get_method("taylorseer"), given, measurer, 3, lambda _: floor, lambda _: None)
+    assert [one.choice.values["cache_interval"] for one in found.settings] == [20, 4, 2, 3]
+    made = Made(lambda choice: (1.0, 0.5, 10))
     made.num_steps = 4  # fewer than the default
     found, _, _ = tuned("taylorseer", made, max_order=1)
     assert [one.choice.values["cache_interval"] for one in found.settings] == [4]
