@@ -21,6 +21,7 @@ from ecdiff_core.pipeline import ECDiffPipeline
 from ecdiff_tune.cli.finish import example
 from ecdiff_tune.cli.study_spec import study_spec
 from ecdiff_tune.config import Settings, SettingsError
+from ecdiff_tune.config.command_groups import AccelerationSettings
 from ecdiff_tune.evaluation.reference import Reference
 from ecdiff_tune.methods import verdict
 from ecdiff_tune.methods.calibrate import ratios
@@ -104,16 +105,30 @@ def _tune(settings: Settings, name: str, fixed: Values, opened: Opened, runs: Ru
     known = {**ratios(method, pair.pipe, prompts, where, study.spending.calls), **fixed}
 
     def floor(present: DialResult | None) -> Floor:
-        mean, worst = (LEAST_MEAN, LEAST_WORST) if present is None else (present.quality, present.worst)
-        return Floor(
-            mean if given.min_quality is None else given.min_quality,
-            worst if given.min_worst is None else given.min_worst,
-        )
+        return _floor(given, present)
 
     log = study.progress.log
     log(f"{method.label} ({method.source}), searching {method.dial}")
     presets = method.presets(pair.pipe.num_steps)
     return tune(method, known, _measurer(opened, calibration, runs), len(prompts), floor, log, presets)
+
+
+def _floor(given: AccelerationSettings, present: DialResult | None) -> Floor:
+    """What is to be kept: as asked for, else what the present setting keeps."""
+    mean, worst = (LEAST_MEAN, LEAST_WORST) if present is None else (present.quality, present.worst)
+    return Floor(
+        mean if given.min_quality is None else given.min_quality,
+        worst if given.min_worst is None else given.min_worst,
+    )
+
+
+def _asked(given: AccelerationSettings, floor: Floor) -> Floor:
+    """Of a floor what was not read off a present setting, which other prompts need not keep either."""
+    asked = _floor(given, None)
+    return Floor(
+        asked.mean if floor.mean == asked.mean else NO_FLOOR.mean,
+        asked.worst if floor.worst == asked.worst else NO_FLOOR.worst,
+    )
 
 
 def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: Runs) -> None:
@@ -157,7 +172,7 @@ def _finish(settings: Settings, found: dict[str, Tuned], opened: Opened, runs: R
         log(verdict.about(winner.choice, winner.result, len(prompts), others=True))
         if heldout is not None and config.score is not None:
             interval = config.score["heldout"]["quality_ci95"] or (math.nan, math.nan)
-            for line in verdict.held_out(heldout, interval, found[name].floor):
+            for line in verdict.held_out(heldout, interval, _asked(settings.acceleration, found[name].floor)):
                 log(f"  {line}")
         log(f"  {verdict.speed(winner.choice.method.label, seconds[winner.choice], off)}")
     faster = {name: seconds[one.choice] for name, one in winners.items() if seconds[one.choice] < off}

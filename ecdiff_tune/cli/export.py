@@ -8,7 +8,7 @@ from ecdiff_core.config import TunedConfig
 from ecdiff_core.io.atomic_files import write_text
 from ecdiff_tune.cli.study_spec import study_path
 from ecdiff_tune.config import Settings, SettingsError
-from ecdiff_tune.methods.export import FORMS, measured_anew, measured_with
+from ecdiff_tune.methods.export import FORMS, to_measure
 from ecdiff_tune.study import files
 
 
@@ -31,8 +31,5 @@ def export(settings: Settings) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, text)
     print(f"wrote {target} from {source}")
-    if given.to != "diffusers" and (measured := measured_with(config)):
-        print(
-            f"measured was {measured}, reused is cache-dit's residual: to measure that, add to the study's "
-            f"tune command: {measured_anew(config)}"
-        )
+    if given.to != "diffusers" and (line := to_measure(config)):
+        print(line)

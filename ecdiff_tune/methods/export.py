@@ -1,4 +1,4 @@
-"""A tuned config in the words of other tools. Pure text: no model is loaded."""
+"""A tuned config in the words of other tools. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -100,23 +100,40 @@ def to_cache_dit(config: TunedConfig) -> str:
 
 
 def measured_with(config: TunedConfig) -> str:
-    """What a config's score was measured with, where cache-dit does something else; empty where it does the
+    """What a config's score was measured with, where cache-dit may do something else; empty where it does the
     same."""
     if config.plan().approximated:
         return "EC-Diff's noise"
-    # On SD3 that computes the last block too.
+    # On SD3 cache-dit computes the last block too.
     by_diffusers = config.method is not None and config.method.name == "first_block_cache"
     return "diffusers' FirstBlockCache" if by_diffusers else ""
 
 
-def measured_anew(config: TunedConfig) -> str:
-    """Overrides of ``tune`` that measure what cache-dit makes of such a config."""
-    if config.method is None:
+def to_measure(config: TunedConfig) -> str:
+    """A line on what was measured in place of what cache-dit makes of a config, and how to measure that.
+
+    Empty where it is the same.
+
+    >>> from ecdiff_core import ECDiffParams, MethodChoice, ModelRef, PairSpec, Sampling
+    >>> pair, alone = PairSpec("mine", ModelRef("a"), ModelRef("b")), ECDiffParams(2, 1, 0.3, 4)
+    >>> to_measure(TunedConfig(pair, alone, Sampling(num_inference_steps=4))).partition("command: ")[2]
+    "method=step_mask 'acceleration.values={mask: [1, 1, 0, 1]}'"
+    """
+    method = config.method
+    if config.plan().approximated:
+        said = "measured was EC-Diff's noise, reused is cache-dit's residual"
+        if method is not None:
+            return f"{said}; no command measures a mask together with {method.name}"
         mask = ", ".join(map(str, mask_in(config)))
-        return f"method=step_mask 'acceleration.values={{mask: [{mask}]}}'"
-    threshold = config.method.values["threshold"]
-    values = f"{{residual_diff_threshold: {threshold}, max_warmup_steps: 0, calibrator: none}}"
-    return f"method=dbcache 'acceleration.values={values}'"
+        overrides = f"method=step_mask 'acceleration.values={{mask: [{mask}]}}'"
+    elif method is not None and method.name == "first_block_cache":
+        said = "measured was diffusers' FirstBlockCache, whose images on SD3 are others than cache-dit's"
+        threshold = method.values["threshold"]
+        values = f"{{residual_diff_threshold: {threshold}, max_warmup_steps: 0, calibrator: none}}"
+        overrides = f"method=dbcache 'acceleration.values={values}'"
+    else:
+        return ""
+    return f"{said}: to measure those, add to the study's tune command: {overrides}"
 
 
 def _without_calibrators(found: Mapping[str, Any], tool: str) -> None:

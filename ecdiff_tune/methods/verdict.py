@@ -139,13 +139,14 @@ def held_out(result: DialResult, interval: Sequence[float], floor: Floor) -> Ite
 
     Args:
         interval: of 95 % around the mean.
+        floor: that was asked for.
     """
     mean = "{:.4f} ({:.4f} … {:.4f})".format(result.quality, *interval)
     yield f"held out: mean SSIM {mean}, worst {result.worst:.4f} on {counted(len(result.seen), 'prompt')}"
     pairs = (("mean", result.quality, floor.mean), ("worst", result.worst, floor.worst))
     if lacking := " and ".join(f"{name} {least:.4g}" for name, found, least in pairs if found < least - TIE):
         yield (
-            f"note: on held-out prompts the floor is not kept ({lacking}), to whose edge the search goes. "
+            f"note: on held-out prompts the floor is not kept ({lacking}): the search stops right at it. "
             "Tune on more prompts, or ask for more: acceleration.min_quality, acceleration.min_worst."
         )
 

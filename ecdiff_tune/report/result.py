@@ -129,7 +129,7 @@ def _floor_note(score: Mapping[str, Any], least: float | None) -> list[str]:
         return []
     return [
         f"note: on held-out prompts the quality that was asked for is not kept ({shown(held)}, "
-        f"wanted {least:g}): tune on more prompts, or ask for more."
+        f"wanted {least:g}): tune on more prompts, or ask for a higher min_quality."
     ]
 
 

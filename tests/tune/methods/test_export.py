@@ -16,7 +16,7 @@ from ecdiff_core import ECDiffParams, MethodChoice, ModelRef, TunedConfig
 from ecdiff_core.errors import ConfigError
 from ecdiff_core.methods.enable import enable
 from ecdiff_tune.methods.diffusers_lines import to_diffusers
-from ecdiff_tune.methods.export import mask_in, to_cache_dit, to_sglang, to_vllm_omni
+from ecdiff_tune.methods.export import mask_in, to_cache_dit, to_measure, to_sglang, to_vllm_omni
 
 from ...hooking import run
 from ...refusals import refused
@@ -235,6 +235,14 @@ def test_what_cache_dit_cannot_be_told(cloud: TunedConfig, video_config: TunedCo
         to_cache_dit(replace(cloud, method=CHOICES[1]))
     with refused(ConfigError, key="k", got=0):
         to_cache_dit(cloud)
+
+
+@pytest.mark.parametrize("name", ["first_block_cache", "dbcache"])
+def test_nothing_measures_ecdiffs_steps_together_with_a_method(cloud: TunedConfig, name: str) -> None:
+    both = replace(cloud, params=ECDiffParams(p=3, k=2, alpha=0.3, s=STEPS), method=MethodChoice(name))
+    assert "steps_computation_mask: [1, 1, 1, 0, 0, 1, 0, 0, 1]" in to_cache_dit(both)
+    assert to_measure(both).endswith(f"no command measures a mask together with {name}")
+    assert to_measure(replace(cloud, method=MethodChoice("dbcache"))) == ""
 
 
 def test_the_command(cloud: TunedConfig, tmp_path: Path, command: Command) -> None:
