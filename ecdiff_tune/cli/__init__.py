@@ -170,10 +170,12 @@ COMMANDS: dict[str, Command] = {
         heeds=("pair", "sampling", "output_dir"),  # the last so that all commands may be given alike
     ),
 }
-_OF_ONE = ("compare", "ablate", "errors", "pareto", "transfer")
-"""Groups of settings that the command of their name alone goes by."""
-_OF_TUNE = ("method", "acceleration")
-"""Settings that ``tune`` alone goes by."""
+_OF_ONE = {
+    **{name: name for name in ("compare", "ablate", "errors", "pareto", "transfer")},
+    "method": "tune",
+    "acceleration": "tune",
+}
+"""Settings and groups of them that one command alone goes by, and which."""
 
 
 def unheeded(name: str, keys: Iterable[str]) -> list[str]:
@@ -184,7 +186,8 @@ def unheeded(name: str, keys: Iterable[str]) -> list[str]:
     >>> unheeded("stage1", ["method", "acceleration.values"]), unheeded("tune", ["method"])
     (['method', 'acceleration.values'], [])
     """
-    heeds, tunes = COMMANDS[name].heeds, name == "tune"
-    others = {*_OF_ONE, *(() if tunes else _OF_TUNE)} - {name}
+    heeds = COMMANDS[name].heeds
     groups = [(key, key.partition(".")[0]) for key in keys]
-    return [key for key, group in groups if (heeds and group not in heeds) or group in others]
+    return [
+        key for key, group in groups if (heeds and group not in heeds) or _OF_ONE.get(group, name) != name
+    ]
