@@ -119,20 +119,21 @@ def to_measure(config: TunedConfig) -> str:
     >>> to_measure(TunedConfig(pair, alone, Sampling(num_inference_steps=4))).partition("command: ")[2]
     "method=step_mask 'acceleration.values={mask: [1, 1, 0, 1]}'"
     """
-    method = config.method
+    method, by = config.method, measured_with(config)
+    if not by:
+        return ""
     if config.plan().approximated:
-        said = "measured was EC-Diff's noise, reused is cache-dit's residual"
+        said = f"measured was {by}, reused is cache-dit's residual"
         if method is not None:
             return f"{said}; no command measures a mask together with {method.name}"
         mask = ", ".join(map(str, mask_in(config)))
         overrides = f"method=step_mask 'acceleration.values={{mask: [{mask}]}}'"
-    elif method is not None and method.name == "first_block_cache":
-        said = "measured was diffusers' FirstBlockCache, whose images on SD3 are others than cache-dit's"
+    else:
+        assert method is not None
+        said = f"measured was {by}, whose images on SD3 are others than cache-dit's"
         threshold = method.values["threshold"]
         values = f"{{residual_diff_threshold: {threshold}, max_warmup_steps: 0, calibrator: none}}"
         overrides = f"method=dbcache 'acceleration.values={values}'"
-    else:
-        return ""
     return f"{said}: to measure those, add to the study's tune command: {overrides}"
 
 
