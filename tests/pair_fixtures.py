@@ -7,10 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import SchedulerMixin
 
 from ecdiff_core import ECDiffParams, ModelRef, PairSpec, Sampling, TunedConfig, pipeline
+from ecdiff_core.sampling import scheduler_trial
+from ecdiff_core.sampling.scheduler_trial import SchedulerTrial
 
 from . import small_sd3, small_unets, small_videos
 from .loading import load_or_copy
@@ -18,12 +22,34 @@ from .loading import load_or_copy
 torch.set_num_threads(1)  # faster for models this small, and results that do not depend on the machine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def loaded_once() -> Iterator[None]:
-    """``ECDiffPipeline.from_config`` copies a pair that was loaded before."""
+    """``ECDiffPipeline.from_config`` copies a pair that was loaded before; ``load_pair`` itself loads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(pipeline._LOADERS, "both", load_or_copy)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tried_once() -> Iterator[None]:
+    """A scheduler that got through so many steps once does so again."""
+    known: dict[object, SchedulerTrial] = {}
+    try_out = scheduler_trial._try
+
+    def once(scheduler: SchedulerMixin, steps: int, set_timesteps: Callable[..., None]) -> SchedulerTrial:
+        values = [(name, _exactly(value)) for name, value in sorted(vars(scheduler).items())]
+        key = (type(scheduler), *values, steps, set_timesteps)
+        if key not in known:
+            known[key] = try_out(scheduler, steps, set_timesteps)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler_trial, "_try", once)
+        yield
+
+
+def _exactly(value: object) -> object:
+    return np.asarray(value).tobytes() if isinstance(value, torch.Tensor | np.ndarray) else repr(value)
 
 
 @pytest.fixture(scope="session")

@@ -52,16 +52,14 @@ Unets = Mapping[str, Callable[[], UNet2DConditionModel]]
 
 
 def save_tiny_pair(folder: Path) -> None:
-    """``cloud`` and ``edge``: a small Stable Diffusion, and one that lacks a layer a block and the mid block,
-    as BK-SDM does."""
-    edge = {"layers_per_block": 1, "mid_block_type": None}
-    save_sd_models(folder, {"cloud": sd_unet, "edge": partial(sd_unet, **edge)})
+    """``cloud`` and ``edge``: a small Stable Diffusion, and one that lacks the mid block, as BK-SDM does."""
+    save_sd_models(folder, {"cloud": sd_unet, "edge": partial(sd_unet, mid_block_type=None)})
 
 
 def save_sd_models(folder: Path, unets: Unets) -> None:
     """Stable Diffusion models that differ in their U-Nets alone, a diffusers folder each."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(3)
         tokens, autoencoder = clip_tokenizer(), vae()
         text_encoder = CLIPTextModel(clip_config(tokens, TEXT_WIDTH)).eval()
         for name, make in unets.items():
@@ -90,7 +88,7 @@ def sd_unet(**changes: Any) -> UNet2DConditionModel:
     settings = {
         "sample_size": LATENT_SIDE,
         "block_out_channels": (16, 32),
-        "layers_per_block": 2,
+        "layers_per_block": 1,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
         "cross_attention_dim": TEXT_WIDTH,

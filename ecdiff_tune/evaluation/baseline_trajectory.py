@@ -62,7 +62,8 @@ def baseline_trajectory(
 
     cloud, edge = map(recorded, pipe.bind(batch.conditioning))
     params = ECDiffParams.cloud_only(pipe.num_steps) if side == "cloud" else ECDiffParams.edge_only()
-    synchronize(pipe.device)
+    device = pipe.device
+    synchronize(device)
     started = time.perf_counter()
     state = advance(
         batch.start,
@@ -73,5 +74,5 @@ def baseline_trajectory(
         Factors(1.0),
         on_step=(lambda _step, _action, eps: noises.append(eps)) if side == "cloud" else None,
     )
-    synchronize(pipe.device)
+    synchronize(device)
     return BaselineTrajectory(state.latents, noises, asked, time.perf_counter() - started)

@@ -64,7 +64,8 @@ class Evaluator:
         extra: Sequence[Metric] = (),
         thumbnails: Thumbnails | None = None,
     ) -> None:
-        self._pipe, self._prompts, self._reference = pipe, prompts, reference
+        self._pipe, self._device = pipe, pipe.device
+        self._prompts, self._reference = prompts, reference
         self._ledger, self._batches, self._sampler = ledger, batches, sampler
         self._generation, self._extra, self._thumbnails = generation, extra, thumbnails
         self._generations = Generations(pipe, prompts, batches, store, s_values)
@@ -193,11 +194,11 @@ class Evaluator:
         self, configs: Sequence[PlannedCandidate], rows: Sequence[int]
     ) -> tuple[Measured, Counter[str]]:
         self._generations.prepared(rows)  # a prompt is encoded once: not part of a generation's seconds
-        synchronize(self._pipe.device)
+        synchronize(self._device)
         started = time.perf_counter()
         with self._generation():
             finals, calls = self._generations.finals(configs, rows)
-        synchronize(self._pipe.device)
+        synchronize(self._device)
         seconds = (time.perf_counter() - started) / (len(rows) * max(1, len(finals)))
         images, of_cloud = self._images_that_count(rows)
         found: Measured = {}
@@ -205,7 +206,7 @@ class Evaluator:
             key = replace(key, sampler=self._sampler)
             started = time.perf_counter()
             decoded = self._pipe.pair.family.decode(state.latents)
-            synchronize(self._pipe.device)
+            synchronize(self._device)
             spent = seconds + (time.perf_counter() - started) / len(rows)
             found[key] = self._compared(rows, state.latents, decoded.cpu(), images, spent)
             if self._thumbnails is not None:

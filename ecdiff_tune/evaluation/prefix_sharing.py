@@ -42,7 +42,8 @@ class Generations:
         store: StateStore | None,
         s_values: Sequence[int],
     ) -> None:
-        self._pipe, self._prompts, self._batches = pipe, prompts, batches
+        self._pipe, self._device = pipe, pipe.device
+        self._prompts, self._batches = prompts, batches
         self._store, self._s_values = store, s_values
         self._prepared: dict[int, Prepared] = {}
 
@@ -77,7 +78,7 @@ class Generations:
         self, configs: Iterable[PlannedCandidate], rows: Sequence[int]
     ) -> tuple[dict[ConfigKey, SamplerState], Counter[str]]:
         """The states at step T, by key (which knows no sampler), and the model calls that they took."""
-        device, store = self._pipe.device, self._store
+        device, store = self._device, self._store
         names = [self._prompts.keys[i] for i in rows]
         begun = self.prepared(rows)
         known: dict[ConfigKey | None, SamplerState] = {None: begun.start}
@@ -132,4 +133,4 @@ class Generations:
                 self._prepared[i] = Prepared(move(start, "cpu"), move_prompts(conditioning, "cpu"))
         parts = [self._prepared[i] for i in rows]
         start, conditioning = join([p.start for p in parts]), join_prompts([p.conditioning for p in parts])
-        return Prepared(move(start, self._pipe.device), move_prompts(conditioning, self._pipe.device))
+        return Prepared(move(start, self._device), move_prompts(conditioning, self._device))

@@ -27,8 +27,6 @@ from ecdiff_core.models.pair import load_pair
 from ecdiff_core.output import Seconds
 from ecdiff_core.sampling.plan_of_params import plan
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
-
 Capture = pytest.CaptureFixture[str]
 
 

@@ -186,17 +186,18 @@ def test_calls_that_make_no_sense(config: TunedConfig, pipe: Pipe, edge: Pipe) -
     assert not hasattr(pipe, "ecdiff")
 
 
-def test_residuals_that_fit_the_cloud_s_blocks_alone(config: TunedConfig, pipe: Pipe, edge: Pipe) -> None:
+def test_residuals_that_fit_the_cloud_s_blocks_alone(config: TunedConfig, pipe: Pipe) -> None:
     """Told at the first step, not where the edge's turn comes."""
     controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(16, 32, 96))
     parts = {**pipe.components, "controlnet": controlnet, "safety_checker": None, "feature_extractor": None}
     own = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
     own.set_progress_bar_config(disable=True)
     given = {"image": torch.zeros(1, 3, 32, 32), "height": 32, "width": 32}
-    apply_ecdiff(own, config, edge=edge)
+    deeper = UNet2DConditionModel.from_config(pipe.unet.config, layers_per_block=2).eval()
+    apply_ecdiff(own, config, edge=deeper)
     with (
         counted(cloud=pipe.unet.conv_in) as calls,
-        refused(PairError, key="edge.layers_per_block", got=1, expected="2"),
+        refused(PairError, key="edge.layers_per_block", got=2, expected="1"),
     ):
         run(own, **given)
     assert calls == {"cloud": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -90,8 +91,12 @@ def test_what_cannot_be_used_is_one_line(tiny_pair: Path, checkpoint: Path, tmp_
     damaged.write_bytes(checkpoint.read_bytes()[:1000])
     with refused(PairError, key=damaged):
         load(ModelRef(str(damaged), config=cloud.id), edge)
-    with refused(PairError, key=checkpoint, expected=edge.id):
-        load(cloud, ModelRef(str(checkpoint), config=edge.id))
+    deeper = Path(shutil.copytree(tiny_pair / "cloud", tmp_path / "deeper"))
+    settings = json.loads((deeper / "unet" / "config.json").read_text(encoding="utf-8"))
+    settings["layers_per_block"] = 2
+    (deeper / "unet" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    with refused(PairError, key=checkpoint, expected=str(deeper)):
+        load(cloud, ModelRef(str(checkpoint), config=str(deeper)))
     less = tmp_path / "less.safetensors"
     tensors = load_file(checkpoint)
     save_file({name: value for name, value in tensors.items() if "diffusion_model" not in name}, less)

@@ -22,6 +22,7 @@ from ecdiff_core.sampling.params import ECDiffParams
 from ecdiff_core.sampling.plan_of_params import plan
 from ecdiff_tune.evaluation.candidate import Candidate, ConfigKey
 from ecdiff_tune.evaluation.ledger import Ledger
+from ecdiff_tune.metrics.score_format import shown
 from ecdiff_tune.report import page
 from ecdiff_tune.search import SEARCHES
 from ecdiff_tune.search.base import Context, Result
@@ -227,7 +228,7 @@ def test_table_5(done: Study) -> None:
         str(best[name]) for name in ("cloud_calls", "approximated", "edge_calls")
     ]
     for name in ("quality", "efficiency", "burden", "objective"):
-        assert float(cells[name]) == pytest.approx(best[name], abs=5e-5)
+        assert cells[name] == shown(best[name])
 
 
 def split(row: str) -> list[str]:
