@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ecdiff_core import ECDiffParams, TunedConfig
 from ecdiff_core.sampling.schedulers import build_scheduler
 
+from .loading import copied
+
 PROMPT = "a large red circle left of a small blue star, on a dark plain background"
 STEPS = 12
 CLASSES = {"sd": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
@@ -47,7 +49,7 @@ def with_plan(config: TunedConfig, name: str) -> TunedConfig:
 
 def load(folder: Path, scheduler: str = "DDIMScheduler", kind: str = "sd") -> Pipe:
     extra = {"safety_checker": None, "requires_safety_checker": False} if kind == "sd" else {}
-    pipe = CLASSES[kind].from_pretrained(folder, **extra)
+    pipe = copied(lambda: CLASSES[kind].from_pretrained(folder, **extra), [folder], kind)
     pipe.scheduler = build_scheduler(scheduler, pipe.scheduler)
     pipe.set_progress_bar_config(disable=True)
     return pipe

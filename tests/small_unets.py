@@ -142,7 +142,7 @@ def sdxl_unet(**changes: Any) -> UNet2DConditionModel:
     settings = {
         "sample_size": LATENT_SIDE,
         "block_out_channels": (16, 32, 32),
-        "layers_per_block": 2,
+        "layers_per_block": 1,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "attention_head_dim": [1, 2, 4],
