@@ -178,7 +178,8 @@ def load_or_refuse(load: Callable[[], T], files: ModelFiles) -> T:
     try:
         return load()
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        if "ignore_mismatched_sizes" in str(error):  # advice of the libraries that would load random weights
+        # Other shapes, with the advice to load random weights, or tensors that are missing.
+        if any(words in str(error) for words in ("ignore_mismatched_sizes", "meta tensor")):
             named = re.search(r"because (\S+) (?:expected|has) shape", str(error))
             what = f": {named[1]} has another shape" if named else ""
             if files.checkpoint is not None:

@@ -156,6 +156,12 @@ def fresh(study: Study, done: Study) -> Study:
     return study
 
 
+@pytest.fixture
+def referenced(done: Study, tmp_path: Path) -> Study:
+    """The same with the undisturbed study's references."""
+    return done.copy(tmp_path / "referenced", "study.json", "latency.json")
+
+
 def test_two_ranks_do_what_one_does(fresh: Study, done: Study, tmp_path: Path) -> None:
     generated = tmp_path / "generated"
 
@@ -201,43 +207,43 @@ def test_a_search_that_predicts(
 
 
 @pytest.mark.usefixtures("unshown")
-def test_ranks_that_die(fresh: Study, done: Study) -> None:
-    dead, other = run(fresh, 2, "tune", doom={0: killed_at(Ledger, "append_all", 3)})
+def test_ranks_that_die(referenced: Study, done: Study) -> None:
+    dead, other = run(referenced, 2, "tune", doom={0: killed_at(Ledger, "append_all", 3)})
     assert dead.status == -signal.SIGKILL
     assert (other.status, other.out) == (2, "")
     assert other.err == f"error: A rank ended before its work was done (rank 1 has noticed it). {AGAIN}\n"
-    assert 0 < fresh.rows() < done.rows()
+    assert 0 < referenced.rows() < done.rows()
 
-    rows = fresh.rows()
-    other, dead = run(fresh, 2, "tune", doom={1: killed_at(Evaluator, "_generate", 2)})
+    rows = referenced.rows()
+    other, dead = run(referenced, 2, "tune", doom={1: killed_at(Evaluator, "_generate", 2)})
     assert dead.status == -signal.SIGKILL
     assert other.status == 2
     assert other.err == f"error: A rank ended before its work was done (rank 0 has noticed it). {AGAIN}\n"
-    assert list(fresh.folder.glob(".rank-*"))
-    assert rows < fresh.rows() < done.rows()
+    assert list(referenced.folder.glob(".rank-*"))
+    assert rows < referenced.rows() < done.rows()
 
-    outcome = fresh("tune")
+    outcome = referenced("tune")
     assert outcome.status == 0, outcome
-    assert equal(fresh, done)
-    assert not list(fresh.folder.glob(".rank-*"))  # what the dead rank had left
+    assert equal(referenced, done)
+    assert not list(referenced.folder.glob(".rank-*"))  # what the dead rank had left
 
 
 @pytest.mark.usefixtures("unshown")
-def test_more_ranks_than_batches_after_one_process(fresh: Study, done: Study, tmp_path: Path) -> None:
-    assert fresh("stage1").status == 0
-    outcomes = run(fresh, 3, "tune")
+def test_more_ranks_than_batches_after_one_process(referenced: Study, done: Study) -> None:
+    assert referenced("stage1").status == 0
+    outcomes = run(referenced, 3, "tune")
     assert [one.status for one in outcomes] == [0, 0, 0], outcomes
     assert "; ranks without a batch: 1, fewer with batch_size=1\n" in outcomes[0].out
-    assert equal(fresh, done)
+    assert equal(referenced, done)
 
 
 @pytest.mark.usefixtures("unshown")
-def test_a_batch_size_that_was_found(fresh: Study, done: Study) -> None:
-    (fresh.folder / "batch_size.json").write_text('{"batch_size": 2}', encoding="utf-8")
-    first, second = run(fresh, 2, "tune", "batch_size=auto")
+def test_a_batch_size_that_was_found(referenced: Study, done: Study) -> None:
+    (referenced.folder / "batch_size.json").write_text('{"batch_size": 2}', encoding="utf-8")
+    first, second = run(referenced, 2, "tune", "batch_size=auto")
     assert (first.status, second.status) == (0, 0), first
     assert "2 ranks share 3 prompts in 2 batches" in first.out
-    assert equal(fresh, done)
+    assert equal(referenced, done)
 
 
 def test_a_refusal_is_told_once(done: Study) -> None:
@@ -272,7 +278,7 @@ def test_an_error_of_a_worker(fresh: Study) -> None:
 
 
 @pytest.mark.usefixtures("unshown")
-def test_an_error_of_rank_0_while_another_works(fresh: Study) -> None:
+def test_an_error_of_rank_0_while_another_works(referenced: Study) -> None:
     def full(_: object) -> None:
         raise LedgerError("no space left", key="ledger")
 
@@ -281,7 +287,7 @@ def test_an_error_of_rank_0_while_another_works(fresh: Study) -> None:
         before(Ledger, "append_all", full)()
 
     late = before(Ledger, "append_all", lambda _: time.sleep(0.6))
-    first, second = run(fresh, 2, "stage1", doom={0: hasty, 1: late})
+    first, second = run(referenced, 2, "stage1", doom={0: hasty, 1: late})
     assert (first.status, first.err) == (2, "error: no space left\n")
     assert second.status == 2
     assert second.err == f"error: A rank ended before its work was done (rank 1 has noticed it). {AGAIN}\n"
@@ -306,10 +312,10 @@ def test_commands_that_rank_0_does_alone(done: Study) -> None:
         ),
     ],
 )
-def test_stopped_from_outside(fresh: Study, number: int, statuses: tuple[int, int], told: str) -> None:
-    running = start(fresh, 2, "tune")
+def test_stopped_from_outside(referenced: Study, number: int, statuses: tuple[int, int], told: str) -> None:
+    running = start(referenced, 2, "tune")
     deadline = time.monotonic() + 600
-    while not fresh.rows():
+    while not referenced.rows():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     running.signal(number)
