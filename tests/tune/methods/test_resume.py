@@ -30,7 +30,7 @@ CASES: dict[str, tuple[str, dict[str, Any], float]] = {
     "mag_cache": ("video", {}, 0.96),
     "dbcache": ("video", {"max_warmup_steps": 1, "calibrator": "none"}, 0.95),
     "taylorseer": ("unet", {"max_order": 0, "disable_cache_before_step": 1}, 0.98),
-    "deepcache": ("unet", {}, 0.98),
+    "deepcache": ("unet", {}, 0.97),
     "tome": ("unet", {"max_downsample": 4}, 0.98),
 }
 """One of every kind of decision: by a threshold, measured ratios, cache-dit, counting, the step, and none."""
