@@ -2,14 +2,14 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 # use-pep517: builds the one dependency that ships no wheel in isolation, whatever the venv holds.
-# -qq: errors only. no-compile: what is imported is compiled then, in a third of the time.
-PIP    := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --no-input --use-pep517 -c constraints.txt
+# -qq: errors only.
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --use-pep517 -c constraints.txt
 # 3.11 first: CPU builds of the pinned torch exist for it wherever they exist at all.
 PYTHON ?= python3.11 python3.12 python3.13 python3
 EXTRAS := dev,optuna,video
 # Threads that spin while they wait take the cores of whatever else runs here.
 export OMP_WAIT_POLICY ?= passive
-# What was compiled is kept: tests start dozens of processes.
+# What Python compiles is kept: tests start dozens of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
