@@ -87,10 +87,10 @@ def sdxl_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The edge is like SSD-1B: depths by layer, no attention in the mid block.
     """
     folder = tmp_path_factory.mktemp("sdxl")
-    cloud = {"transformer_layers_per_block": [1, 1, 2]}
+    cloud = {"transformer_layers_per_block": [1, 2]}
     edge = {
-        "transformer_layers_per_block": [1, [1], [2]],
-        "reverse_transformer_layers_per_block": [[1, 2], [2, 1], 1],
+        "transformer_layers_per_block": [1, [2]],
+        "reverse_transformer_layers_per_block": [[1, 2], 1],
         "mid_block_type": "UNetMidBlock2D",
     }
     make = small_unets.sdxl_unet

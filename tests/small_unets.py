@@ -138,14 +138,14 @@ def sdxl_scheduler() -> EulerDiscreteScheduler:
 
 
 def sdxl_unet(**changes: Any) -> UNet2DConditionModel:
-    """Three levels, of which the first has no attention; pooled embeddings and six numbers of the size."""
+    """Two levels, of which the first has no attention; pooled embeddings and six numbers of the size."""
     settings = {
         "sample_size": LATENT_SIDE,
-        "block_out_channels": (16, 32, 32),
+        "block_out_channels": (16, 32),
         "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "attention_head_dim": [1, 2, 4],
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 2,
         "use_linear_projection": True,
         "cross_attention_dim": sum(TEXT_WIDTHS),
         "addition_embed_type": "text_time",
