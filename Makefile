@@ -2,8 +2,8 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 # use-pep517: builds the one dependency that ships no wheel in isolation, whatever the venv holds.
-# -qq: errors only.
-PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --use-pep517 -c constraints.txt
+# -qq: errors only. no-compile: Python compiles what is imported then, a third of the packages' modules.
+PIP    := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --no-input --use-pep517 -c constraints.txt
 # 3.11 first: CPU builds of the pinned torch exist for it wherever they exist at all.
 PYTHON ?= python3.11 python3.12 python3.13 python3
 EXTRAS := dev,optuna,video
@@ -12,7 +12,7 @@ PACKAGES_OF = import sys, tomllib; \
   print(*(one for name in sys.argv[1].split(",") for one in extras[name]), sep="\n")
 # Threads that spin while they wait take the cores of whatever else runs here.
 export OMP_WAIT_POLICY ?= passive
-# What Python compiles is kept: tests start dozens of processes.
+# What Python compiles is kept, whatever the environment says: the next process would do it again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
